@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * JSON from strangers, through jansson: duplicate keys, trailing bytes, invalid UTF-8 and depth bombs are
+ * refused.
+ */
+#ifndef BASE_JSON_H
+#define BASE_JSON_H
+
+#include <jansson.h>
+
+#include "base/status.h"
+
+/* WHERE names the file in the sentence. *out is freed with json_decref. */
+nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err);
+
+#endif

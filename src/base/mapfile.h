@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A file mapped read-only.
+ */
+#ifndef BASE_MAPFILE_H
+#define BASE_MAPFILE_H
+
+#include "base/status.h"
+
+typedef struct mapfile {
+    const unsigned char *bytes;
+    size_t size;
+} mapfile;
+
+nib_status mapfile_open(mapfile *out, const char *path,
+                        nib_error *err); /* a directory or an empty file is an error */
+void mapfile_close(mapfile *m);          /* safe on a zeroed mapfile */
+/* The pages wholly inside [p, p + n) leave resident memory (they can be read again). */
+void mapfile_forget(const void *p, size_t n);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Output that appears whole or not at all: written under a temporary name beside the final one, synced and
+ * renamed by commit. Write errors (a full disk) stick and are reported by commit in words.
+ */
+#ifndef BASE_OUTFILE_H
+#define BASE_OUTFILE_H
+
+#include "base/status.h"
+
+typedef struct outfile outfile;
+
+nib_status outfile_open(outfile **out, const char *path, nib_error *err);
+nib_status outfile_write(outfile *f, const void *bytes, size_t n, nib_error *err); /* appends */
+nib_status outfile_rewrite(outfile *f, uint64_t offset, const void *bytes, size_t n,
+                           nib_error *err); /* over written bytes */
+uint64_t outfile_size(const outfile *f);
+nib_status outfile_commit(outfile *f, nib_error *err); /* frees F whatever happens */
+void outfile_abandon(outfile *f);                      /* removes the temporary file; NULL is fine */
+
+/* A directory of files, likewise: files are written inside outdir_path, commit renames the directory.
+ * An existing final directory is replaced only if it is empty or holds config.json (it is a model). */
+typedef struct outdir outdir;
+nib_status outdir_open(outdir **out, const char *path, nib_error *err);
+const char *outdir_path(const outdir *d); /* of the temporary directory */
+nib_status outdir_commit(outdir *d, nib_error *err);
+void outdir_abandon(outdir *d);
+
+#endif

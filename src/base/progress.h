@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * How long work tells its caller where it is. The library never prints; the program draws the bar.
+ */
+#ifndef BASE_PROGRESS_H
+#define BASE_PROGRESS_H
+
+#include <stdint.h>
+
+typedef struct progress {
+    void (*report)(void *context, const char *what, uint64_t done, uint64_t total); /* NULL: nobody listens */
+    void *context;
+} progress;
+
+static inline void progress_report(const progress *p, const char *what, uint64_t done, uint64_t total) {
+    if (p && p->report)
+        p->report(p->context, what, done, total);
+}
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Model: a network bound to a backend: its packed weights, its KV pages, its buffers. One forward per batch.
+ */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include "ops/ops.h"
+#include "store/model_file.h"
+
+typedef struct model model;
+
+typedef struct model_limits {
+    int max_rows; /* of one batch */
+    int max_out;  /* rows whose logits one batch may ask for */
+    int n_kv_pages;
+    nib_kv_dtype kv_dtype;
+} model_limits;
+
+/* FILE and BE outlive the model. */
+nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
+                      nib_error *err);
+void model_close(model *m);
+
+/* Computes one batch. *logits: FP32 [n_out, vocab], valid until the next call. */
+nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err);
+
+const hparams *model_hparams(const model *m);
+size_t model_weight_bytes(const model *m);    /* packed, all weights */
+size_t model_bytes_per_token(const model *m); /* weights that one decoded token reads */
+size_t model_kv_bytes(const model *m);
+
+/* Calibration: while set, model_forward adds up x^2 per input channel of every linear layer.
+ * SUMS[layer * SLOT_COUNT + slot] points to FP64 [cols] for SLOT_Q (q, k and v share their input), SLOT_O,
+ * SLOT_GATE (gate and up share it), SLOT_DOWN, and at layer 0 SLOT_HEAD; NULL entries are skipped. NULL turns
+ * it off. */
+void model_observe(model *m, double *const *sums);
+
+/* A family's forward: queues the ops of one step. One file per family implements it. */
+typedef void (*model_forward_fn)(model *m, const batch *b);
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Token source: where a model's words come from, as the file gives them. The store fills it, the text room
+ * reads it. Owns nothing: the bytes live as long as the model file.
+ */
+#ifndef NOUNS_TOKEN_SOURCE_H
+#define NOUNS_TOKEN_SOURCE_H
+
+#include <stdint.h>
+
+#include "base/strview.h"
+
+typedef struct token_source {
+    const char *where; /* the file's name, for sentences */
+
+    /* Either a Hugging Face tokenizer.json (json.n > 0) ... */
+    strview json;        /* tokenizer.json */
+    strview config_json; /* tokenizer_config.json, may be empty */
+
+    /* ... or GGUF metadata (n_tokens > 0). */
+    strview model; /* "gpt2" or "llama" */
+    strview pre;   /* "smollm", "qwen2", "llama-bpe", ... */
+    size_t n_tokens;
+    const strview *tokens;
+    const float *scores; /* [n_tokens] or NULL */
+    const int32_t
+        *types; /* [n_tokens] or NULL; 1 normal 2 unknown 3 control 4 user-defined 5 unused 6 byte */
+    size_t n_merges;
+    const strview *merges;                     /* "left right" */
+    int32_t bos, eos, eot, unk, pad;           /* -1: none given */
+    int8_t add_bos, add_eos, add_space_prefix; /* -1: not given */
+
+    int32_t extra_eos[8]; /* further ids that end an answer (generation_config.json, config.json eos lists) */
+    int32_t n_extra_eos;
+    int32_t vocab; /* rows of the embedding: ids are below it; 0 when not known */
+
+    strview chat_template; /* Jinja text, may be empty */
+} token_source;
+
+#endif

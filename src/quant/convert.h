@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Convert: a model file in, a quantized model file out, one tensor at a time, so that memory stays small
+ * whatever the model. The output appears whole or not at all.
+ */
+#ifndef QUANT_CONVERT_H
+#define QUANT_CONVERT_H
+
+#include "base/progress.h"
+#include "store/model_file.h"
+
+typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16 } quant_format;
+typedef enum quant_method { QM_RTN = 0, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED } quant_method;
+typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
+typedef enum out_kind { OUT_MODELOPT = 0, OUT_COMPRESSED_TENSORS, OUT_GGUF } out_kind;
+
+/* E[x_j^2] per input channel of every linear layer, from calibration: the mean squares of the slot's input.
+ * mean_squares[layer * SLOT_COUNT + slot] is FP32 [cols] or NULL (that tensor is quantized by sweep). */
+typedef struct importance {
+    float **mean_squares;
+    int n_layers;
+} importance;
+
+typedef struct convert_options {
+    quant_format format;
+    quant_method method;
+    head_policy head;
+    out_kind out;
+    const char *const *keep; /* globs of tensor names left as they are */
+    size_t n_keep;
+    const importance *importance; /* QM_WEIGHTED */
+    int threads;
+    progress progress;
+} convert_options;
+
+typedef struct convert_group { /* one line of the report: the tensors of one slot */
+    slot slot;
+    int n_tensors;
+    dtype from, to;
+    uint64_t elements, bytes_before, bytes_after;
+    double relative_error; /* ||w - w^|| / ||w|| over the group; 0 when carried over */
+    double weighted_error; /* the same weighted with E[x^2]; 0 without importance */
+} convert_group;
+
+typedef struct convert_report {
+    convert_group groups[SLOT_COUNT];
+    int n_groups;
+    uint64_t bytes_before, bytes_after; /* whole files */
+    double bits_per_weight_all, bits_per_weight_quantized;
+    double seconds;
+} convert_report;
+
+nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
+                   convert_report *report, nib_error *err);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Model file: a GGUF file (split or whole), a safetensors file or a Hugging Face directory, opened and
+ * checked. Its tensors are presented in one form (nouns/tensor.h), whatever convention the file follows:
+ * companions (weight_scale, weight_global_scale, .scale, ...) are folded into the tensor they belong to and
+ * are not tensors of their own.
+ *
+ * Callers: model (binds slots), quant (streams tensors), cli inspect. Everything it hands out lives until
+ * close.
+ */
+#ifndef STORE_MODEL_FILE_H
+#define STORE_MODEL_FILE_H
+
+#include "base/status.h"
+#include "nouns/hparams.h"
+#include "nouns/tensor.h"
+#include "nouns/token_source.h"
+
+typedef enum file_format { FORMAT_GGUF = 1, FORMAT_SAFETENSORS } file_format;
+
+/* How the quantized tensors' scales are written. */
+typedef enum quant_convention {
+    QUANT_NONE = 0,
+    QUANT_GGUF,
+    QUANT_MODELOPT,
+    QUANT_COMPRESSED_TENSORS
+} quant_convention;
+
+typedef struct model_file {
+    const char *path; /* as given */
+    file_format format;
+    quant_convention convention;
+    uint64_t file_bytes; /* of all files that hold tensors */
+    int32_t n_files;
+
+    bool has_network; /* hparams are there (a lone safetensors file has none) */
+    hparams hp;
+
+    const tensor *tensors;
+    size_t n_tensors;
+    token_source words;
+
+    struct gguf *gguf;              /* FORMAT_GGUF: the parsed file, for its metadata; else NULL */
+    const char *directory;          /* FORMAT_SAFETENSORS from a directory: where side files lie; else NULL */
+    struct model_file_owned *owned; /* maps, arenas: private to model_file.c */
+} model_file;
+
+nib_status model_file_open(model_file **out, const char *path, nib_error *err);
+void model_file_close(model_file *f); /* NULL is fine */
+
+/* The tensor in SLOT of LAYER (-1 for none); NULL when the file has none. */
+const tensor *model_file_find(const model_file *f, slot slot, int layer);
+
+/* Only the words of PATH: a model, or a directory that holds only a tokenizer. */
+nib_status model_file_open_words(model_file **out, const char *path, nib_error *err);
+
+#endif

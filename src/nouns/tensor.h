@@ -14,6 +14,8 @@
 
 #include "num/dtype.h"
 
+#define TENSOR_MAX_DIMS 8 /* of a carried tensor; network tensors have one or two */
+
 /* What a tensor is in the network. One list for every family; a family uses what it has. */
 typedef enum slot {
     SLOT_NONE = 0, /* carried along, not part of the network */
@@ -46,7 +48,7 @@ typedef struct tensor {
     dtype dtype;
     size_t rows, cols; /* row-major, cols contiguous; a vector has rows == 1 */
     int n_dims;        /* as stored, outermost first: for writers */
-    size_t dims[4];
+    size_t dims[TENSOR_MAX_DIMS];
     const void *data;
     size_t bytes; /* of data */
     const uint8_t

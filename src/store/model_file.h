@@ -33,7 +33,8 @@ typedef struct model_file {
     uint64_t file_bytes; /* of all files that hold tensors */
     int32_t n_files;
 
-    bool has_network; /* hparams are there (a lone safetensors file has none) */
+    bool has_network;         /* hp is there, and every tensor it asks for, in the shape it asks for */
+    const char *network_note; /* why has_network is false, one sentence; "" when it is true */
     hparams hp;
 
     const tensor *tensors;
@@ -47,6 +48,13 @@ typedef struct model_file {
 
 nib_status model_file_open(model_file **out, const char *path, nib_error *err);
 void model_file_close(model_file *f); /* NULL is fine */
+
+/* NIB_OK, or NIB_UNSUPPORTED with network_note: for callers that compute the network. */
+nib_status model_file_need_network(const model_file *f, nib_error *err);
+
+/* The stored format of T for people: dtype_get's name, or that of a format nibble counts but cannot decode
+ * ("IQ2_XXS"), for which T->dtype is DT_NONE. */
+const char *model_file_format_name(const model_file *f, const tensor *t);
 
 /* The tensor in SLOT of LAYER (-1 for none); NULL when the file has none. */
 const tensor *model_file_find(const model_file *f, slot slot, int layer);

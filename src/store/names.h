@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensor names: slot and layer <-> GGUF name <-> Hugging Face name. A table per convention, read both ways.
+ *
+ * Hugging Face names carry a prefix (model., language_model.model., model.language_model.) that belongs to
+ * the checkpoint, not to the tensor: reading takes any of them, writing takes the wanted one.
+ * With FAMILY_NONE the common names are recognized (an unknown family can still be quantized).
+ */
+#ifndef STORE_NAMES_H
+#define STORE_NAMES_H
+
+#include "base/strview.h"
+#include "nouns/hparams.h"
+#include "nouns/tensor.h"
+
+#define NAMES_MAX 128 /* bytes of a name that is written here, NUL included */
+
+/* What stands beside a tensor under the same stem. */
+typedef enum names_companion {
+    COMPANION_NONE = 0,            /* a tensor of its own */
+    COMPANION_WEIGHT_SCALE,        /* .weight_scale: NVFP4 block scales, or FP8 row or tensor scale */
+    COMPANION_WEIGHT_SCALE_2,      /* .weight_scale_2: multiplies (ModelOpt) */
+    COMPANION_INPUT_SCALE,         /* .input_scale: multiplies (ModelOpt, GGUF) */
+    COMPANION_WEIGHT_PACKED,       /* .weight_packed: the codes (compressed-tensors) */
+    COMPANION_WEIGHT_GLOBAL_SCALE, /* .weight_global_scale: divides (compressed-tensors) */
+    COMPANION_INPUT_GLOBAL_SCALE,  /* .input_global_scale: divides */
+    COMPANION_SCALE,               /* .scale or .weight.scale: multiplies (GGUF) */
+    COMPANION_KV_SCALE,            /* .k_scale, .v_scale: of a KV cache that nibble scales itself; ignored */
+    COMPANION_COUNT
+} names_companion;
+
+/* Slot and layer (-1: none) of a name ending in .weight; false, SLOT_NONE and -1 when it is none of ours. */
+bool names_from_gguf(strview name, slot *s, int *layer);
+bool names_from_hf(family f, strview name, slot *s, int *layer);
+
+/* Name of a slot's tensor; false when the convention or family has none (OUT is then ""). */
+bool names_to_gguf(slot s, int layer, char out[NAMES_MAX]);
+/* PREFIX: "model." usually; lm_head.weight takes what stands before its last "model.". */
+bool names_to_hf(family f, slot s, int layer, const char *prefix, char out[NAMES_MAX]);
+
+/* Which companion NAME is, and its stem (NAME without the suffix: "blk.0.attn_q" of "blk.0.attn_q.scale").
+ * names_hf takes the Hugging Face suffixes, names_gguf those of GGUF. COMPANION_NONE: the stem is NAME
+ * without ".weight" where it ends so, else NAME. */
+names_companion names_hf_companion(strview name, strview *stem);
+names_companion names_gguf_companion(strview name, strview *stem);
+
+/* NAME lies inside a layer of the text network ("blk.3. ...", "model.layers.3. ..."). */
+bool names_gguf_in_layer(strview name);
+bool names_hf_in_layer(strview name);
+/* NAME belongs to a vision or audio tower, or to the projector between it and the text network. */
+bool names_hf_is_tower(strview name);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Errors, numbers and signals of the program. See cli.h.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+volatile sig_atomic_t cli_interrupted;
+
+void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
+    argp_err_exit_status = CLI_WRONG_USAGE;
+    error_t failed = argp_parse(argp, argc, argv, 0, NULL, input);
+    if (failed) { /* argp itself ran out of memory */
+        fprintf(stderr, "nibble: reading the arguments: %s\n", strerror(failed));
+        exit(CLI_WRONG_USAGE);
+    }
+}
+
+int cli_say(int exit_code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fflush(stdout);
+    fputs("nibble: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return exit_code;
+}
+
+int cli_fail(nib_status status, const nib_error *err) {
+    if (status == NIB_OK)
+        return CLI_OK;
+    if (status == NIB_CANCELLED)
+        return cli_say(CLI_INTERRUPTED, "interrupted");
+    return cli_say(status == NIB_BAD_ARGUMENT ? CLI_WRONG_USAGE : CLI_BAD_INPUT, "%s", err->text);
+}
+
+int cli_finish_output(int code) {
+    bool failed = ferror(stdout) != 0;
+    errno = 0;
+    if (fflush(stdout) != 0 || failed) {
+        const char *why = errno ? strerror(errno) : "write error";
+        return code == CLI_OK ? cli_say(CLI_BAD_INPUT, "standard output: %s", why) : code;
+    }
+    return code;
+}
+
+bool cli_integer(const char *text, long long min, long long max, long long *out) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < min || value > max)
+        return false;
+    *out = value;
+    return true;
+}
+
+bool cli_real(const char *text, double min, double max, double *out) {
+    char *end;
+    errno = 0;
+    double value = strtod(text, &end);
+    if (end == text || *end || !isfinite(value) || value < min || value > max)
+        return false;
+    *out = value;
+    return true;
+}
+
+long long cli_integer_flag(const struct argp_state *state, const char *flag, const char *text, long long min,
+                           long long max) {
+    long long value = min;
+    if (!cli_integer(text, min, max, &value))
+        argp_error(state, "%s takes a whole number from %lld to %lld, not '%s'", flag, min, max, text);
+    return value;
+}
+
+double cli_real_flag(const struct argp_state *state, const char *flag, const char *text, double min,
+                     double max) {
+    double value = min;
+    if (!cli_real(text, min, max, &value))
+        argp_error(state, "%s takes a number from %g to %g, not '%s'", flag, min, max, text);
+    return value;
+}
+
+int cli_choice_flag(const struct argp_state *state, const char *flag, const char *text,
+                    const char *const *names) {
+    char list[256] = "";
+    size_t used = 0;
+    for (int i = 0; names[i]; i++) {
+        if (strcmp(text, names[i]) == 0)
+            return i;
+        int n = snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+        if (n > 0 && used + (size_t)n < sizeof list)
+            used += (size_t)n;
+    }
+    argp_error(state, "%s takes one of %s, not '%s'", flag, list, text);
+    return 0;
+}
+
+/* Only async-signal-safe calls. */
+static void on_interrupt(int sig) {
+    (void)sig;
+    if (cli_interrupted)
+        _exit(CLI_INTERRUPTED);
+    cli_interrupted = 1;
+}
+
+void cli_catch_interrupt(void) {
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}

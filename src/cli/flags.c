@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The flags that choose how a model computes, shared by run, eval and bench. See cli.h.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+enum { KEY_ACTIVATIONS = 0x2000, KEY_KV, KEY_CPU_FEATURES, KEY_MODEL_LEN };
+
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "How it computes:", 10},
+    {"activations", KEY_ACTIVATIONS, "auto|f32|int8", 0,
+     "What the weights are multiplied with: f32 is exact, int8 is fast (auto is int8)", 0},
+    {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
+    {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0},
+    {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
+     "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, amx, or a number", 0},
+    {"max-model-len", KEY_MODEL_LEN, "N", 0,
+     "Tokens of one sequence, prompt and answer (default: the model's, at most 4096)", 0},
+    {0}};
+
+/* In the order of the enums in nibble.h. */
+static const char *const activation_names[] = {"auto", "f32", "int8", NULL};
+static const char *const kv_names[] = {"auto", "bf16", "fp8", "fp32", NULL};
+
+static const struct {
+    const char *name;
+    unsigned bit;
+} rungs[] = {{"scalar", NIB_CPU_SCALAR},
+             {"avx2", NIB_CPU_AVX2},
+             {"avx512", NIB_CPU_AVX512},
+             {"avx512-vnni", NIB_CPU_AVX512_VNNI},
+             {"amx", NIB_CPU_AMX}};
+#define RUNG_BITS (NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX)
+
+static unsigned rung_mask(const char *name, size_t n) {
+    for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++)
+        if (strlen(rungs[i].name) == n && memcmp(rungs[i].name, name, n) == 0)
+            return rungs[i].bit | (rungs[i].bit - 1);
+    return 0;
+}
+
+bool cli_cpu_mask(const char *text, unsigned *mask) {
+    long long number;
+    if (cli_integer(text, 1, RUNG_BITS, &number)) {
+        *mask = (unsigned)number;
+        return true;
+    }
+    *mask = 0;
+    for (const char *p = text;;) {
+        size_t n = strcspn(p, ",");
+        unsigned bits = rung_mask(p, n);
+        if (!bits)
+            return false;
+        *mask |= bits;
+        if (!p[n])
+            return true;
+        p += n + 1;
+    }
+}
+
+const char *cli_kv_name(nib_kv_dtype dtype) {
+    return kv_names[dtype == NIB_KV_AUTO ? NIB_KV_BF16 : dtype];
+}
+
+const char *cli_activations_name(nib_activations a) {
+    return activation_names[a == NIB_ACTIVATIONS_AUTO ? NIB_ACTIVATIONS_INT8 : a];
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    nib_options *o = state->input;
+    switch (key) {
+    case KEY_ACTIVATIONS:
+        o->activations = (nib_activations)cli_choice_flag(state, "--activations", arg, activation_names);
+        return 0;
+    case KEY_KV:
+        o->kv_cache = (nib_kv_dtype)(1 + cli_choice_flag(state, "--kv-cache-dtype", arg, kv_names + 1));
+        return 0;
+    case 't':
+        o->threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
+        return 0;
+    case KEY_CPU_FEATURES: {
+        unsigned mask = 0;
+        if (!cli_cpu_mask(arg, &mask))
+            argp_error(state,
+                       "--cpu-features takes names of scalar, avx2, avx512, avx512-vnni, amx with commas "
+                       "between them, or a number from 1 to %u, not '%s'",
+                       RUNG_BITS, arg);
+        o->cpu_features = mask;
+        return 0;
+    }
+    case KEY_MODEL_LEN:
+        o->max_model_len = (int)cli_integer_flag(state, "--max-model-len", arg, 16, 1 << 20);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp cli_compute_argp = {.options = options, .parser = parse};

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Bars, colours and sizes. See ui.h.
+ */
+#include "cli/ui.h"
+
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define BAR_AFTER_SECONDS 1.0
+#define BAR_EVERY_SECONDS 0.1
+#define BAR_WIDTH         24
+
+static void draw(ui_bar *bar, const char *what, double part, double seconds) {
+    int full = (int)(part * BAR_WIDTH);
+    char marks[BAR_WIDTH + 1];
+    for (int i = 0; i < BAR_WIDTH; i++)
+        marks[i] = i < full ? '#' : '.';
+    marks[BAR_WIDTH] = 0;
+    char left[32] = "";
+    if (part > 0.01) {
+        double remaining = seconds * (1 - part) / part;
+        if (remaining >= 90)
+            snprintf(left, sizeof left, "%.0f min left", remaining / 60);
+        else
+            snprintf(left, sizeof left, "%.0f s left", remaining);
+    }
+    struct winsize window;
+    int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+    char line[256];
+    int n = snprintf(line, sizeof line, "%-24.40s [%s] %3.0f%%  %s", what, marks, part * 100, left);
+    if (n > columns - 1)
+        n = columns - 1;
+    fprintf(stderr, "\r\033[K%.*s", n, line);
+    fflush(stderr);
+    bar->visible = true;
+}
+
+static void report(void *context, const char *what, uint64_t done, uint64_t total) {
+    ui_bar *bar = context;
+    double now = clock_seconds();
+    if (bar->what != what) { /* a new stage of the work */
+        bar->what = what;
+        bar->started = now;
+    }
+    bool last = done >= total;
+    if (now - bar->started < BAR_AFTER_SECONDS || total == 0)
+        return;
+    if (!last && now - bar->drawn < BAR_EVERY_SECONDS)
+        return;
+    bar->drawn = now;
+    draw(bar, what, last ? 1 : (double)done / (double)total, now - bar->started);
+}
+
+progress ui_bar_progress(ui_bar *bar) {
+    progress p = {.report = isatty(STDERR_FILENO) ? report : NULL, .context = bar};
+    return p;
+}
+
+void ui_bar_clear(ui_bar *bar) {
+    if (bar->visible)
+        fputs("\r\033[K", stderr);
+    bar->visible = false;
+    bar->what = NULL;
+}
+
+const char *ui_color(FILE *stream, ui_style style) {
+    static const char *const codes[] = {"\033[0m", "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[36m"};
+    const char *no_color = getenv("NO_COLOR");
+    if ((no_color && *no_color) || !isatty(fileno(stream)))
+        return "";
+    return codes[style];
+}
+
+const char *ui_bytes(char *text, size_t size, unsigned long long bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int unit = 0;
+    while (value >= 1024 && unit < 4) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(text, size, unit == 0 ? "%.0f %s" : value < 10 ? "%.2f %s" : "%.1f %s", value, units[unit]);
+    return text;
+}

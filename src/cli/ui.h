@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the program draws: a progress bar, colours, tables. Bars and colours only on a terminal.
+ */
+#ifndef CLI_UI_H
+#define CLI_UI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "base/progress.h"
+
+/* A bar with the time left on standard error, drawn once the work has run for a second; nothing when standard
+ * error is no terminal. Zero-initialize; hand ui_bar_progress(&bar) to the work; ui_bar_clear afterwards. */
+typedef struct ui_bar {
+    const char *what;
+    double started, drawn; /* seconds */
+    bool visible;
+} ui_bar;
+
+progress ui_bar_progress(ui_bar *bar);
+void ui_bar_clear(ui_bar *bar);
+
+/* The escape sequence when STREAM is a terminal (and NO_COLOR is not set), else "". */
+typedef enum ui_style { UI_RESET, UI_BOLD, UI_DIM, UI_RED, UI_GREEN, UI_CYAN } ui_style;
+const char *ui_color(FILE *stream, ui_style style);
+
+/* "12.3 MiB", "1.20 GiB" into TEXT. */
+const char *ui_bytes(char *text, size_t size, unsigned long long bytes);
+
+/* A table written row by row after all cells are known: Markdown (aligned), JSON (an array of objects keyed
+ * by the column names; numbers bare) or CSV. */
+typedef enum ui_table_format { UI_MD = 0, UI_JSON, UI_CSV } ui_table_format;
+extern const char *const ui_table_formats[]; /* "md", "json", "csv", NULL */
+
+typedef struct ui_column {
+    const char *title; /* Markdown */
+    const char *key;   /* JSON and CSV */
+    bool number;       /* right-aligned; bare in JSON */
+} ui_column;
+
+typedef struct ui_table {
+    const ui_column *columns;
+    size_t n_columns;
+    char **cells; /* [n_rows * n_columns] */
+    size_t n_cells, capacity;
+} ui_table; /* zero-initialize but for the columns */
+
+/* Adds the next cell, row by row; false when memory ran out. An empty number is null in JSON. */
+bool ui_table_add(ui_table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void ui_table_print(const ui_table *t, ui_table_format format, FILE *out);
+void ui_table_free(ui_table *t);
+
+/* TEXT as a JSON string, with its quotes. */
+void ui_json_string(FILE *out, const char *text);
+
+#endif

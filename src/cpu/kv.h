@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * KV cache in memory. Per layer, page and KV head one block of keys and one of values of KV_PAGE_TOKENS
+ * positions, laid out for the attention kernels (lanes are keys for q.k, dimensions for p.v):
+ *
+ *   K  BF16, FP8: [head_dim / 2][KV_PAGE_TOKENS][2]   dimensions 2i and 2i+1 of a token side by side
+ *      FP32:      [head_dim][KV_PAGE_TOKENS]
+ *   V  all:       [KV_PAGE_TOKENS][head_dim]
+ *   FP8 E4M3: value = e4m3(code) * scale; scales FP32 [KV_PAGE_TOKENS] per block stand in arrays of their own
+ *
+ * A page holds KV_PAGE_TOKENS positions from a multiple of KV_PAGE_TOKENS on. Memory starts as zeros.
+ */
+#ifndef CPU_KV_H
+#define CPU_KV_H
+
+#include "ops/ops.h"
+
+struct kv_cache {
+    kv_shape shape;
+    size_t block_bytes;         /* of keys (or values) of one page and KV head */
+    uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
+    float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
+    void *memory[4];
+};
+
+nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, nib_error *err);
+void kv_cache_free(kv_cache *kv);
+size_t kv_cache_bytes(const kv_cache *kv);
+
+/* Index of a block among those of the cache. */
+static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {
+    return ((size_t)layer * (size_t)kv->shape.n_pages + (size_t)page) * (size_t)kv->shape.n_kv_heads +
+           (size_t)head;
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Values of a stored tensor: its elements times what stands beside them.
+ */
+#include "nouns/tensor.h"
+
+#include <assert.h>
+
+#include "num/e2m1.h"
+#include "num/fp8.h"
+
+const char *slot_name(slot s) {
+    static const char *const names[SLOT_COUNT] = {
+        [SLOT_NONE] = "other",
+        [SLOT_EMBED] = "embed",
+        [SLOT_HEAD] = "head",
+        [SLOT_FINAL_NORM] = "final_norm",
+        [SLOT_ROPE_FREQS] = "rope_freqs",
+        [SLOT_ATTN_NORM] = "attn_norm",
+        [SLOT_Q] = "attn_q",
+        [SLOT_K] = "attn_k",
+        [SLOT_V] = "attn_v",
+        [SLOT_O] = "attn_out",
+        [SLOT_Q_NORM] = "q_norm",
+        [SLOT_K_NORM] = "k_norm",
+        [SLOT_POST_ATTN_NORM] = "post_attn_norm",
+        [SLOT_FFN_NORM] = "ffn_norm",
+        [SLOT_GATE] = "ffn_gate",
+        [SLOT_UP] = "ffn_up",
+        [SLOT_DOWN] = "ffn_down",
+        [SLOT_POST_FFN_NORM] = "post_ffn_norm",
+    };
+    assert(s >= SLOT_NONE && s < SLOT_COUNT);
+    return names[s];
+}
+
+size_t tensor_total_bytes(const tensor *t) {
+    size_t bytes = t->bytes;
+    if (t->block_scales)
+        bytes += t->rows * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16));
+    if (t->row_scales)
+        bytes += t->rows * sizeof(float);
+    return bytes + (t->tensor_scale != 1.0f ? sizeof(float) : 0);
+}
+
+/* dst[c] *= scale of c's block. An element times a block scale is exact in FP32. */
+static void apply_block_scales(const tensor *t, size_t row, float *dst) {
+    size_t block = t->dtype == DT_MXFP4 ? 32 : 16, n = t->cols / block;
+    const uint8_t *scales = t->block_scales + row * n;
+    for (size_t b = 0; b < n; b++) {
+        float scale = t->dtype == DT_MXFP4 ? e8m0_to_f32(scales[b]) : e4m3_to_f32(scales[b]);
+        for (size_t i = 0; i < block; i++)
+            dst[b * block + i] *= scale;
+    }
+}
+
+void tensor_decode_row(const tensor *t, size_t row, float *dst) {
+    size_t row_bytes;
+    bool whole = dtype_bytes(t->dtype, t->cols, &row_bytes);
+    assert(whole && row < t->rows);
+    (void)whole;
+    dtype_decode(t->dtype, (const unsigned char *)t->data + row * row_bytes, dst, t->cols);
+    if (t->block_scales)
+        apply_block_scales(t, row, dst);
+    if (t->row_scales)
+        for (size_t c = 0; c < t->cols; c++)
+            dst[c] *= t->row_scales[row];
+    if (t->tensor_scale != 1.0f)
+        for (size_t c = 0; c < t->cols; c++)
+            dst[c] *= t->tensor_scale;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Loaded: an opened model and everything that belongs to it, without the engine's thread: for the engine
+ * itself and for the program's internal clients (eval, bench, calibration), which drive model_forward
+ * themselves.
+ *
+ * Everything here belongs to the thread that opened it, except the words and the chat template: these are
+ * immutable, any thread may use them.
+ */
+#ifndef ENGINE_LOADED_H
+#define ENGINE_LOADED_H
+
+#include "model/model.h"
+#include "text/chat.h"
+
+/* Rows and pages for a client of its own kind; zero means what the engine takes from its nib_options. */
+typedef struct loaded_needs {
+    int max_rows;   /* of one batch; 0: max_num_batched_tokens */
+    int max_out;    /* rows whose logits one batch may ask for; 0: max_num_seqs */
+    int n_kv_pages; /* 0: as many as max_num_seqs sequences may want, within a budget of memory */
+} loaded_needs;
+
+typedef struct loaded {
+    model_file *file;
+    tokenizer *words;
+    chat_template chat;
+    backend *be;
+    model *model;
+    nib_options options; /* every default filled in */
+    model_limits limits; /* what the model was opened with */
+    int threads;
+} loaded;
+
+/* OPTIONS and NEEDS may be NULL. max_model_len is cut at what the model was made for. */
+nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,
+                       nib_error *err);
+void loaded_close(loaded *l); /* NULL is fine */
+
+#endif

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The front door: every target calls CMake presets or a script that can be called alone.
+
+PREFIX ?= /usr/local
+MODEL  ?= smollm2
+JOBS   ?= $(shell nproc)
+STEPS  ?=
+export JOBS
+
+.DEFAULT_GOAL := build
+.PHONY: build help demo test fuzz asan tsan valgrind format check-format install bench clean
+
+build: ## build the program and the library (build/release)
+	@scripts/build release nibble libnibble
+
+help: ## say what make can do
+	@printf 'nibble: run 4-bit floating-point language models\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+	@printf '\nOne step of the tests: make test STEPS="unit e2e"; scripts/test --help lists them.\n'
+
+demo: ## set up, build, fetch a model, quantize it, answer a prompt [MODEL=smollm2|gemma3-270m]
+	@scripts/demo $(MODEL)
+
+test: ## everything that must hold, in under 15 minutes on 2 cores [STEPS=...]
+	@scripts/test $(STEPS)
+
+fuzz: ## each fuzz target for 60 s under ASan and UBSan [SECONDS_EACH=60]
+	@scripts/fuzz $(or $(SECONDS_EACH),60)
+
+asan: ## the unit tests under ASan and UBSan
+	@scripts/test --no-total asan
+
+tsan: ## the threaded unit tests under TSan
+	@scripts/test --no-total tsan
+
+valgrind: ## nibble run on a tiny model under valgrind
+	@scripts/test --no-total valgrind
+
+format: ## format every C file (clang-format 14)
+	@scripts/format
+
+check-format: ## fail when a C file is not formatted
+	@scripts/format --check
+
+install: build ## install program, library, header, man page, completion [PREFIX=/usr/local]
+	@cmake --install build/release --prefix $(PREFIX)
+
+bench: ## nibble against llama.cpp on this machine (bench/cpu_vs_llamacpp --help)
+	@bench/cpu_vs_llamacpp
+
+clean: ## remove what was built (keeps models/ and .venv/)
+	@rm -rf build

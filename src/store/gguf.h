@@ -63,6 +63,8 @@ typedef struct gguf {
     size_t n_keys;
     const gguf_tensor *tensors;
     size_t n_tensors;
+    const gguf_key **keys_by_name; /* sorted, for gguf_find */
+    const gguf_tensor **tensors_by_name;
     mapfile map; /* zero when parsed from the caller's memory */
     arena arena;
 } gguf;

@@ -35,7 +35,8 @@ bool names_from_hf(family f, strview name, slot *s, int *layer);
 
 /* Name of a slot's tensor; false when the convention or family has none (OUT is then ""). */
 bool names_to_gguf(slot s, int layer, char out[NAMES_MAX]);
-/* PREFIX: "model." usually; lm_head.weight takes what stands before its last "model.". */
+/* PREFIX: "model.", "language_model.model." or "model.language_model."; the head stands beside the model, so
+ * of it only "language_model." is kept. */
 bool names_to_hf(family f, slot s, int layer, const char *prefix, char out[NAMES_MAX]);
 
 /* Which companion NAME is, and its stem (NAME without the suffix: "blk.0.attn_q" of "blk.0.attn_q.scale").

@@ -13,7 +13,9 @@
 typedef struct safetensors_write safetensors_write;
 
 nib_status safetensors_write_open(safetensors_write **out, const char *path, nib_error *err);
-/* DIMS outermost first, n_dims 0..8. Problems stick and are reported by begin. */
+/* DIMS outermost first, n_dims 0..8; of DT_NVFP4 and DT_MXFP4 those of the bytes, [rows, cols / 2]. Problems
+ * stick and are reported by begin: among them a tensor that would start at no multiple of its element size
+ * (after a tensor of an odd number of bytes), which PyTorch refuses: declare wide types first. */
 void safetensors_write_tensor(safetensors_write *w, const char *name, dtype type, int n_dims,
                               const size_t *dims);
 nib_status safetensors_write_begin(safetensors_write *w, nib_error *err);

@@ -6,35 +6,46 @@
  * once by the op that produces the activation: weights stored in 4 or 8 bits multiply the integers, all
  * others (BF16, F16, F32, K-quants) the FP32 values.
  *
- *   value[r, c] ~ codes[r, c] * scales[r, c / ACT_BLOCK]       codes in -127..127
- *   sums[r, c / ACT_SUM] = sum of the codes of those ACT_SUM columns: takes back the offset of kernels that
- *   make their weights unsigned
+ *   value[r, c] ~ code[r, c] * scales[r, c / ACT_BLOCK]       codes in -127..127
  *
- * A BUF_ACT row is padded to a whole number of ACT_PAD columns; values, codes, scales and sums of the padding
- * are zero and stay zero. A BUF_F32 row has no padding (stride == cols). Every array is 64-byte aligned.
+ * Codes lie in the order in which 4-bit weights are unpacked: of every 8 columns first the even, then the odd
+ * ones (act_column). Kernels make their weights unsigned by an offset and add up a block in int32; the sum
+ * begins at starts[r, c / ACT_BLOCK, k], which takes the offset back and adds the bits of 1.5 * 2^23, so that
+ * the sum's bits, read as FP32, are 1.5 * 2^23 + dot exactly:
+ *
+ *   starts[..., 0] = ACT_MAGIC - 12 * sum of the block's codes      (4-bit weights)
+ *   starts[..., 1] = ACT_MAGIC - 128 * sum of the block's codes     (8-bit weights)
+ *
+ * A BUF_ACT row is padded to a whole number of ACT_PAD columns; values and codes of the padding are zero
+ * and stay zero. A BUF_F32 row has no padding (stride == cols). Every array is 64-byte aligned.
  */
 #ifndef CPU_ACT_H
 #define CPU_ACT_H
 
 #include "ops/ops.h"
 
-#define ACT_BLOCK 32 /* columns that share a scale */
-#define ACT_SUM   16 /* columns that share a sum */
-#define ACT_PAD   64 /* a BUF_ACT row is a whole number of these */
+#define ACT_BLOCK 16         /* columns that share a scale */
+#define ACT_PAD   64         /* a BUF_ACT row is a whole number of these */
+#define ACT_MAGIC 0x4b400000 /* bits of 1.5 * 2^23 */
 
 struct buf {
     buf_kind kind;
     size_t max_rows, cols;
-    size_t stride; /* columns from one row to the next */
-    size_t rows;   /* set by the op that writes it */
-    float *f32;    /* [max_rows, stride] */
-    int8_t *codes; /* [max_rows, stride], NULL unless BUF_ACT in int8 mode */
-    float *scales; /* [max_rows, stride / ACT_BLOCK] */
-    int16_t *sums; /* [max_rows, stride / ACT_SUM] */
+    size_t stride;   /* columns from one row to the next */
+    size_t rows;     /* set by the op that writes it */
+    float *f32;      /* [max_rows, stride] */
+    int8_t *codes;   /* [max_rows, stride], NULL unless BUF_ACT in int8 mode */
+    float *scales;   /* [max_rows, stride / ACT_BLOCK] */
+    int32_t *starts; /* [max_rows, stride / ACT_BLOCK, 2] */
 };
 
 nib_status act_new(buf **out, buf_kind kind, size_t max_rows, size_t cols, bool int8, nib_error *err);
 void act_free(buf *b);
+
+/* The column whose code lies at place I of a row. */
+static inline size_t act_column(size_t i) {
+    return (i & ~(size_t)7) | (i & 3) << 1 | (i >> 2 & 1);
+}
 
 static inline float *act_row(const buf *b, size_t row) {
     return b->f32 + row * b->stride;

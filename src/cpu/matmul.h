@@ -25,10 +25,13 @@ size_t matmul_units(const matmul_job *job);
 /* Computes units [begin, end). SCRATCH belongs to the calling thread: pack_scratch_bytes, 64-byte aligned. */
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 
-/* What the rungs override for matrix products: members are the matmul files' own business. */
+#define MATMUL_LANES 16 /* rows of one group: lanes of a kernel */
+
+/* What the rungs override for matrix products; see matmul.c for what each computes, pack.h for the layouts.
+ */
 typedef struct matmul_kernels {
-    /* x [n], n a whole number of ACT_BLOCK: codes [n], scales [n / ACT_BLOCK], sums [n / ACT_SUM] */
-    void (*quantize_act)(int8_t *codes, float *scales, int16_t *sums, const float *x, size_t n);
+    /* x [n], n a whole number of ACT_BLOCK: codes [n], scales [n / ACT_BLOCK], starts [n / ACT_BLOCK, 2] */
+    void (*quantize_act)(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
 } matmul_kernels;
 
 void matmul_ref_init(matmul_kernels *m);

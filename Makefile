@@ -16,13 +16,16 @@ build: ## build the program and the library (build/release)
 
 help: ## say what make can do
 	@printf 'nibble: run 4-bit floating-point language models\n\n'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@printf '\nOne step of the tests: make test STEPS="unit e2e"; scripts/test --help lists them.\n'
 
 demo: ## set up, build, fetch a model, quantize it, answer a prompt [MODEL=smollm2|gemma3-270m]
 	@scripts/demo $(MODEL)
 
 test: ## everything that must hold, in under 15 minutes on 2 cores [STEPS=...]
+	@scripts/setup test
+	@for model in smollm2 gemma3-270m; do scripts/fetch-model $$model >/dev/null || \
+	    echo "$$model could not be fetched: its tests are skipped"; done
 	@scripts/test $(STEPS)
 
 fuzz: ## each fuzz target for 60 s under ASan and UBSan [SECONDS_EACH=60]

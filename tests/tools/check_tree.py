@@ -6,8 +6,8 @@
   - names of C, Python and shell files are unique in the tree;
   - no path of somebody's machine stands in a file;
   - text files end with a newline, without trailing blanks;
-  - with --objects BUILD: a function that src/X/file.c exports begins with the file's first word ("the
-    prefix is the file"), nib_ being the public API's and the error type's alone.
+  - with --objects BUILD: what src/X/file.c exports begins with the file's first word ("the prefix is the
+    file") or with that of the room's header that declares it; nib_ is the public API's and the error's alone.
 
 usage: check_tree.py [--objects BUILD] [TREE]
 """
@@ -76,8 +76,9 @@ def check_names(names, problems):
 
 
 def check_exports(tree, build, problems):
-    """The exported functions of every room's objects, from nm: exact, no parsing of C."""
+    """The exported names of every room's objects, from nm: exact, no parsing of C."""
     n_functions = 0
+    headers = {path: path.read_text() for path in (tree / "src").rglob("*.h")}
     for path in sorted((tree / "src").rglob("*.c")):
         name = path.relative_to(tree)
         objects = list((build / "CMakeFiles").glob(f"*.dir/{name}.o"))
@@ -90,17 +91,20 @@ def check_exports(tree, build, problems):
             fields = line.split()
             if len(fields) != 3 or fields[1] not in "TDBRV":
                 continue
-            symbol, word = fields[2], path.stem.split("_")[0]
+            symbol = fields[2]
             if symbol.startswith("__") or symbol == "main":  # sanitizers' and the runtime's own
                 continue
             n_functions += 1
             room = name.parts[1]
             if symbol.startswith("nib_") and room in ("engine", "base"):
                 continue
-            if symbol != word and not symbol.startswith(word + "_"):
+            words = {path.stem.split("_")[0]}
+            words |= {header.stem.split("_")[0] for header, text in headers.items()
+                      if header.relative_to(tree).parts[1] == room and re.search(rf"\b{re.escape(symbol)}\b", text)}
+            if symbol.split("_")[0] not in words:
                 number = next((n for n, text in enumerate(path.read_text().splitlines(), 1)
                                if re.search(rf"\b{re.escape(symbol)}\b", text)), 1)
-                problems.append(f"{name}:{number}: '{symbol}' is exported and does not begin with '{word}_'")
+                problems.append(f"{name}:{number}: '{symbol}' is exported and does not begin with '{path.stem.split('_')[0]}_'")
     return n_functions
 
 

@@ -67,14 +67,14 @@ static inline float e8m0_to_f32(uint8_t q) {
     return q == 0xff ? f32_of_bits(0x7fc00000u) : q == 0 ? 0x1p-127f : f32_of_bits((uint32_t)q << 23);
 }
 
-/* Nearest power of two, halves upward, as ml_dtypes. What is not positive and finite is NaN, and so is what
- * rounds past 2^127. */
+/* Nearest power of two, halves upward; what is not positive and finite is NaN, and so is what rounds past
+ * 2^127. Subnormals follow ml_dtypes: whatever lies above 2^-127 goes up. */
 static inline uint8_t e8m0_from_f32(float x) {
     uint32_t b = f32_bits(x);
     if (b == 0 || b >= 0x7f800000u)
         return 0xff;
-    if (b < 0x800000u) /* subnormal: 2^-127 is 0x400000 */
-        return b >= 0x600000u;
+    if (b < 0x800000u)
+        return b > 0x400000u;
     return (uint8_t)((b + 0x400000u) >> 23);
 }
 

@@ -13,20 +13,23 @@
 #include "cpu/kv.h"
 #include "cpu/matmul.h"
 
-#define ATTN_MAX_ROWS 128 /* query rows of one attn_page call */
+#define ATTN_MAX_ROWS 64 /* query rows of one attn_page call */
 
-/* Query rows (token, head) that share one KV head, and one KV page. */
+/* Query rows (token, head) that share a KV head, and one page of its keys and values. A page is the unit of
+ * the softmax: its maximum, sum and weighted values are formed from nothing and then joined to those of the
+ * pages before, so that pages may be computed apart (attn_join) with the same bits. */
 typedef struct attn_page_job {
     const void *k, *v;              /* the page's blocks, see kv.h */
     const float *k_scale, *v_scale; /* [KV_PAGE_TOKENS], FP8 only */
-    int head_dim;
+    size_t head_dim;
     int n_rows;                  /* <= ATTN_MAX_ROWS */
     const float *const *q;       /* [n_rows] -> [head_dim] */
-    const int16_t *first, *last; /* [n_rows] keys [first, last) of the page that the row sees; not empty */
+    const uint8_t *first, *last; /* [n_rows] the row sees keys [first, last) of the page: one at least */
     float scale;
-    float *const *acc; /* [n_rows] -> [head_dim] running sum of exp(s - max) * v */
-    float *max, *sum;  /* [n_rows] running maximum and sum; -INFINITY and 0 before the first page */
-    float *scratch;    /* [n_rows, KV_PAGE_TOKENS] */
+    float *acc; /* [n_rows, acc_stride] sum of exp(s - max) * v, first head_dim columns */
+    size_t acc_stride;
+    float *max, *sum; /* [n_rows]; -INFINITY and 0 (and acc 0) before the first page */
+    float *scratch;   /* [n_rows, KV_PAGE_TOKENS], 64-byte aligned */
 } attn_page_job;
 
 typedef struct cpu_kernels {
@@ -43,14 +46,19 @@ typedef struct cpu_kernels {
     void (*scale)(float *x, float factor, size_t n);
     void (*sum_squares)(double *sums, const float *x, size_t n); /* sums[i] += x[i]^2 */
 
-    /* One page of attention, added to the running sums; by nib_kv_dtype */
+    /* one page of attention, joined to the running values; by nib_kv_dtype */
     void (*attn_page[4])(const attn_page_job *job);
-    /* acc, max, sum of a later page joined to those of earlier ones */
+    /* acc [n], *max, *sum of earlier pages joined with those of later ones */
     void (*attn_join)(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n);
-    /* x [head_dim] into token slot T of a page block; by nib_kv_dtype. Returns by *token_scale (FP8) */
-    void (*store_k[4])(void *page, int head_dim, int t, const float *x, float *token_scale);
-    void (*store_v[4])(void *page, int head_dim, int t, const float *x, float *token_scale);
+    /* out = acc / sum + 0 (no negative zero) */
+    void (*attn_end)(float *out, const float *acc, float sum, size_t n);
+    /* n vectors x [head_dim], x_stride apart, into token slots [t, t + n) of a page block; scales: the
+     * block's, FP8 only; by nib_kv_dtype */
+    void (*store_k[4])(void *block, float *scales, size_t head_dim, size_t t, size_t n, const float *x,
+                       size_t x_stride);
+    void (*store_v[4])(void *block, float *scales, size_t head_dim, size_t t, size_t n, const float *x,
+                       size_t x_stride);
 
     matmul_kernels matmul;
 } cpu_kernels;
@@ -58,8 +66,15 @@ typedef struct cpu_kernels {
 /* The table for FEATURES (a subset of cpu_features()). */
 void kernels_init(cpu_kernels *k, uint32_t features);
 
-void kernels_ref_init(cpu_kernels *k);
-void kernels_avx2_init(cpu_kernels *k);   /* only where NIB_CPU_AVX2 is set */
-void kernels_avx512_init(cpu_kernels *k); /* only where NIB_CPU_AVX512 is set */
+/* Each rung's files fill in what they have. */
+void rows_ref_init(cpu_kernels *k);
+void attn_ref_init(cpu_kernels *k);
+void store_ref_init(cpu_kernels *k);
+void rows_avx2_init(cpu_kernels *k);
+void attn_avx2_init(cpu_kernels *k);
+void store_avx2_init(cpu_kernels *k);
+void rows_avx512_init(cpu_kernels *k);
+void attn_avx512_init(cpu_kernels *k);
+void store_avx512_init(cpu_kernels *k);
 
 #endif

@@ -17,6 +17,7 @@
 
 struct kv_cache {
     kv_shape shape;
+    size_t n_blocks;
     size_t block_bytes;         /* of keys (or values) of one page and KV head */
     uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
     float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who computes which part of attention. The query rows (token, head) of one sequence that share a KV head are
+ * cut into tiles of ATTN_MAX_ROWS, so that a page's keys and values are read once per tile. With many tiles
+ * (prefill, many sequences) a unit is a tile and goes through its pages in order. With few (decode) a unit is
+ * one page of one tile, and a second op joins the pages of each row in the same order: the same bits. Pages
+ * that a window hides from every row of a tile are not visited.
+ */
+#include "cpu/attention.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cpu/rowops.h"
+
+/* Fewer tiles than this per thread are cut by pages. */
+enum { TILES_PER_THREAD = 3 };
+
+typedef struct tile {
+    const batch_seq *seq;
+    size_t kv_head;
+    size_t first, n;    /* pairs (token, head of the group), token-major */
+    size_t first_token; /* of the sequence's rows */
+    int first_page, n_pages;
+} tile;
+
+static size_t group_of(const attn_params *p) {
+    return (size_t)(p->n_heads / p->n_kv_heads);
+}
+
+static size_t seq_tiles(const batch_seq *seq, const attn_params *p) {
+    return ((size_t)seq->n_rows * group_of(p) + ATTN_MAX_ROWS - 1) / ATTN_MAX_ROWS;
+}
+
+/* The first position that the row at POS sees. */
+static int first_seen(const attn_params *p, int pos) {
+    return p->window && pos >= p->window ? pos - p->window + 1 : 0;
+}
+
+static tile tile_of(const batch_seq *seq, const attn_params *p, size_t kv_head, size_t index) {
+    size_t pairs = (size_t)seq->n_rows * group_of(p), first = index * ATTN_MAX_ROWS;
+    tile t = {.seq = seq, .kv_head = kv_head, .first = first};
+    t.n = pairs - first < ATTN_MAX_ROWS ? pairs - first : ATTN_MAX_ROWS;
+    t.first_token = first / group_of(p);
+    int last_token = (int)((first + t.n - 1) / group_of(p));
+    t.first_page = first_seen(p, seq->pos + (int)t.first_token) / KV_PAGE_TOKENS;
+    t.n_pages = (seq->pos + last_token) / KV_PAGE_TOKENS - t.first_page + 1;
+    return t;
+}
+
+static tile tile_find(const batch *b, const attn_params *p, size_t index) {
+    const batch_seq *seq = b->seqs;
+    for (;; seq++) {
+        size_t n = seq_tiles(seq, p);
+        if (index < n * (size_t)p->n_kv_heads)
+            return tile_of(seq, p, index / n, index % n);
+        index -= n * (size_t)p->n_kv_heads;
+    }
+}
+
+/* Adds page J of the tile to its rows' running values, which lie acc_stride (values) and scalar_stride (max,
+ * sum) apart. */
+static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, float *acc,
+                        size_t acc_stride, float *max, float *sum, float *scratch) {
+    const attn_params *p = &op->attn;
+    const kv_cache *kv = op->kv;
+    size_t g = group_of(p), d = (size_t)p->head_dim;
+    const float *q[ATTN_MAX_ROWS];
+    uint8_t first[ATTN_MAX_ROWS], last[ATTN_MAX_ROWS];
+    int start = (t->first_page + j) * KV_PAGE_TOKENS;
+    size_t skipped = 0, n = 0; /* rows that see the page follow each other */
+    for (size_t i = 0; i < t->n; i++) {
+        size_t token = (t->first + i) / g, head = t->kv_head * g + (t->first + i) % g;
+        int pos = t->seq->pos + (int)token, from = first_seen(p, pos) - start, to = pos + 1 - start;
+        if (from >= KV_PAGE_TOKENS || to <= 0) {
+            skipped += n == 0;
+            continue;
+        }
+        q[n] = act_row(op->in, (size_t)t->seq->row + token) + head * d;
+        first[n] = (uint8_t)(from > 0 ? from : 0);
+        last[n] = (uint8_t)(to < KV_PAGE_TOKENS ? to : KV_PAGE_TOKENS);
+        n++;
+    }
+    if (n == 0)
+        return;
+    size_t block = kv_block(kv, p->layer, t->seq->pages[t->first_page + j], (int)t->kv_head);
+    attn_page_job job = {.k = kv->k + block * kv->block_bytes,
+                         .v = kv->v + block * kv->block_bytes,
+                         .k_scale = kv->k_scales ? kv->k_scales + block * KV_PAGE_TOKENS : NULL,
+                         .v_scale = kv->v_scales ? kv->v_scales + block * KV_PAGE_TOKENS : NULL,
+                         .head_dim = d,
+                         .n_rows = (int)n,
+                         .q = q,
+                         .first = first,
+                         .last = last,
+                         .scale = p->scale,
+                         .acc = acc + skipped * acc_stride,
+                         .acc_stride = acc_stride,
+                         .max = max + skipped,
+                         .sum = sum + skipped,
+                         .scratch = scratch};
+    cb->k.attn_page[kv->shape.dtype](&job);
+}
+
+static void start_rows(float *acc, size_t stride, size_t d, float *max, float *sum, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        memset(acc + i * stride, 0, d * sizeof *acc);
+        max[i] = -INFINITY;
+        sum[i] = 0;
+    }
+}
+
+static void end_row(const cpu_backend *cb, const cpu_op *op, size_t row, size_t head, const float *acc,
+                    float sum) {
+    size_t d = (size_t)op->attn.head_dim;
+    cb->k.attn_end(act_row(op->out, row) + head * d, acc, sum, d);
+    if (d % ACT_BLOCK == 0)
+        rowops_quantize(cb, op->out, row, head * d, d);
+}
+
+/* A unit is a tile. SCRATCH: scores, running values, maxima, sums. */
+static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn);
+    float *scores = scratch, *acc = scores + ATTN_MAX_ROWS * KV_PAGE_TOKENS, *max = acc + ATTN_MAX_ROWS * d;
+    float *sum = max + ATTN_MAX_ROWS;
+    for (size_t u = begin; u < end; u++) {
+        tile t = tile_find(cb->batch, &op->attn, u);
+        start_rows(acc, d, d, max, sum, t.n);
+        for (int j = 0; j < t.n_pages; j++)
+            attend_page(cb, op, &t, j, acc, d, max, sum, scores);
+        for (size_t i = 0; i < t.n; i++)
+            end_row(cb, op, (size_t)t.seq->row + (t.first + i) / g, t.kv_head * g + (t.first + i) % g,
+                    acc + i * d, sum[i]);
+    }
+}
+
+/* Partial results of (row, head) and page j of its tile: pairs of a tile follow each other.
+ * acc [pairs, max_pages, head_dim], then max, sum [pairs, max_pages, 2] */
+static size_t partial_pair(const cpu_backend *cb, const attn_params *p, size_t row, size_t head) {
+    size_t g = group_of(p);
+    return (head / g * (size_t)cb->batch->n_rows + row) * g + head % g;
+}
+
+static float *partial_scalars(const cpu_backend *cb, const cpu_op *op) {
+    size_t pairs = (size_t)cb->batch->n_rows * (size_t)op->attn.n_heads;
+    return cb->partial + pairs * (size_t)op->max_pages * (size_t)op->attn.head_dim;
+}
+
+/* A unit is one page of a tile. */
+static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn), max_pages = (size_t)op->max_pages;
+    float max[ATTN_MAX_ROWS], sum[ATTN_MAX_ROWS];
+    for (size_t u = begin; u < end; u++) {
+        tile t = tile_find(cb->batch, &op->attn, u / max_pages);
+        size_t j = u % max_pages;
+        if (j >= (size_t)t.n_pages)
+            continue;
+        size_t pair =
+            partial_pair(cb, &op->attn, (size_t)t.seq->row + t.first / g, t.kv_head * g + t.first % g);
+        float *acc = cb->partial + (pair * max_pages + j) * d;
+        start_rows(acc, max_pages * d, d, max, sum, t.n);
+        attend_page(cb, op, &t, (int)j, acc, max_pages * d, max, sum, scratch);
+        float *scalars = partial_scalars(cb, op);
+        for (size_t i = 0; i < t.n; i++) {
+            scalars[((pair + i) * max_pages + j) * 2] = max[i];
+            scalars[((pair + i) * max_pages + j) * 2 + 1] = sum[i];
+        }
+    }
+}
+
+/* A unit is a (row, head): joins its pages in order. */
+static void run_join(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    const attn_params *p = &op->attn;
+    size_t d = (size_t)p->head_dim, h = (size_t)p->n_heads, g = group_of(p);
+    size_t max_pages = (size_t)op->max_pages;
+    float *acc = scratch;
+    for (size_t u = begin; u < end; u++) {
+        size_t row = u / h, head = u % h;
+        const batch_seq *seq = cb->batch->seqs;
+        while (row >= (size_t)(seq->row + seq->n_rows))
+            seq++;
+        size_t pair_in_seq = (row - (size_t)seq->row) * g + head % g;
+        tile t = tile_of(seq, p, head / g, pair_in_seq / ATTN_MAX_ROWS);
+        size_t at = partial_pair(cb, p, row, head) * max_pages;
+        const float *scalars = partial_scalars(cb, op);
+        float max, sum;
+        start_rows(acc, d, d, &max, &sum, 1);
+        for (size_t j = at; j < at + (size_t)t.n_pages; j++)
+            if (scalars[2 * j + 1] != 0) /* a page the row does not see has left a sum of 0 */
+                cb->k.attn_join(acc, &max, &sum, cb->partial + j * d, scalars[2 * j], scalars[2 * j + 1], d);
+        end_row(cb, op, row, head, acc, sum);
+    }
+}
+
+size_t attention_scratch_bytes(size_t head_dim) {
+    return (size_t)ATTN_MAX_ROWS * (KV_PAGE_TOKENS + head_dim + 2) * sizeof(float);
+}
+
+/* Sets the units of OP: tiles, or pages of tiles when tiles are too few to occupy the threads. */
+static void choose_units(const cpu_backend *cb, cpu_op *op) {
+    const attn_params *p = &op->attn;
+    size_t tiles = 0, block_pages = 0;
+    int max_pages = 0;
+    for (int32_t s = 0; s < cb->batch->n_seqs; s++) {
+        const batch_seq *seq = &cb->batch->seqs[s];
+        size_t n = seq_tiles(seq, p);
+        tiles += n * (size_t)p->n_kv_heads;
+        for (size_t i = 0; i < n; i++) {
+            int pages = tile_of(seq, p, 0, i).n_pages;
+            max_pages = pages > max_pages ? pages : max_pages;
+            block_pages += (size_t)pages * (size_t)p->n_kv_heads;
+        }
+    }
+    op->bytes = block_pages * 2 * op->kv->block_bytes;
+    op->units = tiles;
+    size_t slots = op->out->rows * (size_t)p->n_heads * (size_t)max_pages;
+    bool fits = slots * ((size_t)p->head_dim + 2) <= cb->partial_floats;
+    if (cb->team.threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->team.threads) && max_pages > 1 &&
+        fits) {
+        op->max_pages = max_pages;
+        op->units = tiles * (size_t)max_pages;
+        op->run = run_pages;
+    }
+}
+
+void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p, kv_cache *kv) {
+    cpu_backend *cb = queue_backend(be);
+    assert(q->kind == BUF_F32 && q->rows == (size_t)cb->batch->n_rows && q->rows <= out->max_rows);
+    assert(out->cols == (size_t)p->n_heads * (size_t)p->head_dim && q->cols == out->cols);
+    assert(p->n_heads % p->n_kv_heads == 0 && p->n_kv_heads == kv->shape.n_kv_heads &&
+           p->head_dim == kv->shape.head_dim && p->layer >= 0 && p->layer < kv->shape.n_layers);
+    out->rows = q->rows;
+    cpu_op op = {.run = run_tiles, .kind = CPU_OP_ATTENTION, .out = out, .in = q, .attn = *p, .kv = kv};
+    choose_units(cb, &op);
+    queue_push(cb, &op);
+    if (op.max_pages) {
+        op.run = run_join;
+        op.kind = CPU_OP_ATTENTION_JOIN;
+        op.units = out->rows * (size_t)p->n_heads;
+        op.bytes = 0;
+        queue_push(cb, &op);
+    }
+    if (p->head_dim % ACT_BLOCK)
+        rowops_push_quantize(cb, out);
+}

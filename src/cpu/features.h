@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What features.c knows beyond cpu.h.
+ */
+#ifndef CPU_FEATURES_H
+#define CPU_FEATURES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* This machine's features within MASK (0: all of them); a rung without the one below it is dropped. */
+uint32_t features_lowered(uint32_t mask);
+int features_cpus(void); /* logical CPUs this process may run on */
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Puts the table together, rung by rung.
+ */
+#include "cpu/kernels.h"
+
+#include <string.h>
+
+#include "nibble.h"
+
+void kernels_init(cpu_kernels *k, uint32_t features) {
+    memset(k, 0, sizeof *k);
+    k->features = features;
+    k->rung = "scalar";
+    rows_ref_init(k);
+    attn_ref_init(k);
+    store_ref_init(k);
+    matmul_ref_init(&k->matmul);
+#if defined(__x86_64__)
+    if (features & NIB_CPU_AVX2) {
+        k->rung = "avx2";
+        matmul_avx2_init(&k->matmul, features);
+    }
+    if (features & NIB_CPU_AVX512) {
+        k->rung = features & NIB_CPU_AVX512_VNNI ? "avx512-vnni" : "avx512";
+        matmul_avx512_init(&k->matmul, features);
+    }
+#endif
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From joined q, k and v to rotated queries and stored keys and values. A unit is one head of one run of rows
+ * within a KV page, so no two threads write the same cache line of a page.
+ */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cpu/kvstore.h"
+
+/* Angles are products in FP32, as in transformers, and only then exact. */
+static void run_rope_table(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)scratch;
+    size_t half = (size_t)op->attn.head_dim / 2;
+    for (size_t r = begin; r < end; r++) {
+        float position = (float)cb->positions[r];
+        for (size_t i = 0; i < half; i++) {
+            float angle = position * op->attn.inv_freq[i];
+            sincosf(angle, &op->rope->sines[r * half + i], &op->rope->cosines[r * half + i]);
+        }
+    }
+}
+
+/* The table of P's frequencies for this step's rows; queues its making when no layer before asked for it. */
+static const rope_table *rope_for(cpu_backend *cb, const attn_params *p) {
+    size_t half = (size_t)p->head_dim / 2;
+    for (int i = 0; i < ROPE_TABLES; i++)
+        if (cb->rope[i].inv_freq == p->inv_freq && cb->rope[i].half == half)
+            return &cb->rope[i];
+    rope_table *t = &cb->rope[cb->next_rope++ % ROPE_TABLES];
+    t->inv_freq = p->inv_freq;
+    t->half = half;
+    size_t rows = (size_t)cb->batch->n_rows;
+    queue_push(cb, &(cpu_op){.run = run_rope_table,
+                             .kind = CPU_OP_ROPE_TABLE,
+                             .by_row = true,
+                             .units = rows,
+                             .bytes = rows * half * 8,
+                             .attn = *p,
+                             .rope = t});
+    return t;
+}
+
+static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst, const float *src,
+                            const float *norm, size_t row) {
+    size_t d = (size_t)op->attn.head_dim;
+    if (norm)
+        cb->k.rmsnorm(dst, src, norm, op->attn.norm_eps, d);
+    else
+        memcpy(dst, src, d * sizeof *dst);
+    cb->k.rope(dst, op->rope->cosines + row * (d / 2), op->rope->sines + row * (d / 2), d / 2,
+               op->attn.interleaved);
+}
+
+static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
+                       const float *x, size_t x_stride) {
+    const kv_cache *kv = op->kv;
+    size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
+    uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
+    float *scales = is_k ? kv->k_scales : kv->v_scales;
+    (is_k ? cb->k.store_k
+          : cb->k.store_v)[kv->shape.dtype](bytes, scales ? scales + block * KV_PAGE_TOKENS : NULL, d,
+                                            (size_t)run->slot, (size_t)run->n, x, x_stride);
+}
+
+static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    const attn_params *p = &op->attn;
+    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, d = (size_t)p->head_dim, slots = h + 2 * g;
+    for (size_t u = begin; u < end; u++) {
+        const page_run *run = &cb->runs[u / slots];
+        size_t part = u % slots, row = (size_t)run->row, n = (size_t)run->n;
+        const float *src = act_row(op->in, row) + part * d;
+        if (part < h) {
+            for (size_t i = 0; i < n; i++)
+                norm_and_rotate(cb, op, act_row(op->out, row + i) + part * d, src + i * op->in->stride,
+                                p->q_norm, row + i);
+        } else if (part < h + g) {
+            float *k = scratch;
+            for (size_t i = 0; i < n; i++)
+                norm_and_rotate(cb, op, k + i * d, src + i * op->in->stride, p->k_norm, row + i);
+            store_head(cb, op, run, part - h, true, k, d);
+        } else {
+            store_head(cb, op, run, part - h - g, false, src, op->in->stride);
+        }
+    }
+}
+
+void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, kv_cache *kv) {
+    cpu_backend *cb = queue_backend(be);
+    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, d = (size_t)p->head_dim;
+    assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && q->cols == h * d && qkv->cols == (h + 2 * g) * d);
+    assert(qkv->rows == (size_t)cb->batch->n_rows && qkv->rows <= q->max_rows);
+    assert(p->n_kv_heads == kv->shape.n_kv_heads && p->head_dim == kv->shape.head_dim && p->layer >= 0 &&
+           p->layer < kv->shape.n_layers);
+    q->rows = qkv->rows;
+    const rope_table *rope = rope_for(cb, p);
+    queue_push(cb, &(cpu_op){.run = run_store,
+                             .kind = CPU_OP_QK_NORM_ROPE_STORE,
+                             .units = cb->n_runs * (h + 2 * g),
+                             .bytes = qkv->rows * (qkv->cols + q->cols) * 4 +
+                                      qkv->rows * 2 * g * (kv->block_bytes / KV_PAGE_TOKENS),
+                             .out = q,
+                             .in = qkv,
+                             .attn = *p,
+                             .kv = kv,
+                             .rope = rope});
+}
+
+size_t kvstore_scratch_bytes(size_t head_dim) {
+    return KV_PAGE_TOKENS * head_dim * sizeof(float);
+}

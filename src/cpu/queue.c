@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every thread walks the whole queue. Few units are dealt out by number; many are taken in shares from a
+ * counter, so that a thread held up by the system does not hold up the rest.
+ */
+#include "cpu/queue.h"
+
+#include <assert.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+enum { SHARES = 8 }; /* per thread and op */
+
+void queue_push(cpu_backend *cb, const cpu_op *op) {
+    if (op->units == 0)
+        return;
+    if (cb->n_ops == QUEUE_OPS)
+        queue_run(cb);
+    cpu_op *place = &cb->ops[cb->n_ops++];
+    *place = *op;
+    atomic_init(&place->next, 0);
+}
+
+/* Ops [first, end) can be run row by row. */
+static size_t chain_end(const cpu_backend *cb, size_t first) {
+    const cpu_op *a = &cb->ops[first];
+    size_t end = first + 1;
+    if (a->by_row && !cb->profiling)
+        while (end < cb->n_ops && cb->ops[end].by_row && cb->ops[end].units == a->units)
+            end++;
+    return end;
+}
+
+static void run_units(const cpu_backend *cb, size_t first, size_t last, size_t begin, size_t end,
+                      void *scratch) {
+    if (last - first == 1) {
+        cb->ops[first].run(cb, &cb->ops[first], begin, end, scratch);
+        return;
+    }
+    for (size_t u = begin; u < end; u++)
+        for (size_t i = first; i < last; i++)
+            cb->ops[i].run(cb, &cb->ops[i], u, u + 1, scratch);
+}
+
+static void run_chain(cpu_backend *cb, size_t first, size_t last, size_t thread, size_t n_threads) {
+    cpu_op *op = &cb->ops[first];
+    void *scratch = cb->scratch[thread];
+    if (op->units <= n_threads) {
+        if (thread < op->units)
+            run_units(cb, first, last, thread, thread + 1, scratch);
+        return;
+    }
+    size_t share = op->units / (n_threads * SHARES);
+    share = share ? share : 1;
+    for (;;) {
+        size_t begin = atomic_fetch_add_explicit(&op->next, share, memory_order_relaxed);
+        if (begin >= op->units)
+            return;
+        size_t end = begin + share < op->units ? begin + share : op->units;
+        run_units(cb, first, last, begin, end, scratch);
+    }
+}
+
+static void walk(void *arg, int thread, int n_threads) {
+    cpu_backend *cb = arg;
+    bool timed = cb->profiling && thread == 0;
+    double start = timed ? clock_seconds() : 0;
+    for (size_t first = 0; first < cb->n_ops;) {
+        size_t last = chain_end(cb, first);
+        run_chain(cb, first, last, (size_t)thread, (size_t)n_threads);
+        if (last < cb->n_ops || cb->profiling)
+            team_barrier(&cb->team, n_threads);
+        if (timed) {
+            double now = clock_seconds();
+            cpu_profile_row *row = &cb->profile[cb->ops[first].kind];
+            row->calls++;
+            row->seconds += now - start;
+            row->bytes += cb->ops[first].bytes;
+            start = now;
+        }
+        first = last;
+    }
+}
+
+void queue_run(cpu_backend *cb) {
+    if (cb->n_ops)
+        team_run(&cb->team, walk, cb);
+    cb->n_ops = 0;
+}
+
+nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err) {
+    if (bytes <= cb->scratch_bytes)
+        return NIB_OK;
+    assert(cb->n_ops == 0);
+    for (int i = 0; i < cb->team.threads; i++) {
+        void *memory = mem_aligned(bytes);
+        if (!memory)
+            return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu bytes of scratch per thread", bytes);
+        mem_free(cb->scratch[i]);
+        cb->scratch[i] = memory;
+    }
+    cb->scratch_bytes = bytes;
+    return NIB_OK;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The ops that work row by row: recorders for the backend's table. See ops.h for what each computes.
+ */
+#ifndef CPU_ROWOPS_H
+#define CPU_ROWOPS_H
+
+#include "cpu/queue.h"
+
+void rowops_embed(backend *be, buf *x, const weight *table, float scale);
+void rowops_rmsnorm(backend *be, buf *out, const buf *x, const float *w, float eps);
+void rowops_rmsnorm_out(backend *be, buf *out, const buf *x, const float *w, float eps);
+void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const float *w, float eps);
+void rowops_glu(backend *be, buf *out, const buf *gate_up, glu_kind kind);
+void rowops_sum_squares(backend *be, double *sums, const buf *a);
+
+/* For op files: queues the quantizing of OUT's rows, unless OUT holds no codes. */
+void rowops_push_quantize(cpu_backend *cb, buf *out);
+/* Quantizes columns [col, col + n) of a row at once; col and n whole ACT_BLOCKs (n may end the row). */
+void rowops_quantize(const cpu_backend *cb, buf *out, size_t row, size_t col, size_t n);
+
+#endif

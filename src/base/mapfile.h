@@ -15,7 +15,8 @@ typedef struct mapfile {
 nib_status mapfile_open(mapfile *out, const char *path,
                         nib_error *err); /* a directory or an empty file is an error */
 void mapfile_close(mapfile *m);          /* safe on a zeroed mapfile */
-/* The pages wholly inside [p, p + n) leave resident memory (they can be read again). */
+/* The pages wholly inside [p, p + n) leave resident memory (they can be read again). What does not lie in an
+ * open map (memory of the caller's own) stays as it is. */
 void mapfile_forget(const void *p, size_t n);
 
 #endif

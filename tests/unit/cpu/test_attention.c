@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Queries, keys and values: norms, rotation, storing and attention on every rung, in every KV format, against
+ * FP64 of the same operands. Attention's operands are the rotated queries and the keys and values as stored.
+ */
+#include "cpu_fixture.h"
+
+enum { LAYERS = 2, LAYER = 1, MAX_ROWS = 640 };
+
+typedef struct rig {
+    backend *be;
+    const op_shape *shape;
+    nib_kv_dtype type;
+    kv_cache *kv;
+    attn_params p;
+    float *inv_freq, *q_norm, *k_norm;
+    buf *qkv, *q, *out;
+    char where[128];
+} rig;
+
+static rig rig_open(uint32_t features, int threads, nib_activations mode, const op_shape *shape,
+                    nib_kv_dtype type) {
+    rig r = {.be = fixture_open(features, threads, mode), .shape = shape, .type = type};
+    size_t h = (size_t)shape->n_heads, g = (size_t)shape->n_kv_heads, d = (size_t)shape->head_dim;
+    r.inv_freq = test_malloc(d / 2 * sizeof(float));
+    for (size_t i = 0; i < d / 2; i++)
+        r.inv_freq[i] = (float)pow(10000, -2.0 * (double)i / (double)d);
+    r.q_norm = fixture_vector(d, PATTERN_NORMAL, 0, 11);
+    r.k_norm = fixture_vector(d, PATTERN_NORMAL, 0, 12);
+    r.qkv = fixture_buf(r.be, BUF_F32, MAX_ROWS, (h + 2 * g) * d);
+    r.q = fixture_buf(r.be, BUF_F32, MAX_ROWS, h * d);
+    r.out = fixture_buf(r.be, BUF_ACT, MAX_ROWS, h * d);
+    nib_error err;
+    kv_shape kvs = {.n_layers = LAYERS,
+                    .n_kv_heads = shape->n_kv_heads,
+                    .head_dim = shape->head_dim,
+                    .n_pages = FIXTURE_SEQS * FIXTURE_PAGES,
+                    .dtype = type};
+    if (r.be->kv_new(r.be, &r.kv, &kvs, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    r.p = (attn_params){.layer = LAYER,
+                        .n_heads = shape->n_heads,
+                        .n_kv_heads = shape->n_kv_heads,
+                        .head_dim = shape->head_dim,
+                        .q_norm = shape->qk_norm ? r.q_norm : NULL,
+                        .k_norm = shape->qk_norm ? r.k_norm : NULL,
+                        .norm_eps = 1e-6f,
+                        .inv_freq = r.inv_freq,
+                        .interleaved = shape->interleaved,
+                        .scale = 1 / sqrtf((float)d),
+                        .window = shape->window};
+    return r;
+}
+
+static void rig_close(rig *r) {
+    r->be->buf_free(r->be, r->qkv);
+    r->be->buf_free(r->be, r->q);
+    r->be->buf_free(r->be, r->out);
+    r->be->kv_free(r->be, r->kv);
+    r->be->close(r->be);
+    test_free(r->inv_freq);
+    test_free(r->q_norm);
+    test_free(r->k_norm);
+}
+
+static void rig_step(rig *r, const fixture_batch *f, const float *qkv) {
+    fixture_set(r->qkv, qkv, (size_t)f->b.n_rows);
+    r->be->step_begin(r->be, &f->b);
+    r->be->qk_norm_rope_store(r->be, r->q, r->qkv, &r->p, r->kv);
+    r->be->attention(r->be, r->out, r->q, &r->p, r->kv);
+    fixture_finish(r->be);
+}
+
+static void norm_rope64(const rig *r, const float *x, const float *norm, int pos, double *out) {
+    size_t d = (size_t)r->p.head_dim, half = d / 2;
+    double squares = 0;
+    for (size_t i = 0; i < d; i++)
+        squares += (double)x[i] * x[i];
+    double factor = norm ? 1 / sqrt(squares / (double)d + (double)r->p.norm_eps) : 1;
+    for (size_t i = 0; i < half; i++) {
+        size_t a = r->p.interleaved ? 2 * i : i, b = r->p.interleaved ? 2 * i + 1 : i + half;
+        double xa = x[a] * factor * (norm ? norm[a] : 1), xb = x[b] * factor * (norm ? norm[b] : 1);
+        double angle = (float)pos * r->inv_freq[i]; /* FP32 product, as in transformers */
+        out[a] = xa * cos(angle) - xb * sin(angle);
+        out[b] = xb * cos(angle) + xa * sin(angle);
+    }
+}
+
+/* A stored vector lies within half a step of its format. */
+static void check_stored(const rig *r, bool is_k, int page, int head, size_t t, const double *want) {
+    size_t d = (size_t)r->p.head_dim;
+    double amax = 0;
+    for (size_t i = 0; i < d; i++)
+        amax = fabs(want[i]) > amax ? fabs(want[i]) : amax;
+    for (size_t i = 0; i < d; i++) {
+        double got = fixture_kv_at(r->kv, is_k, LAYER, page, head, t, i), slack = amax * 4e-7;
+        double step = r->type == NIB_KV_FP32   ? 0
+                      : r->type == NIB_KV_BF16 ? fabs(want[i]) * 0x1p-8
+                                               : fmax(fabs(want[i]) * 0x1p-4, amax / 448 * 0x1p-10);
+        if (!(fabs(got - want[i]) <= step / 2 * (r->type == NIB_KV_FP8 ? 2 : 1) + slack))
+            fail_msg("%s: %s of dimension %zu is %g, not %g", r->where, is_k ? "key" : "value", i, got,
+                     want[i]);
+    }
+}
+
+static void check_store(const rig *r, const fixture_batch *f, const float *qkv) {
+    size_t h = (size_t)r->p.n_heads, g = (size_t)r->p.n_kv_heads, d = (size_t)r->p.head_dim;
+    double *want = test_malloc(h * d * sizeof *want);
+    for (int32_t s = 0; s < f->b.n_seqs; s++)
+        for (int32_t i = 0; i < f->seqs[s].n_rows; i++) {
+            size_t row = (size_t)(f->seqs[s].row + i);
+            int pos = f->seqs[s].pos + i, page = f->seqs[s].pages[pos / KV_PAGE_TOKENS];
+            const float *x = qkv + row * (h + 2 * g) * d;
+            for (size_t k = 0; k < h; k++)
+                norm_rope64(r, x + k * d, r->p.q_norm, pos, want + k * d);
+            fixture_check(OP_qk_norm_rope_store, r->where, act_row(r->q, row), want, h * d);
+            for (size_t k = 0; k < g; k++) {
+                norm_rope64(r, x + (h + k) * d, r->p.k_norm, pos, want);
+                check_stored(r, true, page, (int)k, (size_t)(pos % KV_PAGE_TOKENS), want);
+                for (size_t c = 0; c < d; c++)
+                    want[c] = x[(h + g + k) * d + c];
+                check_stored(r, false, page, (int)k, (size_t)(pos % KV_PAGE_TOKENS), want);
+            }
+        }
+    test_free(want);
+}
+
+/* Softmax over the row's keys in FP64. KEYS, VALUES: [positions][d] as stored. */
+static void attend64(const rig *r, const float *q, const double *keys, const double *values, int pos,
+                     double *out) {
+    size_t d = (size_t)r->p.head_dim;
+    int first = r->p.window && pos >= r->p.window ? pos - r->p.window + 1 : 0;
+    double *s = test_malloc((size_t)(pos + 1) * sizeof *s), max = -INFINITY, sum = 0;
+    for (int t = first; t <= pos; t++) {
+        s[t] = 0;
+        for (size_t i = 0; i < d; i++)
+            s[t] += q[i] * keys[(size_t)t * d + i];
+        s[t] *= (double)r->p.scale;
+        max = s[t] > max ? s[t] : max;
+    }
+    memset(out, 0, d * sizeof *out);
+    for (int t = first; t <= pos; t++) {
+        double w = exp(s[t] - max);
+        sum += w;
+        for (size_t i = 0; i < d; i++)
+            out[i] += w * values[(size_t)t * d + i];
+    }
+    for (size_t i = 0; i < d; i++)
+        out[i] /= sum;
+    test_free(s);
+}
+
+static void check_attention(const rig *r, const fixture_batch *f, double tolerance) {
+    size_t h = (size_t)r->p.n_heads, g = (size_t)r->p.n_kv_heads, d = (size_t)r->p.head_dim;
+    double *want = test_malloc(d * sizeof *want), worst = 0;
+    for (int32_t s = 0; s < f->b.n_seqs; s++) {
+        const batch_seq *seq = &f->seqs[s];
+        size_t n = (size_t)(seq->pos + seq->n_rows);
+        double *keys = test_malloc(n * d * sizeof *keys), *values = test_malloc(n * d * sizeof *values);
+        for (size_t kv_head = 0; kv_head < g; kv_head++) {
+            for (size_t t = 0; t < n; t++)
+                for (size_t i = 0; i < d; i++) {
+                    int page = seq->pages[t / KV_PAGE_TOKENS];
+                    size_t at = t % KV_PAGE_TOKENS;
+                    keys[t * d + i] = fixture_kv_at(r->kv, true, LAYER, page, (int)kv_head, at, i);
+                    values[t * d + i] = fixture_kv_at(r->kv, false, LAYER, page, (int)kv_head, at, i);
+                }
+            for (int32_t i = 0; i < seq->n_rows; i += 1 + seq->n_rows / 16)
+                for (size_t k = kv_head * (h / g); k < (kv_head + 1) * (h / g); k++) {
+                    size_t row = (size_t)(seq->row + i);
+                    attend64(r, act_row(r->q, row) + k * d, keys, values, seq->pos + i, want);
+                    double e = fixture_error(OP_ERROR_L2, act_row(r->out, row) + k * d, want, d);
+                    worst = e > worst ? e : worst;
+                    if (!(e <= tolerance))
+                        fail_msg("attention, %s, row %zu, head %zu: error %g, tolerance %g", r->where, row, k,
+                                 e, tolerance);
+                }
+        }
+        test_free(keys);
+        test_free(values);
+    }
+    test_free(want);
+}
+
+/* A prompt, then a step that mixes its continuation with the starts of others. */
+static void run_case(uint32_t features, const op_shape *shape, nib_kv_dtype type, fixture_pattern pattern,
+                     int prompt) {
+    rig r = rig_open(features, 2, NIB_ACTIVATIONS_F32, shape, type);
+    size_t width = (size_t)(shape->n_heads + 2 * shape->n_kv_heads) * (size_t)shape->head_dim;
+    float *qkv = fixture_vector(MAX_ROWS * width, pattern, 3.0f, 21);
+    snprintf(r.where, sizeof r.where, "%s, %s, KV %d, prompt %d, pattern %d", r.be->path, shape->name,
+             (int)type, prompt, (int)pattern);
+    double tolerance = op_infos[OP_attention].tolerance;
+    fixture_batch *f = test_calloc(1, sizeof *f);
+    fixture_add(f, 3, 0, prompt);
+    rig_step(&r, f, qkv);
+    check_store(&r, f, qkv);
+    check_attention(&r, f, tolerance);
+    memset(f, 0, sizeof *f);
+    fixture_add(f, 3, prompt, 1);
+    fixture_add(f, 5, 0, 7);
+    fixture_add(f, 1, 0, 1);
+    rig_step(&r, f, qkv + 13 * width);
+    check_store(&r, f, qkv + 13 * width);
+    check_attention(&r, f, tolerance);
+    test_free(f);
+    test_free(qkv);
+    rig_close(&r);
+}
+
+static const nib_kv_dtype kv_types[] = {NIB_KV_BF16, NIB_KV_FP8, NIB_KV_FP32};
+
+static void test_shapes(void **state) {
+    (void)state;
+    static const int prompts[] = {1, 7, 64, 513};
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
+        for (size_t s = 0; s < OP_N_SHAPES; s++)
+            for (size_t t = 0; t < 3; t++)
+                for (size_t i = 0; i < 4; i++)
+                    if (rung > 0 || op_shapes[s].dim < 100 || prompts[i] < 64)
+                        run_case(fixture_rungs[rung], &op_shapes[s], kv_types[t], PATTERN_NORMAL, prompts[i]);
+}
+
+static void test_patterns(void **state) {
+    (void)state;
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
+        for (size_t t = 0; t < 3; t++)
+            for (int p = 0; p < N_PATTERNS; p++)
+                run_case(fixture_rungs[rung], &op_shapes[1], kv_types[t], (fixture_pattern)p, 130);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_patterns)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every op of the list on every rung this machine has, against FP64 of the same operands: zeros, an outlier
+ * per block, the largest values, odd tails; 1, 7, 64 and 513 rows. Tolerances stand in ops/op_list.h.
+ * Matrix products of every weight format have a test of their own.
+ */
+#include "cpu_fixture.h"
+
+static const int row_counts[] = {1, 7, 64, 513};
+
+/* The wide shapes are there for the vector kernels; scalar code meets them with few rows. */
+static bool too_much(size_t rung, const op_shape *shape, int rows) {
+    return shape->dim > 100 && rows > (rung == 0 ? 7 : 64);
+}
+
+typedef struct rig {
+    backend *be;
+    const op_shape *shape;
+    size_t rows;
+    fixture_pattern pattern;
+    fixture_batch *batch;
+    char where[96];
+} rig;
+
+typedef void (*rig_fn)(rig *r);
+
+/* FN for every rung, mode, shape, row count and pattern. */
+static void for_all(rig_fn fn) {
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
+        for (int mode = NIB_ACTIVATIONS_F32; mode <= NIB_ACTIVATIONS_INT8; mode++) {
+            rig r = {.be = fixture_open(fixture_rungs[rung], 2, (nib_activations)mode)};
+            for (size_t s = 0; s < OP_N_SHAPES; s++)
+                for (size_t i = 0; i < 4; i++)
+                    for (int p = 0; p < N_PATTERNS; p++) {
+                        if (too_much(rung, &op_shapes[s], row_counts[i]))
+                            continue;
+                        r.shape = &op_shapes[s];
+                        r.rows = (size_t)row_counts[i];
+                        r.pattern = (fixture_pattern)p;
+                        fixture_batch *batch = test_calloc(1, sizeof *batch);
+                        fixture_add(batch, 0, 0, row_counts[i]);
+                        r.batch = batch;
+                        snprintf(r.where, sizeof r.where, "%s, %s, %d rows, pattern %d", r.be->path,
+                                 r.shape->name, row_counts[i], p);
+                        fn(&r);
+                        test_free(batch);
+                    }
+            r.be->close(r.be);
+        }
+}
+
+/* In int8 mode the codes lie within half a step of the FP32 values they stand for. */
+static void check_codes(const rig *r, const buf *b) {
+    if (!b->codes)
+        return;
+    for (size_t row = 0; row < b->rows; row++)
+        for (size_t i = 0; i < b->stride; i++) {
+            size_t col = act_column(i);
+            float scale = b->scales[(row * b->stride + i) / ACT_BLOCK];
+            double d = fabs((double)b->codes[row * b->stride + i] * scale - act_row(b, row)[col]);
+            if (!(d <= 0.50001 * scale))
+                fail_msg("%s: column %zu is %g off, its step %g", r->where, col, d, (double)scale);
+            if (col >= b->cols)
+                assert_true(b->codes[row * b->stride + i] == 0 && act_row(b, row)[col] == 0);
+        }
+}
+
+static double rms_factor64(const float *x, float eps, size_t n) {
+    double squares = 0;
+    for (size_t i = 0; i < n; i++)
+        squares += (double)x[i] * x[i];
+    return 1 / sqrt(squares / (double)n + (double)eps);
+}
+
+static void norm_op(rig *r) {
+    size_t dim = (size_t)r->shape->dim;
+    const float eps = 1e-6f;
+    float *x = fixture_vector(r->rows * dim, r->pattern, 1e15f, 1);
+    float *w = fixture_vector(dim, PATTERN_NORMAL, 0, 2);
+    double *want = test_malloc(dim * sizeof *want);
+    buf *in = fixture_buf(r->be, BUF_F32, r->rows, dim), *act = fixture_buf(r->be, BUF_ACT, r->rows, dim);
+    buf *last = fixture_buf(r->be, BUF_F32, r->rows, dim), *sum = fixture_buf(r->be, BUF_F32, r->rows, dim);
+    fixture_set(in, x, r->rows);
+    fixture_set(sum, x, r->rows);
+    r->be->step_begin(r->be, &r->batch->b);
+    r->be->rmsnorm(r->be, act, in, w, eps);
+    r->be->rmsnorm_out(r->be, last, in, w, eps);
+    r->be->rmsnorm_add(r->be, sum, in, w, eps);
+    fixture_finish(r->be);
+    assert_int_equal(last->rows, 1);
+    for (size_t row = 0; row < r->rows; row++) {
+        const float *xr = x + row * dim;
+        double factor = rms_factor64(xr, eps, dim);
+        for (size_t i = 0; i < dim; i++)
+            want[i] = xr[i] * factor * w[i];
+        fixture_check(OP_rmsnorm, r->where, act_row(act, row), want, dim);
+        if (row == r->rows - 1)
+            fixture_check(OP_rmsnorm_out, r->where, r->be->buf_read(r->be, last), want, dim);
+        for (size_t i = 0; i < dim; i++)
+            want[i] += xr[i];
+        fixture_check(OP_rmsnorm_add, r->where, act_row(sum, row), want, dim);
+    }
+    check_codes(r, act);
+    r->be->buf_free(r->be, in);
+    r->be->buf_free(r->be, act);
+    r->be->buf_free(r->be, last);
+    r->be->buf_free(r->be, sum);
+    test_free(x);
+    test_free(w);
+    test_free(want);
+}
+
+static double glu64(glu_kind kind, double g, double up) {
+    if (kind == GLU_SILU)
+        return g / (1 + exp(-g)) * up;
+    double u = sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+    return g / (1 + exp(-2 * u)) * up;
+}
+
+static void glu_op(rig *r) {
+    size_t ffn = (size_t)r->shape->ffn_dim;
+    float *x = fixture_vector(r->rows * 2 * ffn, r->pattern, 1e18f, 3);
+    for (size_t i = 0; i < r->rows * 2 * ffn; i++)
+        x[i] *= r->pattern == PATTERN_NORMAL ? 4 : 1; /* well into both tails */
+    double *want = test_malloc(ffn * sizeof *want);
+    buf *in = fixture_buf(r->be, BUF_F32, r->rows, 2 * ffn), *out = fixture_buf(r->be, BUF_ACT, r->rows, ffn);
+    fixture_set(in, x, r->rows);
+    for (int kind = GLU_SILU; kind <= GLU_GELU_TANH; kind++) {
+        r->be->step_begin(r->be, &r->batch->b);
+        r->be->glu(r->be, out, in, (glu_kind)kind);
+        fixture_finish(r->be);
+        for (size_t row = 0; row < r->rows; row++) {
+            const float *gate = x + row * 2 * ffn;
+            for (size_t i = 0; i < ffn; i++)
+                want[i] = glu64((glu_kind)kind, gate[i], gate[ffn + i]);
+            fixture_check(OP_glu, r->where, act_row(out, row), want, ffn);
+        }
+        check_codes(r, out);
+    }
+    r->be->buf_free(r->be, in);
+    r->be->buf_free(r->be, out);
+    test_free(x);
+    test_free(want);
+}
+
+static void sum_squares_op(rig *r) {
+    size_t ffn = (size_t)r->shape->ffn_dim;
+    float *x = fixture_vector(r->rows * ffn, r->pattern, 1e18f, 4);
+    double *got = test_malloc(ffn * sizeof *got), *want = test_malloc(ffn * sizeof *want);
+    buf *in = fixture_buf(r->be, BUF_ACT, r->rows, ffn);
+    fixture_set(in, x, r->rows);
+    for (size_t i = 0; i < ffn; i++)
+        got[i] = want[i] = 1.5;
+    r->be->step_begin(r->be, &r->batch->b);
+    r->be->sum_squares(r->be, got, in);
+    fixture_finish(r->be);
+    for (size_t row = 0; row < r->rows; row++)
+        for (size_t i = 0; i < ffn; i++)
+            want[i] += (double)x[row * ffn + i] * x[row * ffn + i];
+    for (size_t i = 0; i < ffn; i++)
+        if (fabs(got[i] - want[i]) > op_infos[OP_sum_squares].tolerance * want[i])
+            fail_msg("sum_squares, %s: %g, not %g", r->where, got[i], want[i]);
+    r->be->buf_free(r->be, in);
+    test_free(x);
+    test_free(got);
+    test_free(want);
+}
+
+/* Embedding and products with weights kept in FP32: the other formats are the matmul test's. */
+static void weight_ops(rig *r) {
+    size_t dim = (size_t)r->shape->dim, vocab = 97;
+    nib_error err;
+    weight *w = NULL;
+    float *table = fixture_vector(vocab * dim, PATTERN_NORMAL, 0, 5);
+    float *x = fixture_vector(r->rows * dim, r->pattern, 1e15f, 6);
+    double *want = test_malloc((dim > vocab ? dim : vocab) * sizeof *want);
+    tensor t = {.name = "table",
+                .dtype = DT_F32,
+                .rows = vocab,
+                .cols = dim,
+                .n_dims = 2,
+                .dims = {vocab, dim},
+                .data = table,
+                .bytes = vocab * dim * 4,
+                .tensor_scale = 1};
+    const tensor *parts[] = {&t};
+    if (r->be->weight_pack(r->be, &w, parts, 1, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    buf *emb = fixture_buf(r->be, BUF_F32, r->rows, dim), *in = fixture_buf(r->be, BUF_ACT, r->rows, dim);
+    buf *out = fixture_buf(r->be, BUF_F32, r->rows, vocab),
+        *add = fixture_buf(r->be, BUF_F32, r->rows, vocab);
+    float *before = fixture_vector(r->rows * vocab, PATTERN_NORMAL, 0, 7);
+    fixture_set(in, x, r->rows);
+    fixture_set(add, before, r->rows);
+    r->be->step_begin(r->be, &r->batch->b);
+    r->be->embed(r->be, emb, w, 3.7f);
+    r->be->matmul(r->be, out, in, w);
+    r->be->matmul_add(r->be, add, in, w);
+    fixture_finish(r->be);
+    for (size_t row = 0; row < r->rows; row++) {
+        for (size_t i = 0; i < dim; i++)
+            want[i] = (double)table[(size_t)r->batch->tokens[row] * dim + i] * 3.7f;
+        fixture_check(OP_embed, r->where, act_row(emb, row), want, dim);
+        for (size_t o = 0; o < vocab; o++) {
+            want[o] = 0;
+            for (size_t i = 0; i < dim; i++)
+                want[o] += (double)x[row * dim + i] * table[o * dim + i];
+        }
+        fixture_check(OP_matmul, r->where, act_row(out, row), want, vocab);
+        for (size_t o = 0; o < vocab; o++)
+            want[o] += before[row * vocab + o];
+        fixture_check(OP_matmul_add, r->where, act_row(add, row), want, vocab);
+    }
+    buf *all[] = {emb, in, out, add};
+    for (size_t i = 0; i < 4; i++)
+        r->be->buf_free(r->be, all[i]);
+    r->be->weight_free(r->be, w);
+    test_free(table);
+    test_free(x);
+    test_free(before);
+    test_free(want);
+}
+
+static void test_norms(void **state) {
+    (void)state;
+    for_all(norm_op);
+}
+
+static void test_glu(void **state) {
+    (void)state;
+    for_all(glu_op);
+}
+
+static void test_sum_squares(void **state) {
+    (void)state;
+    for_all(sum_squares_op);
+}
+
+static void test_weights(void **state) {
+    (void)state;
+    for_all(weight_ops);
+}
+
+/* The tails of the activation functions, densely: every sign and exponent. */
+static void test_glu_everywhere(void **state) {
+    (void)state;
+    enum { N = 32768 };
+    float *x = test_malloc(2 * N * sizeof *x);
+    double *want = test_malloc(N * sizeof *want);
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
+        backend *be = fixture_open(fixture_rungs[rung], 1, NIB_ACTIVATIONS_F32);
+        buf *in = fixture_buf(be, BUF_F32, 1, 2 * N), *out = fixture_buf(be, BUF_ACT, 1, N);
+        for (int kind = GLU_SILU; kind <= GLU_GELU_TANH; kind++)
+            for (uint32_t part = 0; part < 2; part++) {
+                for (uint32_t i = 0; i < N; i++) {
+                    uint32_t bits = part ? i << 17 | 0x1234 : 0; /* sign, exponent, the first bits */
+                    x[i] = part ? f32_of_bits(bits) : ((float)i - N / 2) * (200.0f / N);
+                    x[i] = isfinite(x[i]) ? x[i] : 0;
+                    x[N + i] = 1;
+                    want[i] = glu64((glu_kind)kind, x[i], 1);
+                    want[i] = fabs(want[i]) < 1e-36 ? 0 : want[i];
+                }
+                fixture_set(in, x, 1);
+                fixture_batch *batch = test_calloc(1, sizeof *batch);
+                fixture_add(batch, 0, 0, 1);
+                be->step_begin(be, &batch->b);
+                be->glu(be, out, in, (glu_kind)kind);
+                fixture_finish(be);
+                for (size_t i = 0; i < N; i++)
+                    if (want[i] == 0) { /* below the normal numbers: need only be small */
+                        assert_true(fabsf(act_row(out, 0)[i]) < 2e-36f);
+                        act_row(out, 0)[i] = 0;
+                    }
+                double error = fixture_check(OP_glu, be->path, act_row(out, 0), want, N);
+                print_message("%s, %s, part %u: largest relative error %.3g\n", be->path,
+                              kind == GLU_SILU ? "silu" : "gelu_tanh", part, error);
+                test_free(batch);
+            }
+        be->buf_free(be, in);
+        be->buf_free(be, out);
+        be->close(be);
+    }
+    test_free(x);
+    test_free(want);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_norms),          cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_sum_squares),    cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_glu_everywhere),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

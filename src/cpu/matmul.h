@@ -8,6 +8,7 @@
 #define CPU_MATMUL_H
 
 #include "cpu/act.h"
+#include "cpu/pack.h"
 
 struct cpu_kernels;
 
@@ -25,15 +26,65 @@ size_t matmul_units(const matmul_job *job);
 /* Computes units [begin, end). SCRATCH belongs to the calling thread: pack_scratch_bytes, 64-byte aligned. */
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 
-#define MATMUL_LANES 16 /* rows of one group: lanes of a kernel */
+#define MATMUL_TILE     32  /* rows of a tile: two groups of pack.h */
+#define MATMUL_TOKENS   128 /* rows of the activation that a unit takes at most */
+#define MATMUL_BLOCKS8  32  /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
+#define MATMUL_BLOCKS32 16  /* in an FP32 tile */
+#define MATMUL_ROWS     16  /* rows of a tile of a PACK_ROWS part */
 
-/* What the rungs override for matrix products; see matmul.c for what each computes, pack.h for the layouts.
- */
+/* 8-bit activations from some row and block on; the next row lies STRIDE columns further. */
+typedef struct matmul_x8 {
+    const int8_t *codes;
+    const float *scales;
+    const int32_t *starts;
+    size_t stride;
+} matmul_x8;
+
+/* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
+typedef struct matmul_cut {
+    const pack_part *part;
+    size_t group, n_groups, block, n_blocks;
+} matmul_cut;
+
+/* What the rungs override for matrix products. ref/matmul_ref.c says what each computes; every rung gives the
+ * same bits. acc is FP32 [n_tokens, MATMUL_TILE]: kernels add to it. What a tile looks like between tile_*
+ * and mul_* is the rung's own business, within MATMUL_TILE8_* and MATMUL_TILE32_* bytes. */
 typedef struct matmul_kernels {
     /* x [n], n a whole number of ACT_BLOCK: codes [n], scales [n / ACT_BLOCK], starts [n / ACT_BLOCK, 2] */
     void (*quantize_act)(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
+
+    /* 8-bit activations: unpack a tile, then multiply it by any number of rows; [1]: the part is wide */
+    void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
+    void (*mul8[2])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
+                    const matmul_x8 *x, size_t n_tokens);
+    /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set.
+     * NULL: the tiles do it. */
+    void (*gemv8[PACK_KINDS])(float *acc, const pack_part *p, size_t group, size_t n_groups,
+                              const matmul_x8 *x);
+
+    /* the same with FP32 activations */
+    void (*tile32[PACK_KINDS])(float *values, float *scales, const matmul_cut *cut);
+    void (*mul32)(float *acc, const float *values, const float *scales, size_t n_groups, size_t n_blocks,
+                  const float *x, size_t stride, size_t n_tokens);
+    void (*gemv32[PACK_KINDS])(float *acc, const pack_part *p, size_t group, size_t n_groups, const float *x);
+
+    /* Row-major weights. decode: by dtype, NULL: dtype_decode. mul_rows: acc[t, i] = w[i] . x[t] over N
+     * columns, a whole number of 16. gemv_rows: by dtype, one row of activations straight from the stored
+     * weights (N columns, any number; x is padded with zeros), NULL: decode and mul_rows. */
+    void (*decode[DT_COUNT])(const void *src, float *dst, size_t n);
+    void (*mul_rows)(float *acc, const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                     size_t n_tokens, size_t n);
+    void (*gemv_rows[DT_COUNT])(float *acc, const void *w, size_t row_bytes, size_t n_w, const float *x,
+                                size_t n);
 } matmul_kernels;
 
+#define MATMUL_ACC_BYTES     (MATMUL_TOKENS * MATMUL_TILE * sizeof(float))
+#define MATMUL_TILE8_CODES   (MATMUL_BLOCKS8 * 16 * MATMUL_TILE)
+#define MATMUL_TILE8_SCALES  (MATMUL_BLOCKS8 * 2 * MATMUL_TILE * sizeof(float))
+#define MATMUL_TILE32_VALUES (MATMUL_BLOCKS32 * 16 * MATMUL_TILE * sizeof(float))
+#define MATMUL_TILE32_SCALES (MATMUL_BLOCKS32 * MATMUL_TILE * sizeof(float))
+
+/* Each rung starts from the table of the one below. */
 void matmul_ref_init(matmul_kernels *m);
 void matmul_avx2_init(matmul_kernels *m, uint32_t features);
 void matmul_avx512_init(matmul_kernels *m, uint32_t features);

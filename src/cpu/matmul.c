@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matrix products, cut into units. Kernels do the arithmetic (ref/matmul_ref.c defines it); here is who takes
+ * which rows.
+ *
+ * One row of activations: a unit is a group of 16 weight rows, streamed straight from packed memory. More
+ * rows: a unit is a tile of 32 weight rows times up to MATMUL_TOKENS rows; the tile is unpacked once, a
+ * stretch of columns at a time, and multiplied by all of them. A row's sums run over the columns in one order
+ * whatever the path, so the paths give the same bits.
+ */
+#include "cpu/matmul.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "cpu/kernels.h"
+
+static size_t min(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static size_t tiles_of(const pack_part *p) {
+    return (p->rows + MATMUL_TILE - 1) / MATMUL_TILE;
+}
+
+static size_t chunks_of(const matmul_job *job) {
+    return (job->n_rows + MATMUL_TOKENS - 1) / MATMUL_TOKENS;
+}
+
+size_t matmul_units(const matmul_job *job) {
+    size_t units = 0;
+    for (size_t i = 0; i < job->w->n_parts; i++) {
+        const pack_part *p = &job->w->parts[i];
+        units += job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks_of(job);
+    }
+    return units;
+}
+
+static size_t padded(size_t cols) {
+    return (cols + PACK_COLS - 1) / PACK_COLS * PACK_COLS;
+}
+
+size_t pack_scratch_bytes(const weight *w) {
+    size_t tile8 = MATMUL_TILE8_CODES + MATMUL_TILE8_SCALES;
+    size_t tile32 = MATMUL_TILE32_VALUES + MATMUL_TILE32_SCALES;
+    size_t rows = MATMUL_ROWS * padded(w->cols) * sizeof(float);
+    size_t most = tile8 > tile32 ? tile8 : tile32;
+    return MATMUL_ACC_BYTES + (rows > most ? rows : most);
+}
+
+static bool is_int8(const matmul_job *job, const pack_part *p) {
+    return job->w->int8 && p->kind != PACK_ROWS;
+}
+
+static matmul_x8 x8_at(const buf *a, size_t row, size_t block) {
+    size_t first = row * a->stride / ACT_BLOCK + block;
+    return (matmul_x8){a->codes + first * ACT_BLOCK, a->scales + first, a->starts + 2 * first, a->stride};
+}
+
+/* out[token, rows of the part from FIRST on] = or += sums [n_tokens, acc_stride] * scale */
+static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                size_t n_tokens, const float *acc, size_t acc_stride) {
+    float scales[MATMUL_TILE];
+    assert(n <= MATMUL_TILE);
+    for (size_t i = 0; i < n; i++)
+        scales[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
+    for (size_t t = 0; t < n_tokens; t++, acc += acc_stride) {
+        float *out = job->out + (token + t) * job->out_stride + p->row0 + first;
+        if (job->add)
+            for (size_t i = 0; i < n; i++)
+                out[i] += acc[i] * scales[i];
+        else
+            for (size_t i = 0; i < n; i++)
+                out[i] = acc[i] * scales[i];
+    }
+}
+
+/* Rows [first, first + n) of a packed part, n <= MATMUL_TILE, times rows [token, token + n_tokens). */
+static void run_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                     size_t n_tokens, void *scratch) {
+    const matmul_kernels *m = &job->k->matmul;
+    bool int8 = is_int8(job, p);
+    float *acc = scratch;
+    uint8_t *tile = (uint8_t *)scratch + MATMUL_ACC_BYTES;
+    float *scales = (float *)(tile + (int8 ? MATMUL_TILE8_CODES : MATMUL_TILE32_VALUES));
+    size_t stretch = int8 ? MATMUL_BLOCKS8 : MATMUL_BLOCKS32, n_blocks = p->n_super * 4;
+    matmul_cut cut = {.part = p, .group = first / PACK_LANES, .n_groups = n > PACK_LANES ? 2 : 1};
+    memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
+    for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
+        cut.n_blocks = min(stretch, n_blocks - cut.block);
+        if (int8) {
+            matmul_x8 x = x8_at(job->a, token, cut.block);
+            m->tile8[p->kind](tile, scales, &cut);
+            m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks, &x, n_tokens);
+        } else {
+            m->tile32[p->kind]((float *)tile, scales, &cut);
+            m->mul32(acc, (float *)tile, scales, cut.n_groups, cut.n_blocks,
+                     act_row(job->a, token) + cut.block * 16, job->a->stride, n_tokens);
+        }
+    }
+    put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
+}
+
+/* The same for rows that lie in the file as they are: FP32 copies of MATMUL_ROWS rows at a time. */
+static void run_rows(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                     size_t n_tokens, void *scratch) {
+    const matmul_kernels *m = &job->k->matmul;
+    tensor bare = p->source; /* scales of rows and of the tensor come last */
+    bare.row_scales = NULL;
+    bare.tensor_scale = 1.0f;
+    size_t row_bytes, n_padded = padded(p->cols);
+    bool whole = dtype_bytes(bare.dtype, p->cols, &row_bytes);
+    assert(whole);
+    (void)whole;
+    float *acc = scratch, *w = (float *)((uint8_t *)scratch + MATMUL_ACC_BYTES);
+    for (size_t i = 0; i < n; i++) {
+        float *dst = w + i * n_padded;
+        if (m->decode[bare.dtype] && !bare.block_scales)
+            m->decode[bare.dtype]((const uint8_t *)bare.data + (first + i) * row_bytes, dst, p->cols);
+        else
+            tensor_decode_row(&bare, first + i, dst);
+        memset(dst + p->cols, 0, (n_padded - p->cols) * sizeof *dst);
+    }
+    m->mul_rows(acc, w, n_padded, n, act_row(job->a, token), job->a->stride, n_tokens, n_padded);
+    put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
+}
+
+/* Groups [group, group + n) of a part, one row of activations. */
+static void run_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n, void *scratch) {
+    const matmul_kernels *m = &job->k->matmul;
+    float *acc = scratch;
+    const float *x = job->a->f32;
+    size_t row_bytes;
+    bool whole = dtype_bytes(p->source.dtype, p->cols, &row_bytes);
+    assert(whole);
+    (void)whole;
+    for (size_t step; n > 0; group += step, n -= step) {
+        size_t first = group * PACK_LANES;
+        step = min(n, 2);
+        size_t rows = min(step * PACK_LANES, p->rows - first);
+        if (is_int8(job, p) && m->gemv8[p->kind]) {
+            matmul_x8 x8 = x8_at(job->a, 0, 0);
+            m->gemv8[p->kind](acc, p, group, step, &x8);
+        } else if (!is_int8(job, p) && p->kind != PACK_ROWS && m->gemv32[p->kind]) {
+            m->gemv32[p->kind](acc, p, group, step, x);
+        } else if (p->kind == PACK_ROWS && m->gemv_rows[p->source.dtype] && !p->source.block_scales) {
+            const uint8_t *w = (const uint8_t *)p->source.data + first * row_bytes;
+            m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, x, p->cols);
+        } else if (p->kind == PACK_ROWS) {
+            step = 1;
+            run_rows(job, p, first, min(PACK_LANES, rows), 0, 1, scratch);
+            continue;
+        } else {
+            run_tile(job, p, first, rows, 0, 1, scratch);
+            continue;
+        }
+        put(job, p, first, rows, 0, 1, acc, MATMUL_TILE);
+    }
+}
+
+static void run_chunk(const matmul_job *job, const pack_part *p, size_t tile, size_t chunk, void *scratch) {
+    size_t first = tile * MATMUL_TILE, n = min(MATMUL_TILE, p->rows - first);
+    size_t token = chunk * MATMUL_TOKENS, n_tokens = min(MATMUL_TOKENS, job->n_rows - token);
+    if (p->kind != PACK_ROWS) {
+        run_tile(job, p, first, n, token, n_tokens, scratch);
+        return;
+    }
+    for (size_t i = 0; i < n; i += MATMUL_ROWS)
+        run_rows(job, p, first + i, min(MATMUL_ROWS, n - i), token, n_tokens, scratch);
+}
+
+void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) {
+    const weight *w = job->w;
+    assert(job->a->cols == w->cols && job->a->stride >= padded(w->cols) && job->n_rows <= job->a->max_rows);
+    size_t chunks = chunks_of(job), unit = 0;
+    for (size_t i = 0; i < w->n_parts && unit < end; i++) {
+        const pack_part *p = &w->parts[i];
+        size_t n = job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks;
+        size_t from = begin > unit ? begin - unit : 0, to = min(n, end - unit);
+        if (from < to && job->n_rows == 1)
+            run_groups(job, p, from, to - from, scratch);
+        else
+            for (size_t u = from; u < to; u++)
+                run_chunk(job, p, u / chunks, u % chunks, scratch);
+        unit += n;
+    }
+}

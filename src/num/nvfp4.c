@@ -27,15 +27,20 @@ uint8_t nvfp4_block_scale(float block_amax, float tensor_scale) {
     return e4m3_from_f32(scale < 0x1p-9f ? 0x1p-9f : scale > 448.0f ? 448.0f : scale);
 }
 
-float nvfp4_ct_global_scale(float amax) {
-    float scale = NVFP4_MAX / (amax < FLT_MIN ? FLT_MIN : amax);
+static float round_bf16(float x) {
+    return bf16_to_f32(bf16_from_f32(x));
+}
+
+/* PyTorch computes 2688 / t as reciprocal(t) * 2688: two roundings. */
+float nvfp4_ct_global_scale(float amax, bool bf16_step) {
+    float scale = 1.0f / (amax < FLT_MIN ? FLT_MIN : amax);
+    scale = (bf16_step ? round_bf16(scale) : scale) * NVFP4_MAX;
+    scale = bf16_step ? round_bf16(scale) : scale;
     return isfinite(scale) ? scale : 1.0f;
 }
 
 uint8_t nvfp4_ct_block_scale(float block_amax, float global_scale, bool bf16_step) {
-    float sixth = block_amax / 6.0f;
-    if (bf16_step)
-        sixth = bf16_to_f32(bf16_from_f32(sixth));
+    float sixth = bf16_step ? round_bf16(block_amax / 6.0f) : block_amax / 6.0f;
     uint8_t scale = e4m3_from_f32_sat(global_scale * sixth);
     return scale ? scale : 0x20; /* 0.125 */
 }

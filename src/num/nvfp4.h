@@ -27,9 +27,9 @@ float nvfp4_amax(const float *x, size_t n); /* max |x|, 0 for n == 0 */
 uint8_t nvfp4_block_scale(float block_amax, float tensor_scale);
 
 /* compressed-tensors: the global scale is 2688 / amax and divides; a block of zeros (and one whose scale
- * rounds to zero) gets 0.125. BF16_STEP: block_amax / 6 is rounded to BF16 first, which the library does when
- * the weights are BF16. */
-float nvfp4_ct_global_scale(float amax);
+ * rounds to zero) gets 0.125. BF16_STEP: 2688 / amax and block_amax / 6 are rounded to BF16, which the
+ * library does when it observes BF16 weights. */
+float nvfp4_ct_global_scale(float amax, bool bf16_step);
 uint8_t nvfp4_ct_block_scale(float block_amax, float global_scale, bool bf16_step);
 
 /* Codes of the 16 elements X under SCALE = e4m3(block scale) * tensor_scale (or / global_scale). SCALE 0

@@ -29,7 +29,7 @@ float scale_search_reciprocal(float s) {
 void scale_search_init(scale_search *s, quant_method method, float amax, bool ct, const float *weights) {
     *s = (scale_search){.method = method, .amax = amax, .tensor_scale = 1.0f, .weights = weights};
     if (method == QM_RTN && ct) {
-        s->global_scale = nvfp4_ct_global_scale(amax);
+        s->global_scale = nvfp4_ct_global_scale(amax, false);
         s->tensor_scale = 1.0f / s->global_scale;
         return;
     }

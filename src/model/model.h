@@ -20,7 +20,7 @@ typedef struct model_limits {
 /* FILE and BE outlive the model. */
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
                       nib_error *err);
-void model_close(model *m);
+void model_close(model *m); /* NULL is fine */
 
 /* Computes one batch. *logits: FP32 [n_out, vocab], valid until the next call. */
 nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err);

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opens everything a model needs, in order: file, words, backend, network. The one place that names a
+ * backend.
+ */
+#include "engine/loaded.h"
+
+#include "base/mem.h"
+#include "cpu/cpu.h"
+
+enum {
+    DEFAULT_MODEL_LEN = 4096,
+    DEFAULT_NUM_SEQS = 16,
+    DEFAULT_BATCHED_TOKENS = 512,
+    MAX_NUM_SEQS = 1024,
+    MAX_BATCHED_TOKENS = 65536
+};
+
+/* KV memory that many sequences share; more only where one whole sequence needs it. */
+static const size_t KV_BUDGET_BYTES = (size_t)512 << 20;
+
+static nib_status fill_options(nib_options *o, const hparams *hp, nib_error *err) {
+    if (o->threads < 0 || o->max_model_len < 0 || o->max_num_seqs < 0 || o->max_num_batched_tokens < 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "threads %d, max_model_len %d, max_num_seqs %d, max_num_batched_tokens %d: none may "
+                        "be negative",
+                        o->threads, o->max_model_len, o->max_num_seqs, o->max_num_batched_tokens);
+    if (o->max_num_seqs > MAX_NUM_SEQS || o->max_num_batched_tokens > MAX_BATCHED_TOKENS)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "max_num_seqs is at most %d, max_num_batched_tokens %d",
+                        MAX_NUM_SEQS, MAX_BATCHED_TOKENS);
+    if (o->max_model_len == 0)
+        o->max_model_len = DEFAULT_MODEL_LEN;
+    if (o->max_model_len > hp->context_len)
+        o->max_model_len = hp->context_len;
+    if (o->max_num_seqs == 0)
+        o->max_num_seqs = DEFAULT_NUM_SEQS;
+    if (o->max_num_batched_tokens == 0)
+        o->max_num_batched_tokens =
+            o->max_num_seqs > DEFAULT_BATCHED_TOKENS ? o->max_num_seqs : DEFAULT_BATCHED_TOKENS;
+    if (o->max_num_batched_tokens < o->max_num_seqs)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "max_num_batched_tokens is %d; a step needs a row for each of %d sequences",
+                        o->max_num_batched_tokens, o->max_num_seqs);
+    if (o->kv_cache == NIB_KV_AUTO)
+        o->kv_cache = NIB_KV_BF16;
+    return NIB_OK;
+}
+
+/* Pages for every sequence at full length, if the budget holds them; else what it holds, and the scheduler
+ * makes sequences wait. One whole sequence always fits. */
+static int choose_kv_pages(const nib_options *o, const hparams *hp) {
+    size_t heads = 2 * (size_t)hp->n_layers * (size_t)hp->n_kv_heads; /* K and V */
+    size_t head_bytes = o->kv_cache == NIB_KV_FP8    ? (size_t)hp->head_dim + sizeof(float)
+                        : o->kv_cache == NIB_KV_BF16 ? 2 * (size_t)hp->head_dim
+                                                     : sizeof(float) * (size_t)hp->head_dim;
+    size_t in_budget = KV_BUDGET_BYTES / (heads * head_bytes * KV_PAGE_TOKENS);
+    size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    size_t wanted = of_one * (size_t)o->max_num_seqs;
+    size_t n = wanted < in_budget ? wanted : in_budget;
+    return (int)(n > of_one ? n : of_one);
+}
+
+static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    NIB_TRY(model_file_open(&l->file, path, err));
+    if (!l->file->has_network)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (llama, qwen3, gemma3)",
+                        path);
+    NIB_TRY(fill_options(&l->options, &l->file->hp, err));
+    NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
+    chat_recognize(&l->chat, &l->file->words, l->words);
+    cpu_options cpu = {.threads = l->options.threads,
+                       .features = l->options.cpu_features,
+                       .activations = l->options.activations};
+    NIB_TRY(cpu_open(&l->be, &cpu, err));
+    l->threads = cpu_threads(l->be);
+    l->limits = (model_limits){
+        .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
+        .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
+        .n_kv_pages = needs->n_kv_pages > 0 ? needs->n_kv_pages : choose_kv_pages(&l->options, &l->file->hp),
+        .kv_dtype = l->options.kv_cache,
+    };
+    return model_open(&l->model, l->file, l->be, &l->limits, err);
+}
+
+nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,
+                       nib_error *err) {
+    static const loaded_needs no_needs;
+    *out = NULL;
+    loaded *l = mem_array(1, sizeof *l);
+    if (!l)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to open it", path);
+    if (options)
+        l->options = *options;
+    nib_status status = open_parts(l, path, needs ? needs : &no_needs, err);
+    if (status != NIB_OK) {
+        loaded_close(l);
+        return status;
+    }
+    *out = l;
+    return NIB_OK;
+}
+
+void loaded_close(loaded *l) {
+    if (!l)
+        return;
+    model_close(l->model);
+    if (l->be)
+        l->be->close(l->be);
+    if (l->words)
+        tokenizer_close(l->words);
+    model_file_close(l->file);
+    mem_free(l);
+}

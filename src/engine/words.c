@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The API's words: text and conversations to ids. The tokenizer is immutable, so these need no lock and run
+ * on the caller's thread.
+ */
+#include "base/mem.h"
+#include "engine/engine.h"
+
+/* The list becomes the caller's, or nothing does. */
+static nib_status hand_over(nib_status status, token_list *list, int32_t **ids, size_t *n_ids) {
+    if (status != NIB_OK) {
+        token_list_free(list);
+        return status;
+    }
+    *ids = list->ids;
+    *n_ids = list->n;
+    return NIB_OK;
+}
+
+nib_status nib_tokenize(const nib_engine *e, const char *text, size_t bytes, unsigned flags, int32_t **ids,
+                        size_t *n_ids, nib_error *err) {
+    const tokenizer *words = e->l->words;
+    token_list list = {0};
+    nib_status status = NIB_OK;
+    *ids = NULL;
+    *n_ids = 0;
+    if (!(flags & NIB_TOKENIZE_NO_BOS) && tokenizer_adds_bos(words))
+        status = token_list_push(&list, tokenizer_bos(words), err);
+    if (status == NIB_OK)
+        status = tokenizer_encode(words, text, bytes,
+                                  flags & NIB_TOKENIZE_NO_SPECIAL ? TOKENIZE_NO_SPECIAL : 0, &list, err);
+    return hand_over(status, &list, ids, n_ids);
+}
+
+nib_status nib_chat_tokens(const nib_engine *e, const nib_message *messages, size_t n_messages, int32_t **ids,
+                           size_t *n_ids, nib_error *err) {
+    token_list list = {0};
+    *ids = NULL;
+    *n_ids = 0;
+    if (e->l->chat.kind == CHAT_NONE)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s", e->l->chat.note);
+    nib_status status = chat_encode(&e->l->chat, e->l->words, messages, n_messages, &list, err);
+    return hand_over(status, &list, ids, n_ids);
+}
+
+void nib_free(void *memory) {
+    mem_free(memory);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Qwen3, dense: Llama's block with an RMS norm per head on q and k, before RoPE, and a head_dim that does not
+ * follow from dim. transformers models/qwen3/modeling_qwen3.py.
+ */
+#include "model/network.h"
+
+/* Attention half of a layer. x [rows, dim] is the residual stream, updated in place. */
+static void attention_half(model *m, const layer_weights *l, int layer) {
+    backend *be = m->be;
+    be->rmsnorm(be, m->h, m->x, l->attn_norm, m->hp->norm_eps); /* h   [rows, dim]          */
+    network_observe(m, layer, SLOT_Q, m->h);
+    be->matmul(be, m->qkv, m->h, l->qkv);                      /* qkv [rows, (H + 2G) * D] */
+    be->qk_norm_rope_store(be, m->q, m->qkv, &l->attn, m->kv); /* q, k normed per head     */
+    be->attention(be, m->a, m->q, &l->attn, m->kv);            /* a   [rows, H * D]        */
+    network_observe(m, layer, SLOT_O, m->a);
+    be->matmul_add(be, m->x, m->a, l->attn_out); /* x += a Wo^T              */
+}
+
+/* MLP half: x += (silu(h Wg^T) * h Wu^T) Wd^T */
+static void mlp_half(model *m, const layer_weights *l, int layer) {
+    backend *be = m->be;
+    be->rmsnorm(be, m->h, m->x, l->ffn_norm, m->hp->norm_eps);
+    network_observe(m, layer, SLOT_GATE, m->h);
+    be->matmul(be, m->gate_up, m->h, l->gate_up); /* [rows, 2F]: gate, then up */
+    be->glu(be, m->g, m->gate_up, GLU_SILU);      /* g [rows, F]              */
+    network_observe(m, layer, SLOT_DOWN, m->g);
+    be->matmul_add(be, m->x, m->g, l->down);
+}
+
+void qwen3_forward(model *m, const batch *b) {
+    backend *be = m->be;
+    be->embed(be, m->x, m->w.embed, m->hp->embed_scale);
+    for (int layer = 0; layer < m->hp->n_layers; layer++) {
+        attention_half(m, &m->w.layers[layer], layer);
+        mlp_half(m, &m->w.layers[layer], layer);
+    }
+    if (b->n_out == 0)
+        return;
+    be->rmsnorm_out(be, m->h_out, m->x, m->w.final_norm, m->hp->norm_eps);
+    network_observe(m, 0, SLOT_HEAD, m->h_out);
+    be->matmul(be, m->logits, m->h_out, m->w.head); /* logits [n_out, vocab] */
+}

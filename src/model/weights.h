@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Weights: a file's tensors bound to the places where a network uses them, checked and packed.
+ *
+ * Owned by the model. Norm vectors are FP32 on the host with Gemma's +1 applied; matrices are the backend's.
+ * Q, K and V are one weight, and so are gate and up: rows joined in that order.
+ */
+#ifndef MODEL_WEIGHTS_H
+#define MODEL_WEIGHTS_H
+
+#include "base/arena.h"
+#include "ops/ops.h"
+#include "store/model_file.h"
+
+typedef struct layer_weights {
+    const float *attn_norm;      /* [dim] */
+    const float *post_attn_norm; /* [dim] Gemma; else NULL */
+    const float *ffn_norm;       /* [dim] */
+    const float *post_ffn_norm;  /* [dim] Gemma; else NULL */
+    weight *qkv;                 /* [(H + 2G) * D, dim] */
+    weight *attn_out;            /* [dim, H * D] */
+    weight *gate_up;             /* [2 * ffn_dim, dim] */
+    weight *down;                /* [dim, ffn_dim] */
+    attn_params attn;
+} layer_weights;
+
+typedef struct weights {
+    weight *embed; /* [vocab, dim] */
+    weight *head;  /* [vocab, dim]; the embedding itself when tied */
+    const float *final_norm;
+    layer_weights *layers; /* [n_layers] */
+    arena arena;           /* layers, norms, RoPE tables */
+} weights;
+
+/* FILE and BE outlive the weights. On failure nothing is left. */
+nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err);
+void weights_free(weights *w, const hparams *hp, backend *be); /* safe on a zeroed or half-bound struct */
+
+/* Bytes packed, all of them; and those that computing one token reads: every matrix and one embedding row. */
+size_t weights_bytes(const weights *w, const hparams *hp, const backend *be);
+size_t weights_bytes_per_token(const weights *w, const hparams *hp, const backend *be);
+
+#endif

@@ -43,7 +43,7 @@ static nib_status take(cursor *c, void *dst, size_t n, const char *what, nib_err
 }
 
 static nib_status take_text(cursor *c, strview *out, uint64_t limit, const char *what, nib_error *err) {
-    uint64_t n;
+    uint64_t n = 0;
     NIB_TRY(take(c, &n, sizeof n, what, err));
     if (n > remaining(c))
         return nib_fail(err, NIB_BAD_FILE, "%s: %s has a length of %" PRIu64 " where %zu bytes are left",
@@ -140,7 +140,7 @@ bool gguf_ggml_type(dtype t, uint32_t *out) {
 /* ---- keys ---- */
 
 static nib_status parse_array(cursor *c, gguf_key *key, nib_error *err) {
-    uint32_t item;
+    uint32_t item = 0;
     NIB_TRY(take(c, &item, 4, "the type of an array", err));
     NIB_TRY(take(c, &key->n_items, 8, "the count of an array", err));
     if (item >= GGUF_TYPE_COUNT || item == GGUF_ARRAY)
@@ -166,7 +166,7 @@ static nib_status parse_array(cursor *c, gguf_key *key, nib_error *err) {
 }
 
 static nib_status parse_key(cursor *c, gguf_key *key, uint64_t index, nib_error *err) {
-    uint32_t type;
+    uint32_t type = 0;
     NIB_TRY(take_text(c, &key->name, MAX_KEY_BYTES, "the name of a key", err));
     if (!is_plain_ascii(key->name))
         return nib_fail(err, NIB_BAD_FILE, "%s: the name of key %" PRIu64 " is empty or not plain ASCII",
@@ -253,7 +253,7 @@ const gguf_key *gguf_find(const gguf *g, const char *name) {
 static nib_status parse_info(gguf *g, cursor *c, gguf_tensor *t, uint64_t *offset, uint64_t index,
                              nib_error *err) {
     strview name;
-    uint32_t n_dims;
+    uint32_t n_dims = 0;
     NIB_TRY(take_text(c, &name, MAX_NAME, "the name of a tensor", err));
     if (!is_plain_ascii(name))
         return nib_fail(err, NIB_BAD_FILE, "%s: the name of tensor %" PRIu64 " is empty or not plain ASCII",
@@ -280,10 +280,14 @@ static nib_status size_tensor(const gguf *g, gguf_tensor *t, nib_error *err) {
                         QUOTEZ(t->name), t->ggml_type);
     t->dtype = ggml[t->ggml_type].dtype;
     size_t n = 1;
-    for (int i = 0; i < t->n_dims; i++)
+    for (int i = 0; i < t->n_dims; i++) {
+        if (t->dims[i] == 0)
+            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has a dimension of 0", g->where,
+                            QUOTEZ(t->name));
         if (t->dims[i] > INT64_MAX || !mem_mul(n, (size_t)t->dims[i], &n) || n > INT64_MAX)
             return nib_fail(err, NIB_BAD_FILE, "%s: the dimensions of tensor %s multiply past 2^63", g->where,
                             QUOTEZ(t->name));
+    }
     size_t block = ggml[t->ggml_type].block, row = t->n_dims ? (size_t)t->dims[0] : 1;
     if (row % block)
         return nib_fail(err, NIB_BAD_FILE,
@@ -394,7 +398,7 @@ static nib_status parse_alignment(gguf *g, nib_error *err) {
 
 static nib_status parse_header(cursor *c, uint32_t *version, uint64_t *n_tensors, uint64_t *n_keys,
                                nib_error *err) {
-    char magic[4];
+    char magic[4] = {0};
     NIB_TRY(take(c, magic, 4, "the magic bytes", err));
     if (memcmp(magic, "GGUF", 4) != 0)
         return nib_fail(err, NIB_BAD_FILE, "%s: not a GGUF file (it starts with \"%s\")", c->where,
@@ -418,7 +422,7 @@ nib_status gguf_parse(gguf *out, const void *bytes, size_t size, const char *whe
     if (!out->where)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory", where);
     cursor c = {bytes, (const unsigned char *)bytes + size, out->where};
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     NIB_TRY(parse_header(&c, &out->version, &n_tensors, &n_keys, err));
     NIB_TRY(parse_keys(out, &c, n_keys, err));
     NIB_TRY(parse_alignment(out, err));

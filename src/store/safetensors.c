@@ -121,7 +121,7 @@ static nib_status parse_tensor(safetensors *s, safetensors_tensor *t, const char
     if (!json_is_object(entry) || json_object_size(entry) != 3)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is no {dtype, shape, data_offsets}", s->where,
                         QUOTEZ(name));
-    size_t elements, bits;
+    size_t elements = 0, bits = 0;
     NIB_TRY(parse_dtype(s, t, json_object_get(entry, "dtype"), &bits, err));
     NIB_TRY(parse_shape(s->where, t, json_object_get(entry, "shape"), &elements, err));
     return parse_offsets(s->where, t, json_object_get(entry, "data_offsets"), data, data_bytes, elements,

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Stored tensors to nouns/tensor.h: scales that stand beside a tensor are folded into it, whatever convention
+ * wrote them, and slots are named. What the formats look like is in store/names.h (suffixes) and here:
+ *
+ *   ModelOpt            weight U8 [N, K/2], weight_scale E4M3 [N, K/16], weight_scale_2 F32, input_scale F32
+ *   compressed-tensors  weight_packed U8 [N, K/2], weight_scale E4M3 [N, K/16], weight_global_scale F32 and
+ *                       input_global_scale F32, both divisors
+ *   MXFP4 (either)      weight or weight_packed U8 [N, K/2], weight_scale U8 (E8M0) [N, K/32]
+ *   FP8 (either)        weight E4M3 [N, K], weight_scale F32/BF16/F16 [] or [1] or [N] or [N, 1]
+ *   GGUF                X.weight of any type, X.scale F32 [1], X.input_scale F32 [1]
+ *
+ * What only looks like one of these is kept as stored, as a tensor of its own, and the network gets a note.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "store/model_parts.h"
+#include "store/names.h"
+#include "store/quote.h"
+
+typedef struct folder {
+    model_file *f;
+    model_raw *raws; /* sorted by name */
+    size_t n;
+    nib_error *err;
+} folder;
+
+static int raw_compare(const void *a, const void *b) {
+    return strcmp(((const model_raw *)a)->name, ((const model_raw *)b)->name);
+}
+
+static int text_compare(const char *name, strview stem, const char *suffix) {
+    int order = strncmp(name, stem.p, stem.n); /* names hold no NUL, stem is part of one */
+    return order ? order : strcmp(name + stem.n, suffix);
+}
+
+/* The raw tensor STEM SUFFIX, not used yet. */
+static model_raw *beside(const folder *d, strview stem, const char *suffix) {
+    size_t low = 0, high = d->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = text_compare(d->raws[middle].name, stem, suffix);
+        if (order == 0)
+            return d->raws[middle].used ? NULL : &d->raws[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+static size_t n_elements(const model_raw *r) {
+    size_t n = 1;
+    for (int i = 0; i < r->n_dims; i++)
+        n *= r->dims[i]; /* the reader has checked the product */
+    return n;
+}
+
+static bool is_float(dtype t) {
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16;
+}
+
+/* A single finite number >= 0 of a float type. */
+static nib_status read_scalar(const folder *d, model_raw *r, float *out) {
+    if (!is_float(r->dtype) || n_elements(r) != 1)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: tensor %s is no single floating-point number", r->where,
+                        QUOTEZ(r->name));
+    dtype_decode(r->dtype, r->data, out, 1);
+    if (!isfinite(*out) || *out < 0)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: scale %s is %g, expected a finite number >= 0", r->where,
+                        QUOTEZ(r->name), (double)*out);
+    r->used = true;
+    return NIB_OK;
+}
+
+static nib_status read_divisor(const folder *d, model_raw *r, float *out) {
+    NIB_TRY(read_scalar(d, r, out));
+    *out = 1 / *out;
+    if (!isfinite(*out))
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: scale %s divides and is 0", r->where, QUOTEZ(r->name));
+    return NIB_OK;
+}
+
+/* FP32 copy of a scale per row. */
+static nib_status read_rows(const folder *d, model_raw *r, tensor *t) {
+    float *rows = arena_alloc(&d->f->owned->arena, t->rows, sizeof *rows);
+    if (!rows)
+        return nib_fail(d->err, NIB_NO_MEMORY, "%s: no memory for the scales %s", r->where, r->name);
+    dtype_decode(r->dtype, r->data, rows, t->rows);
+    for (size_t i = 0; i < t->rows; i++)
+        if (!isfinite(rows[i]) || rows[i] < 0)
+            return nib_fail(d->err, NIB_BAD_FILE, "%s: scale %zu of %s is %g, expected a finite number >= 0",
+                            r->where, i, QUOTEZ(r->name), (double)rows[i]);
+    t->row_scales = rows;
+    r->used = true;
+    return NIB_OK;
+}
+
+static bool is_matrix_of(const model_raw *r, size_t rows, size_t cols) {
+    return r->n_dims == 2 && r->dims[0] == rows && r->dims[1] == cols;
+}
+
+/* ---- the conventions ---- */
+
+/* U8 codes beside block scales: NVFP4 or MXFP4. *folded says whether it was one. */
+static nib_status fold_codes(const folder *d, model_raw *r, strview stem, bool packed, tensor *t,
+                             bool *folded) {
+    *folded = false;
+    model_raw *scales = beside(d, stem, ".weight_scale");
+    if (r->dtype != DT_U8 || r->n_dims != 2 || !scales)
+        return NIB_OK;
+    size_t rows = r->dims[0], cols = r->dims[1] * 2; /* half of it is in memory: cannot wrap */
+    bool nvfp4 = scales->dtype == DT_F8_E4M3;
+    size_t block = nvfp4 ? 16 : 32;
+    if (!nvfp4 && scales->dtype != DT_U8)
+        return NIB_OK;
+    if (cols % block || !is_matrix_of(scales, rows, cols / block))
+        return nib_fail(d->err, NIB_BAD_FILE,
+                        "%s: block scales %s do not match the shape [%zu, %zu] in blocks of %zu", r->where,
+                        QUOTEZ(scales->name), rows, cols, block);
+    t->dtype = nvfp4 ? DT_NVFP4 : DT_MXFP4;
+    t->rows = rows;
+    t->cols = cols;
+    t->block_scales = scales->data;
+    scales->used = true;
+    *folded = true;
+    d->f->convention = packed ? QUANT_COMPRESSED_TENSORS : QUANT_MODELOPT;
+    if (!nvfp4)
+        return NIB_OK;
+    model_raw *global = beside(d, stem, packed ? ".weight_global_scale" : ".weight_scale_2");
+    if (!global)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: %s has no %s beside it", r->where, QUOTEZ(r->name),
+                        packed ? "weight_global_scale" : "weight_scale_2");
+    model_raw *input = beside(d, stem, packed ? ".input_global_scale" : ".input_scale");
+    NIB_TRY(packed ? read_divisor(d, global, &t->tensor_scale) : read_scalar(d, global, &t->tensor_scale));
+    if (input)
+        NIB_TRY(packed ? read_divisor(d, input, &t->input_scale) : read_scalar(d, input, &t->input_scale));
+    return NIB_OK;
+}
+
+static nib_status fold_fp8(const folder *d, model_raw *r, strview stem, tensor *t) {
+    model_raw *scale = beside(d, stem, ".weight_scale"), *input = beside(d, stem, ".input_scale");
+    if (!scale || !is_float(scale->dtype))
+        return model_note_words(d->f, d->err, "%s: FP8 tensor %s has no weight_scale beside it", r->where,
+                                QUOTEZ(r->name));
+    bool per_row = n_elements(scale) == t->rows && t->rows > 1 &&
+                   (scale->n_dims == 1 || is_matrix_of(scale, t->rows, 1));
+    if (n_elements(scale) != 1 && !per_row)
+        return model_note_words(d->f, d->err, "%s: %s holds neither one scale nor one per row", r->where,
+                                QUOTEZ(scale->name));
+    NIB_TRY(per_row ? read_rows(d, scale, t) : read_scalar(d, scale, &t->tensor_scale));
+    if (input)
+        NIB_TRY(read_scalar(d, input, &t->input_scale));
+    if (d->f->convention == QUANT_NONE)
+        d->f->convention = QUANT_MODELOPT;
+    return NIB_OK;
+}
+
+static nib_status fold_hf(const folder *d, model_raw *r, tensor *t, strview *plain_name) {
+    strview stem;
+    bool folded = false;
+    names_companion c = names_hf_companion(strview_of(r->name), &stem);
+    if (c == COMPANION_WEIGHT_PACKED) {
+        NIB_TRY(fold_codes(d, r, stem, true, t, &folded));
+        if (folded) { /* known by the name of the weight it is */
+            char *name = arena_format(&d->f->owned->arena, "%.*s.weight", (int)stem.n, stem.p);
+            if (!name)
+                return nib_fail(d->err, NIB_NO_MEMORY, "%s: no memory for a name", r->where);
+            *plain_name = strview_of(name);
+        }
+    } else if (c == COMPANION_NONE && r->dtype == DT_U8 && stem.n < strlen(r->name)) {
+        NIB_TRY(fold_codes(d, r, stem, false, t, &folded));
+    } else if (c == COMPANION_NONE && (r->dtype == DT_F8_E4M3 || r->dtype == DT_F8_E5M2)) {
+        NIB_TRY(fold_fp8(d, r, stem, t));
+    }
+    return NIB_OK;
+}
+
+static nib_status fold_gguf(const folder *d, model_raw *r, tensor *t) {
+    strview stem;
+    if (names_gguf_companion(strview_of(r->name), &stem) != COMPANION_NONE || stem.n == strlen(r->name))
+        return NIB_OK;
+    model_raw *scale = beside(d, stem, ".scale"), *input = beside(d, stem, ".input_scale");
+    if (!scale)
+        scale = beside(d, stem, ".weight.scale");
+    if (r->n_dims > 2)
+        return NIB_OK; /* experts: a scale for each, carried as they are */
+    if (scale)
+        NIB_TRY(read_scalar(d, scale, &t->tensor_scale));
+    if (input)
+        NIB_TRY(read_scalar(d, input, &t->input_scale));
+    return NIB_OK;
+}
+
+/* ---- one tensor ---- */
+
+/* A name that is no slot: may the network be computed without it? */
+static nib_status note_unknown(const folder *d, const model_raw *r, strview name) {
+    bool is_gguf = d->f->format == FORMAT_GGUF;
+    strview stem;
+    if (d->f->hp.family == FAMILY_NONE)
+        return NIB_OK; /* noted already */
+    if (!is_gguf && (names_hf_is_tower(name) || names_hf_companion(name, &stem) == COMPANION_KV_SCALE))
+        return NIB_OK;
+    if (!is_gguf && name.n > 9 && memcmp(name.p + name.n - 9, ".inv_freq", 9) == 0)
+        return NIB_OK; /* a stored RoPE table of older checkpoints */
+    if (!is_gguf && !names_hf_in_layer(name))
+        return NIB_OK;
+    return model_note_words(d->f, d->err, "%s: tensor %s is not part of a %s network as nibble computes it",
+                            r->where, QUOTEZ(r->name), family_name(d->f->hp.family));
+}
+
+static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
+    bool is_gguf = d->f->format == FORMAT_GGUF;
+    strview name = strview_of(r->name);
+    *t = (tensor){.name = r->name,
+                  .layer = -1,
+                  .dtype = r->dtype,
+                  .rows = 1,
+                  .cols = 1,
+                  .n_dims = r->n_dims,
+                  .data = r->data,
+                  .bytes = r->bytes,
+                  .tensor_scale = 1};
+    memcpy(t->dims, r->dims, sizeof t->dims);
+    for (int i = 0; i + 1 < r->n_dims; i++)
+        t->rows *= r->dims[i];
+    if (r->n_dims)
+        t->cols = r->dims[r->n_dims - 1];
+    NIB_TRY(is_gguf ? fold_gguf(d, r, t) : fold_hf(d, r, t, &name));
+    bool known = is_gguf ? names_from_gguf(name, &t->slot, &t->layer)
+                         : names_from_hf(d->f->hp.family, name, &t->slot, &t->layer);
+    if (t->slot == SLOT_HEAD && d->f->hp.tied && d->f->hp.family != FAMILY_NONE)
+        t->slot = SLOT_NONE; /* config.json ties the head: transformers ignores what is stored */
+    return known ? NIB_OK : note_unknown(d, r, name);
+}
+
+static bool is_companion(const model_file *f, const model_raw *r) {
+    strview stem;
+    names_companion c = f->format == FORMAT_GGUF ? names_gguf_companion(strview_of(r->name), &stem)
+                                                 : names_hf_companion(strview_of(r->name), &stem);
+    return c != COMPANION_NONE && c != COMPANION_WEIGHT_PACKED;
+}
+
+/* Weights first, so that what belongs to them is marked; what is left of companions stands for itself. */
+static nib_status fold_all(folder *d, tensor *tensors, const char **format_names) {
+    model_file *f = d->f;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < d->n; i++) {
+            model_raw *r = &d->raws[i];
+            if (r->used || is_companion(f, r) != (pass == 1))
+                continue;
+            tensor *t = &tensors[f->n_tensors];
+            NIB_TRY(fill_tensor(d, r, t));
+            format_names[f->n_tensors++] = t->dtype == r->dtype ? r->format_name : dtype_get(t->dtype)->name;
+        }
+    }
+    return NIB_OK;
+}
+
+nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err) {
+    if (n > 1)
+        qsort(raws, n, sizeof *raws, raw_compare);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(raws[i - 1].name, raws[i].name) == 0)
+            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is there twice, also in %s", raws[i].where,
+                            QUOTEZ(raws[i].name), raws[i - 1].where);
+    tensor *tensors = arena_alloc(&f->owned->arena, n, sizeof *tensors);
+    f->owned->format_names = arena_alloc(&f->owned->arena, n, sizeof *f->owned->format_names);
+    if (n && (!tensors || !f->owned->format_names))
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", f->path, n);
+    f->tensors = tensors;
+    folder d = {f, raws, n, err};
+    return fold_all(&d, tensors, f->owned->format_names);
+}

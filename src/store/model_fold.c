@@ -15,19 +15,21 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/mem.h"
 #include "store/model_parts.h"
 #include "store/names.h"
 #include "store/quote.h"
 
 typedef struct folder {
     model_file *f;
-    model_raw *raws; /* sorted by name */
+    model_raw *raws;     /* in file order */
+    model_raw **by_name; /* sorted, to find what stands beside */
     size_t n;
     nib_error *err;
 } folder;
 
 static int raw_compare(const void *a, const void *b) {
-    return strcmp(((const model_raw *)a)->name, ((const model_raw *)b)->name);
+    return strcmp((*(const model_raw *const *)a)->name, (*(const model_raw *const *)b)->name);
 }
 
 static int text_compare(const char *name, strview stem, const char *suffix) {
@@ -40,9 +42,9 @@ static model_raw *beside(const folder *d, strview stem, const char *suffix) {
     size_t low = 0, high = d->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        int order = text_compare(d->raws[middle].name, stem, suffix);
+        int order = text_compare(d->by_name[middle]->name, stem, suffix);
         if (order == 0)
-            return d->raws[middle].used ? NULL : &d->raws[middle];
+            return d->by_name[middle]->used ? NULL : d->by_name[middle];
         if (order < 0)
             low = middle + 1;
         else
@@ -244,7 +246,8 @@ static bool is_companion(const model_file *f, const model_raw *r) {
     return c != COMPANION_NONE && c != COMPANION_WEIGHT_PACKED;
 }
 
-/* Weights first, so that what belongs to them is marked; what is left of companions stands for itself. */
+/* In file order. Weights first, so that what belongs to them is marked; what is left of companions stands for
+ * itself. */
 static nib_status fold_all(folder *d, tensor *tensors, const char **format_names) {
     model_file *f = d->f;
     for (int pass = 0; pass < 2; pass++) {
@@ -260,18 +263,31 @@ static nib_status fold_all(folder *d, tensor *tensors, const char **format_names
     return NIB_OK;
 }
 
+/* The list is FOLDER's until model_fold returns. */
+static nib_status sort_names(folder *d) {
+    for (size_t i = 0; i < d->n; i++)
+        d->by_name[i] = &d->raws[i];
+    if (d->n > 1)
+        qsort(d->by_name, d->n, sizeof *d->by_name, raw_compare);
+    for (size_t i = 1; i < d->n; i++)
+        if (strcmp(d->by_name[i - 1]->name, d->by_name[i]->name) == 0)
+            return nib_fail(d->err, NIB_BAD_FILE, "%s: tensor %s is there twice, also in %s",
+                            d->by_name[i]->where, QUOTEZ(d->by_name[i]->name), d->by_name[i - 1]->where);
+    return NIB_OK;
+}
+
 nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err) {
-    if (n > 1)
-        qsort(raws, n, sizeof *raws, raw_compare);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(raws[i - 1].name, raws[i].name) == 0)
-            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is there twice, also in %s", raws[i].where,
-                            QUOTEZ(raws[i].name), raws[i - 1].where);
     tensor *tensors = arena_alloc(&f->owned->arena, n, sizeof *tensors);
     f->owned->format_names = arena_alloc(&f->owned->arena, n, sizeof *f->owned->format_names);
-    if (n && (!tensors || !f->owned->format_names))
+    folder d = {f, raws, mem_array(n, sizeof *d.by_name), n, err};
+    if (!d.by_name || (n && (!tensors || !f->owned->format_names))) {
+        mem_free(d.by_name);
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", f->path, n);
+    }
     f->tensors = tensors;
-    folder d = {f, raws, n, err};
-    return fold_all(&d, tensors, f->owned->format_names);
+    nib_status status = sort_names(&d);
+    if (status == NIB_OK)
+        status = fold_all(&d, tensors, f->owned->format_names);
+    mem_free(d.by_name);
+    return status;
 }

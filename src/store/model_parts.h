@@ -41,7 +41,7 @@ typedef struct model_raw {
     bool used; /* folded into another */
 } model_raw;
 
-/* Fills f->tensors from N raw tensors (sorted here): folds companions, names slots. f->hp.family is set. A
+/* Fills f->tensors from N raw tensors, in their order: folds companions, names slots. f->hp.family is set. A
  * network that cannot be computed is noted, not refused. */
 nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err);
 

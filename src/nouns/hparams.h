@@ -26,7 +26,7 @@ typedef struct hparams {
     float norm_eps;
     bool norm_plus_one; /* stored norm weights are w of (1 + w): Gemma safetensors; false for GGUF */
     bool tied;          /* the head is the embedding */
-    float embed_scale;  /* 1; Gemma: sqrt(dim), in safetensors rounded to the dtype config.json names */
+    float embed_scale;  /* 1; Gemma: sqrt(dim) rounded to the dtype config.json names, to BF16 in GGUF */
     float attn_scale;   /* multiplies q.k */
 
     float rope_theta;

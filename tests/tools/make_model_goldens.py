@@ -219,7 +219,7 @@ def write_case(out, name, model_class, config, n_tokens=N_TOKENS, arch=None, rew
 def main():
     out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden/models")
     torch.set_num_threads(1)
-    small = dict(vocab_size=64, hidden_size=48, num_hidden_layers=2, intermediate_size=72, head_dim=16,
+    small = dict(vocab_size=40, hidden_size=24, num_hidden_layers=2, intermediate_size=40, head_dim=16,
                  num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=512)
 
     write_case(out, "llama-untied", LlamaForCausalLM,
@@ -228,8 +228,8 @@ def main():
     llama3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     write_case(out, "llama-llama3-rope", LlamaForCausalLM,
-               LlamaConfig(**{**small, "hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 5,
-                              "head_dim": 8, "vocab_size": 32},
+               LlamaConfig(**{**small, "hidden_size": 30, "num_attention_heads": 5, "num_key_value_heads": 5,
+                              "head_dim": 6, "vocab_size": 24},
                            rms_norm_eps=1e-5, tie_word_embeddings=True, rope_parameters=llama3),
                n_tokens=N_LONG, arch="llama", divisors=True)
     write_case(out, "llama-linear-rope", LlamaForCausalLM,
@@ -240,20 +240,20 @@ def main():
                Qwen3Config(**{**small, "head_dim": 32}, rms_norm_eps=1e-6, tie_word_embeddings=True,
                            rope_parameters={"rope_type": "default", "rope_theta": 1e6}), arch="qwen3")
     write_case(out, "qwen3-untied", Qwen3ForCausalLM,
-               Qwen3Config(**{**small, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8,
+               Qwen3Config(**{**small, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10,
                               "num_hidden_layers": 3}, rms_norm_eps=1e-6, tie_word_embeddings=False,
                            rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
     gemma_rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                   "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}}
     # Seven layers: six local and one global by the rule of six. Window 12 of 60 tokens.
     write_case(out, "gemma3", Gemma3ForCausalLM,
-               Gemma3TextConfig(**{**small, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 7},
+               Gemma3TextConfig(**{**small, "num_hidden_layers": 7},
                                 sliding_window=12, query_pre_attn_scalar=16, rms_norm_eps=1e-6,
                                 rope_parameters=gemma_rope), arch="gemma3")
     plain_rope = {**gemma_rope, "full_attention": {"rope_type": "default", "rope_theta": 1e6}}
     write_case(out, "gemma3-nested", Gemma3ForCausalLM,
-               Gemma3TextConfig(**{**small, "hidden_size": 36, "num_hidden_layers": 4},
-                                layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=5,
+               Gemma3TextConfig(**{**small, "hidden_size": 36, "num_hidden_layers": 3},
+                                layer_types=["sliding_attention", "full_attention", "sliding_attention"], sliding_window=5,
                                 query_pre_attn_scalar=20, rope_parameters=plain_rope), rewrite=nested_config)
     # One with words, for the engine's tests.
     where = out / "llama-words"

@@ -129,7 +129,7 @@ static void step(nib_engine *e) {
 /* ---- life ---- */
 
 static nib_status open_parts(nib_engine *e, nib_error *err) {
-    NIB_TRY(loaded_open(&e->l, e->path, &e->options, NULL, err));
+    NIB_TRY(loaded_open(&e->l, e->path, &e->options, &e->needs, err));
     const nib_options *o = &e->l->options;
     sched_limits limits = {.n_pages = e->l->limits.n_kv_pages,
                            .max_seqs = o->max_num_seqs,
@@ -191,7 +191,8 @@ static void engine_free(nib_engine *e) {
     mem_free(e);
 }
 
-nib_status nib_open(nib_engine **out, const char *path, const nib_options *options, nib_error *err) {
+nib_status engine_open(nib_engine **out, const char *path, const nib_options *options,
+                       const loaded_needs *needs, nib_error *err) {
     *out = NULL;
     nib_engine *e = mem_array(1, sizeof *e);
     if (!e)
@@ -202,6 +203,8 @@ nib_status nib_open(nib_engine **out, const char *path, const nib_options *optio
     e->path = path; /* needed until opened only */
     if (options)
         e->options = *options;
+    if (needs)
+        e->needs = *needs;
     int failed = start_thread(e);
     if (failed) {
         engine_free(e);
@@ -221,6 +224,10 @@ nib_status nib_open(nib_engine **out, const char *path, const nib_options *optio
     }
     *out = e;
     return NIB_OK;
+}
+
+nib_status nib_open(nib_engine **out, const char *path, const nib_options *options, nib_error *err) {
+    return engine_open(out, path, options, NULL, err);
 }
 
 void nib_close(nib_engine *e) {

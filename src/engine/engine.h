@@ -62,6 +62,7 @@ struct nib_engine {
     /* set before opened, then constant */
     const char *path;
     nib_options options;
+    loaded_needs needs;
     loaded *l;
 
     /* the engine thread's */
@@ -74,6 +75,10 @@ struct nib_engine {
     bool *ended;      /* [max_num_seqs] */
     int *out_seqs;    /* [max_num_seqs] */
 };
+
+/* nib_open, with needs of its own: tests give an engine few pages. NEEDS may be NULL. */
+nib_status engine_open(nib_engine **out, const char *path, const nib_options *options,
+                       const loaded_needs *needs, nib_error *err);
 
 /* request.c, for the engine thread */
 void request_token(nib_request *r, int32_t token);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 volatile sig_atomic_t cli_interrupted;
+static volatile sig_atomic_t interrupt_patient;
 
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
     argp_err_exit_status = CLI_WRONG_USAGE;
@@ -106,12 +107,13 @@ int cli_choice_flag(const struct argp_state *state, const char *flag, const char
 /* Only async-signal-safe calls. */
 static void on_interrupt(int sig) {
     (void)sig;
-    if (cli_interrupted)
+    if (cli_interrupted && !interrupt_patient)
         _exit(CLI_INTERRUPTED);
     cli_interrupted = 1;
 }
 
-void cli_catch_interrupt(void) {
+void cli_catch_interrupt(bool patient) {
+    interrupt_patient = patient;
     struct sigaction action = {.sa_handler = on_interrupt};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);

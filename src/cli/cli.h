@@ -73,9 +73,9 @@ extern const struct argp cli_compute_argp;
 const char *cli_kv_name(nib_kv_dtype dtype);         /* "bf16", ... */
 const char *cli_activations_name(nib_activations a); /* "int8", ... */
 
-/* Ctrl-C asks instead of killing: after cli_catch_interrupt the first SIGINT sets cli_interrupted, the second
- * ends the program at once. */
+/* Ctrl-C asks instead of killing: after cli_catch_interrupt a SIGINT sets cli_interrupted; a second one,
+ * while the flag is still set, ends the program at once (unless PATIENT). */
 extern volatile sig_atomic_t cli_interrupted;
-void cli_catch_interrupt(void);
+void cli_catch_interrupt(bool patient);
 
 #endif

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble bench: llama-bench's tests and table, and beside each speed how much of the machine's memory
+ * bandwidth it is.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/ui.h"
+#include "cpu/cpu.h"
+#include "engine/loaded.h"
+#include "eval/speed.h"
+
+#define MAX_LIST   16
+#define MAX_TOKENS (1 << 20)
+
+typedef struct number_list {
+    int values[MAX_LIST];
+    int n;
+} number_list;
+
+typedef struct bench_args {
+    const char *model;
+    number_list n_prompt, n_gen, depth;
+    int repeats;
+    ui_table_format format;
+    bool profile;
+    nib_options compute;
+} bench_args;
+
+enum { KEY_PROFILE = 0x3000 };
+
+static const struct argp_option options[] = {
+    {"n-prompt", 'p', "N,...", 0, "Prompt lengths to measure, 0: none (default 512)", 1},
+    {"n-gen", 'n', "N,...", 0, "Answer lengths to measure, 0: none (default 128)", 1},
+    {"n-depth", 'd', "N,...", 0, "Tokens that stand before the test, not timed (default 0)", 1},
+    {"repetitions", 'r', "N", 0, "Timed runs of each test (default 5)", 1},
+    {"output", 'o', "md|json|csv", 0, "How to print (default md)", 1},
+    {"profile", KEY_PROFILE, NULL, 0, "Also print where the time goes, per kind of operation", 1},
+    {0}};
+
+static void parse_list(const struct argp_state *state, const char *flag, const char *text, number_list *out) {
+    char copy[256];
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
+        argp_error(state, "%s takes numbers with commas between them, not '%s'", flag, text);
+    out->n = 0;
+    for (char *rest = copy, *item; (item = strsep(&rest, ",")) != NULL;) {
+        if (out->n == MAX_LIST)
+            argp_error(state, "%s takes at most %d numbers", flag, MAX_LIST);
+        out->values[out->n++] = (int)cli_integer_flag(state, flag, item, 0, MAX_TOKENS / 4);
+    }
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    bench_args *a = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->compute;
+        return 0;
+    case 'p':
+        parse_list(state, "--n-prompt", arg, &a->n_prompt);
+        return 0;
+    case 'n':
+        parse_list(state, "--n-gen", arg, &a->n_gen);
+        return 0;
+    case 'd':
+        parse_list(state, "--n-depth", arg, &a->depth);
+        return 0;
+    case 'r':
+        a->repeats = (int)cli_integer_flag(state, "--repetitions", arg, 1, SPEED_MAX_REPEATS);
+        return 0;
+    case 'o':
+        a->format = (ui_table_format)cli_choice_flag(state, "--output", arg, ui_table_formats);
+        return 0;
+    case KEY_PROFILE:
+        a->profile = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->model)
+            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
+        a->model = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->model)
+            argp_error(state, "expected a MODEL");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MODEL",
+    .doc = "Measures how fast MODEL reads a prompt (ppN) and writes an answer (tgN), in tokens per second, "
+           "and how "
+           "much of the machine's memory read bandwidth that takes.\v"
+           "Example:\n"
+           "  nibble bench gemma-nvfp4 -p 512 -n 128 -d 0,4096",
+    .children = children,
+};
+
+/* One line of the table. */
+typedef struct bench_row {
+    speed_test test;
+    speed_result result;
+    cpu_profile_row profile[CPU_OP_KINDS];
+} bench_row;
+
+typedef struct bench_session {
+    const bench_args *args;
+    loaded *model;
+    model_limits limits;
+    double read_bandwidth; /* bytes per second */
+    bench_row *rows;
+    int n_rows;
+    ui_bar bar;
+} bench_session;
+
+static int longest_of(const number_list *l) {
+    int longest = 0;
+    for (int i = 0; i < l->n; i++)
+        longest = l->values[i] > longest ? l->values[i] : longest;
+    return longest;
+}
+
+static nib_status session_open(bench_session *s, nib_error *err) {
+    const bench_args *a = s->args;
+    int prompt = longest_of(&a->n_prompt), gen = longest_of(&a->n_gen);
+    int longest = longest_of(&a->depth) + (prompt > gen ? prompt : gen);
+    if (prompt + gen == 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nothing to measure: --n-prompt and --n-gen are 0");
+    if (a->compute.max_model_len && longest > a->compute.max_model_len)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "a test of %d tokens is longer than --max-model-len %d",
+                        longest, a->compute.max_model_len);
+    s->limits = speed_limits(longest, a->compute.kv_cache);
+    loaded_needs needs = {
+        .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_kv_pages};
+    NIB_TRY(loaded_open(&s->model, a->model, &a->compute, &needs, err));
+    s->rows = mem_array((size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n), sizeof *s->rows);
+    if (!s->rows)
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory");
+    s->read_bandwidth = cpu_read_bandwidth(s->model->threads);
+    return NIB_OK;
+}
+
+static void start_profile(void *context) {
+    bench_session *s = context;
+    cpu_profile_start(s->model->be);
+}
+
+static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth, nib_error *err) {
+    if (n_prompt + n_gen == 0)
+        return NIB_OK;
+    bench_row *row = &s->rows[s->n_rows];
+    row->test = (speed_test){.n_prompt = n_prompt,
+                             .n_gen = n_gen,
+                             .depth = depth,
+                             .repeats = s->args->repeats,
+                             .timing = s->args->profile ? start_profile : NULL,
+                             .context = s};
+    progress p = ui_bar_progress(&s->bar);
+    NIB_TRY(speed_run(s->model->model, &s->limits, &row->test, &p, &cli_interrupted, &row->result, err));
+    ui_bar_clear(&s->bar);
+    if (s->args->profile)
+        memcpy(row->profile, cpu_profile(s->model->be), sizeof row->profile);
+    s->n_rows++;
+    return NIB_OK;
+}
+
+static nib_status run_all(bench_session *s, nib_error *err) {
+    const bench_args *a = s->args;
+    for (int d = 0; d < a->depth.n; d++) {
+        for (int i = 0; i < a->n_prompt.n; i++)
+            NIB_TRY(run_test(s, a->n_prompt.values[i], 0, a->depth.values[d], err));
+        for (int i = 0; i < a->n_gen.n; i++)
+            NIB_TRY(run_test(s, 0, a->n_gen.values[i], a->depth.values[d], err));
+    }
+    return NIB_OK;
+}
+
+static unsigned long long count_parameters(const model_file *f) {
+    unsigned long long n = 0;
+    for (size_t i = 0; i < f->n_tensors; i++)
+        if (f->tensors[i].slot != SLOT_NONE && f->tensors[i].slot != SLOT_ROPE_FREQS)
+            n += (unsigned long long)f->tensors[i].rows * f->tensors[i].cols;
+    return n;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static void name_test(char *name, size_t size, const speed_test *t) {
+    int n = snprintf(name, size, "%s%d", t->n_prompt ? "pp" : "tg", t->n_prompt + t->n_gen);
+    if (t->depth && n > 0 && (size_t)n < size)
+        snprintf(name + n, size - (size_t)n, " @ d%d", t->depth);
+}
+
+static double gb_per_s(const speed_result *r) {
+    return r->bytes_per_token * r->tokens_per_s / 1e9;
+}
+
+static double percent_of_bandwidth(const bench_session *s, const speed_result *r) {
+    return s->read_bandwidth > 0 ? 100e9 * gb_per_s(r) / s->read_bandwidth : 0;
+}
+
+static bool fill_md(const bench_session *s, ui_table *t) {
+    char size[32], name[64];
+    bool ok = true;
+    for (int i = 0; ok && i < s->n_rows; i++) {
+        const speed_result *r = &s->rows[i].result;
+        name_test(name, sizeof name, &s->rows[i].test);
+        ok = ui_table_add(t, "%s", base_name(s->args->model)) &&
+             ui_table_add(t, "%s", ui_bytes(size, sizeof size, s->model->file->file_bytes)) &&
+             ui_table_add(t, "%.2f M", (double)count_parameters(s->model->file) / 1e6) &&
+             ui_table_add(t, "%s", s->model->be->path) && ui_table_add(t, "%d", s->model->threads) &&
+             ui_table_add(t, "%s", name) && ui_table_add(t, "%.2f ± %.2f", r->tokens_per_s, r->deviation) &&
+             ui_table_add(t, "%.2f", r->bytes_per_token / 1e6) && ui_table_add(t, "%.2f", gb_per_s(r)) &&
+             ui_table_add(t, "%.2f", s->read_bandwidth / 1e9) &&
+             ui_table_add(t, "%.1f %%", percent_of_bandwidth(s, r));
+    }
+    return ok;
+}
+
+static bool fill_data(const bench_session *s, ui_table *t) {
+    char name[64];
+    bool ok = true;
+    for (int i = 0; ok && i < s->n_rows; i++) {
+        const speed_result *r = &s->rows[i].result;
+        const speed_test *test = &s->rows[i].test;
+        name_test(name, sizeof name, test);
+        ok = ui_table_add(t, "%s", base_name(s->args->model)) &&
+             ui_table_add(t, "%llu", (unsigned long long)s->model->file->file_bytes) &&
+             ui_table_add(t, "%llu", count_parameters(s->model->file)) &&
+             ui_table_add(t, "%s", s->model->be->path) &&
+             ui_table_add(t, "%s", cli_activations_name(s->model->options.activations)) &&
+             ui_table_add(t, "%s", cli_kv_name(s->model->options.kv_cache)) &&
+             ui_table_add(t, "%d", s->model->threads) && ui_table_add(t, "%s", name) &&
+             ui_table_add(t, "%d", test->n_prompt) && ui_table_add(t, "%d", test->n_gen) &&
+             ui_table_add(t, "%d", test->depth) && ui_table_add(t, "%d", test->repeats) &&
+             ui_table_add(t, "%.3f", r->tokens_per_s) && ui_table_add(t, "%.3f", r->deviation) &&
+             ui_table_add(t, "%.3f", r->median) && ui_table_add(t, "%.0f", r->bytes_per_token) &&
+             ui_table_add(t, "%.3f", gb_per_s(r)) && ui_table_add(t, "%.3f", s->read_bandwidth / 1e9) &&
+             ui_table_add(t, "%.2f", percent_of_bandwidth(s, r));
+    }
+    return ok;
+}
+
+static const ui_column md_columns[] = {{"model", "model", false},    {"size", "size", true},
+                                       {"params", "params", true},   {"backend", "backend", false},
+                                       {"threads", "threads", true}, {"test", "test", true},
+                                       {"t/s", "t_s", true},         {"MB/token", "mb_token", true},
+                                       {"GB/s", "gb_s", true},       {"readable GB/s", "readable", true},
+                                       {"of it", "of_it", true}};
+
+static const ui_column data_columns[] = {
+    {"", "model", false},           {"", "model_size", true},
+    {"", "model_n_params", true},   {"", "backend", false},
+    {"", "activations", false},     {"", "kv_cache_dtype", false},
+    {"", "n_threads", true},        {"", "test", false},
+    {"", "n_prompt", true},         {"", "n_gen", true},
+    {"", "n_depth", true},          {"", "repetitions", true},
+    {"", "avg_ts", true},           {"", "stddev_ts", true},
+    {"", "median_ts", true},        {"", "bytes_per_token", true},
+    {"", "gb_per_s", true},         {"", "read_bandwidth_gb_per_s", true},
+    {"", "bandwidth_percent", true}};
+
+/* Where the time of one test went; on standard error when standard output is to be read by a program. */
+static bool print_profile(const bench_session *s, const bench_row *row) {
+    static const ui_column columns[] = {
+        {"operation", "operation", false}, {"calls", "calls", true}, {"ms/token", "ms", true},
+        {"of the time", "share", true},    {"GB/s", "gb_s", true},   {"of readable", "of_readable", true}};
+    ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
+    double all = 0, tokens = (double)(row->test.n_prompt + row->test.n_gen) * row->test.repeats;
+    for (int k = 0; k < CPU_OP_KINDS; k++)
+        all += row->profile[k].seconds;
+    bool ok = true;
+    for (int k = 0; ok && k < CPU_OP_KINDS; k++) {
+        const cpu_profile_row *p = &row->profile[k];
+        if (p->calls == 0)
+            continue;
+        double rate = p->seconds > 0 ? (double)p->bytes / p->seconds : 0;
+        ok = ui_table_add(&t, "%s", p->name) && ui_table_add(&t, "%llu", (unsigned long long)p->calls) &&
+             ui_table_add(&t, "%.4f", 1e3 * p->seconds / tokens) &&
+             ui_table_add(&t, "%.1f %%", all > 0 ? 100 * p->seconds / all : 0) &&
+             ui_table_add(&t, "%.2f", rate / 1e9) &&
+             ui_table_add(&t, "%.1f %%", s->read_bandwidth > 0 ? 100 * rate / s->read_bandwidth : 0);
+    }
+    FILE *out = s->args->format == UI_MD ? stdout : stderr;
+    char name[64];
+    name_test(name, sizeof name, &row->test);
+    fprintf(out, "\n%s:\n\n", name);
+    if (ok)
+        ui_table_print(&t, UI_MD, out);
+    ui_table_free(&t);
+    return ok;
+}
+
+static nib_status print(const bench_session *s, nib_error *err) {
+    bool md = s->args->format == UI_MD;
+    ui_table t = {.columns = md ? md_columns : data_columns,
+                  .n_columns = md ? sizeof md_columns / sizeof *md_columns
+                                  : sizeof data_columns / sizeof *data_columns};
+    bool ok = md ? fill_md(s, &t) : fill_data(s, &t);
+    if (ok)
+        ui_table_print(&t, s->args->format, stdout);
+    ui_table_free(&t);
+    for (int i = 0; ok && s->args->profile && i < s->n_rows; i++)
+        ok = print_profile(s, &s->rows[i]);
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the table");
+}
+
+int cmd_bench(int argc, char **argv) {
+    bench_args args = {
+        .n_prompt = {{512}, 1}, .n_gen = {{128}, 1}, .depth = {{0}, 1}, .repeats = 5, .format = UI_MD};
+    cli_parse(&argp, argc, argv, &args);
+    bench_session session = {.args = &args};
+    nib_error err = {{0}};
+    nib_status status = session_open(&session, &err);
+    if (status == NIB_OK) {
+        cli_catch_interrupt(false);
+        status = run_all(&session, &err);
+        ui_bar_clear(&session.bar);
+    }
+    if (status == NIB_OK)
+        status = print(&session, &err);
+    mem_free(session.rows);
+    loaded_close(session.model);
+    return cli_fail(status, &err);
+}

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble run: one prompt answered, or a chat on the terminal. A client of nibble.h like any other program.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "cli/cli.h"
+#include "cli/lines.h"
+#include "cli/ui.h"
+
+typedef enum chat_choice { CHAT_BY_MODEL, CHAT_ON, CHAT_OFF } chat_choice;
+
+typedef struct run_args {
+    const char *model, *prompt;
+    chat_choice chat;
+    int max_tokens;
+    bool ignore_eos, verbose, has_seed;
+    nib_sampling sampling;
+    nib_options compute;
+} run_args;
+
+enum {
+    KEY_CHAT = 0x3000,
+    KEY_NO_CHAT,
+    KEY_MAX_TOKENS,
+    KEY_TEMPERATURE,
+    KEY_TOP_K,
+    KEY_TOP_P,
+    KEY_MIN_P,
+    KEY_REPEAT_PENALTY,
+    KEY_SEED,
+    KEY_IGNORE_EOS
+};
+
+static const struct argp_option options[] = {
+    {"chat", KEY_CHAT, NULL, 0, "Put the prompt into the model's chat template (default where it has one)",
+     1},
+    {"no-chat", KEY_NO_CHAT, NULL, 0, "Continue the prompt as it is", 1},
+    {"max-tokens", KEY_MAX_TOKENS, "N", 0, "End an answer after N tokens (default: when the model is full)",
+     1},
+    {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "Go on where the model would end", 1},
+    {"verbose", 'v', NULL, 0, "Print what computes, memory and tokens per second on standard error", 1},
+    {NULL, 0, NULL, 0, "How the next token is chosen:", 5},
+    {"temperature", KEY_TEMPERATURE, "T", 0, "0: always the most probable one (default 0.8)", 5},
+    {"top-k", KEY_TOP_K, "K", 0, "Among the K most probable, 0: all (default 40)", 5},
+    {"top-p", KEY_TOP_P, "P", 0, "Among the most probable that together have P, 1: all (default 0.95)", 5},
+    {"min-p", KEY_MIN_P, "P", 0,
+     "Among those at least P times as probable as the first, 0: all (default 0.05)", 5},
+    {"repeat-penalty", KEY_REPEAT_PENALTY, "R", 0,
+     "Make tokens of the last 64 less probable, 1: off (default)", 5},
+    {"seed", KEY_SEED, "S", 0, "The same seed gives the same text (default: a random one)", 5},
+    {0}};
+
+static error_t parse_sampling(int key, char *arg, struct argp_state *state) {
+    nib_sampling *s = &((run_args *)state->input)->sampling;
+    switch (key) {
+    case KEY_TEMPERATURE:
+        s->temperature = (float)cli_real_flag(state, "--temperature", arg, 0, 100);
+        return 0;
+    case KEY_TOP_K:
+        s->top_k = (int)cli_integer_flag(state, "--top-k", arg, 0, 1 << 24);
+        return 0;
+    case KEY_TOP_P:
+        s->top_p = (float)cli_real_flag(state, "--top-p", arg, 0, 1);
+        return 0;
+    case KEY_MIN_P:
+        s->min_p = (float)cli_real_flag(state, "--min-p", arg, 0, 1);
+        return 0;
+    case KEY_REPEAT_PENALTY:
+        s->repeat_penalty = (float)cli_real_flag(state, "--repeat-penalty", arg, 0.01, 100);
+        return 0;
+    case KEY_SEED:
+        s->seed = (uint64_t)cli_integer_flag(state, "--seed", arg, 0, INT64_MAX);
+        ((run_args *)state->input)->has_seed = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    run_args *a = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->compute;
+        return 0;
+    case KEY_CHAT:
+    case KEY_NO_CHAT:
+        if (a->chat != CHAT_BY_MODEL)
+            argp_error(state, "one of --chat and --no-chat, and only once");
+        a->chat = key == KEY_CHAT ? CHAT_ON : CHAT_OFF;
+        return 0;
+    case KEY_MAX_TOKENS:
+        a->max_tokens = (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
+        return 0;
+    case KEY_IGNORE_EOS:
+        a->ignore_eos = true;
+        return 0;
+    case 'v':
+        a->verbose = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (state->arg_num == 0)
+            a->model = arg;
+        else if (state->arg_num == 1)
+            a->prompt = arg;
+        else
+            argp_error(state, "'%s' is one argument too many: put the prompt in quotes", arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->model)
+            argp_error(state, "expected a MODEL");
+        return 0;
+    default:
+        return parse_sampling(key, arg, state);
+    }
+}
+
+static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MODEL [PROMPT]",
+    .doc =
+        "Answers PROMPT with MODEL (a GGUF file or a Hugging Face directory). Without PROMPT it is a chat: "
+        "\\q or Ctrl-D leaves, Ctrl-C stops an answer.\v"
+        "Examples:\n"
+        "  nibble run smollm2-nvfp4 \"What is the capital of France?\"\n"
+        "  nibble run gemma-nvfp4 --no-chat --temperature 0 --max-tokens 40 \"The three primary colours "
+        "are\"\n"
+        "  nibble run smollm2-nvfp4",
+    .children = children,
+};
+
+typedef struct run_session {
+    const run_args *args;
+    nib_engine *engine;
+    nib_info info;
+    bool chat;
+    nib_message *messages; /* the conversation so far; contents are ours */
+    size_t n_messages, capacity;
+    char *answer; /* of the turn at hand */
+    size_t answer_bytes, answer_capacity;
+} run_session;
+
+static void print_verbose_head(const run_session *s) {
+    char weights[32], kv[32];
+    fprintf(stderr,
+            "%smodel    %s, %s\ncompute  %s, KV cache %s, %d thread%s\nmemory   weights %s, KV cache %s for "
+            "%d tokens\nseed     %llu%s\n",
+            ui_color(stderr, UI_DIM), s->args->model, s->info.family, s->info.compute_path,
+            cli_kv_name(s->args->compute.kv_cache), s->info.threads, s->info.threads == 1 ? "" : "s",
+            ui_bytes(weights, sizeof weights, s->info.weight_bytes),
+            ui_bytes(kv, sizeof kv, s->info.kv_bytes), s->info.max_model_len,
+            (unsigned long long)s->args->sampling.seed, ui_color(stderr, UI_RESET));
+}
+
+static void print_verbose_tail(const nib_event *e) {
+    struct rusage usage;
+    char peak[32];
+    getrusage(RUSAGE_SELF, &usage);
+    double prompt_rate = e->prompt_ms > 0 ? 1e3 * e->n_prompt / e->prompt_ms : 0;
+    fprintf(stderr, "%sprompt   %d tokens, %.1f tokens/s\n", ui_color(stderr, UI_DIM), e->n_prompt,
+            prompt_rate);
+    if (e->n_generated > 1 && e->generate_ms > 0)
+        fprintf(stderr, "answer   %d tokens, %.1f tokens/s\n", e->n_generated,
+                1e3 * (e->n_generated - 1) / e->generate_ms); /* the first came with the prompt */
+    else
+        fprintf(stderr, "answer   %d token%s\n", e->n_generated, e->n_generated == 1 ? "" : "s");
+    fprintf(stderr, "memory   %s at most%s\n",
+            ui_bytes(peak, sizeof peak, (unsigned long long)usage.ru_maxrss * 1024),
+            ui_color(stderr, UI_RESET));
+}
+
+/* A model's text may hold anything; on a terminal only characters, newlines and tabs, no control sequences.
+ */
+static void print_text(const char *text, size_t n) {
+    if (!isatty(STDOUT_FILENO)) {
+        fwrite(text, 1, n, stdout);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xC2 && i + 1 < n && (unsigned char)text[i + 1] < 0xA0;
+        if (c1)
+            i++;
+        else if ((c >= 0x20 && c != 0x7F) || c == '\n' || c == '\t')
+            fputc(c, stdout);
+    }
+}
+
+static nib_status keep_answer(run_session *s, const nib_event *e, nib_error *err) {
+    if (s->answer_bytes + e->text_bytes + 1 > s->answer_capacity) {
+        size_t capacity = 2 * (s->answer_bytes + e->text_bytes + 1);
+        char *grown = mem_resize(s->answer, capacity, 1);
+        if (!grown)
+            return nib_fail(err, NIB_NO_MEMORY, "out of memory for the answer");
+        s->answer = grown;
+        s->answer_capacity = capacity;
+    }
+    memcpy(s->answer + s->answer_bytes, e->text, e->text_bytes);
+    s->answer_bytes += e->text_bytes;
+    s->answer[s->answer_bytes] = 0;
+    return NIB_OK;
+}
+
+/* Streams the answer of REQUEST to standard output. Ctrl-C cancels it: NIB_CANCELLED. */
+static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
+    s->answer_bytes = 0;
+    bool cancelled = false;
+    nib_event e = {0};
+    while (e.kind != NIB_EVENT_END) {
+        if (cli_interrupted && !cancelled) {
+            nib_cancel(request);
+            cancelled = true;
+        }
+        NIB_TRY(nib_next_event(request, &e, 100, err));
+        if (e.kind == NIB_EVENT_NONE || e.text_bytes == 0)
+            continue;
+        NIB_TRY(keep_answer(s, &e, err));
+        print_text(e.text, e.text_bytes);
+        fflush(stdout);
+    }
+    if (s->answer_bytes == 0 || s->answer[s->answer_bytes - 1] != '\n')
+        putchar('\n');
+    fflush(stdout);
+    if (e.reason == NIB_END_FAILED)
+        return nib_fail(err, NIB_IO, "the answer failed: %s", e.error ? e.error : "no reason given");
+    if (s->args->verbose)
+        print_verbose_tail(&e);
+    if (e.reason == NIB_END_LENGTH && !s->args->max_tokens)
+        fprintf(stderr, "%s(the answer ends here: %d tokens are all that fit; see --max-model-len)%s\n",
+                ui_color(stderr, UI_DIM), s->info.max_model_len, ui_color(stderr, UI_RESET));
+    return e.reason == NIB_END_CANCELLED ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
+}
+
+static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_error *err) {
+    nib_request_options o = {.prompt = ids,
+                             .n_prompt = n_ids,
+                             .max_tokens = s->args->max_tokens,
+                             .ignore_eos = s->args->ignore_eos,
+                             .sampling = s->args->sampling};
+    nib_request *request;
+    NIB_TRY(nib_submit(s->engine, &o, &request, err));
+    nib_status status = stream(s, request, err);
+    nib_release(request);
+    return status;
+}
+
+static nib_status answer_plain(run_session *s, const char *prompt, nib_error *err) {
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    NIB_TRY(nib_tokenize(s->engine, prompt, strlen(prompt), 0, &ids, &n_ids, err));
+    nib_status status = n_ids > 0
+                            ? answer(s, ids, n_ids, err)
+                            : nib_fail(err, NIB_BAD_ARGUMENT, "the prompt is empty; expected some text");
+    nib_free(ids);
+    return status;
+}
+
+static nib_status remember(run_session *s, const char *role, const char *content, nib_error *err) {
+    if (s->n_messages == s->capacity) {
+        size_t capacity = s->capacity ? 2 * s->capacity : 16;
+        nib_message *grown = mem_resize(s->messages, capacity, sizeof *grown);
+        if (!grown)
+            return nib_fail(err, NIB_NO_MEMORY, "out of memory for the conversation");
+        s->messages = grown;
+        s->capacity = capacity;
+    }
+    char *copy = mem_copy_text(content, strlen(content));
+    if (!copy)
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the conversation");
+    s->messages[s->n_messages++] = (nib_message){role, copy};
+    return NIB_OK;
+}
+
+static void forget_first(run_session *s, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        mem_free((char *)s->messages[i].content);
+    s->n_messages -= n;
+    memmove(s->messages, s->messages + n, s->n_messages * sizeof *s->messages);
+}
+
+/* The conversation's ids, its oldest turns left out where they no longer fit with room for an answer. */
+static nib_status conversation(run_session *s, int32_t **ids, size_t *n_ids, nib_error *err) {
+    size_t room = (size_t)s->info.max_model_len / 4, dropped = 0;
+    if (room > 256)
+        room = 256;
+    for (;;) {
+        NIB_TRY(nib_chat_tokens(s->engine, s->messages, s->n_messages, ids, n_ids, err));
+        if (*n_ids + room <= (size_t)s->info.max_model_len || s->n_messages < 3)
+            break;
+        nib_free(*ids);
+        forget_first(s, 2);
+        dropped++;
+    }
+    if (dropped)
+        fprintf(stderr, "%s(%zu old turn%s left out: %d tokens are all that fit)%s\n",
+                ui_color(stderr, UI_DIM), dropped, dropped == 1 ? "" : "s", s->info.max_model_len,
+                ui_color(stderr, UI_RESET));
+    return NIB_OK;
+}
+
+/* One turn of the chat. A turn that failed or was stopped before a word is taken back. */
+static nib_status answer_chat(run_session *s, const char *text, nib_error *err) {
+    NIB_TRY(remember(s, "user", text, err));
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    nib_status status = conversation(s, &ids, &n_ids, err);
+    if (status == NIB_OK) {
+        s->answer_bytes = 0;
+        status = answer(s, ids, n_ids, err);
+        nib_free(ids);
+    }
+    bool answered = status == NIB_OK || (status == NIB_CANCELLED && s->answer_bytes > 0);
+    if (!answered) {
+        mem_free((char *)s->messages[--s->n_messages].content);
+        return status;
+    }
+    nib_status kept = remember(s, "assistant", s->answer_bytes ? s->answer : "", err);
+    return kept != NIB_OK ? kept : status;
+}
+
+static nib_status answer_one(run_session *s, const char *text, nib_error *err) {
+    return s->chat ? answer_chat(s, text, err) : answer_plain(s, text, err);
+}
+
+/* A failed turn says why and the chat goes on; memory that ran out ends it. */
+static nib_status chat_loop(run_session *s, nib_error *err) {
+    char prompt[32];
+    snprintf(prompt, sizeof prompt, "%s> ", s->chat ? "" : "text");
+    lines *l = lines_open(prompt);
+    if (!l)
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory");
+    if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+        printf("%s%s. \\q or Ctrl-D leaves, Ctrl-C stops an answer.%s\n", ui_color(stdout, UI_DIM),
+               s->info.compute_path, ui_color(stdout, UI_RESET));
+    nib_status status = NIB_OK;
+    const char *text = NULL;
+    lines_result got;
+    while (status == NIB_OK && (got = lines_read(l, &text)) != LINES_END) {
+        if (got == LINES_INTERRUPTED) {
+            putchar('\n');
+            continue;
+        }
+        if (strcmp(text, "\\q") == 0)
+            break;
+        if (text[strspn(text, " \t")] == 0)
+            continue;
+        status = answer_one(s, text, err);
+        cli_interrupted = 0;
+        if (status == NIB_CANCELLED)
+            status = NIB_OK;
+        else if (status == NIB_BAD_ARGUMENT) {
+            cli_fail(status, err);
+            status = NIB_OK;
+        }
+    }
+    lines_close(l);
+    return status;
+}
+
+static nib_status choose_chat(run_session *s, nib_error *err) {
+    s->chat = s->args->chat != CHAT_OFF;
+    if (s->chat && !s->info.has_chat_template)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: %s; use --no-chat to let it continue a text",
+                        s->args->model,
+                        s->info.chat_template_note[0] ? s->info.chat_template_note
+                                                      : "it has no chat template that nibble knows");
+    return NIB_OK;
+}
+
+static nib_status run(run_session *s, nib_error *err) {
+    NIB_TRY(nib_open(&s->engine, s->args->model, &s->args->compute, err));
+    nib_get_info(s->engine, &s->info);
+    NIB_TRY(choose_chat(s, err));
+    if (s->args->verbose)
+        print_verbose_head(s);
+    cli_catch_interrupt(!s->args->prompt);
+    return s->args->prompt ? answer_one(s, s->args->prompt, err) : chat_loop(s, err);
+}
+
+int cmd_run(int argc, char **argv) {
+    run_args args = {.sampling = {.temperature = 0.8f,
+                                  .top_k = 40,
+                                  .top_p = 0.95f,
+                                  .min_p = 0.05f,
+                                  .repeat_penalty = 1.0f},
+                     .compute = {.max_num_seqs = 1}};
+    cli_parse(&argp, argc, argv, &args);
+    if (!args.has_seed && getrandom(&args.sampling.seed, sizeof args.sampling.seed, 0) < 0)
+        args.sampling.seed = (uint64_t)getpid();
+    args.sampling.seed &= INT64_MAX; /* what --seed takes */
+    run_session session = {.args = &args};
+    nib_error err = {{0}};
+    nib_status status = run(&session, &err);
+    forget_first(&session, session.n_messages);
+    mem_free(session.messages);
+    mem_free(session.answer);
+    if (session.engine)
+        nib_close(session.engine);
+    return cli_fail(status, &err);
+}

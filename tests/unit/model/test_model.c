@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The families' forwards over the plain backend: logits equal transformers' (golden files), and damaged
+ * models are refused in words.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "golden_case.h"
+#include "model/rope.h"
+#include "plain_backend.h"
+
+static void test_goldens(void **state) {
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_CASE_COUNT; i++)
+        golden_check(&golden_cases[i], &plain_backend, NIB_KV_FP32, "plain");
+}
+
+/* ---- what a model must not lack ---- */
+
+typedef struct opened {
+    model_file *file;
+    model_file changed; /* the same file with hyper-parameters of our own */
+    tensor *spoiled, sound;
+} opened;
+
+static opened open_case(const golden_case *c) {
+    opened o = {0};
+    char path[512];
+    nib_error err = {""};
+    golden_path(path, c, c->file);
+    if (model_file_open(&o.file, path, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    o.changed = *o.file;
+    return o;
+}
+
+/* A tensor to be spoiled; expect_refused makes it sound again. */
+static tensor *spoil(opened *o, slot s, int layer) {
+    o->spoiled = (tensor *)model_file_find(o->file, s, layer);
+    assert_non_null(o->spoiled);
+    o->sound = *o->spoiled;
+    return o->spoiled;
+}
+
+static void expect_refused(opened *o, nib_status expected, const char *words) {
+    model *m;
+    nib_error err = {""};
+    assert_int_equal(model_open(&m, &o->changed, &plain_backend, &(model_limits){8, 8, 1, NIB_KV_FP32}, &err),
+                     expected);
+    assert_null(m);
+    if (!strstr(err.text, words))
+        fail_msg("'%s' does not say '%s'", err.text, words);
+    if (o->spoiled)
+        *o->spoiled = o->sound;
+    o->changed.hp = o->file->hp;
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    opened o = open_case(&(golden_case){"qwen3-tied", ""});
+    spoil(&o, SLOT_UP, 1)->slot = SLOT_NONE;
+    expect_refused(&o, NIB_UNSUPPORTED,
+                   "layers.1.mlp.up_proj.weight' has no place in nibble's qwen3 network");
+    spoil(&o, SLOT_K, 1)->rows--;
+    expect_refused(&o, NIB_BAD_FILE, "is [31, 24]; attn_k of layer 1 must be [32, 24]");
+    spoil(&o, SLOT_K_NORM, 0)->cols++;
+    expect_refused(&o, NIB_BAD_FILE, "is [1, 33]; k_norm of layer 0 must be [1, 32]");
+    spoil(&o, SLOT_EMBED, -1)->dtype = DT_I32;
+    expect_refused(&o, NIB_UNSUPPORTED, "is stored as I32, which is no weight format");
+    float infinite[24] = {[3] = INFINITY};
+    *spoil(&o, SLOT_FINAL_NORM, -1) =
+        (tensor){.name = "n", .dtype = DT_F32, .rows = 1, .cols = 24, .data = infinite, .tensor_scale = 1};
+    expect_refused(&o, NIB_BAD_FILE, "holds a number that is not finite");
+    o.changed.hp.n_layers = 3;
+    expect_refused(&o, NIB_BAD_FILE, "no tensor for attn_q of layer 2, expected one of [96, 24]");
+    o.changed.hp.tied = false;
+    expect_refused(&o, NIB_BAD_FILE, "no tensor for head, expected one of [40, 24]");
+    o.changed.hp.family = FAMILY_NONE;
+    expect_refused(&o, NIB_UNSUPPORTED, "no network that nibble can compute");
+    model_file_close(o.file);
+    o = open_case(&(golden_case){"llama-llama3-rope", "model.gguf"});
+    spoil(&o, SLOT_ROPE_FREQS, -1)->data = (float[]){1, 0, 1};
+    expect_refused(&o, NIB_BAD_FILE, "a RoPE frequency divisor of 0");
+    spoil(&o, SLOT_ROPE_FREQS, -1)->cols = 4;
+    expect_refused(&o, NIB_BAD_FILE, "is [1, 4]; rope_freqs must be [1, 3]");
+    model_file_close(o.file);
+}
+
+/* ---- calibration ---- */
+
+static void test_observe(void **state) {
+    (void)state;
+    opened o = open_case(&(golden_case){"gemma3", "model.gguf"});
+    const hparams *hp = &o.file->hp;
+    model *m;
+    nib_error err;
+    assert_int_equal(model_open(&m, o.file, &plain_backend, &(model_limits){64, 64, 4, NIB_KV_FP32}, &err),
+                     NIB_OK);
+    size_t n;
+    int32_t *tokens = golden_array(&(golden_case){"gemma3", ""}, "tokens.i32", &n);
+    float *logits = malloc(n * (size_t)hp->vocab * sizeof *logits);
+    double **sums = calloc((size_t)hp->n_layers * SLOT_COUNT, sizeof *sums);
+    double *q = calloc((size_t)hp->dim, sizeof *q), *head = calloc((size_t)hp->dim, sizeof *head);
+    double *down = calloc((size_t)hp->ffn_dim, sizeof *down);
+    sums[0 * SLOT_COUNT + SLOT_Q] = q;
+    sums[3 * SLOT_COUNT + SLOT_DOWN] = down;
+    sums[0 * SLOT_COUNT + SLOT_HEAD] = head;
+    model_observe(m, sums);
+    golden_forward(m, tokens, (int)n, 16, logits);
+    model_observe(m, NULL);
+    double before = q[0], down_sum = 0;
+    golden_forward(m, tokens, (int)n, 16, logits);
+    assert_true(q[0] == before);
+
+    /* The input of layer 0's q is the norm of the scaled embedding: computed here from the file. */
+    float *row = malloc((size_t)hp->dim * sizeof *row), *w = malloc((size_t)hp->dim * sizeof *w);
+    tensor_decode_row(model_file_find(o.file, SLOT_ATTN_NORM, 0), 0, w);
+    double *expected = calloc((size_t)hp->dim, sizeof *expected);
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        tensor_decode_row(model_file_find(o.file, SLOT_EMBED, -1), (size_t)tokens[i], row);
+        for (int c = 0; c < hp->dim; c++) {
+            row[c] *= hp->embed_scale;
+            sum += (double)row[c] * row[c];
+        }
+        for (int c = 0; c < hp->dim; c++)
+            expected[c] += row[c] * row[c] * (double)w[c] * w[c] / (sum / hp->dim + hp->norm_eps);
+    }
+    for (int c = 0; c < hp->dim; c++) {
+        assert_true(fabs(q[c] - expected[c]) <= 1e-5 * expected[c]);
+        assert_true(head[c] > 0);
+    }
+    for (int c = 0; c < hp->ffn_dim; c++)
+        down_sum += down[c];
+    assert_true(down_sum > 0);
+    free(tokens), free(logits), free(sums), free(q), free(head), free(down), free(row), free(w);
+    free(expected);
+    model_close(m);
+    model_file_close(o.file);
+}
+
+/* ---- RoPE, against figures worked out by hand ---- */
+
+static void test_rope(void **state) {
+    (void)state;
+    hparams hp = {.head_dim = 4, .rope_theta = 10000, .rope_theta_local = 100, .rope_factor = 8};
+    float f[2];
+    rope_inv_freq(f, &hp, false, NULL);
+    assert_true(f[0] == 1 && fabsf(f[1] - 0.01f) < 1e-9f);
+    rope_inv_freq(f, &hp, true, NULL);
+    assert_true(f[0] == 1 && fabsf(f[1] - 0.1f) < 1e-8f);
+    hp.rope_scaling = ROPE_LINEAR;
+    rope_inv_freq(f, &hp, false, (float[]){1, 2});
+    assert_true(f[0] == 0.125f && fabsf(f[1] - 0.01f / 16) < 1e-9f);
+    rope_inv_freq(f, &hp, true, (float[]){1, 2}); /* local layers are never stretched */
+    assert_true(f[0] == 1 && fabsf(f[1] - 0.1f) < 1e-8f);
+    /* Wavelengths 6.28 and 628 positions; kept below 64 / 4, stretched above 64 / 1. */
+    hp.rope_scaling = ROPE_LLAMA3;
+    hp.rope_low_freq = 1;
+    hp.rope_high_freq = 4;
+    hp.rope_original_context = 64;
+    rope_inv_freq(f, &hp, false, NULL);
+    assert_true(f[0] == 1 && fabsf(f[1] - 0.01f / 8) < 1e-9f);
+    /* Between: wavelength 32 mixes (64 / 32 - 1) / 3 = 1/3 kept, 2/3 stretched. */
+    hp.rope_theta = (float)pow(32 / 6.28318530717958647692, 2);
+    rope_inv_freq(f, &hp, false, NULL);
+    assert_true(fabs(f[1] * 32 / 6.28318530717958647692 - (1.0 / 3 + 2.0 / 3 / 8)) < 1e-6);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_goldens),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_observe),
+        cmocka_unit_test(test_rope),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

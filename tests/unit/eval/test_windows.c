@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Perplexity, KL divergence, calibration and speed over a model that is a formula: its logits depend on the
+ * last ids and the position, so that a wrong window, row, target or BOS shows. The functions of model.h and
+ * tokenizer.h that eval calls are defined here instead of linked.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "eval/calibrate.h"
+#include "eval/eval.h"
+#include "eval/speed.h"
+
+#define VOCAB   300
+#define BOS     256
+#define DIM     4
+#define MAX_POS 4096
+
+/* ---- the formula model: remembers the ids by position, as a KV cache does ---- */
+
+struct model {
+    hparams hp;
+    float temperature;
+    bool broken;
+    int32_t seen[MAX_POS];
+    float logits[256 * VOCAB];
+    double *const *sums;
+    size_t n_forward, n_rows, n_out;
+    int max_rows, max_out;
+};
+
+static double formula(const int32_t *ids, int pos, int v, float temperature) {
+    uint32_t h = (uint32_t)ids[pos] * 2654435761u ^ (uint32_t)(pos > 0 ? ids[pos - 1] : 77) * 40503u ^
+                 (uint32_t)ids[0] * 97u ^ (uint32_t)pos * 31u ^ (uint32_t)v * 2246822519u;
+    h ^= h >> 15;
+    h *= 2654435761u;
+    return (double)(float)((float)(h >> 16) / 8192.0f * temperature);
+}
+
+const hparams *model_hparams(const model *m) {
+    return &m->hp;
+}
+
+nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err) {
+    (void)err;
+    assert_int_equal(b->n_seqs, 1);
+    assert_true(b->n_rows <= m->max_rows && b->n_out <= m->max_out);
+    const batch_seq *s = &b->seqs[0];
+    assert_true(s->n_rows == b->n_rows && s->row == 0);
+    assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+    for (int i = 0; i < b->n_rows; i++)
+        m->seen[s->pages[(s->pos + i) / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + (s->pos + i) % KV_PAGE_TOKENS] =
+            b->tokens[i];
+    for (int i = 0; i < b->n_out; i++)
+        for (int v = 0; v < VOCAB; v++)
+            m->logits[i * VOCAB + v] =
+                m->broken && s->pos > 10
+                    ? NAN
+                    : (float)formula(m->seen, s->pos + b->out_rows[i], v, m->temperature);
+    for (int i = 0; m->sums && i < b->n_rows; i++)
+        for (int c = 0; c < DIM; c++) {
+            m->sums[0 * SLOT_COUNT + SLOT_Q][c] += c;
+            m->sums[1 * SLOT_COUNT + SLOT_DOWN][c] += 2 * c;
+        }
+    for (int i = 0; m->sums && i < b->n_out; i++)
+        m->sums[SLOT_HEAD][1] += 5;
+    m->n_forward++;
+    m->n_rows += (size_t)b->n_rows;
+    m->n_out += (size_t)b->n_out;
+    *logits = b->n_out ? m->logits : NULL;
+    return NIB_OK;
+}
+
+size_t model_bytes_per_token(const model *m) {
+    (void)m;
+    return 1000;
+}
+
+size_t model_kv_bytes(const model *m) {
+    (void)m;
+    return 64 * KV_PAGE_TOKENS * 20; /* 64 pages, 20 bytes per position */
+}
+
+void model_observe(model *m, double *const *sums) {
+    m->sums = sums;
+}
+
+static model *new_model(float temperature) {
+    model *m = calloc(1, sizeof *m);
+    assert_non_null(m);
+    m->hp = (hparams){.n_layers = 2,
+                      .dim = DIM,
+                      .ffn_dim = DIM,
+                      .n_heads = 1,
+                      .n_kv_heads = 1,
+                      .head_dim = DIM,
+                      .vocab = VOCAB,
+                      .sliding_window = 16,
+                      .local = {true, false}};
+    m->temperature = temperature;
+    m->max_rows = m->max_out = 256;
+    return m;
+}
+
+/* ---- a tokenizer of bytes ---- */
+
+struct tokenizer {
+    bool bos;
+};
+
+bool tokenizer_adds_bos(const tokenizer *t) {
+    return t->bos;
+}
+
+int32_t tokenizer_bos(const tokenizer *t) {
+    (void)t;
+    return BOS;
+}
+
+nib_status token_list_push(token_list *list, int32_t id, nib_error *err) {
+    (void)err;
+    if (list->n == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 64;
+        list->ids = realloc(list->ids, list->capacity * sizeof *list->ids);
+        assert_non_null(list->ids);
+    }
+    list->ids[list->n++] = id;
+    return NIB_OK;
+}
+
+void token_list_free(token_list *list) {
+    free(list->ids);
+}
+
+nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, token_list *out,
+                            nib_error *err) {
+    (void)t;
+    assert_int_equal(flags, TOKENIZE_NO_SPECIAL);
+    for (size_t i = 0; i < n; i++)
+        token_list_push(out, (unsigned char)text[i], err);
+    return NIB_OK;
+}
+
+/* ---- the tests ---- */
+
+static char sample[1024];
+
+static eval_text open_sample(bool bos, int n_ctx, int n_chunks, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++)
+        sample[i] = (char)('a' + (i * i + i / 3) % 26);
+    sample[bytes - 1] = '\n'; /* dropped */
+    struct tokenizer t = {bos};
+    eval_text text;
+    nib_error err;
+    if (eval_text_open(&text, &t, sample, bytes, n_ctx, n_chunks, "sample", &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return text;
+}
+
+/* ln p of the token after POS in WINDOW, in FP64. */
+static double expected_log_prob(const int32_t *window, int pos, int32_t target, float temperature) {
+    double sum = 0, x = formula(window, pos, target, temperature);
+    for (int v = 0; v < VOCAB; v++)
+        sum += exp(formula(window, pos, v, temperature));
+    return x - log(sum);
+}
+
+static double expected_nll(bool bos, int n_ctx, int n_chunks, float temperature, size_t *n) {
+    double nll = 0;
+    *n = 0;
+    for (int c = 0; c < n_chunks; c++) {
+        int32_t window[256];
+        for (int i = 0; i < n_ctx;
+             i++) { /* with BOS the text's ids are shifted by one, and the first replaced */
+            long at = (long)c * n_ctx + i - (bos ? 1 : 0);
+            window[i] = bos && i == 0 ? BOS : (unsigned char)sample[at];
+        }
+        for (int pos = n_ctx / 2; pos < n_ctx - 1; pos++, ++*n)
+            nll -= expected_log_prob(window, pos, window[pos + 1], temperature);
+    }
+    return nll / (double)*n;
+}
+
+static void check_ppl(bool bos, int n_ctx, int n_chunks, size_t bytes, int expected_chunks) {
+    eval_text text = open_sample(bos, n_ctx, n_chunks, bytes);
+    assert_int_equal(text.n_chunks, expected_chunks);
+    model *m = new_model(1);
+    model_limits l = eval_limits(n_ctx, NIB_KV_BF16);
+    m->max_rows = l.max_rows;
+    m->max_out = l.max_out;
+    eval_options o = {.threads = 2};
+    eval_ppl_result r;
+    nib_error err;
+    assert_int_equal(eval_ppl(m, &text, &o, &r, &err), NIB_OK);
+    size_t n;
+    double nll = expected_nll(bos, n_ctx, expected_chunks, 1, &n);
+    assert_int_equal(r.n_scored, n);
+    assert_int_equal(m->n_out, n);
+    assert_true(fabs(r.nll.value - nll) < 1e-6);
+    assert_true(fabs(r.ppl.value - exp(nll)) < 1e-6 * exp(nll));
+    eval_text_close(&text);
+    free(m);
+}
+
+static void test_ppl(void **unused) {
+    (void)unused;
+    check_ppl(false, 32, 0, 200, 6); /* 199 ids: 6 whole windows */
+    check_ppl(true, 32, 0, 200, 6);  /* BOS and 199 */
+    check_ppl(true, 33, 3, 200, 3);
+    check_ppl(false, 200, 2, 801, 2); /* more rows than one batch hands out */
+}
+
+static void test_short_text(void **unused) {
+    (void)unused;
+    struct tokenizer t = {true};
+    eval_text text;
+    nib_error err;
+    assert_int_equal(eval_text_open(&text, &t, "abc", 3, 32, 0, "short.txt", &err), NIB_BAD_ARGUMENT);
+    assert_string_equal(err.text,
+                        "short.txt: the text gives 4 tokens, and two windows of 32 are needed at least");
+}
+
+static double expected_kld(int n_ctx, int n_chunks, float t_base, float t_model) {
+    double kld = 0;
+    size_t n = 0;
+    for (int c = 0; c < n_chunks; c++) {
+        int32_t window[256];
+        for (int i = 0; i < n_ctx; i++)
+            window[i] = i == 0 ? BOS : (unsigned char)sample[c * n_ctx + i - 1];
+        for (int pos = n_ctx / 2; pos < n_ctx - 1; pos++, n++)
+            for (int v = 0; v < VOCAB; v++) {
+                double lp = expected_log_prob(window, pos, v, t_base),
+                       lq = expected_log_prob(window, pos, v, t_model);
+                kld += exp(lp) * (lp - lq);
+            }
+    }
+    return kld / (double)n;
+}
+
+static void test_kld(void **unused) {
+    (void)unused;
+    eval_text text = open_sample(true, 32, 3, 300);
+    model *m = new_model(0.8f), *base = new_model(1);
+    eval_options o = {.threads = 2};
+    eval_kld_result side, same, stored;
+    eval_ppl_result base_ppl;
+    nib_error err;
+    assert_int_equal(eval_kld(m, base, &text, &o, &side, &err), NIB_OK);
+    double expected = expected_kld(32, 3, 1, 0.8f);
+    assert_true(expected > 0.01);
+    assert_true(fabs(side.kld.value - expected) < 1e-6);
+    assert_true(side.same_top.value == 1); /* another temperature keeps the order */
+    assert_true(side.ppl.value != side.ppl_base.value);
+    assert_int_equal(eval_kld(base, base, &text, &o, &same, &err), NIB_OK);
+    assert_true(fabs(same.kld.value) < 1e-12 && same.ppl_ratio.value == 1 && same.p_diff_rms.value == 0);
+
+    char path[] = "/tmp/test_windows_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(eval_kld_save(base, &text, path, &o, &base_ppl, &err), NIB_OK);
+    assert_true(fabs(base_ppl.ppl.value - side.ppl_base.value) < 1e-9);
+    assert_int_equal(eval_kld_against_file(m, &text, path, &o, &stored, &err), NIB_OK);
+    assert_true(fabs(stored.kld.value - side.kld.value) < 1e-4);
+    assert_true(fabs(stored.ppl_ratio.value - side.ppl_ratio.value) < 1e-5);
+    assert_true(stored.same_top.value == 1);
+    text.n_chunks = 2; /* the first windows of a longer file */
+    assert_int_equal(eval_kld_against_file(m, &text, path, &o, &stored, &err), NIB_OK);
+    unlink(path);
+    eval_text_close(&text);
+    free(m);
+    free(base);
+}
+
+static void test_broken_model(void **unused) {
+    (void)unused;
+    eval_text text = open_sample(true, 32, 3, 300);
+    model *m = new_model(1), *base = new_model(1);
+    m->broken = true;
+    eval_options o = {.threads = 1};
+    eval_ppl_result r;
+    eval_kld_result k;
+    nib_error err;
+    assert_int_equal(eval_ppl(m, &text, &o, &r, &err), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "finite"));
+    assert_int_equal(eval_kld(m, base, &text, &o, &k, &err), NIB_BAD_FILE);
+    assert_int_equal(eval_kld_save(m, &text, "/tmp/test_windows_never", &o, &r, &err), NIB_BAD_FILE);
+    assert_int_not_equal(access("/tmp/test_windows_never", F_OK), 0);
+    base->hp.vocab = VOCAB - 1;
+    assert_int_equal(eval_kld(m, base, &text, &o, &k, &err), NIB_BAD_ARGUMENT);
+    base->hp.vocab = 'f';
+    assert_int_equal(eval_ppl(base, &text, &o, &r, &err), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "outside a vocabulary"));
+    eval_text_close(&text);
+    free(m);
+    free(base);
+}
+
+static volatile sig_atomic_t stop;
+static void stop_halfway(void *context, const char *what, uint64_t done, uint64_t total) {
+    (void)context;
+    (void)what;
+    assert_true(done <= total);
+    stop = done >= total / 2;
+}
+
+static void test_stop(void **unused) {
+    (void)unused;
+    eval_text text = open_sample(true, 32, 3, 300);
+    model *m = new_model(1);
+    eval_options o = {.threads = 1, .progress = {.report = stop_halfway}, .stop = &stop};
+    eval_ppl_result r;
+    nib_error err;
+    assert_int_equal(eval_ppl(m, &text, &o, &r, &err), NIB_CANCELLED);
+    assert_true(m->n_forward > 1 && m->n_rows < 93);
+    eval_text_close(&text);
+    free(m);
+}
+
+static void test_calibrate(void **unused) {
+    (void)unused;
+    struct tokenizer t = {true};
+    model *m = new_model(1);
+    model_limits l = calibrate_limits();
+    m->max_rows = l.max_rows;
+    m->max_out = l.max_out;
+    char text[700];
+    memset(text, 'x', sizeof text);
+    importance imp;
+    size_t n;
+    nib_error err;
+    assert_int_equal(calibrate(&imp, m, &t, text, sizeof text, 600, NULL, &n, &err), NIB_OK);
+    assert_int_equal(n, 600);
+    assert_int_equal(m->n_rows, 602); /* BOS in both windows: 512 + 90 */
+    assert_int_equal(imp.n_layers, 2);
+    for (int c = 0; c < DIM; c++) {
+        assert_true(imp.mean_squares[SLOT_Q][c] == (float)c);
+        assert_true(imp.mean_squares[SLOT_K][c] == (float)c && imp.mean_squares[SLOT_V][c] == (float)c);
+        assert_true(imp.mean_squares[SLOT_COUNT + SLOT_DOWN][c] == 2 * (float)c);
+        assert_true(imp.mean_squares[SLOT_HEAD][c] == (c == 1 ? 5 : 0));
+        assert_true(imp.mean_squares[SLOT_EMBED][c] == (c == 1 ? 5 : 0));
+    }
+    assert_null(imp.mean_squares[SLOT_FFN_NORM]);
+    assert_null(imp.mean_squares[SLOT_COUNT + SLOT_HEAD]);
+    calibrate_free(&imp);
+    assert_int_equal(calibrate(&imp, m, &t, "short", 5, 0, NULL, NULL, &err), NIB_BAD_ARGUMENT);
+    assert_null(m->sums);
+    free(m);
+}
+
+/* The text in the program is the text in the tree. */
+static void test_calibration_text(void **unused) {
+    (void)unused;
+    FILE *f = fopen(TESTS_DIR "/../src/eval/calibration_text.txt", "rb");
+    assert_non_null(f);
+    static char text[65536];
+    size_t n = fread(text, 1, sizeof text, f);
+    fclose(f);
+    assert_int_equal(n, calibration_text_bytes);
+    assert_memory_equal(text, calibration_text, n);
+    assert_true(n > 28000 && n < 36000);
+}
+
+static int warm;
+static void count_warm(void *context) {
+    (void)context;
+    warm++;
+}
+
+static void test_speed(void **unused) {
+    (void)unused;
+    model *m = new_model(1);
+    model_limits l = {.max_rows = 100, .max_out = 1, .n_kv_pages = 64};
+    m->max_rows = 100;
+    m->max_out = 1;
+    speed_test pp = {.n_prompt = 250, .depth = 50, .repeats = 3, .timing = count_warm};
+    speed_result r;
+    nib_error err;
+    assert_int_equal(speed_run(m, &l, &pp, NULL, NULL, &r, &err), NIB_OK);
+    assert_int_equal(warm, 1);
+    assert_int_equal(m->n_rows, 50 + 4 * 250);
+    assert_int_equal(m->n_forward, 1 + 4 * 3);
+    assert_int_equal(m->n_out, 1 + 4);
+    assert_true(r.tokens_per_s > 0 && r.median > 0 && r.deviation >= 0);
+    /* three batches end at positions 149, 249, 299: the local layer reads 16 positions, the other all */
+    double kv = 10 * (3 * 16 + 150 + 250 + 300);
+    assert_true(fabs(r.bytes_per_token - (3000 + kv) / 250) < 1e-9);
+    speed_test tg = {.n_gen = 2, .depth = 0, .repeats = 2};
+    assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_OK);
+    assert_true(fabs(r.bytes_per_token - (2000 + 10 * (1 + 1 + 2 + 2)) / 2.0) < 1e-9);
+    tg.depth = 64 * KV_PAGE_TOKENS;
+    assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_BAD_ARGUMENT);
+    free(m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ppl),
+                                       cmocka_unit_test(test_short_text),
+                                       cmocka_unit_test(test_kld),
+                                       cmocka_unit_test(test_broken_model),
+                                       cmocka_unit_test(test_stop),
+                                       cmocka_unit_test(test_calibrate),
+                                       cmocka_unit_test(test_calibration_text),
+                                       cmocka_unit_test(test_speed)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matrix products of every rung this machine has: the same bits as ref/, whatever the batch and whoever
+ * takes the units; and ref/ against sums in FP64 over exactly the operands it was given.
+ */
+#include "base/mem.h"
+#include "cpu/cpu.h"
+#include "cpu/kernels.h"
+#include "matmul_fixture.h"
+
+enum { MAX_RUNGS = 5 };
+
+typedef struct rungs {
+    int n;
+    cpu_kernels k[MAX_RUNGS];
+} rungs;
+
+static void rungs_add(rungs *r, const char *name, uint32_t features) {
+    cpu_kernels *k = &r->k[r->n++];
+    k->rung = name;
+    matmul_ref_init(&k->matmul);
+#if defined(__x86_64__)
+    if (features & NIB_CPU_AVX2)
+        matmul_avx2_init(&k->matmul, features);
+    if (features & NIB_CPU_AVX512)
+        matmul_avx512_init(&k->matmul, features);
+#endif
+}
+
+static void rungs_init(rungs *r) {
+    uint32_t have = cpu_features();
+    rungs_add(r, "scalar", 0);
+    if (have & NIB_CPU_AVX2)
+        rungs_add(r, "avx2", NIB_CPU_AVX2);
+    if (have & NIB_CPU_AVX512)
+        rungs_add(r, "avx512", NIB_CPU_AVX2 | NIB_CPU_AVX512);
+    if (have & NIB_CPU_AVX512_VNNI)
+        rungs_add(r, "avx512-vnni", NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI);
+    if (have & NIB_CPU_AMX)
+        rungs_add(r, "amx", have);
+}
+
+/* ---- operands ---- */
+
+typedef enum x_fill { X_NORMAL, X_ZERO, X_OUTLIER, X_MAX, X_SMALL, X_COUNT } x_fill;
+
+static float x_value(x_fill f, size_t c, rng *r) {
+    switch (f) {
+    case X_ZERO:
+        return 0.0f;
+    case X_OUTLIER:
+        return c % 32 == 5 ? 300.0f : rng_normal(r) * 0.1f;
+    case X_MAX:
+        return rng_u32(r) & 1 ? 4.0f : -4.0f;
+    case X_SMALL:
+        return rng_normal(r) * 1e-6f;
+    default:
+        return rng_normal(r);
+    }
+}
+
+static buf *make_act(size_t rows, size_t cols, x_fill f, rng *r) {
+    buf *a = NULL;
+    assert_int_equal(act_new(&a, BUF_ACT, rows, cols, true, NULL), NIB_OK);
+    a->rows = rows;
+    for (size_t t = 0; t < rows; t++)
+        for (size_t c = 0; c < cols; c++)
+            act_row(a, t)[c] = x_value(f, c, r);
+    return a;
+}
+
+static void quantize(buf *a, const cpu_kernels *k) {
+    for (size_t t = 0; t < a->rows; t++) {
+        size_t b = t * a->stride / ACT_BLOCK;
+        k->matmul.quantize_act(a->codes + t * a->stride, a->scales + b, a->starts + 2 * b, act_row(a, t),
+                               a->stride);
+    }
+}
+
+static size_t act_bytes(const buf *a) {
+    size_t n = a->max_rows * a->stride;
+    return n + n / ACT_BLOCK * (sizeof(float) + 2 * sizeof(int32_t));
+}
+
+/* Computes into OUT (poisoned first, unless ADD), units in N_RANGES pieces, last piece first. */
+static void compute(float *out, const cpu_kernels *k, const weight *w, const buf *a, size_t n_rows, bool add,
+                    size_t n_ranges) {
+    matmul_job job = {
+        .k = k, .w = w, .a = a, .out = out, .out_stride = w->rows, .n_rows = n_rows, .add = add};
+    if (!add)
+        memset(out, 0xff, n_rows * w->rows * sizeof *out);
+    size_t units = matmul_units(&job), bytes = pack_scratch_bytes(w);
+    unsigned char *scratch = mem_aligned(bytes);
+    memset(scratch, 0xff, bytes);
+    for (size_t i = n_ranges; i-- > 0;)
+        matmul_run(&job, units * i / n_ranges, units * (i + 1) / n_ranges, scratch);
+    mem_free(scratch);
+}
+
+/* One output in FP64 over the operands as the mode gives them, and the sum of |terms| for the tolerance. */
+static double oracle(const weight *w, const buf *a, size_t row, size_t token, bool int8, float *values,
+                     double *size) {
+    pack_unpack_row(w, row, values);
+    const float *x = act_row(a, token);
+    double sum = 0.0;
+    *size = 0.0;
+    for (size_t i = 0; i < a->stride; i++) {
+        size_t c = int8 ? act_column(i) : i, at = token * a->stride + i;
+        if (c >= w->cols)
+            continue;
+        double xv = int8 ? (double)a->codes[at] * (double)a->scales[at / ACT_BLOCK] : (double)x[c];
+        sum += (double)values[c] * xv;
+        *size += fabs((double)values[c] * xv);
+    }
+    return sum;
+}
+
+static void check_oracle(const float *out, const weight *w, const buf *a, size_t n_rows) {
+    float *values = malloc(w->cols * sizeof *values);
+    size_t t_step = n_rows > 64 ? 37 : 1, r_step = w->rows > 256 ? 29 : 1;
+    for (size_t i = 0; i < w->n_parts; i++) {
+        const pack_part *p = &w->parts[i];
+        bool int8 = w->int8 && p->kind != PACK_ROWS;
+        for (size_t t = 0; t < n_rows; t += t_step)
+            for (size_t r = 0; r < p->rows; r += r_step) {
+                double size, sum = oracle(w, a, p->row0 + r, t, int8, values, &size);
+                double limit = size * (double)(w->cols / 16 + 24) * 0x1p-24 + 1e-36;
+                double got = (double)out[t * w->rows + p->row0 + r];
+                if (!(fabs(got - sum) <= limit))
+                    fail_msg("%s, row %zu, token %zu: %.9g instead of %.9g (allowed %.3g)",
+                             dtype_get(p->source.dtype)->name, r, t, got, sum, limit);
+            }
+    }
+    free(values);
+}
+
+/* All rungs on one weight and one activation: REF against the oracle, the others against REF's bits. */
+static void check_job(const rungs *all, const weight *w, buf *a, bool oracle_too) {
+    size_t n = a->rows * w->rows;
+    float *expected = malloc(n * sizeof *expected), *got = malloc(n * sizeof *got);
+    quantize(a, &all->k[0]);
+    compute(expected, &all->k[0], w, a, a->rows, false, 1);
+    if (oracle_too)
+        check_oracle(expected, w, a, a->rows);
+    for (int i = 1; i < all->n; i++) {
+        compute(got, &all->k[i], w, a, a->rows, false, 3);
+        for (size_t j = 0; j < n; j++)
+            if (memcmp(got + j, expected + j, sizeof *got) != 0)
+                fail_msg("%s, %s, %zu rows of %zu x %zu, [%zu, %zu]: %.9g instead of %.9g", all->k[i].rung,
+                         dtype_get(w->parts[0].source.dtype)->name, a->rows, w->rows, w->cols, j / w->rows,
+                         j % w->rows, (double)got[j], (double)expected[j]);
+    }
+    free(expected);
+    free(got);
+}
+
+static const dtype formats[] = {DT_F32,   DT_F16,   DT_BF16,       DT_F8_E4M3, DT_F8_E5M2,
+                                DT_NVFP4, DT_MXFP4, DT_GGUF_NVFP4, DT_Q4_0,    DT_Q4_1,
+                                DT_Q8_0,  DT_Q6_K,  DT_GGUF_MXFP4, DT_IQ4_NL};
+enum { N_FORMATS = sizeof formats / sizeof formats[0] };
+
+static weight *pack_one_tensor(const tensor *t, bool int8) {
+    weight *w = NULL;
+    assert_int_equal(pack_weight(&w, &t, 1, NULL, int8, NULL), NIB_OK);
+    return w;
+}
+
+/* Every format and mode, odd rows and columns, every shape of values. */
+static void every_rung_gives_the_same_bits(void **state) {
+    const rungs *all = *state;
+    static const size_t rows[] = {1, 16, 37, 64}, tokens[] = {1, 2, 5, 7, 13};
+    rng r = {11};
+    for (int f = 0; f < N_FORMATS; f++)
+        for (int int8 = 0; int8 < 2; int8++)
+            for (size_t i = 0; i < 4; i++)
+                for (size_t j = 0; j < 5; j++) {
+                    uint32_t block = dtype_get(formats[f])->block;
+                    size_t cols = block >= 64  ? block * (1 + j % 3)
+                                  : block < 16 ? 40 + 11 * j
+                                               : block * (j + 2);
+                    fill kind = (fill)((i + j) % FILL_COUNT);
+                    tensor t = fixture_tensor(formats[f], rows[i], cols, &r, kind, (i + j) % 2);
+                    weight *w = pack_one_tensor(&t, int8);
+                    buf *a = make_act(tokens[j], cols, (x_fill)((i * 5 + j) % X_COUNT), &r);
+                    check_job(all, w, a, true);
+                    act_free(a);
+                    pack_free(w);
+                    fixture_free(&t);
+                }
+}
+
+/* Columns past one stretch of a tile, tokens past one unit, 1/7/64/513 rows. */
+static void large_shapes(void **state) {
+    const rungs *all = *state;
+    static const dtype some[] = {DT_NVFP4, DT_Q8_0, DT_Q4_0, DT_BF16};
+    static const size_t rows[] = {1, 7, 64, 513}, tokens[] = {129, 64, 7, 1};
+    rng r = {12};
+    for (int f = 0; f < 4; f++)
+        for (int int8 = 0; int8 < 2; int8++)
+            for (size_t i = 0; i < 4; i++) {
+                size_t cols = i % 2 ? 640 : 1120;
+                tensor t = fixture_tensor(some[f], rows[i], cols, &r, FILL_RANDOM, true);
+                weight *w = pack_one_tensor(&t, int8);
+                buf *a = make_act(tokens[i], cols, X_NORMAL, &r);
+                check_job(all, w, a, true);
+                act_free(a);
+                pack_free(w);
+                fixture_free(&t);
+            }
+}
+
+/* A row's bits do not depend on the rows beside it, nor on who computes which units. */
+static void batch_mates_change_nothing(void **state) {
+    const rungs *all = *state;
+    enum { ROWS = 100, COLS = 576, TOKENS = 150 };
+    static const dtype some[] = {DT_NVFP4, DT_Q8_0, DT_IQ4_NL, DT_F16, DT_Q6_K};
+    rng r = {13};
+    for (int f = 0; f < 5; f++)
+        for (int int8 = 0; int8 < 2; int8++) {
+            size_t cols = some[f] == DT_Q6_K ? 512 : COLS;
+            tensor t = fixture_tensor(some[f], ROWS, cols, &r, FILL_RANDOM, false);
+            weight *w = pack_one_tensor(&t, int8);
+            buf *a = make_act(TOKENS, cols, X_NORMAL, &r), *one = make_act(1, cols, X_NORMAL, &r);
+            float *whole = malloc(sizeof(float) * TOKENS * ROWS),
+                  *pieces = malloc(sizeof(float) * TOKENS * ROWS);
+            float alone[ROWS];
+            for (int i = 0; i < all->n; i++) {
+                quantize(a, &all->k[i]);
+                compute(whole, &all->k[i], w, a, TOKENS, false, 1);
+                compute(pieces, &all->k[i], w, a, TOKENS, false, 5);
+                assert_memory_equal(pieces, whole, sizeof(float) * TOKENS * ROWS);
+                for (size_t token = 0; token < TOKENS; token += 31) {
+                    memcpy(act_row(one, 0), act_row(a, token), cols * sizeof(float));
+                    quantize(one, &all->k[i]);
+                    compute(alone, &all->k[i], w, one, 1, false, 2);
+                    assert_memory_equal(alone, whole + token * ROWS, sizeof alone);
+                }
+            }
+            free(whole);
+            free(pieces);
+            act_free(a);
+            act_free(one);
+            pack_free(w);
+            fixture_free(&t);
+        }
+}
+
+static void joined_parts_and_adding(void **state) {
+    const rungs *all = *state;
+    enum { COLS = 256, TOKENS = 9, ROWS = 70 + 17 + 40 };
+    rng r = {14};
+    tensor q = fixture_tensor(DT_NVFP4, 70, COLS, &r, FILL_RANDOM, false);
+    tensor k = fixture_tensor(DT_Q6_K, 17, COLS, &r, FILL_RANDOM, true);
+    tensor v = fixture_tensor(DT_Q8_0, 40, COLS, &r, FILL_RANDOM, true);
+    const tensor *parts[] = {&q, &k, &v};
+    weight *w = NULL;
+    assert_int_equal(pack_weight(&w, parts, 3, NULL, true, NULL), NIB_OK);
+    for (size_t tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1) {
+        buf *a = make_act(tokens, COLS, X_NORMAL, &r);
+        check_job(all, w, a, true);
+        float *x = malloc(tokens * ROWS * sizeof *x), *plain = malloc(tokens * ROWS * sizeof *x);
+        for (int i = 0; i < all->n; i++) {
+            compute(plain, &all->k[i], w, a, tokens, false, 1);
+            for (size_t j = 0; j < tokens * ROWS; j++)
+                x[j] = (float)j - 50.0f;
+            compute(x, &all->k[i], w, a, tokens, true, 4);
+            for (size_t j = 0; j < tokens * ROWS; j++)
+                assert_true(x[j] == (float)j - 50.0f + plain[j]);
+        }
+        free(x);
+        free(plain);
+        act_free(a);
+    }
+    pack_free(w);
+    fixture_free(&q);
+    fixture_free(&k);
+    fixture_free(&v);
+}
+
+/* ---- the quantizer ---- */
+
+static void quantizers_agree(void **state) {
+    const rungs *all = *state;
+    enum { ROWS = 40, COLS = 1000 };
+    rng r = {15};
+    for (int f = 0; f < X_COUNT; f++) {
+        buf *a = make_act(ROWS, COLS, (x_fill)f, &r), *b = make_act(ROWS, COLS, X_ZERO, &r);
+        act_row(a, 3)[500] = NAN;
+        act_row(a, 4)[501] = -INFINITY;
+        act_row(a, 5)[17] = 0x1p-120f;
+        act_row(a, 6)[18] = -0x1p-140f;
+        act_row(a, 7)[19] = 3e38f;
+        memcpy(b->f32, a->f32, ROWS * a->stride * sizeof(float));
+        quantize(a, &all->k[0]);
+        assert_true(isnan(a->scales[(3 * a->stride + 500) / ACT_BLOCK]));
+        for (int i = 1; i < all->n; i++) {
+            memset(b->codes, 0x55, act_bytes(b));
+            quantize(b, &all->k[i]);
+            size_t n = ROWS * a->stride;
+            assert_memory_equal(b->codes, a->codes, n);
+            assert_memory_equal(b->scales, a->scales, n / ACT_BLOCK * sizeof(float));
+            assert_memory_equal(b->starts, a->starts, n / ACT_BLOCK * 2 * sizeof(int32_t));
+        }
+        act_free(a);
+        act_free(b);
+    }
+}
+
+static void quantizer_is_near(void **state) {
+    const rungs *all = *state;
+    rng r = {16};
+    buf *a = make_act(8, 640, X_NORMAL, &r);
+    quantize(a, &all->k[0]);
+    for (size_t i = 0; i < 8 * a->stride; i++) {
+        float x = a->f32[i / a->stride * a->stride + act_column(i % a->stride)],
+              scale = a->scales[i / ACT_BLOCK];
+        assert_true(fabsf(x - (float)a->codes[i] * scale) <= 0.5001f * scale);
+    }
+    for (size_t b = 0; b < 8 * a->stride / ACT_BLOCK; b++) {
+        int32_t sum = 0;
+        for (size_t i = 0; i < ACT_BLOCK; i++)
+            sum += a->codes[b * ACT_BLOCK + i];
+        assert_int_equal(a->starts[2 * b], ACT_MAGIC - 12 * sum);
+        assert_int_equal(a->starts[2 * b + 1], ACT_MAGIC - 128 * sum);
+    }
+    act_free(a);
+}
+
+int main(void) {
+    static rungs all;
+    rungs_init(&all);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(quantizers_agree, &all),
+        cmocka_unit_test_prestate(quantizer_is_near, &all),
+        cmocka_unit_test_prestate(every_rung_gives_the_same_bits, &all),
+        cmocka_unit_test_prestate(large_shapes, &all),
+        cmocka_unit_test_prestate(batch_mates_change_nothing, &all),
+        cmocka_unit_test_prestate(joined_parts_and_adding, &all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

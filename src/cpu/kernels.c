@@ -14,15 +14,18 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     k->rung = "scalar";
     rows_ref_init(k);
     attn_ref_init(k);
-    store_ref_init(k);
     matmul_ref_init(&k->matmul);
 #if defined(__x86_64__)
     if (features & NIB_CPU_AVX2) {
         k->rung = "avx2";
+        rows_avx2_init(k);
+        attn_avx2_init(k);
         matmul_avx2_init(&k->matmul, features);
     }
     if (features & NIB_CPU_AVX512) {
         k->rung = features & NIB_CPU_AVX512_VNNI ? "avx512-vnni" : "avx512";
+        rows_avx512_init(k);
+        attn_avx512_init(k);
         matmul_avx512_init(&k->matmul, features);
     }
 #endif

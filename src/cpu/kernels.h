@@ -53,12 +53,9 @@ typedef struct cpu_kernels {
                       size_t n);
     /* out = acc / sum + 0 (no negative zero) */
     void (*attn_end)(float *out, const float *acc, float sum, size_t n);
-    /* n vectors x [head_dim], x_stride apart, into token slots [t, t + n) of a page block; scales: the
-     * block's, FP8 only; by nib_kv_dtype */
-    void (*store_k[4])(void *block, float *scales, size_t head_dim, size_t t, size_t n, const float *x,
-                       size_t x_stride);
-    void (*store_v[4])(void *block, float *scales, size_t head_dim, size_t t, size_t n, const float *x,
-                       size_t x_stride);
+    /* x [n] as BF16, and as E4M3 times *scale: the largest |x| becomes 448 */
+    void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
+    void (*to_fp8)(uint8_t *dst, float *scale, const float *x, size_t n);
 
     matmul_kernels matmul;
 } cpu_kernels;
@@ -69,12 +66,9 @@ void kernels_init(cpu_kernels *k, uint32_t features);
 /* Each rung's files fill in what they have. */
 void rows_ref_init(cpu_kernels *k);
 void attn_ref_init(cpu_kernels *k);
-void store_ref_init(cpu_kernels *k);
 void rows_avx2_init(cpu_kernels *k);
 void attn_avx2_init(cpu_kernels *k);
-void store_avx2_init(cpu_kernels *k);
 void rows_avx512_init(cpu_kernels *k);
 void attn_avx512_init(cpu_kernels *k);
-void store_avx512_init(cpu_kernels *k);
 
 #endif

@@ -15,6 +15,9 @@
 
 #include "ops/ops.h"
 
+/* An FP8 vector whose largest |x| is below this is stored as zeros: 448 / |x| must not overflow. */
+#define KV_FP8_TINY 0x1p-100f
+
 struct kv_cache {
     kv_shape shape;
     size_t n_blocks;

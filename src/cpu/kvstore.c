@@ -53,15 +53,49 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
+/* x [n, x_stride] in the cache's format, [n, d] one after the other. */
+static void encode(const cpu_backend *cb, nib_kv_dtype type, void *dst, float *scales, size_t d, size_t n,
+                   const float *x, size_t x_stride) {
+    for (size_t j = 0; j < n; j++) {
+        const float *row = x + j * x_stride;
+        if (type == NIB_KV_FP8)
+            cb->k.to_fp8((uint8_t *)dst + j * d, &scales[j], row, d);
+        else if (type == NIB_KV_BF16)
+            cb->k.to_bf16((uint16_t *)dst + j * d, row, d);
+        else
+            memcpy((float *)dst + j * d, row, d * sizeof *row);
+    }
+}
+
+/* codes [n, d] into token slots [t, t + n) of a key block, lanes of tokens; see kv.h. */
+static void spread_keys(nib_kv_dtype type, void *block, size_t t, const void *codes, size_t d, size_t n) {
+    const uint16_t *c16 = codes;
+    const uint32_t *c32 = codes;
+    uint16_t *to16 = (uint16_t *)block + t;
+    uint32_t *to32 = (uint32_t *)block + t;
+    size_t lines = type == NIB_KV_FP32 ? d : d / 2;
+    for (size_t i = 0; i < lines; i++)
+        for (size_t j = 0; j < n; j++) {
+            if (type == NIB_KV_FP8)
+                to16[i * KV_PAGE_TOKENS + j] = c16[j * lines + i];
+            else
+                to32[i * KV_PAGE_TOKENS + j] = c32[j * lines + i];
+        }
+}
+
+/* The vectors x of one KV head, rows of RUN. CODES: room for a page. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
-                       const float *x, size_t x_stride) {
+                       const float *x, size_t x_stride, void *codes) {
     const kv_cache *kv = op->kv;
     size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
+    size_t t = (size_t)run->slot, n = (size_t)run->n;
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
     float *scales = is_k ? kv->k_scales : kv->v_scales;
-    (is_k ? cb->k.store_k
-          : cb->k.store_v)[kv->shape.dtype](bytes, scales ? scales + block * KV_PAGE_TOKENS : NULL, d,
-                                            (size_t)run->slot, (size_t)run->n, x, x_stride);
+    scales = scales ? scales + block * KV_PAGE_TOKENS + t : NULL;
+    size_t token_bytes = kv->block_bytes / KV_PAGE_TOKENS;
+    encode(cb, kv->shape.dtype, is_k ? codes : bytes + t * token_bytes, scales, d, n, x, x_stride);
+    if (is_k)
+        spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
 }
 
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
@@ -76,12 +110,12 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
                 norm_and_rotate(cb, op, act_row(op->out, row + i) + part * d, src + i * op->in->stride,
                                 p->q_norm, row + i);
         } else if (part < h + g) {
-            float *k = scratch;
+            float *k = scratch; /* and behind it their codes */
             for (size_t i = 0; i < n; i++)
                 norm_and_rotate(cb, op, k + i * d, src + i * op->in->stride, p->k_norm, row + i);
-            store_head(cb, op, run, part - h, true, k, d);
+            store_head(cb, op, run, part - h, true, k, d, k + KV_PAGE_TOKENS * d);
         } else {
-            store_head(cb, op, run, part - h - g, false, src, op->in->stride);
+            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL);
         }
     }
 }
@@ -108,5 +142,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return KV_PAGE_TOKENS * head_dim * sizeof(float);
+    return 2 * KV_PAGE_TOKENS * head_dim * sizeof(float);
 }

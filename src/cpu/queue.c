@@ -6,6 +6,7 @@
 #include "cpu/queue.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -97,6 +98,7 @@ nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err) {
         void *memory = mem_aligned(bytes);
         if (!memory)
             return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu bytes of scratch per thread", bytes);
+        memset(memory, 0, bytes);
         mem_free(cb->scratch[i]);
         cb->scratch[i] = memory;
     }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Norms, rotary positions, gated linear units and sums of squares, written to be read. Sums in FP64.
+ * Norms, rotary positions, gated linear units, sums of squares and the KV cache's number formats, written to
+ * be read. Sums in FP64.
  */
 #include <math.h>
 
 #include "cpu/kernels.h"
+#include "num/fp8.h"
 
 static float rms_factor(const float *x, float eps, size_t n) {
     double squares = 0;
@@ -60,6 +62,22 @@ static void sum_squares(double *sums, const float *x, size_t n) {
         sums[i] += (double)x[i] * x[i];
 }
 
+static void to_bf16(uint16_t *dst, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dst[i] = bf16_from_f32(x[i]);
+}
+
+static void to_fp8(uint8_t *dst, float *scale_out, const float *x, size_t n) {
+    float amax = 0;
+    for (size_t i = 0; i < n; i++)
+        amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+    bool tiny = amax < KV_FP8_TINY;
+    float factor = tiny ? 0 : 448.0f / amax;
+    *scale_out = tiny ? 0 : amax / 448.0f;
+    for (size_t i = 0; i < n; i++)
+        dst[i] = e4m3_from_f32_sat(x[i] * factor);
+}
+
 void rows_ref_init(cpu_kernels *k) {
     k->rmsnorm = rmsnorm;
     k->rmsnorm_add = rmsnorm_add;
@@ -68,4 +86,6 @@ void rows_ref_init(cpu_kernels *k) {
     k->glu[GLU_GELU_TANH] = glu_gelu_tanh;
     k->scale = scale;
     k->sum_squares = sum_squares;
+    k->to_bf16 = to_bf16;
+    k->to_fp8 = to_fp8;
 }

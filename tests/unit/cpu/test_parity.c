@@ -19,7 +19,7 @@ typedef struct rig {
     size_t rows;
     fixture_pattern pattern;
     fixture_batch *batch;
-    char where[96];
+    char where[256];
 } rig;
 
 typedef void (*rig_fn)(rig *r);
@@ -37,13 +37,13 @@ static void for_all(rig_fn fn) {
                         r.shape = &op_shapes[s];
                         r.rows = (size_t)row_counts[i];
                         r.pattern = (fixture_pattern)p;
-                        fixture_batch *batch = test_calloc(1, sizeof *batch);
-                        fixture_add(batch, 0, 0, row_counts[i]);
-                        r.batch = batch;
+                        fixture_batch *f = test_calloc(1, sizeof *f);
+                        fixture_add(f, 0, 0, row_counts[i]);
+                        r.batch = f;
                         snprintf(r.where, sizeof r.where, "%s, %s, %d rows, pattern %d", r.be->path,
                                  r.shape->name, row_counts[i], p);
                         fn(&r);
-                        test_free(batch);
+                        test_free(f);
                     }
             r.be->close(r.be);
         }
@@ -261,9 +261,9 @@ static void test_glu_everywhere(void **state) {
                     want[i] = fabs(want[i]) < 1e-36 ? 0 : want[i];
                 }
                 fixture_set(in, x, 1);
-                fixture_batch *batch = test_calloc(1, sizeof *batch);
-                fixture_add(batch, 0, 0, 1);
-                be->step_begin(be, &batch->b);
+                fixture_batch *f = test_calloc(1, sizeof *f);
+                fixture_add(f, 0, 0, 1);
+                be->step_begin(be, &f->b);
                 be->glu(be, out, in, (glu_kind)kind);
                 fixture_finish(be);
                 for (size_t i = 0; i < N; i++)
@@ -274,7 +274,7 @@ static void test_glu_everywhere(void **state) {
                 double error = fixture_check(OP_glu, be->path, act_row(out, 0), want, N);
                 print_message("%s, %s, part %u: largest relative error %.3g\n", be->path,
                               kind == GLU_SILU ? "silu" : "gelu_tanh", part, error);
-                test_free(batch);
+                test_free(f);
             }
         be->buf_free(be, in);
         be->buf_free(be, out);

@@ -52,8 +52,8 @@ typedef struct detokenizer {
 /* Bytes that OUT must have room for when a piece of N bytes is pushed: every byte may become a U+FFFD. */
 #define DETOKENIZER_ROOM(n) (3 * ((n) + 8))
 
-/* Writes to OUT (room for DETOKENIZER_ROOM(tokenizer_piece(...).n) bytes) and returns how many bytes it wrote.
- * Invalid sequences become U+FFFD. FLUSH gives out what is held (room for DETOKENIZER_ROOM(0)). */
+/* Writes to OUT (room for DETOKENIZER_ROOM(tokenizer_piece(...).n) bytes) and returns how many bytes it
+ * wrote. Invalid sequences become U+FFFD. FLUSH gives out what is held (room for DETOKENIZER_ROOM(0)). */
 size_t detokenizer_push(const tokenizer *t, detokenizer *d, int32_t id, bool with_control, char *out);
 size_t detokenizer_flush(detokenizer *d, char *out);
 

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pre-tokenizers' patterns written out. Each function returns where the match that begins at P ends; the
+ * comments quote the alternative of the pattern that a branch stands for. Text is whole UTF-8 characters
+ * (llama.cpp's lenient kind included). Every branch looks at each character a bounded number of times.
+ */
+#include "text/splitter.h"
+
+#include "text/split_pattern.h"
+#include "text/utf8.h"
+
+typedef const unsigned char *cursor;
+
+static char_class class_at(const char_classes *c, cursor p, cursor end, unsigned *bytes) {
+    if (p >= end) {
+        *bytes = 0;
+        return CHAR_SPACE; /* no class that a run of letters, numbers or others goes on with */
+    }
+    return char_class_of(c, utf8_read(p, bytes));
+}
+
+static cursor skip_class(const char_classes *c, cursor p, cursor end, char_class kind) {
+    unsigned bytes;
+    while (p < end && class_at(c, p, end, &bytes) == kind)
+        p += bytes;
+    return p;
+}
+
+/* 's|'t|'re|'ve|'m|'ll|'d after the apostrophe at P; 0 when there is none. */
+static size_t contraction(cursor p, cursor end, bool any_case, bool fold_long_s) {
+    if (end - p < 2)
+        return 0;
+    const unsigned char fold = any_case ? 0x20 : 0;
+    const unsigned char a = p[1] | fold;
+    if (a == 's' || a == 't' || a == 'm' || a == 'd')
+        return 2;
+    if (fold_long_s && end - p >= 3 && p[1] == 0xC5 && p[2] == 0xBF)
+        return 3;
+    if (end - p < 3)
+        return 0;
+    const unsigned char b = p[2] | fold;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* \s+(?!\S)|\s+ : a run of white space, less its last character when a word follows. */
+static cursor spaces_end(const char_classes *c, cursor p, cursor end) {
+    const cursor start = p;
+    cursor last = p;
+    unsigned bytes;
+    while (p < end && class_at(c, p, end, &bytes) == CHAR_SPACE) {
+        last = p;
+        p += bytes;
+    }
+    return p < end && last > start ? last : p;
+}
+
+static cursor gpt2_end(const char_classes *c, cursor p, cursor end) {
+    if (*p == '\'') {
+        const size_t n = contraction(p, end, false, false);
+        if (n)
+            return p + n;
+    }
+    unsigned bytes;
+    const char_class first = class_at(c, p, end, &bytes);
+    if (first != CHAR_SPACE) /* \p{L}+|\p{N}+|[^\s\p{L}\p{N}]+ */
+        return skip_class(c, p + bytes, end, first);
+    if (*p == ' ') { /* the same after a space */
+        const char_class second = class_at(c, p + 1, end, &bytes);
+        if (second != CHAR_SPACE)
+            return skip_class(c, p + 1 + bytes, end, second);
+    }
+    return spaces_end(c, p, end);
+}
+
+static bool is_newline(unsigned char byte) {
+    return byte == '\r' || byte == '\n';
+}
+
+/* \p{N}{1,K} */
+static cursor digits_end(const char_classes *c, cursor p, cursor end, int max_digits) {
+    unsigned bytes;
+    for (int i = 0; i < max_digits && p < end && class_at(c, p, end, &bytes) == CHAR_NUMBER; i++)
+        p += bytes;
+    return p;
+}
+
+static cursor words_end(const split_step *step, const char_classes *c, cursor p, cursor end) {
+    if (*p == '\'') {
+        const size_t n = contraction(p, end, true, step->fold_long_s);
+        if (n)
+            return p + n;
+    }
+    unsigned bytes;
+    const char_class first = class_at(c, p, end, &bytes);
+    if (first == CHAR_NUMBER)
+        return digits_end(c, p, end, step->max_digits);
+    if (first == CHAR_LETTER)
+        return skip_class(c, p + bytes, end, CHAR_LETTER);
+    if (!is_newline(*p)) { /* [^\r\n\p{L}\p{N}]\p{L}+ */
+        const cursor letters = skip_class(c, p + bytes, end, CHAR_LETTER);
+        if (letters > p + bytes)
+            return letters;
+    }
+    /* ` ?[^\s\p{L}\p{N}]+[\r\n]*` */
+    const cursor others = *p == ' ' ? p + 1 : p;
+    cursor q = skip_class(c, others, end, CHAR_OTHER);
+    if (q > others) {
+        while (q < end && is_newline(*q))
+            q++;
+        return q;
+    }
+    cursor after_newline = NULL; /* \s*[\r\n]+ : up to the last line end of the white space */
+    for (q = p; q < end && class_at(c, q, end, &bytes) == CHAR_SPACE; q += bytes)
+        if (is_newline(*q))
+            after_newline = q + 1;
+    return after_newline ? after_newline : spaces_end(c, p, end);
+}
+
+/* Digits: number characters alone (or runs of them), and what lies between. */
+static cursor numbers_end(const char_classes *c, cursor p, cursor end, bool alone) {
+    unsigned bytes;
+    const bool number = class_at(c, p, end, &bytes) == CHAR_NUMBER;
+    p += bytes;
+    if (number && alone)
+        return p;
+    while (p < end && (class_at(c, p, end, &bytes) == CHAR_NUMBER) == number)
+        p += bytes;
+    return p;
+}
+
+static cursor step_end(const splitter *s, const split_step *step, cursor p, cursor end) {
+    switch (step->kind) {
+    case SPLIT_GPT2:
+        return gpt2_end(&s->classes, p, end);
+    case SPLIT_WORDS:
+        return words_end(step, &s->classes, p, end);
+    case SPLIT_EACH_NUMBER:
+        return numbers_end(&s->classes, p, end, true);
+    case SPLIT_NUMBERS:
+        return numbers_end(&s->classes, p, end, false);
+    case SPLIT_PATTERN:
+        break;
+    }
+    return end;
+}
+
+typedef struct walk {
+    const splitter *splitter;
+    size_t step;
+    split_sink *word;
+    void *context;
+} walk;
+
+static nib_status run_from(const walk *w, const char *text, size_t n, nib_error *err) {
+    if (w->step == w->splitter->n_steps)
+        return w->word(w->context, text, n, err);
+    const split_step *step = &w->splitter->steps[w->step];
+    walk deeper = *w;
+    deeper.step++;
+    if (step->kind != SPLIT_PATTERN) {
+        const cursor end = (cursor)text + n;
+        for (cursor p = (cursor)text; p < end;) {
+            const cursor next = step_end(w->splitter, step, p, end);
+            NIB_TRY(run_from(&deeper, (const char *)p, (size_t)(next - p), err));
+            p = next;
+        }
+        return NIB_OK;
+    }
+    split_match match;
+    NIB_TRY(split_match_open(&match, step->pattern, text, n, err));
+    nib_status status = NIB_OK;
+    for (size_t done = 0; done < n && status == NIB_OK;) {
+        size_t from, to;
+        status = split_match_next(&match, &from, &to, err);
+        if (status == NIB_OK && from > done)
+            status = run_from(&deeper, text + done, from - done, err);
+        if (status == NIB_OK && to > from)
+            status = run_from(&deeper, text + from, to - from, err);
+        done = to;
+    }
+    split_match_close(&match);
+    return status;
+}
+
+nib_status splitter_run(const splitter *s, const char *text, size_t n, split_sink *word, void *context,
+                        nib_error *err) {
+    const walk w = {s, 0, word, context};
+    return run_from(&w, text, n, err);
+}
+
+nib_status splitter_add(splitter *s, split_step step, const char *where, nib_error *err) {
+    if (s->n_steps == SPLITTER_MAX_STEPS)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: pre_tokenizer has more than the %d steps nibble knows",
+                        where, SPLITTER_MAX_STEPS);
+    s->steps[s->n_steps++] = step;
+    return NIB_OK;
+}
+
+nib_status splitter_add_pattern(splitter *s, strview pattern, const char *where, nib_error *err) {
+    static const char words_1[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+                                  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    static const char words_3[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+                                  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    static const char gpt2[] =
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    split_step step = {.kind = SPLIT_WORDS, .max_digits = 1, .fold_long_s = true};
+    if (strview_is(pattern, gpt2)) {
+        step.kind = SPLIT_GPT2;
+    } else if (strview_is(pattern, words_3)) {
+        step.max_digits = 3;
+    } else if (!strview_is(pattern, words_1)) {
+        step.kind = SPLIT_PATTERN;
+        NIB_TRY(split_pattern_open(&step.pattern, pattern, where, err));
+    }
+    const nib_status status = splitter_add(s, step, where, err);
+    if (status != NIB_OK)
+        split_pattern_close(step.pattern);
+    return status;
+}
+
+void splitter_close(splitter *s) {
+    for (size_t i = 0; i < s->n_steps; i++)
+        split_pattern_close(s->steps[i].pattern);
+    if (s->has_classes)
+        char_classes_close(&s->classes);
+    memset(s, 0, sizeof *s);
+}

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine over a model of 25 kB (tests/golden/models/llama-words): many threads, few pages, cancels,
+ * failed steps. Small enough for TSan, ASan and a failing allocator. One OpenMP thread per engine: TSan does
+ * not know OpenMP's own synchronization, and these tests are about ours.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "engine/engine.h"
+#include "overlap.h"
+
+#define TINY TESTS_DIR "/golden/models/llama-words"
+
+static nib_engine *open_tiny(const nib_options *options, const loaded_needs *needs) {
+    nib_engine *e;
+    nib_error err = {""};
+    nib_options o = *options;
+    o.threads = 1;
+    if (engine_open(&e, TINY, &o, needs, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return e;
+}
+
+/* ---- overlapping requests ---- */
+
+enum { N_REQUESTS = 24 };
+
+static uint32_t rng(uint64_t *state, uint32_t below) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33) % below;
+}
+
+static void make_requests(overlap_request *requests, int32_t (*prompts)[200]) {
+    uint64_t state = 7;
+    for (int i = 0; i < N_REQUESTS; i++) {
+        overlap_request *r = &requests[i];
+        int n_prompt = 1 + (int)rng(&state, i % 3 ? 30 : 150);
+        for (int j = 0; j < n_prompt; j++)
+            prompts[i][j] = (int32_t)rng(&state, 275);
+        memset(r, 0, sizeof *r);
+        r->options = (nib_request_options){
+            .prompt = prompts[i],
+            .n_prompt = (size_t)n_prompt,
+            .max_tokens = i % 5 == 0 ? 0 : 1 + (int)rng(&state, 60),
+            .ignore_eos = i % 2,
+            .sampling = {.temperature = i % 4 ? 0.5f * (float)(i % 4) : 0,
+                         .top_k = i % 3 ? 40 : 0,
+                         .top_p = i % 7 ? 0.95f : 0,
+                         .repeat_penalty = i % 6 ? 0 : 1.2f,
+                         .seed = (uint64_t)i},
+        };
+    }
+}
+
+static void test_overlap_equals_alone(void **state) {
+    (void)state;
+    static overlap_request alone[N_REQUESTS], beside[N_REQUESTS];
+    static int32_t prompts[N_REQUESTS][200];
+    uint64_t random = 99;
+    make_requests(alone, prompts);
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 200, .max_num_seqs = 1}, NULL);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        alone[i].engine = e;
+        overlap_run(&alone[i]);
+    }
+    nib_close(e);
+    /* 7 pages of 64 positions for 6 sequences of up to 200: some must give way and start again. */
+    e = open_tiny(&(nib_options){.max_model_len = 200, .max_num_seqs = 6, .max_num_batched_tokens = 37},
+                  &(loaded_needs){.n_kv_pages = 7});
+    for (int round = 0; round < 3; round++) {
+        make_requests(beside, prompts);
+        for (int i = 0; i < N_REQUESTS; i++) {
+            beside[i].engine = e;
+            beside[i].delay_ms = (int)rng(&random, 10);
+            beside[i].cancel_after = rng(&random, 4) ? 0 : 1 + (int)rng(&random, 20);
+        }
+        overlap_run_all(beside, N_REQUESTS);
+        for (int i = 0; i < N_REQUESTS; i++)
+            overlap_expect_equal(&beside[i], &alone[i]);
+    }
+    sched_counts counts;
+    sched_count(e->sched, &counts);
+    assert_true(counts.preemptions > 0);
+    nib_close(e);
+}
+
+/* ---- a request's life ---- */
+
+static nib_request *submit(nib_engine *e, int max_tokens) {
+    static const int32_t prompt[] = {40, 41, 42};
+    nib_request *r;
+    nib_error err = {""};
+    nib_request_options o = {.prompt = prompt, .n_prompt = 3, .max_tokens = max_tokens, .ignore_eos = true};
+    if (nib_submit(e, &o, &r, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return r;
+}
+
+static nib_event next(nib_request *r, int timeout_ms) {
+    nib_event event;
+    assert_int_equal(nib_next_event(r, &event, timeout_ms, NULL), NIB_OK);
+    return event;
+}
+
+static void test_events(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 100}, NULL);
+    nib_request *r = submit(e, 5);
+    double prompt_ms = 0;
+    for (int i = 1; i <= 5; i++) {
+        nib_event event = next(r, -1);
+        assert_int_equal(event.kind, NIB_EVENT_TOKEN);
+        assert_int_equal(event.n_generated, i);
+        assert_int_equal(event.n_prompt, 3);
+        assert_int_equal(strlen(event.text), event.text_bytes);
+        prompt_ms = event.prompt_ms;
+    }
+    assert_true(prompt_ms > 0);
+    for (int i = 0; i < 2; i++) { /* the end stays the end */
+        nib_event event = next(r, -1);
+        assert_int_equal(event.kind, NIB_EVENT_END);
+        assert_int_equal(event.reason, NIB_END_LENGTH);
+        assert_int_equal(event.n_generated, 5);
+        assert_string_equal(event.error, "");
+    }
+    nib_release(r);
+
+    r = submit(e, 0); /* up to max_model_len */
+    nib_event event;
+    do
+        event = next(r, -1);
+    while (event.kind != NIB_EVENT_END);
+    assert_int_equal(event.n_generated, 97);
+    nib_release(r);
+    nib_release(NULL);
+    nib_close(e);
+}
+
+static void test_cancel_and_close(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 500, .max_num_seqs = 2}, NULL);
+    nib_request *running = submit(e, 0), *second = submit(e, 0), *waiting = submit(e, 0);
+    nib_cancel(waiting); /* before it ever ran */
+    nib_event event = next(waiting, -1);
+    assert_int_equal(event.kind, NIB_EVENT_END);
+    assert_int_equal(event.reason, NIB_END_CANCELLED);
+    assert_int_equal(event.n_generated, 0);
+    nib_release(waiting);
+    nib_release(second); /* while it runs */
+    assert_int_equal(next(running, -1).kind, NIB_EVENT_TOKEN);
+    nib_cancel(running);
+    do
+        event = next(running, -1);
+    while (event.kind != NIB_EVENT_END);
+    assert_int_equal(event.reason, NIB_END_CANCELLED);
+    nib_release(running);
+    for (int i = 0; i < 10; i++)
+        nib_release(submit(e, 0));
+    nib_close(e); /* with some of them still inside */
+    nib_close(NULL);
+}
+
+static void test_bad_requests(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
+    static int32_t prompt[64];
+    static const struct {
+        nib_request_options options;
+        int32_t first;
+        const char *words;
+    } cases[] = {
+        {{.prompt = prompt, .n_prompt = 0}, 0, "an empty prompt"},
+        {{.prompt = prompt, .n_prompt = 64}, 0, "with max_model_len 64 it can have at most 63"},
+        {{.prompt = prompt, .n_prompt = 2, .max_tokens = -1}, 0, "max_tokens is -1"},
+        {{.prompt = prompt, .n_prompt = 2}, 280, "token 0 of the prompt is 280; the vocabulary has 280"},
+        {{.prompt = prompt, .n_prompt = 2}, -1, "token 0 of the prompt is -1"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.temperature = -1}}, 0, "temperature is -1"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.temperature = NAN}}, 0, "temperature is"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.top_k = -1}}, 0, "top_k is -1"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.top_p = 1.5f}}, 0, "top_p is 1.5"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.min_p = -0.5f}}, 0, "min_p -0.5"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = INFINITY}}, 0, "repeat_penalty is"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        nib_request *r;
+        nib_error err = {""};
+        prompt[0] = cases[i].first;
+        assert_int_equal(nib_submit(e, &cases[i].options, &r, &err), NIB_BAD_ARGUMENT);
+        if (!strstr(err.text, cases[i].words))
+            fail_msg("'%s' does not say '%s'", err.text, cases[i].words);
+        assert_null(r);
+    }
+    nib_close(e);
+}
+
+static void test_bad_opens(void **state) {
+    (void)state;
+    static const struct {
+        const char *path;
+        nib_options options;
+        nib_status status;
+    } cases[] = {
+        {TINY "-not-there", {0}, NIB_IO},
+        {TINY, {.threads = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_num_seqs = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_num_seqs = 5000}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_num_seqs = 20, .max_num_batched_tokens = 10}, NIB_BAD_ARGUMENT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        nib_engine *e;
+        nib_error err = {""};
+        assert_int_equal(nib_open(&e, cases[i].path, &cases[i].options, &err), cases[i].status);
+        assert_null(e);
+        assert_true(strlen(err.text) > 10);
+        assert_int_equal(nib_open(&e, cases[i].path, &cases[i].options, NULL), cases[i].status);
+    }
+}
+
+/* ---- failures inside ---- */
+
+static nib_status (*sound_step_finish)(backend *be, nib_error *err);
+
+static nib_status failing_step(backend *be, nib_error *err) {
+    sound_step_finish(be, err);
+    return nib_fail(err, NIB_NO_MEMORY, "the device went away");
+}
+
+static const float *not_numbers(backend *be, const buf *b) {
+    (void)be, (void)b;
+    static float nan[16 * 280];
+    for (size_t i = 0; i < sizeof nan / sizeof *nan; i++)
+        nan[i] = NAN;
+    return nan;
+}
+
+/* Requests under way end with the words; the engine serves the next one as if nothing had been. */
+static void expect_failure(nib_engine *e, const char *words) {
+    nib_request *r[3];
+    for (int i = 0; i < 3; i++)
+        r[i] = submit(e, 4);
+    for (int i = 0; i < 3; i++) {
+        nib_event event = next(r[i], -1);
+        assert_int_equal(event.kind, NIB_EVENT_END);
+        assert_int_equal(event.reason, NIB_END_FAILED);
+        if (!strstr(event.error, words))
+            fail_msg("'%s' does not say '%s'", event.error, words);
+        nib_release(r[i]);
+    }
+}
+
+static void test_failed_steps(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
+    backend *be = e->l->be, sound = *be; /* the engine's thread is idle whenever this one changes BE */
+    sound_step_finish = be->step_finish;
+    be->step_finish = failing_step;
+    expect_failure(e, "the device went away");
+    be->step_finish = sound.step_finish;
+    be->buf_read = not_numbers;
+    expect_failure(e, "not a number");
+    be->buf_read = sound.buf_read;
+    nib_request *r = submit(e, 2);
+    assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
+    assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
+    assert_int_equal(next(r, -1).reason, NIB_END_LENGTH);
+    nib_release(r);
+    nib_close(e);
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    bool opened = false;
+    for (long n = 0; !opened; n += n < 40 ? 1 : 7) {
+        nib_engine *e;
+        nib_error err = {""};
+        mem_fail_after(n);
+        nib_status status = nib_open(&e, TINY, &(nib_options){.threads = 1, .max_model_len = 64}, &err);
+        mem_fail_after(-1);
+        opened = status == NIB_OK;
+        if (opened)
+            nib_close(e);
+        else /* in words; jansson without memory says "not valid JSON" */
+            assert_true(err.text[0] != 0);
+    }
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
+    for (long n = 0; n < 12; n++) { /* the caller's allocations and the engine's, in whatever order */
+        nib_request_options o = {.prompt = (int32_t[]){5, 6}, .n_prompt = 2, .max_tokens = 3};
+        nib_request *r;
+        mem_fail_after(n);
+        nib_status status = nib_submit(e, &o, &r, NULL);
+        nib_event event = {.kind = NIB_EVENT_NONE};
+        while (status == NIB_OK && event.kind != NIB_EVENT_END)
+            status = nib_next_event(r, &event, 100, NULL);
+        mem_fail_after(-1);
+        while (r && event.kind != NIB_EVENT_END) /* a failed call loses no event */
+            event = next(r, -1);
+        assert_true(status == NIB_OK || status == NIB_NO_MEMORY);
+        nib_release(r);
+    }
+    nib_close(e);
+}
+
+/* ---- words and facts ---- */
+
+static void test_words(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){0}, NULL);
+    nib_info info;
+    nib_get_info(e, &info);
+    assert_string_equal(info.family, "llama");
+    assert_non_null(strstr(info.compute_path, "cpu"));
+    assert_int_equal(info.max_model_len, 512); /* of the model, less than the default */
+    assert_int_equal(info.vocab_size, 280);
+    assert_int_equal(info.threads, 1);
+    assert_true(info.weight_bytes > 10000 && info.kv_bytes > 10000);
+    assert_true(info.has_chat_template);
+    assert_string_equal(info.chat_template_note, "");
+
+    int32_t *ids, *plain;
+    size_t n, n_plain;
+    const char *text = "the <|im_end|> singer";
+    assert_int_equal(nib_tokenize(e, text, strlen(text), 0, &ids, &n, NULL), NIB_OK);
+    assert_int_equal(nib_tokenize(e, text, strlen(text), NIB_TOKENIZE_NO_SPECIAL, &plain, &n_plain, NULL),
+                     NIB_OK);
+    assert_true(n < n_plain);
+    nib_free(ids);
+    nib_free(plain);
+    nib_message messages[] = {{"user", "Say <|im_end|>."}};
+    nib_error err = {""};
+    if (nib_chat_tokens(e, messages, 1, &ids, &n, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    int n_ends = 0;
+    for (size_t i = 0; i < n; i++)
+        n_ends += ids[i] == 2;
+    assert_int_equal(n_ends, 1); /* the template's own; the user's is text */
+    nib_free(ids);
+    messages[0].role = "nobody";
+    assert_int_equal(nib_chat_tokens(e, messages, 1, &ids, &n, &err), NIB_BAD_ARGUMENT);
+    assert_null(ids);
+    nib_close(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_overlap_equals_alone),
+        cmocka_unit_test(test_events),
+        cmocka_unit_test(test_cancel_and_close),
+        cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_bad_opens),
+        cmocka_unit_test(test_failed_steps),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_words),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

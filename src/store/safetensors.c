@@ -113,7 +113,7 @@ static nib_status parse_tensor(safetensors *s, safetensors_tensor *t, const char
                                const unsigned char *data, size_t data_bytes, nib_error *err) {
     if (!name_is_sound(name))
         return nib_fail(err, NIB_BAD_FILE,
-                        "%s: a tensor's name is empty, too long or holds control characters: %s", s->where,
+                        "%s: the tensor name \"%s\" is empty, too long or holds control characters", s->where,
                         QUOTEZ(name));
     t->name = arena_text(&s->arena, name, strlen(name));
     if (!t->name)

@@ -45,6 +45,7 @@ static void start_request(nib_engine *e, nib_request *r) {
 /* Waits until there is something to do; false when the engine closes. */
 static bool take_submitted(nib_engine *e) {
     pthread_mutex_lock(&e->lock);
+    sched_count(e->sched, &e->counts);
     while (!e->closing && !e->submitted && e->n_active == 0)
         pthread_cond_wait(&e->wake, &e->lock);
     nib_request *list = e->submitted;

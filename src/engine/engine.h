@@ -56,6 +56,7 @@ struct nib_engine {
     pthread_cond_t wake;  /* something was submitted, or closing; at start: opened */
     nib_request *submitted, **submitted_end;
     bool closing, opened;
+    sched_counts counts; /* as of the last step */
     nib_status open_status;
     nib_error open_error;
 

@@ -17,6 +17,7 @@ static volatile sig_atomic_t interrupt_patient;
 
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
     argp_err_exit_status = CLI_WRONG_USAGE;
+    setenv("ARGP_HELP_FMT", "rmargin=98,no-dup-args-note", 0); /* examples stay on one line */
     error_t failed = argp_parse(argp, argc, argv, 0, NULL, input);
     if (failed) { /* argp itself ran out of memory */
         fprintf(stderr, "nibble: reading the arguments: %s\n", strerror(failed));

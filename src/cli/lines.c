@@ -54,6 +54,15 @@ static char *prompt_of(EditLine *edit) {
     return (char *)l->prompt; /* libedit's type; it does not write there */
 }
 
+/* Ctrl-C while a line is edited: libedit swallows an interrupted read, so it comes as a key, not as a signal.
+ */
+static unsigned char on_interrupt_key(EditLine *edit, int key) {
+    (void)edit;
+    (void)key;
+    cli_interrupted = 1;
+    return CC_EOF;
+}
+
 static void open_editor(lines *l) {
     HistEvent event;
     l->edit = el_init("nibble", stdin, stdout, stderr);
@@ -63,7 +72,10 @@ static void open_editor(lines *l) {
     el_set(l->edit, EL_CLIENTDATA, l);
     el_set(l->edit, EL_PROMPT, prompt_of);
     el_set(l->edit, EL_EDITOR, "emacs");
-    el_set(l->edit, EL_SIGNAL, 1);
+    el_set(l->edit, EL_SIGNAL, 1); /* window size, suspend */
+    el_set(l->edit, EL_SETTY, "-d", "intr=", NULL);
+    el_set(l->edit, EL_ADDFN, "interrupt", "drop the line", on_interrupt_key);
+    el_set(l->edit, EL_BIND, "^C", "interrupt", NULL);
     if (!l->history)
         return;
     history(l->history, &event, H_SETSIZE, HISTORY_LINES);

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble bench: its tests, formats and counts, on a tiny model."""
+import csv
+import io
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tree):
+    return tree / "tests" / "golden" / "models" / "llama-words"
+
+
+QUICK = ["-r", 2, "-p", 8, "-n", 4]
+
+
+def test_json(nibble, tiny):
+    rows = json.loads(nibble("bench", tiny, "-p", "8,16", "-n", "4", "-d", "0,8", "-r", 3, "-o", "json").stdout)
+    assert [row["test"] for row in rows] == ["pp8", "pp16", "tg4", "pp8 @ d8", "pp16 @ d8", "tg4 @ d8"]
+    for row in rows:
+        assert row["avg_ts"] > 0 and row["stddev_ts"] >= 0 and row["repetitions"] == 3
+        assert row["bytes_per_token"] > 0 and row["read_bandwidth_gb_per_s"] > 0
+        moved = row["bytes_per_token"] * row["avg_ts"] / 1e9
+        assert row["gb_per_s"] == pytest.approx(moved, abs=2e-3)
+    assert rows[5]["bytes_per_token"] > rows[2]["bytes_per_token"]  # deeper: more keys and values
+    assert rows[0]["bytes_per_token"] < rows[2]["bytes_per_token"]  # one pass over the weights for 8 tokens
+
+
+def test_csv_and_markdown(nibble, tiny):
+    rows = list(csv.DictReader(io.StringIO(nibble("bench", tiny, *QUICK, "-o", "csv").stdout)))
+    assert [row["test"] for row in rows] == ["pp8", "tg4"]
+    lines = nibble("bench", tiny, *QUICK).stdout.splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert "t/s" in lines[0] and " ± " in lines[2] and "llama-words" in lines[2]
+
+
+def test_zero_skips(nibble, tiny):
+    rows = json.loads(nibble("bench", tiny, "-p", 0, "-n", 4, "-r", 1, "-o", "json").stdout)
+    assert [row["test"] for row in rows] == ["tg4"]
+
+
+def test_profile(nibble, tiny):
+    done = nibble("bench", tiny, *QUICK, "--profile")
+    assert "\npp8:\n" in done.stdout and "\ntg4:\n" in done.stdout and "| matmul " in done.stdout
+    done = nibble("bench", tiny, *QUICK, "--profile", "-o", "json")
+    json.loads(done.stdout)  # the profile is on standard error
+    assert "| matmul " in done.stderr
+
+
+def test_threads_and_modes(nibble, tiny):
+    rows = json.loads(nibble("bench", tiny, *QUICK, "-t", 1, "--activations", "f32", "-o", "json").stdout)
+    assert rows[0]["n_threads"] == 1 and rows[0]["activations"] == "f32"

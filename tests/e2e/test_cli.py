@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program as a whole: help, usage errors, exit codes; man page and completion say what --help says."""
+import os
+import re
+import subprocess
+
+import pytest
+
+
+def commands(nibble):
+    """Names of the commands, from nibble --help."""
+    text = nibble("--help").stdout
+    return re.findall(r"^  ([a-z]+) ", text.split("Commands:")[1].split("\n\n")[0], re.M)
+
+
+def flags(help_text):
+    """Long flags of a command's --help, argp's own left out."""
+    found = re.findall(r"^ +(?:-\S, )?--([a-z0-9-]+)", help_text, re.M)
+    return set(found) - {"help", "usage"}
+
+
+def test_version(nibble):
+    assert re.fullmatch(r"nibble \d+\.\d+\.\d+\n", nibble("--version").stdout)
+
+
+def test_help_lists_commands_with_examples(nibble):
+    names = commands(nibble)
+    assert {"run", "eval", "bench"} <= set(names)
+    text = nibble("--help").stdout
+    for name in names:
+        assert f"  nibble {name} " in text.split("Examples:")[1]
+        own = nibble(name, "--help").stdout
+        assert own.startswith(f"Usage: nibble {name} ")
+        assert re.search(rf"Examples?:\n  nibble {name} ", own)
+        assert nibble("help", name).stdout == own
+    assert max(map(len, text.splitlines())) < 100
+
+
+@pytest.mark.parametrize("arguments", [
+    [],
+    ["walk"],
+    ["help", "walk"],
+    ["run"],
+    ["run", "m", "a", "b"],
+    ["run", "m", "x", "--temperature", "-1"],
+    ["run", "m", "x", "--temperature", "nan"],
+    ["run", "m", "x", "--top-p", "1.5"],
+    ["run", "m", "x", "--min-p", "2"],
+    ["run", "m", "x", "--top-k", "-1"],
+    ["run", "m", "x", "--max-tokens", "0"],
+    ["run", "m", "x", "--max-tokens", "99999999999999999999"],
+    ["run", "m", "x", "--seed", "-1"],
+    ["run", "m", "x", "--repeat-penalty", "0"],
+    ["run", "m", "x", "--chat", "--no-chat"],
+    ["run", "m", "x", "--activations", "fp4"],
+    ["run", "m", "x", "--kv-cache-dtype", "int3"],
+    ["run", "m", "x", "--threads", "0"],
+    ["run", "m", "x", "--threads", "two"],
+    ["run", "m", "x", "--cpu-features", "mmx"],
+    ["run", "m", "x", "--cpu-features", "0"],
+    ["run", "m", "x", "--max-model-len", "-5"],
+    ["run", "m", "x", "--no-such-flag"],
+    ["eval"],
+    ["eval", "ppl"],
+    ["eval", "ppl", "m"],
+    ["eval", "bleu", "m", "--text", "t"],
+    ["eval", "ppl", "m", "n", "--text", "t"],
+    ["eval", "ppl", "m", "--text", "t", "--base", "b"],
+    ["eval", "kld", "m", "--text", "t"],
+    ["eval", "kld", "m", "--text", "t", "--base", "b", "--save-base", "s"],
+    ["eval", "ppl", "m", "--text", "t", "--ctx", "2"],
+    ["eval", "ppl", "m", "--text", "t", "--chunks", "0"],
+    ["eval", "ppl", "m", "--text", "t", "--ctx", "512", "--max-model-len", "256"],
+    ["bench"],
+    ["bench", "m", "n"],
+    ["bench", "m", "-p", "1,,2"],
+    ["bench", "m", "-p", "x"],
+    ["bench", "m", "-r", "0"],
+    ["bench", "m", "-o", "xml"],
+    ["bench", "m", "-p", "0", "-n", "0"],
+])
+def test_wrong_usage(nibble, arguments):
+    done = nibble(*arguments, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() and not done.stdout
+
+
+def test_usage_errors_name_flag_and_range(nibble):
+    done = nibble("run", "m", "x", "--top-p", "7", check=False)
+    assert done.stderr.splitlines()[0] == "nibble run: --top-p takes a number from 0 to 1, not '7'"
+    done = nibble("run", "m", "x", "--activations", "fp4", check=False)
+    assert done.stderr.splitlines()[0] == "nibble run: --activations takes one of auto, f32, int8, not 'fp4'"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["run", "/nowhere/model.gguf", "Hello"],
+    ["eval", "ppl", "/nowhere/model.gguf", "--text", __file__],
+    ["bench", "/nowhere/model.gguf"],
+])
+def test_missing_file(nibble, arguments):
+    done = nibble(*arguments, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"nibble: .*/nowhere/model\.gguf.*\n", done.stderr)
+
+
+def test_full_disk_behind_standard_output(nibble_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([nibble_path, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "standard output" in done.stderr
+
+
+# ---- the man page ----
+
+def man_sections(tree):
+    """Command -> flags named in its part of the man page; "" -> those of HOW IT COMPUTES."""
+    text = (tree / "docs" / "man" / "nibble.1").read_text()
+    plain = text.replace("\\-", "-")
+    parts = {"": plain.split(".SH HOW IT COMPUTES")[1].split(".SH COMMANDS")[0]}
+    for part in plain.split(".SH COMMANDS")[1].split(".SH EXIT STATUS")[0].split("\n.SS ")[1:]:
+        name, body = part.split("\n", 1)
+        parts[name] = body
+    entry = re.compile(r"^\.TP\n\.BR? (.*)$", re.M)
+    return {name: {flag for line in entry.findall(body) for flag in re.findall(r"--([a-z0-9-]+)", line)}
+            for name, body in parts.items()}
+
+
+def test_man_page_matches_help(nibble, tree):
+    man = man_sections(tree)
+    names = commands(nibble)
+    assert set(man) - {""} == set(names)
+    for name in names:
+        shown = flags(nibble(name, "--help").stdout)
+        shared = man[""] & shown
+        assert shared in (set(), man[""]), f"{name} has only some of the shared flags"
+        assert man[name] == shown - man[""], name
+
+
+def test_man_page_renders(tree):
+    page = tree / "docs" / "man" / "nibble.1"
+    try:
+        done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", page], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("groff is not installed")
+    assert done.returncode == 0 and not done.stderr
+    assert "nibble" in done.stdout
+
+
+# ---- bash completion ----
+
+def complete(tree, nibble_path, *words):
+    """What bash offers for the last of WORDS (the first is the program)."""
+    script = """
+        source "$1"; shift
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        _nibble
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", script, "bash", tree / "docs" / "completion" / "nibble.bash", nibble_path,
+                           *words], capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return set(done.stdout.split())
+
+
+def test_completion_matches_help(nibble, nibble_path, tree):
+    names = set(commands(nibble))
+    assert complete(tree, nibble_path, "") == names | {"--help", "--version"}
+    assert complete(tree, nibble_path, "ru") == {"run"}
+    for name in names:
+        offered = complete(tree, nibble_path, name, "model", "--")
+        assert {flag[2:] for flag in offered} - {"help", "usage"} == flags(nibble(name, "--help").stdout)
+
+
+def test_completion_of_values(nibble_path, tree):
+    assert complete(tree, nibble_path, "run", "m", "--activations", "") == {"auto", "f32", "int8"}
+    assert complete(tree, nibble_path, "run", "m", "--kv-cache-dtype", "=", "f") == {"fp8", "fp32"}
+    assert complete(tree, nibble_path, "bench", "m", "--output", "=") == {"md", "json", "csv"}
+    assert complete(tree, nibble_path, "eval", "") == {"ppl", "kld", "--help"}

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble run: on a tiny random model (its text is noise, its rules are the same), and once on a real one."""
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+
+TINY = "tests/golden/models/llama-words"
+
+
+@pytest.fixture(scope="session")
+def tiny(tree):
+    return tree / TINY
+
+
+def greedy(nibble, model, *more, prompt="the cat", **keywords):
+    return nibble("run", model, prompt, "--no-chat", "--temperature", 0, "--max-tokens", 12, *more, **keywords)
+
+
+def test_same_seed_same_text(nibble, tiny):
+    def text(seed):
+        return nibble("run", tiny, "the cat", "--no-chat", "--seed", seed, "--max-tokens", 8, "--temperature", 1.5,
+                      "--top-k", 0, "--top-p", 1, "--min-p", 0, "--ignore-eos").stdout
+
+    assert text(1) == text(1)
+    assert len({text(seed) for seed in range(4)}) > 1
+
+
+def test_text_does_not_depend_on_threads(nibble, tiny):
+    assert greedy(nibble, tiny, "--threads", 1).stdout == greedy(nibble, tiny, "--threads", 3).stdout
+
+
+def test_only_the_text_on_standard_output(nibble, tiny):
+    quiet = greedy(nibble, tiny)
+    assert quiet.stderr == ""
+    loud = greedy(nibble, tiny, "--verbose")
+    assert loud.stdout == quiet.stdout
+    for line in ("model ", "compute ", "memory ", "prompt ", "answer "):
+        assert re.search(rf"^{line}", loud.stderr, re.M)
+    assert "KV cache bf16" in loud.stderr
+    assert "\033" not in loud.stdout + loud.stderr  # no colours but on a terminal
+
+
+def test_max_tokens(nibble, tiny):
+    loud = greedy(nibble, tiny, "--ignore-eos", "--verbose")
+    assert re.search(r"^answer +12 tokens", loud.stderr, re.M)
+
+
+@pytest.mark.parametrize("flags", [["--activations", "f32"], ["--activations", "int8"], ["--kv-cache-dtype", "fp8"],
+                                   ["--kv-cache-dtype", "fp32"], ["--cpu-features", "scalar"],
+                                   ["--cpu-features", "avx2"]])
+def test_computing_flags(nibble, tiny, flags):
+    done = greedy(nibble, tiny, "--verbose", *flags)
+    wanted = {"scalar": "cpu scalar", "avx2": "cpu avx2"}.get(flags[1], flags[1])
+    if flags[1] == "avx2" and "avx2" not in open("/proc/cpuinfo").read():
+        pytest.skip("this machine has no AVX2")
+    assert wanted in done.stderr
+
+
+def test_model_without_template(nibble, tree):
+    model = tree / "tests" / "golden" / "models" / "llama-words"
+    done = nibble("run", model, "hello", check=False)
+    assert done.returncode == 1
+    assert "--no-chat" in done.stderr and "template" in done.stderr
+    assert not done.stdout
+
+
+def test_prompt_too_long(nibble, tiny):
+    done = greedy(nibble, tiny, "--max-model-len", 16, prompt="the cat " * 40, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nibble: ") and "16" in done.stderr
+
+
+def test_lines_from_a_pipe(nibble, tiny):
+    """Without a terminal each line is a prompt; \\q ends."""
+    one = greedy(nibble, tiny).stdout
+    done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12,
+                  stdin="the cat\n\nthe cat\n\\q\nthe cat\n")
+    assert done.stdout == one * 2
+
+
+# ---- on a terminal ----
+
+class Terminal:
+    """nibble on a pseudo-terminal."""
+
+    def __init__(self, program, arguments, data_home):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(XDG_DATA_HOME=str(data_home), TERM="xterm", NO_COLOR="1", LC_ALL="C.UTF-8")
+            os.execv(program, [str(program), *map(str, arguments)])
+        self.seen = ""
+
+    def wait_for(self, text, seconds=60):
+        """What came up to and with TEXT."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"waited for {text!r}, saw {self.seen!r}"
+            try:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+            except OSError:
+                pytest.fail(f"ended before {text!r}: {self.seen!r}")
+        head, _, self.seen = self.seen.partition(text)
+        return head + text
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def exit_code(self, seconds=30):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if select.select([self.fd], [], [], 0.1)[0]:
+                    os.read(self.fd, 4096)
+            except OSError:
+                pass
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self.fd)
+                return os.waitstatus_to_exitcode(status)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        pytest.fail("did not end")
+
+
+@pytest.fixture
+def terminal(nibble_path, tiny, tmp_path):
+    def start(*flags):
+        return Terminal(nibble_path, ["run", tiny, "--no-chat", "--temperature", 0, *flags], tmp_path)
+
+    return start
+
+
+def test_terminal_prompt_history_and_quit(terminal, tmp_path):
+    session = terminal("--max-tokens", 4)
+    session.wait_for("text> ")
+    session.type("the cat\n")
+    session.wait_for("the cat")
+    session.wait_for("text> ")
+    session.type("\\q\n")
+    assert session.exit_code() == 0
+    assert "cat" in (tmp_path / "nibble" / "history").read_text()
+    again = terminal("--max-tokens", 4)
+    again.wait_for("text> ")
+    again.type("\033[A\033[A")  # the line before \q
+    again.wait_for("the cat")
+    again.type("\x15\x04")  # Ctrl-U clears it, Ctrl-D leaves
+    assert again.exit_code() == 0
+
+
+def test_terminal_interrupt_stops_the_answer_only(terminal):
+    session = terminal("--ignore-eos", "--max-tokens", 1000000, "--max-model-len", 500)
+    session.wait_for("text> ")
+    session.type("the\n")
+    time.sleep(0.2)
+    session.type("\x03")
+    session.wait_for("text> ")
+    session.type("\x03")  # at the prompt: a new line
+    session.wait_for("text> ")
+    session.type("\x04")
+    assert session.exit_code() == 0
+
+
+def test_interrupt_of_one_prompt(nibble_path, smollm2):
+    process = subprocess.Popen([nibble_path, "run", smollm2, "Tell me a long story.", "--ignore-eos"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(8)  # it has begun
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.decode().strip() == "nibble: interrupted"
+
+
+# ---- a real model ----
+
+def test_real_model_answers(nibble, smollm2):
+    done = nibble("run", smollm2, "What is the capital of France?", "--temperature", 0, "--max-tokens", 32)
+    assert "Paris" in done.stdout
+
+
+def test_chat_remembers(nibble, smollm2):
+    done = nibble("run", smollm2, "--temperature", 0, "--max-tokens", 40,
+                  stdin="My name is Rosalind.\nWhat is my name?\n")
+    assert "Rosalind" in done.stdout.split("\n", 1)[1]

@@ -17,6 +17,11 @@
 extern "C" {
 #endif
 
+/* The library is built with everything hidden but what stands here. */
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
 #define NIB_VERSION "0.1.0"
 
 typedef enum nib_status {
@@ -154,6 +159,10 @@ typedef struct nib_event {
 nib_status nib_next_event(nib_request *request, nib_event *event, int timeout_ms, nib_error *err);
 void nib_cancel(nib_request *request);  /* from any thread; an END event follows */
 void nib_release(nib_request *request); /* cancels what still runs */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,8 @@
 #ifndef QUANT_CONVERT_H
 #define QUANT_CONVERT_H
 
+#include <signal.h>
+
 #include "base/progress.h"
 #include "store/model_file.h"
 
@@ -29,14 +31,15 @@ typedef struct convert_options {
     const char *const *keep; /* globs of tensor names left as they are */
     size_t n_keep;
     const importance *importance; /* QM_WEIGHTED */
-    int threads;
+    int threads;                  /* 0: all */
     progress progress;
+    const volatile sig_atomic_t *interrupted; /* becomes non-zero: stop, leave nothing; may be NULL */
 } convert_options;
 
 typedef struct convert_group { /* one line of the report: the tensors of one slot */
     slot slot;
     int n_tensors;
-    dtype from, to;
+    dtype from, to; /* DT_NONE: the tensors of the group differ */
     uint64_t elements, bytes_before, bytes_after;
     double relative_error; /* ||w - w^|| / ||w|| over the group; 0 when carried over */
     double weighted_error; /* the same weighted with E[x^2]; 0 without importance */
@@ -47,9 +50,13 @@ typedef struct convert_report {
     int n_groups;
     uint64_t bytes_before, bytes_after; /* whole files */
     double bits_per_weight_all, bits_per_weight_quantized;
+    int n_misfits;        /* linear layers left as they are: their columns are no whole number of blocks */
+    int n_skipped;        /* tensors of the source that the output's container does not hold */
+    int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
     double seconds;
 } convert_report;
 
+/* OPTIONS that contradict each other or the output are NIB_BAD_ARGUMENT in words; nothing is printed. */
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
                    convert_report *report, nib_error *err);
 

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The order of work: recipe, one look at every tensor (largest magnitudes, exact float types), scales, then
+ * the writer of the output's kind, which encodes one tensor after the other.
+ */
+#include "quant/convert.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "num/nvfp4.h"
+#include "quant/convert_run.h"
+
+encode_job convert_job(convert_run *run, size_t i) {
+    return (encode_job){.item = &run->recipe.items[i],
+                        .where = run->in->path,
+                        .threads = run->o->threads,
+                        .progress = run->o->progress,
+                        .done = &run->done,
+                        .total = run->total,
+                        .interrupted = run->o->interrupted};
+}
+
+int convert_dims(const recipe_item *item, size_t dims[TENSOR_MAX_DIMS]) {
+    const tensor *t = item->t;
+    if (!t->block_scales) {
+        memcpy(dims, t->dims, sizeof t->dims);
+        if (t->n_dims && item->to != t->dtype && (item->to == DT_NVFP4 || item->to == DT_MXFP4))
+            dims[t->n_dims - 1] /= 2;
+        return t->n_dims;
+    }
+    bool packed = item->to == DT_NVFP4 || item->to == DT_MXFP4;
+    dims[0] = t->rows;
+    dims[1] = packed ? t->cols / 2 : t->cols;
+    return 2;
+}
+
+float convert_tensor_scale(const recipe_item *item) {
+    return item->action == RECIPE_QUANTIZE ? item->search.tensor_scale : item->t->tensor_scale;
+}
+
+/* ---- before writing ---- */
+
+static bool needs_measure(const recipe_item *item) {
+    return item->action == RECIPE_QUANTIZE || (item->action == RECIPE_CAST && item->to == DT_NONE);
+}
+
+static nib_status measure(convert_run *run, nib_error *err) {
+    recipe *r = &run->recipe;
+    for (size_t i = 0; i < r->n; i++) {
+        recipe_item *item = &r->items[i];
+        dtype exact;
+        if (!needs_measure(item))
+            continue;
+        encode_job job = convert_job(run, i);
+        NIB_TRY(encode_measure(&job, &item->amax, &exact, err));
+        if (item->action == RECIPE_CAST)
+            item->to = exact;
+    }
+    return NIB_OK;
+}
+
+/* Members of a group get the scale of the largest of them. */
+static void choose_scales(convert_run *run) {
+    recipe *r = &run->recipe;
+    for (size_t i = 0; i < r->n; i++) {
+        recipe_item *item = &r->items[i];
+        if (item->action != RECIPE_QUANTIZE)
+            continue;
+        float amax = item->amax;
+        for (size_t j = 0; j < r->n; j++)
+            if (r->items[j].action == RECIPE_QUANTIZE && r->items[j].group == item->group)
+                amax = fmaxf(amax, r->items[j].amax);
+        quant_method method = run->o->method;
+        if (method == QM_WEIGHTED && !item->weights)
+            method = QM_SWEEP;
+        scale_search_init(&item->search, method, amax, run->o->out == OUT_COMPRESSED_TENSORS, item->weights);
+        if (item->to == DT_F8_E4M3) {
+            float scale = amax / 448.0f;
+            item->search.tensor_scale = scale > 0 ? scale : 1.0f;
+        } else if (item->to != DT_NVFP4 && item->to != DT_GGUF_NVFP4) {
+            item->search.tensor_scale = 1.0f;
+        }
+    }
+}
+
+static bool same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* ---- report ---- */
+
+static void add_to_group(convert_run *run, size_t i, convert_report *report, double *errors, double *norms) {
+    const recipe_item *item = &run->recipe.items[i];
+    const encode_error *e = &run->errors[i];
+    int g = 0;
+    while (g < report->n_groups && report->groups[g].slot != item->slot)
+        g++;
+    convert_group *group = &report->groups[g];
+    if (g == report->n_groups) {
+        report->n_groups++;
+        *group = (convert_group){.slot = item->slot, .from = item->t->dtype, .to = item->to};
+    }
+    group->n_tensors++;
+    group->from = group->from == item->t->dtype ? group->from : DT_NONE;
+    group->to = group->to == item->to ? group->to : DT_NONE;
+    group->elements += (uint64_t)item->t->rows * item->t->cols;
+    group->bytes_before += item->slot == item->t->slot ? tensor_total_bytes(item->t) : 0;
+    group->bytes_after += run->bytes_after[i];
+    errors[2 * g] += e->error;
+    norms[2 * g] += e->norm;
+    errors[2 * g + 1] += e->weighted_error;
+    norms[2 * g + 1] += e->weighted_norm;
+}
+
+static void fill_report(convert_run *run, convert_report *report) {
+    double errors[2 * SLOT_COUNT] = {0}, norms[2 * SLOT_COUNT] = {0};
+    uint64_t bytes = 0, elements = 0, quantized_bytes = 0, quantized_elements = 0;
+    for (size_t i = 0; i < run->recipe.n; i++) {
+        const recipe_item *item = &run->recipe.items[i];
+        uint64_t n = (uint64_t)item->t->rows * item->t->cols;
+        add_to_group(run, i, report, errors, norms);
+        bytes += run->bytes_after[i];
+        elements += n;
+        if (item->action == RECIPE_QUANTIZE || item->action == RECIPE_REPACK) {
+            quantized_bytes += run->bytes_after[i];
+            quantized_elements += n;
+        }
+    }
+    for (int g = 0; g < report->n_groups; g++) {
+        convert_group *group = &report->groups[g];
+        group->relative_error = norms[2 * g] > 0 ? sqrt(errors[2 * g] / norms[2 * g]) : 0;
+        group->weighted_error = norms[2 * g + 1] > 0 ? sqrt(errors[2 * g + 1] / norms[2 * g + 1]) : 0;
+    }
+    report->bytes_before = run->in->file_bytes;
+    report->bytes_after = run->file_bytes;
+    report->bits_per_weight_all = elements ? 8.0 * (double)bytes / (double)elements : 0;
+    report->bits_per_weight_quantized =
+        quantized_elements ? 8.0 * (double)quantized_bytes / (double)quantized_elements : 0;
+    report->n_misfits = run->recipe.n_misfits;
+    report->n_skipped = run->recipe.n_skipped;
+    report->n_scales_rounded = run->n_scales_rounded;
+}
+
+/* ---- all of it ---- */
+
+static nib_status convert_all(convert_run *run, nib_error *err) {
+    const recipe *r = &run->recipe;
+    NIB_TRY(recipe_make(&run->recipe, run->in, run->o, err));
+    run->errors = mem_array(r->n, sizeof *run->errors);
+    run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
+    if (!run->errors || !run->bytes_after)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
+    for (size_t i = 0; i < r->n; i++) {
+        uint64_t n = (uint64_t)r->items[i].t->rows * r->items[i].t->cols;
+        run->total += needs_measure(&r->items[i]) ? 2 * n : n;
+    }
+    NIB_TRY(measure(run, err));
+    choose_scales(run);
+    return r->to_gguf ? write_gguf_model(run, err) : write_hf_model(run, err);
+}
+
+nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
+                   convert_report *report, nib_error *err) {
+    convert_run run = {.in = in, .out_path = out_path, .o = options};
+    double from = clock_seconds();
+    *report = (convert_report){0};
+    if (same_file(in->path, out_path))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: is the source; write the output elsewhere", out_path);
+    nib_status status = convert_all(&run, err);
+    if (status == NIB_OK) {
+        fill_report(&run, report);
+        report->seconds = clock_seconds() - from;
+    }
+    mem_free(run.errors);
+    mem_free(run.bytes_after);
+    arena_free(&run.recipe.arena);
+    return status;
+}

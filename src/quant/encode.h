@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Encode: reads a tensor of the source row by row, in the order and with the shift its recipe says, and gives
+ * out its stored bytes in the new format, a few rows at a time. Memory: some rows, and the block scales of
+ * one tensor. Rows are shared out to threads; the result does not depend on how many there are.
+ */
+#ifndef QUANT_ENCODE_H
+#define QUANT_ENCODE_H
+
+#include "quant/recipe.h"
+
+/* Where the encoded bytes go, in row order. */
+typedef struct encode_sink {
+    nib_status (*write)(void *context, const void *bytes, size_t n, nib_error *err);
+    void *context;
+} encode_sink;
+
+typedef struct encode_error { /* sums over the tensor's elements */
+    double norm, error;       /* w^2, (w - w^)^2 */
+    double weighted_norm, weighted_error;
+} encode_error;
+
+typedef struct encode_job {
+    const recipe_item *item;
+    const char *where; /* the source, for sentences */
+    int threads;
+    progress progress; /* counts elements from *done of total */
+    uint64_t *done, total;
+    const volatile sig_atomic_t *interrupted;
+} encode_job;
+
+/* First look at the values: *amax (a NaN or infinity is an error when the tensor is to be quantized), and in
+ * *exact the smallest of BF16, F16 and F32 that holds every value. */
+nib_status encode_measure(const encode_job *job, float *amax, dtype *exact, nib_error *err);
+
+/* The tensor's stored elements to SINK. SCALES: U8 [rows, cols/16] (NVFP4) or [rows, cols/32] (MXFP4) of a
+ * format whose scales stand apart, else NULL. */
+nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, encode_error *sums,
+                      nib_error *err);
+
+#endif

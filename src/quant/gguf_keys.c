@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hparams as llama.cpp's keys. What those keys cannot say is refused.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "quant/gguf_side.h"
+
+typedef struct key_writer {
+    gguf_write *out;
+    const char *arch;
+    char name[96];
+} key_writer;
+
+static const char *key(key_writer *k, const char *suffix) {
+    snprintf(k->name, sizeof k->name, "%s.%s", k->arch, suffix);
+    return k->name;
+}
+
+static void number(key_writer *k, const char *suffix, int32_t value) {
+    gguf_write_u32(k->out, key(k, suffix), (uint32_t)value);
+}
+
+static void real(key_writer *k, const char *suffix, float value) {
+    gguf_write_f32(k->out, key(k, suffix), value);
+}
+
+/* Gemma: every 6th layer looks at everything, which llama.cpp assumes; another order is a list. */
+static void write_windows(key_writer *k, const hparams *hp) {
+    bool local[HPARAMS_MAX_LAYERS], usual = true;
+    for (int i = 0; i < hp->n_layers; i++) {
+        local[i] = hp->local[i];
+        usual &= local[i] == (i % 6 < 5);
+    }
+    number(k, "attention.sliding_window", hp->sliding_window);
+    if (!usual)
+        gguf_write_array(k->out, key(k, "attention.sliding_window_pattern"), GGUF_BOOL, local,
+                         (size_t)hp->n_layers);
+    if (hp->rope_theta_local != 10000.0f)
+        real(k, "rope.freq_base_swa", hp->rope_theta_local);
+}
+
+static nib_status check_gemma(const convert_run *run, nib_error *err) {
+    const hparams *hp = &run->in->hp;
+    float expected = 1 / sqrtf((float)(hp->n_layers == 62 ? hp->dim / hp->n_heads : hp->head_dim));
+    if (fabsf(hp->attn_scale - expected) > 1e-6f * expected)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: query_pre_attn_scalar is %g; GGUF has no key for it and its readers take %g",
+                        run->in->path, 1 / ((double)hp->attn_scale * (double)hp->attn_scale),
+                        1 / ((double)expected * (double)expected));
+    return NIB_OK;
+}
+
+nib_status gguf_keys_write(convert_run *run, gguf_write *out, nib_error *err) {
+    const hparams *hp = &run->in->hp;
+    key_writer k = {.out = out, .arch = family_name(hp->family)};
+    const char *end = run->in->path + strlen(run->in->path), *name;
+    while (end > run->in->path && end[-1] == '/')
+        end--;
+    for (name = end; name > run->in->path && name[-1] != '/';)
+        name--;
+    gguf_write_text(out, "general.architecture", strview_of(k.arch));
+    gguf_write_text(out, "general.type", strview_of("model"));
+    gguf_write_text(out, "general.name", (strview){name, (size_t)(end - name)});
+    number(&k, "block_count", hp->n_layers);
+    number(&k, "context_length", hp->context_len);
+    number(&k, "embedding_length", hp->dim);
+    number(&k, "feed_forward_length", hp->ffn_dim);
+    number(&k, "attention.head_count", hp->n_heads);
+    number(&k, "attention.head_count_kv", hp->n_kv_heads);
+    number(&k, "attention.key_length", hp->head_dim);
+    number(&k, "attention.value_length", hp->head_dim);
+    number(&k, "vocab_size", hp->vocab);
+    real(&k, "attention.layer_norm_rms_epsilon", hp->norm_eps);
+    real(&k, "rope.freq_base", hp->rope_theta);
+    if (hp->family == FAMILY_LLAMA)
+        number(&k, "rope.dimension_count", hp->head_dim);
+    if (hp->rope_scaling == ROPE_LINEAR) {
+        gguf_write_text(out, key(&k, "rope.scaling.type"), strview_of("linear"));
+        real(&k, "rope.scaling.factor", hp->rope_factor);
+    }
+    if (hp->sliding_window && hp->family != FAMILY_GEMMA3)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: a sliding window, which GGUF readers do not know for %s",
+                        run->in->path, k.arch);
+    if (hp->family != FAMILY_GEMMA3)
+        return NIB_OK;
+    if (hp->sliding_window)
+        write_windows(&k, hp);
+    return check_gemma(run, err);
+}

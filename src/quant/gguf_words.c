@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tokenizer.json as GGUF metadata. Two kinds are known: byte-level BPE (model "gpt2"; the pre-tokenizer is
+ * told by what tokenizer.json says) and BPE with byte fallback over U+2581 words (model "llama",
+ * SentencePiece style), where a piece's score is minus the rank of the first merge that makes it.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "quant/gguf_side.h"
+
+enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
+
+#define PAD_BYTES ((size_t)32)
+
+typedef struct lexicon {
+    const convert_run *run;
+    json_t *root, *config; /* tokenizer.json, tokenizer_config.json or NULL */
+    const json_t *model;
+    bool spm;
+    size_t n;
+    strview *tokens; /* [n] */
+    int32_t *types;  /* [n] */
+    float *scores;   /* [n], spm */
+    char *padding;   /* the texts of ids without a token */
+    nib_error *err;
+} lexicon;
+
+static nib_status no_memory(const lexicon *x) {
+    return nib_fail(x->err, NIB_NO_MEMORY, "%s: no memory for its words", x->run->in->path);
+}
+
+static nib_status unsupported(const lexicon *x, const char *what) {
+    return nib_fail(x->err, NIB_UNSUPPORTED, "%s: tokenizer.json: %s, which nibble does not write as GGUF",
+                    x->run->in->path, what);
+}
+
+static const char *type_of(const json_t *object) {
+    const char *type = json_string_value(json_object_get(object, "type"));
+    return type ? type : "";
+}
+
+/* ---- which kind ---- */
+
+/* The member of TYPE in a step: the step itself, or one of a Sequence's LIST. */
+static const json_t *find_step(const json_t *step, const char *list, const char *type) {
+    if (strcmp(type_of(step), type) == 0)
+        return step;
+    const json_t *entry;
+    size_t i;
+    json_array_foreach(json_object_get(step, list), i, entry) {
+        if (strcmp(type_of(entry), type) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+/* llama.cpp's name of a byte-level pre-tokenizer; NULL when it is none of those nibble knows. */
+static const char *pre_of(const json_t *root) {
+    const json_t *cut = json_object_get(root, "pre_tokenizer");
+    const json_t *digits = find_step(cut, "pretokenizers", "Digits");
+    const json_t *split = find_step(cut, "pretokenizers", "Split");
+    const char *pattern = json_string_value(json_object_get(json_object_get(split, "pattern"), "Regex"));
+    if (!find_step(cut, "pretokenizers", "ByteLevel"))
+        return NULL;
+    if (digits && !split && json_is_true(json_object_get(digits, "individual_digits")))
+        return "smollm";
+    if (!digits && pattern && strstr(pattern, "(?i:'s|'t|'re|'ve|'m|'ll|'d)")) {
+        if (strstr(pattern, "\\p{N}{1,3}|"))
+            return "llama-bpe";
+        if (strstr(pattern, "|\\p{N}| ?"))
+            return "qwen2";
+    }
+    return NULL;
+}
+
+static bool has_space_prefix(const json_t *root) {
+    const json_t *normalizer = json_object_get(root, "normalizer");
+    const json_t *cut = find_step(json_object_get(root, "pre_tokenizer"), "pretokenizers", "Metaspace");
+    if (find_step(normalizer, "normalizers", "Prepend"))
+        return true;
+    const char *scheme = json_string_value(json_object_get(cut, "prepend_scheme"));
+    return cut && (!scheme || strcmp(scheme, "never") != 0);
+}
+
+/* Does the post-processor put a token in front? */
+static bool puts_bos(const json_t *root) {
+    const json_t *post =
+        find_step(json_object_get(root, "post_processor"), "processors", "TemplateProcessing");
+    return json_object_get(json_array_get(json_object_get(post, "single"), 0), "SpecialToken") != NULL;
+}
+
+/* ---- tokens ---- */
+
+static nib_status set_token(lexicon *x, json_int_t id, strview text, int type) {
+    if (id < 0 || (size_t)id >= x->n)
+        return nib_fail(x->err, NIB_BAD_FILE,
+                        "%s: tokenizer.json: id %lld is not below the %zu rows of the embedding",
+                        x->run->in->path, (long long)id, x->n);
+    x->tokens[id] = text;
+    x->types[id] = type;
+    return NIB_OK;
+}
+
+static bool is_byte_piece(const char *text) {
+    return strlen(text) == 6 && memcmp(text, "<0x", 3) == 0 && text[5] == '>';
+}
+
+static nib_status read_vocab(lexicon *x) {
+    const char *text;
+    const json_t *value, *entry;
+    size_t i;
+    const char *unk = json_string_value(json_object_get(x->model, "unk_token"));
+    json_object_foreach((json_t *)json_object_get(x->model, "vocab"), text, value) {
+        int type = x->spm && is_byte_piece(text)             ? TOKEN_BYTE
+                   : x->spm && unk && strcmp(unk, text) == 0 ? TOKEN_UNKNOWN
+                                                             : TOKEN_NORMAL;
+        if (!json_is_integer(value))
+            return unsupported(x, "an id that is no integer");
+        NIB_TRY(set_token(x, json_integer_value(value), strview_of(text), type));
+    }
+    json_array_foreach(json_object_get(x->root, "added_tokens"), i, entry) {
+        const json_t *id = json_object_get(entry, "id"), *content = json_object_get(entry, "content");
+        if (!json_is_integer(id) || !json_is_string(content))
+            return unsupported(x, "an added token without id or content");
+        int type = json_is_true(json_object_get(entry, "special")) ? TOKEN_CONTROL : TOKEN_USER;
+        if (x->spm && unk && strcmp(unk, json_string_value(content)) == 0)
+            type = TOKEN_UNKNOWN;
+        NIB_TRY(set_token(x, json_integer_value(id),
+                          (strview){json_string_value(content), json_string_length(content)}, type));
+    }
+    return NIB_OK;
+}
+
+/* Rows of the embedding without a word: "[PAD123]", as converters name them. */
+static nib_status pad_vocab(lexicon *x) {
+    size_t missing = 0, used = 0;
+    for (size_t i = 0; i < x->n; i++)
+        missing += x->types[i] == 0;
+    x->padding = mem_array(missing + 1, PAD_BYTES);
+    if (!x->padding)
+        return no_memory(x);
+    for (size_t i = 0; i < x->n; i++) {
+        if (x->types[i])
+            continue;
+        char *text = x->padding + PAD_BYTES * used++;
+        snprintf(text, PAD_BYTES, "[PAD%zu]", i);
+        x->tokens[i] = strview_of(text);
+        x->types[i] = TOKEN_UNUSED;
+    }
+    return NIB_OK;
+}
+
+/* ---- merges ---- */
+
+/* "left right" or ["left", "right"]. */
+static bool read_merge(const json_t *entry, strview *left, strview *right) {
+    if (json_is_array(entry) && json_array_size(entry) == 2) {
+        const json_t *l = json_array_get(entry, 0), *r = json_array_get(entry, 1);
+        *left = (strview){json_string_value(l), json_string_length(l)};
+        *right = (strview){json_string_value(r), json_string_length(r)};
+        return left->p && right->p;
+    }
+    const char *text = json_string_value(entry), *space = text ? strchr(text, ' ') : NULL;
+    if (!space)
+        return false;
+    *left = (strview){text, (size_t)(space - text)};
+    *right = strview_of(space + 1);
+    return true;
+}
+
+static nib_status write_merges(lexicon *x, gguf_write *out) {
+    const json_t *list = json_object_get(x->model, "merges"), *entry;
+    size_t n = json_array_size(list), i, bytes = 0;
+    strview *texts = mem_array(n, sizeof *texts), left, right;
+    nib_status status = texts ? NIB_OK : no_memory(x);
+    char *pool = NULL, *p;
+    for (int pass = 0; pass < 2 && status == NIB_OK; pass++) {
+        if (pass && !(pool = mem_alloc(bytes)))
+            status = no_memory(x);
+        p = pool;
+        json_array_foreach(list, i, entry) {
+            if (status == NIB_OK && !read_merge(entry, &left, &right))
+                status = unsupported(x, "a merge that is no pair");
+            if (status != NIB_OK)
+                break;
+            bytes += pass ? 0 : left.n + right.n + 1;
+            if (pass) {
+                memcpy(p, left.p, left.n);
+                p[left.n] = ' ';
+                memcpy(p + left.n + 1, right.p, right.n);
+                texts[i] = (strview){p, left.n + 1 + right.n};
+                p += texts[i].n;
+            }
+        }
+    }
+    if (status == NIB_OK)
+        gguf_write_texts(out, "tokenizer.ggml.merges", texts, n);
+    mem_free(texts);
+    mem_free(pool);
+    return status;
+}
+
+static nib_status score_pieces(lexicon *x) {
+    const json_t *vocab = json_object_get(x->model, "vocab"), *entry;
+    char whole[4096];
+    strview left, right;
+    size_t i, rank = 0;
+    for (i = 0; i < x->n; i++)
+        x->scores[i] = x->types[i] == TOKEN_BYTE ? 0.0f : -1e6f;
+    json_array_foreach(json_object_get(x->model, "merges"), i, entry) {
+        if (!read_merge(entry, &left, &right) || left.n + right.n >= sizeof whole)
+            return unsupported(x, "a merge that is no pair of short pieces");
+        memcpy(whole, left.p, left.n);
+        memcpy(whole + left.n, right.p, right.n);
+        const json_t *id = json_object_getn(vocab, whole, left.n + right.n);
+        if (!json_is_integer(id))
+            return unsupported(x, "a merge whose result is no token");
+        float *score = &x->scores[json_integer_value(id)]; /* read_vocab has checked the id */
+        if (*score == -1e6f)
+            *score = -(float)rank++;
+    }
+    return NIB_OK;
+}
+
+/* ---- special ids ---- */
+
+static int32_t find_token(const lexicon *x, const char *text) {
+    for (size_t i = 0; text && i < x->n; i++)
+        if (strview_is(x->tokens[i], text) && x->types[i] != TOKEN_UNUSED)
+            return (int32_t)i;
+    return -1;
+}
+
+/* "bos_token": "<s>" or {"content": "<s>"}. */
+static int32_t configured(const lexicon *x, const char *key) {
+    const json_t *value = json_object_get(x->config, key);
+    const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    return find_token(x, text);
+}
+
+static void write_id(gguf_write *out, const char *key, int32_t id) {
+    if (id >= 0)
+        gguf_write_u32(out, key, (uint32_t)id);
+}
+
+static void write_special(const lexicon *x, gguf_write *out) {
+    const token_source *w = &x->run->in->words;
+    int32_t eos = configured(x, "eos_token"), eot = -1;
+    if (eos < 0 && w->n_extra_eos)
+        eos = w->extra_eos[0];
+    for (int32_t i = 0; i < w->n_extra_eos && eot < 0; i++)
+        if (w->extra_eos[i] != eos)
+            eot = w->extra_eos[i];
+    const json_t *bos = json_object_get(x->config, "add_bos_token");
+    write_id(out, "tokenizer.ggml.bos_token_id", configured(x, "bos_token"));
+    write_id(out, "tokenizer.ggml.eos_token_id", eos);
+    write_id(out, "tokenizer.ggml.eot_token_id", eot);
+    write_id(out, "tokenizer.ggml.unknown_token_id", configured(x, "unk_token"));
+    write_id(out, "tokenizer.ggml.padding_token_id", configured(x, "pad_token"));
+    gguf_write_bool(out, "tokenizer.ggml.add_bos_token", puts_bos(x->root) || (x->spm && json_is_true(bos)));
+    gguf_write_bool(out, "tokenizer.ggml.add_eos_token", false);
+    if (x->spm)
+        gguf_write_bool(out, "tokenizer.ggml.add_space_prefix", has_space_prefix(x->root));
+    if (w->chat_template.n)
+        gguf_write_text(out, "tokenizer.chat_template", w->chat_template);
+}
+
+/* ---- all of it ---- */
+
+static nib_status write_lexicon(lexicon *x, gguf_write *out) {
+    NIB_TRY(read_vocab(x));
+    NIB_TRY(pad_vocab(x));
+    const char *pre = x->spm ? "default" : pre_of(x->root);
+    if (!pre)
+        return unsupported(x, "a pre-tokenizer other than smollm's, qwen2's and llama-bpe's");
+    gguf_write_text(out, "tokenizer.ggml.model", strview_of(x->spm ? "llama" : "gpt2"));
+    gguf_write_text(out, "tokenizer.ggml.pre", strview_of(pre));
+    gguf_write_texts(out, "tokenizer.ggml.tokens", x->tokens, x->n);
+    gguf_write_array(out, "tokenizer.ggml.token_type", GGUF_I32, x->types, x->n);
+    if (x->spm) {
+        NIB_TRY(score_pieces(x));
+        gguf_write_array(out, "tokenizer.ggml.scores", GGUF_F32, x->scores, x->n);
+    } else {
+        NIB_TRY(write_merges(x, out));
+    }
+    write_special(x, out);
+    return NIB_OK;
+}
+
+static nib_status open_lexicon(lexicon *x) {
+    const token_source *w = &x->run->in->words;
+    NIB_TRY(json_read(&x->root, w->json.p, w->json.n, w->where, x->err));
+    if (w->config_json.n)
+        NIB_TRY(json_read(&x->config, w->config_json.p, w->config_json.n, w->where, x->err));
+    x->model = json_object_get(x->root, "model");
+    if (strcmp(type_of(x->model), "BPE") != 0 && !json_is_object(json_object_get(x->model, "merges")) &&
+        !json_is_array(json_object_get(x->model, "merges")))
+        return unsupported(x, "a model other than BPE");
+    x->spm = json_is_true(json_object_get(x->model, "byte_fallback"));
+    x->n = (size_t)x->run->in->hp.vocab;
+    x->tokens = mem_array(x->n, sizeof *x->tokens);
+    x->types = mem_array(x->n, sizeof *x->types);
+    x->scores = mem_array(x->n, sizeof *x->scores);
+    return x->tokens && x->types && x->scores ? NIB_OK : no_memory(x);
+}
+
+nib_status gguf_words_write(convert_run *run, gguf_write *out, nib_error *err) {
+    lexicon x = {.run = run, .err = err};
+    if (run->in->words.json.n == 0)
+        return nib_fail(
+            err, NIB_UNSUPPORTED,
+            "%s: has no tokenizer.json; without words a GGUF file is of no use, write a directory",
+            run->in->path);
+    nib_status status = open_lexicon(&x);
+    if (status == NIB_OK)
+        status = write_lexicon(&x, out);
+    json_decref(x.root);
+    json_decref(x.config);
+    mem_free(x.tokens);
+    mem_free(x.types);
+    mem_free(x.scores);
+    mem_free(x.padding);
+    return status;
+}

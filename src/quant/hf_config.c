@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * config.json and hf_quant_config.json of a quantized directory, as ModelOpt and llm-compressor write them
+ * and vLLM, SGLang and TensorRT-LLM read them. Modules that stay unquantized are named; lm_head always is,
+ * when it stays, because a tied head has no tensor of its own.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/outfile.h"
+#include "quant/hf_side.h"
+#include "store/json_file.h"
+
+#define MAX_CONFIG_BYTES ((size_t)32 << 20)
+
+/* How a module is stored, as far as a config tells it. */
+typedef enum algo {
+    ALGO_NONE = 0,
+    ALGO_NVFP4,
+    ALGO_NVFP4_W4A16,
+    ALGO_MXFP4,
+    ALGO_FP8,
+    ALGO_FP8_ROWS,
+    ALGO_COUNT
+} algo;
+
+typedef struct algo_words {
+    const char *modelopt, *format, *strategy, *inputs;
+    int bits, group_size; /* 0: none */
+} algo_words;
+
+static const algo_words words_of[ALGO_COUNT] = {
+    [ALGO_NVFP4] = {"NVFP4", "nvfp4-pack-quantized", "tensor_group", "local", 4, 16},
+    [ALGO_NVFP4_W4A16] = {"W4A16_NVFP4", "nvfp4-pack-quantized", "tensor_group", NULL, 4, 16},
+    [ALGO_MXFP4] = {"MXFP4", "mxfp4-pack-quantized", "group", NULL, 4, 32},
+    [ALGO_FP8] = {"FP8", "float-quantized", "tensor", NULL, 8, 0},
+    [ALGO_FP8_ROWS] = {"FP8_PER_CHANNEL_PER_TOKEN", "float-quantized", "channel", NULL, 8, 0},
+};
+
+static algo algo_of(const recipe_item *item) {
+    if (item->action != RECIPE_QUANTIZE && item->action != RECIPE_REPACK)
+        return ALGO_NONE;
+    switch (item->to) {
+    case DT_NVFP4:
+        return item->t->input_scale > 0 ? ALGO_NVFP4 : ALGO_NVFP4_W4A16;
+    case DT_MXFP4:
+        return ALGO_MXFP4;
+    case DT_F8_E4M3:
+        return item->action == RECIPE_REPACK && item->t->row_scales ? ALGO_FP8_ROWS : ALGO_FP8;
+    default:
+        return ALGO_NONE;
+    }
+}
+
+/* "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight"; NULL when it is no such name. */
+static json_t *module_name(const recipe_item *item) {
+    size_t n = strlen(item->name);
+    return n > 7 && strcmp(item->name + n - 7, ".weight") == 0 ? json_stringn(item->name, n - 7) : NULL;
+}
+
+typedef struct survey {
+    size_t counts[ALGO_COUNT];
+    int n_algos;
+    algo single;     /* when n_algos == 1 */
+    json_t *exclude; /* list of modules left as they are; owned */
+} survey;
+
+static nib_status no_memory(const convert_run *run, nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its config", run->out_path);
+}
+
+static nib_status survey_make(survey *s, const convert_run *run, nib_error *err) {
+    const recipe *r = &run->recipe;
+    bool head = false, ok = true;
+    *s = (survey){.exclude = json_array()};
+    for (size_t i = 0; i < r->n && s->exclude; i++) {
+        const recipe_item *item = &r->items[i];
+        algo a = algo_of(item);
+        s->counts[a]++;
+        head |= item->slot == SLOT_HEAD && a != ALGO_NONE;
+        if (a == ALGO_NONE && item->t->n_dims == 2 && item->slot != SLOT_EMBED && item->slot != SLOT_HEAD) {
+            json_t *name = module_name(item);
+            ok &= !name || json_array_append_new(s->exclude, name) == 0;
+        }
+    }
+    if (!s->exclude || !ok || (!head && json_array_append_new(s->exclude, json_string("lm_head")) != 0))
+        return no_memory(run, err);
+    for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++)
+        if (s->counts[a]) {
+            s->n_algos++;
+            s->single = (algo)a;
+        }
+    return NIB_OK;
+}
+
+/* Module names stored by ALGO, or the class name when there is but one. */
+static json_t *targets_of(const convert_run *run, const survey *s, algo wanted) {
+    if (s->n_algos == 1)
+        return json_pack("[s]", "Linear");
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < run->recipe.n; i++)
+        if (algo_of(&run->recipe.items[i]) == wanted)
+            json_array_append_new(list, module_name(&run->recipe.items[i]));
+    return list;
+}
+
+static json_t *quantized_layers(const convert_run *run) {
+    json_t *layers = json_object();
+    for (size_t i = 0; layers && i < run->recipe.n; i++) {
+        algo a = algo_of(&run->recipe.items[i]);
+        json_t *name = a != ALGO_NONE ? module_name(&run->recipe.items[i]) : NULL;
+        if (!name)
+            continue;
+        json_t *layer = json_pack("{s:s}", "quant_algo", words_of[a].modelopt);
+        if (words_of[a].group_size)
+            json_object_set_new(layer, "group_size", json_integer(words_of[a].group_size));
+        json_object_set_new(layers, json_string_value(name), layer);
+        json_decref(name);
+    }
+    return layers;
+}
+
+/* ---- ModelOpt ---- */
+
+static json_t *modelopt_file(const convert_run *run, const survey *s) {
+    bool mixed = s->n_algos > 1;
+    json_t *q =
+        json_pack("{s:s, s:n, s:O}", "quant_algo", mixed ? "MIXED_PRECISION" : words_of[s->single].modelopt,
+                  "kv_cache_quant_algo", "exclude_modules", s->exclude);
+    if (!mixed && words_of[s->single].group_size)
+        json_object_set_new(q, "group_size", json_integer(words_of[s->single].group_size));
+    if (mixed)
+        json_object_set_new(q, "quantized_layers", quantized_layers(run));
+    return json_pack("{s:{s:s, s:s}, s:o}", "producer", "name", "nibble", "version", NIB_VERSION,
+                     "quantization", q);
+}
+
+static json_t *number_scheme(const algo_words *w) {
+    json_t *scheme = json_pack("{s:i, s:s, s:b}", "num_bits", w->bits, "type", "float", "dynamic", 0);
+    if (w->group_size)
+        json_object_set_new(scheme, "group_size", json_integer(w->group_size));
+    return scheme;
+}
+
+static json_t *modelopt_config(const convert_run *run, const survey *s) {
+    json_t *groups = json_object();
+    int n = 0;
+    for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++) {
+        if (!s->counts[a])
+            continue;
+        char name[32];
+        snprintf(name, sizeof name, "group_%d", n++);
+        json_t *group = json_pack("{s:o, s:o}", "weights", number_scheme(&words_of[a]), "targets",
+                                  targets_of(run, s, (algo)a));
+        if (a == ALGO_NVFP4)
+            json_object_set_new(group, "input_activations", number_scheme(&words_of[a]));
+        json_object_set_new(groups, name, group);
+    }
+    json_t *q =
+        json_pack("{s:s, s:s, s:O, s:o, s:{s:s, s:s}}", "quant_method", "modelopt", "quant_algo",
+                  s->n_algos > 1 ? "MIXED_PRECISION" : words_of[s->single].modelopt, "ignore", s->exclude,
+                  "config_groups", groups, "producer", "name", "nibble", "version", NIB_VERSION);
+    if (s->n_algos > 1)
+        json_object_set_new(q, "quantized_layers", quantized_layers(run));
+    return q;
+}
+
+/* ---- compressed-tensors ---- */
+
+static json_t *ct_scheme(const algo_words *w, const char *dynamic) {
+    json_t *scheme = json_pack("{s:i, s:s, s:s, s:b}", "num_bits", w->bits, "type", "float", "strategy",
+                               w->strategy, "symmetric", 1);
+    json_object_set_new(scheme, "dynamic", dynamic ? json_string(dynamic) : json_false());
+    if (w->group_size)
+        json_object_set_new(scheme, "group_size", json_integer(w->group_size));
+    if (w->group_size)
+        json_object_set_new(scheme, "scale_dtype",
+                            json_string(w->group_size == 16 ? "torch.float8_e4m3fn" : "torch.uint8"));
+    return scheme;
+}
+
+static json_t *ct_config(const convert_run *run, const survey *s) {
+    json_t *groups = json_object();
+    int n = 0;
+    for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++) {
+        const algo_words *w = &words_of[a];
+        if (!s->counts[a])
+            continue;
+        char name[32];
+        snprintf(name, sizeof name, "group_%d", n++);
+        json_t *inputs = w->inputs ? ct_scheme(w, w->inputs) : json_null();
+        json_object_set_new(groups, name,
+                            json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets_of(run, s, (algo)a),
+                                      "weights", ct_scheme(w, NULL), "input_activations", inputs,
+                                      "output_activations", "format", w->format));
+    }
+    return json_pack("{s:s, s:s, s:s, s:n, s:n, s:O, s:o}", "quant_method", "compressed-tensors", "format",
+                     s->n_algos > 1 ? "mixed-precision" : words_of[s->single].format, "quantization_status",
+                     "compressed", "kv_cache_scheme", "global_compression_ratio", "ignore", s->exclude,
+                     "config_groups", groups);
+}
+
+/* ---- config.json of a GGUF source ---- */
+
+static bool set(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value) == 0;
+}
+
+/* The shortest decimal that is the same FP32: 1e-05, not 9.999999747378752e-06. */
+static json_t *real(float value) {
+    char text[64];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value)
+            break;
+    }
+    return json_real(strtod(text, NULL));
+}
+
+static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error *err) {
+    const hparams *hp = &run->in->hp;
+    const tensor *freqs = model_file_find(run->in, SLOT_ROPE_FREQS, -1);
+    if (hp->rope_scaling == ROPE_LINEAR)
+        return json_pack("{s:s, s:o}", "rope_type", "linear", "factor", real(hp->rope_factor));
+    if (!freqs)
+        return json_null();
+    /* Llama 3: the divisors are 1, then a ramp, then the factor; the other numbers are the family's */
+    float divisors[512], factor = 0;
+    if (freqs->cols > 512) {
+        *status = nib_fail(err, NIB_UNSUPPORTED, "%s: rope_freqs.weight is too long", run->in->path);
+        return NULL;
+    }
+    tensor_decode_row(freqs, 0, divisors);
+    for (size_t i = 0; i < freqs->cols; i++)
+        factor = divisors[i] > factor ? divisors[i] : factor;
+    const double low = 1, high = 4, original = 8192, pi = 3.14159265358979323846;
+    for (size_t i = 0; i < freqs->cols; i++) {
+        double wavelength = 2 * pi * pow(hp->rope_theta, 2.0 * (double)i / (double)hp->head_dim);
+        double smooth = (original / wavelength - low) / (high - low);
+        double expected = smooth >= 1 ? 1 : smooth <= 0 ? factor : 1 / ((1 - smooth) / factor + smooth);
+        if (fabs(divisors[i] - expected) > 1e-3 * expected) {
+            *status = nib_fail(
+                err, NIB_UNSUPPORTED,
+                "%s: rope_freqs.weight is not Llama 3's scaling (low_freq_factor 1, high_freq_factor "
+                "4, original context 8192); config.json cannot say it",
+                run->in->path);
+            return NULL;
+        }
+    }
+    return json_pack("{s:s, s:o, s:f, s:f, s:i}", "rope_type", "llama3", "factor", real(factor),
+                     "low_freq_factor", low, "high_freq_factor", high, "original_max_position_embeddings",
+                     8192);
+}
+
+static bool set_gemma(json_t *c, const hparams *hp) {
+    json_t *layers = json_array();
+    bool ok = layers != NULL;
+    for (int i = 0; ok && i < hp->n_layers; i++)
+        ok = json_array_append_new(layers,
+                                   json_string(hp->local[i] ? "sliding_attention" : "full_attention")) == 0;
+    double scalar = 1.0 / ((double)hp->attn_scale * (double)hp->attn_scale);
+    ok = ok && set(c, "query_pre_attn_scalar", real((float)scalar));
+    ok = ok && set(c, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    ok = ok && set(c, "rope_local_base_freq", real(hp->rope_theta_local));
+    ok =
+        ok && set(c, "attn_logit_softcapping", json_null()) && set(c, "final_logit_softcapping", json_null());
+    if (hp->sliding_window)
+        ok = ok && set(c, "sliding_window", json_integer(hp->sliding_window));
+    return set(c, "layer_types", layers) && ok;
+}
+
+static bool set_ids(json_t *c, const token_source *w) {
+    bool ok = w->bos < 0 || set(c, "bos_token_id", json_integer(w->bos));
+    ok = ok && (w->pad < 0 || set(c, "pad_token_id", json_integer(w->pad)));
+    if (w->eos < 0)
+        return ok;
+    if (w->eot < 0 || w->eot == w->eos)
+        return ok && set(c, "eos_token_id", json_integer(w->eos));
+    return ok && set(c, "eos_token_id", json_pack("[i, i]", w->eos, w->eot));
+}
+
+static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error *err) {
+    const hparams *hp = &run->in->hp;
+    static const struct {
+        const char *type, *class;
+    } names[] = {[FAMILY_LLAMA] = {"llama", "LlamaForCausalLM"},
+                 [FAMILY_QWEN3] = {"qwen3", "Qwen3ForCausalLM"},
+                 [FAMILY_GEMMA3] = {"gemma3_text", "Gemma3ForCausalLM"}};
+    nib_status status = NIB_OK;
+    json_t *c =
+        json_pack("{s:[s], s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "architectures",
+                  names[hp->family].class, "model_type", names[hp->family].type, "torch_dtype", "bfloat16",
+                  "hidden_size", hp->dim, "intermediate_size", hp->ffn_dim, "num_hidden_layers", hp->n_layers,
+                  "num_attention_heads", hp->n_heads, "num_key_value_heads", hp->n_kv_heads, "head_dim",
+                  hp->head_dim, "vocab_size", hp->vocab, "max_position_embeddings", hp->context_len);
+    json_t *scaling = scaling_of(run, &status, err);
+    *out = c;
+    bool ok = c && scaling && set(c, "rope_scaling", scaling);
+    ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope_theta));
+    ok =
+        ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) && set(c, "attention_bias", json_false());
+    ok = ok && (hp->family == FAMILY_GEMMA3 ? set_gemma(c, hp) : set(c, "hidden_act", json_string("silu")));
+    ok = ok && (hp->family != FAMILY_LLAMA || set(c, "mlp_bias", json_false()));
+    ok = ok && set_ids(c, &run->in->words);
+    return status != NIB_OK ? status : ok ? NIB_OK : no_memory(run, err);
+}
+
+/* ---- all of it ---- */
+
+static nib_status source_config(convert_run *run, json_t **out, nib_error *err) {
+    char path[4096];
+    *out = NULL;
+    if (run->recipe.from_gguf)
+        return config_from_hparams(run, out, err);
+    if (run->in->directory) {
+        snprintf(path, sizeof path, "%s/config.json", run->in->directory);
+        NIB_TRY(json_file_read(out, path, MAX_CONFIG_BYTES, err));
+    }
+    if (!*out)
+        *out = json_object(); /* a lone safetensors file */
+    return *out ? NIB_OK : no_memory(run, err);
+}
+
+static nib_status write_both(convert_run *run, const survey *s, json_t *config, const char *directory,
+                             nib_error *err) {
+    json_t *text = json_object_get(config, "text_config");
+    bool ok = true;
+    json_object_del(config, "quantization_config");
+    json_object_del(text, "quantization_config");
+    if (run->recipe.unties_head) {
+        ok &= set(config, "tie_word_embeddings", json_false());
+        ok &= !text || set(text, "tie_word_embeddings", json_false());
+    }
+    bool modelopt = run->o->out == OUT_MODELOPT;
+    if (s->n_algos)
+        ok &= set(config, "quantization_config", modelopt ? modelopt_config(run, s) : ct_config(run, s));
+    if (!ok)
+        return no_memory(run, err);
+    NIB_TRY(hf_side_write_json(directory, "config.json", config, err));
+    if (!s->n_algos || !modelopt)
+        return NIB_OK;
+    json_t *file = modelopt_file(run, s);
+    nib_status status =
+        file ? hf_side_write_json(directory, "hf_quant_config.json", file, err) : no_memory(run, err);
+    json_decref(file);
+    return status;
+}
+
+nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err) {
+    survey s;
+    json_t *config = NULL;
+    nib_status status = survey_make(&s, run, err);
+    if (status == NIB_OK)
+        status = source_config(run, &config, err);
+    if (status == NIB_OK)
+        status = write_both(run, &s, config, directory, err);
+    json_decref(config);
+    json_decref(s.exclude);
+    return status;
+}
+
+nib_status hf_side_write_text(const char *directory, const char *name, const void *bytes, size_t n,
+                              nib_error *err) {
+    char path[4096];
+    outfile *f;
+    int length = snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: the name is too long", directory);
+    NIB_TRY(outfile_open(&f, path, err));
+    nib_status status = outfile_write(f, bytes, n, err);
+    if (status == NIB_OK)
+        return outfile_commit(f, err);
+    outfile_abandon(f);
+    return status;
+}
+
+nib_status hf_side_write_json(const char *directory, const char *name, const json_t *root, nib_error *err) {
+    char *text = json_dumps(root, JSON_INDENT(2));
+    if (!text)
+        return nib_fail(err, NIB_NO_MEMORY, "%s/%s: no memory to write it", directory, name);
+    nib_status status = hf_side_write_text(directory, name, text, strlen(text), err);
+    mem_free(text);
+    return status;
+}

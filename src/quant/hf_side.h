@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The small files of a Hugging Face model directory: config.json, hf_quant_config.json, the tokenizer's.
+ * Private to the room; caller: write_hf.
+ */
+#ifndef QUANT_HF_SIDE_H
+#define QUANT_HF_SIDE_H
+
+#include "base/json.h"
+#include "quant/convert_run.h"
+
+/* Writes ROOT, indented, as DIRECTORY/NAME. */
+nib_status hf_side_write_json(const char *directory, const char *name, const json_t *root, nib_error *err);
+nib_status hf_side_write_text(const char *directory, const char *name, const void *bytes, size_t n,
+                              nib_error *err);
+
+/* config.json (the source's, or made from its hparams) with quantization_config, and for ModelOpt
+ * hf_quant_config.json. */
+nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err);
+
+/* Tokenizer files: copied from a directory, made from GGUF metadata. */
+nib_status hf_words_write(convert_run *run, const char *directory, nib_error *err);
+
+#endif

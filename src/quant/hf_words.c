@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The words of a directory: the source's files as they are, or tokenizer.json, tokenizer_config.json and
+ * generation_config.json made from GGUF metadata.
+ *
+ * A GGUF file of SentencePiece kind holds scores, tokenizer.json merges: every split of a piece into two
+ * pieces is a merge, ordered by the piece's score, then by the length of the left and the right part, the way
+ * transformers converts such models.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "quant/hf_side.h"
+#include "store/quote.h"
+
+enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
+
+static const char WORD_START[] = "\xe2\x96\x81"; /* U+2581 */
+
+/* ---- copying ---- */
+
+static nib_status copy_file(const char *from, const char *directory, const char *name, nib_error *err) {
+    char path[4096];
+    struct stat st;
+    int n = snprintf(path, sizeof path, "%s/%s", from, name);
+    if (n < 0 || (size_t)n >= sizeof path || stat(path, &st) != 0 || !S_ISREG(st.st_mode))
+        return NIB_OK; /* not there */
+    if (st.st_size == 0)
+        return hf_side_write_text(directory, name, "", 0, err);
+    mapfile map;
+    NIB_TRY(mapfile_open(&map, path, err));
+    nib_status status = hf_side_write_text(directory, name, map.bytes, map.size, err);
+    mapfile_close(&map);
+    return status;
+}
+
+static nib_status copy_all(const char *from, const char *directory, nib_error *err) {
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "tokenizer.model",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "chat_template.jinja",
+                                        "chat_template.json",
+                                        "generation_config.json",
+                                        "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "LICENSE",
+                                        "LICENSE.txt",
+                                        "LICENSE.md",
+                                        "NOTICE",
+                                        "Notice",
+                                        "USE_POLICY.md"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        NIB_TRY(copy_file(from, directory, names[i], err));
+    return NIB_OK;
+}
+
+/* ---- small helpers ---- */
+
+static json_t *text_of(strview v) {
+    return json_stringn(v.p, v.n);
+}
+
+static bool add(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value) == 0;
+}
+
+static int type_of(const token_source *w, size_t id) {
+    return w->types ? w->types[id] : TOKEN_NORMAL;
+}
+
+static bool is_id(const token_source *w, int32_t id) {
+    return id >= 0 && (size_t)id < w->n_tokens;
+}
+
+/* ---- merges of a SentencePiece vocabulary ---- */
+
+typedef struct piece { /* sorted by text */
+    strview text;
+    uint32_t id;
+} piece;
+
+typedef struct merge {
+    uint32_t left, right, whole;
+    uint32_t left_length, right_length; /* in characters */
+    float score;
+} merge;
+
+typedef struct merge_list {
+    merge *p;
+    size_t n, capacity;
+} merge_list;
+
+static int view_compare(strview a, strview b) {
+    int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+    return order ? order : (a.n > b.n) - (a.n < b.n);
+}
+
+static int piece_compare(const void *a, const void *b) {
+    const piece *x = a, *y = b;
+    int order = view_compare(x->text, y->text);
+    return order ? order : (x->id > y->id) - (x->id < y->id);
+}
+
+static const piece *find_piece(const piece *sorted, size_t n, strview text) {
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = view_compare(sorted[middle].text, text);
+        if (order == 0)
+            return &sorted[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+/* Best score first; the longer left part, then the longer right part; then the order of the vocabulary. */
+static int merge_compare(const void *a, const void *b) {
+    const merge *x = a, *y = b;
+    if (x->score != y->score)
+        return x->score > y->score ? -1 : 1;
+    if (x->left_length != y->left_length)
+        return x->left_length > y->left_length ? -1 : 1;
+    if (x->right_length != y->right_length)
+        return x->right_length > y->right_length ? -1 : 1;
+    return (x->whole > y->whole) - (x->whole < y->whole);
+}
+
+static bool merge_push(merge_list *list, merge m) {
+    if (list->n == list->capacity) {
+        size_t wanted = list->capacity ? list->capacity * 2 : 65536;
+        merge *grown = mem_resize(list->p, wanted, sizeof *grown);
+        if (!grown)
+            return false;
+        list->p = grown;
+        list->capacity = wanted;
+    }
+    list->p[list->n++] = m;
+    return true;
+}
+
+/* Every split of piece ID into two pieces, at character borders. */
+static bool split_piece(const token_source *w, const piece *sorted, size_t n, uint32_t id, merge_list *list) {
+    strview text = w->tokens[id];
+    uint32_t length = 0, left = 0;
+    for (size_t i = 0; i < text.n; i++)
+        length += ((unsigned char)text.p[i] & 0xc0) != 0x80;
+    for (size_t cut = 1; cut < text.n; cut++) {
+        if (((unsigned char)text.p[cut] & 0xc0) == 0x80)
+            continue;
+        left++;
+        const piece *l = find_piece(sorted, n, (strview){text.p, cut});
+        const piece *r = l ? find_piece(sorted, n, (strview){text.p + cut, text.n - cut}) : NULL;
+        if (r &&
+            !merge_push(list, (merge){l->id, r->id, id, left, length - left, w->scores ? w->scores[id] : 0}))
+            return false;
+    }
+    return true;
+}
+
+/* Runs of spaces and lines are user-defined pieces, and merges reach them too. */
+static bool is_mergeable(const token_source *w, size_t id) {
+    return type_of(w, id) == TOKEN_NORMAL || type_of(w, id) == TOKEN_USER;
+}
+
+static bool list_merges(const token_source *w, merge_list *list) {
+    piece *sorted = mem_array(w->n_tokens, sizeof *sorted);
+    size_t n = 0;
+    if (!sorted)
+        return false;
+    for (size_t i = 0; i < w->n_tokens; i++)
+        if (is_mergeable(w, i) && w->tokens[i].n)
+            sorted[n++] = (piece){w->tokens[i], (uint32_t)i};
+    qsort(sorted, n, sizeof *sorted, piece_compare);
+    bool ok = true;
+    for (size_t i = 0; i < w->n_tokens && ok; i++)
+        if (is_mergeable(w, i))
+            ok = split_piece(w, sorted, n, (uint32_t)i, list);
+    if (ok && list->n)
+        qsort(list->p, list->n, sizeof *list->p, merge_compare);
+    mem_free(sorted);
+    return ok;
+}
+
+static json_t *spm_merges(const token_source *w) {
+    merge_list list = {0};
+    json_t *out = list_merges(w, &list) ? json_array() : NULL;
+    for (size_t i = 0; out && i < list.n; i++) {
+        json_t *pair =
+            json_pack("[o, o]", text_of(w->tokens[list.p[i].left]), text_of(w->tokens[list.p[i].right]));
+        if (json_array_append_new(out, pair) != 0) {
+            json_decref(out);
+            out = NULL;
+        }
+    }
+    mem_free(list.p);
+    return out;
+}
+
+/* ---- tokenizer.json ---- */
+
+static json_t *split_step(const char *pattern) {
+    return json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior",
+                     "Isolated", "invert", 0);
+}
+
+static json_t *byte_level(bool use_regex) {
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                     "use_regex", use_regex);
+}
+
+static json_t *pair_of(json_t *first, json_t *second, const char *list) {
+    return json_pack("{s:s, s:[o, o]}", "type", "Sequence", list, first, second);
+}
+
+static const char *gpt_pattern(bool three_digits) {
+    return three_digits ? "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+                        : "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+}
+
+/* How text is cut before merging. */
+static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_error *err) {
+    json_t *cut = NULL, *normalizer = json_null();
+    if (strview_is(w->model, "llama") && w->add_space_prefix == 0) {
+        cut = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "String", " ", "behavior",
+                        "MergedWithPrevious", "invert", 0);
+        normalizer = json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content",
+                               WORD_START);
+    } else if (strview_is(w->model, "llama")) {
+        cut = json_null();
+        normalizer = json_pack("{s:s, s:[{s:s, s:s}, {s:s, s:{s:s}, s:s}]}", "type", "Sequence",
+                               "normalizers", "type", "Prepend", "prepend", WORD_START, "type", "Replace",
+                               "pattern", "String", " ", "content", WORD_START);
+    } else if (strview_is(w->pre, "smollm")) {
+        cut = pair_of(json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1), byte_level(true),
+                      "pretokenizers");
+    } else if (strview_is(w->pre, "qwen2") || strview_is(w->pre, "llama-bpe") ||
+               strview_is(w->pre, "llama3")) {
+        bool qwen = strview_is(w->pre, "qwen2");
+        cut = pair_of(split_step(gpt_pattern(!qwen)), byte_level(false), "pretokenizers");
+        if (qwen)
+            normalizer = json_pack("{s:s}", "type", "NFC");
+    } else {
+        return nib_fail(
+            err, NIB_UNSUPPORTED,
+            "%s: the pre-tokenizer \"%s\" is none that nibble writes as tokenizer.json (smollm, qwen2, "
+            "llama-bpe); write a GGUF file instead",
+            w->where, QUOTE(w->pre));
+    }
+    bool ok = add(root, "normalizer", normalizer) && add(root, "pre_tokenizer", cut);
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+}
+
+static json_t *decoder_of(const token_source *w) {
+    if (!strview_is(w->model, "llama"))
+        return byte_level(true);
+    json_t *steps = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String",
+                              WORD_START, "content", " ", "type", "ByteFallback", "type", "Fuse");
+    if (w->add_space_prefix != 0)
+        json_array_append_new(
+            steps, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+    return json_pack("{s:s, s:o}", "type", "Sequence", "decoders", steps);
+}
+
+/* Puts BOS in front, where the model wants it. */
+static json_t *post_processor_of(const token_source *w) {
+    bool bos = w->add_bos == 1 || (w->add_bos < 0 && strview_is(w->model, "llama"));
+    if (!bos || !is_id(w, w->bos))
+        return strview_is(w->model, "llama") ? json_null() : byte_level(true);
+    strview t = w->tokens[w->bos];
+    json_t *special = json_object();
+    if (special)
+        json_object_setn_new(
+            special, t.p, t.n,
+            json_pack("{s:o, s:[i], s:[o]}", "id", text_of(t), "ids", w->bos, "tokens", text_of(t)));
+    return json_pack(
+        "{s:s, s:[{s:{s:o, s:i}}, {s:{s:s, s:i}}], s:[{s:{s:o, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}], "
+        "s:o}",
+        "type", "TemplateProcessing", "single", "SpecialToken", "id", text_of(t), "type_id", 0, "Sequence",
+        "id", "A", "type_id", 0, "pair", "SpecialToken", "id", text_of(t), "type_id", 0, "Sequence", "id",
+        "A", "type_id", 0, "Sequence", "id", "B", "type_id", 1, "special_tokens", special);
+}
+
+static nib_status add_vocab(json_t *model, json_t *added, const token_source *w, nib_error *err) {
+    json_t *vocab = json_object();
+    bool ok = vocab != NULL;
+    for (size_t i = 0; i < w->n_tokens && ok; i++) {
+        strview t = w->tokens[i];
+        json_t *text = text_of(t);
+        if (!text || memchr(t.p, '\0', t.n) || json_object_getn(vocab, t.p, t.n)) {
+            json_decref(text);
+            json_decref(vocab);
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "%s: token %zu (%s) is no text or is there twice; tokenizer.json "
+                            "cannot hold it, write a GGUF file instead",
+                            w->where, i, QUOTE(t));
+        }
+        ok = json_object_setn_new(vocab, t.p, t.n, json_integer((json_int_t)i)) == 0;
+        int type = type_of(w, i);
+        if (type == TOKEN_CONTROL || type == TOKEN_USER || type == TOKEN_UNKNOWN)
+            ok = ok && json_array_append_new(added, json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id",
+                                                              (json_int_t)i, "content", text, "single_word",
+                                                              0, "lstrip", 0, "rstrip", 0, "normalized", 0,
+                                                              "special", type != TOKEN_USER)) == 0;
+        else
+            json_decref(text);
+    }
+    ok = add(model, "vocab", vocab) && ok;
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+}
+
+static json_t *merges_of(const token_source *w) {
+    if (strview_is(w->model, "llama"))
+        return spm_merges(w);
+    json_t *out = json_array();
+    for (size_t i = 0; out && i < w->n_merges; i++)
+        if (json_array_append_new(out, text_of(w->merges[i])) != 0) {
+            json_decref(out);
+            out = NULL;
+        }
+    return out;
+}
+
+static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error *err) {
+    bool spm = strview_is(w->model, "llama");
+    json_t *unk = spm && is_id(w, w->unk) ? text_of(w->tokens[w->unk]) : json_null();
+    json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout",
+                              "unk_token", unk, "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                              spm, "byte_fallback", spm, "ignore_merges", strview_is(w->pre, "llama-bpe"));
+    json_t *added = json_array();
+    bool ok = add(root, "version", json_string("1.0")) && add(root, "truncation", json_null()) &&
+              add(root, "padding", json_null()) && add(root, "added_tokens", added);
+    NIB_TRY(add_pre_tokenizer(root, w, err));
+    ok = ok && add(root, "post_processor", post_processor_of(w)) && add(root, "decoder", decoder_of(w)) &&
+         add(root, "model", model);
+    if (!ok)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+    NIB_TRY(add_vocab(model, added, w, err));
+    return add(model, "merges", merges_of(w))
+               ? NIB_OK
+               : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its merges", w->where);
+}
+
+/* ---- tokenizer_config.json and generation_config.json ---- */
+
+static bool add_token(json_t *object, const char *key, const token_source *w, int32_t id) {
+    return !is_id(w, id) || add(object, key, text_of(w->tokens[id]));
+}
+
+static nib_status fill_config(json_t *root, const convert_run *run, nib_error *err) {
+    const token_source *w = &run->in->words;
+    bool ok = add(root, "tokenizer_class", json_string("PreTrainedTokenizerFast")) &&
+              add(root, "clean_up_tokenization_spaces", json_false()) &&
+              add(root, "model_max_length", json_integer(run->in->hp.context_len)) &&
+              add_token(root, "bos_token", w, w->bos) && add_token(root, "eos_token", w, w->eos) &&
+              add_token(root, "unk_token", w, w->unk) && add_token(root, "pad_token", w, w->pad);
+    if (w->add_bos >= 0)
+        ok = ok && add(root, "add_bos_token", json_boolean(w->add_bos));
+    if (w->chat_template.n)
+        ok = ok && add(root, "chat_template", text_of(w->chat_template));
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+}
+
+/* What ends an answer: eos, eot, and the turn ends that chat models of these families use. */
+static json_t *end_ids(const token_source *w) {
+    static const char *const turns[] = {"<end_of_turn>", "<|im_end|>", "<|eot_id|>"};
+    json_t *list = json_array();
+    if (is_id(w, w->eos))
+        json_array_append_new(list, json_integer(w->eos));
+    if (is_id(w, w->eot) && w->eot != w->eos)
+        json_array_append_new(list, json_integer(w->eot));
+    for (size_t i = 0; i < w->n_tokens; i++)
+        for (size_t t = 0; type_of(w, i) == TOKEN_CONTROL && t < sizeof turns / sizeof turns[0]; t++)
+            if (strview_is(w->tokens[i], turns[t]) && (int32_t)i != w->eos && (int32_t)i != w->eot)
+                json_array_append_new(list, json_integer((json_int_t)i));
+    return list;
+}
+
+static nib_status fill_generation(json_t *root, const token_source *w, nib_error *err) {
+    bool ok = add(root, "_from_model_config", json_true()) && add(root, "eos_token_id", end_ids(w));
+    if (is_id(w, w->bos))
+        ok = ok && add(root, "bos_token_id", json_integer(w->bos));
+    if (is_id(w, w->pad))
+        ok = ok && add(root, "pad_token_id", json_integer(w->pad));
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+}
+
+static nib_status write_root(convert_run *run, const char *directory, int which, nib_error *err) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"};
+    const token_source *w = &run->in->words;
+    json_t *root = json_object();
+    nib_status status = root ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+    if (status == NIB_OK)
+        status = which == 0   ? fill_tokenizer(root, w, err)
+                 : which == 1 ? fill_config(root, run, err)
+                              : fill_generation(root, w, err);
+    if (status == NIB_OK)
+        status = hf_side_write_json(directory, names[which], root, err);
+    json_decref(root);
+    return status;
+}
+
+nib_status hf_words_write(convert_run *run, const char *directory, nib_error *err) {
+    if (!run->recipe.from_gguf)
+        return run->in->directory ? copy_all(run->in->directory, directory, err) : NIB_OK;
+    if (run->in->words.n_tokens == 0)
+        return NIB_OK; /* a model without words stays one */
+    for (int which = 0; which < 3; which++)
+        NIB_TRY(write_root(run, directory, which, err));
+    return NIB_OK;
+}

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "quant/recipe.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/names.h"
+#include "store/quote.h"
+
+typedef struct chef {
+    recipe *r;
+    const model_file *in;
+    const convert_options *o;
+    nib_error *err;
+} chef;
+
+bool recipe_is_linear(slot s) {
+    return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_O || s == SLOT_GATE || s == SLOT_UP ||
+           s == SLOT_DOWN;
+}
+
+size_t recipe_block(dtype t) {
+    return t == DT_NVFP4 ? 16 : t == DT_MXFP4 ? 32 : dtype_get(t)->block;
+}
+
+static bool is_nvfp4(dtype t) {
+    return t == DT_NVFP4 || t == DT_GGUF_NVFP4;
+}
+
+static bool is_mxfp4(dtype t) {
+    return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
+}
+
+/* The stored type of FORMAT in the output's container. */
+static dtype target_of(const chef *c, quant_format format) {
+    switch (format) {
+    case QF_NVFP4:
+        return c->r->to_gguf ? DT_GGUF_NVFP4 : DT_NVFP4;
+    case QF_MXFP4:
+        return c->r->to_gguf ? DT_GGUF_MXFP4 : DT_MXFP4;
+    case QF_FP8:
+        return DT_F8_E4M3;
+    case QF_BF16:
+        return DT_BF16;
+    }
+    return DT_NONE;
+}
+
+/* ---- names ---- */
+
+static bool without_weight(const char *name, char *out, size_t size) {
+    size_t n = strlen(name);
+    if (n < 7 || strcmp(name + n - 7, ".weight") != 0 || n - 7 >= size)
+        return false;
+    memcpy(out, name, n - 7);
+    out[n - 7] = '\0';
+    return true;
+}
+
+/* A glob matches the tensor's name in the source or in the output, with or without ".weight". */
+static bool is_kept(const chef *c, const recipe_item *item) {
+    const char *names[2] = {item->t->name, item->name};
+    char stem[512];
+    for (size_t g = 0; g < c->o->n_keep; g++)
+        for (int i = 0; i < 2; i++)
+            if (fnmatch(c->o->keep[g], names[i], 0) == 0 ||
+                (without_weight(names[i], stem, sizeof stem) && fnmatch(c->o->keep[g], stem, 0) == 0))
+                return true;
+    return false;
+}
+
+/* The name in the output; NULL in *NAME when the output's container has no place for the tensor. */
+static nib_status name_item(const chef *c, const tensor *t, slot s, const char **name) {
+    char made[NAMES_MAX], prefix[NAMES_MAX] = "model.";
+    family f = c->in->hp.family;
+    const char *embed =
+        strstr(t->name, "embed_tokens.weight"); /* a new head follows the embedding's prefix */
+    if (!c->r->from_gguf && embed && (size_t)(embed - t->name) < sizeof prefix)
+        snprintf(prefix, sizeof prefix, "%.*s", (int)(embed - t->name), t->name);
+    *name = NULL;
+    if (c->r->to_gguf == c->r->from_gguf && s == t->slot) {
+        strview stem; /* a packed tensor is known by the weight it is */
+        *name = t->name;
+        if (!c->r->to_gguf && names_hf_companion(strview_of(t->name), &stem) == COMPANION_WEIGHT_PACKED)
+            *name = arena_format(&c->r->arena, "%.*s.weight", (int)stem.n, stem.p);
+    } else if (c->r->to_gguf ? names_to_gguf(s, t->layer, made) : names_to_hf(f, s, t->layer, prefix, made)) {
+        *name = arena_text(&c->r->arena, made, strlen(made));
+    } else {
+        return NIB_OK;
+    }
+    return *name ? NIB_OK : nib_fail(c->err, NIB_NO_MEMORY, "%s: no memory for names", c->in->path);
+}
+
+/* ---- decisions ---- */
+
+/* A tensor that is not quantized: as it is where the container allows, else the same values. */
+static void carry(const chef *c, recipe_item *item) {
+    const tensor *t = item->t;
+    bool repacks = item->slot != SLOT_EMBED || !c->r->from_gguf;
+    bool scaled = t->block_scales || t->row_scales || t->tensor_scale != 1.0f;
+    item->to = t->dtype;
+    item->action = RECIPE_CARRY;
+    if (c->r->to_gguf == c->r->from_gguf) {
+        bool fp8 = t->dtype == DT_F8_E4M3 && t->slot != SLOT_NONE; /* its scale may be 1 */
+        item->action = scaled || fp8 ? RECIPE_REPACK : RECIPE_CARRY;
+    } else if (is_nvfp4(t->dtype) && repacks && t->cols % 64 == 0) {
+        item->action = RECIPE_REPACK;
+        item->to = target_of(c, QF_NVFP4);
+    } else if (is_mxfp4(t->dtype) && repacks) {
+        item->action = RECIPE_REPACK;
+        item->to = target_of(c, QF_MXFP4);
+    } else if (c->r->to_gguf && t->n_dims <= 1) {
+        item->action = RECIPE_CAST; /* llama.cpp asks for F32 vectors */
+        item->to = DT_F32;
+    } else if (scaled || item->shift != 0.0f || (t->dtype != DT_BF16 && t->dtype != DT_F16)) {
+        item->action = RECIPE_CAST;
+        item->to = DT_NONE;
+    }
+}
+
+static bool same_format(dtype stored, dtype wanted) {
+    return stored == wanted || (is_nvfp4(stored) && is_nvfp4(wanted)) ||
+           (is_mxfp4(stored) && is_mxfp4(wanted));
+}
+
+static void set_group(const chef *c, recipe_item *item) {
+    slot s = item->slot;
+    int layer = item->t->layer, first = -1;
+    if (s == SLOT_Q || s == SLOT_K || s == SLOT_V)
+        first = 0;
+    else if (s == SLOT_GATE || s == SLOT_UP)
+        first = 1;
+    if (first < 0 || layer < 0) {
+        item->group = c->r->n_groups++;
+        return;
+    }
+    /* engines that join q, k and v (or gate and up) into one matrix want one tensor scale for them */
+    for (size_t i = 0; i < c->r->n; i++) {
+        const recipe_item *other = &c->r->items[i];
+        bool joined = first == 0 ? other->slot == SLOT_Q || other->slot == SLOT_K || other->slot == SLOT_V
+                                 : other->slot == SLOT_GATE || other->slot == SLOT_UP;
+        if (other->action == RECIPE_QUANTIZE && other->t->layer == layer && joined) {
+            item->group = other->group;
+            return;
+        }
+    }
+    item->group = c->r->n_groups++;
+}
+
+static const float *weights_of(const chef *c, const recipe_item *item) {
+    const importance *i = c->o->importance;
+    int layer = item->t->layer < 0 ? 0 : item->t->layer;
+    if (c->o->method != QM_WEIGHTED || !i || layer >= i->n_layers)
+        return NULL;
+    return i->mean_squares[layer * SLOT_COUNT + (int)item->slot];
+}
+
+static nib_status quantize(const chef *c, recipe_item *item, quant_format format) {
+    const tensor *t = item->t;
+    dtype to = target_of(c, format);
+    if (!dtype_get(t->dtype)->is_weight)
+        return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
+                        c->in->path, QUOTEZ(t->name), model_file_format_name(c->in, t));
+    if (t->cols % recipe_block(to) || (same_format(t->dtype, to) && to == DT_GGUF_NVFP4 && t->cols % 64)) {
+        c->r->n_misfits++;
+        carry(c, item);
+        return NIB_OK;
+    }
+    item->to = to;
+    item->action = RECIPE_QUANTIZE;
+    if (same_format(t->dtype, to) && to != DT_BF16) {
+        item->action = RECIPE_REPACK;
+        return NIB_OK;
+    }
+    if (t->dtype == DT_BF16 && to == DT_BF16 && t->tensor_scale == 1.0f) {
+        item->action = RECIPE_CARRY;
+        return NIB_OK;
+    }
+    item->weights = weights_of(c, item);
+    set_group(c, item);
+    return NIB_OK;
+}
+
+/* Does the output's container hold this tensor of the source? */
+static bool has_place(const chef *c, const tensor *t) {
+    strview name = strview_of(t->name);
+    if (c->r->to_gguf == c->r->from_gguf)
+        return !(c->r->unties_head && t->slot == SLOT_NONE && strcmp(t->name, "lm_head.weight") == 0);
+    if (t->slot == SLOT_ROPE_FREQS || t->slot == SLOT_NONE)
+        return false; /* config.json says the frequencies */
+    return c->r->from_gguf || !names_hf_is_tower(name);
+}
+
+static void fit_container(const chef *c, recipe_item *item) {
+    const hparams *hp = &c->in->hp;
+    if (c->r->to_gguf == c->r->from_gguf)
+        return;
+    if (hp->family == FAMILY_LLAMA && (item->slot == SLOT_Q || item->slot == SLOT_K)) {
+        item->heads = item->slot == SLOT_Q ? hp->n_heads : hp->n_kv_heads;
+        item->interleave = c->r->to_gguf;
+    }
+    bool norm = item->slot == SLOT_FINAL_NORM || item->slot == SLOT_ATTN_NORM || item->slot == SLOT_Q_NORM ||
+                item->slot == SLOT_K_NORM || item->slot == SLOT_POST_ATTN_NORM ||
+                item->slot == SLOT_FFN_NORM || item->slot == SLOT_POST_FFN_NORM;
+    if (hp->family == FAMILY_GEMMA3 && norm)
+        item->shift = c->r->to_gguf ? 1.0f : -1.0f;
+}
+
+static nib_status add(const chef *c, const tensor *t, slot s) {
+    recipe_item *item = &c->r->items[c->r->n];
+    *item = (recipe_item){.t = t, .slot = s, .group = -1};
+    NIB_TRY(name_item(c, t, s, &item->name));
+    if (!item->name || !has_place(c, t)) {
+        c->r->n_skipped += t->slot != SLOT_ROPE_FREQS;
+        return NIB_OK;
+    }
+    fit_container(c, item);
+    bool wanted = recipe_is_linear(s) || (s == SLOT_HEAD && c->o->head != HEAD_KEEP);
+    if (wanted && t->n_dims == 2 && !is_kept(c, item)) {
+        quant_format format = s != SLOT_HEAD ? c->o->format : c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4;
+        NIB_TRY(quantize(c, item, format));
+    } else {
+        carry(c, item);
+    }
+    bool readable = item->action == RECIPE_CARRY || dtype_get(t->dtype)->is_weight;
+    if (t->dtype == DT_NONE || !readable)
+        return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
+                        c->in->path, QUOTEZ(t->name), model_file_format_name(c->in, t));
+    c->r->n++;
+    return NIB_OK;
+}
+
+static nib_status check_options(const chef *c) {
+    const convert_options *o = c->o;
+    if (c->r->to_gguf && (o->format == QF_FP8 || o->head == HEAD_FP8))
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
+                        "write a directory");
+    if (o->format == QF_BF16 && o->head != HEAD_KEEP)
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "a BF16 model keeps its head; the head policy must be keep");
+    if (o->method == QM_FOUR_OVER_SIX && o->format == QF_MXFP4)
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "4over6 chooses NVFP4 scales; MXFP4 has powers of two only");
+    if (o->method == QM_WEIGHTED && !o->importance)
+        return nib_fail(c->err, NIB_BAD_ARGUMENT, "the weighted method needs a calibration");
+    if (c->in->n_tensors == 0)
+        return nib_fail(c->err, NIB_BAD_FILE, "%s: holds no tensors", c->in->path);
+    if (c->r->to_gguf != c->r->from_gguf)
+        return model_file_need_network(c->in, c->err);
+    return NIB_OK;
+}
+
+static const tensor *find_slot(const model_file *in, slot s) {
+    for (size_t i = 0; i < in->n_tensors; i++)
+        if (in->tensors[i].slot == s)
+            return &in->tensors[i];
+    return NULL;
+}
+
+nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err) {
+    *out = (recipe){.to_gguf = options->out == OUT_GGUF, .from_gguf = in->format == FORMAT_GGUF};
+    chef c = {out, in, options, err};
+    NIB_TRY(check_options(&c));
+    out->items = arena_alloc(&out->arena, in->n_tensors + 1, sizeof *out->items);
+    if (!out->items)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", in->path, in->n_tensors);
+    const tensor *embed = find_slot(in, SLOT_EMBED);
+    out->unties_head = options->head != HEAD_KEEP && !find_slot(in, SLOT_HEAD) && embed;
+    if (options->head != HEAD_KEEP && !find_slot(in, SLOT_HEAD) && !(embed && in->has_network && in->hp.tied))
+        return nib_fail(err, NIB_BAD_FILE, "%s: has no head that could be quantized", in->path);
+    for (size_t i = 0; i < in->n_tensors; i++)
+        NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].slot));
+    if (out->unties_head)
+        NIB_TRY(add(&c, embed, SLOT_HEAD));
+    size_t n_quantized = 0;
+    for (size_t i = 0; i < out->n; i++)
+        n_quantized += recipe_is_linear(out->items[i].slot);
+    if (n_quantized == 0)
+        return nib_fail(err, NIB_BAD_FILE, "%s: has no linear layer that nibble knows by name", in->path);
+    return NIB_OK;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Recipe: which tensor of a model becomes what. Made once before anything is written; pure decisions, no
+ * numbers are read. Caller: convert.
+ *
+ * Linear layers (q, k, v, o, gate, up, down) get the wanted format, unless a glob keeps them or their rows
+ * are no whole number of blocks. Embedding, norms and, unless asked otherwise, the head are carried over.
+ * What is already stored in the wanted format is repacked: every value stays.
+ */
+#ifndef QUANT_RECIPE_H
+#define QUANT_RECIPE_H
+
+#include "base/arena.h"
+#include "quant/convert.h"
+#include "quant/scale_search.h"
+
+typedef enum recipe_action {
+    RECIPE_CARRY = 0, /* the same bytes */
+    RECIPE_CAST,      /* the same values in a float type (`to`; DT_NONE: the smallest that holds them) */
+    RECIPE_REPACK,    /* FP4 codes and scales in another layout, or FP8 */
+    RECIPE_QUANTIZE
+} recipe_action;
+
+typedef struct recipe_item {
+    const tensor *t;
+    slot slot; /* t's, or SLOT_HEAD for the head made from a tied embedding */
+    recipe_action action;
+    dtype to;
+    const char *name; /* in the output, ending in .weight where t's does */
+    int group;        /* quantized items with the same number share one tensor scale; -1: none */
+    int heads;        /* rows are Llama's q or k between the two RoPE orders: so many heads; 0: as they are */
+    bool interleave;  /* halves -> pairs (into a GGUF file); else back */
+    float shift;      /* added to every value: Gemma's norms between (1 + w) and w */
+    const float *weights; /* E[x_j^2] or NULL */
+
+    /* filled by convert before writing */
+    float amax;
+    scale_search search;
+} recipe_item;
+
+typedef struct recipe {
+    arena arena;
+    recipe_item *items;
+    size_t n;
+    int n_groups;
+    bool to_gguf, from_gguf;
+    bool unties_head; /* the output's head is a tensor of its own, the source's was the embedding */
+    int n_misfits, n_skipped;
+} recipe;
+
+/* Freed with arena_free(&out->arena), also after a failure. */
+nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err);
+
+bool recipe_is_linear(slot s);
+/* Elements of a block of DTYPE's scales as this room quantizes: 16, 32, 64; 1 without blocks. */
+size_t recipe_block(dtype t);
+
+#endif

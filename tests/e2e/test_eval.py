@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble eval on tiny models against numbers worked out here from the golden logits' model, and on real ones
+against llama.cpp's."""
+import json
+import math
+import signal
+import subprocess
+import time
+
+import pytest
+
+TINY = "tests/golden/models/llama-words"
+
+
+@pytest.fixture(scope="session")
+def tiny(tree):
+    return tree / TINY
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("eval") / "text.txt"
+    path.write_text("the cat sat on the mat and looked at the rain . " * 60 + "\n")
+    return path
+
+
+def ppl(nibble, model, text, *flags):
+    return json.loads(nibble("eval", "ppl", model, "--text", text, "--json", *flags).stdout)
+
+
+def kld(nibble, model, text, *flags):
+    return json.loads(nibble("eval", "kld", model, "--text", text, "--json", *flags).stdout)
+
+
+def test_ppl_json_and_text_agree(nibble, tiny, text):
+    flags = ["--ctx", 32, "--chunks", 5]
+    found = ppl(nibble, tiny, text, *flags)
+    assert found["ctx"] == 32 and found["chunks"] == 5 and found["scored"] == 5 * 15
+    plain = nibble("eval", "ppl", tiny, "--text", text, *flags).stdout
+    assert f"{found['ppl']:.4f} ± {found['ppl_error']:.4f}" in plain
+    assert "5 windows of 32 tokens" in plain
+
+
+def test_modes_agree(nibble, tiny, text):
+    flags = ["--ctx", 32, "--chunks", 4, "--kv-cache-dtype", "fp32"]
+    exact = ppl(nibble, tiny, text, *flags, "--activations", "f32")
+    scalar = ppl(nibble, tiny, text, *flags, "--activations", "f32", "--cpu-features", "scalar")
+    fast = ppl(nibble, tiny, text, *flags, "--activations", "int8")
+    assert exact["ppl"] == pytest.approx(scalar["ppl"], rel=1e-4)
+    assert exact["ppl"] == pytest.approx(fast["ppl"], rel=0.05)
+    assert exact["activations"] == "f32" and fast["activations"] == "int8"
+
+
+def test_threads_give_the_same_number(nibble, tiny, text):
+    one = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 1)
+    two = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 2)
+    assert one["ppl"] == two["ppl"] and one["ppl_error"] == two["ppl_error"]
+
+
+def test_kld_of_itself_is_zero(nibble, tiny, text):
+    found = kld(nibble, tiny, text, "--base", tiny, "--ctx", 32, "--chunks", 3, "--activations", "f32", "--kv-cache-dtype", "fp32")
+    assert abs(found["kld"]) < 1e-9 and found["same_top"] == 1 and found["ppl_ratio"] == 1
+    assert found["p_diff_rms"] == 0
+
+
+def test_kld_side_by_side_and_stored(nibble, tiny, text, tmp_path):
+    stored = tmp_path / "base.kld"
+    flags = ["--ctx", 32, "--chunks", 6]
+    saved = kld(nibble, tiny, text, "--save-base", stored, *flags)
+    side = kld(nibble, tiny, text, "--base", tiny, *flags)
+    filed = kld(nibble, tiny, text, "--base", stored)  # window and number come from the file
+    assert side["kld"] > 0
+    assert filed["kld"] == pytest.approx(side["kld"], abs=1e-5)
+    assert filed["ppl_base"] == pytest.approx(side["ppl_base"], rel=1e-5)
+    assert saved["ppl"] == pytest.approx(side["ppl_base"], rel=1e-6)
+    assert filed["scored"] == side["scored"] == 6 * 15
+    assert set(side["kld_percentiles"]) == {"100", "99.9", "99", "95", "90", "50", "10", "5", "1", "0.1", "0"}
+    values = [side["kld_percentiles"][k] for k in ("0", "1", "50", "99", "100")]
+    assert values == sorted(values)
+
+
+def test_damaged_base_file(nibble, tiny, text, tmp_path):
+    stored = tmp_path / "base.kld"
+    kld(nibble, tiny, text, "--save-base", stored, "--ctx", 32, "--chunks", 2)
+    good = stored.read_bytes()
+    for name, bytes_ in {"cut": good[:-40], "flipped": good[:-3] + bytes([good[-3] ^ 64]) + good[-2:]}.items():
+        bad = tmp_path / name
+        bad.write_bytes(bytes_)
+        done = nibble("eval", "kld", tiny, "--text", text, "--base", bad, check=False)
+        assert done.returncode == 1 and str(bad) in done.stderr and not done.stdout
+    other = tmp_path / "other.txt"
+    other.write_text("a dog ran over the hill . " * 100)
+    done = nibble("eval", "kld", tiny, "--text", other, "--base", stored, check=False)
+    assert done.returncode == 2 and "another text" in done.stderr
+
+
+def test_short_text(nibble, tiny, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("the cat")
+    done = nibble("eval", "ppl", tiny, "--text", short, check=False)
+    assert done.returncode == 2 and "two windows of 512" in done.stderr
+
+
+def test_other_vocabulary(nibble, tiny, text, smollm2):
+    done = nibble("eval", "kld", tiny, "--base", smollm2, "--text", text, "--ctx", 32, check=False)
+    assert done.returncode == 2 and "vocabular" in done.stderr
+
+
+def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The weather is fine today, and the harbour is full of boats. " * 2000)
+    target = tmp_path / "base.kld"
+    process = subprocess.Popen([nibble_path, "eval", "kld", smollm2, "--text", text, "--save-base", target],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
+
+
+# llama-perplexity of llama.cpp (llama-cpp-python 0.3.36) on the same file dequantized to F16, 4 windows of 512 of
+# WikiText-2 test; bench/quality.sh has the 60 windows of docs/results/quality.md.
+LLAMA_PPL = {"gemma3": 15.0122, "smollm2": 22.1066}
+
+
+@pytest.mark.parametrize("name", ["gemma3", "smollm2"])
+def test_perplexity_of_llama_cpp(nibble, request, wikitext_test, name):
+    model = request.getfixturevalue(name)
+    found = ppl(nibble, model, wikitext_test, "--chunks", 4, "--activations", "f32", "--kv-cache-dtype", "bf16")
+    assert math.isclose(found["ppl"], LLAMA_PPL[name], rel_tol=0.003)

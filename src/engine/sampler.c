@@ -13,7 +13,7 @@
 
 #include "base/mem.h"
 
-enum { BUCKETS = 4096, LANES = 16 };
+enum { BUCKETS = 4096, LANES = 32 };
 
 typedef struct candidate {
     float logit;
@@ -82,8 +82,17 @@ static bool find_range(const float *x, int n, float *max, float *min) {
     return odd[0] == 0;
 }
 
-static int32_t first_equal(const float *x, float value) {
+/* VALUE is there. Whole blocks are passed over by a loop that compilers vectorize. */
+static int32_t first_equal(const float *x, int n, float value) {
+    enum { BLOCK = 64 };
     int32_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        int found = 0;
+        for (int j = 0; j < BLOCK; j++)
+            found |= x[i + j] == value;
+        if (found)
+            break;
+    }
     while (x[i] != value)
         i++;
     return i;
@@ -205,14 +214,14 @@ int32_t sampler_pick(sampler *s, const nib_sampling *how, const float *logits, c
     float max, min;
     bool penalty = how->repeat_penalty > 0 && how->repeat_penalty != 1;
     if (how->temperature <= 0 && !penalty)
-        return find_range(logits, s->vocab, &max, &min) ? first_equal(logits, max) : -1;
+        return find_range(logits, s->vocab, &max, &min) ? first_equal(logits, s->vocab, max) : -1;
     memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
     if (penalty)
         penalize(s, how->repeat_penalty, tokens, n_tokens);
     if (!find_range(s->logits, s->vocab, &max, &min) || !isfinite(max - min))
         return -1;
     if (how->temperature <= 0)
-        return first_equal(s->logits, max);
+        return first_equal(s->logits, s->vocab, max);
 
     int top_k = how->top_k > 0 && how->top_k < s->vocab ? how->top_k : 0;
     float top_p = how->top_p > 0 && how->top_p < 1 ? how->top_p : 0;

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tests/golden/bad: model files that must be refused, each with its sentence and exit code.
 
-usage: make_bad_files.py [OUT_DIR]      (default tests/golden/bad; Python 3 standard library only)
+usage: make_bad_files.py [OUT_DIR [SEEDS_DIR]]
+       (default tests/golden/bad and tests/fuzz/store; Python 3 standard library only)
 
 Every file is a small sound model with one thing wrong, so that it is refused for that thing and no other.
-good/ holds the sound ones. EXPECTED.tsv lists: path, room that refuses (store: opening the file is enough;
+good/ holds sound ones, one per convention; the seeds of the fuzz targets are made from them. EXPECTED.tsv lists: path, room that refuses (store: opening the file is enough;
 text: the tokenizer; model: only running it), command, exit code, sentence with the path as {}.
 Read by tests/unit/store/test_bad_files.c, tests/e2e/test_bad_files.py and, as a corpus, by the fuzz targets.
 """
@@ -27,7 +28,9 @@ SCORES = [0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -0.5]
 NAN, INF = float("nan"), float("inf")
 BIG = 1 << 63
 
-out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).resolve().parents[1] / "golden/bad")
+tests = pathlib.Path(__file__).resolve().parents[1]
+out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else tests / "golden/bad"
+seeds = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else tests / "fuzz/store"
 expected = []
 
 
@@ -147,8 +150,6 @@ def moved(name, tensor, sentence, dims=None, kind=None, offset=None, data=None, 
 
 
 def gguf_files():
-    write("good/llama.gguf", Gguf().build())
-
     # the header
     gguf("gguf-magic", "{}: neither a GGUF nor a safetensors file (2464 bytes)", raw=lambda b: b"GGML" + b[4:])
     gguf("gguf-empty", "{}: is an empty file", raw=lambda b: b"")
@@ -411,7 +412,6 @@ def entry(dtype="U8", shape=(4,), offsets=(0, 4)):
 
 
 def safetensors_files():
-    write("good/lone.safetensors", st_bytes({"a": entry()}, bytes(4)))
     write("st-short.safetensors", b"\x02\0\0\0")
     expect("st-short.safetensors", "{}: neither a GGUF nor a safetensors file (4 bytes)")
     write("st-header-2-63.safetensors", struct.pack("<Q", BIG) + b"{}")
@@ -515,7 +515,6 @@ def nvfp4(d, rows=FFN, cols=32, scale="F8_E4M3", scale_shape=None, second=1.0, p
 
 
 def directories():
-    Directory().write("good/qwen3")
     c = "{}/config.json"
     hf("hf-no-tensors", "{}: holds neither model.safetensors nor model.safetensors.index.json",
        lambda d: setattr(d, "tensors", None))
@@ -633,8 +632,162 @@ def directories():
        lambda d: fp8(d, ("F32", [2, 2], None)), room="model", command="run")
 
 
+# ---- sound models ----
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+def codes(n):
+    return bytes((i * 37 + 11) % 256 for i in range(n))
+
+
+def quantized_up(d, tensors, rows=FFN, cols=32):
+    """A Qwen3 of 32 columns whose mlp.up_proj is TENSORS {suffix: (dtype, shape, bytes)}."""
+    d.config["hidden_size"] = cols
+    for name, (dtype, shape, raw) in list(d.tensors.items()):
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            d.tensors[name] = (dtype, [cols, shape[1]], raw)
+        elif shape[-1] == DIM and not name.endswith(("q_norm.weight", "k_norm.weight")):
+            d.tensors[name] = (dtype, shape[:-1] + [cols], raw)
+    del d.tensors[f"{UP}.weight"]
+    # scalars last and four bytes first, so that everything is aligned
+    for suffix, tensor in sorted(tensors.items(), key=lambda x: -SIZES[x[1][0]]):
+        d.tensors[f"{UP}.{suffix}"] = tensor
+    d.tensors = dict(sorted(d.tensors.items(), key=lambda x: -SIZES[x[1][0]]))
+
+
+def f32(*values):
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def sound_directories():
+    block_scales = ("F8_E4M3", [FFN, 2], bytes(0x30 + i for i in range(2 * FFN)))
+
+    def modelopt(d):
+        quantized_up(d, {"weight": ("U8", [FFN, 16], codes(FFN * 16)), "weight_scale": block_scales,
+                         "weight_scale_2": ("F32", [], f32(0.25)), "input_scale": ("F32", [], f32(0.5))})
+        d.tensors["model.layers.0.self_attn.k_proj.k_scale"] = ("F32", [], f32(1.0))
+        d.tensors = dict(sorted(d.tensors.items(), key=lambda x: -SIZES[x[1][0]]))
+        d.files["hf_quant_config.json"] = json.dumps({"quantization": {"quant_algo": "NVFP4", "group_size": 16,
+                                                      "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}})
+
+    def compressed(d):
+        quantized_up(d, {"weight_packed": ("U8", [FFN, 16], codes(FFN * 16)), "weight_scale": block_scales,
+                         "weight_global_scale": ("F32", [1], f32(4.0)), "input_global_scale": ("F32", [1], f32(2.0))})
+        d.config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized",
+                                           "ignore": ["lm_head"]}
+
+    def mxfp4(d):
+        quantized_up(d, {"weight_packed": ("U8", [FFN, 16], codes(FFN * 16)),
+                         "weight_scale": ("U8", [FFN, 1], bytes(120 + i for i in range(FFN)))})
+        d.config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}
+
+    def fp8(scale):
+        def change(d):
+            quantized_up(d, {"weight": ("F8_E4M3", [FFN, 32], bytes(i % 0x7F for i in range(FFN * 32))),
+                             "weight_scale": scale, "input_scale": ("F32", [], f32(0.125))})
+            d.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "FP8"}
+        return change
+
+    def gemma(d):
+        d.config = {"model_type": "gemma3", "dtype": "bfloat16", "vision_config": {"model_type": "siglip"},
+                    "text_config": {"hidden_size": DIM, "intermediate_size": FFN, "num_hidden_layers": 1,
+                                    "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+                                    "head_dim": HEAD_DIM, "vocab_size": VOCAB, "sliding_window": 16,
+                                    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}}
+        d.tensors = {f"language_model.{k}": v for k, v in d.tensors.items()}
+        for norm in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+            d.tensors[f"language_model.model.layers.0.{norm}.weight"] = ("F16", [DIM], None)
+        d.tensors["vision_tower.vision_model.post_layernorm.weight"] = ("F16", [3], None)
+
+    def llama(d):
+        d.config.update(model_type="llama", tie_word_embeddings=False, head_dim=None, eos_token_id=[1, 2],
+                        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
+                                         "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                         "original_max_position_embeddings": 32})
+        d.tensors = {k: v for k, v in d.tensors.items() if "_norm." not in k}
+        d.tensors["lm_head.weight"] = ("F16", [VOCAB, DIM], None)
+        d.files["generation_config.json"] = '{"eos_token_id": [2, 3]}'
+        d.files["tokenizer_config.json"] = json.dumps({"chat_template": [{"name": "tool", "template": "no"},
+                                                                         {"name": "default", "template": "yes"}]})
+
+    for name, change in (("qwen3", lambda d: None), ("modelopt", modelopt), ("compressed", compressed),
+                         ("mxfp4", mxfp4), ("fp8-tensor", fp8(("F32", [], f32(0.5)))),
+                         ("fp8-rows", fp8(("BF16", [FFN, 1], struct.pack("<8H", *(0x3F80 + 16 * i for i in range(8)))))),
+                         ("gemma3", gemma), ("llama", llama)):
+        d = Directory()
+        change(d)
+        d.write(f"good/{name}")
+        config = json.dumps(d.config).encode()
+        seed("corpus_directory", name, struct.pack("<H", len(config)) + config + st_file(d.tensors))
+        seed("corpus_config", name, config)
+        seed("corpus_safetensors", name, st_file(d.tensors))
+
+
+def sound_gguf_files():
+    def qwen3(g):
+        g.keys = {k.replace("llama.", "qwen3."): v for k, v in g.keys.items()}
+        g.key("general.architecture", STRING, "qwen3")
+        g.key("tokenizer.ggml.model", STRING, "gpt2")
+        g.key("tokenizer.ggml.pre", STRING, "qwen2")
+        g.key("tokenizer.ggml.merges", ARRAY, (STRING, ["a b"]))
+        for name in ("attn_q_norm", "attn_k_norm"):
+            g.tensor(f"blk.0.{name}.weight", [HEAD_DIM], GGML_F32, f32(*[1.0] * HEAD_DIM))
+
+    def gemma3(g):
+        g.version, g.alignment = 2, 64
+        g.keys = {k.replace("llama.", "gemma3."): v for k, v in g.keys.items()}
+        for key, kind, item in (("general.architecture", STRING, "gemma3"), ("general.alignment", U32, 64),
+                                ("gemma3.attention.sliding_window", U32, 16),
+                                ("gemma3.attention.sliding_window_pattern", ARRAY, (BOOL, [1])),
+                                ("gemma3.rope.scaling.type", STRING, "linear"),
+                                ("gemma3.rope.scaling.factor", F32, 8.0), ("tokenizer.ggml.add_bos_token", BOOL, 1)):
+            g.key(key, kind, item)
+        for name in ("attn_q_norm", "attn_k_norm"):
+            g.tensor(f"blk.0.{name}.weight", [HEAD_DIM])
+        for name in ("post_attention_norm", "post_ffw_norm"):
+            g.tensor(f"blk.0.{name}.weight", [DIM])
+
+    def nvfp4(g):
+        g.key("llama.feed_forward_length", U32, 64)
+        for name in ("gate", "up"):
+            g.drop(f"blk.0.ffn_{name}.weight")
+            g.tensor(f"blk.0.ffn_{name}.weight", [DIM, 64])
+        g.drop("blk.0.ffn_down.weight")
+        g.tensor("blk.0.ffn_down.weight", [64, DIM], 40, codes(36 * DIM))
+        g.tensor("blk.0.ffn_down.scale", [1], GGML_F32, f32(0.25))
+        g.tensor("blk.0.ffn_down.input_scale", [1], GGML_F32, f32(0.5))
+        g.tensor("rope_freqs.weight", [HEAD_DIM // 2], GGML_F32, f32(1.0, 8.0))
+
+    for name, change in (("llama", lambda g: None), ("qwen3", qwen3), ("gemma3", gemma3), ("nvfp4", nvfp4)):
+        g = Gguf()
+        change(g)
+        write(f"good/{name}.gguf", g.build())
+        seed("corpus_gguf", f"{name}.gguf", g.build())
+
+    def part(number, names):
+        g = Gguf()
+        g.tensors = [t for t in g.tensors if (t[0] in names) == (number == 1)]
+        if number:
+            g.keys = {}
+        g.key("split.no", U16, number)
+        g.key("split.count", U16, 2)
+        g.key("split.tensors.count", I32, 11)
+        write(f"good/split-0000{number + 1}-of-00002.gguf", g.build())
+    for number in (0, 1):
+        part(number, ("blk.0.ffn_up.weight", "output_norm.weight"))
+    write("good/lone.safetensors", st_bytes({"a": entry()}, bytes(4)))
+
+
+def seed(corpus, name, raw):
+    (seeds / corpus).mkdir(parents=True, exist_ok=True)
+    (seeds / corpus / name).write_bytes(raw)
+
+
 def main():
     shutil.rmtree(out, ignore_errors=True)
+    sound_gguf_files()
+    sound_directories()
     gguf_files()
     safetensors_files()
     directories()

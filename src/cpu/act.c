@@ -22,11 +22,9 @@ nib_status act_new(buf **out, buf_kind kind, size_t max_rows, size_t cols, bool 
     if (!mem_mul(max_rows, stride, &n) || !mem_mul(n, 8, &worst) || worst > SIZE_MAX / 2)
         return nib_fail(err, NIB_NO_MEMORY, "a buffer of %zu rows of %zu columns is too large", max_rows,
                         cols);
-    bool codes = kind == BUF_ACT && int8;
-    size_t f32_bytes = lines(n * sizeof(float)), code_bytes = codes ? lines(n) : 0;
-    size_t scale_bytes = codes ? lines(n / ACT_BLOCK * sizeof(float)) : 0;
-    size_t start_bytes = codes ? lines(n / ACT_BLOCK * 2 * sizeof(int32_t)) : 0;
-    size_t total = f32_bytes + code_bytes + scale_bytes + start_bytes;
+    bool blocks = kind == BUF_ACT && int8;
+    size_t f32_bytes = lines(n * sizeof(float));
+    size_t total = f32_bytes + (blocks ? lines(n / ACT_BLOCK * sizeof(act_block)) : 0);
     buf *b = mem_array(1, sizeof *b);
     uint8_t *memory = mem_aligned(total);
     if (!b || !memory) {
@@ -37,11 +35,8 @@ nib_status act_new(buf **out, buf_kind kind, size_t max_rows, size_t cols, bool 
     }
     memset(memory, 0, total);
     *b = (buf){.kind = kind, .max_rows = max_rows, .cols = cols, .stride = stride, .f32 = (float *)memory};
-    if (codes) {
-        b->codes = (int8_t *)(memory + f32_bytes);
-        b->scales = (float *)(memory + f32_bytes + code_bytes);
-        b->starts = (int32_t *)(memory + f32_bytes + code_bytes + scale_bytes);
-    }
+    if (blocks)
+        b->blocks = (act_block *)(memory + f32_bytes);
     *out = b;
     return NIB_OK;
 }

@@ -6,15 +6,12 @@
  * once by the op that produces the activation: weights stored in 4 or 8 bits multiply the integers, all
  * others (BF16, F16, F32, K-quants) the FP32 values.
  *
- *   value[r, c] ~ code[r, c] * scales[r, c / ACT_BLOCK]       codes in -127..127
+ *   value[r, c] ~ code * scale of the act_block it lies in        codes in -127..127
  *
  * Codes lie in the order in which 4-bit weights are unpacked: of every 8 columns first the even, then the odd
  * ones (act_column). Kernels make their weights unsigned by an offset and add up a block in int32; the sum
- * begins at starts[r, c / ACT_BLOCK, k], which takes the offset back and adds the bits of 1.5 * 2^23, so that
- * the sum's bits, read as FP32, are 1.5 * 2^23 + dot exactly:
- *
- *   starts[..., 0] = ACT_MAGIC - 12 * sum of the block's codes      (4-bit weights)
- *   starts[..., 1] = ACT_MAGIC - 128 * sum of the block's codes     (8-bit weights)
+ * begins at one of starts[], which takes the offset back and adds the bits of 1.5 * 2^23, so that the sum's
+ * bits, read as FP32, are 1.5 * 2^23 + dot exactly. What a kernel reads of a row lies in one stream.
  *
  * A BUF_ACT row is padded to a whole number of ACT_PAD columns; values and codes of the padding are zero
  * and stay zero. A BUF_F32 row has no padding (stride == cols). Every array is 64-byte aligned.
@@ -28,19 +25,29 @@
 #define ACT_PAD   64         /* a BUF_ACT row is a whole number of these */
 #define ACT_MAGIC 0x4b400000 /* bits of 1.5 * 2^23 */
 
+/* ACT_BLOCK columns of an activation. */
+typedef struct act_block {
+    int8_t codes[ACT_BLOCK];
+    float scale;
+    int32_t starts[2]; /* ACT_MAGIC minus 12 (4-bit weights), minus 128 (8-bit) times the sum of the codes */
+    int32_t zero;
+} act_block;
+
 struct buf {
     buf_kind kind;
     size_t max_rows, cols;
-    size_t stride;   /* columns from one row to the next */
-    size_t rows;     /* set by the op that writes it */
-    float *f32;      /* [max_rows, stride] */
-    int8_t *codes;   /* [max_rows, stride], NULL unless BUF_ACT in int8 mode */
-    float *scales;   /* [max_rows, stride / ACT_BLOCK] */
-    int32_t *starts; /* [max_rows, stride / ACT_BLOCK, 2] */
+    size_t stride;     /* columns from one row to the next */
+    size_t rows;       /* set by the op that writes it */
+    float *f32;        /* [max_rows, stride] */
+    act_block *blocks; /* [max_rows, stride / ACT_BLOCK], NULL unless BUF_ACT in int8 mode */
 };
 
 nib_status act_new(buf **out, buf_kind kind, size_t max_rows, size_t cols, bool int8, nib_error *err);
 void act_free(buf *b);
+
+static inline act_block *act_blocks(const buf *b, size_t row) {
+    return b->blocks + row * (b->stride / ACT_BLOCK);
+}
 
 /* The column whose code lies at place I of a row. */
 static inline size_t act_column(size_t i) {

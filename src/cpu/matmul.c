@@ -52,11 +52,6 @@ static bool is_int8(const matmul_job *job, const pack_part *p) {
     return job->w->int8 && p->kind != PACK_ROWS;
 }
 
-static matmul_x8 x8_at(const buf *a, size_t row, size_t block) {
-    size_t first = row * a->stride / ACT_BLOCK + block;
-    return (matmul_x8){a->codes + first * ACT_BLOCK, a->scales + first, a->starts + 2 * first, a->stride};
-}
-
 /* out[token, rows of the part from FIRST on] = or += sums [n_tokens, acc_stride] * scale */
 static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                 size_t n_tokens, const float *acc, size_t acc_stride) {
@@ -89,9 +84,9 @@ static void run_tile(const matmul_job *job, const pack_part *p, size_t first, si
     for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
         cut.n_blocks = min(stretch, n_blocks - cut.block);
         if (int8) {
-            matmul_x8 x = x8_at(job->a, token, cut.block);
             m->tile8[p->kind](tile, scales, &cut);
-            m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks, &x, n_tokens);
+            m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks,
+                             act_blocks(job->a, token) + cut.block, job->a->stride / ACT_BLOCK, n_tokens);
         } else {
             m->tile32[p->kind]((float *)tile, scales, &cut);
             m->mul32(acc, (float *)tile, scales, cut.n_groups, cut.n_blocks,
@@ -139,8 +134,7 @@ static void run_groups(const matmul_job *job, const pack_part *p, size_t group, 
         step = min(n, 2);
         size_t rows = min(step * PACK_LANES, p->rows - first);
         if (is_int8(job, p) && m->gemv8[p->kind]) {
-            matmul_x8 x8 = x8_at(job->a, 0, 0);
-            m->gemv8[p->kind](acc, p, group, step, &x8);
+            m->gemv8[p->kind](acc, p, group, step, job->a->blocks);
         } else if (!is_int8(job, p) && p->kind != PACK_ROWS && m->gemv32[p->kind]) {
             m->gemv32[p->kind](acc, p, group, step, x);
         } else if (p->kind == PACK_ROWS && m->gemv_rows[p->source.dtype] && !p->source.block_scales) {

@@ -32,14 +32,6 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 #define MATMUL_BLOCKS32 16  /* in an FP32 tile */
 #define MATMUL_ROWS     16  /* rows of a tile of a PACK_ROWS part */
 
-/* 8-bit activations from some row and block on; the next row lies STRIDE columns further. */
-typedef struct matmul_x8 {
-    const int8_t *codes;
-    const float *scales;
-    const int32_t *starts;
-    size_t stride;
-} matmul_x8;
-
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {
     const pack_part *part;
@@ -50,17 +42,18 @@ typedef struct matmul_cut {
  * same bits. acc is FP32 [n_tokens, MATMUL_TILE]: kernels add to it. What a tile looks like between tile_*
  * and mul_* is the rung's own business, within MATMUL_TILE8_* and MATMUL_TILE32_* bytes. */
 typedef struct matmul_kernels {
-    /* x [n], n a whole number of ACT_BLOCK: codes [n], scales [n / ACT_BLOCK], starts [n / ACT_BLOCK, 2] */
-    void (*quantize_act)(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
+    /* x [n], n a whole number of ACT_BLOCK: blocks [n / ACT_BLOCK] */
+    void (*quantize_act)(act_block *blocks, const float *x, size_t n);
 
-    /* 8-bit activations: unpack a tile, then multiply it by any number of rows; [1]: the part is wide */
+    /* 8-bit activations: unpack a tile, then multiply it by any number of rows (STRIDE blocks from one to the
+     * next); [1]: the part is wide */
     void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
     void (*mul8[2])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
-                    const matmul_x8 *x, size_t n_tokens);
+                    const act_block *x, size_t stride, size_t n_tokens);
     /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set.
      * NULL: the tiles do it. */
     void (*gemv8[PACK_KINDS])(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                              const matmul_x8 *x);
+                              const act_block *x);
 
     /* the same with FP32 activations */
     void (*tile32[PACK_KINDS])(float *values, float *scales, const matmul_cut *cut);

@@ -15,12 +15,10 @@ static size_t padded(size_t n) {
 }
 
 void rowops_quantize(const cpu_backend *cb, buf *out, size_t row, size_t col, size_t n) {
-    if (!out->codes)
+    if (!out->blocks)
         return;
     assert(col % ACT_BLOCK == 0 && (n % ACT_BLOCK == 0 || col + n == out->cols));
-    size_t at = row * out->stride + col;
-    cb->k.matmul.quantize_act(out->codes + at, out->scales + at / ACT_BLOCK, out->starts + at / ACT_BLOCK * 2,
-                              out->f32 + at, padded(n));
+    cb->k.matmul.quantize_act(act_blocks(out, row) + col / ACT_BLOCK, act_row(out, row) + col, padded(n));
 }
 
 static void run_quantize(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
@@ -30,7 +28,7 @@ static void run_quantize(const cpu_backend *cb, const cpu_op *op, size_t begin, 
 }
 
 void rowops_push_quantize(cpu_backend *cb, buf *out) {
-    if (!out->codes)
+    if (!out->blocks)
         return;
     queue_push(cb, &(cpu_op){.run = run_quantize,
                              .kind = CPU_OP_QUANTIZE,

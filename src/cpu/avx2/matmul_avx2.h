@@ -15,18 +15,18 @@
 
 #include "cpu/matmul.h"
 
-void quantize_act_avx2(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
+void quantize_act_avx2(act_block *blocks, const float *x, size_t n);
 
 void matmul_int8_avx2_tile_nibble(uint8_t *codes, float *scales, const matmul_cut *cut);
 void matmul_int8_avx2_tile_byte(uint8_t *codes, float *scales, const matmul_cut *cut);
 void matmul_int8_avx2_mul(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
-                          size_t n_blocks, const matmul_x8 *x, size_t n_tokens);
+                          size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens);
 void matmul_int8_avx2_mul_wide(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
-                               size_t n_blocks, const matmul_x8 *x, size_t n_tokens);
+                               size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens);
 void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                 const matmul_x8 *x);
+                                 const act_block *x);
 void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                const matmul_x8 *x);
+                                const act_block *x);
 
 void matmul_f32_avx2_tile_nibble(float *values, float *scales, const matmul_cut *cut);
 void matmul_f32_avx2_tile_byte(float *values, float *scales, const matmul_cut *cut);

@@ -90,19 +90,17 @@ INLINE __m256i dot_narrow(const __m256i w[4], const int8_t *x) {
 
 /* 8 rows from CODES and SCALES on, N (1..4) rows of activations. */
 INLINE void mul_narrow(float *acc, const uint8_t *codes, const float *scales, size_t n_blocks,
-                       const matmul_x8 *x, size_t n) {
+                       const act_block *x, size_t stride, size_t n) {
     __m256 sums[4];
     for (size_t t = 0; t < n; t++)
         sums[t] = _mm256_loadu_ps(acc + t * MATMUL_TILE);
-    size_t x_blocks = x->stride / ACT_BLOCK;
     for (size_t b = 0; b < n_blocks; b++, codes += TILE_BLOCK, scales += TILE_SCALES) {
         const __m256i w[4] = {load256(codes), load256(codes + TILE_STEP), load256(codes + 2 * TILE_STEP),
                               load256(codes + 3 * TILE_STEP)};
         __m256 scale = _mm256_loadu_ps(scales), shift = _mm256_loadu_ps(scales + 16);
         for (size_t t = 0; t < n; t++) {
-            __m256i dot = dot_narrow(w, x->codes + t * x->stride + b * ACT_BLOCK);
-            sums[t] = add_block(sums[t], dot, x->starts[2 * (t * x_blocks + b)], scale, shift,
-                                x->scales[t * x_blocks + b]);
+            const act_block *xb = x + t * stride + b;
+            sums[t] = add_block(sums[t], dot_narrow(w, xb->codes), xb->starts[0], scale, shift, xb->scale);
         }
     }
     for (size_t t = 0; t < n; t++)
@@ -115,11 +113,10 @@ INLINE __m256i dot_wide(__m256i sum, __m256i w, __m256i size, const int8_t *x) {
 }
 
 INLINE void mul_wide(float *acc, const uint8_t *codes, const float *scales, size_t n_blocks,
-                     const matmul_x8 *x, size_t n) {
+                     const act_block *x, size_t stride, size_t n) {
     __m256 sums[4];
     for (size_t t = 0; t < n; t++)
         sums[t] = _mm256_loadu_ps(acc + t * MATMUL_TILE);
-    size_t x_blocks = x->stride / ACT_BLOCK;
     for (size_t b = 0; b < n_blocks; b++, codes += TILE_BLOCK, scales += TILE_SCALES) {
         __m256i dots[4];
         for (size_t t = 0; t < n; t++)
@@ -127,11 +124,11 @@ INLINE void mul_wide(float *acc, const uint8_t *codes, const float *scales, size
         for (size_t step = 0; step < 4; step++) {
             __m256i w = load256(codes + step * TILE_STEP), size = _mm256_abs_epi8(w);
             for (size_t t = 0; t < n; t++)
-                dots[t] = dot_wide(dots[t], w, size, x->codes + t * x->stride + b * ACT_BLOCK + 4 * step);
+                dots[t] = dot_wide(dots[t], w, size, x[t * stride + b].codes + 4 * step);
         }
         __m256 scale = _mm256_loadu_ps(scales), shift = _mm256_loadu_ps(scales + 16);
         for (size_t t = 0; t < n; t++)
-            sums[t] = add_block(sums[t], dots[t], ACT_MAGIC, scale, shift, x->scales[t * x_blocks + b]);
+            sums[t] = add_block(sums[t], dots[t], ACT_MAGIC, scale, shift, x[t * stride + b].scale);
     }
     for (size_t t = 0; t < n; t++)
         _mm256_storeu_ps(acc + t * MATMUL_TILE, sums[t]);
@@ -140,39 +137,37 @@ INLINE void mul_wide(float *acc, const uint8_t *codes, const float *scales, size
 /* Calls KERNEL with a constant number of rows of activations, for every 8 weight rows. */
 #define MUL_LOOP(kernel)                                                                                     \
     for (size_t t = 0, n; t < n_tokens; t += n) {                                                            \
-        size_t x_blocks = x->stride / ACT_BLOCK;                                                             \
-        matmul_x8 xt = {x->codes + t * x->stride, x->scales + t * x_blocks, x->starts + 2 * t * x_blocks,    \
-                        x->stride};                                                                          \
+        const act_block *xt = x + t * stride;                                                                \
         n = n_tokens - t < 4 ? n_tokens - t : 4;                                                             \
         for (size_t h = 0; h < 2 * n_groups; h++) {                                                          \
             float *to = acc + t * MATMUL_TILE + 8 * h;                                                       \
             const uint8_t *from = codes + 32 * h;                                                            \
             const float *by = scales + h / 2 * 32 + h % 2 * 8;                                               \
             if (n == 4)                                                                                      \
-                kernel(to, from, by, n_blocks, &xt, 4);                                                      \
+                kernel(to, from, by, n_blocks, xt, stride, 4);                                               \
             else if (n == 3)                                                                                 \
-                kernel(to, from, by, n_blocks, &xt, 3);                                                      \
+                kernel(to, from, by, n_blocks, xt, stride, 3);                                               \
             else if (n == 2)                                                                                 \
-                kernel(to, from, by, n_blocks, &xt, 2);                                                      \
+                kernel(to, from, by, n_blocks, xt, stride, 2);                                               \
             else                                                                                             \
-                kernel(to, from, by, n_blocks, &xt, 1);                                                      \
+                kernel(to, from, by, n_blocks, xt, stride, 1);                                               \
         }                                                                                                    \
     }
 
 void matmul_int8_avx2_mul(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
-                          size_t n_blocks, const matmul_x8 *x, size_t n_tokens) {
+                          size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens) {
     MUL_LOOP(mul_narrow)
 }
 
 void matmul_int8_avx2_mul_wide(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
-                               size_t n_blocks, const matmul_x8 *x, size_t n_tokens) {
+                               size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens) {
     MUL_LOOP(mul_wide)
 }
 
 /* ---- one row of activations: a superblock is nine lines, read once, in order ---- */
 
 void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                 const matmul_x8 *x) {
+                                 const act_block *x) {
     const __m256i grid = grid_of(p, 12), low = _mm256_set1_epi8(15);
     const __m256 magic = _mm256_set1_ps(MAGIC);
     const uint8_t *super = pack_super(p, group, 0);
@@ -182,7 +177,7 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
             for (size_t i = 0; i < 9; i++)
                 _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
             for (size_t b = 0; b < 4; b++) {
-                const int8_t *xc = x->codes + (4 * s + b) * ACT_BLOCK;
+                const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {
                     __m256i v = load256(super + (4 * b + half) * 32),
                             u = load256(super + (4 * b + 2 + half) * 32);
@@ -192,8 +187,8 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
                         _mm256_shuffle_epi8(grid, _mm256_and_si256(u, low)),
                         _mm256_shuffle_epi8(grid, _mm256_and_si256(_mm256_srli_epi16(u, 4), low))};
                     __m256 scale = matmul_avx2_e5m3(super + 8 * PACK_LINE, b, half);
-                    sums[half] = add_block(sums[half], dot_narrow(w, xc), x->starts[2 * (4 * s + b)], scale,
-                                           _mm256_mul_ps(scale, magic), x->scales[4 * s + b]);
+                    sums[half] = add_block(sums[half], dot_narrow(w, xb->codes), xb->starts[0], scale,
+                                           _mm256_mul_ps(scale, magic), xb->scale);
                 }
             }
         }
@@ -203,7 +198,7 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
 }
 
 void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                const matmul_x8 *x) {
+                                const act_block *x) {
     const __m256 magic = _mm256_set1_ps(MAGIC);
     const uint8_t *super = pack_super(p, group, 0);
     for (size_t g = 0; g < n_groups; g++) {
@@ -212,16 +207,16 @@ void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, si
             for (size_t i = 0; i < 17; i++)
                 _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
             for (size_t b = 0; b < 4; b++) {
-                const int8_t *xc = x->codes + (4 * s + b) * ACT_BLOCK;
+                const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {
                     __m256i dot = _mm256_setzero_si256();
                     for (size_t step = 0; step < 4; step++) {
                         __m256i w = load256(super + (8 * b + 2 * step + half) * 32);
-                        dot = dot_wide(dot, w, _mm256_abs_epi8(w), xc + 4 * step);
+                        dot = dot_wide(dot, w, _mm256_abs_epi8(w), xb->codes + 4 * step);
                     }
                     __m256 scale = matmul_avx2_f16(super + 16 * PACK_LINE, b, half);
-                    sums[half] = add_block(sums[half], dot, ACT_MAGIC, scale, _mm256_mul_ps(scale, magic),
-                                           x->scales[4 * s + b]);
+                    sums[half] =
+                        add_block(sums[half], dot, ACT_MAGIC, scale, _mm256_mul_ps(scale, magic), xb->scale);
                 }
             }
         }

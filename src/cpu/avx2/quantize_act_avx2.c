@@ -30,8 +30,8 @@ INLINE __m256i maxima(const __m256i v[8]) {
                             _mm256_permute2x128_si256(q[0], q[1], 0x31));
 }
 
-/* Codes of one block in the order of act_column; its sum in every lane. */
-INLINE void quantize_block(int8_t *codes, int32_t *starts, const float *x, __m256 factor, __m256 finite) {
+/* Codes of one block in the order of act_column, its scale and starts. */
+INLINE void quantize_block(act_block *out, const float *x, float scale, __m256 factor, __m256 finite) {
     const __m256i even_odd = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
     __m256i q[2];
     for (int i = 0; i < 2; i++) {
@@ -40,15 +40,17 @@ INLINE void quantize_block(int8_t *codes, int32_t *starts, const float *x, __m25
     }
     __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(q[0]), _mm256_extracti128_si256(q[0], 1));
     __m128i b = _mm_packs_epi32(_mm256_castsi256_si128(q[1]), _mm256_extracti128_si256(q[1], 1));
-    _mm_storeu_si128((__m128i *)codes, _mm_packs_epi16(a, b));
+    _mm_storeu_si128((__m128i *)out->codes, _mm_packs_epi16(a, b));
     __m128i sum = _mm_madd_epi16(_mm_add_epi16(a, b), _mm_set1_epi16(1));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    __m128i off = _mm_mullo_epi32(sum, _mm_setr_epi32(12, 128, 0, 0));
-    _mm_storel_epi64((__m128i *)starts, _mm_sub_epi32(_mm_set1_epi32(ACT_MAGIC), off));
+    __m128i off = _mm_mullo_epi32(sum, _mm_setr_epi32(0, 12, 128, 0));
+    __m128i rest = _mm_sub_epi32(_mm_setr_epi32(0, ACT_MAGIC, ACT_MAGIC, 0), off);
+    rest = _mm_or_si128(rest, _mm_castps_si128(_mm_set_ss(scale)));
+    _mm_storeu_si128((__m128i *)&out->scale, rest);
 }
 
-void quantize_act_avx2(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n) {
+void quantize_act_avx2(act_block *blocks, const float *x, size_t n) {
     size_t b = 0, n_blocks = n / ACT_BLOCK;
     for (; b + 8 <= n_blocks; b += 8) {
         __m256i v[8];
@@ -61,13 +63,13 @@ void quantize_act_avx2(int8_t *codes, float *scales, int32_t *starts, const floa
         __m256 some = _mm256_cmp_ps(max, _mm256_set1_ps(0x1p-100f), _CMP_NLT_UQ);
         __m256 c127 = _mm256_set1_ps(127.0f), factor = _mm256_and_ps(_mm256_div_ps(c127, max), some);
         __m256 scale = _mm256_and_ps(_mm256_div_ps(max, c127), some);
-        _mm256_storeu_ps(scales + b, _mm256_blendv_ps(_mm256_set1_ps(__builtin_nanf("")), scale, finite));
-        float factors[8], finites[8];
+        float scales[8], factors[8], finites[8];
+        _mm256_storeu_ps(scales, _mm256_blendv_ps(_mm256_set1_ps(__builtin_nanf("")), scale, finite));
         _mm256_storeu_ps(factors, factor);
         _mm256_storeu_ps(finites, finite);
         for (size_t i = 0; i < 8; i++)
-            quantize_block(codes + (b + i) * ACT_BLOCK, starts + 2 * (b + i), x + (b + i) * ACT_BLOCK,
-                           _mm256_set1_ps(factors[i]), _mm256_set1_ps(finites[i]));
+            quantize_block(blocks + b + i, x + (b + i) * ACT_BLOCK, scales[i], _mm256_set1_ps(factors[i]),
+                           _mm256_set1_ps(finites[i]));
     }
-    quantize_act_ref(codes + b * ACT_BLOCK, scales + b, starts + 2 * b, x + b * ACT_BLOCK, n - b * ACT_BLOCK);
+    quantize_act_ref(blocks + b, x + b * ACT_BLOCK, n - b * ACT_BLOCK);
 }

@@ -15,7 +15,7 @@
 
 #include "cpu/matmul.h"
 
-void quantize_act_avx512(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
+void quantize_act_avx512(act_block *blocks, const float *x, size_t n);
 
 void matmul_int8_vnni_init(matmul_kernels *m);
 void matmul_f32_avx512_init(matmul_kernels *m);

@@ -85,9 +85,8 @@ INLINE __m512 add_block(__m512 acc, __m512i sum, __m512 scale, __m512 shift, flo
 
 /* G (1 or 2) groups of 16 rows, N (1..TOKENS) rows of activations whose sums begin at starts[..., WIDE]. */
 INLINE void mul_some(float *acc, const uint8_t *codes, const float *scales, size_t n_blocks,
-                     const matmul_x8 *x, size_t groups, size_t n, size_t wide) {
+                     const act_block *x, size_t stride, size_t groups, size_t n, size_t wide) {
     __m512 sums[2 * TOKENS];
-    size_t x_blocks = x->stride / ACT_BLOCK;
     for (size_t t = 0; t < n; t++)
         for (size_t g = 0; g < groups; g++)
             sums[t * groups + g] = _mm512_loadu_ps(acc + t * MATMUL_TILE + g * PACK_LANES);
@@ -101,18 +100,17 @@ INLINE void mul_some(float *acc, const uint8_t *codes, const float *scales, size
             shift[g] = _mm512_loadu_ps(scales + g * 32 + 16);
         }
         for (size_t t = 0; t < n; t++) {
-            const int8_t *xc = x->codes + t * x->stride + b * ACT_BLOCK;
+            const act_block *xb = x + t * stride + b;
             __m512i dot[2];
             for (size_t g = 0; g < groups; g++)
-                dot[g] = _mm512_set1_epi32(x->starts[2 * (t * x_blocks + b) + wide]);
+                dot[g] = _mm512_set1_epi32(xb->starts[wide]);
             for (size_t i = 0; i < 4; i++) {
-                __m512i xi = broadcast4(xc + 4 * i);
+                __m512i xi = broadcast4(xb->codes + 4 * i);
                 for (size_t g = 0; g < groups; g++)
                     dot[g] = _mm512_dpbusd_epi32(dot[g], w[4 * g + i], xi);
             }
             for (size_t g = 0; g < groups; g++)
-                sums[t * groups + g] =
-                    add_block(sums[t * groups + g], dot[g], scale[g], shift[g], x->scales[t * x_blocks + b]);
+                sums[t * groups + g] = add_block(sums[t * groups + g], dot[g], scale[g], shift[g], xb->scale);
         }
     }
     for (size_t t = 0; t < n; t++)
@@ -121,44 +119,42 @@ INLINE void mul_some(float *acc, const uint8_t *codes, const float *scales, size
 }
 
 INLINE void mul(float *acc, const uint8_t *codes, const float *scales, size_t groups, size_t n_blocks,
-                const matmul_x8 *x, size_t n_tokens, size_t wide) {
-    size_t x_blocks = x->stride / ACT_BLOCK;
+                const act_block *x, size_t stride, size_t n_tokens, size_t wide) {
     for (size_t t = 0, n; t < n_tokens; t += n) {
-        matmul_x8 xt = {x->codes + t * x->stride, x->scales + t * x_blocks, x->starts + 2 * t * x_blocks,
-                        x->stride};
+        const act_block *xt = x + t * stride;
         float *to = acc + t * MATMUL_TILE;
         n = n_tokens - t;
         if (n >= TOKENS)
-            mul_some(to, codes, scales, n_blocks, &xt, groups, n = TOKENS, wide);
+            mul_some(to, codes, scales, n_blocks, xt, stride, groups, n = TOKENS, wide);
         else if (n >= 4)
-            mul_some(to, codes, scales, n_blocks, &xt, groups, n = 4, wide);
+            mul_some(to, codes, scales, n_blocks, xt, stride, groups, n = 4, wide);
         else if (n >= 2)
-            mul_some(to, codes, scales, n_blocks, &xt, groups, n = 2, wide);
+            mul_some(to, codes, scales, n_blocks, xt, stride, groups, n = 2, wide);
         else
-            mul_some(to, codes, scales, n_blocks, &xt, groups, 1, wide);
+            mul_some(to, codes, scales, n_blocks, xt, stride, groups, 1, wide);
     }
 }
 
 static void mul_narrow(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
-                       size_t n_blocks, const matmul_x8 *x, size_t n_tokens) {
+                       size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens) {
     if (n_groups == 2)
-        mul(acc, codes, scales, 2, n_blocks, x, n_tokens, 0);
+        mul(acc, codes, scales, 2, n_blocks, x, stride, n_tokens, 0);
     else
-        mul(acc, codes, scales, 1, n_blocks, x, n_tokens, 0);
+        mul(acc, codes, scales, 1, n_blocks, x, stride, n_tokens, 0);
 }
 
 static void mul_wide(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
-                     const matmul_x8 *x, size_t n_tokens) {
+                     const act_block *x, size_t stride, size_t n_tokens) {
     if (n_groups == 2)
-        mul(acc, codes, scales, 2, n_blocks, x, n_tokens, 1);
+        mul(acc, codes, scales, 2, n_blocks, x, stride, n_tokens, 1);
     else
-        mul(acc, codes, scales, 1, n_blocks, x, n_tokens, 1);
+        mul(acc, codes, scales, 1, n_blocks, x, stride, n_tokens, 1);
 }
 
 /* ---- one row of activations: superblocks are read once, in order ---- */
 
 INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, size_t n_groups,
-                 const matmul_x8 *x, size_t wide) {
+                 const act_block *x, size_t wide) {
     const __m512i grid = grid_of(p);
     const __m512 magic = _mm512_set1_ps(MAGIC);
     const size_t lines = block_lines(kind);
@@ -169,28 +165,28 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
             for (size_t i = 0; i < 4 * lines + 1; i++)
                 _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
             for (size_t b = 0; b < 4; b++) {
-                const int8_t *xc = x->codes + (4 * s + b) * ACT_BLOCK;
-                __m512i w[4], dot = _mm512_set1_epi32(x->starts[2 * (4 * s + b) + wide]);
+                const act_block *xb = x + 4 * s + b;
+                __m512i w[4], dot = _mm512_set1_epi32(xb->starts[wide]);
                 block_values(kind, w, super + b * lines * PACK_LINE, grid);
                 for (size_t i = 0; i < 4; i++)
-                    dot = _mm512_dpbusd_epi32(dot, w[i], broadcast4(xc + 4 * i));
+                    dot = _mm512_dpbusd_epi32(dot, w[i], broadcast4(xb->codes + 4 * i));
                 __m512 scale = matmul_avx512_scales(kind, super + 4 * lines * PACK_LINE, b);
-                sum = add_block(sum, dot, scale, _mm512_mul_ps(scale, magic), x->scales[4 * s + b]);
+                sum = add_block(sum, dot, scale, _mm512_mul_ps(scale, magic), xb->scale);
             }
         }
         _mm512_storeu_ps(acc + g * PACK_LANES, sum);
     }
 }
 
-static void gemv_nvfp4(float *acc, const pack_part *p, size_t group, size_t n_groups, const matmul_x8 *x) {
+static void gemv_nvfp4(float *acc, const pack_part *p, size_t group, size_t n_groups, const act_block *x) {
     gemv(PACK_NVFP4, acc, p, group, n_groups, x, 0);
 }
 
-static void gemv_nibble(float *acc, const pack_part *p, size_t group, size_t n_groups, const matmul_x8 *x) {
+static void gemv_nibble(float *acc, const pack_part *p, size_t group, size_t n_groups, const act_block *x) {
     gemv(PACK_NIBBLE, acc, p, group, n_groups, x, p->wide);
 }
 
-static void gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups, const matmul_x8 *x) {
+static void gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups, const act_block *x) {
     gemv(PACK_BYTE, acc, p, group, n_groups, x, 1);
 }
 

@@ -40,17 +40,24 @@ INLINE __m512i block_codes(const float *x, float factor, __mmask16 finite) {
     return _mm512_permutexvar_epi32(order, code);
 }
 
-INLINE void put_starts(int32_t *starts, __m512i sum) {
-    const __m512i magic = _mm512_set1_epi32(ACT_MAGIC);
+/* What stands beside the codes of 16 blocks: scale, starts, zero. */
+INLINE void put_rests(act_block *out, __m512i scale, __m512i sum) {
+    const __m512i magic = _mm512_set1_epi32(ACT_MAGIC), zero = _mm512_setzero_si512();
     __m512i narrow = _mm512_sub_epi32(magic, _mm512_mullo_epi32(sum, _mm512_set1_epi32(12)));
     __m512i wide = _mm512_sub_epi32(magic, _mm512_slli_epi32(sum, 7));
-    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    _mm512_storeu_si512(starts, _mm512_permutex2var_epi32(narrow, first, wide));
-    _mm512_storeu_si512(starts + 16, _mm512_permutex2var_epi32(narrow, second, wide));
+    __m512i a[2] = {_mm512_unpacklo_epi32(scale, narrow), _mm512_unpackhi_epi32(scale, narrow)};
+    __m512i b[2] = {_mm512_unpacklo_epi32(wide, zero), _mm512_unpackhi_epi32(wide, zero)};
+    for (size_t i = 0; i < 4; i++) {
+        __m512i v =
+            i % 2 ? _mm512_unpackhi_epi64(a[i / 2], b[i / 2]) : _mm512_unpacklo_epi64(a[i / 2], b[i / 2]);
+        _mm_storeu_si128((__m128i *)&out[i].scale, _mm512_castsi512_si128(v));
+        _mm_storeu_si128((__m128i *)&out[4 + i].scale, _mm512_extracti32x4_epi32(v, 1));
+        _mm_storeu_si128((__m128i *)&out[8 + i].scale, _mm512_extracti32x4_epi32(v, 2));
+        _mm_storeu_si128((__m128i *)&out[12 + i].scale, _mm512_extracti32x4_epi32(v, 3));
+    }
 }
 
-void quantize_act_avx512(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n) {
+void quantize_act_avx512(act_block *blocks, const float *x, size_t n) {
     const __m512 c127 = _mm512_set1_ps(127.0f);
     size_t b = 0, n_blocks = n / ACT_BLOCK;
     for (; b + 16 <= n_blocks; b += 16) {
@@ -63,16 +70,15 @@ void quantize_act_avx512(int8_t *codes, float *scales, int32_t *starts, const fl
         __mmask16 finite = _mm512_cmplt_epu32_mask(most, _mm512_set1_epi32(0x7f800000));
         __mmask16 some = _mm512_cmp_ps_mask(max, _mm512_set1_ps(0x1p-100f), _CMP_NLT_UQ);
         __m512 scale = _mm512_maskz_div_ps(some, max, c127);
-        _mm512_storeu_ps(scales + b, _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), scale));
+        scale = _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), scale);
         float factors[16];
         _mm512_storeu_ps(factors, _mm512_maskz_div_ps(some, c127, max));
         for (size_t i = 0; i < 16; i++) {
             __mmask16 keep = finite >> i & 1 ? 0xffff : 0;
             v[i] = block_codes(x + (b + i) * ACT_BLOCK, factors[i], keep);
-            _mm_storeu_si128((__m128i *)(codes + (b + i) * ACT_BLOCK), _mm512_cvtepi32_epi8(v[i]));
+            _mm_storeu_si128((__m128i *)blocks[b + i].codes, _mm512_cvtepi32_epi8(v[i]));
         }
-        put_starts(starts + 2 * b, sums(v));
+        put_rests(blocks + b, _mm512_castps_si512(scale), sums(v));
     }
-    quantize_act_avx2(codes + b * ACT_BLOCK, scales + b, starts + 2 * b, x + b * ACT_BLOCK,
-                      n - b * ACT_BLOCK);
+    quantize_act_avx2(blocks + b, x + b * ACT_BLOCK, n - b * ACT_BLOCK);
 }

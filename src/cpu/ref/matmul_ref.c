@@ -42,16 +42,16 @@ static void tile8_ref(uint8_t *codes, float *scales, const matmul_cut *cut) {
 }
 
 static void mul8_ref(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
-                     const matmul_x8 *x, size_t n_tokens) {
+                     const act_block *x, size_t stride, size_t n_tokens) {
     for (size_t t = 0; t < n_tokens; t++)
         for (size_t r = 0; r < n_groups * PACK_LANES; r++) {
             float sum = acc[t * MATMUL_TILE + r];
             for (size_t b = 0; b < n_blocks; b++) {
-                const int8_t *x_codes = x->codes + t * x->stride + b * 16;
+                const act_block *xb = x + t * stride + b;
                 int32_t dot = 0;
                 for (size_t i = 0; i < 16; i++)
-                    dot += (int8_t)codes[(b * 16 + act_column(i)) * MATMUL_TILE + r] * x_codes[i];
-                sum = fmaf((float)dot * scales[b * MATMUL_TILE + r], x->scales[t * x->stride / 16 + b], sum);
+                    dot += (int8_t)codes[(b * 16 + act_column(i)) * MATMUL_TILE + r] * xb->codes[i];
+                sum = fmaf((float)dot * scales[b * MATMUL_TILE + r], xb->scale, sum);
             }
             acc[t * MATMUL_TILE + r] = sum;
         }

@@ -9,12 +9,10 @@
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
-#include "cpu/act.h"
 #include "num/bf16.h"
 
-static void quantize_block(int8_t *codes, float *scale, int32_t *starts, const float *x) {
+static void quantize_block(act_block *out, const float *x) {
     uint32_t most = 0; /* bits of max|x|: their order is that of the values, with infinity and NaN on top */
     for (size_t i = 0; i < ACT_BLOCK; i++) {
         uint32_t bits = f32_bits(x[i]) & 0x7fffffffu;
@@ -25,16 +23,17 @@ static void quantize_block(int8_t *codes, float *scale, int32_t *starts, const f
     int32_t sum = 0;
     for (size_t i = 0; i < ACT_BLOCK; i++) {
         int32_t code = finite ? (int32_t)rintf(x[act_column(i)] * factor) : 0;
-        codes[i] = (int8_t)code;
+        out->codes[i] = (int8_t)code;
         sum += code;
     }
-    *scale = !finite ? NAN : factor == 0.0f ? 0.0f : max / 127.0f;
-    starts[0] = ACT_MAGIC - 12 * sum;
-    starts[1] = ACT_MAGIC - 128 * sum;
+    out->scale = !finite ? NAN : factor == 0.0f ? 0.0f : max / 127.0f;
+    out->starts[0] = ACT_MAGIC - 12 * sum;
+    out->starts[1] = ACT_MAGIC - 128 * sum;
+    out->zero = 0;
 }
 
-void quantize_act_ref(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n) {
+void quantize_act_ref(act_block *blocks, const float *x, size_t n) {
     assert(n % ACT_BLOCK == 0);
     for (size_t b = 0; b < n / ACT_BLOCK; b++)
-        quantize_block(codes + b * ACT_BLOCK, scales + b, starts + 2 * b, x + b * ACT_BLOCK);
+        quantize_block(blocks + b, x + b * ACT_BLOCK);
 }

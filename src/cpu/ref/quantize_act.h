@@ -5,9 +5,8 @@
 #ifndef CPU_REF_QUANTIZE_ACT_H
 #define CPU_REF_QUANTIZE_ACT_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "cpu/act.h"
 
-void quantize_act_ref(int8_t *codes, float *scales, int32_t *starts, const float *x, size_t n);
+void quantize_act_ref(act_block *blocks, const float *x, size_t n);
 
 #endif

@@ -70,16 +70,12 @@ static buf *make_act(size_t rows, size_t cols, x_fill f, rng *r) {
 }
 
 static void quantize(buf *a, const cpu_kernels *k) {
-    for (size_t t = 0; t < a->rows; t++) {
-        size_t b = t * a->stride / ACT_BLOCK;
-        k->matmul.quantize_act(a->codes + t * a->stride, a->scales + b, a->starts + 2 * b, act_row(a, t),
-                               a->stride);
-    }
+    for (size_t t = 0; t < a->rows; t++)
+        k->matmul.quantize_act(act_blocks(a, t), act_row(a, t), a->stride);
 }
 
 static size_t act_bytes(const buf *a) {
-    size_t n = a->max_rows * a->stride;
-    return n + n / ACT_BLOCK * (sizeof(float) + 2 * sizeof(int32_t));
+    return a->max_rows * a->stride / ACT_BLOCK * sizeof(act_block);
 }
 
 /* Computes into OUT (poisoned first, unless ADD), units in N_RANGES pieces, last piece first. */
@@ -105,10 +101,11 @@ static double oracle(const weight *w, const buf *a, size_t row, size_t token, bo
     double sum = 0.0;
     *size = 0.0;
     for (size_t i = 0; i < a->stride; i++) {
-        size_t c = int8 ? act_column(i) : i, at = token * a->stride + i;
+        size_t c = int8 ? act_column(i) : i;
+        const act_block *block = act_blocks(a, token) + i / ACT_BLOCK;
         if (c >= w->cols)
             continue;
-        double xv = int8 ? (double)a->codes[at] * (double)a->scales[at / ACT_BLOCK] : (double)x[c];
+        double xv = int8 ? (double)block->codes[i % ACT_BLOCK] * (double)block->scale : (double)x[c];
         sum += (double)values[c] * xv;
         *size += fabs((double)values[c] * xv);
     }
@@ -292,14 +289,11 @@ static void quantizers_agree(void **state) {
         act_row(a, 7)[19] = 3e38f;
         memcpy(b->f32, a->f32, ROWS * a->stride * sizeof(float));
         quantize(a, &all->k[0]);
-        assert_true(isnan(a->scales[(3 * a->stride + 500) / ACT_BLOCK]));
+        assert_true(isnan(act_blocks(a, 3)[500 / ACT_BLOCK].scale));
         for (int i = 1; i < all->n; i++) {
-            memset(b->codes, 0x55, act_bytes(b));
+            memset(b->blocks, 0x55, act_bytes(b));
             quantize(b, &all->k[i]);
-            size_t n = ROWS * a->stride;
-            assert_memory_equal(b->codes, a->codes, n);
-            assert_memory_equal(b->scales, a->scales, n / ACT_BLOCK * sizeof(float));
-            assert_memory_equal(b->starts, a->starts, n / ACT_BLOCK * 2 * sizeof(int32_t));
+            assert_memory_equal(b->blocks, a->blocks, act_bytes(a));
         }
         act_free(a);
         act_free(b);
@@ -311,17 +305,16 @@ static void quantizer_is_near(void **state) {
     rng r = {16};
     buf *a = make_act(8, 640, X_NORMAL, &r);
     quantize(a, &all->k[0]);
-    for (size_t i = 0; i < 8 * a->stride; i++) {
-        float x = a->f32[i / a->stride * a->stride + act_column(i % a->stride)],
-              scale = a->scales[i / ACT_BLOCK];
-        assert_true(fabsf(x - (float)a->codes[i] * scale) <= 0.5001f * scale);
-    }
     for (size_t b = 0; b < 8 * a->stride / ACT_BLOCK; b++) {
+        const act_block *block = a->blocks + b;
         int32_t sum = 0;
-        for (size_t i = 0; i < ACT_BLOCK; i++)
-            sum += a->codes[b * ACT_BLOCK + i];
-        assert_int_equal(a->starts[2 * b], ACT_MAGIC - 12 * sum);
-        assert_int_equal(a->starts[2 * b + 1], ACT_MAGIC - 128 * sum);
+        for (size_t i = 0; i < ACT_BLOCK; i++) {
+            float x = a->f32[b * ACT_BLOCK + act_column(i)];
+            assert_true(fabsf(x - (float)block->codes[i] * block->scale) <= 0.5001f * block->scale);
+            sum += block->codes[i];
+        }
+        assert_int_equal(block->starts[0], ACT_MAGIC - 12 * sum);
+        assert_int_equal(block->starts[1], ACT_MAGIC - 128 * sum);
     }
     act_free(a);
 }

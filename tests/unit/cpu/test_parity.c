@@ -51,17 +51,18 @@ static void for_all(rig_fn fn) {
 
 /* In int8 mode the codes lie within half a step of the FP32 values they stand for. */
 static void check_codes(const rig *r, const buf *b) {
-    if (!b->codes)
+    if (!b->blocks)
         return;
     for (size_t row = 0; row < b->rows; row++)
         for (size_t i = 0; i < b->stride; i++) {
             size_t col = act_column(i);
-            float scale = b->scales[(row * b->stride + i) / ACT_BLOCK];
-            double d = fabs((double)b->codes[row * b->stride + i] * scale - act_row(b, row)[col]);
+            const act_block *block = act_blocks(b, row) + i / ACT_BLOCK;
+            float scale = block->scale;
+            double d = fabs((double)block->codes[i % ACT_BLOCK] * scale - act_row(b, row)[col]);
             if (!(d <= 0.50001 * scale))
                 fail_msg("%s: column %zu is %g off, its step %g", r->where, col, d, (double)scale);
             if (col >= b->cols)
-                assert_true(b->codes[row * b->stride + i] == 0 && act_row(b, row)[col] == 0);
+                assert_true(block->codes[i % ACT_BLOCK] == 0 && act_row(b, row)[col] == 0);
         }
 }
 

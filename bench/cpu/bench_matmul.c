@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Speed of the matrix products alone, on random weights of the shapes of Gemma 3 270M and SmolLM2 135M.
+ *
+ *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--format nvfp4|q8_0|q4_0|f16|bf16]
+ *                [--mode int8|f32] [--m M] [--quick] [--cpu-time]
+ *
+ * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that M = 1
+ * reads memory. The read bandwidth beside it is that of the same threads adding up a buffer of that size, in
+ * between the runs. Every figure is the median of the repetitions. --quick keeps one copy, in the caches.
+ * --cpu-time divides by the CPU time of the process (with one thread): for tuning on a machine that others
+ * use.
+ */
+#include <getopt.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "cpu/cpu.h"
+#include "cpu/kernels.h"
+#include "num/bf16.h"
+
+enum { REPEATS = 7 };
+#define FOOTPRINT ((size_t)320 << 20)
+
+typedef struct shape {
+    const char *name;
+    size_t rows, cols;
+} shape;
+
+static const shape shapes[] = {
+    {"gemma qkv", 1536, 640},      {"gemma out", 640, 1024},    {"gemma gate+up", 4096, 640},
+    {"gemma down", 640, 2048},     {"gemma head", 262144, 640}, {"smollm qkv", 960, 576},
+    {"smollm gate+up", 3072, 576}, {"smollm down", 576, 1536},  {"smollm head", 49152, 576},
+};
+
+typedef struct format {
+    const char *name;
+    dtype dtype;
+} format;
+
+static const format formats[] = {
+    {"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0", DT_Q4_0}, {"f16", DT_F16}, {"bf16", DT_BF16}};
+
+typedef struct options {
+    int threads;
+    const char *rung, *format, *mode;
+    size_t m;
+    bool quick, cpu_time;
+} options;
+
+static double seconds_now(const options *o) {
+    if (!o->cpu_time)
+        return clock_seconds();
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double sort_median(double *v, int n) {
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
+            double t = v[j];
+            v[j] = v[j - 1];
+            v[j - 1] = t;
+        }
+    return v[n / 2];
+}
+
+static void *must(void *p) {
+    if (!p) {
+        fprintf(stderr, "bench_matmul: no memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static tensor random_tensor(dtype t, size_t rows, size_t cols) {
+    tensor w = {.name = "w", .dtype = t, .rows = rows, .cols = cols, .tensor_scale = 1.0f};
+    size_t row_bytes = 0;
+    dtype_bytes(t, cols, &row_bytes);
+    w.bytes = row_bytes * rows;
+    uint8_t *data = must(mem_alloc(w.bytes));
+    uint32_t state = 1;
+    for (size_t i = 0; i < w.bytes; i++) {
+        state = state * 1664525u + 1013904223u;
+        data[i] = (uint8_t)(state >> 24);
+    }
+    uint16_t scale = 0x2000; /* F16 2^-7 */
+    if (t == DT_Q8_0 || t == DT_Q4_0)
+        for (size_t i = 0; i < w.bytes; i += dtype_get(t)->block_bytes)
+            memcpy(data + i, &scale, 2);
+    if (t == DT_F16 || t == DT_BF16)
+        for (size_t i = 1; i < w.bytes; i += 2)
+            data[i] &= 0xbf; /* nothing huge */
+    w.data = data;
+    if (t == DT_NVFP4) {
+        uint8_t *scales = must(mem_alloc(rows * cols / 16));
+        for (size_t i = 0; i < rows * cols / 16; i++)
+            scales[i] = (uint8_t)(0x30 + i % 32);
+        w.block_scales = scales;
+    }
+    return w;
+}
+
+/* GB/s at which THREADS threads add up a buffer. */
+static double read_bandwidth(const uint64_t *buffer, size_t bytes, const options *o) {
+    double seconds[REPEATS];
+    volatile uint64_t sink;
+    for (int r = 0; r < REPEATS; r++) {
+        double start = seconds_now(o);
+        uint64_t sum = 0;
+#pragma omp parallel for schedule(static) num_threads(o->threads) reduction(+ : sum)
+        for (size_t i = 0; i < bytes / 8; i += 32) {
+            uint64_t s[32];
+            for (size_t j = 0; j < 32; j++)
+                s[j] = buffer[i + j];
+            __builtin_prefetch(buffer + i + 256);
+            __builtin_prefetch(buffer + i + 264);
+            __builtin_prefetch(buffer + i + 272);
+            __builtin_prefetch(buffer + i + 280);
+            for (size_t j = 0; j < 32; j++)
+                sum += s[j];
+        }
+        sink = sum;
+        (void)sink;
+        seconds[r] = seconds_now(o) - start;
+    }
+    return (double)bytes / sort_median(seconds, REPEATS) / 1e9;
+}
+
+static void run(const matmul_job *jobs, size_t n_jobs, unsigned char *scratch, size_t scratch_bytes,
+                int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        size_t id = (size_t)omp_get_thread_num(), n = (size_t)omp_get_num_threads();
+        for (size_t j = 0; j < n_jobs; j++) {
+            size_t units = matmul_units(&jobs[j]);
+            matmul_run(&jobs[j], units * id / n, units * (id + 1) / n, scratch + id * scratch_bytes);
+        }
+    }
+}
+
+/* G weights x rows per second and GB/s of weights. */
+static void bench(const cpu_kernels *k, const shape *s, const format *f, bool int8, size_t m,
+                  const options *o, const uint64_t *buffer) {
+    tensor t = random_tensor(f->dtype, s->rows, s->cols);
+    const tensor *part = &t;
+    size_t bytes = tensor_total_bytes(&t), copies = o->quick || m > 1 ? 1 : FOOTPRINT / bytes + 1;
+    weight **w = must(mem_array(copies, sizeof *w));
+    buf *a = NULL, *out = NULL;
+    bool ok = act_new(&a, BUF_ACT, m, s->cols, true, NULL) == NIB_OK &&
+              act_new(&out, BUF_F32, m, s->rows, false, NULL) == NIB_OK;
+    for (size_t i = 0; i < copies; i++)
+        ok = ok && pack_weight(&w[i], &part, 1, k, int8, NULL) == NIB_OK;
+    matmul_job *jobs = must(mem_array(copies, sizeof *jobs));
+    must(ok ? jobs : NULL);
+    size_t scratch_bytes = pack_scratch_bytes(w[0]);
+    unsigned char *scratch = must(mem_aligned(scratch_bytes * (size_t)o->threads));
+    for (size_t r = 0; r < m; r++) {
+        for (size_t c = 0; c < s->cols; c++)
+            act_row(a, r)[c] = (float)((c * 37 + r * 11) % 200) / 100.0f - 1.0f;
+        k->matmul.quantize_act(act_blocks(a, r), act_row(a, r), a->stride);
+    }
+    for (size_t i = 0; i < copies; i++)
+        jobs[i] = (matmul_job){k, w[i], a, out->f32, s->rows, m, false};
+    double seconds[REPEATS], macs = (double)s->rows * (double)s->cols * (double)m * (double)copies;
+    size_t inner = m > 1 || o->quick ? (size_t)(2e9 / macs) + 1 : 1;
+    for (int r = 0; r < REPEATS; r++) {
+        double start = seconds_now(o);
+        for (size_t i = 0; i < inner; i++)
+            run(jobs, copies, scratch, scratch_bytes, o->threads);
+        seconds[r] = (seconds_now(o) - start) / (double)inner;
+    }
+    double best = sort_median(seconds, REPEATS), gb = (double)pack_bytes(w[0]) * (double)copies / best / 1e9;
+    printf("%-15s %-6s %-5s %-12s M %4zu  %8.1f Gw/s  %6.1f GB/s", s->name, f->name, int8 ? "int8" : "f32",
+           k->rung, m, macs / best / 1e9, gb);
+    if (m == 1 && !o->quick) {
+        double read = read_bandwidth(buffer, FOOTPRINT, o);
+        printf("  %5.1f %% of %.1f", 100.0 * gb / read, read);
+    }
+    printf("\n");
+    fflush(stdout);
+    for (size_t i = 0; i < copies; i++)
+        pack_free(w[i]);
+    mem_free(w);
+    mem_free(jobs);
+    mem_free(scratch);
+    act_free(a);
+    act_free(out);
+    mem_free((void *)t.data);
+    mem_free((void *)t.block_scales);
+}
+
+static void parse(options *o, int argc, char **argv) {
+    static const struct option flags[] = {{"threads", 1, 0, 't'},  {"rung", 1, 0, 'r'}, {"format", 1, 0, 'f'},
+                                          {"mode", 1, 0, 'a'},     {"m", 1, 0, 'm'},    {"quick", 0, 0, 'q'},
+                                          {"cpu-time", 0, 0, 'c'}, {0, 0, 0, 0}};
+    *o = (options){.threads = cpu_physical_cores(), .rung = "", .format = "nvfp4", .mode = "int8"};
+    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+        if (c == 't')
+            o->threads = atoi(optarg);
+        else if (c == 'r')
+            o->rung = optarg;
+        else if (c == 'f')
+            o->format = optarg;
+        else if (c == 'a')
+            o->mode = optarg;
+        else if (c == 'm')
+            o->m = (size_t)atol(optarg);
+        else if (c == 'q')
+            o->quick = true;
+        else if (c == 'c')
+            o->cpu_time = true;
+        else
+            exit(2);
+    }
+    if (o->threads < 1 || (o->cpu_time && o->threads > 1))
+        exit(2);
+}
+
+int main(int argc, char **argv) {
+    static const size_t ms[] = {1, 8, 64, 512};
+    static const struct {
+        const char *name;
+        uint32_t mask;
+    } rungs[] = {{"scalar", NIB_CPU_SCALAR},
+                 {"avx2", NIB_CPU_AVX2},
+                 {"avx512", NIB_CPU_AVX512},
+                 {"vnni", NIB_CPU_AVX512_VNNI}};
+    options o;
+    parse(&o, argc, argv);
+    uint64_t *buffer = must(mem_aligned(FOOTPRINT));
+    memset(buffer, 1, FOOTPRINT);
+    uint32_t have = cpu_features() | NIB_CPU_SCALAR, mask = 0;
+    for (size_t r = 0; r < 4 && have & rungs[r].mask; r++) {
+        mask |= rungs[r].mask;
+        if (*o.rung ? strcmp(o.rung, rungs[r].name) != 0 : r == 0)
+            continue;
+        cpu_kernels k = {.rung = rungs[r].name};
+        matmul_ref_init(&k.matmul);
+#if defined(__x86_64__)
+        if (mask & NIB_CPU_AVX2)
+            matmul_avx2_init(&k.matmul, mask);
+        if (mask & NIB_CPU_AVX512)
+            matmul_avx512_init(&k.matmul, mask);
+#endif
+        for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
+            for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+                for (size_t i = 0; i < 4; i++)
+                    if (strcmp(o.format, formats[f].name) == 0 && (o.m ? o.m == ms[i] : true) &&
+                        (shapes[s].rows < 10000 || ms[i] <= 8))
+                        bench(&k, &shapes[s], &formats[f], strcmp(o.mode, "int8") == 0, ms[i], &o, buffer);
+    }
+    mem_free(buffer);
+    return 0;
+}

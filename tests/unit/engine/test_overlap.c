@@ -22,8 +22,7 @@ static const char *const questions[N_REQUESTS] = {
     "What is the capital of France?",
     "Name three colours.",
     "Write a very short poem about the sea.",
-    "Why is the sky blue? Explain it to a child, slowly, and do not forget to say what light is made of, "
-    "what air is made of, and what happens in the evening when the sun goes down and everything turns red.",
+    "Why is the sky blue? Explain it to a child, slowly, and do not forget to say what light is made of.",
     "Count from one to ten.",
     "What is 2 + 2?",
     "Tell me about cats.",

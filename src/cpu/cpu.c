@@ -295,6 +295,10 @@ void cpu_profile_start(backend *be) {
         cb->profile[i] = (cpu_profile_row){.name = names[i]};
 }
 
+void cpu_profile_stop(backend *be) {
+    queue_backend(be)->profiling = false;
+}
+
 const cpu_profile_row *cpu_profile(const backend *be) {
     return ((const cpu_backend *)be)->profile;
 }

@@ -49,8 +49,9 @@ typedef struct cpu_profile_row {
     uint64_t bytes; /* weights, KV and activations moved */
 } cpu_profile_row;
 
-void cpu_profile_start(backend *be); /* zeroes the counters */
-/* Rows by cpu_op_kind, CPU_OP_KINDS of them; valid until the next step. */
+void cpu_profile_start(backend *be); /* zeroes the counters; every op is timed until the stop */
+void cpu_profile_stop(backend *be);
+/* Rows by cpu_op_kind, CPU_OP_KINDS of them; names are set once the profile was started. */
 const cpu_profile_row *cpu_profile(const backend *be);
 
 #endif

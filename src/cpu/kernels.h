@@ -57,6 +57,9 @@ typedef struct cpu_kernels {
     void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
     void (*to_fp8)(uint8_t *dst, float *scale, const float *x, size_t n);
 
+    /* reads n bytes (a multiple of 1024) and returns something made of them all: measures memory */
+    uint64_t (*read_all)(const void *src, size_t n);
+
     matmul_kernels matmul;
 } cpu_kernels;
 

@@ -135,6 +135,22 @@ static void to_fp8(uint8_t *dst, float *scale, const float *x, size_t n) {
     }
 }
 
+static uint64_t read_all(const void *src, size_t n) {
+    const uint8_t *bytes = src;
+    size_t part = n / 4;
+    __m256i a[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    for (size_t i = 0; i < part; i += 256)
+        for (size_t s = 0; s < 4; s++)
+            for (size_t j = 0; j < 256; j += 32)
+                a[s] =
+                    _mm256_add_epi64(a[s], _mm256_loadu_si256((const __m256i *)(bytes + s * part + i + j)));
+    uint64_t lanes[4];
+    _mm256_storeu_si256((__m256i *)lanes,
+                        _mm256_add_epi64(_mm256_add_epi64(a[0], a[1]), _mm256_add_epi64(a[2], a[3])));
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
 void rows_avx2_init(cpu_kernels *k) {
     k->rmsnorm = rmsnorm;
     k->rmsnorm_add = rmsnorm_add;
@@ -143,4 +159,5 @@ void rows_avx2_init(cpu_kernels *k) {
     k->glu[GLU_GELU_TANH] = glu_gelu_tanh;
     k->to_bf16 = to_bf16;
     k->to_fp8 = to_fp8;
+    k->read_all = read_all;
 }

@@ -130,6 +130,19 @@ static void to_fp8(uint8_t *dst, float *scale, const float *x, size_t n) {
     }
 }
 
+static uint64_t read_all(const void *src, size_t n) {
+    const uint8_t *bytes = src;
+    size_t part = n / 4;
+    __m512i a[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                    _mm512_setzero_si512()};
+    for (size_t i = 0; i < part; i += 256)
+        for (size_t s = 0; s < 4; s++)
+            for (size_t j = 0; j < 256; j += 64)
+                a[s] = _mm512_add_epi64(a[s], _mm512_loadu_si512((const void *)(bytes + s * part + i + j)));
+    return (uint64_t)_mm512_reduce_add_epi64(
+        _mm512_add_epi64(_mm512_add_epi64(a[0], a[1]), _mm512_add_epi64(a[2], a[3])));
+}
+
 void rows_avx512_init(cpu_kernels *k) {
     k->rmsnorm = rmsnorm;
     k->rmsnorm_add = rmsnorm_add;
@@ -138,4 +151,5 @@ void rows_avx512_init(cpu_kernels *k) {
     k->glu[GLU_GELU_TANH] = glu_gelu_tanh;
     k->to_bf16 = to_bf16;
     k->to_fp8 = to_fp8;
+    k->read_all = read_all;
 }

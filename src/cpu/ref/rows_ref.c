@@ -78,6 +78,18 @@ static void to_fp8(uint8_t *dst, float *scale_out, const float *x, size_t n) {
         dst[i] = e4m3_from_f32_sat(x[i] * factor);
 }
 
+static uint64_t read_all(const void *src, size_t n) {
+    const uint64_t *words = src;
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+    for (size_t part = n / 32, i = 0; i < part; i++) {
+        a += words[i];
+        b += words[part + i];
+        c += words[2 * part + i];
+        d += words[3 * part + i];
+    }
+    return a + b + c + d;
+}
+
 void rows_ref_init(cpu_kernels *k) {
     k->rmsnorm = rmsnorm;
     k->rmsnorm_add = rmsnorm_add;
@@ -88,4 +100,5 @@ void rows_ref_init(cpu_kernels *k) {
     k->sum_squares = sum_squares;
     k->to_bf16 = to_bf16;
     k->to_fp8 = to_fp8;
+    k->read_all = read_all;
 }

@@ -8,8 +8,8 @@
  * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that M = 1
  * reads memory. The read bandwidth beside it is that of the same threads adding up a buffer of that size, in
  * between the runs. Every figure is the median of the repetitions. --quick keeps one copy, in the caches.
- * --cpu-time divides by the CPU time of the process (with one thread): for tuning on a machine that others
- * use.
+ * --cpu-time divides by the CPU time of the process (with one thread) and reports the best of many short
+ * runs: for tuning on a machine that others use.
  */
 #include <getopt.h>
 #include <omp.h>
@@ -24,7 +24,7 @@
 #include "cpu/kernels.h"
 #include "num/bf16.h"
 
-enum { REPEATS = 7 };
+enum { REPEATS = 7, SHORT_REPEATS = 80 };
 #define FOOTPRINT ((size_t)320 << 20)
 
 typedef struct shape {
@@ -168,15 +168,17 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
     }
     for (size_t i = 0; i < copies; i++)
         jobs[i] = (matmul_job){k, w[i], a, out->f32, s->rows, m, false};
-    double seconds[REPEATS], macs = (double)s->rows * (double)s->cols * (double)m * (double)copies;
-    size_t inner = m > 1 || o->quick ? (size_t)(2e9 / macs) + 1 : 1;
-    for (int r = 0; r < REPEATS; r++) {
+    double seconds[SHORT_REPEATS], macs = (double)s->rows * (double)s->cols * (double)m * (double)copies;
+    size_t inner = o->cpu_time || m > 1 || o->quick ? (size_t)((o->cpu_time ? 2e8 : 2e9) / macs) + 1 : 1;
+    int repeats = o->cpu_time ? SHORT_REPEATS : REPEATS;
+    for (int r = 0; r < repeats; r++) {
         double start = seconds_now(o);
         for (size_t i = 0; i < inner; i++)
             run(jobs, copies, scratch, scratch_bytes, o->threads);
         seconds[r] = (seconds_now(o) - start) / (double)inner;
     }
-    double best = sort_median(seconds, REPEATS), gb = (double)pack_bytes(w[0]) * (double)copies / best / 1e9;
+    double median = sort_median(seconds, repeats), best = o->cpu_time ? seconds[0] : median;
+    double gb = (double)pack_bytes(w[0]) * (double)copies / best / 1e9;
     printf("%-15s %-6s %-5s %-12s M %4zu  %8.1f Gw/s  %6.1f GB/s", s->name, f->name, int8 ? "int8" : "f32",
            k->rung, m, macs / best / 1e9, gb);
     if (m == 1 && !o->quick) {

@@ -382,13 +382,13 @@ static json_t *words_json(const findings *r) {
 static bool print_json(const findings *r, bool tensors) {
     const model_file *f = r->f;
     const char *chat = chat_name(r->chat.kind);
-    json_t *root =
-        json_pack("{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:o, s:o}", "path", text_json(f->path), "format",
-                  f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files,
-                  "file_bytes", (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements,
-                  "bits_per_weight", bits_per_weight(f->file_bytes, r->elements), "bits_per_weight_quantized",
-                  bits_per_weight(r->quant_bytes, r->quant_elements), "groups", groups_json(r), "tokenizer",
-                  words_json(r));
+    json_t *root = json_pack(
+        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o}", "path", text_json(f->path), "format",
+        f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files, "file_bytes",
+        (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements, "bits_per_weight",
+        bits_per_weight(f->file_bytes, r->elements), "bits_per_weight_quantized",
+        r->quant_elements ? json_real(bits_per_weight(r->quant_bytes, r->quant_elements)) : json_null(),
+        "groups", groups_json(r), "tokenizer", words_json(r));
     bool fits = root != NULL;
     if (fits && f->has_network) {
         fits = json_object_set_new(root, "network", network_json(r)) == 0 &&

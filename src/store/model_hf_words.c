@@ -95,6 +95,8 @@ nib_status model_hf_words(model_file *f, nib_error *err) {
     NIB_TRY(map_side(f, 1, "tokenizer_config.json", MAX_SIDE_BYTES, &w->config_json, err));
     NIB_TRY(map_side(f, 2, "chat_template.jinja", MAX_TEMPLATE_BYTES, &w->chat_template, err));
     NIB_TRY(read_json(f, "tokenizer_config.json", &o->tokenizer_config, err));
+    if (w->json.n && !(w->where = arena_format(&f->owned->arena, "%s/tokenizer.json", f->path)))
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory", f->path);
     if (w->chat_template.n == 0)
         find_template(f);
     NIB_TRY(read_json(f, "generation_config.json", &o->generation_config, err));

@@ -5,8 +5,10 @@ usage: make_bad_files.py [OUT_DIR [SEEDS_DIR]]
        (default tests/golden/bad and tests/fuzz/store; Python 3 standard library only)
 
 Every file is a small sound model with one thing wrong, so that it is refused for that thing and no other.
-good/ holds sound ones, one per convention; the seeds of the fuzz targets are made from them. EXPECTED.tsv lists: path, room that refuses (store: opening the file is enough;
-text: the tokenizer; model: only running it), command, exit code, sentence with the path as {}.
+good/ holds sound ones, one per convention; the seeds of the fuzz targets are made from them.
+
+EXPECTED.tsv lists: path, room that refuses (store: opening the file is enough; text: the tokenizer or the chat
+template; model: only running it), command, exit code, sentence with the path as {} and its directory as {dir}.
 Read by tests/unit/store/test_bad_files.c, tests/e2e/test_bad_files.py and, as a corpus, by the fuzz targets.
 """
 import json
@@ -336,10 +338,20 @@ def gguf_files():
     keyed("template-number", "tokenizer.chat_template", U32, 1,
           "{}: key tokenizer.chat_template is of type u32, expected string")
 
+    # sound but for a template that no family has: told, and --no-chat runs
+    unknown = "the model's chat template is none of those nibble knows (ChatML, Gemma, Llama 2, Llama 3, Qwen3)"
+    for name, template, why in (
+            ("100k", "{" * 100000, "the model's chat template is longer than 64 KiB"),
+            ("open", "{" * 60000, unknown), ("pairs", "{{" * 30000, unknown), ("blocks", "{%" * 30000, unknown),
+            ("closed", "{{}}" * 15000, unknown), ("quoted", "{{'" + "{" * 1000, unknown),
+            ("not-utf8", b"{{ \xff\xc3( }}", unknown)):
+        keyed(f"template-{name}", "tokenizer.chat_template", STRING, template,
+              f"{{}}: {why}; use --no-chat to let it continue a text", room="text", command="run --chat")
+
     # split files
     keyed("split-name", "split.count", U16, 3,
           "{}: the first of 3 parts must be named ...-00001-of-00003.gguf")
-    gguf("split-00001-of-00002", "split-00002-of-00002.gguf: cannot be opened: No such file or directory",
+    gguf("split-00001-of-00002", "{dir}/split-00002-of-00002.gguf: cannot be opened: No such file or directory",
          lambda g: g.key("split.count", U16, 2))
     gguf("split-second", "{}: part 2 of a split file, give the first part",
          lambda g: (g.key("split.count", U16, 2), g.key("split.no", U16, 1)))
@@ -609,8 +621,10 @@ def directories():
 
     # words
     for name, raw, sentence in (
-            ("depth-bomb", b"[" * 4000 + b"]" * 4000, "{}/tokenizer.json"),
-            ("not-utf8", b'{"model":"\xff"}', "{}/tokenizer.json"),
+            ("depth-bomb", b"[" * 4000 + b"]" * 4000,
+             "{}/tokenizer.json: not valid JSON, line 1: maximum parsing depth reached near '['"),
+            ("not-utf8", b'{"model":"\xff"}',
+             "{}/tokenizer.json: not valid JSON, line 1: unable to decode byte 0xff near '\"'"),
             ("empty", b"", "{}/tokenizer.json: is an empty file")):
         hf(f"tokenizer-{name}", sentence, lambda d, r=raw: d.files.__setitem__("tokenizer.json", r),
            room="store" if name == "empty" else "text")

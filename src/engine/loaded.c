@@ -62,9 +62,7 @@ static int choose_kv_pages(const nib_options *o, const hparams *hp) {
 
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
     NIB_TRY(model_file_open(&l->file, path, err));
-    if (!l->file->has_network)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (llama, qwen3, gemma3)",
-                        path);
+    NIB_TRY(model_file_need_network(l->file, err));
     NIB_TRY(fill_options(&l->options, &l->file->hp, err));
     NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
     chat_recognize(&l->chat, &l->file->words, l->words);

@@ -287,8 +287,8 @@ static void test_no_memory(void **state) {
         opened = status == NIB_OK;
         if (opened)
             nib_close(e);
-        else /* in words; jansson without memory says "not valid JSON" */
-            assert_true(err.text[0] != 0);
+        else if (status != NIB_NO_MEMORY)
+            fail_msg("allocation %ld failed: status %d, %s", n, status, err.text);
     }
     nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
     for (long n = 0; n < 12; n++) { /* the caller's allocations and the engine's, in whatever order */

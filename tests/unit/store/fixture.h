@@ -46,7 +46,7 @@ static inline const char *fixture_path(const char *name) {
     static char paths[8][600];
     static int next;
     char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", fixture_dir, name);
+    assert_in_range(snprintf(path, sizeof paths[0], "%s/%s", fixture_dir, name), 1, sizeof paths[0] - 1);
     return path;
 }
 

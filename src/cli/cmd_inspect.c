@@ -193,7 +193,8 @@ static quote_text model_name(const model_file *f) {
 static void print_network(const findings *r) {
     const hparams *hp = &r->f->hp;
     if (!r->f->has_network) {
-        printf("network    none that nibble runs: %s\n", r->f->network_note);
+        printf("family     %s; nibble does not run it: %s\n",
+               hp->family == FAMILY_NONE ? "unknown" : family_name(hp->family), r->f->network_note);
         return;
     }
     printf("family     %s: %d layer%s, dim %d, FFN %d, %d head%s and %d KV head%s of %d, vocabulary %d%s\n",
@@ -398,7 +399,8 @@ static bool print_json(const findings *r, bool tensors) {
                json_object_set_new(root, "kv_bytes_per_token_fp8",
                                    json_integer((json_int_t)kv_token_bytes(&f->hp, true))) == 0;
     } else if (fits) {
-        fits = json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
+        fits = json_object_set_new(root, "network", json_null()) == 0 &&
+               json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
     }
     fits = fits && json_object_set_new(root, "chat_template", chat ? json_string(chat) : json_null()) == 0;
     if (fits && !chat && f->words.chat_template.n && r->chat.note)

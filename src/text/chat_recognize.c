@@ -78,27 +78,51 @@ static size_t copy_code(plain *out, strview s, size_t i) {
     return i;
 }
 
-static nib_status to_plain(plain *out, strview s) {
-    /* ".role" (5 bytes) becomes "['role']" (8), a literal of 2 bytes stays 2 */
-    out->n = 0;
-    out->text = mem_alloc(2 * s.n + 16);
-    if (!out->text)
-        return NIB_NO_MEMORY;
+/* Whether s[from .. to), what stands between two tags, writes anything: the rules of Jinja as transformers
+ * sets it up (trim_blocks, lstrip_blocks; the template's last line end goes). */
+static bool writes(strview s, size_t from, size_t to) {
+    const bool last = to == s.n;
+    if ((from >= 3 && s.p[from - 1] == '}' && s.p[from - 3] == '-') ||
+        (!last && to + 2 < s.n && s.p[to + 2] == '-')) {
+        while (from < to && is_blank(s.p[from]))
+            from++;
+        return from < to;
+    }
+    bool line_start = from == 0;
+    if (from >= 2 && s.p[from - 2] != '}' && from < to && s.p[from] == '\n') { /* after %} or #} */
+        from++;
+        line_start = true;
+    }
+    if (last && to > from && s.p[to - 1] == '\n')
+        to--;
+    if (!last && s.p[to + 1] != '{' && line_start) /* before {% or {# at the start of a line */
+        while (to > from && (s.p[to - 1] == ' ' || s.p[to - 1] == '\t'))
+            to--;
+    return from < to;
+}
+
+/* false: the template writes text of its own outside {{ }}, which none of the known ones does. */
+static bool to_plain(plain *out, strview s) {
+    size_t raw = 0; /* where the text outside tags began */
     for (size_t i = 0; i < s.n;) {
-        const bool opens = s.p[i] == '{' && i + 1 < s.n;
-        if (opens && s.p[i + 1] == '#') {
+        const char second = s.p[i] == '{' && i + 1 < s.n ? s.p[i + 1] : '\0';
+        if (second != '#' && second != '{' && second != '%') {
+            i++;
+            continue;
+        }
+        if (writes(s, raw, i))
+            return false;
+        if (second == '#') {
             const char *end = memmem(s.p + i, s.n - i, "#}", 2);
             i = end ? (size_t)(end - s.p) + 2 : s.n;
-        } else if (opens && (s.p[i + 1] == '{' || s.p[i + 1] == '%')) {
-            out->text[out->n++] = '{';
-            i += i + 2 < s.n && s.p[i + 2] == '-' ? 3 : 2;
-            i = copy_code(out, s, i);
         } else {
-            out->text[out->n++] = s.p[i++];
+            out->text[out->n++] = '{';
+            i = copy_code(out, s, i + (i + 2 < s.n && s.p[i + 2] == '-' ? 3 : 2));
         }
+        raw = i;
     }
     out->text[out->n] = '\0';
-    return NIB_OK;
+    return !writes(s, raw, s.n);
 }
 
 static bool has(const plain *p, const char *what) {
@@ -228,11 +252,12 @@ void chat_recognize(chat_template *out, const token_source *source, const tokeni
         return;
     }
     plain p = {0};
-    if (to_plain(&p, s) != NIB_OK) {
+    p.text = mem_alloc(2 * s.n + 16); /* at most: ".role" becomes "['role']" */
+    if (!p.text) {
         out->note = "no memory to read the model's chat template";
         return;
     }
-    const chat_kind kind = match(out, s, &p);
+    const chat_kind kind = to_plain(&p, s) ? match(out, s, &p) : CHAT_NONE;
     mem_free(p.text);
     const char *const *names = kind == CHAT_GEMMA    ? gemma
                                : kind == CHAT_LLAMA2 ? llama2

@@ -31,7 +31,7 @@ def test_help_lists_commands_with_examples(nibble):
         assert f"  nibble {name} " in text.split("Examples:")[1]
         own = nibble(name, "--help").stdout
         assert own.startswith(f"Usage: nibble {name} ")
-        assert re.search(rf"Examples?:\n  nibble {name} ", own)
+        assert f"nibble {name} " in re.split("Examples?:", own)[1]
         assert nibble("help", name).stdout == own
     assert max(map(len, text.splitlines())) < 100
 
@@ -133,9 +133,8 @@ def test_man_page_matches_help(nibble, tree):
     assert set(man) - {""} == set(names)
     for name in names:
         shown = flags(nibble(name, "--help").stdout)
-        shared = man[""] & shown
-        assert shared in (set(), man[""]), f"{name} has only some of the shared flags"
-        assert man[name] == shown - man[""], name
+        computes = man[""] <= shown  # has the flags of HOW IT COMPUTES
+        assert man[name] == (shown - man[""] if computes else shown), name
 
 
 def test_man_page_renders(tree):

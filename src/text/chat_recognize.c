@@ -170,7 +170,7 @@ static bool is_qwen3(const plain *p) {
 
 static bool is_chatml(chat_template *out, strview s, const plain *p) {
     if (!has(p, GENERIC_TURN) || !has(p, "'<|im_start|>assistant\n'") || has(p, "<think>") ||
-        has(p, "enable_thinking") || has(p, "|trim") || has(p, "strip(") || has(p, "set messages"))
+        has(p, "enable_thinking") || has(p, "|trim") || has(p, "strip(") || has(p, "setmessages="))
         return false;
     out->with_bos = has(p, "bos_token");
     if (out->with_bos && !(p->n > 11 && memcmp(p->text, "{bos_token}", 11) == 0))

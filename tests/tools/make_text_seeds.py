@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write the seeds of the text room's fuzz targets, tests/fuzz/text/corpus_*: small sound inputs of every kind.
+
+usage: make_text_seeds.py
+"""
+import json
+import os
+import pathlib
+import shutil
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
+FUZZ = TREE / "tests" / "fuzz" / "text"
+WORDS_1 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def letters():
+    """GPT-2's letter of every byte."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    out, extra = {}, 0
+    for byte in range(256):
+        if byte in plain:
+            out[byte] = chr(byte)
+        else:
+            out[byte] = chr(256 + extra)
+            extra += 1
+    return out
+
+
+LETTER = letters()
+
+
+def token(content, number, special=True, **flags):
+    return {"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": special, **flags}
+
+
+def byte_level(split, normalizer=None, ignore_merges=False, post=None):
+    vocab = {LETTER[b]: b for b in range(256)}
+    merges = [["h", "e"], ["l", "l"], ["he", "ll"], ["hell", "o"], ["\u0120", "h"], ["\u00c3", "\u00a9"], ["1", "2"]]
+    for left, right in merges:
+        vocab.setdefault(left + right, len(vocab))
+    n = len(vocab)
+    return {"version": "1.0", "added_tokens": [token("<|im_start|>", n), token("<|im_end|>", n + 1, rstrip=True),
+                                               token("<think>", n + 2, special=False, lstrip=True),
+                                               token("hello", vocab["hello"], special=False, normalized=True)],
+            "normalizer": normalizer, "pre_tokenizer": split, "post_processor": post, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "unk_token": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges}}
+
+
+def sentence_piece(normalizer, byte_fallback=True):
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    if byte_fallback:
+        vocab.update({f"<0x{b:02X}>": 3 + b for b in range(256)})
+    merges = [["\u2581", "h"], ["e", "l"], ["\u2581h", "el"], ["l", "o"], ["\u2581", "\u2581"]]
+    for c in "\u2581helowrd12":
+        vocab.setdefault(c, len(vocab))
+    for left, right in merges:
+        vocab.setdefault(left + right, len(vocab))
+    return {"added_tokens": [token("<unk>", 0), token("<s>", 1), token("</s>", 2)], "normalizer": normalizer,
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+            "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                                                                        {"Sequence": {"id": "A", "type_id": 0}}]},
+            "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": byte_fallback,
+                      "vocab": vocab, "merges": [" ".join(m) for m in merges]}}
+
+
+def json_seeds():
+    bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    digits = {"type": "Digits", "individual_digits": True}
+    gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+
+    def split(pattern):
+        return {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}, bytes_only]}
+
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    return {
+        "smollm2": byte_level({"type": "Sequence", "pretokenizers": [digits, gpt2]}),
+        "qwen3": byte_level(split(WORDS_1), normalizer={"type": "NFC"}, post=bytes_only),
+        "llama3": byte_level(split(WORDS_1.replace(r"\p{N}|", r"\p{N}{1,3}|")), ignore_merges=True),
+        "pcre2": byte_level(split(r"\p{Lu}?\p{Ll}+|[0-9]{2}|\s+")),
+        "gemma": sentence_piece(replace),
+        "llama2": sentence_piece({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace]}),
+        "unknowns": sentence_piece(replace, byte_fallback=False),
+    }
+
+
+def text(value):
+    value = value.encode() if isinstance(value, str) else value
+    return bytes([len(value)]) + value
+
+
+def gguf_seed(flags, pieces, merges, ids=(255, 255, 255, 255, 255)):
+    pieces = pieces + [("", 1, 0)] * (-len(pieces) % 4)
+    out = bytes([flags, 0, *ids, len(pieces) // 4])
+    for spelling, kind, score in pieces:
+        out += text(spelling) + bytes([kind, score % 256])
+    return out + bytes([len(merges)]) + b"".join(map(text, merges)) + b"hello  hello<|im_end|>\n\xff 12"
+
+
+def gguf_seeds():
+    byte_pieces = [("he", 1, 0), ("ll", 1, 0), ("hell", 1, 0), ("hello", 1, 0), ("<|im_start|>", 3, 0), ("<|im_end|>", 3, 0),
+                   ("<user>", 4, 0), ("<unk>", 2, 0)]
+    merges = ["h e", "l l", "he ll", "hell o"]
+    scores = [("<unk>", 2, 0), ("<s>", 3, 0), ("</s>", 3, 0), *[(f"<0x{b:02X}>", 6, 0) for b in range(256)],
+              *[(c, 1, -20) for c in "\u2581helo"], ("\u2581h", 1, -1), ("el", 1, -2), ("\u2581hel", 1, -3), ("lo", 1, -4),
+              ("\n\n", 4, 0), ("\n", 4, 0), ("<tag>", 4, 0), ("\u2581\u2581", 1, -5)]
+    return {
+        "smollm": gguf_seed(32 | 0 << 1, byte_pieces, merges),
+        "qwen2": gguf_seed(32 | 1 << 1, byte_pieces, merges),
+        "llama-bpe": gguf_seed(32 | 2 << 1 | 16, byte_pieces, merges, ids=(4, 5, 255, 255, 255)),
+        "llama": gguf_seed(1 | 8, scores, [], ids=(1, 2, 255, 0, 255)),
+        "gemma": gguf_seed(1, scores, [], ids=(1, 2, 255, 0, 255)),
+    }
+
+
+def main():
+    for name, seeds in (("tokenizer_json", {k: json.dumps(v, ensure_ascii=False).encode() + (
+            b'\0{"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}}' if k != "qwen3" else b"")
+            for k, v in json_seeds().items()}),
+                        ("tokenizer_gguf", gguf_seeds()),
+                        ("chat_template", {p.stem: p.read_bytes() for p in (TREE / "tests/golden/text/templates").iterdir()})):
+        folder = FUZZ / f"corpus_{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for seed, data in sorted(seeds.items()):
+            (folder / seed).write_bytes(data)
+        twin = FUZZ / f"corpus_{name}_nomem"
+        if not twin.is_symlink():
+            os.symlink(folder.name, twin)
+
+
+if __name__ == "__main__":
+    main()

@@ -124,6 +124,8 @@ static void fill_report(convert_run *run, convert_report *report) {
         const recipe_item *item = &run->recipe.items[i];
         uint64_t n = (uint64_t)item->t->rows * item->t->cols;
         add_to_group(run, i, report, errors, norms);
+        report->n_quantized += item->action == RECIPE_QUANTIZE;
+        report->n_repacked += item->action == RECIPE_REPACK;
         bytes += run->bytes_after[i];
         elements += n;
         if (item->action == RECIPE_QUANTIZE || item->action == RECIPE_REPACK) {
@@ -162,6 +164,18 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     NIB_TRY(measure(run, err));
     choose_scales(run);
     return r->to_gguf ? write_gguf_model(run, err) : write_hf_model(run, err);
+}
+
+bool convert_quantizes(const model_file *in, const convert_options *options) {
+    recipe r;
+    bool any = false;
+    convert_options plain = *options;
+    plain.method = QM_SWEEP;
+    if (recipe_make(&r, in, &plain, NULL) == NIB_OK)
+        for (size_t i = 0; i < r.n; i++)
+            any |= r.items[i].action == RECIPE_QUANTIZE;
+    arena_free(&r.arena);
+    return any;
 }
 
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,

@@ -50,11 +50,16 @@ typedef struct convert_report {
     int n_groups;
     uint64_t bytes_before, bytes_after; /* whole files */
     double bits_per_weight_all, bits_per_weight_quantized;
+    int n_quantized, n_repacked; /* tensors: chosen anew, moved with every value kept */
     int n_misfits;        /* linear layers left as they are: their columns are no whole number of blocks */
     int n_skipped;        /* tensors of the source that the output's container does not hold */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
     double seconds;
 } convert_report;
+
+/* Does convert quantize anything, or is all of it in the wanted format already? For callers that calibrate.
+ */
+bool convert_quantizes(const model_file *in, const convert_options *options);
 
 /* OPTIONS that contradict each other or the output are NIB_BAD_ARGUMENT in words; nothing is printed. */
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,

@@ -262,7 +262,9 @@ static bool set_gemma(json_t *c, const hparams *hp) {
         ok = json_array_append_new(layers,
                                    json_string(hp->local[i] ? "sliding_attention" : "full_attention")) == 0;
     double scalar = 1.0 / ((double)hp->attn_scale * (double)hp->attn_scale);
-    ok = ok && set(c, "query_pre_attn_scalar", real((float)scalar));
+    bool whole = fabs(scalar - rint(scalar)) < 1e-4 * scalar; /* transformers asks for an integer */
+    ok = ok && set(c, "query_pre_attn_scalar",
+                   whole ? json_integer((json_int_t)rint(scalar)) : real((float)scalar));
     ok = ok && set(c, "hidden_activation", json_string("gelu_pytorch_tanh"));
     ok = ok && set(c, "rope_local_base_freq", real(hp->rope_theta_local));
     ok =
@@ -378,7 +380,7 @@ nib_status hf_side_write_text(const char *directory, const char *name, const voi
 }
 
 nib_status hf_side_write_json(const char *directory, const char *name, const json_t *root, nib_error *err) {
-    char *text = json_dumps(root, JSON_INDENT(2));
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     if (!text)
         return nib_fail(err, NIB_NO_MEMORY, "%s/%s: no memory to write it", directory, name);
     nib_status status = hf_side_write_text(directory, name, text, strlen(text), err);

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble quantize: a model file or directory in, a quantized one out, and a short report.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/ui.h"
+#include "engine/loaded.h"
+#include "eval/calibrate.h"
+#include "quant/convert.h"
+
+#define MAX_CALIBRATION_TOKENS ((size_t)49152)
+
+typedef enum method_choice {
+    METHOD_AUTO = 0,
+    METHOD_RTN,
+    METHOD_SWEEP,
+    METHOD_4OVER6,
+    METHOD_WEIGHTED
+} method_choice;
+
+typedef struct quantize_args {
+    const char *in, *out, *calib;
+    method_choice method;
+    bool compressed_tensors, json;
+    const char **keep; /* [n_keep] */
+    convert_options convert;
+} quantize_args;
+
+static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "bf16", NULL};
+static const char *const methods[] = {"auto", "rtn", "sweep", "4over6", "weighted", NULL};
+static const char *const heads[] = {"keep", "nvfp4", "fp8", NULL};
+
+enum {
+    KEY_FORMAT = 0x3000,
+    KEY_METHOD,
+    KEY_CALIB,
+    KEY_HEAD,
+    KEY_KEEP,
+    KEY_COMPRESSED,
+    KEY_THREADS,
+    KEY_JSON
+};
+
+static const struct argp_option options[] = {
+    {"format", KEY_FORMAT, "nvfp4|mxfp4|fp8|bf16", 0, "What the linear layers become (default nvfp4)", 1},
+    {"method", KEY_METHOD, "auto|rtn|sweep|4over6|weighted", 0,
+     "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
+     "(error "
+     "weighted with what the inputs look like in a calibration text). auto is weighted where nibble can run "
+     "the "
+     "model, sweep otherwise (default auto)",
+     1},
+    {"calib", KEY_CALIB, "FILE", 0, "Text to calibrate with (default: a text inside the program)", 1},
+    {"head", KEY_HEAD, "keep|nvfp4|fp8", 0, "The output layer (default keep)", 1},
+    {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
+    {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
+     1},
+    {"threads", KEY_THREADS, "N", 0, "Threads (default: physical cores)", 1},
+    {"json", KEY_JSON, NULL, 0, "Print the report as JSON", 1},
+    {0}};
+
+static void add_keep(quantize_args *a, const struct argp_state *state, const char *glob) {
+    const char **grown = mem_resize(a->keep, a->convert.n_keep + 1, sizeof *grown);
+    if (!grown)
+        argp_failure(state, CLI_BAD_INPUT, 0, "out of memory");
+    a->keep = grown;
+    a->keep[a->convert.n_keep++] = glob;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n > m && strcmp(text + n - m, end) == 0;
+}
+
+static void check(const struct argp_state *state, quantize_args *a) {
+    bool gguf;
+    if (!a->in || !a->out)
+        argp_error(state, "expected IN and OUT");
+    gguf = ends_with(a->out, ".gguf");
+    if (gguf && a->compressed_tensors)
+        argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
+    if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
+        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory");
+    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4;
+    if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
+        argp_error(state, "--method %s chooses block scales; %s has none", methods[a->method],
+                   formats[a->convert.format]);
+    if (a->method == METHOD_4OVER6 && a->convert.format == QF_MXFP4)
+        argp_error(state, "--method 4over6 is for nvfp4");
+    if (a->calib && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
+        argp_error(state, "--calib is for --method weighted");
+    if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
+        argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
+    a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    quantize_args *a = state->input;
+    switch (key) {
+    case KEY_FORMAT:
+        a->convert.format = (quant_format)cli_choice_flag(state, "--format", arg, formats);
+        return 0;
+    case KEY_METHOD:
+        a->method = (method_choice)cli_choice_flag(state, "--method", arg, methods);
+        return 0;
+    case KEY_CALIB:
+        a->calib = arg;
+        return 0;
+    case KEY_HEAD:
+        a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
+        return 0;
+    case KEY_KEEP:
+        add_keep(a, state, arg);
+        return 0;
+    case KEY_COMPRESSED:
+        a->compressed_tensors = true;
+        return 0;
+    case KEY_THREADS:
+        a->convert.threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
+        return 0;
+    case KEY_JSON:
+        a->json = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->out)
+            argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
+        *(a->in ? &a->out : &a->in) = arg;
+        return 0;
+    case ARGP_KEY_END:
+        check(state, a);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "IN OUT",
+    .doc = "Quantizes the linear layers of IN (a GGUF file or a Hugging Face directory) and writes OUT: a "
+           "file when "
+           "the name ends in .gguf, else a directory in ModelOpt's convention. Embedding, norms and head are "
+           "carried "
+           "over. OUT appears whole or not at all.\v"
+           "Examples:\n"
+           "  nibble quantize SmolLM2-135M-Instruct.Q4_1.gguf smollm2-nvfp4.gguf\n"
+           "  nibble quantize Qwen3-8B Qwen3-8B-NVFP4 --keep 'model.layers.0.*'",
+};
+
+/* ---- calibration ---- */
+
+typedef struct quantize_session {
+    quantize_args *args;
+    model_file *file;
+    importance heed;
+    size_t n_tokens; /* of the calibration */
+    double calibrate_s;
+    const char *sweep_note; /* why auto took sweep, or NULL */
+    nib_error sweep_reason;
+    ui_bar bar;
+    convert_report report;
+} quantize_session;
+
+static nib_status calibrate_on(quantize_session *s, loaded *l, const char *text, size_t bytes,
+                               nib_error *err) {
+    progress p = ui_bar_progress(&s->bar);
+    nib_status status =
+        calibrate(&s->heed, l->model, l->words, text, bytes, MAX_CALIBRATION_TOKENS, &p, &s->n_tokens, err);
+    ui_bar_clear(&s->bar);
+    return status;
+}
+
+static nib_status run_calibration(quantize_session *s, nib_error *err) {
+    double from = clock_seconds();
+    model_limits limits = calibrate_limits();
+    loaded_needs needs = {
+        .max_rows = limits.max_rows, .max_out = limits.max_out, .n_kv_pages = limits.n_kv_pages};
+    nib_options compute = {
+        .threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
+    mapfile map = {0};
+    loaded *l;
+    if (s->args->calib)
+        NIB_TRY(mapfile_open(&map, s->args->calib, err));
+    nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
+    if (status == NIB_OK) {
+        const char *text = map.bytes ? (const char *)map.bytes : calibration_text;
+        status = calibrate_on(s, l, text, map.bytes ? map.size : calibration_text_bytes, err);
+        loaded_close(l);
+    }
+    mapfile_close(&map);
+    s->calibrate_s = clock_seconds() - from;
+    return status;
+}
+
+/* The method that auto stands for, and what it needs. */
+static nib_status choose_method(quantize_session *s, nib_error *err) {
+    quantize_args *a = s->args;
+    convert_options *c = &a->convert;
+    static const quant_method of[] = {[METHOD_RTN] = QM_RTN,
+                                      [METHOD_SWEEP] = QM_SWEEP,
+                                      [METHOD_4OVER6] = QM_FOUR_OVER_SIX,
+                                      [METHOD_WEIGHTED] = QM_WEIGHTED};
+    c->importance = &s->heed;
+    if (c->format == QF_FP8 || c->format == QF_BF16) {
+        c->method = QM_RTN; /* no block scales to choose */
+        return NIB_OK;
+    }
+    c->method = a->method == METHOD_AUTO ? QM_SWEEP : of[a->method];
+    if ((a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED) || !convert_quantizes(s->file, c))
+        return NIB_OK;
+    nib_status status = run_calibration(s, err);
+    if (status == NIB_OK) {
+        c->method = QM_WEIGHTED;
+    } else if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib) {
+        s->sweep_reason = *err; /* a model that nibble does not run is swept */
+        s->sweep_note = s->sweep_reason.text;
+        status = NIB_OK;
+    }
+    return status;
+}
+
+/* ---- report ---- */
+
+static const char *dtype_text(dtype t) {
+    return t == DT_NONE ? "mixed" : dtype_get(t)->name;
+}
+
+/* What chose the codes; convert's default where nothing was chosen means nothing. */
+static const char *method_text(const quantize_session *s) {
+    quant_format f = s->args->convert.format;
+    if (s->report.n_quantized == 0)
+        return s->report.n_repacked ? "repacked" : "carried over";
+    return f == QF_FP8 || f == QF_BF16 ? "nearest" : methods[s->args->convert.method + 1];
+}
+
+static const ui_column columns[] = {{"tensors", "group", false},       {"n", "n_tensors", true},
+                                    {"from", "from", false},           {"to", "to", false},
+                                    {"before", "bytes_before", true},  {"after", "bytes_after", true},
+                                    {"error", "relative_error", true}, {"weighted", "weighted_error", true}};
+
+static bool add_error(ui_table *t, double error, bool json) {
+    if (error == 0)
+        return ui_table_add(t, "%s", "");
+    return json ? ui_table_add(t, "%.6f", error) : ui_table_add(t, "%.4f", error);
+}
+
+static bool fill_groups(const quantize_session *s, ui_table *t) {
+    bool ok = true, json = s->args->json;
+    char before[32], after[32];
+    for (int g = 0; ok && g < s->report.n_groups; g++) {
+        const convert_group *group = &s->report.groups[g];
+        ok = ui_table_add(t, "%s", slot_name(group->slot)) && ui_table_add(t, "%d", group->n_tensors) &&
+             ui_table_add(t, "%s", dtype_text(group->from)) && ui_table_add(t, "%s", dtype_text(group->to));
+        if (json)
+            ok = ok && ui_table_add(t, "%llu", (unsigned long long)group->bytes_before) &&
+                 ui_table_add(t, "%llu", (unsigned long long)group->bytes_after);
+        else
+            ok = ok && ui_table_add(t, "%s", ui_bytes(before, sizeof before, group->bytes_before)) &&
+                 ui_table_add(t, "%s", ui_bytes(after, sizeof after, group->bytes_after));
+        ok = ok && add_error(t, group->relative_error, json) && add_error(t, group->weighted_error, json);
+    }
+    return ok;
+}
+
+static void print_notes(const quantize_session *s) {
+    const convert_report *r = &s->report;
+    if (s->sweep_note)
+        printf("Method sweep, because nibble cannot run the model: %s\n", s->sweep_note);
+    if (r->n_misfits)
+        printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
+               r->n_misfits);
+    if (r->n_skipped)
+        printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
+    if (r->n_scales_rounded)
+        printf("%d tensor scales have no exact reciprocal; they moved by one step of FP32.\n",
+               r->n_scales_rounded);
+}
+
+static void print_text(const quantize_session *s, const ui_table *t) {
+    const convert_report *r = &s->report;
+    char before[32], after[32];
+    ui_table_print(t, UI_MD, stdout);
+    printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, r->bytes_before),
+           ui_bytes(after, sizeof after, r->bytes_after), formats[s->args->convert.format], method_text(s));
+    printf("%.2f bits per weight in the whole model, %.2f in its quantized part\n", r->bits_per_weight_all,
+           r->bits_per_weight_quantized);
+    if (s->n_tokens)
+        printf("calibrated with %zu tokens in %.1f s, ", s->n_tokens, s->calibrate_s);
+    printf("%s in %.1f s\n", s->n_tokens ? "quantized" : "Quantized", r->seconds);
+    print_notes(s);
+}
+
+static void print_json(const quantize_session *s, const ui_table *t) {
+    const convert_report *r = &s->report;
+    printf("{\"in\": ");
+    ui_json_string(stdout, s->args->in);
+    printf(", \"out\": ");
+    ui_json_string(stdout, s->args->out);
+    printf(",\n \"format\": \"%s\", \"method\": \"%s\", \"sweep_because\": ",
+           formats[s->args->convert.format], methods[s->args->convert.method + 1]);
+    if (s->sweep_note)
+        ui_json_string(stdout, s->sweep_note);
+    else
+        printf("null");
+    printf(",\n \"bytes_before\": %llu, \"bytes_after\": %llu,\n \"bits_per_weight\": %.4f, "
+           "\"bits_per_weight_quantized\": %.4f,\n",
+           (unsigned long long)r->bytes_before, (unsigned long long)r->bytes_after, r->bits_per_weight_all,
+           r->bits_per_weight_quantized);
+    printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f,\n", s->n_tokens,
+           s->calibrate_s, r->seconds);
+    printf(" \"quantized\": %d, \"repacked\": %d,\n", r->n_quantized, r->n_repacked);
+    printf(" \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d,\n \"groups\":\n", r->n_misfits,
+           r->n_skipped, r->n_scales_rounded);
+    ui_table_print(t, UI_JSON, stdout);
+    printf("}\n");
+}
+
+static nib_status print(const quantize_session *s, nib_error *err) {
+    ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
+    bool ok = fill_groups(s, &t);
+    if (ok && s->args->json)
+        print_json(s, &t);
+    else if (ok)
+        print_text(s, &t);
+    ui_table_free(&t);
+    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the report");
+}
+
+/* ---- all of it ---- */
+
+static nib_status run(quantize_session *s, nib_error *err) {
+    quantize_args *a = s->args;
+    NIB_TRY(model_file_open(&s->file, a->in, err));
+    a->convert.keep = a->keep;
+    NIB_TRY(choose_method(s, err));
+    a->convert.progress = ui_bar_progress(&s->bar);
+    a->convert.interrupted = &cli_interrupted;
+    NIB_TRY(convert(s->file, a->out, &a->convert, &s->report, err));
+    ui_bar_clear(&s->bar);
+    return print(s, err);
+}
+
+int cmd_quantize(int argc, char **argv) {
+    quantize_args args = {0};
+    cli_parse(&argp, argc, argv, &args);
+    quantize_session session = {.args = &args};
+    nib_error err = {{0}};
+    cli_catch_interrupt(false);
+    nib_status status = run(&session, &err);
+    ui_bar_clear(&session.bar);
+    calibrate_free(&session.heed);
+    model_file_close(session.file);
+    mem_free(args.keep);
+    return cli_finish_output(status == NIB_OK ? CLI_OK : cli_fail(status, &err));
+}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """nibble run: on a tiny random model (its text is noise, its rules are the same), and once on a real one."""
+import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -62,12 +64,18 @@ def test_computing_flags(nibble, tiny, flags):
     assert wanted in done.stderr
 
 
-def test_model_without_template(nibble, tree):
-    model = tree / "tests" / "golden" / "models" / "llama-words"
-    done = nibble("run", model, "hello", check=False)
-    assert done.returncode == 1
-    assert "--no-chat" in done.stderr and "template" in done.stderr
-    assert not done.stdout
+def test_model_without_template(nibble, tiny, tmp_path):
+    model = tmp_path / "base-model"
+    shutil.copytree(tiny, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    for flags in ([], ["--chat"]):
+        done = nibble("run", model, "hello", *flags, check=False)
+        assert done.returncode == 1
+        assert "--no-chat" in done.stderr and "template" in done.stderr
+        assert not done.stdout
+    assert greedy(nibble, model).stdout == greedy(nibble, tiny).stdout
 
 
 def test_prompt_too_long(nibble, tiny):
@@ -82,6 +90,20 @@ def test_lines_from_a_pipe(nibble, tiny):
     done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12,
                   stdin="the cat\n\nthe cat\n\\q\nthe cat\n")
     assert done.stdout == one * 2
+
+
+def test_chat_keeps_the_conversation(nibble, tiny):
+    """The second prompt holds the first turn and its answer."""
+    done = nibble("run", tiny, "--chat", "--temperature", 0, "--max-tokens", 5, "--ignore-eos", "--verbose",
+                  stdin="the cat\nthe cat\n")
+    first, second = (int(n) for n in re.findall(r"^prompt +(\d+) tokens", done.stderr, re.M))
+    assert second >= 2 * first
+
+
+def test_long_chat_drops_old_turns(nibble, tiny):
+    done = nibble("run", tiny, "--chat", "--temperature", 0, "--max-tokens", 8, "--ignore-eos", "--max-model-len", 200,
+                  stdin="the cat sat on the mat\n" * 8)
+    assert "left out: 200 tokens are all that fit" in done.stderr
 
 
 # ---- on a terminal ----
@@ -182,9 +204,3 @@ def test_interrupt_of_one_prompt(nibble_path, smollm2):
 def test_real_model_answers(nibble, smollm2):
     done = nibble("run", smollm2, "What is the capital of France?", "--temperature", 0, "--max-tokens", 32)
     assert "Paris" in done.stdout
-
-
-def test_chat_remembers(nibble, smollm2):
-    done = nibble("run", smollm2, "--temperature", 0, "--max-tokens", 40,
-                  stdin="My name is Rosalind.\nWhat is my name?\n")
-    assert "Rosalind" in done.stdout.split("\n", 1)[1]

@@ -59,7 +59,9 @@ def test_smollm2(nibble, smollm2):
 
 
 def test_gemma3(nibble, gemma3):
-    found = check_gguf(nibble, gemma3)
+    found = told(nibble, gemma3)  # the reference reader takes long over its 262,144 tokens
+    check_sums(found)
+    assert len(found["tensors"]) == 236 and found["network"]["family"] == "gemma3"
     assert found["tokenizer"]["adds_bos"] and found["tokenizer"]["tokens"] == 262144
     assert found["chat_template"] is None
     assert found["network"]["sliding_window"] == 512

@@ -59,48 +59,113 @@ static tile tile_find(const batch *b, const attn_params *p, size_t index) {
     }
 }
 
-/* Adds page J of the tile to its rows' running values, which lie acc_stride (values) and scalar_stride (max,
- * sum) apart. */
-static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, float *acc,
-                        size_t acc_stride, float *max, float *sum, float *scratch) {
-    const attn_params *p = &op->attn;
+/* A thread's scratch, cut up. */
+typedef struct room {
+    float *scores, *acc, *max, *sum, *q_steps;
+    int32_t *q_starts;
+    int8_t *q8;
+    uint8_t *bytes, *weights8;
+} room;
+
+typedef struct cutter {
+    uint8_t *memory;
+    size_t used;
+} cutter;
+
+static void *cut(cutter *c, size_t bytes) {
+    void *piece = c->memory ? c->memory + c->used : NULL;
+    c->used += (bytes + 63) & ~(size_t)63;
+    return piece;
+}
+
+/* Returns the bytes it takes; MEMORY may be NULL to learn them. */
+static size_t room_cut(room *r, void *memory, size_t d) {
+    cutter c = {.memory = memory};
+    size_t rows = ATTN_MAX_ROWS, groups = d / KV_STEP_DIMS;
+    r->scores = cut(&c, rows * KV_PAGE_TOKENS * sizeof(float));
+    r->acc = cut(&c, rows * d * sizeof(float));
+    r->max = cut(&c, rows * sizeof(float));
+    r->sum = cut(&c, rows * sizeof(float));
+    r->q_steps = cut(&c, rows * groups * sizeof(float));
+    r->q_starts = cut(&c, rows * groups * sizeof(int32_t));
+    r->q8 = cut(&c, rows * d);
+    r->bytes = cut(&c, KV_PAGE_TOKENS * d);
+    r->weights8 = cut(&c, rows * KV_PAGE_TOKENS);
+    return c.used;
+}
+
+static const float *query_of(const cpu_op *op, const tile *t, size_t i) {
+    size_t g = group_of(&op->attn), token = (t->first + i) / g, head = t->kv_head * g + (t->first + i) % g;
+    return act_row(op->in, (size_t)t->seq->row + token) + head * (size_t)op->attn.head_dim;
+}
+
+/* The tile's queries as bytes, where attention is 8-bit. */
+static void quantize_queries(const cpu_backend *cb, const cpu_op *op, const tile *t, const room *r) {
+    size_t d = (size_t)op->attn.head_dim, groups = d / KV_STEP_DIMS;
+    if (!op->kv->k_steps)
+        return;
+    for (size_t i = 0; i < t->n; i++)
+        cb->k.attn_quantize(r->q8 + i * d, r->q_steps + i * groups, r->q_starts + i * groups,
+                            query_of(op, t, i), d);
+}
+
+/* Page J of the tile for rows [skipped, skipped + job->n_rows) of it. */
+static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, size_t skipped,
+                     attn_page_job *job, const room *r) {
     const kv_cache *kv = op->kv;
-    size_t g = group_of(p), d = (size_t)p->head_dim;
+    size_t d = (size_t)op->attn.head_dim, groups = d / KV_STEP_DIMS;
+    size_t block = kv_block(kv, op->attn.layer, t->seq->pages[t->first_page + j], (int)t->kv_head);
+    size_t at = block * KV_PAGE_TOKENS;
+    job->k = kv->k + block * kv->block_bytes;
+    job->v = kv->v + block * kv->block_bytes;
+    job->k_scale = kv->k_scales ? kv->k_scales + at : NULL;
+    job->v_scale = kv->v_scales ? kv->v_scales + at : NULL;
+    job->head_dim = d;
+    job->scale = op->attn.scale;
+    job->scratch = r->scores;
+    if (!kv->k_steps) {
+        cb->k.attn_page[kv->shape.dtype](job);
+        return;
+    }
+    job->k_steps = kv->k_steps + at * groups;
+    job->v_steps = kv->v_steps + at;
+    job->q8 = r->q8 + skipped * d;
+    job->q_steps = r->q_steps + skipped * groups;
+    job->q_starts = r->q_starts + skipped * groups;
+    job->bytes = r->bytes;
+    job->weights8 = r->weights8;
+    cb->k.attn_page8[kv->shape.dtype](job);
+}
+
+/* Adds page J of the tile to its rows' running values; ACC's rows lie acc_stride apart. */
+static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, float *acc,
+                        size_t acc_stride, float *max, float *sum, const room *r) {
     const float *q[ATTN_MAX_ROWS];
     uint8_t first[ATTN_MAX_ROWS], last[ATTN_MAX_ROWS];
     int start = (t->first_page + j) * KV_PAGE_TOKENS;
-    size_t skipped = 0, n = 0; /* rows that see the page follow each other */
+    size_t g = group_of(&op->attn), skipped = 0, n = 0; /* rows that see the page follow each other */
     for (size_t i = 0; i < t->n; i++) {
-        size_t token = (t->first + i) / g, head = t->kv_head * g + (t->first + i) % g;
-        int pos = t->seq->pos + (int)token, from = first_seen(p, pos) - start, to = pos + 1 - start;
+        int pos = t->seq->pos + (int)((t->first + i) / g);
+        int from = first_seen(&op->attn, pos) - start, to = pos + 1 - start;
         if (from >= KV_PAGE_TOKENS || to <= 0) {
             skipped += n == 0;
             continue;
         }
-        q[n] = act_row(op->in, (size_t)t->seq->row + token) + head * d;
+        q[n] = query_of(op, t, i);
         first[n] = (uint8_t)(from > 0 ? from : 0);
         last[n] = (uint8_t)(to < KV_PAGE_TOKENS ? to : KV_PAGE_TOKENS);
         n++;
     }
-    if (n == 0)
-        return;
-    size_t block = kv_block(kv, p->layer, t->seq->pages[t->first_page + j], (int)t->kv_head);
-    attn_page_job job = {.k = kv->k + block * kv->block_bytes,
-                         .v = kv->v + block * kv->block_bytes,
-                         .k_scale = kv->k_scales ? kv->k_scales + block * KV_PAGE_TOKENS : NULL,
-                         .v_scale = kv->v_scales ? kv->v_scales + block * KV_PAGE_TOKENS : NULL,
-                         .head_dim = d,
-                         .n_rows = (int)n,
+    attn_page_job job = {.n_rows = (int)n,
                          .q = q,
                          .first = first,
                          .last = last,
-                         .scale = p->scale,
                          .acc = acc + skipped * acc_stride,
                          .acc_stride = acc_stride,
                          .max = max + skipped,
-                         .sum = sum + skipped,
-                         .scratch = scratch};
-    cb->k.attn_page[kv->shape.dtype](&job);
+                         .sum = sum + skipped};
+    if (n)
+        run_page(cb, op, t, j, skipped, &job, r);
 }
 
 static void start_rows(float *acc, size_t stride, size_t d, float *max, float *sum, size_t n) {
@@ -119,19 +184,20 @@ static void end_row(const cpu_backend *cb, const cpu_op *op, size_t row, size_t 
         rowops_quantize(cb, op->out, row, head * d, d);
 }
 
-/* A unit is a tile. SCRATCH: scores, running values, maxima, sums. */
+/* A unit is a tile. */
 static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn);
-    float *scores = scratch, *acc = scores + ATTN_MAX_ROWS * KV_PAGE_TOKENS, *max = acc + ATTN_MAX_ROWS * d;
-    float *sum = max + ATTN_MAX_ROWS;
+    room r;
+    room_cut(&r, scratch, d);
     for (size_t u = begin; u < end; u++) {
         tile t = tile_find(cb->batch, &op->attn, u);
-        start_rows(acc, d, d, max, sum, t.n);
+        quantize_queries(cb, op, &t, &r);
+        start_rows(r.acc, d, d, r.max, r.sum, t.n);
         for (int j = 0; j < t.n_pages; j++)
-            attend_page(cb, op, &t, j, acc, d, max, sum, scores);
+            attend_page(cb, op, &t, j, r.acc, d, r.max, r.sum, &r);
         for (size_t i = 0; i < t.n; i++)
             end_row(cb, op, (size_t)t.seq->row + (t.first + i) / g, t.kv_head * g + (t.first + i) % g,
-                    acc + i * d, sum[i]);
+                    r.acc + i * d, r.sum[i]);
     }
 }
 
@@ -150,7 +216,8 @@ static float *partial_scalars(const cpu_backend *cb, const cpu_op *op) {
 /* A unit is one page of a tile. */
 static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn), max_pages = (size_t)op->max_pages;
-    float max[ATTN_MAX_ROWS], sum[ATTN_MAX_ROWS];
+    room r;
+    room_cut(&r, scratch, d);
     for (size_t u = begin; u < end; u++) {
         tile t = tile_find(cb->batch, &op->attn, u / max_pages);
         size_t j = u % max_pages;
@@ -159,12 +226,13 @@ static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
         size_t pair =
             partial_pair(cb, &op->attn, (size_t)t.seq->row + t.first / g, t.kv_head * g + t.first % g);
         float *acc = cb->partial + (pair * max_pages + j) * d;
-        start_rows(acc, max_pages * d, d, max, sum, t.n);
-        attend_page(cb, op, &t, (int)j, acc, max_pages * d, max, sum, scratch);
+        quantize_queries(cb, op, &t, &r);
+        start_rows(acc, max_pages * d, d, r.max, r.sum, t.n);
+        attend_page(cb, op, &t, (int)j, acc, max_pages * d, r.max, r.sum, &r);
         float *scalars = partial_scalars(cb, op);
         for (size_t i = 0; i < t.n; i++) {
-            scalars[((pair + i) * max_pages + j) * 2] = max[i];
-            scalars[((pair + i) * max_pages + j) * 2 + 1] = sum[i];
+            scalars[((pair + i) * max_pages + j) * 2] = r.max[i];
+            scalars[((pair + i) * max_pages + j) * 2 + 1] = r.sum[i];
         }
     }
 }
@@ -194,7 +262,8 @@ static void run_join(const cpu_backend *cb, const cpu_op *op, size_t begin, size
 }
 
 size_t attention_scratch_bytes(size_t head_dim) {
-    return (size_t)ATTN_MAX_ROWS * (KV_PAGE_TOKENS + head_dim + 2) * sizeof(float);
+    room r;
+    return room_cut(&r, NULL, head_dim);
 }
 
 /* Sets the units of OP: tiles, or pages of tiles when tiles are too few to occupy the threads. */

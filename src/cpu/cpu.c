@@ -108,7 +108,8 @@ static nib_status cpu_kv_new(backend *be, kv_cache **out, const kv_shape *shape,
             return nib_fail(err, NIB_NO_MEMORY, "no memory for partial attention results");
         cb->partial_floats = PARTIAL_FLOATS;
     }
-    return kv_cache_new(out, shape, err);
+    bool steps = cb->int8 && cb->k.attn_quantize && d % KV_STEP_DIMS == 0;
+    return kv_cache_new(out, shape, steps, err);
 }
 
 static void cpu_kv_free(backend *be, kv_cache *kv) {

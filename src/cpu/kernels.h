@@ -30,6 +30,14 @@ typedef struct attn_page_job {
     size_t acc_stride;
     float *max, *sum; /* [n_rows]; -INFINITY and 0 (and acc 0) before the first page */
     float *scratch;   /* [n_rows, KV_PAGE_TOKENS], 64-byte aligned */
+
+    /* 8-bit attention only; head_dim is a whole number of KV_STEP_DIMS */
+    const int8_t *q8;               /* [n_rows, head_dim], see attn_quantize */
+    const float *q_steps;           /* [n_rows, head_dim / KV_STEP_DIMS] */
+    const int32_t *q_starts;        /* likewise */
+    const float *k_steps, *v_steps; /* the block's, see kv.h */
+    uint8_t *bytes;                 /* [KV_PAGE_TOKENS, head_dim], 64-byte aligned: keys or values as bytes */
+    uint8_t *weights8;              /* [n_rows, KV_PAGE_TOKENS] */
 } attn_page_job;
 
 typedef struct cpu_kernels {
@@ -48,6 +56,12 @@ typedef struct cpu_kernels {
 
     /* one page of attention, joined to the running values; by nib_kv_dtype */
     void (*attn_page[4])(const attn_page_job *job);
+    /* The same with 8-bit operands; NULL where a rung has nothing faster than FP32. Queries and keys have a
+     * step per KV_STEP_DIMS dimensions, values per token, softmax weights (times the value's step) per row
+     * and page; sums are exact integers. attn_quantize: codes round(q / step), starts what their sum calls
+     * for. */
+    void (*attn_page8[4])(const attn_page_job *job);
+    void (*attn_quantize)(int8_t *codes, float *steps, int32_t *starts, const float *q, size_t head_dim);
     /* acc [n], *max, *sum of earlier pages joined with those of later ones */
     void (*attn_join)(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n);
@@ -73,5 +87,6 @@ void rows_avx2_init(cpu_kernels *k);
 void attn_avx2_init(cpu_kernels *k);
 void rows_avx512_init(cpu_kernels *k);
 void attn_avx512_init(cpu_kernels *k);
+void attn_int8_vnni_init(cpu_kernels *k);
 
 #endif

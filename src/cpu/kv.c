@@ -23,7 +23,7 @@ static void *zeroed(void **memory, size_t n, size_t size) {
     return *memory ? (void *)(((uintptr_t)*memory + 63) & ~(uintptr_t)63) : NULL;
 }
 
-nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, nib_error *err) {
+nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_error *err) {
     assert(shape->n_layers > 0 && shape->n_kv_heads > 0 && shape->n_pages > 0 && shape->head_dim > 0 &&
            shape->head_dim % 2 == 0);
     kv_cache *kv = mem_array(1, sizeof *kv);
@@ -43,6 +43,11 @@ nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, nib_error *err) {
         ok = (kv->k_scales = zeroed(&kv->memory[2], blocks, scale_bytes)) &&
              (kv->v_scales = zeroed(&kv->memory[3], blocks, scale_bytes));
     }
+    if (ok && steps) {
+        size_t step_bytes = KV_PAGE_TOKENS * sizeof(float);
+        ok = (kv->k_steps = zeroed(&kv->memory[4], blocks, step_bytes * kv_step_groups(kv))) &&
+             (kv->v_steps = zeroed(&kv->memory[5], blocks, step_bytes));
+    }
     if (!ok) {
         kv_cache_free(kv);
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a KV cache of %d pages of %d tokens",
@@ -55,12 +60,12 @@ nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, nib_error *err) {
 void kv_cache_free(kv_cache *kv) {
     if (!kv)
         return;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 6; i++)
         mem_free(kv->memory[i]);
     mem_free(kv);
 }
 
 size_t kv_cache_bytes(const kv_cache *kv) {
-    size_t per_block = kv->block_bytes + (kv->k_scales ? KV_PAGE_TOKENS * sizeof(float) : 0);
-    return 2 * kv->n_blocks * per_block;
+    size_t token_floats = (kv->k_scales ? 2 : 0) + (kv->k_steps ? kv_step_groups(kv) + 1 : 0);
+    return kv->n_blocks * (2 * kv->block_bytes + token_floats * KV_PAGE_TOKENS * sizeof(float));
 }

@@ -8,6 +8,11 @@
  *   V  all:       [KV_PAGE_TOKENS][head_dim]
  *   FP8 E4M3: value = e4m3(code) * scale; scales FP32 [KV_PAGE_TOKENS] per block stand in arrays of their own
  *
+ *
+ * For 8-bit attention stand beside them steps: the largest |value| as stored, before an FP8 scale, / 127; of
+ * each KV_STEP_DIMS dimensions of a key, [head_dim / KV_STEP_DIMS][KV_PAGE_TOKENS], and of a whole value,
+ * [KV_PAGE_TOKENS].
+ *
  * A page holds KV_PAGE_TOKENS positions from a multiple of KV_PAGE_TOKENS on. Memory starts as zeros.
  */
 #ifndef CPU_KV_H
@@ -18,18 +23,25 @@
 /* An FP8 vector whose largest |x| is below this is stored as zeros: 448 / |x| must not overflow. */
 #define KV_FP8_TINY 0x1p-100f
 
+#define KV_STEP_DIMS 64
+
 struct kv_cache {
     kv_shape shape;
     size_t n_blocks;
     size_t block_bytes;         /* of keys (or values) of one page and KV head */
     uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
     float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
-    void *memory[4];
+    float *k_steps, *v_steps;   /* [blocks, ...]; NULL unless attention is 8-bit */
+    void *memory[6];
 };
 
-nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, nib_error *err);
+nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_error *err);
 void kv_cache_free(kv_cache *kv);
 size_t kv_cache_bytes(const kv_cache *kv);
+
+static inline size_t kv_step_groups(const kv_cache *kv) {
+    return (size_t)kv->shape.head_dim / KV_STEP_DIMS;
+}
 
 /* Index of a block among those of the cache. */
 static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {

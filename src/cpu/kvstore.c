@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cpu/kvstore.h"
+#include "num/fp8.h"
 
 /* Angles are products in FP32, as in transformers, and only then exact. */
 static void run_rope_table(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
@@ -83,6 +84,44 @@ static void spread_keys(nib_kv_dtype type, void *block, size_t t, const void *co
         }
 }
 
+/* The largest |value| of N codes: without the sign their order is that of the values. */
+static float largest(nib_kv_dtype type, const void *codes, size_t n) {
+    uint32_t most = 0;
+    if (type == NIB_KV_FP8) {
+        uint8_t m = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint8_t a = ((const uint8_t *)codes)[i] & 0x7f;
+            m = a > m ? a : m;
+        }
+        return e4m3_to_f32(m);
+    }
+    if (type == NIB_KV_BF16) {
+        uint16_t m = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint16_t a = ((const uint16_t *)codes)[i] & 0x7fff;
+            m = a > m ? a : m;
+        }
+        return bf16_to_f32(m);
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint32_t a = ((const uint32_t *)codes)[i] & 0x7fffffff;
+        most = a > most ? a : most;
+    }
+    return f32_of_bits(most);
+}
+
+/* Steps of N tokens from slot T on, from their codes [n, d]. */
+static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, const void *codes, size_t n) {
+    size_t d = (size_t)kv->shape.head_dim, groups = is_k ? kv_step_groups(kv) : 1, dims = d / groups;
+    size_t code_bytes = kv->block_bytes / KV_PAGE_TOKENS / d;
+    float *steps = (is_k ? kv->k_steps : kv->v_steps) + block * groups * KV_PAGE_TOKENS;
+    for (size_t j = 0; j < n; j++)
+        for (size_t g = 0; g < groups; g++) {
+            const uint8_t *group = (const uint8_t *)codes + (j * d + g * dims) * code_bytes;
+            steps[g * KV_PAGE_TOKENS + t + j] = largest(kv->shape.dtype, group, dims) / 127.0f;
+        }
+}
+
 /* The vectors x of one KV head, rows of RUN. CODES: room for a page. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
                        const float *x, size_t x_stride, void *codes) {
@@ -92,10 +131,12 @@ static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
     float *scales = is_k ? kv->k_scales : kv->v_scales;
     scales = scales ? scales + block * KV_PAGE_TOKENS + t : NULL;
-    size_t token_bytes = kv->block_bytes / KV_PAGE_TOKENS;
-    encode(cb, kv->shape.dtype, is_k ? codes : bytes + t * token_bytes, scales, d, n, x, x_stride);
+    codes = is_k ? codes : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
+    encode(cb, kv->shape.dtype, codes, scales, d, n, x, x_stride);
     if (is_k)
         spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
+    if (kv->k_steps)
+        store_steps(kv, block, is_k, t, codes, n);
 }
 
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {

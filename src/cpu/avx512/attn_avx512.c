@@ -10,67 +10,7 @@
  * Sums run over dimensions (scores) and over keys (values) in order whatever the tile, so a row's bits do not
  * depend on its neighbours.
  */
-#include "cpu/avx512/vmath512.h"
-#include "cpu/kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum { KEYS = KV_PAGE_TOKENS, ROWS = 6 };
-
-typedef enum kv_type { BF16, FP8, FP32 } kv_type;
-
-typedef struct pair {
-    __m512 even, odd;
-} pair;
-
-INLINE __mmask16 lanes(size_t n) {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
-}
-
-INLINE pair from_bf16(__m512i w) {
-    return (pair){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
-                  _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)))};
-}
-
-/* 16 words of two E4M3: as FP16 patterns they read as value * 2^-8 (subnormals too). */
-INLINE pair from_fp8(__m256i w) {
-    const __m256i keep = _mm256_set1_epi16((short)0xbfff); /* sign, 4 + 3 bits below the doubled sign */
-    __m256i even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 1), keep);
-    __m256i odd = _mm256_and_si256(_mm256_srai_epi16(w, 1), _mm256_set1_epi16((short)0xbf80));
-    return (pair){_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd)};
-}
-
-/* Dimensions 2i and 2i + 1 of keys [16v, 16v + 16). */
-INLINE pair load_keys(kv_type type, const void *k, size_t i, size_t v) {
-    size_t at = i * KEYS + 16 * v;
-    if (type == BF16)
-        return from_bf16(_mm512_loadu_si512((const uint32_t *)k + at));
-    if (type == FP8)
-        return from_fp8(_mm256_loadu_si256((const __m256i *)((const uint16_t *)k + at)));
-    at += i * KEYS;
-    return (pair){_mm512_loadu_ps((const float *)k + at), _mm512_loadu_ps((const float *)k + at + KEYS)};
-}
-
-/* N <= 16 pairs of dimensions from pair I of key T on; FP32: 16 dimensions and the next 16. */
-INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t i, size_t n) {
-    size_t at = t * d + 2 * i;
-    if (type == BF16)
-        return from_bf16(_mm512_maskz_loadu_epi32(lanes(n), (const uint16_t *)v + at));
-    if (type == FP8)
-        return from_fp8(_mm256_maskz_loadu_epi16(lanes(n), (const uint8_t *)v + at));
-    const float *f = (const float *)v + at;
-    return (pair){_mm512_maskz_loadu_ps(lanes(2 * n), f),
-                  n > 8 ? _mm512_maskz_loadu_ps(lanes(2 * n - 16), f + 16) : _mm512_setzero_ps()};
-}
-
-/* Dimensions in order: [0, 16) and [16, 32) of the pairs. */
-INLINE pair in_order(kv_type type, pair p) {
-    if (type == FP32)
-        return p;
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    return (pair){_mm512_permutex2var_ps(p.even, low, p.odd), _mm512_permutex2var_ps(p.even, high, p.odd)};
-}
+#include "cpu/avx512/attn_page512.h"
 
 /* Raw q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
 INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV) {
@@ -149,83 +89,17 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
         values_tile(type, job, row, R, i, 1, pairs - i < 16 ? pairs - i : 16, first, last, c, c2);
 }
 
-INLINE __m512 exp_of(float x) {
-    return vmath512_exp(_mm512_set1_ps(x));
-}
-
-/* Scores of a row become weights exp(s - max) (times the value scales); the row's maximum and sum are joined,
- * *c and *c2 are the factors that go with the old and the new values. */
-INLINE void softmax_row(kv_type type, const attn_page_job *job, int row, float *c, float *c2) {
-    float *s = job->scratch + (size_t)row * KEYS;
-    uint64_t seen = (~0ull >> (64 - (job->last[row] - job->first[row]))) << job->first[row];
-    __m512 v[4], factor = _mm512_set1_ps(type == FP8 ? job->scale * 256 : job->scale);
-    for (int j = 0; j < 4; j++) {
-        v[j] = _mm512_mul_ps(_mm512_load_ps(s + 16 * j), factor);
-        if (type == FP8)
-            v[j] = _mm512_mul_ps(v[j], _mm512_loadu_ps(job->k_scale + 16 * j));
-        v[j] = _mm512_mask_blend_ps((__mmask16)(seen >> (16 * j)), _mm512_set1_ps(-__builtin_inff()), v[j]);
-    }
-    float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3])));
-    for (int j = 0; j < 4; j++)
-        v[j] = vmath512_exp(_mm512_sub_ps(v[j], _mm512_set1_ps(max)));
-    float sum = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])));
-    for (int j = 0; j < 4; j++) {
-        if (type == FP8)
-            v[j] = _mm512_mul_ps(
-                v[j], _mm512_mul_ps(_mm512_loadu_ps(job->v_scale + 16 * j), _mm512_set1_ps(256.0f)));
-        _mm512_store_ps(s + 16 * j, v[j]);
-    }
-    float both = job->max[row] > max ? job->max[row] : max;
-    *c = _mm512_cvtss_f32(exp_of(job->max[row] - both));
-    *c2 = _mm512_cvtss_f32(exp_of(max - both));
-    job->sum[row] = job->sum[row] * *c + sum * *c2;
-    job->max[row] = both;
-}
-
-/* ROWS rows at a time, then what is left: R is a constant in each call. */
-#define BY_ROWS(call, n_rows)                                                                                \
-    do {                                                                                                     \
-        int row = 0;                                                                                         \
-        for (; row + ROWS <= (n_rows); row += ROWS) {                                                        \
-            call(ROWS);                                                                                      \
-        }                                                                                                    \
-        switch ((n_rows)-row) {                                                                              \
-        case 5:                                                                                              \
-            call(5);                                                                                         \
-            break;                                                                                           \
-        case 4:                                                                                              \
-            call(4);                                                                                         \
-            break;                                                                                           \
-        case 3:                                                                                              \
-            call(3);                                                                                         \
-            break;                                                                                           \
-        case 2:                                                                                              \
-            call(2);                                                                                         \
-            break;                                                                                           \
-        case 1:                                                                                              \
-            call(1);                                                                                         \
-            break;                                                                                           \
-        }                                                                                                    \
-    } while (0)
-
-/* Keys that any of the rows sees. */
-INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
-    *first = KEYS;
-    *last = 0;
-    for (int r = 0; r < job->n_rows; r++) {
-        *first = job->first[r] < *first ? job->first[r] : *first;
-        *last = job->last[r] > *last ? job->last[r] : *last;
-    }
-}
-
 INLINE void attn_page(kv_type type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS];
     size_t first, last;
     seen_by_any(job, &first, &last);
 #define SCORES(R) all_scores(type, job, row, R, first, last)
     BY_ROWS(SCORES, job->n_rows);
-    for (int r = 0; r < job->n_rows; r++)
-        softmax_row(type, job, r, &c[r], &c2[r]);
+    __m512 scales[4];
+    for (int j = 0; j < 4 && type == FP8; j++) /* loads of FP8 give value * 2^-8 */
+        scales[j] = _mm512_mul_ps(_mm512_loadu_ps(job->v_scale + 16 * j), _mm512_set1_ps(256.0f));
+    softmax_page(type, job, type == FP8 ? job->scale * 256 : job->scale, type == FP8 ? scales : NULL, c, c2,
+                 NULL);
 #define VALUES(R) all_values(type, job, row, R, first, last, c, c2)
     BY_ROWS(VALUES, job->n_rows);
 }
@@ -242,18 +116,21 @@ static void attn_page_fp32(const attn_page_job *job) {
     attn_page(FP32, job);
 }
 
+/* With the operations of softmax_page and values_tile: the same bits. */
 static void attn_join(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n) {
-    float both = *max > max2 ? *max : max2;
-    float c = _mm512_cvtss_f32(exp_of(*max - both)), c2 = _mm512_cvtss_f32(exp_of(max2 - both));
-    __m512 old = _mm512_set1_ps(c), new = _mm512_set1_ps(c2);
+    __m512 old_max = _mm512_set1_ps(*max), new_max = _mm512_set1_ps(max2);
+    __m512 both = _mm512_max_ps(old_max, new_max);
+    __m512 f = vmath512_exp_negative(_mm512_sub_ps(old_max, both));
+    __m512 f2 = vmath512_exp_negative(_mm512_sub_ps(new_max, both));
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = lanes(n - i);
-        __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, acc + i), old);
-        _mm512_mask_storeu_ps(acc + i, m, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, acc2 + i), new, x));
+        __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, acc + i), f);
+        _mm512_mask_storeu_ps(acc + i, m, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, acc2 + i), f2, x));
     }
-    *sum = *sum * c + sum2 * c2;
-    *max = both;
+    __m512 old_sum = _mm512_mul_ps(_mm512_set1_ps(*sum), f);
+    *sum = _mm512_cvtss_f32(_mm512_fmadd_ps(_mm512_set1_ps(sum2), f2, old_sum));
+    *max = _mm512_cvtss_f32(both);
 }
 
 static void attn_end(float *out, const float *acc, float sum, size_t n) {

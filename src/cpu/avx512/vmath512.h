@@ -8,24 +8,45 @@
 
 #include <immintrin.h>
 
-/* exp(x + low), low a correction below half an ulp of x: 0 below -104, infinity above 88.8. */
-static inline __m512 vmath512_exp2part(__m512 x, __m512 low) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(110.0f)), _mm512_set1_ps(-110.0f));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e430p-1f), x);
-    r = _mm512_add_ps(_mm512_fnmadd_ps(n, _mm512_set1_ps(-0x1.05c610p-29f), r), low);
+/* exp(r) - 1 + 1 for n ln(2) + r, times 2^n */
+static inline __m512 vmath512_exp_parts(__m512 n, __m512 r) {
     __m512 q = _mm512_set1_ps(0x1.6a23d0p-10f);
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.123a20p-7f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.5558f2p-5f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.555492p-3f));
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.fffffcp-2f));
-    __m512 one = _mm512_set1_ps(1.0f), p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), q, r);
-    return _mm512_scalef_ps(_mm512_add_ps(p, one), n);
+    __m512 p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), q, r);
+    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f)), n);
+}
+
+static inline __m512 vmath512_whole(__m512 x) { /* of x / ln(2) */
+    return _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline __m512 vmath512_rest(__m512 x, __m512 n) { /* x - n ln(2) */
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e430p-1f), x);
+    return _mm512_fnmadd_ps(n, _mm512_set1_ps(-0x1.05c610p-29f), r);
+}
+
+/* exp(x + low), low a correction below half an ulp of x: 0 below -104, infinity above 88.8. */
+static inline __m512 vmath512_exp2part(__m512 x, __m512 low) {
+    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(110.0f)), _mm512_set1_ps(-110.0f));
+    __m512 n = vmath512_whole(x);
+    return vmath512_exp_parts(n, _mm512_add_ps(vmath512_rest(x, n), low));
+}
+
+/* exp(x), x <= 0 or -infinity */
+static inline __m512 vmath512_exp_negative(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-110.0f));
+    __m512 n = vmath512_whole(x);
+    return vmath512_exp_parts(n, vmath512_rest(x, n));
 }
 
 static inline __m512 vmath512_exp(__m512 x) {
-    return vmath512_exp2part(x, _mm512_setzero_ps());
+    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(110.0f)), _mm512_set1_ps(-110.0f));
+    __m512 n = vmath512_whole(x);
+    return vmath512_exp_parts(n, vmath512_rest(x, n));
 }
 
 /* x / (1 + exp(-x)) */

@@ -6,7 +6,7 @@
  */
 #include "cpu_fixture.h"
 
-enum { DIM = 96, FFN = 160, HEADS = 6, KV_HEADS = 2, HEAD_DIM = 32, LAYERS = 2, LENGTH = 150, VOCAB = 97 };
+enum { DIM = 96, FFN = 160, HEADS = 6, KV_HEADS = 2, HEAD_DIM = 64, LAYERS = 2, LENGTH = 150, VOCAB = 97 };
 enum { QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM, MAX_ROWS = 512 };
 
 typedef struct part {
@@ -110,7 +110,7 @@ static void net_step(net *m, const fixture_batch *f) {
                          .n_kv_heads = KV_HEADS,
                          .head_dim = HEAD_DIM,
                          .q_norm = layer ? m->norm : NULL,
-                         .k_norm = layer ? m->norm + 32 : NULL,
+                         .k_norm = layer ? m->norm + 64 : NULL,
                          .norm_eps = 1e-6f,
                          .inv_freq = m->inv_freq[layer],
                          .interleaved = layer == 0,

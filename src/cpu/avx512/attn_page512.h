@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the attention kernels of this rung share: loads of 16 keys or 32 values of a page as FP32 (layouts:
+ * kv.h), and the softmax of a page, 16 query rows at a time.
+ */
+#ifndef CPU_AVX512_ATTN_PAGE512_H
+#define CPU_AVX512_ATTN_PAGE512_H
+
+#include "cpu/avx512/vmath512.h"
+#include "cpu/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { KEYS = KV_PAGE_TOKENS, ROWS = 6 }; /* query rows of a tile */
+
+typedef enum kv_type { BF16, FP8, FP32 } kv_type;
+
+typedef struct pair {
+    __m512 even, odd;
+} pair;
+
+INLINE __mmask16 lanes(size_t n) {
+    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+}
+
+INLINE pair from_bf16(__m512i w) {
+    return (pair){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
+                  _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)))};
+}
+
+/* 16 words of two E4M3: as FP16 patterns they read as value * 2^-8 (subnormals too). */
+INLINE pair from_fp8(__m256i w) {
+    const __m256i keep = _mm256_set1_epi16((short)0xbfff); /* sign, 4 + 3 bits below the doubled sign */
+    __m256i even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 1), keep);
+    __m256i odd = _mm256_and_si256(_mm256_srai_epi16(w, 1), _mm256_set1_epi16((short)0xbf80));
+    return (pair){_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd)};
+}
+
+/* Dimensions 2i and 2i + 1 of keys [16v, 16v + 16). */
+INLINE pair load_keys(kv_type type, const void *k, size_t i, size_t v) {
+    size_t at = i * KEYS + 16 * v;
+    if (type == BF16)
+        return from_bf16(_mm512_loadu_si512((const uint32_t *)k + at));
+    if (type == FP8)
+        return from_fp8(_mm256_loadu_si256((const __m256i *)((const uint16_t *)k + at)));
+    at += i * KEYS;
+    return (pair){_mm512_loadu_ps((const float *)k + at), _mm512_loadu_ps((const float *)k + at + KEYS)};
+}
+
+/* N <= 16 pairs of dimensions from pair I of key T on; FP32: 16 dimensions and the next 16. */
+INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t i, size_t n) {
+    size_t at = t * d + 2 * i;
+    if (type == BF16)
+        return from_bf16(_mm512_maskz_loadu_epi32(lanes(n), (const uint16_t *)v + at));
+    if (type == FP8)
+        return from_fp8(_mm256_maskz_loadu_epi16(lanes(n), (const uint8_t *)v + at));
+    const float *f = (const float *)v + at;
+    return (pair){_mm512_maskz_loadu_ps(lanes(2 * n), f),
+                  n > 8 ? _mm512_maskz_loadu_ps(lanes(2 * n - 16), f + 16) : _mm512_setzero_ps()};
+}
+
+/* Dimensions in order: [0, 16) and [16, 32) of the pairs. */
+INLINE pair in_order(kv_type type, pair p) {
+    if (type == FP32)
+        return p;
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return (pair){_mm512_permutex2var_ps(p.even, low, p.odd), _mm512_permutex2var_ps(p.even, high, p.odd)};
+}
+
+/* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for
+ * every r alike. */
+#define ACROSS16(name, op)                                                                                   \
+    INLINE __m512 name(const __m512 *v) {                                                                    \
+        __m512 a[8], b[4], c[2];                                                                             \
+        for (int i = 0; i < 8; i++)                                                                          \
+            a[i] =                                                                                           \
+                op(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));  \
+        for (int i = 0; i < 4; i++)                                                                          \
+            b[i] =                                                                                           \
+                op(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));  \
+        for (int i = 0; i < 2; i++)                                                                          \
+            c[i] =                                                                                           \
+                op(_mm512_unpacklo_ps(b[2 * i], b[2 * i + 1]), _mm512_unpackhi_ps(b[2 * i], b[2 * i + 1]));  \
+        __m512d c0 = _mm512_castps_pd(c[0]), c1 = _mm512_castps_pd(c[1]);                                    \
+        __m512 all =                                                                                         \
+            op(_mm512_castpd_ps(_mm512_unpacklo_pd(c0, c1)), _mm512_castpd_ps(_mm512_unpackhi_pd(c0, c1)));  \
+        return _mm512_shuffle_f32x4(all, all, 0xd8);                                                         \
+    }
+ACROSS16(max_across, _mm512_max_ps)
+ACROSS16(sum_across, _mm512_add_ps)
+
+INLINE __m512 max4(const __m512 *v) {
+    return _mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3]));
+}
+
+INLINE uint64_t seen_keys(const attn_page_job *job, int row) {
+    return (~0ull >> (64 - (job->last[row] - job->first[row]))) << job->first[row];
+}
+
+/* The raw scores of N <= 16 rows from ROW on become scores, -inf where hidden; returns the maxima. FACTOR
+ * makes raw scores true ones. */
+INLINE __m512 finish_scores(kv_type type, const attn_page_job *job, int row, int n, float factor) {
+    __m512 most[16];
+    for (int r = 0; r < 16; r++)
+        most[r] = _mm512_setzero_ps();
+    for (int r = 0; r < n; r++) {
+        float *s = job->scratch + (size_t)(row + r) * KEYS;
+        uint64_t seen = seen_keys(job, row + r);
+        __m512 v[4];
+        for (int j = 0; j < 4; j++) {
+            v[j] = _mm512_mul_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(factor));
+            if (type == FP8)
+                v[j] = _mm512_mul_ps(v[j], _mm512_loadu_ps(job->k_scale + 16 * j));
+            v[j] =
+                _mm512_mask_blend_ps((__mmask16)(seen >> (16 * j)), _mm512_set1_ps(-__builtin_inff()), v[j]);
+            _mm512_store_ps(s + 16 * j, v[j]);
+        }
+        most[r] = max4(v);
+    }
+    return max_across(most);
+}
+
+/* Scores of N <= 16 rows become weights exp(s - max), and those times VALUE_FACTORS (per key); returns the
+ * sums of the weights and the maxima of what is stored. */
+INLINE __m512 make_weights(const attn_page_job *job, int row, int n, const float *max,
+                           const __m512 *value_factors, __m512 *stored_max) {
+    __m512 sum[16], most[16];
+    for (int r = 0; r < 16; r++)
+        sum[r] = most[r] = _mm512_setzero_ps();
+    for (int r = 0; r < n; r++) {
+        float *s = job->scratch + (size_t)(row + r) * KEYS;
+        uint64_t seen = seen_keys(job, row + r);
+        __m512 v[4];
+        for (int j = 0; j < 4; j++)
+            v[j] = vmath512_exp_negative(_mm512_sub_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(max[r])));
+        sum[r] = _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3]));
+        for (int j = 0; j < 4; j++) {
+            if (value_factors)
+                v[j] = _mm512_maskz_mul_ps((__mmask16)(seen >> (16 * j)), v[j], value_factors[j]);
+            _mm512_store_ps(s + 16 * j, v[j]);
+        }
+        most[r] = max4(v);
+    }
+    *stored_max = max_across(most);
+    return sum_across(sum);
+}
+
+/* The softmax of a page for all rows of the job. What is left in scratch are weights times VALUE_FACTORS
+ * (NULL: 1); c and c2 are the factors that go with the old values and this page's; stored_max [n_rows] may be
+ * NULL. The rows' maxima and sums are joined as attn_join does. */
+INLINE void softmax_page(kv_type type, const attn_page_job *job, float factor, const __m512 *value_factors,
+                         float *c, float *c2, float *stored_max) {
+    for (int row = 0; row < job->n_rows; row += 16) {
+        int n = job->n_rows - row < 16 ? job->n_rows - row : 16;
+        __mmask16 m = lanes((size_t)n);
+        __m512 max = finish_scores(type, job, row, n, factor), most;
+        _Alignas(64) float maxima[16];
+        _mm512_store_ps(maxima, max);
+        __m512 sum = make_weights(job, row, n, maxima, value_factors, &most);
+        __m512 old_max = _mm512_maskz_loadu_ps(m, job->max + row), both = _mm512_max_ps(old_max, max);
+        __m512 f = vmath512_exp_negative(_mm512_sub_ps(old_max, both));
+        __m512 f2 = vmath512_exp_negative(_mm512_sub_ps(max, both));
+        __m512 old_sum = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, job->sum + row), f);
+        _mm512_mask_storeu_ps(job->max + row, m, both);
+        _mm512_mask_storeu_ps(job->sum + row, m, _mm512_fmadd_ps(sum, f2, old_sum));
+        _mm512_mask_storeu_ps(c + row, m, f);
+        _mm512_mask_storeu_ps(c2 + row, m, f2);
+        if (stored_max)
+            _mm512_mask_storeu_ps(stored_max + row, m, most);
+    }
+}
+
+/* ROWS rows at a time, then what is left: R is a constant in each call. */
+#define BY_ROWS(call, n_rows)                                                                                \
+    do {                                                                                                     \
+        int row = 0;                                                                                         \
+        for (; row + ROWS <= (n_rows); row += ROWS) {                                                        \
+            call(ROWS);                                                                                      \
+        }                                                                                                    \
+        switch ((n_rows)-row) {                                                                              \
+        case 5:                                                                                              \
+            call(5);                                                                                         \
+            break;                                                                                           \
+        case 4:                                                                                              \
+            call(4);                                                                                         \
+            break;                                                                                           \
+        case 3:                                                                                              \
+            call(3);                                                                                         \
+            break;                                                                                           \
+        case 2:                                                                                              \
+            call(2);                                                                                         \
+            break;                                                                                           \
+        case 1:                                                                                              \
+            call(1);                                                                                         \
+            break;                                                                                           \
+        }                                                                                                    \
+    } while (0)
+
+/* Keys that any of the rows sees. */
+INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
+    *first = KEYS;
+    *last = 0;
+    for (int r = 0; r < job->n_rows; r++) {
+        *first = job->first[r] < *first ? job->first[r] : *first;
+        *last = job->last[r] > *last ? job->last[r] : *last;
+    }
+}
+
+#endif

@@ -6,6 +6,8 @@
 
 const cli_command cli_commands[] = {
     {"run", cmd_run, "answer a prompt, or chat", "nibble run model.gguf \"What is the capital of France?\""},
+    {"quantize", cmd_quantize, "make a 4-bit floating-point file of a model",
+     "nibble quantize model.gguf model-nvfp4"},
     {"eval", cmd_eval, "perplexity of a text, KL divergence from a base model",
      "nibble eval kld model-nvfp4 --base model.gguf --text wiki.test.txt --chunks 60"},
     {"tokenize", cmd_tokenize, "text to token ids and back",

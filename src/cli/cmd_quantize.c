@@ -304,7 +304,7 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(", \"out\": ");
     ui_json_string(stdout, s->args->out);
     printf(",\n \"format\": \"%s\", \"method\": \"%s\", \"sweep_because\": ",
-           formats[s->args->convert.format], methods[s->args->convert.method + 1]);
+           formats[s->args->convert.format], method_text(s));
     if (s->sweep_note)
         ui_json_string(stdout, s->sweep_note);
     else

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Output that appears whole or not at all: commit, abandon, a killed writer, what it leaves, a full disk.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "base/outfile.h"
+
+static char root[64];
+
+static const char *in_root(const char *name) {
+    static char path[4][256];
+    static int turn;
+    char *p = path[turn++ % 4];
+    snprintf(p, 256, "%s/%s", root, name);
+    return p;
+}
+
+static int count_entries(const char *path) {
+    int n = 0;
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(dir);
+    return n;
+}
+
+static void assert_content(const char *path, const char *text) {
+    mapfile m;
+    nib_error err;
+    assert_int_equal(mapfile_open(&m, path, &err), NIB_OK);
+    assert_int_equal(m.size, strlen(text));
+    assert_memory_equal(m.bytes, text, m.size);
+    mapfile_close(&m);
+}
+
+static void write_text(const char *path, const char *text) {
+    outfile *f;
+    nib_error err;
+    assert_int_equal(outfile_open(&f, path, &err), NIB_OK);
+    assert_int_equal(outfile_write(f, text, strlen(text), &err), NIB_OK);
+    assert_int_equal(outfile_commit(f, &err), NIB_OK);
+}
+
+static int setup(void **state) {
+    (void)state;
+    strcpy(root, "/tmp/nibble-outfile-XXXXXX");
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", root);
+    return system(command) == 0 ? 0 : -1;
+}
+
+static void test_file(void **state) {
+    (void)state;
+    outfile *f;
+    nib_error err;
+    const char *path = in_root("a");
+    assert_int_equal(outfile_open(&f, path, &err), NIB_OK);
+    assert_int_equal(outfile_write(f, "hello", 5, &err), NIB_OK);
+    assert_int_equal(access(path, F_OK), -1); /* not yet */
+    char *large = mem_array(3 << 20, 1);
+    assert_non_null(large);
+    assert_int_equal(outfile_write(f, large, 3 << 20, &err), NIB_OK);
+    assert_int_equal(outfile_write(f, "end", 3, &err), NIB_OK);
+    assert_int_equal(outfile_rewrite(f, 0, "HE", 2, &err), NIB_OK);
+    assert_int_equal(outfile_size(f), (3 << 20) + 8);
+    assert_int_equal(outfile_commit(f, &err), NIB_OK);
+    mapfile m;
+    assert_int_equal(mapfile_open(&m, path, &err), NIB_OK);
+    assert_int_equal(m.size, (3 << 20) + 8);
+    assert_memory_equal(m.bytes, "HEllo\0\0", 7);
+    assert_memory_equal(m.bytes + m.size - 4, "\0end", 4);
+    mapfile_close(&m);
+    mem_free(large);
+    write_text(path, "again"); /* replaces */
+    assert_content(path, "again");
+
+    assert_int_equal(outfile_open(&f, path, &err), NIB_OK);
+    assert_int_equal(outfile_write(f, "lost", 4, &err), NIB_OK);
+    outfile_abandon(f);
+    outfile_abandon(NULL);
+    assert_content(path, "again");
+    assert_int_equal(count_entries(root), 1);
+}
+
+static void test_refused_names(void **state) {
+    (void)state;
+    outfile *f;
+    outdir *d;
+    nib_error err;
+    assert_int_equal(outfile_open(&f, root, &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "a directory"));
+    assert_int_equal(outfile_open(&f, in_root("no/such/file"), &err), NIB_IO);
+    assert_int_equal(outfile_open(&f, "/dev/null", &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outfile_open(&f, in_root("x/"), &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, ".", &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, "/", &err), NIB_BAD_ARGUMENT);
+    write_text(in_root("plain"), "x");
+    assert_int_equal(outdir_open(&d, in_root("plain"), &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "no directory"));
+}
+
+static void make_model(const char *name, const char *text) {
+    outdir *d;
+    nib_error err;
+    char path[512];
+    assert_int_equal(outdir_open(&d, in_root(name), &err), NIB_OK);
+    snprintf(path, sizeof path, "%s/config.json", outdir_path(d));
+    write_text(path, text);
+    assert_int_equal(outdir_commit(d, &err), NIB_OK);
+}
+
+static void test_directory(void **state) {
+    (void)state;
+    outdir *d;
+    nib_error err;
+    make_model("m", "one");
+    assert_content(in_root("m/config.json"), "one");
+    make_model("m/", "two"); /* a model is replaced */
+    assert_content(in_root("m/config.json"), "two");
+    assert_int_equal(count_entries(root), 1);
+    assert_int_equal(outdir_open(&d, in_root("m"), &err), NIB_OK);
+    outdir_abandon(d);
+    outdir_abandon(NULL);
+    assert_content(in_root("m/config.json"), "two");
+
+    assert_int_equal(mkdir(in_root("empty"), 0777), 0);
+    make_model("empty", "three");
+    assert_int_equal(mkdir(in_root("mine"), 0777), 0);
+    write_text(in_root("mine/letter.txt"), "dear");
+    assert_int_equal(outdir_open(&d, in_root("mine"), &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "not a model directory"));
+    write_text(in_root("mine/config.json"), "{}");
+    assert_int_equal(mkdir(in_root("mine/photos"), 0777), 0);
+    assert_int_equal(outdir_open(&d, in_root("mine"), &err), NIB_BAD_ARGUMENT); /* a model, but nested */
+    assert_content(in_root("mine/letter.txt"), "dear");
+}
+
+/* A killed writer leaves nothing under the final name, and what it leaves goes with the next writer. */
+static void test_killed(void **state) {
+    (void)state;
+    for (int directory = 0; directory < 2; directory++) {
+        const char *path = in_root("killed");
+        int ready[2];
+        assert_int_equal(pipe(ready), 0);
+        pid_t child = fork();
+        if (child == 0) {
+            outfile *f = NULL;
+            outdir *d = NULL;
+            if (directory)
+                outdir_open(&d, path, NULL);
+            else if (outfile_open(&f, path, NULL) == NIB_OK)
+                outfile_write(f, "half", 4, NULL);
+            (void)!write(ready[1], "x", 1);
+            pause();
+            _exit(0);
+        }
+        char c;
+        int status;
+        assert_int_equal(read(ready[0], &c, 1), 1);
+        assert_int_equal(access(path, F_OK), -1);
+        assert_int_equal(count_entries(root), 1); /* the living writer's temporary */
+        outfile *other;
+        assert_int_equal(outfile_open(&other, path, NULL), NIB_OK); /* leaves the living alone */
+        assert_int_equal(count_entries(root), 2);
+        outfile_abandon(other);
+        assert_int_equal(kill(child, SIGKILL), 0);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        close(ready[0]);
+        close(ready[1]);
+        assert_int_equal(access(path, F_OK), -1);
+        assert_int_equal(count_entries(root), 1);
+        write_text(path, "whole");
+        assert_int_equal(count_entries(root), 1); /* only the file */
+        assert_content(path, "whole");
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
+static void test_full_disk(void **state) {
+    (void)state;
+    struct rlimit before, small = {1 << 20, 1 << 20};
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    outfile *f;
+    nib_error err;
+    char *large = mem_array(4 << 20, 1);
+    assert_non_null(large);
+    assert_int_equal(outfile_open(&f, in_root("big"), &err), NIB_OK);
+    assert_int_equal(outfile_write(f, large, 4 << 20, &err), NIB_IO);
+    assert_non_null(strstr(err.text, "size limit"));
+    assert_int_equal(outfile_write(f, "x", 1, &err), NIB_IO); /* it sticks */
+    assert_int_equal(outfile_commit(f, &err), NIB_IO);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(count_entries(root), 0);
+    mem_free(large);
+
+    f = NULL; /* a device that is always full */
+    if (access("/dev/full", W_OK) == 0 && symlink("/dev/full", in_root("link")) == 0)
+        assert_int_equal(outfile_open(&f, in_root("link"), &err), NIB_BAD_ARGUMENT);
+}
+
+static void test_failing_memory(void **state) {
+    (void)state;
+    nib_error err;
+    for (long n = 0;; n++) {
+        outdir *d = NULL;
+        outfile *f = NULL;
+        mem_fail_after(n);
+        nib_status a = outdir_open(&d, in_root("d"), &err);
+        nib_status b = outfile_open(&f, in_root("f"), &err);
+        if (b == NIB_OK)
+            b = outfile_commit(f, &err);
+        mem_fail_after(-1);
+        outdir_abandon(d);
+        assert_true(a == NIB_OK || a == NIB_NO_MEMORY);
+        assert_true(b == NIB_OK || b == NIB_NO_MEMORY);
+        if (a == NIB_OK && b == NIB_OK)
+            break;
+        assert_true(n < 100);
+    }
+    assert_int_equal(count_entries(root), 1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_directory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failing_memory, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Values of stored tensors: element times block scale times row scale times tensor scale. The NVFP4 row is
+ * the worked example of docs/formats.md.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "nouns/hparams.h"
+#include "nouns/tensor.h"
+
+static void test_nvfp4(void **state) {
+    (void)state;
+    /* 0 .5 1 1.5 2 3 4 6 and their negatives, under 0x38 (1.0) and 0x45 (3.25), times 0.5 */
+    static const uint8_t codes[2][16] = {
+        {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe, 0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe},
+        {0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0, 0, 0, 0, 0, 0, 0, 0}};
+    static const uint8_t scales[2][2] = {{0x38, 0x45}, {0x7e, 0x01}};
+    static const float grid[8] = {0, .5f, 1, 1.5f, 2, 3, 4, 6};
+    tensor t = {.dtype = DT_NVFP4,
+                .rows = 2,
+                .cols = 32,
+                .data = codes,
+                .bytes = sizeof codes,
+                .block_scales = scales[0],
+                .tensor_scale = 0.5f};
+    float x[32];
+    tensor_decode_row(&t, 0, x);
+    for (int i = 0; i < 16; i++) {
+        float v = i < 8 ? grid[i] : -grid[i - 8];
+        assert_true(x[i] == v * 0.5f);
+        assert_true(x[16 + i] == v * 3.25f * 0.5f);
+    }
+    tensor_decode_row(&t, 1, x);
+    assert_true(x[0] == 6 * 448 * 0.5f && x[16] == 0);
+    assert_int_equal(tensor_total_bytes(&t), 32 + 4 + 4);
+}
+
+static void test_mxfp4(void **state) {
+    (void)state;
+    uint8_t codes[16], scales[1] = {130};
+    memset(codes, 0x53, sizeof codes);
+    tensor t = {.dtype = DT_MXFP4,
+                .rows = 1,
+                .cols = 32,
+                .data = codes,
+                .bytes = sizeof codes,
+                .block_scales = scales,
+                .tensor_scale = 1};
+    float x[32];
+    tensor_decode_row(&t, 0, x);
+    assert_true(x[0] == 12 && x[1] == 24);
+    assert_int_equal(tensor_total_bytes(&t), 17);
+}
+
+static void test_row_scales(void **state) {
+    (void)state;
+    static const uint8_t fp8[2][2] = {{0x38, 0xc0}, {0x38, 0xc0}};
+    static const float rows[2] = {2, 3};
+    tensor t = {.dtype = DT_F8_E4M3,
+                .rows = 2,
+                .cols = 2,
+                .data = fp8,
+                .bytes = sizeof fp8,
+                .row_scales = rows,
+                .tensor_scale = 0.25f};
+    float x[2];
+    tensor_decode_row(&t, 1, x);
+    assert_true(x[0] == 0.75f && x[1] == -1.5f);
+    assert_int_equal(tensor_total_bytes(&t), 4 + 8 + 4);
+}
+
+static void test_names(void **state) {
+    (void)state;
+    for (int s = 0; s < SLOT_COUNT; s++) {
+        assert_non_null(slot_name((slot)s));
+        for (int other = 0; other < s; other++)
+            assert_string_not_equal(slot_name((slot)s), slot_name((slot)other));
+    }
+    assert_string_equal(family_name(FAMILY_GEMMA3), "gemma3");
+    assert_string_equal(family_name(FAMILY_NONE), "none");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nvfp4), cmocka_unit_test(test_mxfp4),
+                                       cmocka_unit_test(test_row_scales), cmocka_unit_test(test_names)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

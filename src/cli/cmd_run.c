@@ -284,7 +284,8 @@ static void forget_first(run_session *s, size_t n) {
     for (size_t i = 0; i < n; i++)
         mem_free((char *)s->messages[i].content);
     s->n_messages -= n;
-    memmove(s->messages, s->messages + n, s->n_messages * sizeof *s->messages);
+    if (s->n_messages > 0)
+        memmove(s->messages, s->messages + n, s->n_messages * sizeof *s->messages);
 }
 
 /* The conversation's ids, its oldest turns left out where they no longer fit with room for an answer. */

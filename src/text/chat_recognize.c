@@ -39,7 +39,7 @@ static size_t copy_literal(plain *out, strview s, size_t i) {
         out->text[out->n++] = c;
     }
     out->text[out->n++] = '\'';
-    return i + 1;
+    return i < s.n ? i + 1 : i; /* a literal may lack its end */
 }
 
 /* message.role and message["role"] are the same. */

@@ -77,13 +77,14 @@ def llama3_root(qwen3):
     split = root["pre_tokenizer"]["pretokenizers"][0]["pattern"]
     split["Regex"] = split["Regex"].replace(r"|\p{N}|", r"|\p{N}{1,3}|")
     vocab, merges = root["model"]["vocab"], root["model"]["merges"]
-    number = max(t["id"] for t in root["added_tokens"])
     for digits, count in ((2, 100), (3, 1000), (4, 2000)):
         for n in range(count):
-            number += 1
             piece = f"{n:0{digits}}"
-            vocab[piece] = number
+            assert piece not in vocab
+            vocab[piece] = len(vocab)
             merges.append([piece[:-1], piece[-1]])
+    for k, token in enumerate(root["added_tokens"]):
+        token["id"] = len(vocab) + k
     return root
 
 

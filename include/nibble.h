@@ -81,7 +81,7 @@ typedef struct nib_info {
     const char *family;       /* "llama", "qwen3", "gemma3" */
     const char *compute_path; /* what computes, for people: "cpu avx2, NVFP4 x int8" */
     uint64_t weight_bytes;    /* as packed in memory */
-    uint64_t kv_bytes;
+    uint64_t kv_bytes;        /* shared by all sequences; at most 512 MiB unless one alone needs more */
     int max_model_len;
     int vocab_size;
     int threads;

@@ -60,21 +60,23 @@ static void make_requests(overlap_request *requests, int32_t (*prompts)[200]) {
     }
 }
 
-static void test_overlap_equals_alone(void **state) {
-    (void)state;
+static void check_overlap(nib_activations activations, nib_kv_dtype kv_dtype) {
     static overlap_request alone[N_REQUESTS], beside[N_REQUESTS];
     static int32_t prompts[N_REQUESTS][200];
     uint64_t random = 99;
     make_requests(alone, prompts);
-    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 200, .max_num_seqs = 1}, NULL);
+    nib_options options = {
+        .max_model_len = 200, .max_num_seqs = 1, .activations = activations, .kv_cache = kv_dtype};
+    nib_engine *e = open_tiny(&options, NULL);
     for (int i = 0; i < N_REQUESTS; i++) {
         alone[i].engine = e;
         overlap_run(&alone[i]);
     }
     nib_close(e);
     /* 7 pages of 64 positions for 6 sequences of up to 200: some must give way and start again. */
-    e = open_tiny(&(nib_options){.max_model_len = 200, .max_num_seqs = 6, .max_num_batched_tokens = 37},
-                  &(loaded_needs){.n_kv_pages = 7});
+    options.max_num_seqs = 6;
+    options.max_num_batched_tokens = 37;
+    e = open_tiny(&options, &(loaded_needs){.n_kv_pages = 7});
     for (int round = 0; round < 3; round++) {
         make_requests(beside, prompts);
         for (int i = 0; i < N_REQUESTS; i++) {
@@ -90,6 +92,13 @@ static void test_overlap_equals_alone(void **state) {
     assert_true(e->counts.preemptions > 0);
     pthread_mutex_unlock(&e->lock);
     nib_close(e);
+}
+
+static void test_overlap_equals_alone(void **state) {
+    (void)state;
+    check_overlap(NIB_ACTIVATIONS_AUTO, NIB_KV_AUTO);
+    check_overlap(NIB_ACTIVATIONS_F32, NIB_KV_FP32);
+    check_overlap(NIB_ACTIVATIONS_INT8, NIB_KV_FP8);
 }
 
 /* ---- a request's life ---- */

@@ -14,7 +14,7 @@
 #include "store/quote.h"
 
 #define MAX_CONFIG_BYTES ((size_t)16 << 20) /* lists of excluded layers can be long */
-#define MAX_INDEX_BYTES  ((size_t)32 << 20)
+#define MAX_INDEX_BYTES  ((size_t)16 << 20)
 
 static char *join(model_file *f, const char *name) {
     return arena_format(&f->owned->arena, "%s/%s", f->directory, name);

@@ -13,7 +13,7 @@
 #include "num/dtype.h"
 
 #define SAFETENSORS_MAX_DIMS   8
-#define SAFETENSORS_MAX_HEADER (32u << 20) /* 200,000 tensors; the reference reads up to 100 MB */
+#define SAFETENSORS_MAX_HEADER (16u << 20) /* 100,000 tensors; the reference reads up to 100 MB */
 
 typedef struct safetensors_tensor {
     const char *name;

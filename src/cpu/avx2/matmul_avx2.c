@@ -21,4 +21,5 @@ void matmul_avx2_init(matmul_kernels *m, uint32_t features) {
     m->gemv32[PACK_NIBBLE] = matmul_f32_avx2_gemv_nibble;
     m->gemv32[PACK_BYTE] = matmul_f32_avx2_gemv_byte;
     matmul_rows_avx2_init(m);
+    matmul_decode_avx2_init(m);
 }

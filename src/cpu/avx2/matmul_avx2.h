@@ -39,6 +39,7 @@ void matmul_f32_avx2_gemv_nibble(float *acc, const pack_part *p, size_t group, s
 void matmul_f32_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups, const float *x);
 
 void matmul_rows_avx2_init(matmul_kernels *m);
+void matmul_decode_avx2_init(matmul_kernels *m);
 
 /* Scales of 8 rows: block B of a superblock whose line of scales is LINE, rows 8 HALF.. */
 static inline __m256 matmul_avx2_e5m3(const uint8_t *line, size_t b, size_t half) {

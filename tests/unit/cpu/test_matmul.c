@@ -151,9 +151,9 @@ static void check_job(const rungs *all, const weight *w, buf *a, bool oracle_too
     free(got);
 }
 
-static const dtype formats[] = {DT_F32,   DT_F16,   DT_BF16,       DT_F8_E4M3, DT_F8_E5M2,
-                                DT_NVFP4, DT_MXFP4, DT_GGUF_NVFP4, DT_Q4_0,    DT_Q4_1,
-                                DT_Q8_0,  DT_Q6_K,  DT_GGUF_MXFP4, DT_IQ4_NL};
+static const dtype formats[] = {DT_F32,    DT_F16,  DT_BF16, DT_F8_E4M3, DT_F8_E5M2,    DT_NVFP4,
+                                DT_MXFP4,  DT_Q4_0, DT_Q4_1, DT_Q5_0,    DT_Q5_1,       DT_Q8_0,
+                                DT_IQ4_NL, DT_Q4_K, DT_Q5_K, DT_Q6_K,    DT_GGUF_NVFP4, DT_GGUF_MXFP4};
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
 static weight *pack_one_tensor(const tensor *t, bool int8) {
@@ -242,6 +242,37 @@ static void batch_mates_change_nothing(void **state) {
         }
 }
 
+/* Every rung's decoder gives the bits of dtype_decode, NaN and -0 included, over random bytes. */
+static void decoders_agree(void **state) {
+    const rungs *all = *state;
+    enum { COLS = 512 + 7 };
+    rng r = {17};
+    for (int i = 0; i < all->n; i++)
+        for (int f = 0; f < N_FORMATS; f++) {
+            if (!all->k[i].matmul.decode[formats[f]])
+                continue;
+            const dtype_info *info = dtype_get(formats[f]);
+            size_t n = info->block == 1 ? COLS : 512, bytes = 0;
+            assert_true(dtype_bytes(formats[f], n, &bytes));
+            unsigned char *src = malloc(bytes);
+            float expected[COLS], got[COLS];
+            for (int round = 0; round < 50; round++) {
+                for (size_t b = 0; b < bytes; b++)
+                    src[b] = (unsigned char)rng_u32(&r);
+                if (info->block > 1)
+                    fixture_blocks(formats[f], src, n / info->block, &r, FILL_RANDOM);
+                dtype_decode(formats[f], src, expected, n);
+                all->k[i].matmul.decode[formats[f]](src, got, n);
+                for (size_t c = 0; c < n; c++)
+                    if (memcmp(got + c, expected + c, sizeof *got) != 0 &&
+                        !(isnan(got[c]) && isnan(expected[c])))
+                        fail_msg("%s, %s, column %zu: %.9g instead of %.9g", all->k[i].rung, info->name, c,
+                                 (double)got[c], (double)expected[c]);
+            }
+            free(src);
+        }
+}
+
 static void joined_parts_and_adding(void **state) {
     const rungs *all = *state;
     enum { COLS = 256, TOKENS = 9, ROWS = 70 + 17 + 40 };
@@ -325,6 +356,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(quantizers_agree, &all),
         cmocka_unit_test_prestate(quantizer_is_near, &all),
+        cmocka_unit_test_prestate(decoders_agree, &all),
         cmocka_unit_test_prestate(every_rung_gives_the_same_bits, &all),
         cmocka_unit_test_prestate(large_shapes, &all),
         cmocka_unit_test_prestate(batch_mates_change_nothing, &all),

@@ -23,9 +23,9 @@
 
 struct outfile {
     int fd;
-    char *path, *temporary;
-    uint64_t flushed; /* bytes in the file */
-    size_t pending;   /* bytes in buffer */
+    char *path, *temporary, *parent; /* all allocated at open: once renamed, nothing can fail for memory */
+    uint64_t flushed;                /* bytes in the file */
+    size_t pending;                  /* bytes in buffer */
     unsigned char *buffer;
     nib_status status; /* the first failure sticks ... */
     nib_error problem; /* ... with its words */
@@ -33,7 +33,7 @@ struct outfile {
 
 struct outdir {
     int fd; /* holds the lock */
-    char *path, *temporary;
+    char *path, *temporary, *parent;
 };
 
 /* ---- temporary names ---- */
@@ -125,12 +125,8 @@ static nib_status io_problem(nib_error *err, const char *path, int error, const 
 }
 
 /* A rename lasts only when the directory that holds the name is on the disk too. */
-static nib_status sync_parent(const char *path, nib_error *err) {
-    char *parent = parent_directory(path);
-    if (!parent)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", path);
+static nib_status sync_parent(const char *parent, const char *path, nib_error *err) {
     int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    mem_free(parent);
     /* some file systems cannot sync a directory: EINVAL says so and nothing can be done */
     nib_status status = NIB_OK;
     if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
@@ -147,6 +143,7 @@ static void outfile_free(outfile *f) {
         close(f->fd);
     mem_free(f->path);
     mem_free(f->temporary);
+    mem_free(f->parent);
     mem_free(f->buffer);
     mem_free(f);
 }
@@ -167,8 +164,9 @@ nib_status outfile_open(outfile **out, const char *path, nib_error *err) {
     f->fd = -1;
     f->path = mem_copy_text(path, strlen(path));
     f->temporary = temporary_name(path);
+    f->parent = parent_directory(path);
     f->buffer = mem_alloc(BUFFER_BYTES);
-    if (!f->path || !f->temporary || !f->buffer) {
+    if (!f->path || !f->temporary || !f->parent || !f->buffer) {
         outfile_free(f);
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", path);
     }
@@ -257,7 +255,7 @@ nib_status outfile_commit(outfile *f, nib_error *err) {
     if (status != NIB_OK)
         unlink(f->temporary);
     else
-        status = sync_parent(f->path, err);
+        status = sync_parent(f->parent, f->path, err);
     outfile_free(f);
     return status;
 }
@@ -276,6 +274,7 @@ static void outdir_free(outdir *d) {
         close(d->fd);
     mem_free(d->path);
     mem_free(d->temporary);
+    mem_free(d->parent);
     mem_free(d);
 }
 
@@ -309,9 +308,9 @@ nib_status outdir_open(outdir **out, const char *path, nib_error *err) {
     outdir *d = mem_array(1, sizeof *d);
     if (d)
         d->fd = -1;
-    if (d && (d->path = mem_copy_text(path, n)))
-        d->temporary = temporary_name(d->path);
-    if (!d || !d->temporary) {
+    if (d && (d->path = mem_copy_text(path, n)) && (d->temporary = temporary_name(d->path)))
+        d->parent = parent_directory(d->path);
+    if (!d || !d->parent) {
         if (d)
             outdir_free(d);
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", path);
@@ -386,7 +385,7 @@ nib_status outdir_commit(outdir *d, nib_error *err) {
         outdir_abandon(d);
         return status;
     }
-    status = sync_parent(d->path, err);
+    status = sync_parent(d->parent, d->path, err);
     outdir_free(d);
     return status;
 }

@@ -15,6 +15,8 @@
 #include "store/quote.h"
 
 #define CHUNK_ELEMENTS ((size_t)4 << 20)
+#define WORTH_A_TEAM                                                                                         \
+    ((size_t)1 << 17) /* elements below which waking other threads costs more than it gives */
 
 /* What one thread works with. */
 typedef struct bench {
@@ -133,7 +135,7 @@ static void measure_row(const float *x, size_t n, measure *m) {
 
 static measure measure_all(const workshop *w) {
     measure all = {0, true, true, true};
-#pragma omp parallel num_threads(w->threads)
+#pragma omp parallel num_threads(w->threads) if (w->rows * w->cols >= WORTH_A_TEAM)
     {
         const bench *b = &w->benches[omp_get_thread_num()];
         measure mine = {0, true, true, true};
@@ -305,7 +307,7 @@ static nib_status encode_chunk(workshop *w, size_t first, size_t n, uint8_t *sca
                                nib_error *err) {
     const recipe_item *item = w->job->item;
     size_t scale_cols = item->to == DT_NVFP4 ? w->cols / 16 : item->to == DT_MXFP4 ? w->cols / 32 : 0;
-#pragma omp parallel for schedule(dynamic, 8) num_threads(w->threads)
+#pragma omp parallel for schedule(dynamic, 8) num_threads(w->threads) if (n * w->cols >= WORTH_A_TEAM)
     for (size_t i = 0; i < n; i++) {
         w->row_sums[i] = (encode_error){0, 0, 0, 0};
         w->row_bad[i] =

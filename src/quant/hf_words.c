@@ -293,19 +293,41 @@ static json_t *post_processor_of(const token_source *w) {
         "A", "type_id", 0, "Sequence", "id", "B", "type_id", 1, "special_tokens", special);
 }
 
+static bool is_utf8(strview v) {
+    for (size_t i = 0; i < v.n;) {
+        unsigned char c = (unsigned char)v.p[i++];
+        int more = c < 0x80                ? 0
+                   : c >= 0xc2 && c < 0xe0 ? 1
+                   : c >= 0xe0 && c < 0xf0 ? 2
+                   : c >= 0xf0 && c < 0xf5 ? 3
+                                           : -1;
+        if (more < 0)
+            return false;
+        for (; more > 0; more--, i++)
+            if (i == v.n || ((unsigned char)v.p[i] & 0xc0) != 0x80)
+                return false;
+    }
+    return true;
+}
+
 static nib_status add_vocab(json_t *model, json_t *added, const token_source *w, nib_error *err) {
     json_t *vocab = json_object();
     bool ok = vocab != NULL;
     for (size_t i = 0; i < w->n_tokens && ok; i++) {
         strview t = w->tokens[i];
         json_t *text = text_of(t);
+        if (!text && is_utf8(t)) {
+            json_decref(vocab);
+            return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+        }
         if (!text || memchr(t.p, '\0', t.n) || json_object_getn(vocab, t.p, t.n)) {
             json_decref(text);
             json_decref(vocab);
-            return nib_fail(err, NIB_UNSUPPORTED,
-                            "%s: token %zu (%s) is no text or is there twice; tokenizer.json "
-                            "cannot hold it, write a GGUF file instead",
-                            w->where, i, QUOTE(t));
+            return nib_fail(
+                err, NIB_UNSUPPORTED,
+                "%s: token %zu (%s) is no text or is there twice; tokenizer.json cannot hold it, write a "
+                "GGUF file instead",
+                w->where, i, QUOTE(t));
         }
         ok = json_object_setn_new(vocab, t.p, t.n, json_integer((json_int_t)i)) == 0;
         int type = type_of(w, i);

@@ -113,7 +113,7 @@ static void carry(const chef *c, recipe_item *item) {
     } else if (c->r->to_gguf && t->n_dims <= 1) {
         item->action = RECIPE_CAST; /* llama.cpp asks for F32 vectors */
         item->to = DT_F32;
-    } else if (scaled || item->shift != 0.0f || (t->dtype != DT_BF16 && t->dtype != DT_F16)) {
+    } else if (scaled || item->heads || item->shift != 0.0f || (t->dtype != DT_BF16 && t->dtype != DT_F16)) {
         item->action = RECIPE_CAST;
         item->to = DT_NONE;
     }
@@ -174,7 +174,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
         return NIB_OK;
     }
     if (t->dtype == DT_BF16 && to == DT_BF16 && t->tensor_scale == 1.0f) {
-        item->action = RECIPE_CARRY;
+        item->action = item->heads ? RECIPE_CAST : RECIPE_CARRY;
         return NIB_OK;
     }
     item->weights = weights_of(c, item);

@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Conversion of whole models: every direction keeps what it must keep, options do what they say, and nothing
+ * half-written is ever seen under the final name.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "base/json.h"
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "quant/convert.h"
+#include "tiny_model.h"
+
+static nib_error err;
+
+static model_file *open_model(const char *path) {
+    model_file *f;
+    if (model_file_open(&f, path, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return f;
+}
+
+static nib_status try_convert(const char *in, const char *out, convert_options o, convert_report *report) {
+    model_file *f = open_model(in);
+    convert_report r;
+    nib_status status = convert(f, out, &o, report ? report : &r, &err);
+    model_file_close(f);
+    return status;
+}
+
+static const char *make(const char *in, const char *name, convert_options o, convert_report *report) {
+    const char *out = tiny_path(name);
+    if (try_convert(in, out, o, report) != NIB_OK)
+        fail_msg("%s", err.text);
+    return out;
+}
+
+static int count_entries(void) {
+    int n = 0;
+    DIR *dir = opendir(tiny_root);
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(dir);
+    return n;
+}
+
+static void assert_same_file(const char *a, const char *b) {
+    mapfile x, y;
+    assert_int_equal(mapfile_open(&x, a, &err), NIB_OK);
+    assert_int_equal(mapfile_open(&y, b, &err), NIB_OK);
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.bytes, y.bytes, x.size);
+    mapfile_close(&x);
+    mapfile_close(&y);
+}
+
+static const char *tensors_of(const char *directory) {
+    static char paths[4][512];
+    static int turn;
+    char *p = paths[turn++ % 4];
+    snprintf(p, 512, "%s/model.safetensors", directory);
+    return p;
+}
+
+/* ---- comparing models, whatever their containers ---- */
+
+/* Row of Hugging Face's order that is row R of F's file. */
+static size_t hf_row(const model_file *f, slot s, size_t r) {
+    if (!f->hp.rope_interleaved || (s != SLOT_Q && s != SLOT_K))
+        return r;
+    size_t d = (size_t)f->hp.head_dim, i = r % d;
+    return r - i + (i & 1) * d / 2 + i / 2;
+}
+
+static void decode_all(const model_file *f, const tensor *t, float *out) {
+    float row[512];
+    for (size_t r = 0; r < t->rows; r++) {
+        tensor_decode_row(t, r, row);
+        for (size_t c = 0; c < t->cols; c++)
+            out[hf_row(f, t->slot, r) * t->cols + c] =
+                t->rows == 1 && f->hp.norm_plus_one ? 1 + row[c] : row[c];
+    }
+}
+
+/* All values equal, tensor by tensor. */
+static void assert_same_values(const char *path_a, const char *path_b) {
+    static float x[TINY_FFN * TINY_FFN], y[TINY_FFN * TINY_FFN];
+    model_file *a = open_model(path_a), *b = open_model(path_b);
+    assert_true(a->has_network && b->has_network);
+    int n = 0;
+    for (int layer = -1; layer < TINY_LAYERS; layer++)
+        for (int s = 1; s < SLOT_COUNT; s++) {
+            const tensor *p = model_file_find(a, (slot)s, layer), *q = model_file_find(b, (slot)s, layer);
+            assert_int_equal(p != NULL, q != NULL);
+            if (!p)
+                continue;
+            assert_int_equal(p->rows, q->rows);
+            assert_int_equal(p->cols, q->cols);
+            decode_all(a, p, x);
+            decode_all(b, q, y);
+            for (size_t i = 0; i < p->rows * p->cols; i++)
+                if (!(x[i] == y[i]))
+                    fail_msg("%s of layer %d, element %zu: %a and %a", slot_name((slot)s), layer, i,
+                             (double)x[i], (double)y[i]);
+            n++;
+        }
+    assert_true(n >= 2 + 9 * TINY_LAYERS);
+    model_file_close(a);
+    model_file_close(b);
+}
+
+static double relative_error(const char *path_a, const char *path_b, slot s, int layer) {
+    static float x[TINY_FFN * TINY_FFN], y[TINY_FFN * TINY_FFN];
+    model_file *a = open_model(path_a), *b = open_model(path_b);
+    const tensor *p = model_file_find(a, s, layer), *q = model_file_find(b, s, layer);
+    assert_non_null(p);
+    assert_non_null(q);
+    double error = 0, norm = 0;
+    decode_all(a, p, x);
+    decode_all(b, q, y);
+    for (size_t i = 0; i < p->rows * p->cols; i++) {
+        error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        norm += (double)x[i] * x[i];
+    }
+    model_file_close(a);
+    model_file_close(b);
+    return sqrt(error / norm);
+}
+
+/* ---- tests ---- */
+
+static const family families[] = {FAMILY_LLAMA, FAMILY_QWEN3, FAMILY_GEMMA3};
+
+/* Container changes keep every value: Llama's rows, Gemma's norms, names, tied and untied heads. */
+static void test_containers(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 6; i++) {
+        char a[32], b[32], c[32];
+        snprintf(a, sizeof a, "hf%zu", i);
+        snprintf(b, sizeof b, "b%zu.gguf", i);
+        snprintf(c, sizeof c, "back%zu", i);
+        const char *hf = tiny_model(a, families[i / 2], i & 1, 0);
+        convert_options bf16 = {.format = QF_BF16, .out = OUT_GGUF};
+        const char *gguf = make(hf, b, bf16, NULL);
+        assert_same_values(hf, gguf);
+        bf16.out = OUT_MODELOPT;
+        const char *back = make(gguf, c, bf16, NULL);
+        assert_same_values(hf, back);
+    }
+}
+
+/* ModelOpt, compressed-tensors and GGUF hold the same values, and going round gives the same file. */
+static void test_round_trips(void **state) {
+    (void)state;
+    static const quant_method methods[] = {QM_SWEEP, QM_FOUR_OVER_SIX, QM_RTN};
+    for (size_t i = 0; i < 9; i++) {
+        char name[6][32];
+        for (int k = 0; k < 6; k++)
+            snprintf(name[k], sizeof name[k], "r%zu-%d%s", i, k, k == 2 ? ".gguf" : "");
+        quant_method m = methods[i % 3];
+        const char *hf = tiny_model(name[5], families[i / 3], i & 1, 0);
+        const char *modelopt = make(hf, name[0], (convert_options){.method = m}, NULL);
+        convert_report report;
+        const char *gguf = make(modelopt, name[2], (convert_options){.method = m, .out = OUT_GGUF}, &report);
+        assert_int_equal(report.n_quantized, 0);
+        assert_int_equal(report.n_repacked, 7 * TINY_LAYERS);
+        assert_same_values(modelopt, gguf);
+        assert_same_values(modelopt, make(gguf, name[3], (convert_options){.method = m}, NULL));
+        const char *ct = make(gguf, name[1], (convert_options){.out = OUT_COMPRESSED_TENSORS}, &report);
+        if (report.n_scales_rounded == 0) {
+            assert_same_values(modelopt, ct);
+            assert_same_file(tensors_of(modelopt),
+                             tensors_of(make(ct, name[4], (convert_options){.method = m}, NULL)));
+        }
+        assert_true(m != QM_SWEEP || report.n_scales_rounded == 0);
+    }
+}
+
+/* A file quantized in one container equals one quantized in another. */
+static void test_same_everywhere(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    convert_options o = {.method = QM_SWEEP};
+    const char *modelopt = make(hf, "mo", o, NULL);
+    o.out = OUT_GGUF;
+    assert_same_values(modelopt, make(hf, "g.gguf", o, NULL));
+    o.out = OUT_COMPRESSED_TENSORS;
+    assert_same_values(modelopt, make(hf, "ct", o, NULL));
+    o.threads = 1;
+    o.out = OUT_MODELOPT;
+    assert_same_file(tensors_of(modelopt), tensors_of(make(hf, "one", o, NULL)));
+    o.threads = 3;
+    assert_same_file(tensors_of(modelopt), tensors_of(make(hf, "three", o, NULL)));
+}
+
+static void test_formats(void **state) {
+    (void)state;
+    static const struct {
+        convert_options o;
+        dtype to;
+        double low, high; /* relative error */
+    } rows[] = {
+        {{.format = QF_NVFP4, .method = QM_RTN}, DT_NVFP4, 0.08, 0.11},
+        {{.format = QF_NVFP4, .method = QM_SWEEP}, DT_NVFP4, 0.07, 0.09},
+        {{.format = QF_NVFP4, .method = QM_FOUR_OVER_SIX}, DT_NVFP4, 0.075, 0.10},
+        {{.format = QF_MXFP4, .method = QM_RTN}, DT_MXFP4, 0.09, 0.13},
+        {{.format = QF_MXFP4, .method = QM_SWEEP}, DT_MXFP4, 0.09, 0.13},
+        {{.format = QF_FP8}, DT_F8_E4M3, 0.02, 0.04},
+        {{.format = QF_BF16}, DT_BF16, 0, 0},
+        {{.format = QF_MXFP4, .method = QM_SWEEP, .out = OUT_GGUF}, DT_GGUF_MXFP4, 0.09, 0.13},
+        {{.format = QF_FP8, .out = OUT_COMPRESSED_TENSORS}, DT_F8_E4M3, 0.02, 0.04},
+        {{.format = QF_MXFP4, .out = OUT_COMPRESSED_TENSORS}, DT_MXFP4, 0.09, 0.13},
+    };
+    const char *hf = tiny_model("hf", FAMILY_QWEN3, false, 0);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "f%zu%s", i, rows[i].o.out == OUT_GGUF ? ".gguf" : "");
+        convert_report report;
+        const char *out = make(hf, name, rows[i].o, &report);
+        model_file *f = open_model(out);
+        assert_true(f->has_network);
+        assert_int_equal(model_file_find(f, SLOT_DOWN, 1)->dtype, rows[i].to);
+        model_file_close(f);
+        double error = relative_error(hf, out, SLOT_DOWN, 1);
+        assert_true(error >= rows[i].low && error <= rows[i].high);
+        double reported = 0;
+        for (int g = 0; g < report.n_groups; g++)
+            if (report.groups[g].slot == SLOT_V) {
+                reported = report.groups[g].relative_error;
+                assert_int_equal(report.groups[g].n_tensors, TINY_LAYERS);
+            }
+        double a = relative_error(hf, out, SLOT_V, 0), b = relative_error(hf, out, SLOT_V, 1);
+        assert_true(reported >= fmin(a, b) - 1e-6 && reported <= fmax(a, b) + 1e-6);
+        assert_true(relative_error(hf, out, SLOT_EMBED, -1) == 0);
+    }
+}
+
+static void test_shared_scales(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_GEMMA3, true, 0);
+    model_file *f = open_model(make(hf, "mo", (convert_options){.method = QM_SWEEP}, NULL));
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        float q = model_file_find(f, SLOT_Q, layer)->tensor_scale;
+        assert_true(model_file_find(f, SLOT_K, layer)->tensor_scale == q);
+        assert_true(model_file_find(f, SLOT_V, layer)->tensor_scale == q);
+        assert_true(model_file_find(f, SLOT_O, layer)->tensor_scale != q);
+        assert_true(model_file_find(f, SLOT_GATE, layer)->tensor_scale ==
+                    model_file_find(f, SLOT_UP, layer)->tensor_scale);
+    }
+    model_file_close(f);
+}
+
+static void test_head(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        char name[4][16];
+        for (int i = 0; i < 4; i++)
+            snprintf(name[i], sizeof name[i], "h%d%d%s", tied, i, i == 2 ? ".gguf" : "");
+        const char *hf = tiny_model(name[3], FAMILY_LLAMA, tied, 0);
+        convert_options o = {.method = QM_SWEEP, .head = HEAD_NVFP4};
+        static const dtype expected[] = {DT_NVFP4, DT_F8_E4M3, DT_GGUF_NVFP4};
+        for (int i = 0; i < 3; i++) {
+            o.head = i == 1 ? HEAD_FP8 : HEAD_NVFP4;
+            o.out = i == 2 ? OUT_GGUF : OUT_MODELOPT;
+            model_file *f = open_model(make(hf, name[i], o, NULL));
+            assert_true(f->has_network);
+            assert_false(f->hp.tied);
+            assert_int_equal(model_file_find(f, SLOT_HEAD, -1)->dtype, expected[i]);
+            assert_int_equal(model_file_find(f, SLOT_EMBED, -1)->dtype, DT_BF16);
+            model_file_close(f);
+        }
+    }
+}
+
+static void test_keep(void **state) {
+    (void)state;
+    static const char *const globs[] = {"model.layers.0.*", "blk.*.ffn_down"};
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    convert_options o = {.method = QM_RTN, .out = OUT_GGUF, .keep = globs, .n_keep = 2};
+    model_file *f = open_model(make(hf, "k.gguf", o, NULL));
+    assert_int_equal(model_file_find(f, SLOT_Q, 0)->dtype, DT_BF16);
+    assert_int_equal(model_file_find(f, SLOT_Q, 1)->dtype, DT_GGUF_NVFP4);
+    assert_int_equal(model_file_find(f, SLOT_DOWN, 1)->dtype, DT_BF16);
+    model_file_close(f);
+    o.out = OUT_MODELOPT;
+    const char *out = make(hf, "k", o, NULL);
+    json_t *root;
+    mapfile m;
+    char path[512];
+    snprintf(path, sizeof path, "%s/hf_quant_config.json", out);
+    assert_int_equal(mapfile_open(&m, path, &err), NIB_OK);
+    assert_int_equal(json_read(&root, m.bytes, m.size, path, &err), NIB_OK);
+    const json_t *list = json_object_get(json_object_get(root, "quantization"), "exclude_modules");
+    assert_int_equal(json_array_size(list), 8); /* 7 of layer 0, lm_head */
+    json_decref(root);
+    mapfile_close(&m);
+}
+
+/* Input scales and quantized layers of a source pass through; another format quantizes them anew. */
+static void test_requantize(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    const char *nv = make(hf, "nv", (convert_options){.method = QM_SWEEP}, NULL);
+    convert_report report;
+    const char *mx = make(nv, "mx", (convert_options){.format = QF_MXFP4, .method = QM_SWEEP}, &report);
+    assert_int_equal(report.n_quantized, 7 * TINY_LAYERS);
+    assert_true(relative_error(nv, mx, SLOT_Q, 0) > 0.05);
+    const char *wide = make(nv, "wide", (convert_options){.format = QF_BF16}, NULL);
+    assert_true(relative_error(nv, wide, SLOT_Q, 0) < 0.004);
+    assert_same_values(mx, make(mx, "mx.gguf", (convert_options){.format = QF_MXFP4, .out = OUT_GGUF}, NULL));
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    const char *out = tiny_path("out");
+    assert_int_equal(
+        try_convert(hf, tiny_path("x.gguf"), (convert_options){.format = QF_FP8, .out = OUT_GGUF}, NULL),
+        NIB_BAD_ARGUMENT);
+    assert_int_equal(try_convert(hf, out, (convert_options){.method = QM_WEIGHTED}, NULL), NIB_BAD_ARGUMENT);
+    assert_int_equal(
+        try_convert(hf, out, (convert_options){.format = QF_MXFP4, .method = QM_FOUR_OVER_SIX}, NULL),
+        NIB_BAD_ARGUMENT);
+    assert_int_equal(try_convert(hf, hf, (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "is the source"));
+    assert_int_equal(mkdir(tiny_path("mine"), 0777), 0);
+    tiny_text(tiny_path("mine"), "letter", "dear");
+    assert_int_equal(try_convert(hf, tiny_path("mine"), (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    const char *nan = tiny_model("nan", FAMILY_LLAMA, true, 0x7fc0);
+    assert_int_equal(try_convert(nan, out, (convert_options){0}, NULL), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "model.layers.1.mlp.up_proj.weight holds a NaN"));
+    assert_int_equal(count_entries(), 3); /* hf, mine, nan */
+}
+
+static void test_interrupted(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    volatile sig_atomic_t stop = 1;
+    assert_int_equal(try_convert(hf, tiny_path("o"), (convert_options){.interrupted = &stop}, NULL),
+                     NIB_CANCELLED);
+    assert_int_equal(
+        try_convert(hf, tiny_path("o.gguf"), (convert_options){.interrupted = &stop, .out = OUT_GGUF}, NULL),
+        NIB_CANCELLED);
+    assert_int_equal(count_entries(), 1);
+}
+
+static void kill_me(void *context, const char *what, uint64_t done, uint64_t total) {
+    (void)context;
+    (void)what;
+    if (done > total * 8 / 10) /* while the tensors are written */
+        kill(getpid(), SIGKILL);
+}
+
+/* Nothing under the final name after a kill; what the dead left goes with the next run. */
+static void test_killed(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    for (int gguf = 0; gguf < 2; gguf++) {
+        const char *out = tiny_path(gguf ? "o.gguf" : "o");
+        convert_options o = {
+            .threads = 1, .out = gguf ? OUT_GGUF : OUT_MODELOPT, .progress = {kill_me, NULL}};
+        pid_t child = fork();
+        if (child == 0) {
+            model_file *f;
+            convert_report r;
+            if (model_file_open(&f, hf, NULL) == NIB_OK)
+                convert(f, out, &o, &r, NULL);
+            _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        assert_int_equal(access(out, F_OK), -1);
+        assert_int_equal(count_entries(), 2 + gguf); /* hf, what is left; the finished "o" */
+        o.progress.report = NULL;
+        assert_int_equal(try_convert(hf, out, o, NULL), NIB_OK);
+        assert_int_equal(count_entries(), 2 + gguf);
+    }
+}
+
+static void test_full_disk(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    struct rlimit before, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 30000;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    nib_status directory = try_convert(hf, tiny_path("o"), (convert_options){0}, NULL);
+    nib_status file = try_convert(hf, tiny_path("o.gguf"), (convert_options){.out = OUT_GGUF}, NULL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(directory, NIB_IO);
+    assert_int_equal(file, NIB_IO);
+    assert_non_null(strstr(err.text, "cannot be written"));
+    assert_int_equal(count_entries(), 1);
+}
+
+static void check_failing_memory(const char *in, const char *out, convert_options o) {
+    model_file *f = open_model(in);
+    convert_report r;
+    nib_status status = NIB_NO_MEMORY;
+    long n = 0;
+    for (; status != NIB_OK; n += n < 30 ? 1 : 11) {
+        mem_fail_after(n);
+        status = convert(f, out, &o, &r, &err);
+        mem_fail_after(-1);
+        if (status != NIB_OK && status != NIB_NO_MEMORY)
+            fail_msg("allocation %ld: %s", n, err.text);
+        if (status != NIB_OK)
+            assert_int_equal(access(out, F_OK), -1);
+        assert_true(n < 100000);
+    }
+    model_file_close(f);
+}
+
+static void test_failing_memory(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_GEMMA3, true, 0);
+    check_failing_memory(hf, tiny_path("mo"), (convert_options){.threads = 1});
+    check_failing_memory(hf, tiny_path("ct"), (convert_options){.threads = 1, .out = OUT_COMPRESSED_TENSORS});
+    check_failing_memory(hf, tiny_path("g.gguf"), (convert_options){.threads = 1, .out = OUT_GGUF});
+    check_failing_memory(tiny_path("g.gguf"), tiny_path("back"), (convert_options){.threads = 1});
+}
+
+static void test_weighted(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    static float heed[TINY_FFN];
+    float *all[TINY_LAYERS * SLOT_COUNT] = {NULL};
+    for (int i = 0; i < TINY_FFN; i++)
+        heed[i] = i % 16 == 3 ? 100.0f : 0.01f;
+    for (int layer = 0; layer < TINY_LAYERS; layer++)
+        for (int s = SLOT_Q; s <= SLOT_DOWN; s++)
+            if (s != SLOT_V) /* one without a calibration is swept */
+                all[layer * SLOT_COUNT + s] = heed;
+    importance weights = {all, TINY_LAYERS};
+    convert_report sweep, weighted;
+    make(hf, "s", (convert_options){.method = QM_SWEEP, .importance = &weights}, &sweep);
+    make(hf, "w", (convert_options){.method = QM_WEIGHTED, .importance = &weights}, &weighted);
+    for (int g = 0; g < weighted.n_groups; g++) {
+        const convert_group *w = &weighted.groups[g], *s = &sweep.groups[g];
+        assert_int_equal(w->slot, s->slot);
+        if (w->slot == SLOT_V) {
+            assert_true(w->relative_error == s->relative_error && w->weighted_error == 0);
+        } else if (w->relative_error > 0) {
+            assert_true(w->relative_error > s->relative_error);
+            assert_true(w->weighted_error > 0 && w->weighted_error < 0.7 * w->relative_error);
+        }
+    }
+}
+
+static void test_report(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, false, 0);
+    convert_report r;
+    const char *out = make(hf, "o", (convert_options){.method = QM_SWEEP}, &r);
+    struct stat st;
+    assert_int_equal(stat(tensors_of(out), &st), 0);
+    assert_int_equal(r.bytes_after, st.st_size);
+    uint64_t elements = 0, bytes = 0;
+    for (int g = 0; g < r.n_groups; g++) {
+        elements += r.groups[g].elements;
+        bytes += r.groups[g].bytes_after;
+        assert_int_equal(r.groups[g].from, DT_BF16);
+        assert_true((r.groups[g].to == DT_NVFP4) == (r.groups[g].relative_error > 0));
+    }
+    assert_true(bytes < r.bytes_after && bytes + 10000 > r.bytes_after);
+    assert_true(fabs(r.bits_per_weight_all - 8.0 * (double)bytes / (double)elements) < 1e-9);
+    assert_true(fabs(r.bits_per_weight_quantized - 4.5) < 0.02);
+    assert_int_equal(r.n_quantized, 7 * TINY_LAYERS);
+    assert_int_equal(r.n_misfits + r.n_skipped + r.n_repacked + r.n_scales_rounded, 0);
+}
+
+int main(void) {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, tiny_setup, tiny_teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_containers),     TEST(test_round_trips),   TEST(test_same_everywhere),
+        TEST(test_formats),        TEST(test_shared_scales), TEST(test_head),
+        TEST(test_keep),           TEST(test_requantize),    TEST(test_refusals),
+        TEST(test_interrupted),    TEST(test_killed),        TEST(test_full_disk),
+        TEST(test_failing_memory), TEST(test_weighted),      TEST(test_report),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

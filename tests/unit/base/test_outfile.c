@@ -22,13 +22,13 @@
 #include "base/mem.h"
 #include "base/outfile.h"
 
-static char root[64];
+static char root[200];
 
 static const char *in_root(const char *name) {
-    static char path[4][256];
+    static char path[4][300];
     static int turn;
     char *p = path[turn++ % 4];
-    snprintf(p, 256, "%s/%s", root, name);
+    snprintf(p, 300, "%s/%s", root, name);
     return p;
 }
 
@@ -61,13 +61,16 @@ static void write_text(const char *path, const char *text) {
 
 static int setup(void **state) {
     (void)state;
-    strcpy(root, "/tmp/nibble-outfile-XXXXXX");
+    const char *base = getenv("TMPDIR");
+    if (!base)
+        base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(root, sizeof root, "%s/nibble-outfile-XXXXXX", base);
     return mkdtemp(root) ? 0 : -1;
 }
 
 static int teardown(void **state) {
     (void)state;
-    char command[128];
+    char command[256];
     snprintf(command, sizeof command, "rm -rf '%s'", root);
     return system(command) == 0 ? 0 : -1;
 }

@@ -2,8 +2,9 @@
  *
  * Speed of the matrix products alone, on random weights of the shapes of Gemma 3 270M and SmolLM2 135M.
  *
- *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--format nvfp4|q8_0|q4_0|f16|bf16]
- *                [--mode int8|f32] [--m M] [--quick] [--cpu-time]
+ *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--format
+ * nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q6_k]
+ *                [--mode int8|f32] [--m M] [--shape WORD] [--quick] [--cpu-time]
  *
  * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that M = 1
  * reads memory. The read bandwidth beside it is that of the same threads adding up a buffer of that size, in
@@ -24,7 +25,7 @@
 #include "cpu/kernels.h"
 #include "num/bf16.h"
 
-enum { REPEATS = 7, SHORT_REPEATS = 80 };
+enum { REPEATS = 7, SHORT_REPEATS = 40 };
 #define FOOTPRINT ((size_t)320 << 20)
 
 typedef struct shape {
@@ -43,12 +44,13 @@ typedef struct format {
     dtype dtype;
 } format;
 
-static const format formats[] = {
-    {"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0", DT_Q4_0}, {"f16", DT_F16}, {"bf16", DT_BF16}};
+static const format formats[] = {{"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0", DT_Q4_0},
+                                 {"f16", DT_F16},     {"bf16", DT_BF16}, {"q4_1", DT_Q4_1},
+                                 {"q5_0", DT_Q5_0},   {"q6_k", DT_Q6_K}};
 
 typedef struct options {
     int threads;
-    const char *rung, *format, *mode;
+    const char *rung, *format, *mode, *shape;
     size_t m;
     bool quick, cpu_time;
 } options;
@@ -91,9 +93,11 @@ static tensor random_tensor(dtype t, size_t rows, size_t cols) {
         data[i] = (uint8_t)(state >> 24);
     }
     uint16_t scale = 0x2000; /* F16 2^-7 */
-    if (t == DT_Q8_0 || t == DT_Q4_0)
-        for (size_t i = 0; i < w.bytes; i += dtype_get(t)->block_bytes)
-            memcpy(data + i, &scale, 2);
+    for (size_t i = 0; t >= DT_Q4_0 && i < w.bytes; i += dtype_get(t)->block_bytes) {
+        memcpy(data + i + (t == DT_Q6_K ? 208 : 0), &scale, 2);
+        if (t == DT_Q4_1)
+            memcpy(data + i + 2, &scale, 2);
+    }
     if (t == DT_F16 || t == DT_BF16)
         for (size_t i = 1; i < w.bytes; i += 2)
             data[i] &= 0xbf; /* nothing huge */
@@ -199,10 +203,12 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
 }
 
 static void parse(options *o, int argc, char **argv) {
-    static const struct option flags[] = {{"threads", 1, 0, 't'},  {"rung", 1, 0, 'r'}, {"format", 1, 0, 'f'},
-                                          {"mode", 1, 0, 'a'},     {"m", 1, 0, 'm'},    {"quick", 0, 0, 'q'},
-                                          {"cpu-time", 0, 0, 'c'}, {0, 0, 0, 0}};
-    *o = (options){.threads = cpu_physical_cores(), .rung = "", .format = "nvfp4", .mode = "int8"};
+    static const struct option flags[] = {
+        {"threads", 1, 0, 't'}, {"rung", 1, 0, 'r'},     {"format", 1, 0, 'f'},
+        {"mode", 1, 0, 'a'},    {"m", 1, 0, 'm'},        {"shape", 1, 0, 's'},
+        {"quick", 0, 0, 'q'},   {"cpu-time", 0, 0, 'c'}, {0, 0, 0, 0}};
+    *o = (options){
+        .threads = cpu_physical_cores(), .rung = "", .format = "nvfp4", .mode = "int8", .shape = ""};
     for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
         if (c == 't')
             o->threads = atoi(optarg);
@@ -214,6 +220,8 @@ static void parse(options *o, int argc, char **argv) {
             o->mode = optarg;
         else if (c == 'm')
             o->m = (size_t)atol(optarg);
+        else if (c == 's')
+            o->shape = optarg;
         else if (c == 'q')
             o->quick = true;
         else if (c == 'c')
@@ -254,8 +262,8 @@ int main(int argc, char **argv) {
         for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
                 for (size_t i = 0; i < 4; i++)
-                    if (strcmp(o.format, formats[f].name) == 0 && (o.m ? o.m == ms[i] : true) &&
-                        (shapes[s].rows < 10000 || ms[i] <= 8))
+                    if (strcmp(o.format, formats[f].name) == 0 && strstr(shapes[s].name, o.shape) &&
+                        (o.m ? o.m == ms[i] : true) && (shapes[s].rows < 10000 || ms[i] <= 8))
                         bench(&k, &shapes[s], &formats[f], strcmp(o.mode, "int8") == 0, ms[i], &o, buffer);
     }
     mem_free(buffer);

@@ -141,8 +141,8 @@ static void run_groups(const matmul_job *job, const pack_part *p, size_t group, 
             const uint8_t *w = (const uint8_t *)p->source.data + first * row_bytes;
             m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, x, p->cols);
         } else if (p->kind == PACK_ROWS) {
-            step = 1;
-            run_rows(job, p, first, min(PACK_LANES, rows), 0, 1, scratch);
+            for (size_t i = 0; i < rows; i += MATMUL_FEW) /* their FP32 copies stay in L1 */
+                run_rows(job, p, first + i, min(MATMUL_FEW, rows - i), 0, 1, scratch);
             continue;
         } else {
             run_tile(job, p, first, rows, 0, 1, scratch);

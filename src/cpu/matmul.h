@@ -31,6 +31,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 #define MATMUL_BLOCKS8  32  /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
 #define MATMUL_BLOCKS32 16  /* in an FP32 tile */
 #define MATMUL_ROWS     16  /* rows of a tile of a PACK_ROWS part */
+#define MATMUL_FEW      4   /* the same where there is one row of activations */
 
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {

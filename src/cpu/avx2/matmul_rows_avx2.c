@@ -89,10 +89,15 @@ static void mul_rows(float *acc, const float *w, size_t w_stride, size_t n_w, co
             mul_some(acc + t * MATMUL_TILE + r, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n, 1,
                      3);
     }
-    for (; t < n_tokens; t++)
-        for (size_t r = 0; r < n_w; r++)
+    for (; t < n_tokens; t++) {
+        size_t r = 0;
+        for (; r + 4 <= n_w; r += 4)
+            mul_some(acc + t * MATMUL_TILE + r, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n, 4,
+                     1);
+        for (; r < n_w; r++)
             mul_some(acc + t * MATMUL_TILE + r, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n, 1,
                      1);
+    }
 }
 
 /* Up to GEMV_ROWS rows straight from the file; the last columns through a copy, so that nothing past the row

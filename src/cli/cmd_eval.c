@@ -157,6 +157,9 @@ static nib_status session_open(eval_session *s, nib_error *err) {
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
     if (a->base && !base_is_file(a))
         NIB_TRY(open_base(s, n_ctx, err));
+    if (n_ctx > s->model->file->hp.context_len)
+        cli_say(CLI_OK, "note: %s was made for %d tokens, and the windows have %d", a->model,
+                s->model->file->hp.context_len, n_ctx);
     s->options = (eval_options){
         .threads = s->model->threads, .progress = ui_bar_progress(&s->bar), .stop = &cli_interrupted};
     return eval_text_open(&s->text, s->model->words, (const char *)s->text_file.bytes, s->text_file.size,

@@ -5,6 +5,8 @@
  */
 #include "text/merge.h"
 
+#include <assert.h>
+
 #include "base/mem.h"
 
 #define SCAN_SYMBOLS 24 /* longer words use the heap */
@@ -49,6 +51,8 @@ void merge_rules_add_pair(merge_rules *m, int32_t left, int32_t right, uint32_t 
     merge_slot *s = find_pair(m, (uint32_t)left, (uint32_t)right);
     if (s->id >= 0 && !replace)
         return;
+    m->n_pairs += s->id < 0;
+    assert(m->n_pairs <= m->slot_mask); /* a full table would be searched for ever */
     *s = (merge_slot){(uint32_t)left, (uint32_t)right, rank, id};
 }
 

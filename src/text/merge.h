@@ -17,7 +17,7 @@ typedef struct merge_slot {
 
 typedef struct merge_rules {
     merge_slot *slots; /* byte-pair encoding: the pairs; NULL: by text */
-    size_t slot_mask;
+    size_t slot_mask, n_pairs;
     uint32_t *ranks; /* [n ids] by text: rank of a piece, from its score */
 } merge_rules;
 

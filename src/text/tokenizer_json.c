@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "text/excerpt.h"
+#include "text/json_lists.h"
 #include "text/normalize.h"
 #include "text/tokenizer_parts.h"
 
@@ -16,6 +17,7 @@ typedef struct reader {
     bool byte_level;    /* a ByteLevel pre-tokenizer */
     bool splits_spaces; /* Split " ", of no effect once spaces are marks */
     bool digits_first;
+    json_lists lists;
     int32_t vocab_limit; /* rows of the embedding, 0: not known */
 } reader;
 
@@ -50,30 +52,39 @@ static nib_status read_added_id(const reader *r, const json_t *token, size_t ind
     return NIB_OK;
 }
 
+static json_walk walk_vocab(const reader *r) {
+    return (json_walk){.rest = r->lists.vocab, .where = r->where, .field = "model.vocab"};
+}
+
+static nib_status check_piece_id(const reader *r, strview spelling, int32_t id) {
+    if (id >= (int32_t)VOCAB_MAX_IDS)
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: model.vocab gives \"%s\" the id %d, expected at most %zu",
+                        r->where, excerpt_of(spelling).text, (int)id, VOCAB_MAX_IDS - 1);
+    if (r->vocab_limit > 0 && id >= r->vocab_limit)
+        return nib_fail(r->err, NIB_BAD_FILE,
+                        "%s: model.vocab gives \"%s\" the id %d, expected one below the %d rows of the "
+                        "embedding",
+                        r->where, excerpt_of(spelling).text, (int)id, (int)r->vocab_limit);
+    return NIB_OK;
+}
+
 /* Ids of a tokenizer.json are nearly dense; one huge id must not cost a huge table. */
-static nib_status count_ids(const reader *r, const json_t *vocab_object, const json_t *added, size_t *n) {
-    json_int_t highest = -1;
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)vocab_object, key, value) {
-        const json_int_t id = json_integer_value(value);
-        if (!json_is_integer(value) || id < 0 || id >= (json_int_t)VOCAB_MAX_IDS)
-            return nib_fail(r->err, NIB_BAD_FILE, "%s: model.vocab gives \"%s\" no id from 0 to %zu",
-                            r->where, excerpt_of(strview_of(key)).text, VOCAB_MAX_IDS - 1);
-        if (r->vocab_limit > 0 && id >= r->vocab_limit)
-            return nib_fail(r->err, NIB_BAD_FILE,
-                            "%s: model.vocab gives \"%s\" the id %d, expected one below the %d rows of the "
-                            "embedding",
-                            r->where, excerpt_of(strview_of(key)).text, (int)id, (int)r->vocab_limit);
-        highest = id > highest ? id : highest;
+static nib_status count_ids(const reader *r, json_walk *walk, const json_t *added, size_t *n) {
+    int32_t highest = -1, id = 0;
+    strview spelling = {"", 0};
+    for (bool found = true; found;) {
+        NIB_TRY(json_walk_piece(walk, &spelling, &id, &found, r->err));
+        if (found) {
+            NIB_TRY(check_piece_id(r, spelling, id));
+            highest = id > highest ? id : highest;
+        }
     }
     for (size_t i = 0; i < json_array_size(added); i++) {
-        int32_t id = 0;
         NIB_TRY(read_added_id(r, json_array_get(added, i), i, &id));
         if ((r->vocab_limit == 0 || id < r->vocab_limit) && id > highest)
             highest = id;
     }
-    const size_t count = json_object_size(vocab_object) + json_array_size(added);
+    const size_t count = walk->n + json_array_size(added);
     if (highest < 0 || (size_t)highest >= 4 * count + 65536)
         return nib_fail(r->err, NIB_BAD_FILE, "%s: model.vocab has %zu pieces and the highest id is %d",
                         r->where, count, (int)highest);
@@ -81,20 +92,31 @@ static nib_status count_ids(const reader *r, const json_t *vocab_object, const j
     return NIB_OK;
 }
 
-static nib_status read_vocab(const reader *r, const json_t *model, const json_t *added) {
-    const json_t *object = json_object_get(model, "vocab");
-    if (!json_is_object(object))
+static nib_status fill_vocab(const reader *r, json_walk *walk) {
+    int32_t id = 0;
+    strview spelling = {"", 0};
+    for (bool found = true; found;) {
+        NIB_TRY(json_walk_piece(walk, &spelling, &id, &found, r->err));
+        if (found)
+            NIB_TRY(vocab_set(&r->t->words, id, spelling, PIECE_NORMAL, r->where, r->err));
+    }
+    return NIB_OK;
+}
+
+static nib_status read_vocab(const reader *r, const json_t *added) {
+    if (r->lists.vocab.n == 0)
         return nib_fail(r->err, NIB_BAD_FILE, "%s: model.vocab is missing, expected an object", r->where);
     size_t n = 0;
-    NIB_TRY(count_ids(r, object, added, &n));
-    NIB_TRY(vocab_open(&r->t->words, n, 16 * n, r->err));
-    const char *key;
-    size_t bytes;
-    json_t *value;
-    json_object_keylen_foreach((json_t *)object, key, bytes, value)
-        NIB_TRY(vocab_set(&r->t->words, (int32_t)json_integer_value(value), (strview){key, bytes},
-                          PIECE_NORMAL, r->where, r->err));
-    return NIB_OK;
+    json_walk walk = walk_vocab(r);
+    nib_status status = count_ids(r, &walk, added, &n);
+    json_walk_free(&walk);
+    if (status == NIB_OK)
+        status = vocab_open(&r->t->words, n, r->lists.vocab.n, r->err);
+    walk = walk_vocab(r);
+    if (status == NIB_OK)
+        status = fill_vocab(r, &walk);
+    json_walk_free(&walk);
+    return status;
 }
 
 /* The normalizer of the file, on the text of an added token. */
@@ -229,31 +251,30 @@ static nib_status read_pre_tokenizer(reader *r, const json_t *p, int depth) {
 
 /* ---- model ---- */
 
-static nib_status read_merges(const reader *r, const json_t *model) {
-    const json_t *list = json_object_get(model, "merges");
-    const size_t n = json_array_size(list);
-    if (!json_is_array(list) || n > VOCAB_MAX_IDS)
-        return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges is missing or too long, expected a list",
-                        r->where);
-    NIB_TRY(merge_rules_open_pairs(&r->t->rules, n, r->err));
-    for (size_t i = 0; i < n; i++) {
-        const json_t *merge = json_array_get(list, i);
-        strview left, right;
-        if (json_array_size(merge) == 2) {
-            left = text_of(json_array_get(merge, 0));
-            right = text_of(json_array_get(merge, 1));
-        } else {
-            const strview both = text_of(merge);
-            const char *space = both.n ? memchr(both.p, ' ', both.n) : NULL;
-            left = (strview){both.p, space ? (size_t)(space - both.p) : 0};
-            right = (strview){both.p + left.n + 1, space ? both.n - left.n - 1 : 0};
-        }
-        if (left.n == 0 || right.n == 0)
-            return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges[%zu] is not a pair of pieces", r->where,
-                            i);
-        NIB_TRY(tokenizer_add_merge(r->t, left, right, i, true, r->where, r->err));
+static nib_status fill_merges(const reader *r, json_walk *walk) {
+    strview left = {"", 0}, right = {"", 0};
+    for (bool found = true; found;) {
+        NIB_TRY(json_walk_merge(walk, &left, &right, &found, r->err));
+        if (found)
+            NIB_TRY(tokenizer_add_merge(r->t, left, right, walk->n - 1, true, r->where, r->err));
     }
     return NIB_OK;
+}
+
+static nib_status read_merges(const reader *r) {
+    const strview list = r->lists.merges;
+    if (list.n == 0)
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges is missing, expected a list", r->where);
+    const size_t most = json_merges_bound(list);
+    if (most > VOCAB_MAX_IDS)
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges has more than %zu entries", r->where,
+                        VOCAB_MAX_IDS);
+    json_walk walk = {.rest = list, .where = r->where, .field = "model.merges"};
+    nib_status status = merge_rules_open_pairs(&r->t->rules, most, r->err);
+    if (status == NIB_OK)
+        status = fill_merges(r, &walk);
+    json_walk_free(&walk);
+    return status;
 }
 
 static bool empty_or_absent(const json_t *object, const char *key) {
@@ -395,9 +416,9 @@ static nib_status read_root(reader *r, const json_t *root, const token_source *s
                         r->where);
     NIB_TRY(read_normalizer(r, json_object_get(root, "normalizer"), 0));
     NIB_TRY(read_pre_tokenizer(r, json_object_get(root, "pre_tokenizer"), 0));
-    NIB_TRY(read_vocab(r, model, added));
+    NIB_TRY(read_vocab(r, added));
     NIB_TRY(read_model_options(r, model));
-    NIB_TRY(read_merges(r, model));
+    NIB_TRY(read_merges(r));
     for (size_t i = 0; i < json_array_size(added); i++)
         NIB_TRY(read_added_token(r, json_array_get(added, i), i));
     NIB_TRY(r->byte_level ? read_byte_model(r, model) : read_char_model(r, model));
@@ -406,10 +427,14 @@ static nib_status read_root(reader *r, const json_t *root, const token_source *s
 }
 
 nib_status tokenizer_open_json(tokenizer *t, const token_source *source, nib_error *err) {
-    json_t *root;
-    NIB_TRY(json_read(&root, source->json.p, source->json.n, source->where, err));
     reader r = {.t = t, .where = source->where, .err = err, .vocab_limit = source->vocab};
-    const nib_status status = read_root(&r, root, source);
+    json_t *root = NULL;
+    nib_status status = json_lists_cut(&r.lists, source->json, err);
+    if (status == NIB_OK)
+        status = json_read(&root, r.lists.rest.bytes, r.lists.rest.n, source->where, err);
+    if (status == NIB_OK)
+        status = read_root(&r, root, source);
     json_decref(root);
+    json_lists_free(&r.lists);
     return status;
 }

@@ -127,9 +127,9 @@ def main():
         folder.mkdir(parents=True)
         for seed, data in sorted(seeds.items()):
             (folder / seed).write_bytes(data)
-        twin = FUZZ / f"corpus_{name}_nomem"
-        if not twin.is_symlink():
-            os.symlink(folder.name, twin)
+        for twin in [f"corpus_{name}_nomem"] + ["corpus_json_lists"] * (name == "tokenizer_json"):
+            if not (FUZZ / twin).is_symlink():
+                os.symlink(folder.name, FUZZ / twin)
 
 
 if __name__ == "__main__":

@@ -371,17 +371,17 @@ static void bad_json_is_refused(void **state) {
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", NIB_BAD_FILE,
                    "merge 0 joins \"a\" and \"b\"");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}}", NIB_BAD_FILE,
-                   "model.merges[0] is not a pair");
+                   "model.merges, entry 0: expected a pair of pieces");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", NIB_BAD_FILE,
-                   "no id from 0");
+                   "expected an id, a number from 0 up");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":16000000},\"merges\":[]}}", NIB_BAD_FILE,
                    "the highest id is 16000000");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e99},\"merges\":[]}}", NIB_BAD_FILE,
-                   "no id from 0");
+                   "expected an id");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", NIB_BAD_FILE,
                    "two pieces of the vocabulary have the id 0");
     check_bad_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", NIB_BAD_FILE,
-                   "not valid JSON");
+                   "pieces 0 and 1 of the vocabulary are spelled alike");
     check_bad_json(MODEL(",\"normalizer\":{\"type\":\"Lowercase\"}"), NIB_UNSUPPORTED,
                    "normalizer \"Lowercase\"");
     check_bad_json(MODEL(",\"pre_tokenizer\":{\"type\":\"Metaspace\"}"), NIB_UNSUPPORTED,
@@ -401,6 +401,49 @@ static void bad_json_is_refused(void **state) {
         MODEL(",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":"
               "{\"Regex\":\"(\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}"),
         NIB_UNSUPPORTED, "PCRE2 cannot compile");
+}
+
+#define LISTS(vocab, merges) "{\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}}"
+
+/* The vocabulary and the merges are read in place: as strictly as all other JSON. */
+static void bad_lists_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *json, *words;
+    } cases[] = {{LISTS("{\"a\":0,}", "[]"), "model.vocab, entry 1: expected a string"},
+                 {LISTS("{\"a\":0 \"b\":1}", "[]"), "model.vocab, entry 1: expected a comma"},
+                 {LISTS("{\"a\" 0}", "[]"), "expected a colon"},
+                 {LISTS("{\"a\":01}", "[]"), "expected an id"},
+                 {LISTS("{\"a\":0.5}", "[]"), "expected an id"},
+                 {LISTS("{\"a\":1234567890}", "[]"), "expected an id"},
+                 {LISTS("{\"a\":\"0\"}", "[]"), "expected an id"},
+                 {LISTS("{\"a\\x\":0}", "[]"), "sound escapes"},
+                 {LISTS("{\"\\ud800\":0}", "[]"), "sound escapes"},
+                 {LISTS("{\"\\ud800\\u0041\":0}", "[]"), "sound escapes"},
+                 {LISTS("{\"\\u0000\":0}", "[]"), "sound escapes"},
+                 {LISTS("{\"\\u12g4\":0}", "[]"), "sound escapes"},
+                 {LISTS("{\"a\nb\":0}", "[]"), "without control characters"},
+                 {LISTS("{\"\xFF\":0}", "[]"), "a string in UTF-8"},
+                 {LISTS("{\"a\":0,\"b\":1,\"ab\":2}", "[[\"a\",\"b\"],\"a b\"]"), "in the form of the first"},
+                 {LISTS("{\"a\":0,\"b\":1,\"ab\":2}", "[[\"a\",\"b\",\"c\"]]"), "a pair of pieces"},
+                 {LISTS("{\"a\":0,\"b\":1,\"ab\":2}", "[\"ab\"]"), "a pair of pieces"},
+                 {LISTS("{\"a\":0,\"b\":1,\"ab\":2}", "[7]"), "a string"},
+                 {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"vocab\":{\"b\":0},\"merges\":[]}}",
+                  "not valid JSON"},
+                 {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0", "not valid JSON"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_bad_json(cases[i].json, NIB_BAD_FILE, cases[i].words);
+}
+
+static void escapes_of_lists_are_undone(void **state) {
+    (void)state;
+    token_source s = {.where = "tokenizer.json", .bos = -1, .eos = -1, .eot = -1, .unk = -1, .pad = -1};
+    s.json = strview_of(
+        LISTS(" { \"\\u00e9\" : 0 , \"\\ud83d\\ude00\":1,\"\\\"\":2,\"\\u00e9\\\"\":3,\"\\t\":4 } ",
+              "[ [ \"\\u00e9\" , \"\\\"\" ] ]"));
+    tokenizer *t = fixture_open(&s);
+    assert_string_equal(fixture_ids(t, "\u00e9\"\U0001F600\t", 0), "3 1 4");
+    tokenizer_close(t);
 }
 
 static void depth_bombs_are_refused(void **state) {
@@ -475,6 +518,8 @@ int main(void) {
         cmocka_unit_test(bad_scores_are_refused),
         cmocka_unit_test(odd_gguf_is_handled),
         cmocka_unit_test(bad_json_is_refused),
+        cmocka_unit_test(bad_lists_are_refused),
+        cmocka_unit_test(escapes_of_lists_are_undone),
         cmocka_unit_test(depth_bombs_are_refused),
         cmocka_unit_test(failing_allocations_are_survived),
     };

@@ -339,6 +339,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
+    NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(choose_method(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);
     a->convert.interrupted = &cli_interrupted;

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "num/nvfp4.h"
 #include "quant/convert_run.h"
 
@@ -178,13 +179,25 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
     return any;
 }
 
+nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
+                              nib_error *err) {
+    if (same_file(in->path, out_path))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: is the source; write the output elsewhere", out_path);
+    outfile *file = NULL;
+    outdir *directory = NULL;
+    NIB_TRY(options->out == OUT_GGUF ? outfile_open(&file, out_path, err)
+                                     : outdir_open(&directory, out_path, err));
+    outfile_abandon(file);
+    outdir_abandon(directory);
+    return NIB_OK;
+}
+
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
                    convert_report *report, nib_error *err) {
     convert_run run = {.in = in, .out_path = out_path, .o = options};
     double from = clock_seconds();
     *report = (convert_report){0};
-    if (same_file(in->path, out_path))
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: is the source; write the output elsewhere", out_path);
+    NIB_TRY(convert_try_output(in, out_path, options, err));
     nib_status status = convert_all(&run, err);
     if (status == NIB_OK) {
         fill_report(&run, report);

@@ -61,6 +61,10 @@ typedef struct convert_report {
  */
 bool convert_quantizes(const model_file *in, const convert_options *options);
 
+/* Could convert write OUT_PATH? For callers that calibrate first; nothing stays behind. */
+nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
+                              nib_error *err);
+
 /* OPTIONS that contradict each other or the output are NIB_BAD_ARGUMENT in words; nothing is printed. */
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
                    convert_report *report, nib_error *err);

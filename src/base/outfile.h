@@ -18,12 +18,4 @@ uint64_t outfile_size(const outfile *f);
 nib_status outfile_commit(outfile *f, nib_error *err); /* frees F whatever happens */
 void outfile_abandon(outfile *f);                      /* removes the temporary file; NULL is fine */
 
-/* A directory of files, likewise: files are written inside outdir_path, commit renames the directory.
- * An existing final directory is replaced only if it is empty or holds config.json (it is a model). */
-typedef struct outdir outdir;
-nib_status outdir_open(outdir **out, const char *path, nib_error *err);
-const char *outdir_path(const outdir *d); /* of the temporary directory */
-nib_status outdir_commit(outdir *d, nib_error *err);
-void outdir_abandon(outdir *d);
-
 #endif

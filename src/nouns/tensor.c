@@ -9,31 +9,6 @@
 #include "num/e2m1.h"
 #include "num/fp8.h"
 
-const char *slot_name(slot s) {
-    static const char *const names[SLOT_COUNT] = {
-        [SLOT_NONE] = "other",
-        [SLOT_EMBED] = "embed",
-        [SLOT_HEAD] = "head",
-        [SLOT_FINAL_NORM] = "final_norm",
-        [SLOT_ROPE_FREQS] = "rope_freqs",
-        [SLOT_ATTN_NORM] = "attn_norm",
-        [SLOT_Q] = "attn_q",
-        [SLOT_K] = "attn_k",
-        [SLOT_V] = "attn_v",
-        [SLOT_O] = "attn_out",
-        [SLOT_Q_NORM] = "q_norm",
-        [SLOT_K_NORM] = "k_norm",
-        [SLOT_POST_ATTN_NORM] = "post_attn_norm",
-        [SLOT_FFN_NORM] = "ffn_norm",
-        [SLOT_GATE] = "ffn_gate",
-        [SLOT_UP] = "ffn_up",
-        [SLOT_DOWN] = "ffn_down",
-        [SLOT_POST_FFN_NORM] = "post_ffn_norm",
-    };
-    assert(s >= SLOT_NONE && s < SLOT_COUNT);
-    return names[s];
-}
-
 size_t tensor_total_bytes(const tensor *t) {
     size_t bytes = t->bytes;
     if (t->block_scales)

@@ -11,9 +11,6 @@
 #include "num/fp8.h"
 #include "num/gguf_blocks.h"
 
-const float e2m1_values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
-                               -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
-
 static const dtype_info table[DT_COUNT] = {
     [DT_NONE] = {"none", 1, 0, false},
     [DT_F32] = {"F32", 1, 4, true},

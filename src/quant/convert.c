@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/outdir.h"
 #include "base/outfile.h"
 #include "num/nvfp4.h"
 #include "quant/convert_run.h"

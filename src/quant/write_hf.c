@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/outfile.h"
+#include "base/outdir.h"
 #include "quant/hf_side.h"
 #include "store/quote.h"
 #include "store/safetensors_write.h"

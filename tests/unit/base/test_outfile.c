@@ -20,6 +20,7 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/outdir.h"
 #include "base/outfile.h"
 
 static char root[200];

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A directory that appears whole or not at all. Replacing one swaps the two names in one step, where the file
+ * system can do that.
+ */
+#include "base/outdir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/outtemp.h"
+
+struct outdir {
+    int fd; /* holds the lock */
+    char *path, *temporary, *parent;
+};
+
+static void outdir_free(outdir *d) {
+    if (d->fd >= 0)
+        close(d->fd);
+    mem_free(d->path);
+    mem_free(d->temporary);
+    mem_free(d->parent);
+    mem_free(d);
+}
+
+/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json) without
+ * directories inside: more than that was not written by us. */
+static nib_status check_replaceable(const char *path, nib_error *err) {
+    DIR *dir = opendir(path);
+    if (!dir)
+        return outtemp_problem(err, path, errno, "be read");
+    bool empty = true, model = false, nested = false;
+    for (struct dirent *e; (e = readdir(dir));) {
+        struct stat st;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        empty = false;
+        model |= strcmp(e->d_name, "config.json") == 0;
+        nested |= fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(st.st_mode);
+    }
+    closedir(dir);
+    if (empty || (model && !nested))
+        return NIB_OK;
+    return nib_fail(err, NIB_BAD_ARGUMENT, "%s: exists and is not %s; it is not replaced", path,
+                    model ? "a plain model directory (it holds directories)" : "a model directory");
+}
+
+nib_status outdir_open(outdir **out, const char *path, nib_error *err) {
+    *out = NULL;
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    outdir *d = mem_array(1, sizeof *d);
+    if (d)
+        d->fd = -1;
+    if (d && (d->path = mem_copy_text(path, n)) && (d->temporary = outtemp_name(d->path)))
+        d->parent = outtemp_parent(d->path);
+    if (!d || !d->parent) {
+        if (d)
+            outdir_free(d);
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", path);
+    }
+    const char *base;
+    struct stat st;
+    nib_status status = NIB_OK;
+    outtemp_split(d->path, &base);
+    if (!*base || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
+        status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: is not the name of a directory to write", path);
+    else if (lstat(d->path, &st) == 0)
+        status = S_ISDIR(st.st_mode)
+                     ? check_replaceable(d->path, err)
+                     : nib_fail(err, NIB_BAD_ARGUMENT,
+                                "%s: exists and is no directory, one was to be written", path);
+    if (status == NIB_OK) {
+        outtemp_remove_stale(d->path);
+        if (mkdir(d->temporary, 0777) != 0)
+            status = outtemp_problem(err, path, errno, "be created");
+    }
+    if (status != NIB_OK) {
+        outdir_free(d);
+        return status;
+    }
+    d->fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d->fd >= 0)
+        flock(d->fd, LOCK_EX | LOCK_NB);
+    *out = d;
+    return NIB_OK;
+}
+
+const char *outdir_path(const outdir *d) {
+    return d->temporary;
+}
+
+/* Puts the new directory in the place of an old one: at no time is the name without a whole directory. */
+static nib_status exchange(outdir *d, nib_error *err) {
+    NIB_TRY(check_replaceable(d->path, err)); /* it may have changed since */
+    if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) == 0) {
+        outtemp_remove(AT_FDCWD, d->temporary, 8);
+        return NIB_OK;
+    }
+    if (errno != EINVAL && errno != ENOSYS)
+        return outtemp_problem(err, d->path, errno, "be put in place");
+    char *old = outtemp_name(d->path); /* a file system that cannot exchange names */
+    if (!old)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", d->path);
+    nib_status status = NIB_OK;
+    if (rename(d->path, old) != 0)
+        status = outtemp_problem(err, d->path, errno, "be replaced");
+    else if (rename(d->temporary, d->path) != 0) {
+        status = outtemp_problem(err, d->path, errno, "be put in place");
+        if (rename(old, d->path) != 0)
+            status = nib_fail(err, NIB_IO, "%s: cannot be put in place; the old directory is now %s", d->path,
+                              old);
+    } else
+        outtemp_remove(AT_FDCWD, old, 8);
+    mem_free(old);
+    return status;
+}
+
+nib_status outdir_commit(outdir *d, nib_error *err) {
+    struct stat st;
+    nib_status status = NIB_OK;
+    if (d->fd < 0 || (fsync(d->fd) != 0 && errno != EINVAL))
+        status = outtemp_problem(err, d->path, errno, "be synced");
+    else if (lstat(d->path, &st) == 0)
+        status = exchange(d, err);
+    else if (rename(d->temporary, d->path) != 0)
+        status = outtemp_problem(err, d->path, errno, "be put in place");
+    if (status != NIB_OK) {
+        outdir_abandon(d);
+        return status;
+    }
+    status = outtemp_sync(d->parent, d->path, err);
+    outdir_free(d);
+    return status;
+}
+
+void outdir_abandon(outdir *d) {
+    if (!d)
+        return;
+    outtemp_remove(AT_FDCWD, d->temporary, 8);
+    outdir_free(d);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What outfile and outdir share. Output is written under the temporary name ".NAME.nibble-PID-N.part" beside
+ * the final one and is locked (flock) while its writer lives; one that nobody locks was left by a killed
+ * program and is removed when the same name is written again.
+ */
+#ifndef BASE_OUTTEMP_H
+#define BASE_OUTTEMP_H
+
+#include "base/status.h"
+
+/* Bytes of PATH before its last component, the slash included; *base is that component. */
+size_t outtemp_split(const char *path, const char **base);
+
+/* Freed with mem_free; NULL without memory. */
+char *outtemp_name(const char *path);
+char *outtemp_parent(const char *path);
+
+/* Removes a file or a directory with what is in it, DEPTH levels deep. What cannot be removed stays. */
+void outtemp_remove(int at, const char *name, int depth);
+void outtemp_remove_stale(const char *path);
+
+/* The sentence "PATH: cannot DOING: ..." for an errno. */
+nib_status outtemp_problem(nib_error *err, const char *path, int error, const char *doing);
+
+/* A rename lasts only when the directory PARENT that holds the name is on the disk too. */
+nib_status outtemp_sync(const char *parent, const char *path, nib_error *err);
+
+#endif

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -244,7 +245,8 @@ int main(int argc, char **argv) {
                  {"vnni", NIB_CPU_AVX512_VNNI}};
     options o;
     parse(&o, argc, argv);
-    uint64_t *buffer = must(mem_aligned(FOOTPRINT));
+    uint64_t *buffer = must(aligned_alloc((size_t)2 << 20, FOOTPRINT));
+    madvise(buffer, FOOTPRINT, MADV_HUGEPAGE); /* as packed weights do; a failure only slows the reading */
     memset(buffer, 1, FOOTPRINT);
     uint32_t have = cpu_features() | NIB_CPU_SCALAR, mask = 0;
     for (size_t r = 0; r < 4 && have & rungs[r].mask; r++) {
@@ -266,6 +268,6 @@ int main(int argc, char **argv) {
                         (o.m ? o.m == ms[i] : true) && (shapes[s].rows < 10000 || ms[i] <= 8))
                         bench(&k, &shapes[s], &formats[f], strcmp(o.mode, "int8") == 0, ms[i], &o, buffer);
     }
-    mem_free(buffer);
+    free(buffer);
     return 0;
 }

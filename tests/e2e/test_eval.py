@@ -106,14 +106,15 @@ def test_other_vocabulary(nibble, tiny, text, smollm2):
     assert done.returncode == 2 and "vocabular" in done.stderr
 
 
-def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path, stop):
     text = tmp_path / "text.txt"
     text.write_text("The weather is fine today, and the harbour is full of boats. " * 2000)
     target = tmp_path / "base.kld"
     process = subprocess.Popen([nibble_path, "eval", "kld", smollm2, "--text", text, "--save-base", target],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]

@@ -4,6 +4,7 @@
 The references' ids are kept as hashes (tests/golden/text/tokenizers.json, written by tests/tools/make_tokenizer_golden.py,
 which also compares id by id), so no reference needs to be installed here.
 """
+import ctypes
 import hashlib
 import json
 import pathlib
@@ -90,3 +91,28 @@ def test_a_directory_with_only_a_tokenizer(nibble, tmp_path):
     seed = (TREE / "tests/fuzz/text/corpus_tokenizer_json/qwen3").read_bytes()
     (tmp_path / "tokenizer.json").write_bytes(seed)
     assert nibble("tokenize", tmp_path, "--ids", stdin="hello 12").stdout == "259 32 49 50\n"
+
+
+class Message(ctypes.Structure):
+    _fields_ = [("role", ctypes.c_char_p), ("content", ctypes.c_char_p)]
+
+
+def test_conversations_of_smollm2(nibble_path, smollm2):
+    """nib_chat_tokens with the model's own template against jinja2 and tokenizers (tests/golden/text/chat.json)."""
+    library = nibble_path.parent / "libnibble.so"
+    if not library.exists():
+        pytest.skip(f"{library} is not built")
+    golden = json.loads((TREE / "tests/golden/text/chat.json").read_text())
+    lib = ctypes.CDLL(str(library))
+    lib.nib_free.argtypes = [ctypes.c_void_p]
+    lib.nib_close.argtypes = [ctypes.c_void_p]
+    engine, error = ctypes.c_void_p(), ctypes.create_string_buffer(512)
+    assert lib.nib_open(ctypes.byref(engine), str(smollm2).encode(), None, error) == 0, error.value
+    for turns, expected in zip(golden["conversations"], golden["ids"]["smollm2"]):
+        messages = (Message * len(turns))(*[(t["role"].encode(), t["content"].encode()) for t in turns])
+        ids, n = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_size_t()
+        status = lib.nib_chat_tokens(engine, messages, ctypes.c_size_t(len(turns)), ctypes.byref(ids), ctypes.byref(n), error)
+        assert status == 0, error.value
+        assert ids[:n.value] == expected
+        lib.nib_free(ids)
+    lib.nib_close(engine)

@@ -279,9 +279,9 @@ static void hostile_templates_are_quick(void **state) {
             for (size_t k = 0; k < size; k++)
                 text[k] = units[i][k % strlen(units[i])];
             text[size] = '\0';
-            const double start = clock_seconds();
+            const double start = cpu_seconds();
             check_reported(t, &f.source, text, size > 65536 ? "longer than 64 KiB" : "none of those");
-            assert_true(clock_seconds() - start < 1);
+            assert_true(cpu_seconds() - start < 1);
         }
     tokenizer_close(t);
 }

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize: what it writes is opened by safetensors, transformers' config classes and gguf, and holds the
+same values in every container; exit codes, the report, kills and full disks."""
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+np = pytest.importorskip("numpy")
+ml_dtypes = pytest.importorskip("ml_dtypes")
+gguf = pytest.importorskip("gguf")
+safetensors = pytest.importorskip("safetensors")
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+
+DIM, FFN, HEADS, KV, HEAD_DIM, LAYERS, VOCAB = 128, 256, 4, 2, 32, 2, 160
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+LINEARS = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+           "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+           "mlp.down_proj": "ffn_down"}
+
+
+def weights(family):
+    rng = np.random.default_rng(7)
+    norm_at = 0.0 if family == "gemma3_text" else 1.0
+
+    def matrix(rows, cols):
+        return (rng.standard_normal((rows, cols)) * 0.05).astype(ml_dtypes.bfloat16)
+
+    def norm(n):
+        return (norm_at + rng.standard_normal(n) * 0.1).astype(ml_dtypes.bfloat16)
+
+    out = {"model.embed_tokens.weight": matrix(VOCAB, DIM), "model.norm.weight": norm(DIM)}
+    rows = {"q": HEADS * HEAD_DIM, "k": KV * HEAD_DIM, "v": KV * HEAD_DIM}
+    for i in range(LAYERS):
+        p = f"model.layers.{i}."
+        for name, n in rows.items():
+            out[f"{p}self_attn.{name}_proj.weight"] = matrix(n, DIM)
+        out[f"{p}self_attn.o_proj.weight"] = matrix(DIM, HEADS * HEAD_DIM)
+        out[f"{p}mlp.gate_proj.weight"], out[f"{p}mlp.up_proj.weight"] = matrix(FFN, DIM), matrix(FFN, DIM)
+        out[f"{p}mlp.down_proj.weight"] = matrix(DIM, FFN)
+        out[f"{p}input_layernorm.weight"], out[f"{p}post_attention_layernorm.weight"] = norm(DIM), norm(DIM)
+        if family != "llama":
+            out[f"{p}self_attn.q_norm.weight"], out[f"{p}self_attn.k_norm.weight"] = norm(HEAD_DIM), norm(HEAD_DIM)
+        if family == "gemma3_text":
+            out[f"{p}pre_feedforward_layernorm.weight"] = norm(DIM)
+            out[f"{p}post_feedforward_layernorm.weight"] = norm(DIM)
+    return out
+
+
+def write_words(directory):
+    """A byte-level tokenizer of the 256 bytes' letters that fit and one control token."""
+    vocab = {"<|end|>": 0}
+    for c in map(chr, list(range(33, 127))):
+        vocab[c] = len(vocab)
+    (directory / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "normalizer": None, "post_processor": None,
+        "added_tokens": [{"id": 0, "content": "<|end|>", "special": True, "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False}],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab,
+                  "merges": []}}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+
+
+def make_model(directory, family="llama"):
+    directory.mkdir()
+    config = {"model_type": family, "architectures": ["X"], "torch_dtype": "bfloat16", "hidden_size": DIM,
+              "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+              "num_key_value_heads": KV, "head_dim": HEAD_DIM, "vocab_size": VOCAB, "max_position_embeddings": 128,
+              "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "eos_token_id": 0}
+    if family == "gemma3_text":
+        config.update(query_pre_attn_scalar=HEAD_DIM, sliding_window=64,
+                      layer_types=["sliding_attention", "full_attention"])
+    (directory / "config.json").write_text(json.dumps(config))
+    write_words(directory)
+    safetensors_numpy.save_file(weights(family), directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+def raw_tensors(path):
+    """Name -> (dtype name, array) straight from the file, FP8 as bytes."""
+    data = path.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + n])
+    kinds = {"U8": np.uint8, "F8_E4M3": np.uint8, "F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
+    out = {}
+    for name, t in header.items():
+        if name != "__metadata__":
+            a, b = t["data_offsets"]
+            assert (8 + n + a) % np.dtype(kinds[t["dtype"]]).itemsize == 0, f"{name} is not aligned"
+            out[name] = t["dtype"], np.frombuffer(data[8 + n + a:8 + n + b], kinds[t["dtype"]]).reshape(t["shape"])
+    return out
+
+
+def directory_values(directory):
+    """Module -> FP32 values, by the two conventions' definitions."""
+    found = raw_tensors(directory / "model.safetensors")
+    out = {}
+    for name, (kind, array) in found.items():
+        stem, last = name.rsplit(".", 1)
+        if last not in ("weight", "weight_packed"):
+            continue
+        if kind != "U8":
+            out[stem] = array.astype(np.float32)
+            continue
+        values = np.stack([E2M1[array & 15], E2M1[array >> 4]], -1).reshape(len(array), -1)
+        scales = found[f"{stem}.weight_scale"][1].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        if last == "weight":
+            tensor_scale = found[f"{stem}.weight_scale_2"][1]
+        else:
+            tensor_scale = np.float32(1) / found[f"{stem}.weight_global_scale"][1]
+        out[stem] = values * np.repeat(scales, 16, axis=1) * tensor_scale
+    return out
+
+
+def gguf_values(path):
+    reader = gguf.GGUFReader(path)
+    side = {t.name[:-6]: t.data[0] for t in reader.tensors if t.name.endswith(".scale")}
+    out = {}
+    for t in reader.tensors:
+        if t.name.endswith(".weight"):
+            v = gguf.dequantize(t.data, t.tensor_type).reshape([int(d) for d in reversed(t.shape)])
+            out[t.name[:-7]] = v * np.float32(side.get(t.name[:-7], 1))
+    return reader, out
+
+
+def halves(w, heads):
+    """Llama's q and k rows of a GGUF file, back in Hugging Face's order."""
+    return w.reshape(heads, -1, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3_text"])
+def converted(request, nibble, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    source = make_model(root / "source", request.param)
+    nibble("quantize", source, root / "modelopt", "--method", "sweep")
+    nibble("quantize", source, root / "ct", "--method", "sweep", "--compressed-tensors")
+    nibble("quantize", source, root / "model.gguf", "--method", "sweep")
+    return request.param, root
+
+
+def test_conventions_hold_equal_values(converted):
+    family, root = converted
+    modelopt, ct = directory_values(root / "modelopt"), directory_values(root / "ct")
+    reader, there = gguf_values(root / "model.gguf")
+    assert reader.fields["general.file_type"].contents() == 39
+    assert reader.fields["general.quantization_version"].contents() == 2
+    assert modelopt.keys() == ct.keys()
+    for name in modelopt:
+        assert np.array_equal(modelopt[name], ct[name]), name
+    checked = 0
+    for i in range(LAYERS):
+        for hf, short in LINEARS.items():
+            w = there[f"blk.{i}.{short}"]
+            if family == "llama" and short in ("attn_q", "attn_k"):
+                w = halves(w, HEADS if short == "attn_q" else KV)
+            assert np.array_equal(modelopt[f"model.layers.{i}.{hf}"], w), hf
+            checked += w.size
+        shift = np.float32(1 if family == "gemma3_text" else 0)
+        assert np.array_equal(modelopt[f"model.layers.{i}.input_layernorm"] + shift, there[f"blk.{i}.attn_norm"])
+    assert np.array_equal(modelopt["model.embed_tokens"], there["token_embd"])
+    assert np.array_equal(modelopt["model.embed_tokens"],
+                          weights(family)["model.embed_tokens.weight"].astype(np.float32))
+    assert checked == LAYERS * sum(w.size for n, w in weights(family).items() if "layers.0" in n and w.ndim == 2)
+
+
+def test_opened_by_the_reference_readers(converted):
+    transformers = pytest.importorskip("transformers")
+    family, root = converted
+    for name in ("modelopt", "ct"):
+        config = transformers.AutoConfig.from_pretrained(root / name)
+        assert config.model_type == family
+        assert config.quantization_config["ignore"] == ["lm_head"]
+        with safetensors.safe_open(root / name / "model.safetensors", "np") as f:
+            assert f.metadata()["format"] == "pt"
+            shapes = {key: f.get_slice(key).get_shape() for key in f.keys()}
+        stem = "model.layers.0.mlp.up_proj."
+        if name == "modelopt":
+            assert shapes[stem + "weight"] == [FFN, DIM // 2] and shapes[stem + "weight_scale_2"] == []
+            quant = json.loads((root / name / "hf_quant_config.json").read_text())["quantization"]
+            assert quant["group_size"] == 16 and quant["exclude_modules"] == ["lm_head"]
+            assert quant["kv_cache_quant_algo"] is None
+        else:
+            assert shapes[stem + "weight_packed"] == [FFN, DIM // 2] and shapes[stem + "weight_global_scale"] == [1]
+        assert shapes[stem + "weight_scale"] == [FFN, DIM // 16]
+    fields = gguf.GGUFReader(root / "model.gguf").fields
+    assert fields["tokenizer.ggml.pre"].contents() == "smollm"
+    assert len(fields["tokenizer.ggml.tokens"].contents()) == VOCAB
+
+
+def test_round_trips_give_the_same_bytes(converted, nibble):
+    _, root = converted
+    nibble("quantize", root / "model.gguf", root / "from-gguf", "--compressed-tensors")
+    nibble("quantize", root / "from-gguf", root / "back")
+    report = json.loads(nibble("quantize", root / "modelopt", root / "again.gguf", "--json").stdout)
+    assert (report["quantized"], report["repacked"], report["scales_rounded"]) == (0, 7 * LAYERS, 0)
+    assert report["method"] == "repacked"
+    for name in ("modelopt", "back"):
+        assert (root / name / "model.safetensors").stat().st_size
+    before, after = directory_values(root / "modelopt"), directory_values(root / "back")
+    assert all(np.array_equal(before[n], after[n]) for n in before) and before.keys() == after.keys()
+    a, b = gguf_values(root / "model.gguf")[1], gguf_values(root / "again.gguf")[1]
+    assert all(np.array_equal(a[n], b[n]) for n in a) and a.keys() == b.keys()
+
+
+def test_report(nibble, tmp_path):
+    source = make_model(tmp_path / "source")
+    out = tmp_path / "out"
+    report = json.loads(nibble("quantize", source, out, "--method", "rtn", "--json", "--keep", "*.v_proj").stdout)
+    groups = {g["group"]: g for g in report["groups"]}
+    assert groups["attn_q"]["to"] == "NVFP4" and 0.07 < groups["attn_q"]["relative_error"] < 0.12
+    assert groups["attn_v"]["to"] == "BF16" and groups["attn_v"]["relative_error"] is None
+    assert report["bytes_after"] == (out / "model.safetensors").stat().st_size
+    assert report["bits_per_weight_quantized"] == pytest.approx(4.5, abs=0.01)
+    assert set(json.loads((out / "hf_quant_config.json").read_text())["quantization"]["exclude_modules"]) == {
+        "lm_head", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.v_proj"}
+    text = nibble("quantize", source, out, "--method", "sweep").stdout  # a model is replaced
+    assert "bits per weight" in text and "nvfp4, sweep" in text
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_auto_is_weighted(nibble, tmp_path):
+    source = make_model(tmp_path / "source")
+    (tmp_path / "text").write_text("some words to calibrate with, " * 30)
+    report = json.loads(nibble("quantize", source, tmp_path / "a.gguf", "--calib", tmp_path / "text", "--json").stdout)
+    assert report["method"] == "weighted" and report["calibration_tokens"] > 100
+    assert all(g["weighted_error"] > 0 for g in report["groups"] if g["to"].startswith("NVFP4"))
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["IN"], 2, "expected IN and OUT"),
+    (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, bf16"),
+    (["IN", "OUT.gguf", "--format", "fp8"], 2, "cannot hold FP8"),
+    (["IN", "OUT.gguf", "--compressed-tensors"], 2, "writes a directory"),
+    (["IN", "OUT", "--method", "rtn", "--calib", "x"], 2, "--calib is for --method weighted"),
+    (["IN", "OUT", "--format", "fp8", "--method", "sweep"], 2, "has none"),
+    (["no-such-model", "OUT"], 1, "cannot be opened"),
+    (["IN", "no/such/place/OUT"], 1, "cannot be created"),
+    (["IN", "IN"], 2, "is the source"),
+    (["IN", "MINE"], 2, "is not a model directory"),
+    (["IN", "OUT", "--calib", "no-such-text"], 1, "no-such-text"),
+])
+def test_refusals(nibble, tmp_path, arguments, code, words):
+    make_model(tmp_path / "IN")
+    (tmp_path / "MINE").mkdir()
+    (tmp_path / "MINE" / "letter.txt").write_text("dear")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    done = nibble("quantize", *arguments, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert words in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (tmp_path / "MINE" / "letter.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("out", ["out", "out.gguf"])
+def test_killed_leaves_nothing(nibble_path, nibble, smollm2, tmp_path, out):
+    command = [nibble_path, "quantize", smollm2, tmp_path / out, "--method", "sweep"]
+    for stop in (signal.SIGKILL, signal.SIGINT):
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        running.send_signal(stop)
+        _, words = running.communicate(timeout=60)
+        assert running.returncode != 0
+        assert not (tmp_path / out).exists()
+        if stop == signal.SIGINT:  # asked, not killed: it cleans up
+            assert running.returncode == 130, words
+            assert not list(tmp_path.iterdir())
+        else:
+            assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("out", ["out", "out.gguf"])
+def test_full_disk_is_reported(nibble_path, tmp_path, out):
+    source = make_model(tmp_path / "source")
+
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
+
+    done = subprocess.run([nibble_path, "quantize", source, tmp_path / out, "--method", "sweep"], capture_output=True,
+                          text=True, preexec_fn=small_disk, timeout=60)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr and "size limit" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_full_file_system_is_reported(nibble, tmp_path):
+    source = make_model(tmp_path / "source")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        done = nibble("quantize", source, small / "out.gguf", "--method", "sweep", check=False)
+        assert (done.returncode, list(small.iterdir())) == (1, [])
+        assert "the disk is full" in done.stderr
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_memory_stays_small(nibble_path, tmp_path):
+    """600 MB of source, one tensor at a time: resident memory stays far below it."""
+    source = make_model(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    tensors = weights("llama")
+    rows = 1 << 20  # an embedding of 256 MiB, and 256 MiB of unused tensors beside it
+    tensors["model.embed_tokens.weight"] = np.zeros((rows, DIM), ml_dtypes.bfloat16)
+    tensors["extra.one"], tensors["extra.two"] = (np.ones((rows, DIM), ml_dtypes.bfloat16) for _ in range(2))
+    config["vocab_size"] = rows
+    (source / "config.json").write_text(json.dumps(config))
+    safetensors_numpy.save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    done = subprocess.run(["python3", "-c", script, nibble_path, "quantize", source, tmp_path / "out", "--method",
+                           "sweep"], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 200 * 1024  # KiB
+
+
+def test_words_of_real_models(nibble, smollm2, tmp_path, wikitext_test):
+    """GGUF -> directory -> GGUF: the same ids, and tokenizers agrees."""
+    tokenizers = pytest.importorskip("tokenizers")
+    text = wikitext_test.read_bytes()[:200000].decode("utf-8", "ignore")
+    (tmp_path / "text").write_text(text)
+    nibble("quantize", smollm2, tmp_path / "there", "--method", "rtn")
+    nibble("quantize", tmp_path / "there", tmp_path / "back.gguf")
+    ids = [nibble("tokenize", model, "--text", tmp_path / "text", "--ids", "--no-bos").stdout
+           for model in (smollm2, tmp_path / "there", tmp_path / "back.gguf")]
+    assert ids[0] == ids[1] == ids[2]
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "there" / "tokenizer.json"))
+    assert tokenizer.encode(text, add_special_tokens=False).ids == [int(i) for i in ids[0].split()]

@@ -62,9 +62,8 @@ static tile tile_find(const batch *b, const attn_params *p, size_t index) {
 /* A thread's scratch, cut up. */
 typedef struct room {
     float *scores, *acc, *max, *sum, *q_steps;
-    int32_t *q_starts;
-    int8_t *q8;
-    uint8_t *bytes, *weights8;
+    int16_t *q16;
+    uint8_t *ints, *weights8;
 } room;
 
 typedef struct cutter {
@@ -81,15 +80,14 @@ static void *cut(cutter *c, size_t bytes) {
 /* Returns the bytes it takes; MEMORY may be NULL to learn them. */
 static size_t room_cut(room *r, void *memory, size_t d) {
     cutter c = {.memory = memory};
-    size_t rows = ATTN_MAX_ROWS, groups = d / KV_STEP_DIMS;
+    size_t rows = ATTN_MAX_ROWS;
     r->scores = cut(&c, rows * KV_PAGE_TOKENS * sizeof(float));
     r->acc = cut(&c, rows * d * sizeof(float));
     r->max = cut(&c, rows * sizeof(float));
     r->sum = cut(&c, rows * sizeof(float));
-    r->q_steps = cut(&c, rows * groups * sizeof(float));
-    r->q_starts = cut(&c, rows * groups * sizeof(int32_t));
-    r->q8 = cut(&c, rows * d);
-    r->bytes = cut(&c, KV_PAGE_TOKENS * d);
+    r->q_steps = cut(&c, rows * sizeof(float));
+    r->q16 = cut(&c, rows * d * sizeof(int16_t));
+    r->ints = cut(&c, KV_PAGE_TOKENS * d * sizeof(int16_t));
     r->weights8 = cut(&c, rows * KV_PAGE_TOKENS);
     return c.used;
 }
@@ -99,21 +97,19 @@ static const float *query_of(const cpu_op *op, const tile *t, size_t i) {
     return act_row(op->in, (size_t)t->seq->row + token) + head * (size_t)op->attn.head_dim;
 }
 
-/* The tile's queries as bytes, where attention is 8-bit. */
+/* The tile's queries as integers, where attention is in integers. */
 static void quantize_queries(const cpu_backend *cb, const cpu_op *op, const tile *t, const room *r) {
-    size_t d = (size_t)op->attn.head_dim, groups = d / KV_STEP_DIMS;
-    if (!op->kv->k_steps)
-        return;
-    for (size_t i = 0; i < t->n; i++)
-        cb->k.attn_quantize(r->q8 + i * d, r->q_steps + i * groups, r->q_starts + i * groups,
-                            query_of(op, t, i), d);
+    size_t d = (size_t)op->attn.head_dim;
+    if (op->kv->k_steps)
+        for (size_t i = 0; i < t->n; i++)
+            cb->k.attn_quantize(r->q16 + i * d, r->q_steps + i, query_of(op, t, i), d);
 }
 
 /* Page J of the tile for rows [skipped, skipped + job->n_rows) of it. */
 static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, size_t skipped,
                      attn_page_job *job, const room *r) {
     const kv_cache *kv = op->kv;
-    size_t d = (size_t)op->attn.head_dim, groups = d / KV_STEP_DIMS;
+    size_t d = (size_t)op->attn.head_dim;
     size_t block = kv_block(kv, op->attn.layer, t->seq->pages[t->first_page + j], (int)t->kv_head);
     size_t at = block * KV_PAGE_TOKENS;
     job->k = kv->k + block * kv->block_bytes;
@@ -127,14 +123,13 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
         cb->k.attn_page[kv->shape.dtype](job);
         return;
     }
-    job->k_steps = kv->k_steps + at * groups;
+    job->k_steps = kv->k_steps + at;
     job->v_steps = kv->v_steps + at;
-    job->q8 = r->q8 + skipped * d;
-    job->q_steps = r->q_steps + skipped * groups;
-    job->q_starts = r->q_starts + skipped * groups;
-    job->bytes = r->bytes;
+    job->q16 = r->q16 + skipped * d;
+    job->q_steps = r->q_steps + skipped;
+    job->ints = r->ints;
     job->weights8 = r->weights8;
-    cb->k.attn_page8[kv->shape.dtype](job);
+    cb->k.attn_page_int[kv->shape.dtype](job);
 }
 
 /* Adds page J of the tile to its rows' running values; ACC's rows lie acc_stride apart. */

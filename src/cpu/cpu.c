@@ -108,7 +108,7 @@ static nib_status cpu_kv_new(backend *be, kv_cache **out, const kv_shape *shape,
             return nib_fail(err, NIB_NO_MEMORY, "no memory for partial attention results");
         cb->partial_floats = PARTIAL_FLOATS;
     }
-    bool steps = cb->int8 && cb->k.attn_quantize && d % KV_STEP_DIMS == 0;
+    bool steps = cb->int8 && cb->k.attn_quantize && d % 64 == 0 && d <= ATTN_INT_MAX_DIM;
     return kv_cache_new(out, shape, steps, err);
 }
 
@@ -264,8 +264,10 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
     }
     kernels_init(&cb->k, features_lowered(options->features));
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;
-    snprintf(cb->be.path, sizeof cb->be.path, "cpu %s, activations %s", cb->k.rung,
-             cb->int8 ? "int8 (a scale per 16)" : "f32 (exact)");
+    const char *how = !cb->int8             ? "activations f32 (exact)"
+                      : cb->k.attn_quantize ? "activations int8 (a scale per 16), attention in integers"
+                                            : "activations int8 (a scale per 16)";
+    snprintf(cb->be.path, sizeof cb->be.path, "cpu %s, %s", cb->k.rung, how);
     *out = &cb->be;
     return NIB_OK;
 }

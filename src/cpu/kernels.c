@@ -27,7 +27,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
         rows_avx512_init(k);
         attn_avx512_init(k);
         if (features & NIB_CPU_AVX512_VNNI)
-            attn_int8_vnni_init(k);
+            attn_int_vnni_init(k);
         matmul_avx512_init(&k->matmul, features);
     }
 #endif

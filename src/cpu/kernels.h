@@ -15,6 +15,10 @@
 
 #define ATTN_MAX_ROWS 64 /* query rows of one attn_page call */
 
+/* Integer attention: ATTN_INT_MAX_DIM * ATTN_Q_MAX * KV_K_MAX < 2^31 */
+#define ATTN_INT_MAX_DIM 256
+#define ATTN_Q_MAX       4095
+
 /* Query rows (token, head) that share a KV head, and one page of its keys and values. A page is the unit of
  * the softmax: its maximum, sum and weighted values are formed from nothing and then joined to those of the
  * pages before, so that pages may be computed apart (attn_join) with the same bits. */
@@ -31,12 +35,11 @@ typedef struct attn_page_job {
     float *max, *sum; /* [n_rows]; -INFINITY and 0 (and acc 0) before the first page */
     float *scratch;   /* [n_rows, KV_PAGE_TOKENS], 64-byte aligned */
 
-    /* 8-bit attention only; head_dim is a whole number of KV_STEP_DIMS */
-    const int8_t *q8;               /* [n_rows, head_dim], see attn_quantize */
-    const float *q_steps;           /* [n_rows, head_dim / KV_STEP_DIMS] */
-    const int32_t *q_starts;        /* likewise */
+    /* integer attention only */
+    const int16_t *q16;             /* [n_rows, head_dim], see attn_quantize */
+    const float *q_steps;           /* [n_rows] */
     const float *k_steps, *v_steps; /* the block's, see kv.h */
-    uint8_t *bytes;                 /* [KV_PAGE_TOKENS, head_dim], 64-byte aligned: keys or values as bytes */
+    uint8_t *ints;                  /* [KV_PAGE_TOKENS, head_dim] of 2 bytes, 64-byte aligned */
     uint8_t *weights8;              /* [n_rows, KV_PAGE_TOKENS] */
 } attn_page_job;
 
@@ -56,12 +59,12 @@ typedef struct cpu_kernels {
 
     /* one page of attention, joined to the running values; by nib_kv_dtype */
     void (*attn_page[4])(const attn_page_job *job);
-    /* The same with 8-bit operands; NULL where a rung has nothing faster than FP32. Queries and keys have a
-     * step per KV_STEP_DIMS dimensions, values per token, softmax weights (times the value's step) per row
-     * and page; sums are exact integers. attn_quantize: codes round(q / step), starts what their sum calls
-     * for. */
-    void (*attn_page8[4])(const attn_page_job *job);
-    void (*attn_quantize)(int8_t *codes, float *steps, int32_t *starts, const float *q, size_t head_dim);
+    /* The same with integer operands, for head_dim a multiple of 64 up to ATTN_INT_MAX_DIM; NULL where a rung
+     * has nothing faster than FP32. Exact integer sums of q and k in 13 and 12 bits, with a step per row and
+     * per key; and of softmax weights (times the value's step) and values in 8 bits, with a step per row and
+     * page and per value. attn_quantize: *step = largest |q| / ATTN_Q_MAX, codes = round(q / step). */
+    void (*attn_page_int[4])(const attn_page_job *job);
+    void (*attn_quantize)(int16_t *codes, float *step, const float *q, size_t head_dim);
     /* acc [n], *max, *sum of earlier pages joined with those of later ones */
     void (*attn_join)(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n);
@@ -83,10 +86,11 @@ void kernels_init(cpu_kernels *k, uint32_t features);
 /* Each rung's files fill in what they have. */
 void rows_ref_init(cpu_kernels *k);
 void attn_ref_init(cpu_kernels *k);
+void attn_int_ref_init(cpu_kernels *k); /* for tests */
 void rows_avx2_init(cpu_kernels *k);
 void attn_avx2_init(cpu_kernels *k);
 void rows_avx512_init(cpu_kernels *k);
 void attn_avx512_init(cpu_kernels *k);
-void attn_int8_vnni_init(cpu_kernels *k);
+void attn_int_vnni_init(cpu_kernels *k);
 
 #endif

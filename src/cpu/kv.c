@@ -45,7 +45,7 @@ nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_e
     }
     if (ok && steps) {
         size_t step_bytes = KV_PAGE_TOKENS * sizeof(float);
-        ok = (kv->k_steps = zeroed(&kv->memory[4], blocks, step_bytes * kv_step_groups(kv))) &&
+        ok = (kv->k_steps = zeroed(&kv->memory[4], blocks, step_bytes)) &&
              (kv->v_steps = zeroed(&kv->memory[5], blocks, step_bytes));
     }
     if (!ok) {
@@ -66,6 +66,6 @@ void kv_cache_free(kv_cache *kv) {
 }
 
 size_t kv_cache_bytes(const kv_cache *kv) {
-    size_t token_floats = (kv->k_scales ? 2 : 0) + (kv->k_steps ? kv_step_groups(kv) + 1 : 0);
+    size_t token_floats = (kv->k_scales ? 2 : 0) + (kv->k_steps ? 2 : 0);
     return kv->n_blocks * (2 * kv->block_bytes + token_floats * KV_PAGE_TOKENS * sizeof(float));
 }

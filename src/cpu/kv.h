@@ -9,9 +9,8 @@
  *   FP8 E4M3: value = e4m3(code) * scale; scales FP32 [KV_PAGE_TOKENS] per block stand in arrays of their own
  *
  *
- * For 8-bit attention stand beside them steps: the largest |value| as stored, before an FP8 scale, / 127; of
- * each KV_STEP_DIMS dimensions of a key, [head_dim / KV_STEP_DIMS][KV_PAGE_TOKENS], and of a whole value,
- * [KV_PAGE_TOKENS].
+ * For integer attention stand beside them the steps of a token's key and value: the largest |value| as
+ * stored, before an FP8 scale, / KV_K_MAX and / KV_V_MAX; [KV_PAGE_TOKENS] per block.
  *
  * A page holds KV_PAGE_TOKENS positions from a multiple of KV_PAGE_TOKENS on. Memory starts as zeros.
  */
@@ -23,7 +22,8 @@
 /* An FP8 vector whose largest |x| is below this is stored as zeros: 448 / |x| must not overflow. */
 #define KV_FP8_TINY 0x1p-100f
 
-#define KV_STEP_DIMS 64
+#define KV_K_MAX 2047
+#define KV_V_MAX 127
 
 struct kv_cache {
     kv_shape shape;
@@ -38,10 +38,6 @@ struct kv_cache {
 nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_error *err);
 void kv_cache_free(kv_cache *kv);
 size_t kv_cache_bytes(const kv_cache *kv);
-
-static inline size_t kv_step_groups(const kv_cache *kv) {
-    return (size_t)kv->shape.head_dim / KV_STEP_DIMS;
-}
 
 /* Index of a block among those of the cache. */
 static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {

@@ -112,14 +112,11 @@ static float largest(nib_kv_dtype type, const void *codes, size_t n) {
 
 /* Steps of N tokens from slot T on, from their codes [n, d]. */
 static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, const void *codes, size_t n) {
-    size_t d = (size_t)kv->shape.head_dim, groups = is_k ? kv_step_groups(kv) : 1, dims = d / groups;
-    size_t code_bytes = kv->block_bytes / KV_PAGE_TOKENS / d;
-    float *steps = (is_k ? kv->k_steps : kv->v_steps) + block * groups * KV_PAGE_TOKENS;
+    size_t d = (size_t)kv->shape.head_dim, token_bytes = kv->block_bytes / KV_PAGE_TOKENS;
+    float *steps = (is_k ? kv->k_steps : kv->v_steps) + block * KV_PAGE_TOKENS + t;
     for (size_t j = 0; j < n; j++)
-        for (size_t g = 0; g < groups; g++) {
-            const uint8_t *group = (const uint8_t *)codes + (j * d + g * dims) * code_bytes;
-            steps[g * KV_PAGE_TOKENS + t + j] = largest(kv->shape.dtype, group, dims) / 127.0f;
-        }
+        steps[j] = largest(kv->shape.dtype, (const uint8_t *)codes + j * token_bytes, d) /
+                   (float)(is_k ? KV_K_MAX : KV_V_MAX);
 }
 
 /* The vectors x of one KV head, rows of RUN. CODES: room for a page. */

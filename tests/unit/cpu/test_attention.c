@@ -5,6 +5,8 @@
  */
 #include "cpu_fixture.h"
 
+#include "cpu/kernels.h"
+
 enum { LAYERS = 2, LAYER = 1, MAX_ROWS = 640 };
 
 typedef struct rig {
@@ -243,7 +245,151 @@ static void test_patterns(void **state) {
                 run_case(fixture_rungs[rung], &op_shapes[1], kv_types[t], (fixture_pattern)p, 130);
 }
 
+/* Integer attention within two percent of exact attention on normal operands: one mistake would show. */
+static void test_int_mode(void **state) {
+    (void)state;
+    for (size_t rung = 1; rung < fixture_n_rungs(); rung++)
+        for (size_t t = 0; t < 3; t++) {
+            const op_shape *shape = &op_shapes[3];
+            rig exact = rig_open(fixture_rungs[rung], 2, NIB_ACTIVATIONS_F32, shape, kv_types[t]);
+            rig fast = rig_open(fixture_rungs[rung], 2, NIB_ACTIVATIONS_INT8, shape, kv_types[t]);
+            size_t width = (size_t)(shape->n_heads + 2 * shape->n_kv_heads) * (size_t)shape->head_dim;
+            size_t cols = (size_t)(shape->n_heads * shape->head_dim);
+            float *qkv = fixture_vector(MAX_ROWS * width, PATTERN_NORMAL, 0, 31);
+            double *want = test_malloc(cols * sizeof *want);
+            fixture_batch *f = test_calloc(1, sizeof *f);
+            fixture_add(f, 2, 0, 600);
+            rig_step(&exact, f, qkv);
+            rig_step(&fast, f, qkv);
+            for (size_t row = 0; row < 600; row++) {
+                for (size_t i = 0; i < cols; i++)
+                    want[i] = act_row(exact.out, row)[i];
+                double e = fixture_error(OP_ERROR_L2, act_row(fast.out, row), want, cols);
+                if (!(e <= 0.02))
+                    fail_msg("%s, KV %d, row %zu: error %g", fast.be->path, (int)kv_types[t], row, e);
+            }
+            test_free(f);
+            test_free(want);
+            test_free(qkv);
+            rig_close(&exact);
+            rig_close(&fast);
+        }
+}
+
+enum { D = 128, PAGE_ROWS = 13 };
+
+/* A page of one head with stored keys and values of TYPE, and what integer attention wants beside them. */
+typedef struct page {
+    _Alignas(64) float k[D * KV_PAGE_TOKENS], v[D * KV_PAGE_TOKENS]; /* room for any format */
+    float k_scales[KV_PAGE_TOKENS], v_scales[KV_PAGE_TOKENS], k_steps[KV_PAGE_TOKENS],
+        v_steps[KV_PAGE_TOKENS];
+    float q[PAGE_ROWS][D];
+} page;
+
+static double store_code(nib_kv_dtype type, void *codes, size_t at, float x) {
+    if (type == NIB_KV_FP32)
+        return ((float *)codes)[at] = x;
+    if (type == NIB_KV_BF16)
+        return bf16_to_f32(((uint16_t *)codes)[at] = bf16_from_f32(x));
+    return e4m3_to_f32(((uint8_t *)codes)[at] = e4m3_from_f32_sat(x));
+}
+
+static void fill_page(page *p, nib_kv_dtype type) {
+    uint64_t state = 1234567;
+    memset(p, 0, sizeof *p);
+    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        double k_most = 0, v_most = 0;
+        float size = t == 20 ? 0 : 1 + (float)(t % 7); /* one token of zeros */
+        for (size_t i = 0; i < D; i++) {
+            size_t at =
+                type == NIB_KV_FP32 ? i * KV_PAGE_TOKENS + t : (i / 2 * KV_PAGE_TOKENS + t) * 2 + i % 2;
+            k_most = fmax(k_most, fabs(store_code(type, p->k, at, size * fixture_normal(&state))));
+            v_most = fmax(v_most, fabs(store_code(type, p->v, t * D + i, size * fixture_normal(&state))));
+        }
+        p->k_steps[t] = (float)k_most / KV_K_MAX;
+        p->v_steps[t] = (float)v_most / KV_V_MAX;
+        p->k_scales[t] = 0.5f + (float)t / 64;
+        p->v_scales[t] = 1.5f - (float)t / 64;
+    }
+    for (size_t r = 0; r < PAGE_ROWS; r++)
+        fixture_fill(p->q[r], D, r == 3 ? PATTERN_ZEROS : PATTERN_NORMAL, 0, r + 50);
+}
+
+/* Two passes over the page with kernels K; values, maxima and sums of the rows. */
+static void attend_page_twice(const cpu_kernels *k, nib_kv_dtype type, const page *p, float *acc, float *max,
+                              float *sum) {
+    static _Alignas(64) float scratch[ATTN_MAX_ROWS * KV_PAGE_TOKENS];
+    static _Alignas(64) uint8_t ints[KV_PAGE_TOKENS * D * 2], weights8[ATTN_MAX_ROWS * KV_PAGE_TOKENS];
+    int16_t q16[PAGE_ROWS][D];
+    float q_steps[PAGE_ROWS];
+    uint8_t first[PAGE_ROWS], last[PAGE_ROWS];
+    for (size_t r = 0; r < PAGE_ROWS; r++) {
+        k->attn_quantize(q16[r], &q_steps[r], p->q[r], D);
+        max[r] = -INFINITY;
+        sum[r] = 0;
+    }
+    memset(acc, 0, PAGE_ROWS * D * sizeof *acc);
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t r = 0; r < PAGE_ROWS; r++) {
+            first[r] = (uint8_t)(pass ? 3 * r : 0);
+            last[r] = (uint8_t)(pass ? KV_PAGE_TOKENS : 1 + r);
+        }
+        attn_page_job job = {.k = p->k,
+                             .v = p->v,
+                             .k_scale = p->k_scales,
+                             .v_scale = p->v_scales,
+                             .head_dim = D,
+                             .n_rows = PAGE_ROWS,
+                             .first = first,
+                             .last = last,
+                             .scale = 0.1f,
+                             .acc = acc,
+                             .acc_stride = D,
+                             .max = max,
+                             .sum = sum,
+                             .scratch = scratch,
+                             .q16 = q16[0],
+                             .q_steps = q_steps,
+                             .k_steps = p->k_steps,
+                             .v_steps = p->v_steps,
+                             .ints = ints,
+                             .weights8 = weights8};
+        k->attn_page_int[type](&job);
+    }
+}
+
+/* The VNNI kernel against the readable one: only exp is computed otherwise, which may move a byte by one. */
+static void test_int_kernels(void **state) {
+    (void)state;
+    cpu_kernels fast, ref;
+    kernels_init(&fast, cpu_features());
+    if (!fast.attn_quantize)
+        skip();
+    memset(&ref, 0, sizeof ref);
+    attn_int_ref_init(&ref);
+    page *p = test_calloc(1, sizeof *p + 64);
+    page *aligned = (page *)(((uintptr_t)p + 63) & ~(uintptr_t)63);
+    static float got[PAGE_ROWS * D], want[PAGE_ROWS * D], max[2][PAGE_ROWS], sum[2][PAGE_ROWS];
+    for (size_t t = 0; t < 3; t++) {
+        fill_page(aligned, kv_types[t]);
+        attend_page_twice(&fast, kv_types[t], aligned, got, max[0], sum[0]);
+        attend_page_twice(&ref, kv_types[t], aligned, want, max[1], sum[1]);
+        for (size_t r = 0; r < PAGE_ROWS; r++) {
+            double want64[D];
+            for (size_t i = 0; i < D; i++)
+                want64[i] = want[r * D + i];
+            assert_true(fabsf(max[0][r] - max[1][r]) <= 1e-6f * fabsf(max[1][r]));
+            double e = fabs((double)sum[0][r] - (double)sum[1][r]) / (double)sum[1][r];
+            double e2 = fixture_error(OP_ERROR_L2, got + r * D, want64, D);
+            if (!(e <= 3e-6 && e2 <= 2e-3))
+                fail_msg("KV %d, row %zu: sum %g off, values %g", (int)kv_types[t], r, e, e2);
+        }
+    }
+    test_free(p);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_patterns)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_patterns),
+                                       cmocka_unit_test(test_int_mode), cmocka_unit_test(test_int_kernels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One page of attention with integer operands, for the int8 activation mode where the machine has VNNI.
+ * ref/attn_int_ref.c says what it computes; layouts: kv.h.
+ *
+ * The page's keys become 16-bit integers, two dimensions side by side, and a tile of up to 6 rows times 64
+ * keys goes once through them: two multiply-adds for one of FP32. The softmax is FP32. Its weights, times the
+ * step of each value, become bytes; values become bytes [KEYS / 4][head_dim][4] (the even, then the odd
+ * dimensions of every 32): four multiply-adds for one. Integer sums are exact, so any order gives the same
+ * bits; the few FP32 operations of a row are in a fixed order.
+ */
+#include "cpu/avx512/attn_page512.h"
+
+/* As assembly: GCC 12 copies the sums around the intrinsics. */
+INLINE __m512i dot4(__m512i sum, __m512i a, __m512i b) { /* + four products of unsigned a, signed b */
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
+
+INLINE __m512i dot2(__m512i sum, __m512i a, __m512i b) { /* + two products */
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
+
+enum { PICK = 0xca }; /* ternary logic: mask ? second : third */
+
+INLINE __m512i pack2(__m512i a, __m512i b) { /* the low halves of a and b, side by side */
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xffff), a, _mm512_slli_epi32(b, 16), PICK);
+}
+
+INLINE __m512i pack4(__m512i a, __m512i b, __m512i c, __m512i d) { /* the low bytes */
+    const __m512i low = _mm512_set1_epi32(0xff);
+    return pack2(_mm512_ternarylogic_epi32(low, a, _mm512_slli_epi32(b, 8), PICK),
+                 _mm512_ternarylogic_epi32(low, c, _mm512_slli_epi32(d, 8), PICK));
+}
+
+/* round(x * factor) in the low bits: the sum lies where FP32 counts in ones. */
+INLINE __m512i to_int(__m512 x, __m512 factor) {
+    return _mm512_castps_si512(_mm512_fmadd_ps(x, factor, _mm512_set1_ps(0x1.8p23f)));
+}
+
+/* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0. */
+INLINE __m512 factor_of(kv_type type, __m512 step) {
+    __mmask16 some = _mm512_cmp_ps_mask(step, _mm512_setzero_ps(), _CMP_GT_OQ);
+    return _mm512_maskz_div_ps(some, _mm512_set1_ps(type == FP8 ? 256.0f : 1.0f), step);
+}
+
+static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
+    __m512 most = _mm512_setzero_ps();
+    for (size_t i = 0; i < d; i += 16)
+        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(q + i)));
+    *step = _mm512_reduce_max_ps(most) / (float)ATTN_Q_MAX;
+    __m512 factor = factor_of(FP32, _mm512_set1_ps(*step));
+    for (size_t i = 0; i < d; i += 16)
+        _mm256_storeu_si256((__m256i *)(codes + i),
+                            _mm512_cvtepi32_epi16(to_int(_mm512_loadu_ps(q + i), factor)));
+}
+
+/* Keys of vectors [v0, v1) as integers. */
+INLINE void key_ints(kv_type type, const attn_page_job *job, size_t v0, size_t v1) {
+    for (size_t v = v0; v < v1; v++) {
+        __m512 f = factor_of(type, _mm512_loadu_ps(job->k_steps + 16 * v));
+        for (size_t i = 0; i < job->head_dim / 2; i++) {
+            pair k = load_keys(type, job->k, i, v);
+            _mm512_store_si512(job->ints + (i * KEYS + 16 * v) * 4,
+                               pack2(to_int(k.even, f), to_int(k.odd, f)));
+        }
+    }
+}
+
+/* q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
+INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int NV) {
+    __m512i s[ROWS][4];
+    const int16_t *q = job->q16 + (size_t)row * job->head_dim;
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < NV; v++)
+            s[r][v] = _mm512_setzero_si512();
+    for (size_t i = 0; i < job->head_dim / 2; i++) {
+        __m512i k[4];
+        for (int v = 0; v < NV; v++)
+            k[v] = _mm512_load_si512(job->ints + (i * KEYS + 16 * (v0 + (size_t)v)) * 4);
+        for (int r = 0; r < R; r++) {
+            int two;
+            __builtin_memcpy(&two, q + (size_t)r * job->head_dim + 2 * i, 4);
+            __m512i w = _mm512_set1_epi32(two);
+            for (int v = 0; v < NV; v++)
+                s[r][v] = dot2(s[r][v], w, k[v]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < NV; v++) {
+            size_t key = 16 * (v0 + (size_t)v);
+            __m512 step =
+                _mm512_mul_ps(_mm512_set1_ps(job->q_steps[row + r]), _mm512_loadu_ps(job->k_steps + key));
+            _mm512_store_ps(job->scratch + (size_t)(row + r) * KEYS + key,
+                            _mm512_mul_ps(_mm512_cvtepi32_ps(s[r][v]), step));
+        }
+}
+
+INLINE void all_scores(const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
+    if (v1 - v0 == 1)
+        scores_tile(job, row, R, v0, 1);
+    else if (v1 - v0 == 2)
+        scores_tile(job, row, R, v0, 2);
+    else
+        scores_tile(job, row, R, 0, 4);
+}
+
+/* Weights, times the step of their value, of all rows as bytes; steps [n_rows]: what a byte counts, from the
+ * largest of the row. */
+INLINE void weight_bytes(const attn_page_job *job, float *steps) {
+    _Alignas(64) float factors[ATTN_MAX_ROWS];
+    for (int row = 0; row < job->n_rows; row += 16) {
+        __mmask16 m = lanes((size_t)(job->n_rows - row));
+        __m512 step = _mm512_div_ps(_mm512_maskz_loadu_ps(m, steps + row), _mm512_set1_ps(255.0f));
+        _mm512_mask_storeu_ps(steps + row, m, step);
+        _mm512_store_ps(factors + row, factor_of(FP32, step));
+    }
+    for (int row = 0; row < job->n_rows; row++) {
+        const float *s = job->scratch + (size_t)row * KEYS;
+        __m512 factor = _mm512_set1_ps(factors[row]);
+        for (int j = 0; j < 4; j++) {
+            __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(s + 16 * j), factor));
+            _mm_storeu_si128((__m128i *)(job->weights8 + (size_t)row * KEYS + 16 * j),
+                             _mm512_cvtusepi32_epi8(codes));
+        }
+    }
+}
+
+/* Values of keys [4 t0, 4 t1) as bytes. */
+INLINE void value_bytes(kv_type type, const attn_page_job *job, size_t t0, size_t t1) {
+    size_t d = job->head_dim;
+    for (size_t t = t0; t < t1; t++) {
+        __m512 f[4];
+        for (size_t j = 0; j < 4; j++)
+            f[j] = factor_of(type, _mm512_set1_ps(job->v_steps[4 * t + j]));
+        for (size_t i = 0; i < d / 2; i += 16) {
+            pair v[4];
+            for (size_t j = 0; j < 4; j++)
+                v[j] = load_values(type, job->v, d, 4 * t + j, i, 16);
+            uint8_t *bytes = job->ints + (t * d + 2 * i) * 4;
+            _mm512_store_si512(bytes, pack4(to_int(v[0].even, f[0]), to_int(v[1].even, f[1]),
+                                            to_int(v[2].even, f[2]), to_int(v[3].even, f[3])));
+            _mm512_store_si512(bytes + 64, pack4(to_int(v[0].odd, f[0]), to_int(v[1].odd, f[1]),
+                                                 to_int(v[2].odd, f[2]), to_int(v[3].odd, f[3])));
+        }
+    }
+}
+
+/* Weighted values of R rows and dimensions [i, i + 64), joined to acc. */
+INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, size_t t0,
+                        size_t t1, const float *c, const float *c2, const float *steps) {
+    __m512i a[ROWS][4];
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 4; j++)
+            a[r][j] = _mm512_setzero_si512();
+    for (size_t t = t0; t < t1; t++) {
+        const uint8_t *bytes = job->ints + (t * job->head_dim + i) * 4;
+        __m512i v[4];
+        for (int j = 0; j < 4; j++)
+            v[j] = _mm512_load_si512(bytes + 64 * j);
+        for (int r = 0; r < R; r++) {
+            int four;
+            __builtin_memcpy(&four, job->weights8 + (size_t)(row + r) * KEYS + 4 * t, 4);
+            __m512i w = _mm512_set1_epi32(four);
+            for (int j = 0; j < 4; j++)
+                a[r][j] = dot4(a[r][j], w, v[j]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        float *acc = job->acc + (size_t)(row + r) * job->acc_stride + i;
+        __m512 old = _mm512_set1_ps(c[row + r]), new = _mm512_set1_ps(c2[row + r]);
+        __m512 step = _mm512_set1_ps(steps[row + r]);
+        for (int j = 0; j < 4; j += 2) {
+            pair p = in_order(type, (pair){_mm512_mul_ps(_mm512_cvtepi32_ps(a[r][j]), step),
+                                           _mm512_mul_ps(_mm512_cvtepi32_ps(a[r][j + 1]), step)});
+            __m512 x = _mm512_mul_ps(_mm512_loadu_ps(acc + 16 * j), old);
+            __m512 y = _mm512_mul_ps(_mm512_loadu_ps(acc + 16 * j + 16), old);
+            _mm512_storeu_ps(acc + 16 * j, _mm512_fmadd_ps(p.even, new, x));
+            _mm512_storeu_ps(acc + 16 * j + 16, _mm512_fmadd_ps(p.odd, new, y));
+        }
+    }
+}
+
+INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
+                       const float *c, const float *c2, const float *steps) {
+    for (size_t i = 0; i < job->head_dim; i += 64)
+        values_tile(type, job, row, R, i, t0, t1, c, c2, steps);
+}
+
+INLINE void attn_page(kv_type type, const attn_page_job *job) {
+    float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS], steps[ATTN_MAX_ROWS];
+    size_t first, last;
+    seen_by_any(job, &first, &last);
+    size_t v0 = first / 16, v1 = (last + 15) / 16, t0 = first / 4, t1 = (last + 3) / 4;
+    if (v1 - v0 > 2) /* all_scores takes all four then */
+        v0 = 0, v1 = 4;
+    key_ints(type, job, v0, v1);
+#define SCORES(R) all_scores(job, row, R, v0, v1)
+    BY_ROWS(SCORES, job->n_rows);
+    __m512 values[4];
+    for (int j = 0; j < 4; j++) {
+        values[j] = _mm512_loadu_ps(job->v_steps + 16 * j);
+        if (type == FP8)
+            values[j] = _mm512_mul_ps(values[j], _mm512_loadu_ps(job->v_scale + 16 * j));
+    }
+    softmax_page(type, job, job->scale, values, c, c2, steps);
+    weight_bytes(job, steps);
+    value_bytes(type, job, t0, t1);
+#define VALUES(R) all_values(type, job, row, R, t0, t1, c, c2, steps)
+    BY_ROWS(VALUES, job->n_rows);
+}
+
+static void attn_page_bf16(const attn_page_job *job) {
+    attn_page(BF16, job);
+}
+
+static void attn_page_fp8(const attn_page_job *job) {
+    attn_page(FP8, job);
+}
+
+static void attn_page_fp32(const attn_page_job *job) {
+    attn_page(FP32, job);
+}
+
+void attn_int_vnni_init(cpu_kernels *k) {
+    k->attn_quantize = quantize;
+    k->attn_page_int[NIB_KV_BF16] = attn_page_bf16;
+    k->attn_page_int[NIB_KV_FP8] = attn_page_fp8;
+    k->attn_page_int[NIB_KV_FP32] = attn_page_fp32;
+}

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Values of stored tensors: element times block scale times row scale times tensor scale. The NVFP4 row is
- * the worked example of docs/formats.md.
+ * Values of stored tensors: element times block scale times row scale times tensor scale.
  */
 #include <setjmp.h>
 #include <stdarg.h>

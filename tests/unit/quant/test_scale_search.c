@@ -293,6 +293,29 @@ static void test_gguf_layout(void **state) {
     }
 }
 
+/* The block of docs/formats.md. */
+static void test_worked_example(void **state) {
+    (void)state;
+    static const float w[16] = {0.0f,    0.0311f,  -0.0096f, 0.0172f, -0.0409f, 0.105f,   0.0021f, -0.0215f,
+                                0.0446f, -0.0851f, 0.0059f,  0.0267f, -0.0142f, -0.0018f, 0.0868f, -0.0344f};
+    static const uint8_t rtn[8] = {0x40, 0x29, 0x7c, 0xa0, 0xe5, 0x31, 0x8a, 0xc6};
+    static const uint8_t sweep[8] = {0x20, 0x19, 0x6b, 0xa0, 0xd3, 0x20, 0x89, 0xb5};
+    static const uint8_t there[8] = {0x50, 0xe4, 0x19, 0x32, 0xac, 0x87, 0x60, 0xca};
+    uint8_t c[32] = {0}, sc[4] = {0}, block[36];
+    scale_search s;
+    scale_search_init(&s, QM_SWEEP, 0.42f, false, NULL);
+    scale_search_nvfp4_row(&s, w, 16, c, sc);
+    assert_int_equal(sc[0], 0x73);
+    assert_memory_equal(c, sweep, 8);
+    scale_search_init(&s, QM_RTN, 0.42f, false, NULL);
+    scale_search_nvfp4_row(&s, w, 16, c, sc);
+    assert_int_equal(sc[0], 0x6e);
+    assert_memory_equal(c, rtn, 8);
+    assert_true(nvfp4_to_gguf(c, sc, block));
+    assert_int_equal(block[0], 0x6e);
+    assert_memory_equal(block + 4, there, 8);
+}
+
 static void test_mxfp4(void **state) {
     (void)state;
     draw_gaussian(90);
@@ -333,6 +356,7 @@ int main(void) {
         cmocka_unit_test(test_weighted),          cmocka_unit_test(test_exhaustive),
         cmocka_unit_test(test_reciprocal_scales), cmocka_unit_test(test_zeros),
         cmocka_unit_test(test_gguf_layout),       cmocka_unit_test(test_mxfp4),
+        cmocka_unit_test(test_worked_example),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

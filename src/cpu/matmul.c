@@ -120,35 +120,44 @@ static void run_rows(const matmul_job *job, const pack_part *p, size_t first, si
     put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
 }
 
+/* The kernel that takes groups of P straight from memory, if the rung has one; sums of ROWS rows into ACC. */
+static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t n_groups, size_t rows,
+                 float *acc) {
+    const matmul_kernels *m = &job->k->matmul;
+    size_t row_bytes;
+    if (is_int8(job, p)) {
+        if (m->gemv8[p->kind])
+            m->gemv8[p->kind](acc, p, group, n_groups, job->a->blocks);
+        return m->gemv8[p->kind];
+    }
+    if (p->kind != PACK_ROWS) {
+        if (m->gemv32[p->kind])
+            m->gemv32[p->kind](acc, p, group, n_groups, job->a->f32);
+        return m->gemv32[p->kind];
+    }
+    if (!m->gemv_rows[p->source.dtype] || !dtype_bytes(p->source.dtype, p->cols, &row_bytes))
+        return false;
+    const uint8_t *w = (const uint8_t *)p->source.data + group * PACK_LANES * row_bytes;
+    m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, job->a->f32, p->cols);
+    return true;
+}
+
 /* Groups [group, group + n) of a part, one row of activations. */
 static void run_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n, void *scratch) {
-    const matmul_kernels *m = &job->k->matmul;
-    float *acc = scratch;
-    const float *x = job->a->f32;
-    size_t row_bytes;
-    bool whole = dtype_bytes(p->source.dtype, p->cols, &row_bytes);
-    assert(whole);
-    (void)whole;
     for (size_t step; n > 0; group += step, n -= step) {
-        size_t first = group * PACK_LANES;
-        step = min(n, 2);
-        size_t rows = min(step * PACK_LANES, p->rows - first);
-        if (is_int8(job, p) && m->gemv8[p->kind]) {
-            m->gemv8[p->kind](acc, p, group, step, job->a->blocks);
-        } else if (!is_int8(job, p) && p->kind != PACK_ROWS && m->gemv32[p->kind]) {
-            m->gemv32[p->kind](acc, p, group, step, x);
-        } else if (p->kind == PACK_ROWS && m->gemv_rows[p->source.dtype] && !p->source.block_scales) {
-            const uint8_t *w = (const uint8_t *)p->source.data + first * row_bytes;
-            m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, x, p->cols);
-        } else if (p->kind == PACK_ROWS) {
-            for (size_t i = 0; i < rows; i += MATMUL_FEW) /* their FP32 copies stay in L1 */
-                run_rows(job, p, first + i, min(MATMUL_FEW, rows - i), 0, 1, scratch);
-            continue;
-        } else {
-            run_tile(job, p, first, rows, 0, 1, scratch);
+        step = min(n, MATMUL_GROUPS);
+        size_t first = group * PACK_LANES, rows = min(step * PACK_LANES, p->rows - first);
+        if (gemv(job, p, group, step, rows, scratch)) {
+            for (size_t i = 0; i < rows; i += MATMUL_TILE)
+                put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, 1, (float *)scratch + i, MATMUL_TILE);
             continue;
         }
-        put(job, p, first, rows, 0, 1, acc, MATMUL_TILE);
+        size_t few = p->kind == PACK_ROWS ? MATMUL_FEW : MATMUL_TILE; /* FP32 copies of few rows stay in L1 */
+        for (size_t i = 0; i < rows; i += few)
+            if (p->kind == PACK_ROWS)
+                run_rows(job, p, first + i, min(few, rows - i), 0, 1, scratch);
+            else
+                run_tile(job, p, first + i, min(few, rows - i), 0, 1, scratch);
     }
 }
 

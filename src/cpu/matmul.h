@@ -26,12 +26,21 @@ size_t matmul_units(const matmul_job *job);
 /* Computes units [begin, end). SCRATCH belongs to the calling thread: pack_scratch_bytes, 64-byte aligned. */
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 
-#define MATMUL_TILE     32  /* rows of a tile: two groups of pack.h */
-#define MATMUL_TOKENS   128 /* rows of the activation that a unit takes at most */
-#define MATMUL_BLOCKS8  32  /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
-#define MATMUL_BLOCKS32 16  /* in an FP32 tile */
-#define MATMUL_ROWS     16  /* rows of a tile of a PACK_ROWS part */
-#define MATMUL_FEW      4   /* the same where there is one row of activations */
+#define MATMUL_TILE     32   /* rows of a tile: two groups of pack.h */
+#define MATMUL_TOKENS   128  /* rows of the activation that a unit takes at most */
+#define MATMUL_BLOCKS8  32   /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
+#define MATMUL_BLOCKS32 16   /* in an FP32 tile */
+#define MATMUL_ROWS     16   /* rows of a tile of a PACK_ROWS part */
+#define MATMUL_FEW      4    /* the same where there is one row of activations */
+#define MATMUL_AHEAD    4608 /* bytes of packed weights asked for ahead of one row of activations */
+
+/* Asks for LINES lines of packed weights MATMUL_AHEAD bytes past AT, within STOP: what lies past a unit range
+ * is another thread's to read. */
+static inline void matmul_prefetch(const uint8_t *at, const uint8_t *stop, size_t lines) {
+    if ((size_t)(stop - at) > MATMUL_AHEAD)
+        for (size_t i = 0; i < lines; i++)
+            __builtin_prefetch(at + MATMUL_AHEAD + i * PACK_LINE);
+}
 
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {
@@ -51,7 +60,8 @@ typedef struct matmul_kernels {
     void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
     void (*mul8[2])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
                     const act_block *x, size_t stride, size_t n_tokens);
-    /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set.
+    /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set; up to
+     * MATMUL_GROUPS groups.
      * NULL: the tiles do it. */
     void (*gemv8[PACK_KINDS])(float *acc, const pack_part *p, size_t group, size_t n_groups,
                               const act_block *x);
@@ -72,6 +82,7 @@ typedef struct matmul_kernels {
                                 size_t n);
 } matmul_kernels;
 
+#define MATMUL_GROUPS        (MATMUL_TOKENS * MATMUL_TILE / PACK_LANES)
 #define MATMUL_ACC_BYTES     (MATMUL_TOKENS * MATMUL_TILE * sizeof(float))
 #define MATMUL_TILE8_CODES   (MATMUL_BLOCKS8 * 16 * MATMUL_TILE)
 #define MATMUL_TILE8_SCALES  (MATMUL_BLOCKS8 * 2 * MATMUL_TILE * sizeof(float))

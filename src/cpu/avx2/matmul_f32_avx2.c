@@ -7,7 +7,6 @@
 
 #define INLINE     static inline __attribute__((always_inline))
 #define TILE_BLOCK (16 * MATMUL_TILE) /* floats */
-#define PREFETCH   1536
 
 INLINE __m256i load256(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
@@ -128,12 +127,11 @@ INLINE __m256 block_sum(pack_kind kind, const uint8_t *super, size_t b, size_t h
 INLINE void gemv(pack_kind kind, size_t lines, float *acc, const pack_part *p, size_t group, size_t n_groups,
                  const float *x) {
     const __m256i grid = grid_of(p);
-    const uint8_t *super = pack_super(p, group, 0);
+    const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += lines * PACK_LINE) {
-            for (size_t i = 0; i < lines; i++)
-                _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
+            matmul_prefetch(super, stop, lines);
             for (size_t b = 0; b < 4; b++)
                 for (size_t half = 0; half < 2; half++)
                     sums[half] = _mm256_fmadd_ps(block_sum(kind, super, b, half, grid, x + (4 * s + b) * 16),

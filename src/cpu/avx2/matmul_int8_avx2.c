@@ -15,7 +15,6 @@
 #define TILE_STEP   (2 * PACK_LINE)
 #define TILE_BLOCK  (4 * TILE_STEP)
 #define TILE_SCALES 64 /* floats per block */
-#define PREFETCH    1536
 
 INLINE __m256i load256(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
@@ -170,12 +169,11 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
                                  const act_block *x) {
     const __m256i grid = grid_of(p, 12), low = _mm256_set1_epi8(15);
     const __m256 magic = _mm256_set1_ps(MAGIC);
-    const uint8_t *super = pack_super(p, group, 0);
+    const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += 9 * PACK_LINE) {
-            for (size_t i = 0; i < 9; i++)
-                _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
+            matmul_prefetch(super, stop, 9);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {
@@ -200,12 +198,11 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
 void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups,
                                 const act_block *x) {
     const __m256 magic = _mm256_set1_ps(MAGIC);
-    const uint8_t *super = pack_super(p, group, 0);
+    const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += 17 * PACK_LINE) {
-            for (size_t i = 0; i < 17; i++)
-                _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
+            matmul_prefetch(super, stop, 17);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {

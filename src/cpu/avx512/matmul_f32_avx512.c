@@ -9,7 +9,6 @@
 #define INLINE     static inline __attribute__((always_inline))
 #define TILE_BLOCK (16 * MATMUL_TILE) /* floats */
 #define TOKENS     6
-#define PREFETCH   1536
 
 INLINE __m512 grid_of(const pack_part *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p->grid)));
@@ -107,12 +106,11 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
                  const float *x) {
     const __m512 grid = grid_of(p);
     const size_t lines = kind == PACK_BYTE ? 17 : 9;
-    const uint8_t *super = pack_super(p, group, 0);
+    const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         __m512 sum = _mm512_setzero_ps();
         for (size_t s = 0; s < p->n_super; s++, super += lines * PACK_LINE) {
-            for (size_t i = 0; i < lines; i++)
-                _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
+            matmul_prefetch(super, stop, lines);
             for (size_t b = 0; b < 4; b++) {
                 const float *xb = x + (4 * s + b) * 16;
                 __m512 v[16];

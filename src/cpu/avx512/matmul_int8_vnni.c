@@ -16,7 +16,6 @@
 #define TILE_BLOCK  (4 * TILE_STEP)
 #define TILE_SCALES 64 /* floats per block */
 #define TOKENS      6  /* rows of activations that share the registers of a tile's block */
-#define PREFETCH    1536
 
 INLINE __m512i broadcast4(const int8_t *p) {
     int32_t v;
@@ -158,12 +157,11 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
     const __m512i grid = grid_of(p);
     const __m512 magic = _mm512_set1_ps(MAGIC);
     const size_t lines = block_lines(kind);
-    const uint8_t *super = pack_super(p, group, 0);
+    const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         __m512 sum = _mm512_setzero_ps();
         for (size_t s = 0; s < p->n_super; s++, super += (4 * lines + 1) * PACK_LINE) {
-            for (size_t i = 0; i < 4 * lines + 1; i++)
-                _mm_prefetch((const char *)super + PREFETCH + i * PACK_LINE, _MM_HINT_T0);
+            matmul_prefetch(super, stop, 4 * lines + 1);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 __m512i w[4], dot = _mm512_set1_epi32(xb->starts[wide]);

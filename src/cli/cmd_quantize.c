@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/ui.h"
+#include "cpu/cpu.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
 #include "quant/convert.h"
@@ -339,6 +340,8 @@ static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
+    if (a->convert.threads == 0)
+        a->convert.threads = cpu_physical_cores();
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(choose_method(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);

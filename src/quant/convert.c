@@ -65,6 +65,38 @@ static nib_status measure(convert_run *run, nib_error *err) {
     return NIB_OK;
 }
 
+static bool is_nvfp4(dtype t) {
+    return t == DT_NVFP4 || t == DT_GGUF_NVFP4;
+}
+
+static bool is_mxfp4(dtype t) {
+    return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
+}
+
+/* MXFP4 becomes NVFP4 without loss when the tensor scale is a power of two: each block of 32 is two of 16
+ * under the same power, which E4M3 holds for 18 of them. The sweep finds it, its error being 0. */
+static void choose_cast(scale_search *s, float amax, bool ct) {
+    int power = (int)ceilf(log2f(amax / 6.0f)) - 8; /* the largest block's scale lies in (128, 256] */
+    scale_search_init(s, QM_SWEEP, amax, ct, NULL);
+    if (amax > 0 && power > -126)
+        s->tensor_scale = ldexpf(1.0f, power);
+    s->global_scale = ct ? 1.0f / s->tensor_scale : 0.0f;
+}
+
+static void choose_scale(convert_run *run, recipe_item *item, float amax) {
+    bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
+    quant_method method = run->o->method == QM_WEIGHTED && !item->weights ? QM_SWEEP : run->o->method;
+    if (is_nvfp4(item->to) && is_mxfp4(item->t->dtype)) {
+        choose_cast(&item->search, amax, ct);
+        return;
+    }
+    scale_search_init(&item->search, method, amax, ct, item->weights);
+    if (item->to == DT_F8_E4M3)
+        item->search.tensor_scale = amax > 0 && amax / 448.0f > 0 ? amax / 448.0f : 1.0f;
+    else if (!is_nvfp4(item->to))
+        item->search.tensor_scale = 1.0f;
+}
+
 /* Members of a group get the scale of the largest of them. */
 static void choose_scales(convert_run *run) {
     recipe *r = &run->recipe;
@@ -76,16 +108,7 @@ static void choose_scales(convert_run *run) {
         for (size_t j = 0; j < r->n; j++)
             if (r->items[j].action == RECIPE_QUANTIZE && r->items[j].group == item->group)
                 amax = fmaxf(amax, r->items[j].amax);
-        quant_method method = run->o->method;
-        if (method == QM_WEIGHTED && !item->weights)
-            method = QM_SWEEP;
-        scale_search_init(&item->search, method, amax, run->o->out == OUT_COMPRESSED_TENSORS, item->weights);
-        if (item->to == DT_F8_E4M3) {
-            float scale = amax / 448.0f;
-            item->search.tensor_scale = scale > 0 ? scale : 1.0f;
-        } else if (item->to != DT_NVFP4 && item->to != DT_GGUF_NVFP4) {
-            item->search.tensor_scale = 1.0f;
-        }
+        choose_scale(run, item, amax);
     }
 }
 

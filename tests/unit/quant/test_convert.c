@@ -320,6 +320,29 @@ static void test_requantize(void **state) {
     assert_same_values(mx, make(mx, "mx.gguf", (convert_options){.format = QF_MXFP4, .out = OUT_GGUF}, NULL));
 }
 
+/* MXFP4 to NVFP4 loses nothing, whatever the method and the container. */
+static void test_mxfp4_cast(void **state) {
+    (void)state;
+    static const quant_method methods[] = {QM_RTN, QM_SWEEP, QM_FOUR_OVER_SIX};
+    for (size_t i = 0; i < 3; i++) {
+        char name[5][32];
+        for (int k = 0; k < 5; k++)
+            snprintf(name[k], sizeof name[k], "x%zu-%d%s", i, k, k == 3 ? ".gguf" : "");
+        const char *hf = tiny_model(name[0], families[i], true, 0);
+        const char *mx = make(hf, name[1], (convert_options){.format = QF_MXFP4}, NULL);
+        convert_report report;
+        convert_options o = {.method = methods[i]};
+        assert_same_values(mx, make(mx, name[2], o, &report));
+        assert_int_equal(report.n_quantized, 7 * TINY_LAYERS);
+        for (int g = 0; g < report.n_groups; g++)
+            assert_true(report.groups[g].relative_error == 0);
+        o.out = OUT_GGUF;
+        assert_same_values(mx, make(mx, name[3], o, NULL));
+        o.out = OUT_COMPRESSED_TENSORS;
+        assert_same_values(mx, make(mx, name[4], o, NULL));
+    }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
@@ -485,11 +508,12 @@ static void test_report(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, tiny_setup, tiny_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_containers),     TEST(test_round_trips),   TEST(test_same_everywhere),
-        TEST(test_formats),        TEST(test_shared_scales), TEST(test_head),
-        TEST(test_keep),           TEST(test_requantize),    TEST(test_refusals),
-        TEST(test_interrupted),    TEST(test_killed),        TEST(test_full_disk),
-        TEST(test_failing_memory), TEST(test_weighted),      TEST(test_report),
+        TEST(test_containers), TEST(test_round_trips),    TEST(test_same_everywhere),
+        TEST(test_formats),    TEST(test_shared_scales),  TEST(test_head),
+        TEST(test_keep),       TEST(test_requantize),     TEST(test_mxfp4_cast),
+        TEST(test_refusals),   TEST(test_interrupted),    TEST(test_killed),
+        TEST(test_full_disk),  TEST(test_failing_memory), TEST(test_weighted),
+        TEST(test_report),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

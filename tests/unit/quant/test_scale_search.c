@@ -293,6 +293,25 @@ static void test_gguf_layout(void **state) {
     }
 }
 
+/* MXFP4 blocks under a power of two as the tensor scale: every one within 2^17 of the largest is held. */
+static void test_powers_of_two(void **state) {
+    (void)state;
+    scale_search s = {.method = QM_SWEEP, .tensor_scale = 0x1p-13f}; /* the largest block's scale is 2^-5 */
+    for (uint64_t i = 0; i < 20000; i++) {
+        float w[16];
+        uint8_t c[8], sc;
+        float step = ldexpf(1.0f, -5 - (int)(i % 18));
+        for (uint64_t j = 0; j < 16; j++)
+            w[j] = e2m1_to_f32((uint8_t)(golden_word(300 + i, j) & (i % 3 ? 15 : 11))) * step;
+        scale_search_nvfp4_row(&s, w, 16, c, &sc);
+        for (int j = 0; j < 16; j++) {
+            float v = e2m1_to_f32(c[j / 2] >> 4 * (j & 1)) * e4m3_to_f32(sc) * s.tensor_scale;
+            if (v != w[j])
+                fail_msg("block %d: %a became %a", (int)i, (double)w[j], (double)v);
+        }
+    }
+}
+
 /* The block of docs/formats.md. */
 static void test_worked_example(void **state) {
     (void)state;
@@ -356,7 +375,7 @@ int main(void) {
         cmocka_unit_test(test_weighted),          cmocka_unit_test(test_exhaustive),
         cmocka_unit_test(test_reciprocal_scales), cmocka_unit_test(test_zeros),
         cmocka_unit_test(test_gguf_layout),       cmocka_unit_test(test_mxfp4),
-        cmocka_unit_test(test_worked_example),
+        cmocka_unit_test(test_worked_example),    cmocka_unit_test(test_powers_of_two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -363,11 +363,13 @@ static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error 
                               spm, "byte_fallback", spm, "ignore_merges", strview_is(w->pre, "llama-bpe"));
     json_t *added = json_array();
     bool ok = add(root, "version", json_string("1.0")) && add(root, "truncation", json_null()) &&
-              add(root, "padding", json_null()) && add(root, "added_tokens", added);
-    NIB_TRY(add_pre_tokenizer(root, w, err));
-    ok = ok && add(root, "post_processor", post_processor_of(w)) && add(root, "decoder", decoder_of(w)) &&
-         add(root, "model", model);
+              add(root, "padding", json_null());
+    ok &= add(root, "added_tokens", added); /* from here on root owns both */
+    ok &= add(root, "model", model);
     if (!ok)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
+    NIB_TRY(add_pre_tokenizer(root, w, err));
+    if (!add(root, "post_processor", post_processor_of(w)) || !add(root, "decoder", decoder_of(w)))
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
     NIB_TRY(add_vocab(model, added, w, err));
     return add(model, "merges", merges_of(w))

@@ -70,9 +70,9 @@ typedef struct cpu_kernels {
                       size_t n);
     /* out = acc / sum + 0 (no negative zero) */
     void (*attn_end)(float *out, const float *acc, float sum, size_t n);
-    /* x [n] as BF16, and as E4M3 times *scale: the largest |x| becomes 448 */
+    /* x [n] as BF16, and as E4M3 of x * factor, clamped to 448 */
     void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
-    void (*to_fp8)(uint8_t *dst, float *scale, const float *x, size_t n);
+    void (*to_fp8)(uint8_t *dst, float factor, const float *x, size_t n);
 
     /* reads n bytes (a multiple of 1024) and returns something made of them all: measures memory */
     uint64_t (*read_all)(const void *src, size_t n);

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/kvscale.h"
 #include "cpu/kvstore.h"
 #include "num/fp8.h"
 
@@ -54,14 +55,35 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
-/* x [n, x_stride] in the cache's format, [n, d] one after the other. */
+/* How much each dimension of row ROW's key weighs in scores: the squares of the token's own queries of that
+ * KV head, and a tenth of their mean. WEIGHTS [d], ROOM [d]. */
+static void weigh_key(const cpu_backend *cb, const cpu_op *op, size_t kv_head, size_t row, float *weights,
+                      float *room) {
+    const attn_params *p = &op->attn;
+    size_t d = (size_t)p->head_dim, group = (size_t)(p->n_heads / p->n_kv_heads);
+    memset(weights, 0, d * sizeof *weights);
+    float sum = 0;
+    for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+        norm_and_rotate(cb, op, room, act_row(op->in, row) + h * d, p->q_norm, row);
+        for (size_t i = 0; i < d; i++) {
+            weights[i] += room[i] * room[i];
+            sum += room[i] * room[i];
+        }
+    }
+    for (size_t i = 0; i < d; i++)
+        weights[i] += 0.1f * sum / (float)d;
+}
+
+/* x [n, x_stride] in the cache's format, [n, d] one after the other; WEIGHTS [n, d] as kvscale_fit takes
+ * them. */
 static void encode(const cpu_backend *cb, nib_kv_dtype type, void *dst, float *scales, size_t d, size_t n,
-                   const float *x, size_t x_stride) {
+                   const float *x, size_t x_stride, const float *weights) {
     for (size_t j = 0; j < n; j++) {
         const float *row = x + j * x_stride;
-        if (type == NIB_KV_FP8)
-            cb->k.to_fp8((uint8_t *)dst + j * d, &scales[j], row, d);
-        else if (type == NIB_KV_BF16)
+        if (type == NIB_KV_FP8) {
+            scales[j] = kvscale_fit(row, weights ? weights + j * d : NULL, d);
+            cb->k.to_fp8((uint8_t *)dst + j * d, scales[j] > 0 ? 1.0f / scales[j] : 0, row, d);
+        } else if (type == NIB_KV_BF16)
             cb->k.to_bf16((uint16_t *)dst + j * d, row, d);
         else
             memcpy((float *)dst + j * d, row, d * sizeof *row);
@@ -121,7 +143,7 @@ static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, c
 
 /* The vectors x of one KV head, rows of RUN. CODES: room for a page. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
-                       const float *x, size_t x_stride, void *codes) {
+                       const float *x, size_t x_stride, void *codes, const float *weights) {
     const kv_cache *kv = op->kv;
     size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
     size_t t = (size_t)run->slot, n = (size_t)run->n;
@@ -129,7 +151,7 @@ static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *
     float *scales = is_k ? kv->k_scales : kv->v_scales;
     scales = scales ? scales + block * KV_PAGE_TOKENS + t : NULL;
     codes = is_k ? codes : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
-    encode(cb, kv->shape.dtype, codes, scales, d, n, x, x_stride);
+    encode(cb, kv->shape.dtype, codes, scales, d, n, x, x_stride, weights);
     if (is_k)
         spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
     if (kv->k_steps)
@@ -148,20 +170,25 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
                 norm_and_rotate(cb, op, act_row(op->out, row + i) + part * d, src + i * op->in->stride,
                                 p->q_norm, row + i);
         } else if (part < h + g) {
-            float *k = scratch; /* and behind it their codes */
-            for (size_t i = 0; i < n; i++)
+            float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *weights = codes + KV_PAGE_TOKENS * d;
+            bool fp8 = op->kv->shape.dtype == NIB_KV_FP8;
+            for (size_t i = 0; i < n; i++) {
                 norm_and_rotate(cb, op, k + i * d, src + i * op->in->stride, p->k_norm, row + i);
-            store_head(cb, op, run, part - h, true, k, d, k + KV_PAGE_TOKENS * d);
+                if (fp8)
+                    weigh_key(cb, op, part - h, row + i, weights + i * d, codes);
+            }
+            store_head(cb, op, run, part - h, true, k, d, codes, fp8 ? weights : NULL);
         } else {
-            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL);
+            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL, NULL);
         }
     }
 }
 
 void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, kv_cache *kv) {
     cpu_backend *cb = queue_backend(be);
-    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, d = (size_t)p->head_dim;
-    assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && q->cols == h * d && qkv->cols == (h + 2 * g) * d);
+    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads;
+    assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && q->cols == h * (size_t)p->head_dim &&
+           qkv->cols == q->cols + 2 * g * (size_t)p->head_dim);
     assert(qkv->rows == (size_t)cb->batch->n_rows && qkv->rows <= q->max_rows);
     assert(p->n_kv_heads == kv->shape.n_kv_heads && p->head_dim == kv->shape.head_dim && p->layer >= 0 &&
            p->layer < kv->shape.n_layers);
@@ -180,5 +207,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return 2 * KV_PAGE_TOKENS * head_dim * sizeof(float);
+    return 3 * KV_PAGE_TOKENS * head_dim * sizeof(float);
 }

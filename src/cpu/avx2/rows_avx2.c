@@ -118,17 +118,10 @@ static inline __m256i e4m3(__m256 x) {
     return _mm256_or_si256(sign, _mm256_blendv_epi8(normal, small, is_small));
 }
 
-static void to_fp8(uint8_t *dst, float *scale, const float *x, size_t n) {
-    const __m256 positive = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 most = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += 8)
-        most = _mm256_max_ps(most, _mm256_and_ps(_mm256_maskload_ps(x + i, vmath256_mask(n - i)), positive));
-    float amax = vmath256_max(most);
-    bool tiny = amax < KV_FP8_TINY;
-    *scale = tiny ? 0 : amax / 448.0f;
-    __m256 factor = _mm256_set1_ps(tiny ? 0 : 448.0f / amax), top = _mm256_set1_ps(448.0f);
+static void to_fp8(uint8_t *dst, float factor, const float *x, size_t n) {
+    const __m256 top = _mm256_set1_ps(448.0f);
     for (size_t i = 0; i < n; i += 8) {
-        __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, vmath256_mask(n - i)), factor);
+        __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, vmath256_mask(n - i)), _mm256_set1_ps(factor));
         v = _mm256_max_ps(_mm256_min_ps(v, top), _mm256_sub_ps(_mm256_setzero_ps(), top));
         __m128i words = to_words(e4m3(v)), bytes = _mm_packus_epi16(words, words);
         memcpy(dst + i, &bytes, n - i < 8 ? n - i : 8);

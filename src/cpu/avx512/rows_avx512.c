@@ -114,17 +114,11 @@ static inline __m512i e4m3(__m512 x) {
     return _mm512_or_si512(sign, _mm512_mask_blend_epi32(is_small, normal, small));
 }
 
-static void to_fp8(uint8_t *dst, float *scale, const float *x, size_t n) {
-    __m512 most = _mm512_setzero_ps();
-    for (size_t i = 0; i < n; i += 16)
-        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(mask_of(n - i), x + i)));
-    float amax = _mm512_reduce_max_ps(most);
-    bool tiny = amax < KV_FP8_TINY;
-    *scale = tiny ? 0 : amax / 448.0f;
-    __m512 factor = _mm512_set1_ps(tiny ? 0 : 448.0f / amax), top = _mm512_set1_ps(448.0f);
+static void to_fp8(uint8_t *dst, float factor, const float *x, size_t n) {
+    const __m512 top = _mm512_set1_ps(448.0f);
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = mask_of(n - i);
-        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), factor);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), _mm512_set1_ps(factor));
         v = _mm512_max_ps(_mm512_min_ps(v, top), _mm512_sub_ps(_mm512_setzero_ps(), top));
         _mm512_mask_cvtepi32_storeu_epi8(dst + i, m, e4m3(v));
     }

@@ -67,13 +67,7 @@ static void to_bf16(uint16_t *dst, const float *x, size_t n) {
         dst[i] = bf16_from_f32(x[i]);
 }
 
-static void to_fp8(uint8_t *dst, float *scale_out, const float *x, size_t n) {
-    float amax = 0;
-    for (size_t i = 0; i < n; i++)
-        amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-    bool tiny = amax < KV_FP8_TINY;
-    float factor = tiny ? 0 : 448.0f / amax;
-    *scale_out = tiny ? 0 : amax / 448.0f;
+static void to_fp8(uint8_t *dst, float factor, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         dst[i] = e4m3_from_f32_sat(x[i] * factor);
 }

@@ -98,7 +98,7 @@ static void check_stored(const rig *r, bool is_k, int page, int head, size_t t, 
         double got = fixture_kv_at(r->kv, is_k, LAYER, page, head, t, i), slack = amax * 4e-7;
         double half_step = r->type == NIB_KV_FP32   ? 0
                            : r->type == NIB_KV_BF16 ? fabs(want[i]) * 0x1p-8
-                                                    : fmax(fabs(want[i]) * 0x1p-4, amax / 448 * 0x1p-10);
+                                                    : fmax(fabs(want[i]) * 0x1p-4, amax / 448 * 0x1p-9);
         if (!(fabs(got - want[i]) <= half_step + slack))
             fail_msg("%s: %s of dimension %zu is %g, not %g", r->where, is_k ? "key" : "value", i, got,
                      want[i]);

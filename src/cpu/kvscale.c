@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Plain C that compilers vectorize: eight running sums, no branches. All rungs share it, so a cache holds the
+ * same codes whatever the rung.
+ */
+#include "cpu/kvscale.h"
+
+#include <math.h>
+
+#include "cpu/kv.h"
+#include "num/bf16.h"
+
+enum { LANES = 8 };
+
+/* 2^(i / 16) */
+static const float step_factors[KVSCALE_STEPS] = {
+    1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
+    1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
+
+/* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
+static inline float round_e4m3(float v) {
+    float power = f32_of_bits(f32_bits(v) & 0x7f800000u);
+    power = power > 0x1p-6f ? power : 0x1p-6f;
+    float magic = power * 0x1.8p20f;
+    return (v + magic) - magic;
+}
+
+/* Sum of w (x - x^)^2 in units of the square of the scale 1 / FACTOR. */
+static float squared_error(const float *x, const float *weights, size_t n, float factor) {
+    float sums[LANES] = {0};
+    for (size_t i = 0; i + LANES <= n; i += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            float v = x[i + l] * factor, e = round_e4m3(v) - v;
+            sums[l] += (weights ? weights[i + l] : 1.0f) * (e * e);
+        }
+    for (size_t i = n - n % LANES; i < n; i++) {
+        float v = x[i] * factor, e = round_e4m3(v) - v;
+        sums[i % LANES] += (weights ? weights[i] : 1.0f) * (e * e);
+    }
+    float sum = 0;
+    for (size_t l = 0; l < LANES; l++)
+        sum += sums[l];
+    return sum;
+}
+
+float kvscale_fit(const float *x, const float *weights, size_t n) {
+    float most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    if (!(most >= KV_FP8_TINY))
+        return 0;
+    float best = most / 448.0f, best_error = INFINITY;
+    for (int i = 0; i < KVSCALE_STEPS; i++) {
+        float factor = 448.0f / most / step_factors[i];
+        float error = squared_error(x, weights, n, factor) * (step_factors[i] * step_factors[i]);
+        if (error < best_error) {
+            best_error = error;
+            best = most / 448.0f * step_factors[i];
+        }
+    }
+    return best;
+}

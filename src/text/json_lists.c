@@ -86,23 +86,23 @@ void json_lists_free(json_lists *lists) {
 
 /* ---- walking ---- */
 
-void json_walk_free(json_walk *w) {
+void json_lists_walk_free(json_lists_walk *w) {
     text_buffer_free(&w->left);
     text_buffer_free(&w->right);
 }
 
-static nib_status bad(const json_walk *w, const char *expected, nib_error *err) {
+static nib_status bad(const json_lists_walk *w, const char *expected, nib_error *err) {
     return nib_fail(err, NIB_BAD_FILE, "%s: %s, entry %zu: expected %s", w->where, w->field, w->n, expected);
 }
 
-static char peek(json_walk *w) {
+static char peek(json_lists_walk *w) {
     const size_t i = skip_blanks(w->rest, 0);
     w->rest.p += i;
     w->rest.n -= i;
     return w->rest.n ? *w->rest.p : '\0';
 }
 
-static bool take(json_walk *w, char c) {
+static bool take(json_lists_walk *w, char c) {
     if (peek(w) != c || w->rest.n == 0)
         return false;
     w->rest.p++;
@@ -155,7 +155,7 @@ static size_t unescape(strview s, char out[4], unsigned *n_out) {
 }
 
 /* The string at the front of the walk. OWN holds it when it has escapes. */
-static nib_status take_string(json_walk *w, text_buffer *own, strview *out, nib_error *err) {
+static nib_status take_string(json_lists_walk *w, text_buffer *own, strview *out, nib_error *err) {
     if (!take(w, '"'))
         return bad(w, "a string", err);
     const strview s = w->rest;
@@ -193,7 +193,7 @@ static nib_status take_string(json_walk *w, text_buffer *own, strview *out, nib_
 }
 
 /* Opens the list, or steps over the comma; *found is false at its end, which must be the text's. */
-static nib_status next_entry(json_walk *w, char open, char close, bool *found, nib_error *err) {
+static nib_status next_entry(json_lists_walk *w, char open, char close, bool *found, nib_error *err) {
     const bool first = w->n == 0;
     if (first && !take(w, open))
         return bad(w, "a list", err);
@@ -207,7 +207,8 @@ static nib_status next_entry(json_walk *w, char open, char close, bool *found, n
     return NIB_OK;
 }
 
-nib_status json_walk_piece(json_walk *w, strview *piece, int32_t *id, bool *found, nib_error *err) {
+nib_status json_lists_next_piece(json_lists_walk *w, strview *piece, int32_t *id, bool *found,
+                                 nib_error *err) {
     NIB_TRY(next_entry(w, '{', '}', found, err));
     if (!*found)
         return NIB_OK;
@@ -228,7 +229,7 @@ nib_status json_walk_piece(json_walk *w, strview *piece, int32_t *id, bool *foun
     return NIB_OK;
 }
 
-size_t json_merges_bound(strview list) {
+size_t json_lists_merges_bound(strview list) {
     const size_t first = list.n ? skip_blanks(list, 1) : 0;
     const char mark = first < list.n && list.p[first] == '[' ? '[' : ',';
     size_t n = 1;
@@ -237,7 +238,8 @@ size_t json_merges_bound(strview list) {
     return n;
 }
 
-nib_status json_walk_merge(json_walk *w, strview *left, strview *right, bool *found, nib_error *err) {
+nib_status json_lists_next_merge(json_lists_walk *w, strview *left, strview *right, bool *found,
+                                 nib_error *err) {
     NIB_TRY(next_entry(w, '[', ']', found, err));
     if (!*found)
         return NIB_OK;

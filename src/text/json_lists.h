@@ -19,23 +19,25 @@ typedef struct json_lists {
 nib_status json_lists_cut(json_lists *out, strview json, nib_error *err);
 void json_lists_free(json_lists *lists);
 
-/* A walk over one list. Zero-initialize but for REST; freed with json_walk_free. */
-typedef struct json_walk {
+/* A walk over one list. Zero-initialize but for REST; freed with json_lists_walk_free. */
+typedef struct json_lists_walk {
     strview rest;
     const char *where; /* the file, for sentences */
     const char *field;
     text_buffer left, right; /* strings that had escapes */
     size_t n;                /* entries read */
     bool pairs;              /* merges: the form of the first, which all must have */
-} json_walk;
+} json_lists_walk;
 
-void json_walk_free(json_walk *w);
+void json_lists_walk_free(json_lists_walk *w);
 
 /* The next "piece": id of a vocabulary; *found is false at the end. The piece lives until the next call. */
-nib_status json_walk_piece(json_walk *w, strview *piece, int32_t *id, bool *found, nib_error *err);
+nib_status json_lists_next_piece(json_lists_walk *w, strview *piece, int32_t *id, bool *found,
+                                 nib_error *err);
 /* No list of merges has more entries than this. */
-size_t json_merges_bound(strview list);
+size_t json_lists_merges_bound(strview list);
 /* The next merge, ["left", "right"] or "left right". */
-nib_status json_walk_merge(json_walk *w, strview *left, strview *right, bool *found, nib_error *err);
+nib_status json_lists_next_merge(json_lists_walk *w, strview *left, strview *right, bool *found,
+                                 nib_error *err);
 
 #endif

@@ -11,26 +11,6 @@
 #include "text/char_class.h"
 #include "text/utf8.h"
 
-nib_status text_buffer_append(text_buffer *b, const char *bytes, size_t n, nib_error *err) {
-    if (n > b->capacity - b->n) {
-        const size_t capacity = (b->capacity + n) * 2 + 64;
-        char *grown = mem_resize(b->bytes, capacity, 1);
-        if (!grown)
-            return nib_fail(err, NIB_NO_MEMORY, "no memory to normalize text");
-        b->bytes = grown;
-        b->capacity = capacity;
-    }
-    if (n)
-        memcpy(b->bytes + b->n, bytes, n);
-    b->n += n;
-    return NIB_OK;
-}
-
-void text_buffer_free(text_buffer *b) {
-    mem_free(b->bytes);
-    memset(b, 0, sizeof *b);
-}
-
 nib_status normalize_repair(text_buffer *out, const char *text, size_t n, nib_error *err) {
     while (n > 0) {
         const size_t good = utf8_valid_prefix(text, n);

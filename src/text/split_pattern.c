@@ -70,15 +70,15 @@ nib_status split_pattern_open(split_pattern **out, strview pattern, const char *
     return NIB_OK;
 }
 
-nib_status split_match_open(split_match *m, const split_pattern *pattern, const char *text, size_t n,
-                            nib_error *err) {
-    *m = (split_match){.pattern = pattern, .text = text, .n = n};
+nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern *pattern, const char *text,
+                                    size_t n, nib_error *err) {
+    *m = (split_pattern_match){.pattern = pattern, .text = text, .n = n};
     m->data = pcre2_match_data_create(1, pattern->memory);
     m->context = pcre2_match_context_create(pattern->memory);
     if (pattern->jit)
         m->stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_MAX, pattern->memory);
     if (!m->data || !m->context || (pattern->jit && !m->stack)) {
-        split_match_close(m);
+        split_pattern_match_close(m);
         return nib_fail(err, NIB_NO_MEMORY, "no memory to split text");
     }
     pcre2_set_match_limit(m->context, MATCH_LIMIT);
@@ -87,7 +87,7 @@ nib_status split_match_open(split_match *m, const split_pattern *pattern, const 
     return NIB_OK;
 }
 
-nib_status split_match_next(split_match *m, size_t *from, size_t *to, nib_error *err) {
+nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err) {
     while (m->at < m->n) {
         const int found = pcre2_match(m->pattern->code, (PCRE2_SPTR)m->text, m->n, m->at,
                                       PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, m->data, m->context);
@@ -111,7 +111,7 @@ nib_status split_match_next(split_match *m, size_t *from, size_t *to, nib_error 
     return NIB_OK;
 }
 
-void split_match_close(split_match *m) {
+void split_pattern_match_close(split_pattern_match *m) {
     pcre2_match_data_free(m->data);
     pcre2_match_context_free(m->context);
     pcre2_jit_stack_free(m->stack);

@@ -15,17 +15,17 @@ nib_status split_pattern_open(split_pattern **out, strview pattern, const char *
 void split_pattern_close(split_pattern *p); /* NULL is fine */
 
 /* One walk over one text (valid UTF-8); the pattern itself may be shared by threads. */
-typedef struct split_match {
+typedef struct split_pattern_match {
     const split_pattern *pattern;
     const char *text;
     size_t n, at;
     void *data, *context, *stack;
-} split_match;
+} split_pattern_match;
 
-nib_status split_match_open(split_match *m, const split_pattern *pattern, const char *text, size_t n,
-                            nib_error *err);
+nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern *pattern, const char *text,
+                                    size_t n, nib_error *err);
 /* The next match that is not empty: [from, to); from == to == n when there is none. */
-nib_status split_match_next(split_match *m, size_t *from, size_t *to, nib_error *err);
-void split_match_close(split_match *m);
+nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err);
+void split_pattern_match_close(split_pattern_match *m);
 
 #endif

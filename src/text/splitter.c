@@ -166,19 +166,19 @@ static nib_status run_from(const walk *w, const char *text, size_t n, nib_error 
         }
         return NIB_OK;
     }
-    split_match match;
-    NIB_TRY(split_match_open(&match, step->pattern, text, n, err));
+    split_pattern_match match;
+    NIB_TRY(split_pattern_match_open(&match, step->pattern, text, n, err));
     nib_status status = NIB_OK;
     for (size_t done = 0; done < n && status == NIB_OK;) {
         size_t from, to;
-        status = split_match_next(&match, &from, &to, err);
+        status = split_pattern_match_next(&match, &from, &to, err);
         if (status == NIB_OK && from > done)
             status = run_from(&deeper, text + done, from - done, err);
         if (status == NIB_OK && to > from)
             status = run_from(&deeper, text + from, to - from, err);
         done = to;
     }
-    split_match_close(&match);
+    split_pattern_match_close(&match);
     return status;
 }
 

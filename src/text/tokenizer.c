@@ -23,7 +23,7 @@ nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error
     t->bos = t->unk = -1;
     added_open(&t->added);
     added_open(&t->normalized_added);
-    nib_status status = json ? tokenizer_open_json(t, source, err) : tokenizer_open_gguf(t, source, err);
+    nib_status status = json ? tokenizer_json_open(t, source, err) : tokenizer_gguf_open(t, source, err);
     if (status == NIB_OK)
         status = tokenizer_collect_ends(t, source, err);
     if (status != NIB_OK) {
@@ -176,7 +176,7 @@ nib_status tokenizer_bind_byte_pieces(tokenizer *t, const char *where, nib_error
     return NIB_OK;
 }
 
-uint32_t byte_letter(unsigned char byte) {
+uint32_t tokenizer_byte_letter(unsigned char byte) {
     if ((byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD))
         return byte;
     if (byte <= 0x20)
@@ -190,7 +190,7 @@ nib_status tokenizer_bind_byte_letters(tokenizer *t, nib_error *err) {
         byte_of[i] = -1;
     for (int byte = 0; byte < 256; byte++) {
         char spelling[4];
-        const uint32_t letter = byte_letter((unsigned char)byte);
+        const uint32_t letter = tokenizer_byte_letter((unsigned char)byte);
         byte_of[letter] = (int16_t)byte;
         t->byte_id[byte] = vocab_find(&t->words, spelling, utf8_encode(letter, spelling));
     }

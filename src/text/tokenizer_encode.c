@@ -85,7 +85,7 @@ static nib_status spell(encoder *e, const char *word, size_t n, nib_error *err) 
     e->spelling.n = 0;
     for (size_t i = 0; i < n; i++) {
         char letter[4];
-        const unsigned bytes = utf8_encode(byte_letter((unsigned char)word[i]), letter);
+        const unsigned bytes = utf8_encode(tokenizer_byte_letter((unsigned char)word[i]), letter);
         NIB_TRY(text_buffer_append(&e->spelling, letter, bytes, err));
     }
     return NIB_OK;
@@ -158,7 +158,7 @@ static nib_status encode_word(void *context, const char *word, size_t n, nib_err
     encoder *e = context;
     cached_word *slot = NULL;
     if (e->cache && n <= CACHED_WORD_BYTES) {
-        slot = &e->cache[(size_t)text_hash(word, n) & e->cache_mask];
+        slot = &e->cache[(size_t)vocab_hash(word, n) & e->cache_mask];
         if (slot->n_text == n && memcmp(slot->text, word, n) == 0) {
             for (size_t i = 0; i < slot->n_ids; i++)
                 NIB_TRY(emit(e, e->out->ids[slot->first + i], err));

@@ -174,7 +174,7 @@ static nib_status open_scores(tokenizer *t, const token_source *s, nib_error *er
     return NIB_OK;
 }
 
-nib_status tokenizer_open_gguf(tokenizer *t, const token_source *source, nib_error *err) {
+nib_status tokenizer_gguf_open(tokenizer *t, const token_source *source, nib_error *err) {
     const bool scores = strview_is(source->model, "llama");
     if (!scores && !strview_is(source->model, "gpt2"))
         return nib_fail(err, NIB_UNSUPPORTED, "%s: tokenizer.ggml.model is \"%s\", expected gpt2 or llama",

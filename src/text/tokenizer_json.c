@@ -52,8 +52,8 @@ static nib_status read_added_id(const reader *r, const json_t *token, size_t ind
     return NIB_OK;
 }
 
-static json_walk walk_vocab(const reader *r) {
-    return (json_walk){.rest = r->lists.vocab, .where = r->where, .field = "model.vocab"};
+static json_lists_walk walk_vocab(const reader *r) {
+    return (json_lists_walk){.rest = r->lists.vocab, .where = r->where, .field = "model.vocab"};
 }
 
 static nib_status check_piece_id(const reader *r, strview spelling, int32_t id) {
@@ -69,11 +69,11 @@ static nib_status check_piece_id(const reader *r, strview spelling, int32_t id) 
 }
 
 /* Ids of a tokenizer.json are nearly dense; one huge id must not cost a huge table. */
-static nib_status count_ids(const reader *r, json_walk *walk, const json_t *added, size_t *n) {
+static nib_status count_ids(const reader *r, json_lists_walk *walk, const json_t *added, size_t *n) {
     int32_t highest = -1, id = 0;
     strview spelling = {"", 0};
     for (bool found = true; found;) {
-        NIB_TRY(json_walk_piece(walk, &spelling, &id, &found, r->err));
+        NIB_TRY(json_lists_next_piece(walk, &spelling, &id, &found, r->err));
         if (found) {
             NIB_TRY(check_piece_id(r, spelling, id));
             highest = id > highest ? id : highest;
@@ -92,11 +92,11 @@ static nib_status count_ids(const reader *r, json_walk *walk, const json_t *adde
     return NIB_OK;
 }
 
-static nib_status fill_vocab(const reader *r, json_walk *walk) {
+static nib_status fill_vocab(const reader *r, json_lists_walk *walk) {
     int32_t id = 0;
     strview spelling = {"", 0};
     for (bool found = true; found;) {
-        NIB_TRY(json_walk_piece(walk, &spelling, &id, &found, r->err));
+        NIB_TRY(json_lists_next_piece(walk, &spelling, &id, &found, r->err));
         if (found)
             NIB_TRY(vocab_set(&r->t->words, id, spelling, PIECE_NORMAL, r->where, r->err));
     }
@@ -107,15 +107,15 @@ static nib_status read_vocab(const reader *r, const json_t *added) {
     if (r->lists.vocab.n == 0)
         return nib_fail(r->err, NIB_BAD_FILE, "%s: model.vocab is missing, expected an object", r->where);
     size_t n = 0;
-    json_walk walk = walk_vocab(r);
+    json_lists_walk walk = walk_vocab(r);
     nib_status status = count_ids(r, &walk, added, &n);
-    json_walk_free(&walk);
+    json_lists_walk_free(&walk);
     if (status == NIB_OK)
         status = vocab_open(&r->t->words, n, r->lists.vocab.n, r->err);
     walk = walk_vocab(r);
     if (status == NIB_OK)
         status = fill_vocab(r, &walk);
-    json_walk_free(&walk);
+    json_lists_walk_free(&walk);
     return status;
 }
 
@@ -251,10 +251,10 @@ static nib_status read_pre_tokenizer(reader *r, const json_t *p, int depth) {
 
 /* ---- model ---- */
 
-static nib_status fill_merges(const reader *r, json_walk *walk) {
+static nib_status fill_merges(const reader *r, json_lists_walk *walk) {
     strview left = {"", 0}, right = {"", 0};
     for (bool found = true; found;) {
-        NIB_TRY(json_walk_merge(walk, &left, &right, &found, r->err));
+        NIB_TRY(json_lists_next_merge(walk, &left, &right, &found, r->err));
         if (found)
             NIB_TRY(tokenizer_add_merge(r->t, left, right, walk->n - 1, true, r->where, r->err));
     }
@@ -265,15 +265,15 @@ static nib_status read_merges(const reader *r) {
     const strview list = r->lists.merges;
     if (list.n == 0)
         return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges is missing, expected a list", r->where);
-    const size_t most = json_merges_bound(list);
+    const size_t most = json_lists_merges_bound(list);
     if (most > VOCAB_MAX_IDS)
         return nib_fail(r->err, NIB_BAD_FILE, "%s: model.merges has more than %zu entries", r->where,
                         VOCAB_MAX_IDS);
-    json_walk walk = {.rest = list, .where = r->where, .field = "model.merges"};
+    json_lists_walk walk = {.rest = list, .where = r->where, .field = "model.merges"};
     nib_status status = merge_rules_open_pairs(&r->t->rules, most, r->err);
     if (status == NIB_OK)
         status = fill_merges(r, &walk);
-    json_walk_free(&walk);
+    json_lists_walk_free(&walk);
     return status;
 }
 
@@ -426,7 +426,7 @@ static nib_status read_root(reader *r, const json_t *root, const token_source *s
     return read_config(r, source);
 }
 
-nib_status tokenizer_open_json(tokenizer *t, const token_source *source, nib_error *err) {
+nib_status tokenizer_json_open(tokenizer *t, const token_source *source, nib_error *err) {
     reader r = {.t = t, .where = source->where, .err = err, .vocab_limit = source->vocab};
     json_t *root = NULL;
     nib_status status = json_lists_cut(&r.lists, source->json, err);

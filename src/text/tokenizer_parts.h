@@ -41,8 +41,8 @@ struct tokenizer {
     size_t n_ends;
 };
 
-nib_status tokenizer_open_gguf(tokenizer *t, const token_source *source, nib_error *err);
-nib_status tokenizer_open_json(tokenizer *t, const token_source *source, nib_error *err);
+nib_status tokenizer_gguf_open(tokenizer *t, const token_source *source, nib_error *err);
+nib_status tokenizer_json_open(tokenizer *t, const token_source *source, nib_error *err);
 
 /* ---- shared by the two openers ---- */
 
@@ -62,7 +62,7 @@ nib_status tokenizer_collect_ends(tokenizer *t, const token_source *source, nib_
 nib_status tokenizer_add_end(tokenizer *t, int32_t id, const char *field, const char *where, nib_error *err);
 
 /* GPT-2's spelling of a byte: the code of its character, below 0x144. */
-uint32_t byte_letter(unsigned char byte);
+uint32_t tokenizer_byte_letter(unsigned char byte);
 
 #define JOIN_BITS 21
 /* Where the pair of neighbours stands in the joins; a character is its UTF-8 bytes in one number. */

@@ -12,7 +12,7 @@ static uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-uint64_t text_hash(const char *p, size_t n) {
+uint64_t vocab_hash(const char *p, size_t n) {
     const uint64_t k0 = UINT64_C(0x9E3779B97F4A7C15), k1 = UINT64_C(0xD6E8FEB86659FD93);
     uint64_t h = k0 ^ n, a, b;
     for (; n > 16; p += 16, n -= 16) {
@@ -102,7 +102,7 @@ nib_status vocab_set(vocab *v, int32_t id, strview spelling, piece_kind kind, co
                         spelling.n, VOCAB_MAX_PIECE_BYTES);
     if (spelling.n == 0)
         return NIB_OK;
-    const uint64_t hash = text_hash(spelling.p, spelling.n);
+    const uint64_t hash = vocab_hash(spelling.p, spelling.n);
     const size_t slot = find_slot(v, spelling.p, spelling.n, hash);
     if (v->slots[slot] != 0)
         return nib_fail(err, NIB_BAD_FILE,
@@ -128,5 +128,5 @@ nib_status vocab_set_text(vocab *v, int32_t id, strview text, nib_error *err) {
 int32_t vocab_find(const vocab *v, const char *spelling, size_t n) {
     if (n == 0 || n > VOCAB_MAX_PIECE_BYTES)
         return -1;
-    return (int32_t)(uint32_t)v->slots[find_slot(v, spelling, n, text_hash(spelling, n))] - 1;
+    return (int32_t)(uint32_t)v->slots[find_slot(v, spelling, n, vocab_hash(spelling, n))] - 1;
 }

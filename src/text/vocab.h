@@ -60,6 +60,6 @@ static inline strview vocab_text(const vocab *v, int32_t id) {
 }
 
 /* Of N bytes; good enough for the tables here, not keyed. */
-uint64_t text_hash(const char *p, size_t n);
+uint64_t vocab_hash(const char *p, size_t n);
 
 #endif

@@ -127,7 +127,7 @@ def main():
         folder.mkdir(parents=True)
         for seed, data in sorted(seeds.items()):
             (folder / seed).write_bytes(data)
-        for twin in [f"corpus_{name}_nomem"] + ["corpus_json_lists"] * (name == "tokenizer_json"):
+        for twin in ["corpus_json_lists"] * (name == "tokenizer_json"):
             if not (FUZZ / twin).is_symlink():
                 os.symlink(folder.name, FUZZ / twin)
 

@@ -12,13 +12,13 @@ static bool same(strview a, const json_t *b) {
 }
 
 static void check_vocab(const json_lists *lists, const json_t *model) {
-    json_walk w = {.rest = lists->vocab, .where = "fuzz", .field = "vocab"};
+    json_lists_walk w = {.rest = lists->vocab, .where = "fuzz", .field = "vocab"};
     const json_t *object = model ? json_object_get(model, "vocab") : NULL;
     strview piece = {"", 0};
     int32_t id = 0;
     bool found = true, sound = true;
     while (found && sound) {
-        sound = json_walk_piece(&w, &piece, &id, &found, NULL) == NIB_OK;
+        sound = json_lists_next_piece(&w, &piece, &id, &found, NULL) == NIB_OK;
         if (sound && found && object) {
             const json_t *value = json_object_getn(object, piece.p, piece.n);
             text_target_check(json_is_integer(value) && json_integer_value(value) == id);
@@ -34,30 +34,30 @@ static void check_vocab(const json_lists *lists, const json_t *model) {
             text_target_check(json_object_size(alone) == w.n);
         json_decref(alone);
     }
-    json_walk_free(&w);
+    json_lists_walk_free(&w);
 }
 
 static void check_merges(const json_lists *lists, const json_t *model) {
-    json_walk w = {.rest = lists->merges, .where = "fuzz", .field = "merges"};
+    json_lists_walk w = {.rest = lists->merges, .where = "fuzz", .field = "merges"};
     const json_t *list = model ? json_object_get(model, "merges") : NULL;
     strview left = {"", 0}, right = {"", 0};
     bool found = true, sound = true;
     while (found && sound) {
-        sound = json_walk_merge(&w, &left, &right, &found, NULL) == NIB_OK;
+        sound = json_lists_next_merge(&w, &left, &right, &found, NULL) == NIB_OK;
         const json_t *merge = json_array_get(list, w.n - 1);
         if (sound && found && list && json_is_array(merge))
             text_target_check(same(left, json_array_get(merge, 0)) && same(right, json_array_get(merge, 1)));
         if (sound && found && list && json_is_string(merge))
             text_target_check(json_string_length(merge) == left.n + right.n + 1);
     }
-    text_target_check(w.n <= json_merges_bound(lists->merges));
+    text_target_check(w.n <= json_lists_merges_bound(lists->merges));
     if (sound) {
         json_t *alone;
         text_target_check(json_read(&alone, lists->merges.p, lists->merges.n, "fuzz", NULL) == NIB_OK);
         text_target_check(json_array_size(alone) == w.n);
         json_decref(alone);
     }
-    json_walk_free(&w);
+    json_lists_walk_free(&w);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

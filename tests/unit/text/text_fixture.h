@@ -80,7 +80,7 @@ static inline void fixture_bytes(fixture *f, const char *pre) {
         "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
     fixture_start(f, "gpt2", pre);
     for (int byte = 0; byte < 256; byte++) {
-        f->letters[byte][utf8_encode(byte_letter((unsigned char)byte), f->letters[byte])] = '\0';
+        f->letters[byte][utf8_encode(tokenizer_byte_letter((unsigned char)byte), f->letters[byte])] = '\0';
         fixture_add(f, f->letters[byte], 1, 0);
     }
     for (size_t i = 0; i < sizeof control / sizeof *control; i++)

@@ -6,8 +6,9 @@
   - names of C, Python and shell files are unique in the tree;
   - no path of somebody's machine stands in a file;
   - text files end with a newline, without trailing blanks;
-  - with --objects BUILD: what src/X/file.c exports begins with the file's first word ("the prefix is the
-    file") or with that of the room's header that declares it; nib_ is the public API's and the error's alone.
+  - with --objects BUILD: a function that src/X/file.c exports begins with the file's first word ("the prefix
+    is the file"), or with that of the room's header that declares it, or with a type's name that this header
+    defines, or with the room's; nib_ is the public API's and the error's alone.
 
 usage: check_tree.py [--objects BUILD] [TREE]
 """
@@ -76,7 +77,7 @@ def check_names(names, problems):
 
 
 def check_exports(tree, build, problems):
-    """The exported names of every room's objects, from nm: exact, no parsing of C."""
+    """The exported functions of every room's objects, from nm: exact, no parsing of C."""
     n_functions = 0
     headers = {path: path.read_text() for path in (tree / "src").rglob("*.h")}
     for path in sorted((tree / "src").rglob("*.c")):
@@ -89,7 +90,7 @@ def check_exports(tree, build, problems):
                                  capture_output=True, text=True, check=True).stdout
         for line in symbols.splitlines():
             fields = line.split()
-            if len(fields) != 3 or fields[1] not in "TDBRV":
+            if len(fields) != 3 or fields[1] != "T":
                 continue
             symbol = fields[2]
             if symbol.startswith("__") or symbol == "main":  # sanitizers' and the runtime's own
@@ -99,9 +100,11 @@ def check_exports(tree, build, problems):
             if symbol.startswith("nib_") and room in ("engine", "base"):
                 continue
             words = {path.stem.split("_")[0]}
-            words |= {header.stem.split("_")[0] for header, text in headers.items()
-                      if header.relative_to(tree).parts[1] == room and re.search(rf"\b{re.escape(symbol)}\b", text)}
-            if symbol.split("_")[0] not in words:
+            words.add(room)
+            for header, text in headers.items():
+                if header.relative_to(tree).parts[1] == room and re.search(rf"\b{re.escape(symbol)}\b", text):
+                    words |= {header.stem.split("_")[0], *re.findall(r"^typedef (?:struct|enum) (\w+)", text, re.M)}
+            if not any(symbol == word or symbol.startswith(word + "_") for word in words):
                 number = next((n for n, text in enumerate(path.read_text().splitlines(), 1)
                                if re.search(rf"\b{re.escape(symbol)}\b", text)), 1)
                 problems.append(f"{name}:{number}: '{symbol}' is exported and does not begin with '{path.stem.split('_')[0]}_'")
@@ -124,7 +127,7 @@ def main():
     check_names(names, problems)
     exports = ""
     if options.objects:
-        exports = f", {check_exports(options.tree, options.objects, problems)} exported names"
+        exports = f", {check_exports(options.tree, options.objects, problems)} exported functions"
     for problem in problems:
         print(problem)
     if problems:

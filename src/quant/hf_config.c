@@ -300,7 +300,7 @@ static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error 
                   hp->head_dim, "vocab_size", hp->vocab, "max_position_embeddings", hp->context_len);
     json_t *scaling = scaling_of(run, &status, err);
     *out = c;
-    bool ok = c && scaling && set(c, "rope_scaling", scaling);
+    bool ok = set(c, "rope_scaling", scaling);
     ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope_theta));
     ok =
         ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) && set(c, "attention_bias", json_false());

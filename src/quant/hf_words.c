@@ -259,7 +259,8 @@ static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_err
             "llama-bpe); write a GGUF file instead",
             w->where, QUOTE(w->pre));
     }
-    bool ok = add(root, "normalizer", normalizer) && add(root, "pre_tokenizer", cut);
+    bool ok = add(root, "normalizer", normalizer);
+    ok &= add(root, "pre_tokenizer", cut); /* takes it also when the first failed */
     return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
 }
 
@@ -332,10 +333,10 @@ static nib_status add_vocab(json_t *model, json_t *added, const token_source *w,
         ok = json_object_setn_new(vocab, t.p, t.n, json_integer((json_int_t)i)) == 0;
         int type = type_of(w, i);
         if (type == TOKEN_CONTROL || type == TOKEN_USER || type == TOKEN_UNKNOWN)
-            ok = ok && json_array_append_new(added, json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id",
-                                                              (json_int_t)i, "content", text, "single_word",
-                                                              0, "lstrip", 0, "rstrip", 0, "normalized", 0,
-                                                              "special", type != TOKEN_USER)) == 0;
+            ok &= json_array_append_new(added,
+                                        json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i,
+                                                  "content", text, "single_word", 0, "lstrip", 0, "rstrip", 0,
+                                                  "normalized", 0, "special", type != TOKEN_USER)) == 0;
         else
             json_decref(text);
     }

@@ -8,8 +8,11 @@
 
 static const int row_counts[] = {1, 7, 64, 513};
 
-/* The wide shapes are there for the vector kernels; scalar code meets them with few rows. */
-static bool too_much(size_t rung, const op_shape *shape, int rows) {
+/* The wide shapes are there for the vector kernels; scalar code meets them with few rows. Many rows differ
+ * from few by how they are shared out, not by their numbers. */
+static bool too_much(size_t rung, const op_shape *shape, int rows, int pattern) {
+    if (rows > 64 && pattern != PATTERN_NORMAL)
+        return true;
     return shape->dim > 100 && rows > (rung == 0 ? 7 : 64);
 }
 
@@ -32,7 +35,7 @@ static void for_all(rig_fn fn) {
             for (size_t s = 0; s < OP_N_SHAPES; s++)
                 for (size_t i = 0; i < 4; i++)
                     for (int p = 0; p < N_PATTERNS; p++) {
-                        if (too_much(rung, &op_shapes[s], row_counts[i]))
+                        if (too_much(rung, &op_shapes[s], row_counts[i], p))
                             continue;
                         r.shape = &op_shapes[s];
                         r.rows = (size_t)row_counts[i];
@@ -177,7 +180,7 @@ static void sum_squares_op(rig *r) {
 
 /* Embedding and products with weights kept in FP32: the other formats are the matmul test's. */
 static void weight_ops(rig *r) {
-    size_t dim = (size_t)r->shape->dim, vocab = 97;
+    size_t dim = (size_t)r->shape->dim, vocab = 41;
     nib_error err;
     weight *w = NULL;
     float *table = fixture_vector(vocab * dim, PATTERN_NORMAL, 0, 5);
@@ -195,6 +198,10 @@ static void weight_ops(rig *r) {
     const tensor *parts[] = {&t};
     if (r->be->weight_pack(r->be, &w, parts, 1, &err) != NIB_OK)
         fail_msg("%s", err.text);
+    int32_t tokens[513]; /* below vocab */
+    for (size_t i = 0; i < r->rows; i++)
+        tokens[i] = r->batch->tokens[i] % (int32_t)vocab;
+    r->batch->b.tokens = tokens;
     buf *emb = fixture_buf(r->be, BUF_F32, r->rows, dim), *in = fixture_buf(r->be, BUF_ACT, r->rows, dim);
     buf *out = fixture_buf(r->be, BUF_F32, r->rows, vocab),
         *add = fixture_buf(r->be, BUF_F32, r->rows, vocab);
@@ -208,7 +215,7 @@ static void weight_ops(rig *r) {
     fixture_finish(r->be);
     for (size_t row = 0; row < r->rows; row++) {
         for (size_t i = 0; i < dim; i++)
-            want[i] = (double)table[(size_t)r->batch->tokens[row] * dim + i] * 3.7f;
+            want[i] = (double)table[(size_t)tokens[row] * dim + i] * 3.7f;
         fixture_check(OP_embed, r->where, act_row(emb, row), want, dim);
         for (size_t o = 0; o < vocab; o++) {
             want[o] = 0;
@@ -220,6 +227,7 @@ static void weight_ops(rig *r) {
             want[o] += before[row * vocab + o];
         fixture_check(OP_matmul_add, r->where, act_row(add, row), want, vocab);
     }
+    r->batch->b.tokens = r->batch->tokens;
     buf *all[] = {emb, in, out, add};
     for (size_t i = 0; i < 4; i++)
         r->be->buf_free(r->be, all[i]);

@@ -41,7 +41,7 @@ def test_ids_equal_the_reference(nibble, texts, model, text, mode):
     flags = ["--no-special"] if mode == "as text" else []
     done = nibble("tokenize", MODELS[model](), "--ids", "--no-bos", *flags, "--text", text_path(text, texts))
     expected = GOLDEN["ids"][model][text][mode]
-    assert len(done.stdout.split()) == expected["n"]
+    assert done.stdout.count(" ") + 1 == expected["n"]
     assert hashlib.sha256(done.stdout.strip().encode()).hexdigest() == expected["sha256"]
 
 

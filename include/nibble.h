@@ -2,9 +2,20 @@
  *
  * nibble: run 4-bit floating-point language models. The whole public C API; compiles alone as C11 and C++.
  *
- * One engine holds one model and takes many requests at a time. The engine has a thread of its own; any
- * thread may submit, wait for events and cancel. The library never prints and never exits: what can fail
- * returns a nib_status and puts words into a nib_error (which may be NULL).
+ * One engine holds one model and takes many requests at a time. The library never prints and never exits:
+ * what can fail returns a nib_status and puts words into a nib_error (which may be NULL).
+ *
+ * Threads. The engine has a thread of its own. Any thread may submit, tokenize and ask for facts, many at
+ * once. One request has one waiter: nib_next_event is called by one thread at a time; nib_cancel comes from
+ * any thread, also beside it. No call on a request may overlap its nib_release or come after it, and no call
+ * on an engine or its requests may overlap nib_close or come after it.
+ *
+ * The process. JSON is read with jansson, whose allocators belong to the whole process: the first model that
+ * is opened sets them (malloc and free underneath) unless the program has set its own before. A program that
+ * sets jansson's allocators does so before its first nib_open, or keeps no JSON across it.
+ *
+ * Compatibility. Structs are the caller's, so their layout is part of the interface: they grow at their end
+ * only, and only with a new soname.
  */
 #ifndef NIBBLE_H
 #define NIBBLE_H
@@ -24,6 +35,8 @@ extern "C" {
 
 #define NIB_VERSION "0.1.0"
 
+const char *nib_version(void); /* of the library that runs; NIB_VERSION is the header's */
+
 typedef enum nib_status {
     NIB_OK = 0,
     NIB_BAD_ARGUMENT, /* a call or a flag that makes no sense */
@@ -38,7 +51,7 @@ typedef struct nib_error {
     char text[512]; /* one sentence: the file, the field, what was expected */
 } nib_error;
 
-/* ---- options: zero means the default ---- */
+/* ---- options: zero means the default; what is out of range is refused (NIB_BAD_ARGUMENT) ---- */
 
 typedef enum nib_activations {
     NIB_ACTIVATIONS_AUTO = 0, /* int8 on a CPU */
@@ -58,7 +71,9 @@ typedef struct nib_options {
     uint32_t cpu_features; /* mask that lowers the CPU rung; 0: all the machine has (NIB_CPU_*) */
     nib_activations activations;
     nib_kv_dtype kv_cache;
-    int max_model_len;          /* tokens of one sequence, prompt and answer; 0: the model's, at most 4096 */
+    /* Tokens of one sequence, prompt and answer; 0: the model's, at most 4096. More than the model was made
+     * for is refused, not cut. */
+    int max_model_len;
     int max_num_seqs;           /* sequences in flight; 0: 16 */
     int max_num_batched_tokens; /* rows of one step; 0: 512 */
 } nib_options;
@@ -75,7 +90,8 @@ typedef struct nib_engine nib_engine;
 
 /* PATH is a GGUF file or a Hugging Face model directory. */
 nib_status nib_open(nib_engine **out, const char *path, const nib_options *options, nib_error *err);
-void nib_close(nib_engine *engine); /* ends every request; each nib_request must have been released before */
+/* Every nib_request must have been released before; what still runs of them ends. */
+void nib_close(nib_engine *engine);
 
 typedef struct nib_info {
     const char *family;       /* "llama", "qwen3", "gemma3" */
@@ -99,6 +115,11 @@ void nib_get_info(const nib_engine *engine, nib_info *info); /* strings live as 
 /* Ids of TEXT (any bytes). *ids is the caller's, freed with nib_free. */
 nib_status nib_tokenize(const nib_engine *engine, const char *text, size_t bytes, unsigned flags,
                         int32_t **ids, size_t *n_ids, nib_error *err);
+
+/* The text of N ids as an answer's events give it: valid UTF-8 (U+FFFD for what is none), control tokens left
+ * out. Ends with a NUL that *bytes does not count. Freed with nib_free. */
+nib_status nib_detokenize(const nib_engine *engine, const int32_t *ids, size_t n, char **text, size_t *bytes,
+                          nib_error *err);
 
 typedef struct nib_message {
     const char *role; /* "system", "user", "assistant" */
@@ -153,12 +174,14 @@ typedef struct nib_event {
     const char *error;     /* of NIB_END_FAILED */
     int n_prompt, n_generated;
     double prompt_ms, generate_ms; /* engine time: submission to first token; first token to last */
+    nib_status status;             /* of NIB_END_FAILED: what kind of failure; else NIB_OK */
 } nib_event;
 
-/* Wait up to TIMEOUT_MS (-1: for ever) for the next event; NIB_EVENT_NONE when none came. */
+/* Wait up to TIMEOUT_MS (-1: for ever) for the next event; NIB_EVENT_NONE when none came. One waiter per
+ * request: no two calls on the same request at the same time. */
 nib_status nib_next_event(nib_request *request, nib_event *event, int timeout_ms, nib_error *err);
 void nib_cancel(nib_request *request);  /* from any thread; an END event follows */
-void nib_release(nib_request *request); /* cancels what still runs */
+void nib_release(nib_request *request); /* cancels what still runs; no call may overlap it */
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

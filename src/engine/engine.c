@@ -33,7 +33,7 @@ static void start_request(nib_engine *e, nib_request *r) {
         status = nib_fail(&err, NIB_NO_MEMORY, "no memory for one more request");
     }
     if (status != NIB_OK) {
-        request_end(r, NIB_END_FAILED, err.text);
+        request_end(r, NIB_END_FAILED, status, err.text);
         return;
     }
     mem_free(r->prompt);
@@ -63,11 +63,11 @@ static bool take_submitted(nib_engine *e) {
 
 /* ---- requests leave ---- */
 
-static void finish(nib_engine *e, int seq, nib_end_reason reason, const char *error) {
+static void finish(nib_engine *e, int seq, nib_end_reason reason, nib_status status, const char *error) {
     nib_request *r = e->by_seq[seq];
     e->by_seq[seq] = NULL;
     e->n_active--;
-    request_end(r, reason, error);
+    request_end(r, reason, status, error);
 }
 
 static void see_cancelled(nib_engine *e, bool all) {
@@ -75,7 +75,7 @@ static void see_cancelled(nib_engine *e, bool all) {
         if (!e->by_seq[i] || !(all || atomic_load(&e->by_seq[i]->cancelled)))
             continue;
         sched_end(e->sched, i);
-        finish(e, i, NIB_END_CANCELLED, NULL);
+        finish(e, i, NIB_END_CANCELLED, NIB_OK, NULL);
     }
 }
 
@@ -93,18 +93,18 @@ static void take_token(nib_engine *e, int i, const float *logits) {
     e->sampled[i] = token;
     e->ended[i] = true;
     if (token < 0) {
-        finish(e, seq, NIB_END_FAILED,
+        finish(e, seq, NIB_END_FAILED, NIB_BAD_FILE,
                "the network's output is not a number: a damaged model, or an overflow");
         return;
     }
     if (ends_answer && !r->ignore_eos) {
-        finish(e, seq, NIB_END_STOP, NULL);
+        finish(e, seq, NIB_END_STOP, NIB_OK, NULL);
         return;
     }
     request_token(r, token);
     e->ended[i] = n_tokens + 1 == limit;
     if (e->ended[i])
-        finish(e, seq, NIB_END_LENGTH, NULL);
+        finish(e, seq, NIB_END_LENGTH, NIB_OK, NULL);
 }
 
 static void step(nib_engine *e) {
@@ -114,10 +114,11 @@ static void step(nib_engine *e) {
     const batch *b = sched_next(e->sched, &seqs);
     if (!b)
         return;
-    if (model_forward(e->l->model, b, &logits, &err) != NIB_OK) {
+    nib_status status = model_forward(e->l->model, b, &logits, &err);
+    if (status != NIB_OK) {
         int n = sched_drop(e->sched, &seqs);
         for (int i = 0; i < n; i++)
-            finish(e, seqs[i], NIB_END_FAILED, err.text);
+            finish(e, seqs[i], NIB_END_FAILED, status, err.text);
         return;
     }
     size_t vocab = (size_t)e->l->file->hp.vocab;

@@ -36,8 +36,9 @@ struct nib_request {
     double first_token, last_token; /* clock_seconds; 0 before */
     bool ended;
     nib_end_reason reason;
-    nib_error error; /* of NIB_END_FAILED */
-    int n_owners;    /* the engine and the caller; the last to leave frees */
+    nib_status status; /* of NIB_END_FAILED, as the next */
+    nib_error error;
+    int n_owners; /* the engine and the caller; the last to leave frees */
 
     /* the caller's, in nib_next_event */
     int n_taken;
@@ -83,6 +84,7 @@ nib_status engine_open(nib_engine **out, const char *path, const nib_options *op
 
 /* request.c, for the engine thread */
 void request_token(nib_request *r, int32_t token);
-void request_end(nib_request *r, nib_end_reason reason, const char *error); /* drops the engine's share */
+/* Drops the engine's share. STATUS and ERROR (may be NULL) say why it failed. */
+void request_end(nib_request *r, nib_end_reason reason, nib_status status, const char *error);
 
 #endif

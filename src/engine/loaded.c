@@ -19,7 +19,16 @@ enum {
 /* KV memory that many sequences share; more only where one whole sequence needs it. */
 static const size_t KV_BUDGET_BYTES = (size_t)512 << 20;
 
-static nib_status fill_options(nib_options *o, const hparams *hp, nib_error *err) {
+/* What no model makes right. As int: a caller may have put any number into an enum. */
+static nib_status check_options(const nib_options *o, nib_error *err) {
+    int activations = (int)o->activations, kv = (int)o->kv_cache;
+    if (activations < NIB_ACTIVATIONS_AUTO || activations > NIB_ACTIVATIONS_INT8)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "activations is %d; expected a NIB_ACTIVATIONS_ value, 0 to %d", activations,
+                        NIB_ACTIVATIONS_INT8);
+    if (kv < NIB_KV_AUTO || kv > NIB_KV_FP32)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "kv_cache is %d; expected a NIB_KV_ value, 0 to %d", kv,
+                        NIB_KV_FP32);
     if (o->threads < 0 || o->max_model_len < 0 || o->max_num_seqs < 0 || o->max_num_batched_tokens < 0)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "threads %d, max_model_len %d, max_num_seqs %d, max_num_batched_tokens %d: none may "
@@ -28,10 +37,16 @@ static nib_status fill_options(nib_options *o, const hparams *hp, nib_error *err
     if (o->max_num_seqs > MAX_NUM_SEQS || o->max_num_batched_tokens > MAX_BATCHED_TOKENS)
         return nib_fail(err, NIB_BAD_ARGUMENT, "max_num_seqs is at most %d, max_num_batched_tokens %d",
                         MAX_NUM_SEQS, MAX_BATCHED_TOKENS);
-    if (o->max_model_len == 0)
-        o->max_model_len = DEFAULT_MODEL_LEN;
+    return NIB_OK;
+}
+
+static nib_status fill_options(nib_options *o, const char *path, const hparams *hp, nib_error *err) {
     if (o->max_model_len > hp->context_len)
-        o->max_model_len = hp->context_len;
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: max_model_len is %d, and the model was made for %d tokens", path,
+                        o->max_model_len, hp->context_len);
+    if (o->max_model_len == 0)
+        o->max_model_len = hp->context_len < DEFAULT_MODEL_LEN ? hp->context_len : DEFAULT_MODEL_LEN;
     if (o->max_num_seqs == 0)
         o->max_num_seqs = DEFAULT_NUM_SEQS;
     if (o->max_num_batched_tokens == 0)
@@ -61,9 +76,10 @@ static int choose_kv_pages(const nib_options *o, const hparams *hp) {
 }
 
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    NIB_TRY(check_options(&l->options, err));
     NIB_TRY(model_file_open(&l->file, path, err));
     NIB_TRY(model_file_need_network(l->file, err));
-    NIB_TRY(fill_options(&l->options, &l->file->hp, err));
+    NIB_TRY(fill_options(&l->options, path, &l->file->hp, err));
     NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
     chat_recognize(&l->chat, &l->file->words, l->words);
     cpu_options cpu = {.threads = l->options.threads,

@@ -132,12 +132,13 @@ void request_token(nib_request *r, int32_t token) {
     pthread_mutex_unlock(&r->lock);
 }
 
-void request_end(nib_request *r, nib_end_reason reason, const char *error) {
+void request_end(nib_request *r, nib_end_reason reason, nib_status status, const char *error) {
     pthread_mutex_lock(&r->lock);
     r->ended = true;
     r->reason = reason;
+    r->status = status;
     if (error)
-        nib_fail(&r->error, NIB_OK, "%s", error);
+        nib_fail(&r->error, status, "%s", error);
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
     leave(r);
@@ -179,7 +180,7 @@ static nib_status write_text(nib_request *r, nib_event *event, int32_t token, ni
     const tokenizer *words = r->engine->l->words;
     bool known = token >= 0 && (size_t)token < tokenizer_vocab(words); /* the head may have rows to spare */
     size_t piece = known ? tokenizer_piece(words, token, false).n : 0;
-    NIB_TRY(make_room_for_text(r, piece + 32, err));
+    NIB_TRY(make_room_for_text(r, DETOKENIZER_ROOM(piece) + 1, err)); /* and a NUL */
     event->text = r->text;
     if (known)
         event->text_bytes = detokenizer_push(words, &r->detokenizer, token, false, r->text);
@@ -192,7 +193,7 @@ static nib_status write_text(nib_request *r, nib_event *event, int32_t token, ni
 nib_status nib_next_event(nib_request *r, nib_event *event, int timeout_ms, nib_error *err) {
     *event = (nib_event){.text = "", .error = "", .n_prompt = r->n_prompt};
     /* So that a failure here loses no event. */
-    NIB_TRY(make_room_for_text(r, 32, err));
+    NIB_TRY(make_room_for_text(r, DETOKENIZER_ROOM(0) + 1, err));
     pthread_mutex_lock(&r->lock);
     wait_for_news(r, timeout_ms);
     if (r->n_taken < r->n_tokens) {
@@ -203,6 +204,7 @@ nib_status nib_next_event(nib_request *r, nib_event *event, int timeout_ms, nib_
         event->kind = NIB_EVENT_END;
         event->reason = r->reason;
         event->error = r->error.text; /* written once, before ended */
+        event->status = r->status;
         event->n_generated = r->n_tokens;
     }
     if (r->n_tokens > 0) {

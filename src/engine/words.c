@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The API's words: text and conversations to ids. The tokenizer is immutable, so these need no lock and run
- * on the caller's thread.
+ * The API's words: text and conversations to ids and back. The tokenizer is immutable, so these need no lock
+ * and run on the caller's thread.
  */
 #include "base/mem.h"
 #include "engine/engine.h"
@@ -41,6 +41,38 @@ nib_status nib_chat_tokens(const nib_engine *e, const nib_message *messages, siz
         return nib_fail(err, NIB_UNSUPPORTED, "%s", e->l->chat.note);
     nib_status status = chat_encode(&e->l->chat, e->l->words, messages, n_messages, &list, err);
     return hand_over(status, &list, ids, n_ids);
+}
+
+/* Room for all pieces at once: the detokenizer's bound is per byte, whatever the pieces it comes in. */
+nib_status nib_detokenize(const nib_engine *e, const int32_t *ids, size_t n, char **text, size_t *bytes,
+                          nib_error *err) {
+    const tokenizer *words = e->l->words;
+    size_t known = tokenizer_vocab(words), rows = (size_t)e->l->file->hp.vocab, all = 0;
+    *text = NULL;
+    *bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ((size_t)ids[i] >= known && (size_t)ids[i] >= rows))
+            return nib_fail(err, NIB_BAD_ARGUMENT, "token %zu is %d; the vocabulary has %zu", i, (int)ids[i],
+                            known > rows ? known : rows);
+        all += (size_t)ids[i] < known ? tokenizer_piece(words, ids[i], false).n : 0;
+    }
+    char *out = mem_array(DETOKENIZER_ROOM(all) + 1, 1);
+    if (!out)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for the text of %zu tokens", n);
+    detokenizer d = {0};
+    size_t written = 0;
+    for (size_t i = 0; i < n; i++)
+        if ((size_t)ids[i] < known) /* the head may have rows to spare: no text */
+            written += detokenizer_push(words, &d, ids[i], false, out + written);
+    written += detokenizer_flush(&d, out + written);
+    out[written] = 0;
+    *text = out;
+    *bytes = written;
+    return NIB_OK;
+}
+
+const char *nib_version(void) {
+    return NIB_VERSION;
 }
 
 void nib_free(void *memory) {

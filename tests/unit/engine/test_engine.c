@@ -222,6 +222,13 @@ static void test_bad_opens(void **state) {
         {TINY, {.max_num_seqs = -1}, NIB_BAD_ARGUMENT},
         {TINY, {.max_num_seqs = 5000}, NIB_BAD_ARGUMENT},
         {TINY, {.max_num_seqs = 20, .max_num_batched_tokens = 10}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_num_batched_tokens = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_model_len = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_model_len = 513}, NIB_BAD_ARGUMENT}, /* the model was made for 512 */
+        {TINY, {.activations = (nib_activations)3}, NIB_BAD_ARGUMENT},
+        {TINY, {.activations = (nib_activations)-1}, NIB_BAD_ARGUMENT},
+        {TINY, {.kv_cache = (nib_kv_dtype)4}, NIB_BAD_ARGUMENT},
+        {TINY, {.kv_cache = (nib_kv_dtype)-1}, NIB_BAD_ARGUMENT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_engine *e;
@@ -251,7 +258,7 @@ static const float *not_numbers(backend *be, const buf *b) {
 }
 
 /* Requests under way end with the words; the engine serves the next one as if nothing had been. */
-static void expect_failure(nib_engine *e, const char *words) {
+static void expect_failure(nib_engine *e, nib_status kind, const char *words) {
     nib_request *r[3];
     for (int i = 0; i < 3; i++)
         r[i] = submit(e, 4);
@@ -259,6 +266,7 @@ static void expect_failure(nib_engine *e, const char *words) {
         nib_event event = next(r[i], -1);
         assert_int_equal(event.kind, NIB_EVENT_END);
         assert_int_equal(event.reason, NIB_END_FAILED);
+        assert_int_equal(event.status, kind);
         if (!strstr(event.error, words))
             fail_msg("'%s' does not say '%s'", event.error, words);
         nib_release(r[i]);
@@ -271,10 +279,10 @@ static void test_failed_steps(void **state) {
     backend *be = e->l->be, sound = *be; /* the engine's thread is idle whenever this one changes BE */
     sound_step_finish = be->step_finish;
     be->step_finish = failing_step;
-    expect_failure(e, "the device went away");
+    expect_failure(e, NIB_NO_MEMORY, "the device went away");
     be->step_finish = sound.step_finish;
     be->buf_read = not_numbers;
-    expect_failure(e, "not a number");
+    expect_failure(e, NIB_BAD_FILE, "not a number");
     be->buf_read = sound.buf_read;
     nib_request *r = submit(e, 2);
     assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
@@ -318,6 +326,97 @@ static void test_no_memory(void **state) {
 }
 
 /* ---- words and facts ---- */
+
+enum { LONGEST = 3000 };
+
+/* A vocabulary of 280 pieces of up to LONGEST bytes, none of which is UTF-8: byte 0xFF, the byte-level
+ * alphabet's U+00FF. */
+static tokenizer *hostile_words(void) {
+    static char all[2 * LONGEST];
+    static strview tokens[280];
+    for (size_t i = 0; i < sizeof all; i += 2)
+        memcpy(all + i, "\xC3\xBF", 2);
+    for (size_t i = 0; i < 280; i++)
+        tokens[i] = (strview){all, 2 * (i < 2 ? i + 1 : LONGEST - i)};
+    static const strview merge = {"\xC3\xBF \xC3\xBF", 5}; /* a vocabulary without any is refused */
+    token_source source = {.where = "hostile",
+                           .model = {"gpt2", 4},
+                           .pre = {"smollm", 6},
+                           .n_tokens = 280,
+                           .tokens = tokens,
+                           .n_merges = 1,
+                           .merges = &merge,
+                           .bos = -1,
+                           .eos = -1,
+                           .eot = -1,
+                           .unk = -1,
+                           .pad = -1,
+                           .add_bos = -1,
+                           .add_eos = -1,
+                           .add_space_prefix = -1,
+                           .vocab = 280};
+    tokenizer *t;
+    nib_error err = {""};
+    if (tokenizer_open(&t, &source, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return t;
+}
+
+/* Every byte of a piece becomes three of U+FFFD: the text of a token is three times its piece. */
+static void test_pieces_of_invalid_bytes(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
+    tokenizer *sound = e->l->words;
+    e->l->words = hostile_words(); /* the engine's thread is idle */
+    nib_request *r = submit(e, 4);
+    for (int i = 0; i < 4; i++) {
+        nib_event event = next(r, -1);
+        assert_int_equal(event.kind, NIB_EVENT_TOKEN);
+        assert_in_range(event.token, 2, 279);
+        size_t piece = LONGEST - (size_t)event.token;
+        assert_int_equal(event.text_bytes, 3 * piece);
+        assert_int_equal(strlen(event.text), 3 * piece);
+        char *text;
+        size_t bytes;
+        assert_int_equal(nib_detokenize(e, &event.token, 1, &text, &bytes, NULL), NIB_OK);
+        assert_int_equal(bytes, 3 * piece);
+        assert_memory_equal(text, event.text, bytes + 1);
+        nib_free(text);
+    }
+    assert_int_equal(next(r, -1).kind, NIB_EVENT_END);
+    nib_release(r);
+    tokenizer_close(e->l->words);
+    e->l->words = sound;
+    nib_close(e);
+}
+
+static void test_text_and_back(void **state) {
+    (void)state;
+    nib_engine *e = open_tiny(&(nib_options){0}, NULL);
+    static const char text[] = "the cat sat on \xC3\xA9\xE2\x82\xAC\n";
+    int32_t *ids;
+    size_t n, bytes;
+    char *again;
+    nib_error err = {""};
+    assert_int_equal(nib_tokenize(e, text, sizeof text - 1, 0, &ids, &n, NULL), NIB_OK);
+    assert_int_equal(nib_detokenize(e, ids, n, &again, &bytes, NULL), NIB_OK);
+    assert_int_equal(bytes, sizeof text - 1);
+    assert_string_equal(again, text);
+    nib_free(again);
+    assert_int_equal(nib_detokenize(e, NULL, 0, &again, &bytes, NULL), NIB_OK);
+    assert_true(bytes == 0 && again[0] == 0);
+    nib_free(again);
+    static const int32_t outside[] = {280, -1, INT32_MAX, INT32_MIN};
+    for (size_t i = 0; i < 4; i++) {
+        ids[n - 1] = outside[i];
+        assert_int_equal(nib_detokenize(e, ids, n, &again, &bytes, &err), NIB_BAD_ARGUMENT);
+        assert_non_null(strstr(err.text, "the vocabulary has 280"));
+        assert_null(again);
+    }
+    nib_free(ids);
+    nib_close(e);
+    assert_string_equal(nib_version(), NIB_VERSION);
+}
 
 static void test_words(void **state) {
     (void)state;
@@ -366,6 +465,8 @@ int main(void) {
         cmocka_unit_test(test_bad_opens),
         cmocka_unit_test(test_failed_steps),
         cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_pieces_of_invalid_bytes),
+        cmocka_unit_test(test_text_and_back),
         cmocka_unit_test(test_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * jansson refuses trailing bytes, invalid UTF-8, NUL in strings and nesting past 2048 by itself; duplicate
- * keys on request. Its memory comes from base/mem.h, so that a failing allocation can be tested.
+ * keys on request. Its memory comes from base/mem.h, so that a failing allocation can be tested (unless the
+ * program around the library has given jansson allocators of its own).
  *
  * Its lexer does not survive one by itself (it drops a byte and asserts on it later), so a failed allocation
  * jumps out of the parser, and what the parser held by then is freed from a record kept on the side.
@@ -87,8 +88,13 @@ static void free_held(void) {
     }
 }
 
+/* jansson's allocators belong to the whole process: those that a program has set are left alone. */
 static void use_our_memory(void) {
-    json_set_alloc_funcs(tracked_alloc, tracked_free);
+    json_malloc_t allocate;
+    json_free_t release;
+    json_get_alloc_funcs(&allocate, &release);
+    if (allocate == malloc && release == free)
+        json_set_alloc_funcs(tracked_alloc, tracked_free);
 }
 
 /* json_loadb; NULL with *no_memory set when memory ran out. */

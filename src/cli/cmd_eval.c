@@ -139,6 +139,17 @@ static nib_status open_base(eval_session *s, int n_ctx, nib_error *err) {
     return NIB_OK;
 }
 
+/* Side by side both models read the same ids: they must be the ids of both. */
+static nib_status check_base_words(const eval_session *s, nib_error *err) {
+    const eval_args *a = s->args;
+    eval_text text;
+    NIB_TRY(eval_text_open(&text, s->base->words, (const char *)s->text_file.bytes, s->text_file.size,
+                           s->text.n_ctx, s->text.n_chunks, a->text, err));
+    nib_status status = eval_text_compare(&s->text, &text, a->text, a->model, a->base, err);
+    eval_text_close(&text);
+    return status;
+}
+
 static bool base_is_file(const eval_args *a) {
     return a->base && kldfile_is(a->base);
 }
@@ -162,8 +173,9 @@ static nib_status session_open(eval_session *s, nib_error *err) {
                 s->model->file->hp.context_len, n_ctx);
     s->options = (eval_options){
         .threads = s->model->threads, .progress = ui_bar_progress(&s->bar), .stop = &cli_interrupted};
-    return eval_text_open(&s->text, s->model->words, (const char *)s->text_file.bytes, s->text_file.size,
-                          n_ctx, n_chunks, a->text, err);
+    NIB_TRY(eval_text_open(&s->text, s->model->words, (const char *)s->text_file.bytes, s->text_file.size,
+                           n_ctx, n_chunks, a->text, err));
+    return s->base ? check_base_words(s, err) : NIB_OK;
 }
 
 static void session_close(eval_session *s) {

@@ -33,6 +33,11 @@ nib_status eval_text_open(eval_text *out, const tokenizer *words, const char *te
                           int n_chunks, const char *where, nib_error *err);
 void eval_text_close(eval_text *t);
 
+/* The windows of one text by two tokenizers must be the same ids and the same BOS: else what one model
+ * predicts says nothing of the other's, and this refuses it, naming WHERE (the text) and both. */
+nib_status eval_text_compare(const eval_text *text, const eval_text *base_text, const char *where,
+                             const char *model_name, const char *base_name, nib_error *err);
+
 typedef struct eval_options {
     int threads; /* of the statistics; 0: OpenMP's default */
     progress progress;

@@ -47,6 +47,28 @@ void eval_text_close(eval_text *t) {
     t->tokens = NULL;
 }
 
+nib_status eval_text_compare(const eval_text *text, const eval_text *base_text, const char *where,
+                             const char *model_name, const char *base_name, nib_error *err) {
+    if (text->bos != base_text->bos)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s starts windows with BOS %d and %s with %d (-1: none); expected the same",
+                        model_name, text->bos, base_name, base_text->bos);
+    size_t n = (size_t)text->n_chunks * (size_t)text->n_ctx,
+           n_base = (size_t)base_text->n_chunks * (size_t)base_text->n_ctx;
+    for (size_t i = 0; i < n && i < n_base; i++)
+        if (text->tokens[i] != base_text->tokens[i])
+            return nib_fail(err, NIB_BAD_ARGUMENT,
+                            "%s: token %zu is %d for %s and %d for %s; expected two models with the same "
+                            "tokenizer",
+                            where, i, text->tokens[i], model_name, base_text->tokens[i], base_name);
+    if (n != n_base)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: %zu tokens in windows for %s and %zu for %s; expected two models with the same "
+                        "tokenizer",
+                        where, n, model_name, n_base, base_name);
+    return NIB_OK;
+}
+
 model_limits eval_limits(int n_ctx, nib_kv_dtype kv_dtype) {
     model_limits l = {.max_rows = WINDOWS_MAX_ROWS,
                       .max_out = WINDOWS_MAX_OUT,

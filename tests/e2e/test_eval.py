@@ -3,6 +3,7 @@
 against llama.cpp's."""
 import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -99,6 +100,18 @@ def test_short_text(nibble, tiny, tmp_path):
     short.write_text("the cat")
     done = nibble("eval", "ppl", tiny, "--text", short, check=False)
     assert done.returncode == 2 and "two windows of 512" in done.stderr
+
+
+def test_other_words(nibble, tiny, text, tmp_path):
+    """As many tokens in the vocabulary, but not the same ones."""
+    other = tmp_path / "other-words"
+    shutil.copytree(tiny, other)
+    settings = json.loads((other / "tokenizer.json").read_text())
+    settings["model"]["merges"] = []
+    (other / "tokenizer.json").write_text(json.dumps(settings))
+    done = nibble("eval", "kld", tiny, "--base", other, "--text", text, "--ctx", 32, "--chunks", 2, check=False)
+    assert done.returncode == 2 and not done.stdout
+    assert "expected two models with the same tokenizer" in done.stderr
 
 
 def test_other_vocabulary(nibble, tiny, text, smollm2):

@@ -229,6 +229,26 @@ static void test_short_text(void **unused) {
                         "short.txt: the text gives 4 tokens, and two windows of 32 are needed at least");
 }
 
+static void test_compare(void **unused) {
+    (void)unused;
+    eval_text a = open_sample(true, 32, 3, 300), b = open_sample(true, 32, 3, 300),
+              plain = open_sample(false, 32, 3, 300), fewer = open_sample(true, 32, 2, 300);
+    nib_error err = {""};
+    assert_int_equal(eval_text_compare(&a, &b, "sample", "m", "base", &err), NIB_OK);
+    assert_int_equal(eval_text_compare(&a, &plain, "sample", "m", "base", &err), NIB_BAD_ARGUMENT);
+    assert_string_equal(err.text,
+                        "m starts windows with BOS 256 and base with -1 (-1: none); expected the same");
+    assert_int_equal(eval_text_compare(&a, &fewer, "sample", "m", "base", &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "sample: 96 tokens in windows for m and 64 for base"));
+    b.tokens[95]++; /* the last that is used */
+    assert_int_equal(eval_text_compare(&a, &b, "sample", "m", "base", &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "sample: token 95 is "));
+    eval_text_close(&a);
+    eval_text_close(&b);
+    eval_text_close(&plain);
+    eval_text_close(&fewer);
+}
+
 static double expected_kld(int n_ctx, int n_chunks, float t_base, float t_model) {
     double kld = 0;
     size_t n = 0;
@@ -403,13 +423,11 @@ static void test_speed(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ppl),
-                                       cmocka_unit_test(test_short_text),
-                                       cmocka_unit_test(test_kld),
-                                       cmocka_unit_test(test_broken_model),
-                                       cmocka_unit_test(test_stop),
-                                       cmocka_unit_test(test_calibrate),
-                                       cmocka_unit_test(test_calibration_text),
-                                       cmocka_unit_test(test_speed)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ppl),          cmocka_unit_test(test_short_text),
+        cmocka_unit_test(test_compare),      cmocka_unit_test(test_kld),
+        cmocka_unit_test(test_broken_model), cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_calibrate),    cmocka_unit_test(test_calibration_text),
+        cmocka_unit_test(test_speed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

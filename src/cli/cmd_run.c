@@ -2,6 +2,7 @@
  *
  * nibble run: one prompt answered, or a chat on the terminal. A client of nibble.h like any other program.
  */
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -49,7 +50,8 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How the next token is chosen:", 5},
     {"temperature", KEY_TEMPERATURE, "T", 0, "0: always the most probable one (default 0.8)", 5},
     {"top-k", KEY_TOP_K, "K", 0, "Among the K most probable, 0: all (default 40)", 5},
-    {"top-p", KEY_TOP_P, "P", 0, "Among the most probable that together have P, 1: all (default 0.95)", 5},
+    {"top-p", KEY_TOP_P, "P", 0,
+     "Among the most probable that together have P, 1: all, 0: only the first (default 0.95)", 5},
     {"min-p", KEY_MIN_P, "P", 0,
      "Among those at least P times as probable as the first, 0: all (default 0.05)", 5},
     {"repeat-penalty", KEY_REPEAT_PENALTY, "R", 0,
@@ -68,6 +70,8 @@ static error_t parse_sampling(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_TOP_P:
         s->top_p = (float)cli_real_flag(state, "--top-p", arg, 0, 1);
+        if (s->top_p == 0)
+            s->top_p = FLT_MIN; /* the API's 0 is "off"; the flag's is the strictest */
         return 0;
     case KEY_MIN_P:
         s->min_p = (float)cli_real_flag(state, "--min-p", arg, 0, 1);
@@ -178,23 +182,6 @@ static void print_verbose_tail(const nib_event *e) {
             ui_color(stderr, UI_RESET));
 }
 
-/* A model's text may hold anything; on a terminal only characters, newlines and tabs, no control sequences.
- */
-static void print_text(const char *text, size_t n) {
-    if (!isatty(STDOUT_FILENO)) {
-        fwrite(text, 1, n, stdout);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool c1 = c == 0xC2 && i + 1 < n && (unsigned char)text[i + 1] < 0xA0;
-        if (c1)
-            i++;
-        else if ((c >= 0x20 && c != 0x7F) || c == '\n' || c == '\t')
-            fputc(c, stdout);
-    }
-}
-
 static nib_status keep_answer(run_session *s, const nib_event *e, nib_error *err) {
     if (s->answer_bytes + e->text_bytes + 1 > s->answer_capacity) {
         size_t capacity = 2 * (s->answer_bytes + e->text_bytes + 1);
@@ -224,14 +211,14 @@ static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
         if (e.kind == NIB_EVENT_NONE || e.text_bytes == 0)
             continue;
         NIB_TRY(keep_answer(s, &e, err));
-        print_text(e.text, e.text_bytes);
+        ui_put_text(stdout, ui_is_terminal(stdout), e.text, e.text_bytes);
         fflush(stdout);
     }
     if (s->answer_bytes == 0 || s->answer[s->answer_bytes - 1] != '\n')
         putchar('\n');
     fflush(stdout);
     if (e.reason == NIB_END_FAILED)
-        return nib_fail(err, NIB_IO, "the answer failed: %s", e.error ? e.error : "no reason given");
+        return nib_fail(err, e.status, "the answer failed: %s", e.error);
     if (s->args->verbose)
         print_verbose_tail(&e);
     if (e.reason == NIB_END_LENGTH && !s->args->max_tokens)
@@ -358,7 +345,7 @@ static nib_status chat_loop(run_session *s, nib_error *err) {
         cli_interrupted = 0;
         if (status == NIB_CANCELLED)
             status = NIB_OK;
-        else if (status == NIB_BAD_ARGUMENT) {
+        else if (status != NIB_OK && status != NIB_NO_MEMORY) {
             cli_fail(status, err);
             status = NIB_OK;
         }

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/ui.h"
 #include "store/model_file.h"
 #include "text/tokenizer.h"
 
@@ -110,10 +111,12 @@ static nib_status read_input(const char *path, input *in, nib_error *err) {
 
 /* ---- encoding ---- */
 
-/* A piece on one line: quotes, backslashes and unprintable bytes escaped, UTF-8 as it is. */
-static void print_piece(strview text) {
+/* A piece on one line: quotes, backslashes and unprintable bytes escaped, UTF-8 as it is. A piece may hold a
+ * part of a character: a terminal gets that escaped too. */
+static void print_piece(strview text, bool terminal) {
     putchar('"');
-    for (size_t i = 0; i < text.n; i++) {
+    for (size_t i = 0; i < text.n;) {
+        size_t bytes = 1;
         const unsigned char byte = (unsigned char)text.p[i];
         if (byte == '"' || byte == '\\')
             printf("\\%c", byte);
@@ -124,12 +127,14 @@ static void print_piece(strview text) {
         else if (byte < 0x20 || byte == 0x7F)
             printf("\\x%02x", byte);
         else
-            putchar(byte);
+            bytes = ui_put_char(stdout, terminal, text.p + i, text.n - i);
+        i += bytes;
     }
     putchar('"');
 }
 
 static nib_status encode(const tokenizer *t, const tokenize_args *a, const input *in, nib_error *err) {
+    const bool terminal = ui_is_terminal(stdout);
     token_list list = {0};
     nib_status status = NIB_OK;
     if (tokenizer_adds_bos(t) && !a->no_bos)
@@ -141,7 +146,7 @@ static nib_status encode(const tokenizer *t, const tokenize_args *a, const input
             printf(i ? " %d" : "%d", (int)list.ids[i]);
         } else {
             printf("%d\t", (int)list.ids[i]);
-            print_piece(tokenizer_piece(t, list.ids[i], true));
+            print_piece(tokenizer_piece(t, list.ids[i], true), terminal);
             putchar('\n');
         }
     }
@@ -181,6 +186,7 @@ static nib_status decode(const tokenizer *t, const tokenize_args *a, const input
     char *out = NULL;
     size_t room = 0;
     nib_status status = NIB_OK;
+    const bool terminal = ui_is_terminal(stdout);
     bool first = true, found = true;
     for (size_t at = 0; status == NIB_OK;) {
         int32_t id = 0;
@@ -202,11 +208,11 @@ static nib_status decode(const tokenizer *t, const tokenize_args *a, const input
             out = grown;
             room = need;
         }
-        fwrite(out, 1, detokenizer_push(t, &d, id, !a->no_special, out), stdout);
+        ui_put_text(stdout, terminal, out, detokenizer_push(t, &d, id, !a->no_special, out));
     }
     char rest[DETOKENIZER_ROOM(0)];
     if (status == NIB_OK)
-        fwrite(rest, 1, detokenizer_flush(&d, rest), stdout);
+        ui_put_text(stdout, terminal, rest, detokenizer_flush(&d, rest));
     mem_free(out);
     return status;
 }

@@ -19,7 +19,9 @@ static const struct argp_option options[] = {
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
      "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, amx, or a number", 0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,
-     "Tokens of one sequence, prompt and answer (default: the model's, at most 4096)", 0},
+     "Tokens of one sequence, prompt and answer; no more than the model's (default: the model's, at most "
+     "4096)",
+     0},
     {0}};
 
 /* In the order of the enums in nibble.h. */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "text/utf8.h"
 
 #define BAR_AFTER_SECONDS 1.0
 #define BAR_EVERY_SECONDS 0.1
@@ -73,6 +74,35 @@ const char *ui_color(FILE *stream, ui_style style) {
     if ((no_color && *no_color) || !isatty(fileno(stream)))
         return "";
     return codes[style];
+}
+
+bool ui_is_terminal(FILE *stream) {
+    return isatty(fileno(stream));
+}
+
+size_t ui_put_char(FILE *out, bool terminal, const char *text, size_t n) {
+    uint32_t code = 0;
+    unsigned bad = 0;
+    unsigned bytes = utf8_decode((const unsigned char *)text, n, &code, &bad);
+    bool control = (code < 0x20 && code != '\n' && code != '\t') || (code >= 0x7F && code < 0xA0);
+    if (!terminal || (bytes > 0 && !control)) {
+        bytes = bytes ? bytes : 1;
+        fwrite(text, 1, bytes, out);
+        return bytes;
+    }
+    bytes = bytes ? bytes : 1;
+    for (unsigned i = 0; i < bytes; i++)
+        fprintf(out, "\\x%02x", (unsigned char)text[i]);
+    return bytes;
+}
+
+void ui_put_text(FILE *out, bool terminal, const char *text, size_t n) {
+    if (!terminal) {
+        fwrite(text, 1, n, out);
+        return;
+    }
+    for (size_t i = 0; i < n;)
+        i += ui_put_char(out, true, text + i, n - i);
 }
 
 const char *ui_bytes(char *text, size_t size, unsigned long long bytes) {

@@ -52,6 +52,14 @@ bool ui_table_add(ui_table *t, const char *format, ...) __attribute__((format(pr
 void ui_table_print(const ui_table *t, ui_table_format format, FILE *out);
 void ui_table_free(ui_table *t);
 
+/* Text that a model made or holds. On a terminal what is no character (control bytes but newline and tab, C1
+ * controls, invalid UTF-8) is shown as \xNN, byte by byte, so that it cannot steer the terminal; elsewhere
+ * the bytes go out as they are. ui_put_char writes the first character or byte of N >= 1 and returns its
+ * bytes. */
+size_t ui_put_char(FILE *out, bool terminal, const char *text, size_t n);
+void ui_put_text(FILE *out, bool terminal, const char *text, size_t n);
+bool ui_is_terminal(FILE *stream);
+
 /* TEXT as a JSON string, with its quotes. */
 void ui_json_string(FILE *out, const char *text);
 

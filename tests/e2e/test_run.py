@@ -84,6 +84,26 @@ def test_prompt_too_long(nibble, tiny):
     assert done.stderr.startswith("nibble: ") and "16" in done.stderr
 
 
+def test_no_longer_than_the_model(nibble, tiny):
+    assert greedy(nibble, tiny, "--max-model-len", 512).returncode == 0
+    done = greedy(nibble, tiny, "--max-model-len", 513, check=False)
+    assert done.returncode == 2
+    assert "max_model_len is 513, and the model was made for 512 tokens" in done.stderr
+
+
+def test_top_p_zero_is_the_strictest(nibble, tiny):
+    strict = nibble("run", tiny, "the cat", "--no-chat", "--temperature", 5, "--top-k", 0, "--min-p", 0, "--top-p", 0,
+                    "--max-tokens", 12, "--seed", 3)
+    assert strict.stdout == greedy(nibble, tiny).stdout
+
+
+def test_failed_turn_does_not_end_the_chat(nibble, tiny):
+    done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12, "--max-model-len", 64,
+                  stdin="the cat " * 100 + "\nthe cat\n")
+    assert done.stdout == greedy(nibble, tiny).stdout
+    assert re.match(r"nibble: .* 64 ", done.stderr)
+
+
 def test_lines_from_a_pipe(nibble, tiny):
     """Without a terminal each line is a prompt; \\q ends."""
     one = greedy(nibble, tiny).stdout

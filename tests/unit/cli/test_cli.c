@@ -52,6 +52,40 @@ static void test_cpu_mask(void **unused) {
                  cli_cpu_mask("0", &mask) || cli_cpu_mask("4096", &mask) || cli_cpu_mask("avx", &mask));
 }
 
+static void check_text(bool terminal, const char *text, size_t n, const char *expected) {
+    char *out;
+    size_t size;
+    FILE *stream = open_memstream(&out, &size);
+    assert_non_null(stream);
+    ui_put_text(stream, terminal, text, n);
+    fclose(stream);
+    assert_int_equal(size, strlen(expected));
+    assert_memory_equal(out, expected, size);
+    free(out);
+}
+
+static void test_model_text(void **unused) {
+    (void)unused;
+    static const char sound[] = "a\tb\n\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\xC2\xA0";
+    check_text(true, sound, sizeof sound - 1, sound);
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {
+        {"\033[2Jx", "\\x1b[2Jx"},
+        {"\r\x7F", "\\x0d\\x7f"},
+        {"\xC2\x9B[2J", "\\xc2\\x9b[2J"}, /* CSI as a C1 control */
+        {"\xC2\x80\xC2\x9F\xC2\xA1", "\\xc2\\x80\\xc2\\x9f\xC2\xA1"},
+        {"\x9B[2J", "\\x9b[2J"}, /* the same for an 8-bit terminal: no UTF-8 */
+        {"\xE2\x82", "\\xe2\\x82"},
+        {"\xC0\x9B\xED\xA0\x80", "\\xc0\\x9b\\xed\\xa0\\x80"}, /* overlong, surrogate */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        check_text(true, cases[i].text, strlen(cases[i].text), cases[i].shown);
+        check_text(false, cases[i].text, strlen(cases[i].text), cases[i].text);
+    }
+    check_text(true, "\0x", 2, "\\x00x");
+}
+
 static const ui_column columns[] = {{"name", "name", false}, {"t/s", "ts", true}};
 
 /* What ui_table_print writes, freed by the caller. */
@@ -137,9 +171,10 @@ static void test_history_path(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_integers),    cmocka_unit_test(test_reals),
-                                       cmocka_unit_test(test_cpu_mask),    cmocka_unit_test(test_tables),
-                                       cmocka_unit_test(test_sizes),       cmocka_unit_test(test_exit_codes),
-                                       cmocka_unit_test(test_history_path)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_integers),   cmocka_unit_test(test_reals),
+        cmocka_unit_test(test_model_text), cmocka_unit_test(test_cpu_mask),
+        cmocka_unit_test(test_tables),     cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_exit_codes), cmocka_unit_test(test_history_path)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

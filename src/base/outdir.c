@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 
 struct outdir {
     int fd; /* holds the lock */
+    outdir_is_ours is_ours;
     char *path, *temporary, *parent;
 };
 
@@ -31,36 +31,70 @@ static void outdir_free(outdir *d) {
     mem_free(d);
 }
 
-/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json) without
- * directories inside: more than that was not written by us. */
-static nib_status check_replaceable(const char *path, nib_error *err) {
+/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json) in which every
+ * entry is a file that IS_OURS knows: anything else was not written by us. */
+static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, nib_error *err) {
     DIR *dir = opendir(path);
     if (!dir)
         return outtemp_problem(err, path, errno, "be read");
-    bool empty = true, model = false, nested = false;
+    bool empty = true, model = false;
+    char foreign[256] = "";
     for (struct dirent *e; (e = readdir(dir));) {
         struct stat st;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
             continue;
         empty = false;
         model |= strcmp(e->d_name, "config.json") == 0;
-        nested |= fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(st.st_mode);
+        bool file = fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+        if ((!file || !is_ours(e->d_name)) && (!foreign[0] || strcmp(e->d_name, foreign) < 0))
+            snprintf(foreign, sizeof foreign, "%s", e->d_name); /* the first by name: always the same words */
     }
     closedir(dir);
-    if (empty || (model && !nested))
+    for (char *p = foreign; *p; p++)
+        if ((unsigned char)*p < 32 || *p == 127)
+            *p = '?'; /* a name is not to steer a terminal */
+    if (empty || (model && !foreign[0]))
         return NIB_OK;
-    return nib_fail(err, NIB_BAD_ARGUMENT, "%s: exists and is not %s; it is not replaced", path,
-                    model ? "a plain model directory (it holds directories)" : "a model directory");
+    if (!model)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: exists and is not a model directory (no config.json); it is not replaced", path);
+    return nib_fail(err, NIB_BAD_ARGUMENT,
+                    "%s: exists and holds \"%s\", which nibble does not write; it is not replaced", path,
+                    foreign);
 }
 
-nib_status outdir_open(outdir **out, const char *path, nib_error *err) {
+/* Makes the temporary directory and locks it. Another writer of the same name that cleans up may have taken
+ * it for a stale one before the lock: then it is made anew. */
+static nib_status make_temporary(outdir *d, nib_error *err) {
+    for (int i = 0; i < OUTTEMP_TRIES; i++) {
+        if (mkdir(d->temporary, 0777) != 0) {
+            if (errno == EEXIST)
+                continue;
+            return outtemp_problem(err, d->path, errno, "be created");
+        }
+        d->fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (d->fd >= 0 && outtemp_lock(d->fd))
+            return NIB_OK;
+        if (d->fd < 0 && errno != ENOENT) {
+            nib_status status = outtemp_problem(err, d->path, errno, "be created");
+            outtemp_remove(AT_FDCWD, d->temporary, 1);
+            return status;
+        }
+        if (d->fd >= 0)
+            close(d->fd);
+        d->fd = -1;
+    }
+    return nib_fail(err, NIB_IO, "%s: cannot be created: other programs keep writing the same name", d->path);
+}
+
+nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, nib_error *err) {
     *out = NULL;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/')
         n--;
     outdir *d = mem_array(1, sizeof *d);
     if (d)
-        d->fd = -1;
+        *d = (struct outdir){.fd = -1, .is_ours = is_ours};
     if (d && (d->path = mem_copy_text(path, n)) && (d->temporary = outtemp_name(d->path)))
         d->parent = outtemp_parent(d->path);
     if (!d || !d->parent) {
@@ -76,21 +110,17 @@ nib_status outdir_open(outdir **out, const char *path, nib_error *err) {
         status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: is not the name of a directory to write", path);
     else if (lstat(d->path, &st) == 0)
         status = S_ISDIR(st.st_mode)
-                     ? check_replaceable(d->path, err)
+                     ? check_replaceable(d->path, is_ours, err)
                      : nib_fail(err, NIB_BAD_ARGUMENT,
                                 "%s: exists and is no directory, one was to be written", path);
     if (status == NIB_OK) {
         outtemp_remove_stale(d->path);
-        if (mkdir(d->temporary, 0777) != 0)
-            status = outtemp_problem(err, path, errno, "be created");
+        status = make_temporary(d, err);
     }
     if (status != NIB_OK) {
         outdir_free(d);
         return status;
     }
-    d->fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (d->fd >= 0)
-        flock(d->fd, LOCK_EX | LOCK_NB);
     *out = d;
     return NIB_OK;
 }
@@ -101,7 +131,7 @@ const char *outdir_path(const outdir *d) {
 
 /* Puts the new directory in the place of an old one: at no time is the name without a whole directory. */
 static nib_status exchange(outdir *d, nib_error *err) {
-    NIB_TRY(check_replaceable(d->path, err)); /* it may have changed since */
+    NIB_TRY(check_replaceable(d->path, d->is_ours, err)); /* it may have changed since */
     if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) == 0) {
         outtemp_remove(AT_FDCWD, d->temporary, 8);
         return NIB_OK;

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,6 +37,21 @@ static void outfile_free(outfile *f) {
     mem_free(f);
 }
 
+/* Makes the temporary file and locks it. Another writer of the same name that cleans up may have taken it for
+ * a stale one before the lock: then it is made anew. */
+static nib_status make_temporary(outfile *f, nib_error *err) {
+    for (int i = 0; i < OUTTEMP_TRIES; i++) {
+        f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (f->fd < 0)
+            return outtemp_problem(err, f->path, errno, "be created");
+        if (outtemp_lock(f->fd))
+            return NIB_OK;
+        close(f->fd);
+        f->fd = -1;
+    }
+    return nib_fail(err, NIB_IO, "%s: cannot be created: other programs keep writing the same name", f->path);
+}
+
 nib_status outfile_open(outfile **out, const char *path, nib_error *err) {
     *out = NULL;
     struct stat st;
@@ -61,15 +75,12 @@ nib_status outfile_open(outfile **out, const char *path, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", path);
     }
     outtemp_remove_stale(path);
-    f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (f->fd < 0) {
-        nib_status status = outtemp_problem(err, path, errno, "be created");
+    nib_status status = make_temporary(f, err);
+    if (status == NIB_OK)
+        *out = f;
+    else
         outfile_free(f);
-        return status;
-    }
-    flock(f->fd, LOCK_EX | LOCK_NB); /* a file system without locks only loses the cleaning up */
-    *out = f;
-    return NIB_OK;
+    return status;
 }
 
 /* Records the first failure of F. */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -38,6 +39,13 @@ char *outtemp_parent(const char *path) {
     const char *base;
     size_t dir = outtemp_split(path, &base);
     return dir ? mem_copy_text(path, dir) : mem_copy_text(".", 1);
+}
+
+bool outtemp_lock(int fd) {
+    struct stat st;
+    while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
+        ;
+    return fstat(fd, &st) != 0 || st.st_nlink > 0;
 }
 
 /* Removes a flat or nested directory, or a file. What cannot be removed stays. */

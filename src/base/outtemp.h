@@ -7,6 +7,8 @@
 #ifndef BASE_OUTTEMP_H
 #define BASE_OUTTEMP_H
 
+#include <stdbool.h>
+
 #include "base/status.h"
 
 /* Bytes of PATH before its last component, the slash included; *base is that component. */
@@ -15,6 +17,12 @@ size_t outtemp_split(const char *path, const char **base);
 /* Freed with mem_free; NULL without memory. */
 char *outtemp_name(const char *path);
 char *outtemp_parent(const char *path);
+
+/* Locks the open temporary FD, waiting for a writer that just looks whether it is stale. False when that
+ * writer has removed it: make another, OUTTEMP_TRIES times at most. A file system without locks only loses
+ * the cleaning up. */
+#define OUTTEMP_TRIES 1000
+bool outtemp_lock(int fd);
 
 /* Removes a file or a directory with what is in it, DEPTH levels deep. What cannot be removed stays. */
 void outtemp_remove(int at, const char *name, int depth);

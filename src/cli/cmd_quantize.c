@@ -340,6 +340,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
+    a->convert.also_read = a->calib;
     if (a->convert.threads == 0)
         a->convert.threads = cpu_physical_cores();
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));

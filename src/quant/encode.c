@@ -81,7 +81,7 @@ static void workshop_close(workshop *w) {
 static nib_status workshop_open(workshop *w, const encode_job *job, size_t row_bytes, nib_error *err) {
     const tensor *t = job->item->t;
     *w = (workshop){.job = job, .rows = t->rows, .cols = t->cols, .row_bytes = row_bytes};
-    w->threads = job->threads > 0 ? job->threads : omp_get_max_threads();
+    w->threads = job->threads > 1 ? job->threads : 1;
     w->chunk_rows = t->cols < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / (t->cols ? t->cols : 1) : 1;
     if (w->chunk_rows > t->rows)
         w->chunk_rows = t->rows;

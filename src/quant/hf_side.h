@@ -14,6 +14,11 @@ nib_status hf_side_write_json(const char *directory, const char *name, const jso
 nib_status hf_side_write_text(const char *directory, const char *name, const void *bytes, size_t n,
                               nib_error *err);
 
+/* Is NAME one of the files that a written directory may hold? */
+bool hf_side_is_ours(const char *name);
+/* The I-th of their names; NULL after the last. */
+const char *hf_side_name(size_t i);
+
 /* config.json (the source's, or made from its hparams) with quantization_config, and for ModelOpt
  * hf_quant_config.json. */
 nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err);

@@ -38,27 +38,48 @@ static nib_status copy_file(const char *from, const char *directory, const char 
     return status;
 }
 
+/* Every file of a directory that nibble writes: first those it makes, then those it copies. */
+#define N_MADE 3
+static const char *const side_names[] = {
+    "config.json",
+    "hf_quant_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "Notice",
+    "USE_POLICY.md",
+};
+
+const char *hf_side_name(size_t i) {
+    return i < sizeof side_names / sizeof side_names[0] ? side_names[i] : NULL;
+}
+
+bool hf_side_is_ours(const char *name) {
+    const char *ours;
+    for (size_t i = 0; (ours = hf_side_name(i)); i++)
+        if (strcmp(name, ours) == 0)
+            return true;
+    return false;
+}
+
 static nib_status copy_all(const char *from, const char *directory, nib_error *err) {
-    static const char *const names[] = {"tokenizer.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "added_tokens.json",
-                                        "tokenizer.model",
-                                        "vocab.json",
-                                        "merges.txt",
-                                        "chat_template.jinja",
-                                        "chat_template.json",
-                                        "generation_config.json",
-                                        "preprocessor_config.json",
-                                        "processor_config.json",
-                                        "LICENSE",
-                                        "LICENSE.txt",
-                                        "LICENSE.md",
-                                        "NOTICE",
-                                        "Notice",
-                                        "USE_POLICY.md"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        NIB_TRY(copy_file(from, directory, names[i], err));
+    const char *name;
+    for (size_t i = N_MADE; (name = hf_side_name(i)); i++)
+        NIB_TRY(copy_file(from, directory, name, err));
     return NIB_OK;
 }
 

@@ -121,6 +121,10 @@ nib_status model_file_need_network(const model_file *f, nib_error *err) {
     return f->has_network ? NIB_OK : nib_fail(err, NIB_UNSUPPORTED, "%s", f->network_note);
 }
 
+const char *model_file_part(const model_file *f, int i) {
+    return f->format == FORMAT_GGUF ? f->owned->parts[i].where : f->owned->shards[i].where;
+}
+
 const char *model_file_format_name(const model_file *f, const tensor *t) {
     return f->owned->format_names[t - f->tensors];
 }

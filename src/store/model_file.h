@@ -31,7 +31,7 @@ typedef struct model_file {
     file_format format;
     quant_convention convention;
     uint64_t file_bytes; /* of all files that hold tensors */
-    int32_t n_files;
+    int32_t n_files;     /* see model_file_part */
 
     bool has_network;         /* hp is there, and every tensor it asks for, in the shape it asks for */
     const char *network_note; /* why has_network is false, one sentence; "" when it is true */
@@ -51,6 +51,9 @@ void model_file_close(model_file *f); /* NULL is fine */
 
 /* NIB_OK, or NIB_UNSUPPORTED with network_note: for callers that compute the network. */
 nib_status model_file_need_network(const model_file *f, nib_error *err);
+
+/* The path of the I-th file that holds tensors, I below n_files: a part of a split file, a shard. */
+const char *model_file_part(const model_file *f, int i);
 
 /* The stored format of T for people: dtype_get's name, or that of a format nibble counts but cannot decode
  * ("IQ2_XXS"), for which T->dtype is DT_NONE. */

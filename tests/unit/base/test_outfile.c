@@ -22,6 +22,7 @@
 #include "base/mem.h"
 #include "base/outdir.h"
 #include "base/outfile.h"
+#include "base/outtemp.h"
 
 static char root[200];
 
@@ -31,6 +32,10 @@ static const char *in_root(const char *name) {
     char *p = path[turn++ % 4];
     snprintf(p, 300, "%s/%s", root, name);
     return p;
+}
+
+static bool is_ours(const char *name) {
+    return strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors") == 0;
 }
 
 static int count_entries(const char *path) {
@@ -119,10 +124,10 @@ static void test_refused_names(void **state) {
     assert_int_equal(outfile_open(&f, in_root("no/such/file"), &err), NIB_IO);
     assert_int_equal(outfile_open(&f, "/dev/null", &err), NIB_BAD_ARGUMENT);
     assert_int_equal(outfile_open(&f, in_root("x/"), &err), NIB_BAD_ARGUMENT);
-    assert_int_equal(outdir_open(&d, ".", &err), NIB_BAD_ARGUMENT);
-    assert_int_equal(outdir_open(&d, "/", &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, ".", is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, "/", is_ours, &err), NIB_BAD_ARGUMENT);
     write_text(in_root("plain"), "x");
-    assert_int_equal(outdir_open(&d, in_root("plain"), &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, in_root("plain"), is_ours, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "no directory"));
 }
 
@@ -130,7 +135,7 @@ static void make_model(const char *name, const char *text) {
     outdir *d;
     nib_error err;
     char path[512];
-    assert_int_equal(outdir_open(&d, in_root(name), &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root(name), is_ours, &err), NIB_OK);
     snprintf(path, sizeof path, "%s/config.json", outdir_path(d));
     write_text(path, text);
     assert_int_equal(outdir_commit(d, &err), NIB_OK);
@@ -145,7 +150,7 @@ static void test_directory(void **state) {
     make_model("m/", "two"); /* a model is replaced */
     assert_content(in_root("m/config.json"), "two");
     assert_int_equal(count_entries(root), 1);
-    assert_int_equal(outdir_open(&d, in_root("m"), &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, &err), NIB_OK);
     outdir_abandon(d);
     outdir_abandon(NULL);
     assert_content(in_root("m/config.json"), "two");
@@ -154,12 +159,24 @@ static void test_directory(void **state) {
     make_model("empty", "three");
     assert_int_equal(mkdir(in_root("mine"), 0777), 0);
     write_text(in_root("mine/letter.txt"), "dear");
-    assert_int_equal(outdir_open(&d, in_root("mine"), &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "not a model directory"));
     write_text(in_root("mine/config.json"), "{}");
     assert_int_equal(mkdir(in_root("mine/photos"), 0777), 0);
-    assert_int_equal(outdir_open(&d, in_root("mine"), &err), NIB_BAD_ARGUMENT); /* a model, but nested */
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "holds \"letter.txt\", which nibble does not write"));
     assert_content(in_root("mine/letter.txt"), "dear");
+    assert_int_equal(unlink(in_root("mine/letter.txt")), 0);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err),
+                     NIB_BAD_ARGUMENT); /* a directory inside */
+    assert_int_equal(rmdir(in_root("mine/photos")), 0);
+    assert_int_equal(symlink("config.json", in_root("mine/model.safetensors")), 0);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT); /* a link */
+    assert_int_equal(unlink(in_root("mine/model.safetensors")), 0);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_OK);
+    write_text(in_root("mine/late.txt"), "dear"); /* it came meanwhile */
+    assert_int_equal(outdir_commit(d, &err), NIB_BAD_ARGUMENT);
+    assert_content(in_root("mine/late.txt"), "dear");
 }
 
 /* A killed writer leaves nothing under the final name, and what it leaves goes with the next writer. */
@@ -174,7 +191,7 @@ static void test_killed(void **state) {
             outfile *f = NULL;
             outdir *d = NULL;
             if (directory)
-                outdir_open(&d, path, NULL);
+                outdir_open(&d, path, is_ours, NULL);
             else if (outfile_open(&f, path, NULL) == NIB_OK)
                 outfile_write(f, "half", 4, NULL);
             (void)!write(ready[1], "x", 1);
@@ -201,6 +218,30 @@ static void test_killed(void **state) {
         assert_content(path, "whole");
         assert_int_equal(unlink(path), 0);
     }
+}
+
+/* A second writer of the same name may clean up between a temporary's making and its lock. */
+static void test_cleaning_up_beside_a_writer(void **state) {
+    (void)state;
+    const char *path = in_root("busy");
+    pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            outtemp_remove_stale(path);
+    for (int i = 0; i < 2000; i++) {
+        outfile *f;
+        outdir *d;
+        nib_error err;
+        assert_int_equal(outfile_open(&f, path, &err), NIB_OK);
+        assert_int_equal(outfile_write(f, "x", 1, &err), NIB_OK);
+        assert_int_equal(outfile_commit(f, &err), NIB_OK);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(outdir_open(&d, path, is_ours, &err), NIB_OK);
+        assert_int_equal(access(outdir_path(d), F_OK), 0);
+        outdir_abandon(d);
+    }
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
 }
 
 static void test_full_disk(void **state) {
@@ -235,7 +276,7 @@ static void test_failing_memory(void **state) {
         outdir *d = NULL;
         outfile *f = NULL;
         mem_fail_after(n);
-        nib_status a = outdir_open(&d, in_root("d"), &err);
+        nib_status a = outdir_open(&d, in_root("d"), is_ours, &err);
         nib_status b = outfile_open(&f, in_root("f"), &err);
         if (b == NIB_OK)
             b = outfile_commit(f, &err);
@@ -256,6 +297,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refused_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cleaning_up_beside_a_writer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failing_memory, setup, teardown),
     };

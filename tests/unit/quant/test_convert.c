@@ -365,6 +365,39 @@ static void test_refusals(void **state) {
     assert_int_equal(count_entries(), 3); /* hf, mine, nan */
 }
 
+/* What is read is never replaced, nor is what nibble did not write. */
+static void test_nothing_of_the_user_goes(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    assert_int_equal(mkdir(tiny_path("d"), 0777), 0);
+    const char *gguf = make(hf, "d/model.gguf", (convert_options){.format = QF_BF16, .out = OUT_GGUF}, NULL);
+    tiny_text(tiny_path("d"), "config.json", "{}");
+    assert_int_equal(try_convert(gguf, tiny_path("d"), (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "holds the source"));
+    assert_int_equal(try_convert(gguf, tiny_path("d/"), (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_int_equal(try_convert(gguf, tiny_root, (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_int_equal(symlink(gguf, tiny_path("link.gguf")), 0);
+    assert_int_equal(try_convert(tiny_path("link.gguf"), tiny_path("d"), (convert_options){0}, NULL),
+                     NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "holds the source"));
+    assert_int_equal(try_convert(hf, tiny_path("d"), (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "holds \"model.gguf\", which nibble does not write"));
+    convert_options o = {.out = OUT_GGUF};
+    assert_int_equal(try_convert(hf, tiny_path("hf/model.safetensors"), o, NULL), NIB_BAD_ARGUMENT);
+    assert_int_equal(try_convert(hf, tiny_path("hf/tokenizer.json"), o, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "is the source"));
+
+    const char *out = make(hf, "out", (convert_options){0}, NULL); /* the text of a calibration */
+    char text[512];
+    snprintf(text, sizeof text, "%s/LICENSE", out);
+    tiny_text(out, "LICENSE", "text");
+    o = (convert_options){.also_read = text};
+    assert_int_equal(try_convert(hf, out, o, NULL), NIB_BAD_ARGUMENT);
+    o.out = OUT_GGUF;
+    assert_int_equal(try_convert(hf, text, o, NULL), NIB_BAD_ARGUMENT);
+    make(hf, "out", (convert_options){0}, NULL); /* all of it is nibble's */
+}
+
 static void test_interrupted(void **state) {
     (void)state;
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
@@ -508,11 +541,22 @@ static void test_report(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, tiny_setup, tiny_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_containers), TEST(test_round_trips),    TEST(test_same_everywhere),
-        TEST(test_formats),    TEST(test_shared_scales),  TEST(test_head),
-        TEST(test_keep),       TEST(test_requantize),     TEST(test_mxfp4_cast),
-        TEST(test_refusals),   TEST(test_interrupted),    TEST(test_killed),
-        TEST(test_full_disk),  TEST(test_failing_memory), TEST(test_weighted),
+        TEST(test_containers),
+        TEST(test_round_trips),
+        TEST(test_same_everywhere),
+        TEST(test_formats),
+        TEST(test_shared_scales),
+        TEST(test_head),
+        TEST(test_keep),
+        TEST(test_requantize),
+        TEST(test_mxfp4_cast),
+        TEST(test_nothing_of_the_user_goes),
+        TEST(test_refusals),
+        TEST(test_interrupted),
+        TEST(test_killed),
+        TEST(test_full_disk),
+        TEST(test_failing_memory),
+        TEST(test_weighted),
         TEST(test_report),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A program that gave jansson its own allocators keeps them. A program of its own: they are the process's,
+ * and json_read looks at them once.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+
+static int n_taken, n_given;
+
+static void *count_alloc(size_t bytes) {
+    n_taken++;
+    return malloc(bytes);
+}
+
+static void count_free(void *block) {
+    n_given += block != NULL;
+    free(block);
+}
+
+static void test_own_allocators_stay(void **unused) {
+    (void)unused;
+    json_set_alloc_funcs(count_alloc, count_free);
+    json_t *root;
+    nib_error err = {""};
+    static const char sound[] = "{\"a\": [1, 2, \"three\"]}", broken[] = "{\"a\": [1, 2";
+    assert_int_equal(json_read(&root, sound, sizeof sound - 1, "here", &err), NIB_OK);
+    json_decref(root);
+    assert_int_equal(json_read(&root, broken, sizeof broken - 1, "here", &err), NIB_BAD_FILE);
+    json_malloc_t allocate;
+    json_free_t release;
+    json_get_alloc_funcs(&allocate, &release);
+    assert_true(allocate == count_alloc && release == count_free);
+    assert_true(n_taken > 0);
+    assert_int_equal(n_taken, n_given);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_own_allocators_stay)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -70,6 +70,16 @@ static void put(const matmul_job *job, const pack_part *p, size_t first, size_t 
     }
 }
 
+/* Asks for the lines of out that put will write, far from each other as they lie. */
+static void expect(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                   size_t n_tokens) {
+    for (size_t t = 0; t < n_tokens; t++) {
+        const float *out = job->out + (token + t) * job->out_stride + p->row0 + first;
+        for (size_t i = 0; i < n; i += 16)
+            __builtin_prefetch(out + i, 1);
+    }
+}
+
 /* Rows [first, first + n) of a packed part, n <= MATMUL_TILE, times rows [token, token + n_tokens). */
 static void run_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                      size_t n_tokens, void *scratch) {
@@ -83,6 +93,8 @@ static void run_tile(const matmul_job *job, const pack_part *p, size_t first, si
     memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
     for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
         cut.n_blocks = min(stretch, n_blocks - cut.block);
+        if (cut.block + cut.n_blocks == n_blocks)
+            expect(job, p, first, n, token, n_tokens);
         if (int8) {
             m->tile8[p->kind](tile, scales, &cut);
             m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks,

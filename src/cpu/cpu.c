@@ -73,7 +73,7 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
                                   nib_error *err) {
     cpu_backend *cb = queue_backend(be);
     weight *w;
-    NIB_TRY(pack_weight(&w, parts, n_parts, &cb->k, cb->int8, err));
+    NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->team.threads, err));
     nib_status status = queue_reserve(cb, pack_scratch_bytes(w), err);
     if (status != NIB_OK) {
         pack_free(w);

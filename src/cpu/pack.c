@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Packing: tensors of a file into the layout of pack.h, and back. Groups of rows are packed by all threads.
+ * Packing: tensors of a file into the layout of pack.h, and back. Groups of rows are packed by several
+ * threads.
  */
 #include "cpu/pack.h"
 
@@ -265,7 +266,7 @@ static uint8_t *alloc_groups(size_t bytes) {
     return p;
 }
 
-static nib_status pack_one(pack_part *p, nib_error *err) {
+static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
     pack_source s = {.part = p, .data = p->source.data};
     pack_row_fn pack_row = choose(&s, p);
     size_t bytes;
@@ -284,7 +285,9 @@ static nib_status pack_one(pack_part *p, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     uint32_t seen = 0; /* the or of every scale entry */
-#pragma omp parallel for schedule(static) reduction(| : seen) if (p->rows >= PARALLEL_ROWS)
+#pragma omp parallel for schedule(static) reduction(|                                                        \
+                                                    : seen)                                                  \
+    num_threads(threads) if (p->rows >= PARALLEL_ROWS)
     for (size_t g = 0; g < n_groups; g++) {
         uint8_t *group = p->groups + g * group_bytes;
         size_t end = (g + 1) * PACK_LANES < p->rows ? (g + 1) * PACK_LANES : p->rows;
@@ -301,10 +304,9 @@ static nib_status pack_one(pack_part *p, nib_error *err) {
     return NIB_OK;
 }
 
-nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, const struct cpu_kernels *k,
-                       bool int8, nib_error *err) {
-    (void)k; /* one layout for every rung */
-    assert(n_parts > 0);
+nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+                       nib_error *err) {
+    assert(n_parts > 0 && threads > 0);
     weight *w = mem_array(1, sizeof *w + n_parts * sizeof w->parts[0]);
     if (!w)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight of %zu tensors", n_parts);
@@ -317,7 +319,7 @@ nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts,
         p->unit = 1.0f;
         p->row_scales = p->source.row_scales;
         w->rows += p->rows;
-        nib_status status = pack_one(p, err);
+        nib_status status = pack_one(p, threads, err);
         if (status != NIB_OK) {
             pack_free(w);
             return status;

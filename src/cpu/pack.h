@@ -61,9 +61,10 @@ struct weight {
 };
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
- * The pages of a mapped file that were copied leave resident memory. */
-nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, const struct cpu_kernels *k,
-                       bool int8, nib_error *err);
+ * One layout for every rung, whatever the THREADS that pack. The pages of a mapped file that were copied
+ * leave resident memory. */
+nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+                       nib_error *err);
 void pack_free(weight *w);
 size_t pack_bytes(const weight *w); /* what one pass over it reads */
 size_t pack_rows(const weight *w);

@@ -158,7 +158,7 @@ enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
 static weight *pack_one_tensor(const tensor *t, bool int8) {
     weight *w = NULL;
-    assert_int_equal(pack_weight(&w, &t, 1, NULL, int8, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &t, 1, int8, 2, NULL), NIB_OK);
     return w;
 }
 
@@ -282,7 +282,7 @@ static void joined_parts_and_adding(void **state) {
     tensor v = fixture_tensor(DT_Q8_0, 40, COLS, &r, FILL_RANDOM, true);
     const tensor *parts[] = {&q, &k, &v};
     weight *w = NULL;
-    assert_int_equal(pack_weight(&w, parts, 3, NULL, true, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, parts, 3, true, 2, NULL), NIB_OK);
     for (size_t tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1) {
         buf *a = make_act(tokens, COLS, X_NORMAL, &r);
         check_job(all, w, a, true);

@@ -39,7 +39,7 @@ static void unpacks_to_the_same_values(void **state) {
                                               (fill)kind, kind == FILL_RANDOM);
                     const tensor *part = &t;
                     weight *w = NULL;
-                    assert_int_equal(pack_weight(&w, &part, 1, NULL, true, NULL), NIB_OK);
+                    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
                     check_rows(w, &part, 1);
                     pack_free(w);
                     fixture_free(&t);
@@ -54,9 +54,11 @@ static void joins_tensors_of_several_formats(void **state) {
     tensor v = fixture_tensor(DT_Q8_0, 300, 256, &r, FILL_RANDOM, true);
     const tensor *parts[] = {&q, &k, &v};
     weight *w = NULL;
-    assert_int_equal(pack_weight(&w, parts, 3, NULL, true, NULL), NIB_OK);
-    check_rows(w, parts, 3);
-    pack_free(w);
+    for (int threads = 1; threads <= 3; threads++) {
+        assert_int_equal(pack_weight(&w, parts, 3, true, threads, NULL), NIB_OK);
+        check_rows(w, parts, 3);
+        pack_free(w);
+    }
     fixture_free(&q);
     fixture_free(&k);
     fixture_free(&v);
@@ -73,7 +75,7 @@ static void keeps_codes_and_scales(void **state) {
         scales[i] = (uint8_t)(i % 0x7f);
     const tensor *part = &t;
     weight *w = NULL;
-    assert_int_equal(pack_weight(&w, &part, 1, NULL, true, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_NVFP4);
     for (size_t row = 0; row < ROWS; row++)
         for (size_t b = 0; b < COLS / 16; b++) {
@@ -101,7 +103,7 @@ static void keeps_odd_scales_by_rows(void **state) {
         ((uint8_t *)t.block_scales)[37] = odd[i];
         const tensor *part = &t;
         weight *w = NULL;
-        assert_int_equal(pack_weight(&w, &part, 1, NULL, true, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
         assert_int_equal(w->parts[0].kind, PACK_ROWS);
         check_rows(w, &part, 1);
         pack_free(w);
@@ -112,7 +114,7 @@ static void keeps_odd_scales_by_rows(void **state) {
     ((uint8_t *)t.block_scales)[3] = 160; /* more than E5M3's span above the others */
     const tensor *part = &t;
     weight *w = NULL;
-    assert_int_equal(pack_weight(&w, &part, 1, NULL, true, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_ROWS);
     check_rows(w, &part, 1);
     pack_free(w);
@@ -127,7 +129,7 @@ static void takes_no_more_room_than_the_file(void **state) {
         tensor t = fixture_tensor(packed[i], 64, 640, &r, FILL_RANDOM, false);
         const tensor *part = &t;
         weight *w = NULL;
-        assert_int_equal(pack_weight(&w, &part, 1, NULL, true, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
         assert_int_equal(pack_bytes(w), tensor_total_bytes(&t));
         pack_free(w);
         fixture_free(&t);
@@ -143,7 +145,7 @@ static void says_when_memory_is_short(void **state) {
         weight *w = NULL;
         nib_error err = {{0}};
         mem_fail_after(n);
-        assert_int_equal(pack_weight(&w, &part, 1, NULL, true, &err), NIB_NO_MEMORY);
+        assert_int_equal(pack_weight(&w, &part, 1, true, 2, &err), NIB_NO_MEMORY);
         mem_fail_after(-1);
         assert_null(w);
         assert_true(err.text[0]);

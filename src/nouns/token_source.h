@@ -6,6 +6,7 @@
 #ifndef NOUNS_TOKEN_SOURCE_H
 #define NOUNS_TOKEN_SOURCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/strview.h"
@@ -36,5 +37,11 @@ typedef struct token_source {
 
     strview chat_template; /* Jinja text, may be empty */
 } token_source;
+
+/* Of GGUF metadata. Byte pairs cut the way of Llama 3, under any of the names llama.cpp knows for it: three
+ * digits together, and a word that is a piece is not merged up to it. */
+bool token_source_is_llama3(const token_source *s);
+/* Does BOS go in front? As the file says, else llama.cpp's default for the kind of words. */
+bool token_source_adds_bos(const token_source *s);
 
 #endif

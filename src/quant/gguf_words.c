@@ -11,14 +11,17 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "quant/gguf_side.h"
+#include "store/json_file.h"
 
 enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
 
-#define PAD_BYTES ((size_t)32)
+#define PAD_BYTES        ((size_t)32)
+#define MAX_CONFIG_BYTES ((size_t)32 << 20)
 
 typedef struct lexicon {
     const convert_run *run;
     json_t *root, *config; /* tokenizer.json, tokenizer_config.json or NULL */
+    json_t *model_config;  /* config.json or NULL */
     const json_t *model;
     bool spm;
     size_t n;
@@ -86,11 +89,12 @@ static bool has_space_prefix(const json_t *root) {
     return cut && (!scheme || strcmp(scheme, "never") != 0);
 }
 
-/* Does the post-processor put a token in front? */
-static bool puts_bos(const json_t *root) {
+/* The token that the post-processor puts in front; NULL when it puts none. */
+static const char *put_in_front(const json_t *root) {
     const json_t *post =
         find_step(json_object_get(root, "post_processor"), "processors", "TemplateProcessing");
-    return json_object_get(json_array_get(json_object_get(post, "single"), 0), "SpecialToken") != NULL;
+    const json_t *first = json_array_get(json_object_get(post, "single"), 0);
+    return json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
 }
 
 /* ---- tokens ---- */
@@ -126,6 +130,8 @@ static nib_status read_vocab(lexicon *x) {
         const json_t *id = json_object_get(entry, "id"), *content = json_object_get(entry, "content");
         if (!json_is_integer(id) || !json_is_string(content))
             return unsupported(x, "an added token without id or content");
+        if (json_integer_value(id) >= (json_int_t)x->n)
+            continue; /* Gemma 3's <image_soft_token>: its embedding is an image, no row of the table */
         int type = json_is_true(json_object_get(entry, "special")) ? TOKEN_CONTROL : TOKEN_USER;
         if (x->spm && unk && strcmp(unk, json_string_value(content)) == 0)
             type = TOKEN_UNKNOWN;
@@ -242,6 +248,19 @@ static int32_t configured(const lexicon *x, const char *key) {
     return find_token(x, text);
 }
 
+/* What goes in front, or would: as it is done, as config.json says, as tokenizer_config.json says. */
+static int32_t find_bos(const lexicon *x) {
+    const json_t *text = json_object_get(x->model_config, "text_config");
+    const json_t *value = json_object_get(text, "bos_token_id");
+    int32_t id = find_token(x, put_in_front(x->root));
+    if (!json_is_integer(value))
+        value = json_object_get(x->model_config, "bos_token_id");
+    if (id < 0 && json_is_integer(value) && json_integer_value(value) >= 0 &&
+        json_integer_value(value) < (json_int_t)x->n)
+        id = (int32_t)json_integer_value(value);
+    return id >= 0 ? id : configured(x, "bos_token");
+}
+
 static void write_id(gguf_write *out, const char *key, int32_t id) {
     if (id >= 0)
         gguf_write_u32(out, key, (uint32_t)id);
@@ -256,12 +275,13 @@ static void write_special(const lexicon *x, gguf_write *out) {
         if (w->extra_eos[i] != eos)
             eot = w->extra_eos[i];
     const json_t *bos = json_object_get(x->config, "add_bos_token");
-    write_id(out, "tokenizer.ggml.bos_token_id", configured(x, "bos_token"));
+    write_id(out, "tokenizer.ggml.bos_token_id", find_bos(x));
     write_id(out, "tokenizer.ggml.eos_token_id", eos);
     write_id(out, "tokenizer.ggml.eot_token_id", eot);
     write_id(out, "tokenizer.ggml.unknown_token_id", configured(x, "unk_token"));
     write_id(out, "tokenizer.ggml.padding_token_id", configured(x, "pad_token"));
-    gguf_write_bool(out, "tokenizer.ggml.add_bos_token", puts_bos(x->root) || (x->spm && json_is_true(bos)));
+    gguf_write_bool(out, "tokenizer.ggml.add_bos_token",
+                    put_in_front(x->root) || (x->spm && json_is_true(bos)));
     gguf_write_bool(out, "tokenizer.ggml.add_eos_token", false);
     if (x->spm)
         gguf_write_bool(out, "tokenizer.ggml.add_space_prefix", has_space_prefix(x->root));
@@ -296,6 +316,12 @@ static nib_status open_lexicon(lexicon *x) {
     NIB_TRY(json_read(&x->root, w->json.p, w->json.n, w->where, x->err));
     if (w->config_json.n)
         NIB_TRY(json_read(&x->config, w->config_json.p, w->config_json.n, w->where, x->err));
+    if (x->run->in->directory) {
+        char path[4096];
+        int n = snprintf(path, sizeof path, "%s/config.json", x->run->in->directory);
+        if (n > 0 && (size_t)n < sizeof path)
+            NIB_TRY(json_file_read(&x->model_config, path, MAX_CONFIG_BYTES, x->err));
+    }
     x->model = json_object_get(x->root, "model");
     if (strcmp(type_of(x->model), "BPE") != 0 && !json_is_object(json_object_get(x->model, "merges")) &&
         !json_is_array(json_object_get(x->model, "merges")))
@@ -320,6 +346,7 @@ nib_status gguf_words_write(convert_run *run, gguf_write *out, nib_error *err) {
         status = write_lexicon(&x, out);
     json_decref(x.root);
     json_decref(x.config);
+    json_decref(x.model_config);
     mem_free(x.tokens);
     mem_free(x.types);
     mem_free(x.scores);

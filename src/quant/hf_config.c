@@ -223,6 +223,13 @@ static json_t *real(float value) {
 static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error *err) {
     const hparams *hp = &run->in->hp;
     const tensor *freqs = model_file_find(run->in, SLOT_ROPE_FREQS, -1);
+    if (hp->rope_scaling == ROPE_LINEAR && freqs) {
+        *status =
+            nib_fail(err, NIB_UNSUPPORTED,
+                     "%s: has linear RoPE scaling and rope_freqs.weight too; config.json can say but one",
+                     run->in->path);
+        return NULL;
+    }
     if (hp->rope_scaling == ROPE_LINEAR)
         return json_pack("{s:s, s:o}", "rope_type", "linear", "factor", real(hp->rope_factor));
     if (!freqs)

@@ -267,8 +267,7 @@ static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_err
     } else if (strview_is(w->pre, "smollm")) {
         cut = pair_of(json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1), byte_level(true),
                       "pretokenizers");
-    } else if (strview_is(w->pre, "qwen2") || strview_is(w->pre, "llama-bpe") ||
-               strview_is(w->pre, "llama3")) {
+    } else if (strview_is(w->pre, "qwen2") || token_source_is_llama3(w)) {
         bool qwen = strview_is(w->pre, "qwen2");
         cut = pair_of(split_step(gpt_pattern(!qwen)), byte_level(false), "pretokenizers");
         if (qwen)
@@ -298,8 +297,7 @@ static json_t *decoder_of(const token_source *w) {
 
 /* Puts BOS in front, where the model wants it. */
 static json_t *post_processor_of(const token_source *w) {
-    bool bos = w->add_bos == 1 || (w->add_bos < 0 && strview_is(w->model, "llama"));
-    if (!bos || !is_id(w, w->bos))
+    if (!token_source_adds_bos(w) || !is_id(w, w->bos))
         return strview_is(w->model, "llama") ? json_null() : byte_level(true);
     strview t = w->tokens[w->bos];
     json_t *special = json_object();
@@ -382,7 +380,7 @@ static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error 
     json_t *unk = spm && is_id(w, w->unk) ? text_of(w->tokens[w->unk]) : json_null();
     json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout",
                               "unk_token", unk, "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                              spm, "byte_fallback", spm, "ignore_merges", strview_is(w->pre, "llama-bpe"));
+                              spm, "byte_fallback", spm, "ignore_merges", token_source_is_llama3(w));
     json_t *added = json_array();
     bool ok = add(root, "version", json_string("1.0")) && add(root, "truncation", json_null()) &&
               add(root, "padding", json_null());

@@ -102,8 +102,13 @@ static void carry(const chef *c, recipe_item *item) {
     item->to = t->dtype;
     item->action = RECIPE_CARRY;
     if (c->r->to_gguf == c->r->from_gguf) {
-        bool fp8 = t->dtype == DT_F8_E4M3 && t->slot != SLOT_NONE; /* its scale may be 1 */
+        bool known = t->slot != SLOT_NONE; /* its scale may be 1 */
+        bool fp8 = t->dtype == DT_F8_E4M3 && known;
         item->action = scaled || fp8 ? RECIPE_REPACK : RECIPE_CARRY;
+        if (t->dtype == DT_F8_E5M2 && (scaled || known)) { /* neither convention has words for it */
+            item->action = RECIPE_CAST;
+            item->to = DT_NONE;
+        }
     } else if (is_nvfp4(t->dtype) && repacks && t->cols % 64 == 0) {
         item->action = RECIPE_REPACK;
         item->to = target_of(c, QF_NVFP4);

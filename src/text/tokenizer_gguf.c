@@ -90,10 +90,9 @@ static nib_status open_splitter(tokenizer *t, const token_source *s, nib_error *
         return splitter_add(&t->splitter, (split_step){.kind = SPLIT_GPT2}, s->where, err);
     }
     split_step words = {.kind = SPLIT_WORDS, .max_digits = 1};
-    if (strview_is(s->pre, "llama-bpe") || strview_is(s->pre, "llama3") || strview_is(s->pre, "llama-v3")) {
+    if (token_source_is_llama3(s)) {
         words.max_digits = 3;
         t->ignore_merges = true;
-        t->adds_bos = true;
     } else if (!strview_is(s->pre, "qwen2")) {
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: tokenizer.ggml.pre is \"%s\", expected one that nibble knows: smollm, qwen2, "
@@ -170,7 +169,6 @@ static nib_status open_scores(tokenizer *t, const token_source *s, nib_error *er
     }
     t->mark_spaces = true;
     t->prefix_space = s->add_space_prefix != 0;
-    t->adds_bos = true;
     return NIB_OK;
 }
 
@@ -184,8 +182,6 @@ nib_status tokenizer_gguf_open(tokenizer *t, const token_source *source, nib_err
     NIB_TRY(fill_added(t, source->where, err));
     t->bos = source->bos;
     NIB_TRY(scores ? open_scores(t, source, err) : open_byte_pairs(t, source, err));
-    if (source->add_bos >= 0)
-        t->adds_bos = source->add_bos > 0;
-    t->adds_bos = t->adds_bos && t->bos >= 0;
+    t->adds_bos = token_source_adds_bos(source) && t->bos >= 0;
     return NIB_OK;
 }

@@ -365,6 +365,160 @@ static void test_refusals(void **state) {
     assert_int_equal(count_entries(), 3); /* hf, mine, nan */
 }
 
+/* ---- words ---- */
+
+static json_t *read_json(const char *directory, const char *name) {
+    char path[512];
+    json_t *root;
+    mapfile m;
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    assert_int_equal(mapfile_open(&m, path, &err), NIB_OK);
+    assert_int_equal(json_read(&root, m.bytes, m.size, path, &err), NIB_OK);
+    mapfile_close(&m);
+    return root;
+}
+
+static void write_json(const char *directory, const char *name, json_t *root) {
+    char *text = json_dumps(root, 0);
+    assert_non_null(text);
+    tiny_text(directory, name, text);
+    mem_free(text);
+    json_decref(root);
+}
+
+static int32_t bos_of(const char *in, const char *name, int8_t add_bos) {
+    model_file *f = open_model(make(in, name, (convert_options){.out = OUT_GGUF}, NULL));
+    int32_t bos = f->words.bos;
+    assert_int_equal(f->words.n_tokens, TINY_VOCAB);
+    assert_int_equal(f->words.add_bos, add_bos);
+    model_file_close(f);
+    return bos;
+}
+
+/* BOS: the post-processor's, else config.json's, else tokenizer_config.json's. Tokens beyond the embedding
+ * have no place in a GGUF file (Gemma 3's image token); pieces of the model there are an error. */
+static void test_special_tokens(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    json_t *root = read_json(hf, "tokenizer.json");
+    assert_int_equal(json_array_append_new(
+                         json_object_get(root, "added_tokens"),
+                         json_pack("{s:i, s:s, s:b}", "id", TINY_VOCAB, "content", "<image>", "special", 1)),
+                     0);
+    write_json(hf, "tokenizer.json", root);
+    assert_int_equal(bos_of(hf, "none.gguf", 0), -1);
+    tiny_text(hf, "tokenizer_config.json", "{\"bos_token\": \"b\"}");
+    assert_int_equal(bos_of(hf, "tokenizer-config.gguf", 0), 2);
+    root = read_json(hf, "config.json");
+    json_object_set_new(root, "bos_token_id", json_integer(4));
+    write_json(hf, "config.json", root);
+    assert_int_equal(bos_of(hf, "config.gguf", 0), 4);
+    root = read_json(hf, "tokenizer.json");
+    json_object_set_new(root, "post_processor",
+                        json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}]}", "type", "TemplateProcessing",
+                                  "single", "SpecialToken", "id", "ab", "type_id", 0, "Sequence", "id", "A",
+                                  "type_id", 0));
+    write_json(hf, "tokenizer.json", root);
+    assert_int_equal(bos_of(hf, "post-processor.gguf", 1), 3);
+    root = read_json(hf, "tokenizer.json");
+    json_object_set_new(json_object_get(json_object_get(root, "model"), "vocab"), "d",
+                        json_integer(TINY_VOCAB));
+    write_json(hf, "tokenizer.json", root);
+    assert_int_equal(try_convert(hf, tiny_path("x.gguf"), (convert_options){.out = OUT_GGUF}, NULL),
+                     NIB_BAD_FILE);
+}
+
+/* Llama 3's words under each of their names, in a file that does not say whether BOS goes in front. */
+static void test_llama3_words(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama-bpe", "llama3", "llama-v3", "qwen2"};
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    const char *gguf = make(hf, "g.gguf", (convert_options){.out = OUT_GGUF}, NULL);
+    for (size_t i = 0; i < 4; i++)
+        for (int given = -1; given <= 0; given++) {
+            char name[32];
+            snprintf(name, sizeof name, "%s%d", names[i], given);
+            const char *out = tiny_path(name);
+            model_file *f = open_model(gguf);
+            convert_report r;
+            f->words.pre = strview_of(names[i]);
+            f->words.bos = 3;
+            f->words.add_bos = (int8_t)given;
+            assert_int_equal(convert(f, out, &(convert_options){0}, &r, &err), NIB_OK);
+            model_file_close(f);
+            json_t *root = read_json(out, "tokenizer.json");
+            const char *type =
+                json_string_value(json_object_get(json_object_get(root, "post_processor"), "type"));
+            const json_t *whole = json_object_get(json_object_get(root, "model"), "ignore_merges");
+            assert_string_equal(type, i < 3 && given < 0 ? "TemplateProcessing" : "ByteLevel");
+            assert_int_equal(json_is_true(whole), i < 3);
+            json_decref(root);
+        }
+}
+
+/* ---- what a config cannot say ---- */
+
+static void test_two_rope_scalings(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    json_t *root = read_json(hf, "config.json");
+    json_object_set_new(root, "rope_scaling",
+                        json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 8.0,
+                                  "low_freq_factor", 1.0, "high_freq_factor", 4.0,
+                                  "original_max_position_embeddings", 8192));
+    write_json(hf, "config.json", root);
+    model_file *f = open_model(make(hf, "g.gguf", (convert_options){.out = OUT_GGUF}, NULL));
+    convert_report r;
+    assert_int_equal(convert(f, tiny_path("one"), &(convert_options){0}, &r, &err), NIB_OK);
+    f->hp.rope_scaling = ROPE_LINEAR;
+    f->hp.rope_factor = 2;
+    assert_int_equal(convert(f, tiny_path("two"), &(convert_options){0}, &r, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "rope_freqs.weight too"));
+    assert_int_equal(access(tiny_path("two"), F_OK), -1);
+    model_file_close(f);
+}
+
+/* FP8 E5M2 under a scale, of a layer that is kept: its values stay, as floats. */
+static void test_e5m2_is_kept(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    static const uint8_t codes[TINY_DIM * TINY_FFN] = {0x3c, 0xbd, 0x41, 0x01};
+    static const float scale = 0.3f;
+    char path[512], out_path[512];
+    safetensors_write *w;
+    model_file *f = open_model(hf);
+    snprintf(out_path, sizeof out_path, "%s/other", hf);
+    assert_int_equal(safetensors_write_open(&w, out_path, &err), NIB_OK);
+    safetensors_write_tensor(w, "model.layers.0.mlp.down_proj.weight_scale", DT_F32, 0, NULL);
+    for (size_t i = 0; i < f->n_tensors; i++) {
+        const tensor *t = &f->tensors[i];
+        bool down = t->slot == SLOT_DOWN && t->layer == 0;
+        safetensors_write_tensor(w, t->name, down ? DT_F8_E5M2 : t->dtype, t->n_dims, t->dims);
+    }
+    assert_int_equal(safetensors_write_begin(w, &err), NIB_OK);
+    assert_int_equal(safetensors_write_data(w, &scale, sizeof scale, &err), NIB_OK);
+    for (size_t i = 0; i < f->n_tensors; i++) {
+        const tensor *t = &f->tensors[i];
+        bool down = t->slot == SLOT_DOWN && t->layer == 0;
+        assert_int_equal(
+            safetensors_write_data(w, down ? codes : t->data, down ? sizeof codes : t->bytes, &err), NIB_OK);
+    }
+    assert_int_equal(safetensors_write_commit(w, NULL, &err), NIB_OK);
+    model_file_close(f);
+    snprintf(path, sizeof path, "%s/model.safetensors", hf);
+    assert_int_equal(rename(out_path, path), 0);
+    static const char *const globs[] = {"*.down_proj"};
+    for (int ct = 0; ct < 2; ct++) {
+        convert_options o = {.keep = globs, .n_keep = 1, .out = ct ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT};
+        const char *out = make(hf, ct ? "ct" : "mo", o, NULL);
+        assert_true(relative_error(hf, out, SLOT_DOWN, 0) == 0);
+        f = open_model(out);
+        assert_true(f->has_network);
+        assert_int_equal(model_file_find(f, SLOT_DOWN, 0)->dtype, DT_F32);
+        model_file_close(f);
+    }
+}
+
 /* What is read is never replaced, nor is what nibble did not write. */
 static void test_nothing_of_the_user_goes(void **state) {
     (void)state;
@@ -550,6 +704,10 @@ int main(void) {
         TEST(test_keep),
         TEST(test_requantize),
         TEST(test_mxfp4_cast),
+        TEST(test_special_tokens),
+        TEST(test_llama3_words),
+        TEST(test_two_rope_scalings),
+        TEST(test_e5m2_is_kept),
         TEST(test_nothing_of_the_user_goes),
         TEST(test_refusals),
         TEST(test_interrupted),

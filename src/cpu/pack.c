@@ -285,9 +285,8 @@ static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     uint32_t seen = 0; /* the or of every scale entry */
-#pragma omp parallel for schedule(static) reduction(|                                                        \
-                                                    : seen)                                                  \
-    num_threads(threads) if (p->rows >= PARALLEL_ROWS)
+    threads = p->rows >= PARALLEL_ROWS ? threads : 1;
+#pragma omp parallel for schedule(static) reduction(| : seen) num_threads(threads)
     for (size_t g = 0; g < n_groups; g++) {
         uint8_t *group = p->groups + g * group_bytes;
         size_t end = (g + 1) * PACK_LANES < p->rows ? (g + 1) * PACK_LANES : p->rows;

@@ -7,7 +7,6 @@
 
 #include <assert.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/mapfile.h"
 #include "base/mem.h"
@@ -21,7 +20,6 @@
 #define MXFP4_MIN     40 /* E8M0 codes outside these would leave FP32's range beside the tensor scale */
 #define MXFP4_MAX     200
 #define PARALLEL_ROWS 256
-#define LARGE_PAGE    ((uintptr_t)2 << 20)
 
 static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static const int8_t q4_0_grid[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -247,23 +245,13 @@ static pack_row_fn choose(pack_source *s, pack_part *p) {
 }
 
 static void keep_rows(pack_part *p) {
-    mem_free(p->groups);
+    pack_slab_release(p->slab);
+    p->slab = NULL;
     p->groups = NULL;
     p->kind = PACK_ROWS;
     p->wide = false;
     p->unit = 1.0f;
     p->scale = p->source.tensor_scale;
-}
-
-/* Large parts on large pages, if the system has them: fewer page faults at load, fewer TLB misses ever after.
- * Every byte is about to be written, so no memory is resident that would not be. */
-static uint8_t *alloc_groups(size_t bytes) {
-    uint8_t *p = mem_aligned(bytes);
-    uintptr_t from = ((uintptr_t)p + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1);
-    uintptr_t to = ((uintptr_t)p + bytes) & ~(LARGE_PAGE - 1);
-    if (p && from < to)
-        madvise((void *)from, to - from, MADV_HUGEPAGE);
-    return p;
 }
 
 static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
@@ -281,7 +269,7 @@ static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
     p->super_bytes = (p->kind == PACK_BYTE ? 17 : 9) * PACK_LINE;
     size_t n_groups = pack_groups(p), group_bytes;
     if (!mem_mul(p->n_super, p->super_bytes, &group_bytes) || !mem_mul(group_bytes, n_groups, &bytes) ||
-        !(p->groups = alloc_groups(bytes)))
+        !(p->groups = pack_slab_take(&p->slab, bytes)))
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     uint32_t seen = 0; /* the or of every scale entry */
@@ -332,7 +320,7 @@ void pack_free(weight *w) {
     if (!w)
         return;
     for (size_t i = 0; i < w->n_parts; i++)
-        mem_free(w->parts[i].groups);
+        pack_slab_release(w->parts[i].slab);
     mem_free(w);
 }
 

@@ -22,6 +22,7 @@
 #ifndef CPU_PACK_H
 #define CPU_PACK_H
 
+#include "cpu/pack_slab.h"
 #include "ops/ops.h"
 
 struct cpu_kernels;
@@ -46,6 +47,7 @@ typedef struct pack_part {
     size_t n_super;          /* superblocks of a group */
     size_t super_bytes;      /* of one superblock */
     uint8_t *groups;         /* [groups][n_super][super_bytes], 64-byte aligned */
+    pack_slab *slab;         /* that the groups lie in */
     int8_t grid[16];         /* 4-bit kinds: value of a code */
     bool wide;               /* grid values or codes beyond -12..12: activations start at starts[..., 1] */
     float unit;              /* power of two that grid and scale bytes leave out */

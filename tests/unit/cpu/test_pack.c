@@ -136,21 +136,50 @@ static void takes_no_more_room_than_the_file(void **state) {
     }
 }
 
+/* A tensor larger than a slab needs memory of its own, whatever was packed before: weight, slab, its bytes.
+ */
 static void says_when_memory_is_short(void **state) {
     (void)state;
     rng r = {7};
-    tensor t = fixture_tensor(DT_NVFP4, 64, 640, &r, FILL_RANDOM, false);
+    tensor t = fixture_tensor(DT_NVFP4, 40000, 1536, &r, FILL_ZERO, false);
     const tensor *part = &t;
-    for (long n = 0; n < 2; n++) {
+    for (long n = 0; n < 3; n++) {
         weight *w = NULL;
         nib_error err = {{0}};
         mem_fail_after(n);
-        assert_int_equal(pack_weight(&w, &part, 1, true, 2, &err), NIB_NO_MEMORY);
+        assert_int_equal(pack_weight(&w, &part, 1, NULL, true, &err), NIB_NO_MEMORY);
         mem_fail_after(-1);
         assert_null(w);
         assert_true(err.text[0]);
     }
     fixture_free(&t);
+}
+
+/* Weights share slabs: they come and go in any order and keep what they hold. */
+static void weights_come_and_go(void **state) {
+    (void)state;
+    enum { N = 12 };
+    rng r = {8};
+    tensor t[N];
+    weight *w[N] = {0};
+    for (size_t i = 0; i < 3 * N; i++) {
+        size_t at = i * 5 % N;
+        const tensor *part = &t[at];
+        if (w[at]) {
+            check_rows(w[at], &part, 1);
+            pack_free(w[at]);
+            fixture_free(&t[at]);
+        }
+        t[at] = fixture_tensor(DT_Q8_0, 16 + i, 3200, &r, FILL_RANDOM, false);
+        assert_int_equal(pack_weight(&w[at], &part, 1, NULL, true, NULL), NIB_OK);
+        assert_int_equal((uintptr_t)w[at]->parts[0].groups % 64, 0);
+    }
+    for (size_t i = 0; i < N; i++) {
+        const tensor *part = &t[i];
+        check_rows(w[i], &part, 1);
+        pack_free(w[i]);
+        fixture_free(&t[i]);
+    }
 }
 
 int main(void) {
@@ -161,6 +190,7 @@ int main(void) {
         cmocka_unit_test(keeps_odd_scales_by_rows),
         cmocka_unit_test(takes_no_more_room_than_the_file),
         cmocka_unit_test(says_when_memory_is_short),
+        cmocka_unit_test(weights_come_and_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

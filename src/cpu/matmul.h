@@ -34,13 +34,15 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 #define MATMUL_FEW      4    /* the same where there is one row of activations */
 #define MATMUL_AHEAD    4608 /* bytes of packed weights asked for ahead of one row of activations */
 
-/* Asks for LINES lines of packed weights MATMUL_AHEAD bytes past AT, within STOP: what lies past a unit range
- * is another thread's to read. */
-static inline void matmul_prefetch(const uint8_t *at, const uint8_t *stop, size_t lines) {
-    if ((size_t)(stop - at) > MATMUL_AHEAD)
-        for (size_t i = 0; i < lines; i++)
-            __builtin_prefetch(at + MATMUL_AHEAD + i * PACK_LINE);
+/* Where to ask for lines while computing at AT: MATMUL_AHEAD bytes on, but not past STOP, where another
+ * thread reads. Lines are asked for a few at a time between the arithmetic: a burst of them waits for fill
+ * buffers. */
+static inline const uint8_t *matmul_ahead(const uint8_t *at, const uint8_t *stop) {
+    return (size_t)(stop - at) > MATMUL_AHEAD ? at + MATMUL_AHEAD : at;
 }
+
+/* A macro: gcc takes a function that only prefetches for one that does nothing, and drops its calls. */
+#define MATMUL_ASK(line) __builtin_prefetch((line), 0, 2)
 
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {

@@ -131,12 +131,16 @@ INLINE void gemv(pack_kind kind, size_t lines, float *acc, const pack_part *p, s
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += lines * PACK_LINE) {
-            matmul_prefetch(super, stop, lines);
-            for (size_t b = 0; b < 4; b++)
+            const uint8_t *ahead = matmul_ahead(super, stop);
+            MATMUL_ASK(ahead + (lines - 1) * PACK_LINE);
+            for (size_t b = 0; b < 4; b++) {
+                for (size_t i = b * (lines / 4); i < (b + 1) * (lines / 4); i++)
+                    MATMUL_ASK(ahead + i * PACK_LINE);
                 for (size_t half = 0; half < 2; half++)
                     sums[half] = _mm256_fmadd_ps(block_sum(kind, super, b, half, grid, x + (4 * s + b) * 16),
                                                  matmul_avx2_scales(kind, scale_line(kind, super), b, half),
                                                  sums[half]);
+            }
         }
         _mm256_storeu_ps(acc + g * PACK_LANES, sums[0]);
         _mm256_storeu_ps(acc + g * PACK_LANES + 8, sums[1]);

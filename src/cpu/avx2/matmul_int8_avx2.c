@@ -173,10 +173,12 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += 9 * PACK_LINE) {
-            matmul_prefetch(super, stop, 9);
+            const uint8_t *ahead = matmul_ahead(super, stop);
+            MATMUL_ASK(ahead + 8 * PACK_LINE);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {
+                    MATMUL_ASK(ahead + (2 * b + half) * PACK_LINE);
                     __m256i v = load256(super + (4 * b + half) * 32),
                             u = load256(super + (4 * b + 2 + half) * 32);
                     const __m256i w[4] = {
@@ -202,11 +204,14 @@ void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, si
     for (size_t g = 0; g < n_groups; g++) {
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
         for (size_t s = 0; s < p->n_super; s++, super += 17 * PACK_LINE) {
-            matmul_prefetch(super, stop, 17);
+            const uint8_t *ahead = matmul_ahead(super, stop);
+            MATMUL_ASK(ahead + 16 * PACK_LINE);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 for (size_t half = 0; half < 2; half++) {
                     __m256i dot = _mm256_setzero_si256();
+                    MATMUL_ASK(ahead + (4 * b + 2 * half) * PACK_LINE);
+                    MATMUL_ASK(ahead + (4 * b + 2 * half + 1) * PACK_LINE);
                     for (size_t step = 0; step < 4; step++) {
                         __m256i w = load256(super + (8 * b + 2 * step + half) * 32);
                         dot = dot_wide(dot, w, _mm256_abs_epi8(w), xb->codes + 4 * step);

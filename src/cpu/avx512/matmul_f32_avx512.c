@@ -110,10 +110,13 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
     for (size_t g = 0; g < n_groups; g++) {
         __m512 sum = _mm512_setzero_ps();
         for (size_t s = 0; s < p->n_super; s++, super += lines * PACK_LINE) {
-            matmul_prefetch(super, stop, lines);
+            const uint8_t *ahead = matmul_ahead(super, stop);
+            MATMUL_ASK(ahead + (lines - 1) * PACK_LINE);
             for (size_t b = 0; b < 4; b++) {
                 const float *xb = x + (4 * s + b) * 16;
                 __m512 v[16];
+                for (size_t i = b * (lines / 4); i < (b + 1) * (lines / 4); i++)
+                    MATMUL_ASK(ahead + i * PACK_LINE);
                 line_values(kind, v, super, 2 * b, grid);
                 line_values(kind, v + 8, super, 2 * b + 1, grid);
                 __m512 block = _mm512_mul_ps(v[0], _mm512_set1_ps(xb[0]));

@@ -161,11 +161,14 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
     for (size_t g = 0; g < n_groups; g++) {
         __m512 sum = _mm512_setzero_ps();
         for (size_t s = 0; s < p->n_super; s++, super += (4 * lines + 1) * PACK_LINE) {
-            matmul_prefetch(super, stop, 4 * lines + 1);
+            const uint8_t *ahead = matmul_ahead(super, stop);
+            MATMUL_ASK(ahead + 4 * lines * PACK_LINE);
             for (size_t b = 0; b < 4; b++) {
                 const act_block *xb = x + 4 * s + b;
                 __m512i w[4], dot = _mm512_set1_epi32(xb->starts[wide]);
                 block_values(kind, w, super + b * lines * PACK_LINE, grid);
+                for (size_t i = 0; i < lines; i++)
+                    MATMUL_ASK(ahead + (b * lines + i) * PACK_LINE);
                 for (size_t i = 0; i < 4; i++)
                     dot = _mm512_dpbusd_epi32(dot, w[i], broadcast4(xb->codes + 4 * i));
                 __m512 scale = matmul_avx512_scales(kind, super + 4 * lines * PACK_LINE, b);

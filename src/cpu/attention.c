@@ -116,6 +116,10 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
     job->v = kv->v + block * kv->block_bytes;
     job->k_scale = kv->k_scales ? kv->k_scales + at : NULL;
     job->v_scale = kv->v_scales ? kv->v_scales + at : NULL;
+    if (j + 1 < t->n_pages) {
+        int next = t->seq->pages[t->first_page + j + 1];
+        job->next_k = kv->k + kv_block(kv, op->attn.layer, next, (int)t->kv_head) * kv->block_bytes;
+    }
     job->head_dim = d;
     job->scale = op->attn.scale;
     job->scratch = r->scores;

@@ -7,6 +7,7 @@
  * Sums run over dimensions (scores) and over keys (values) in order whatever the tile, so a row's bits do not
  * depend on its neighbours.
  */
+#include "cpu/attn_prefetch.h"
 #include "cpu/avx2/vmath256.h"
 #include "cpu/kernels.h"
 
@@ -30,6 +31,10 @@ INLINE pair from_fp8(__m128i w) {
     __m128i even = _mm_and_si128(_mm_srai_epi16(_mm_slli_epi16(w, 8), 1), _mm_set1_epi16((short)0xbfff));
     __m128i odd = _mm_and_si128(_mm_srai_epi16(w, 1), _mm_set1_epi16((short)0xbf80));
     return (pair){_mm256_cvtph_ps(even), _mm256_cvtph_ps(odd)};
+}
+
+INLINE size_t code_bytes(kv_type type) {
+    return type == FP8 ? 1 : type == BF16 ? 2 : 4;
 }
 
 /* Dimensions 2i and 2i + 1 of keys [8v, 8v + 8). */
@@ -77,15 +82,19 @@ INLINE pair in_order(kv_type type, pair p) {
     return (pair){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
 }
 
-/* Raw q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
-INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV) {
+/* Raw q.k of R rows and key vectors [v0, v0 + NV) into scratch. AHEAD: the first time through the page. */
+INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV,
+                        bool ahead) {
     __m256 s[SCORE_ROWS][4];
     const float *const *q = job->q + row;
     for (int r = 0; r < R; r++)
         for (int v = 0; v < NV; v++)
             s[r][v] = _mm256_setzero_ps();
+    size_t line = 2 * KEYS * code_bytes(type);
     for (size_t i = 0; i < job->head_dim / 2; i++) {
         pair k[4];
+        if (ahead)
+            attn_prefetch(job->v, i * line, line);
         for (int v = 0; v < NV; v++)
             k[v] = load_keys(type, job->k, i, v0 + (size_t)v);
         for (int r = 0; r < R; r++) {
@@ -103,12 +112,15 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
 
 /* Weighted values of R rows and N <= 8 pairs of dimensions from pair I on, joined to acc. */
 INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, size_t n,
-                        size_t first, size_t last, const float *c, const float *c2) {
+                        size_t first, size_t last, const float *c, const float *c2, bool ahead) {
     pair a[VALUE_ROWS];
     const float *weights = job->scratch + (size_t)row * KEYS;
     for (int r = 0; r < R; r++)
         a[r] = (pair){_mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t line = 16 * code_bytes(type);
     for (size_t t = first; t < last; t++) {
+        if (ahead)
+            attn_prefetch(job->next_k, i * KEYS * 2 * code_bytes(type) + t * line, line);
         pair v = load_values(type, job->v, job->head_dim, t, i, n);
         for (int r = 0; r < R; r++) {
             __m256 w = _mm256_set1_ps(weights[(size_t)r * KEYS + t]);
@@ -129,18 +141,25 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
 }
 
 INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last) {
-    size_t step = R <= 2 ? 4 : 2;
-    for (size_t v = first / (8 * step) * step; v < (last + 7) / 8; v += step)
-        scores_tile(type, job, row, R, v, R <= 2 ? 4 : 2);
+    size_t step = R <= 2 ? 4 : 2, start = first / (8 * step) * step;
+    for (size_t v = start; v < (last + 7) / 8; v += step)
+        if (row == 0 && v == start && attn_prefetch_wanted(job))
+            scores_tile(type, job, row, R, v, R <= 2 ? 4 : 2, true);
+        else
+            scores_tile(type, job, row, R, v, R <= 2 ? 4 : 2, false);
 }
 
 INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last,
                        const float *c, const float *c2) {
     size_t pairs = job->head_dim / 2, i = 0;
+    bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
     for (; i + 8 <= pairs; i += 8)
-        values_tile(type, job, row, R, i, 8, first, last, c, c2);
+        if (ahead)
+            values_tile(type, job, row, R, i, 8, first, last, c, c2, true);
+        else
+            values_tile(type, job, row, R, i, 8, first, last, c, c2, false);
     if (i < pairs)
-        values_tile(type, job, row, R, i, pairs - i, first, last, c, c2);
+        values_tile(type, job, row, R, i, pairs - i, first, last, c, c2, false);
 }
 
 INLINE float exp_of(float x) {

@@ -13,14 +13,18 @@
 #include "cpu/avx512/attn_page512.h"
 
 /* Raw q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
-INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV) {
+INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV,
+                        bool ahead) {
     __m512 s[ROWS][4];
     const float *const *q = job->q + row;
     for (int r = 0; r < R; r++)
         for (int v = 0; v < NV; v++)
             s[r][v] = _mm512_setzero_ps();
+    size_t line = 2 * KEYS * code_bytes(type);
     for (size_t i = 0; i < job->head_dim / 2; i++) {
         pair k[4];
+        if (ahead)
+            attn_prefetch(job->v, i * line, line);
         for (int v = 0; v < NV; v++)
             k[v] = load_keys(type, job->k, i, v0 + (size_t)v);
         for (int r = 0; r < R; r++) {
@@ -38,14 +42,17 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
 
 /* Weighted values of R rows and NC * 32 dimensions (the last N pairs of them there), joined to acc. */
 INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, int NC, size_t n,
-                        size_t first, size_t last, const float *c, const float *c2) {
+                        size_t first, size_t last, const float *c, const float *c2, bool ahead) {
     pair a[ROWS][2];
     const float *weights = job->scratch + (size_t)row * KEYS;
     for (int r = 0; r < R; r++)
         for (int j = 0; j < NC; j++)
             a[r][j] = (pair){_mm512_setzero_ps(), _mm512_setzero_ps()};
+    size_t line = 64 * code_bytes(type);
     for (size_t t = first; t < last; t++) {
         pair v[2];
+        if (ahead)
+            attn_prefetch(job->next_k, (i * 2 + t) * line, line);
         for (int j = 0; j < NC; j++)
             v[j] = load_values(type, job->v, job->head_dim, t, i + 16 * (size_t)j, j + 1 < NC ? 16 : n);
         for (int r = 0; r < R; r++) {
@@ -73,20 +80,26 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
 INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last) {
     size_t v0 = first / 16, v1 = (last + 15) / 16;
     if (v1 - v0 == 1)
-        scores_tile(type, job, row, R, v0, 1);
+        scores_tile(type, job, row, R, v0, 1, false);
     else if (v1 - v0 == 2)
-        scores_tile(type, job, row, R, v0, 2);
+        scores_tile(type, job, row, R, v0, 2, false);
+    else if (row == 0 && attn_prefetch_wanted(job))
+        scores_tile(type, job, row, R, 0, 4, true);
     else
-        scores_tile(type, job, row, R, 0, 4);
+        scores_tile(type, job, row, R, 0, 4, false);
 }
 
 INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last,
                        const float *c, const float *c2) {
     size_t pairs = job->head_dim / 2, i = 0;
+    bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
     for (; i + 32 <= pairs; i += 32)
-        values_tile(type, job, row, R, i, 2, 16, first, last, c, c2);
+        if (ahead)
+            values_tile(type, job, row, R, i, 2, 16, first, last, c, c2, true);
+        else
+            values_tile(type, job, row, R, i, 2, 16, first, last, c, c2, false);
     for (; i < pairs; i += 16)
-        values_tile(type, job, row, R, i, 1, pairs - i < 16 ? pairs - i : 16, first, last, c, c2);
+        values_tile(type, job, row, R, i, 1, pairs - i < 16 ? pairs - i : 16, first, last, c, c2, false);
 }
 
 INLINE void attn_page(kv_type type, const attn_page_job *job) {

@@ -58,18 +58,26 @@ static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
 
 /* Keys of vectors [v0, v1) as integers. */
 INLINE void key_ints(kv_type type, const attn_page_job *job, size_t v0, size_t v1) {
-    for (size_t v = v0; v < v1; v++) {
-        __m512 f = factor_of(type, _mm512_loadu_ps(job->k_steps + 16 * v));
-        for (size_t i = 0; i < job->head_dim / 2; i++) {
+    size_t line = 2 * KEYS * code_bytes(type);
+    bool ahead = attn_prefetch_wanted(job);
+    __m512 f[4];
+    for (size_t v = v0; v < v1; v++)
+        f[v] = factor_of(type, _mm512_loadu_ps(job->k_steps + 16 * v));
+    for (size_t i = 0; i < job->head_dim / 2; i++) {
+        if (ahead) {
+            attn_prefetch(job->k, i * line + ATTN_PREFETCH_AHEAD, line);
+            attn_prefetch(job->v, i * line / 2, line / 2);
+        }
+        for (size_t v = v0; v < v1; v++) {
             pair k = load_keys(type, job->k, i, v);
             _mm512_store_si512(job->ints + (i * KEYS + 16 * v) * 4,
-                               pack2(to_int(k.even, f), to_int(k.odd, f)));
+                               pack2(to_int(k.even, f[v]), to_int(k.odd, f[v])));
         }
     }
 }
 
-/* q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
-INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int NV) {
+/* q.k of R rows and key vectors [v0, v0 + NV) into scratch. AHEAD: bytes of values to call per turn. */
+INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int NV, size_t ahead) {
     __m512i s[ROWS][4];
     const int16_t *q = job->q16 + (size_t)row * job->head_dim;
     for (int r = 0; r < R; r++)
@@ -77,6 +85,8 @@ INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int
             s[r][v] = _mm512_setzero_si512();
     for (size_t i = 0; i < job->head_dim / 2; i++) {
         __m512i k[4];
+        if (ahead)
+            attn_prefetch(job->v, (job->head_dim / 2 + i) * ahead, ahead);
         for (int v = 0; v < NV; v++)
             k[v] = _mm512_load_si512(job->ints + (i * KEYS + 16 * (v0 + (size_t)v)) * 4);
         for (int r = 0; r < R; r++) {
@@ -97,13 +107,15 @@ INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int
         }
 }
 
-INLINE void all_scores(const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
+INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
     if (v1 - v0 == 1)
-        scores_tile(job, row, R, v0, 1);
+        scores_tile(job, row, R, v0, 1, 0);
     else if (v1 - v0 == 2)
-        scores_tile(job, row, R, v0, 2);
+        scores_tile(job, row, R, v0, 2, 0);
+    else if (row == 0 && attn_prefetch_wanted(job))
+        scores_tile(job, row, R, 0, 4, KEYS * code_bytes(type));
     else
-        scores_tile(job, row, R, 0, 4);
+        scores_tile(job, row, R, 0, 4, 0);
 }
 
 /* Weights, times the step of their value, of all rows as bytes; steps [n_rows]: what a byte counts, from the
@@ -129,11 +141,14 @@ INLINE void weight_bytes(const attn_page_job *job, float *steps) {
 
 /* Values of keys [4 t0, 4 t1) as bytes. */
 INLINE void value_bytes(kv_type type, const attn_page_job *job, size_t t0, size_t t1) {
-    size_t d = job->head_dim;
+    size_t d = job->head_dim, line = 2 * d * code_bytes(type);
+    bool ahead = job->next_k && attn_prefetch_wanted(job);
     for (size_t t = t0; t < t1; t++) {
         __m512 f[4];
         for (size_t j = 0; j < 4; j++)
             f[j] = factor_of(type, _mm512_set1_ps(job->v_steps[4 * t + j]));
+        if (ahead)
+            attn_prefetch(job->next_k, t * line, line);
         for (size_t i = 0; i < d / 2; i += 16) {
             pair v[4];
             for (size_t j = 0; j < 4; j++)
@@ -147,9 +162,9 @@ INLINE void value_bytes(kv_type type, const attn_page_job *job, size_t t0, size_
     }
 }
 
-/* Weighted values of R rows and dimensions [i, i + 64), joined to acc. */
+/* Weighted values of R rows and dimensions [i, i + 64), joined to acc. AHEAD: bytes of the next keys. */
 INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, size_t t0,
-                        size_t t1, const float *c, const float *c2, const float *steps) {
+                        size_t t1, const float *c, const float *c2, const float *steps, size_t ahead) {
     __m512i a[ROWS][4];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 4; j++)
@@ -157,6 +172,8 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
     for (size_t t = t0; t < t1; t++) {
         const uint8_t *bytes = job->ints + (t * job->head_dim + i) * 4;
         __m512i v[4];
+        if (ahead)
+            attn_prefetch(job->next_k, (job->head_dim / 4 + i / 4 + t) * ahead, ahead);
         for (int j = 0; j < 4; j++)
             v[j] = _mm512_load_si512(bytes + 64 * j);
         for (int r = 0; r < R; r++) {
@@ -184,8 +201,12 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
 
 INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
                        const float *c, const float *c2, const float *steps) {
+    bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
     for (size_t i = 0; i < job->head_dim; i += 64)
-        values_tile(type, job, row, R, i, t0, t1, c, c2, steps);
+        if (ahead)
+            values_tile(type, job, row, R, i, t0, t1, c, c2, steps, KEYS * 2 * code_bytes(type));
+        else
+            values_tile(type, job, row, R, i, t0, t1, c, c2, steps, 0);
 }
 
 INLINE void attn_page(kv_type type, const attn_page_job *job) {
@@ -196,7 +217,7 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
     if (v1 - v0 > 2) /* all_scores takes all four then */
         v0 = 0, v1 = 4;
     key_ints(type, job, v0, v1);
-#define SCORES(R) all_scores(job, row, R, v0, v1)
+#define SCORES(R) all_scores(type, job, row, R, v0, v1)
     BY_ROWS(SCORES, job->n_rows);
     __m512 values[4];
     for (int j = 0; j < 4; j++) {

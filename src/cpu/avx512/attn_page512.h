@@ -6,6 +6,7 @@
 #ifndef CPU_AVX512_ATTN_PAGE512_H
 #define CPU_AVX512_ATTN_PAGE512_H
 
+#include "cpu/attn_prefetch.h"
 #include "cpu/avx512/vmath512.h"
 #include "cpu/kernels.h"
 
@@ -66,6 +67,10 @@ INLINE pair in_order(kv_type type, pair p) {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     return (pair){_mm512_permutex2var_ps(p.even, low, p.odd), _mm512_permutex2var_ps(p.even, high, p.odd)};
+}
+
+INLINE size_t code_bytes(kv_type type) {
+    return type == FP8 ? 1 : type == BF16 ? 2 : 4;
 }
 
 /* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for

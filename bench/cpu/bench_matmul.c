@@ -125,10 +125,10 @@ static double read_bandwidth(const uint64_t *buffer, size_t bytes, const options
             uint64_t s[32];
             for (size_t j = 0; j < 32; j++)
                 s[j] = buffer[i + j];
-            __builtin_prefetch(buffer + i + 256);
-            __builtin_prefetch(buffer + i + 264);
-            __builtin_prefetch(buffer + i + 272);
-            __builtin_prefetch(buffer + i + 280);
+            __builtin_prefetch(buffer + i + 576, 0, 2);
+            __builtin_prefetch(buffer + i + 576 + 8, 0, 2);
+            __builtin_prefetch(buffer + i + 576 + 16, 0, 2);
+            __builtin_prefetch(buffer + i + 576 + 24, 0, 2);
             for (size_t j = 0; j < 32; j++)
                 sum += s[j];
         }
@@ -155,14 +155,21 @@ static void run(const matmul_job *jobs, size_t n_jobs, unsigned char *scratch, s
 static void bench(const cpu_kernels *k, const shape *s, const format *f, bool int8, size_t m,
                   const options *o, const uint64_t *buffer) {
     tensor t = random_tensor(f->dtype, s->rows, s->cols);
-    const tensor *part = &t;
     size_t bytes = tensor_total_bytes(&t), copies = o->quick || m > 1 ? 1 : FOOTPRINT / bytes + 1;
     weight **w = must(mem_array(copies, sizeof *w));
+    void **data = must(mem_array(copies, sizeof *data)); /* of formats that are read where they lie */
     buf *a = NULL, *out = NULL;
     bool ok = act_new(&a, BUF_ACT, m, s->cols, true, NULL) == NIB_OK &&
               act_new(&out, BUF_F32, m, s->rows, false, NULL) == NIB_OK;
-    for (size_t i = 0; i < copies; i++)
+    for (size_t i = 0; i < copies; i++) {
+        tensor copy = t;
+        const tensor *part = &copy;
+        if (t.dtype == DT_F16 || t.dtype == DT_BF16 || t.dtype >= DT_Q4_1) {
+            copy.data = data[i] = must(mem_alloc(t.bytes));
+            memcpy(data[i], t.data, t.bytes);
+        }
         ok = ok && pack_weight(&w[i], &part, 1, int8, o->threads, NULL) == NIB_OK;
+    }
     matmul_job *jobs = must(mem_array(copies, sizeof *jobs));
     must(ok ? jobs : NULL);
     size_t scratch_bytes = pack_scratch_bytes(w[0]);
@@ -193,8 +200,11 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
     }
     printf("\n");
     fflush(stdout);
-    for (size_t i = 0; i < copies; i++)
+    for (size_t i = 0; i < copies; i++) {
         pack_free(w[i]);
+        mem_free(data[i]);
+    }
+    mem_free(data);
     mem_free(w);
     mem_free(jobs);
     mem_free(scratch);

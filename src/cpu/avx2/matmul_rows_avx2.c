@@ -8,7 +8,6 @@
 #include "num/fp8.h"
 
 #define INLINE    static inline __attribute__((always_inline))
-#define PREFETCH  1024
 #define GEMV_ROWS 4
 
 INLINE __m256 load_f32(const uint8_t *p) {
@@ -103,16 +102,19 @@ static void mul_rows(float *acc, const float *w, size_t w_stride, size_t n_w, co
 /* Up to GEMV_ROWS rows straight from the file; the last columns through a copy, so that nothing past the row
  * is read. */
 INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes,
-                      const float *x, size_t n, size_t r_n) {
+                      const float *x, size_t n, size_t r_n, const uint8_t *stop) {
+    const uint8_t *next =
+        w + r_n * row_bytes < stop ? w + r_n * row_bytes : w; /* rows to ask for meanwhile */
     __m256 low[GEMV_ROWS], high[GEMV_ROWS];
     for (size_t r = 0; r < r_n; r++)
         low[r] = high[r] = _mm256_setzero_ps();
     size_t c = 0;
     for (; c + 16 <= n; c += 16) {
         __m256 a = _mm256_loadu_ps(x + c), b = _mm256_loadu_ps(x + c + 8);
+        for (size_t line = 0; line < 16 * size * r_n; line += PACK_LINE)
+            MATMUL_ASK(next + c * size * r_n + line);
         for (size_t r = 0; r < r_n; r++) {
             const uint8_t *p = w + r * row_bytes + c * size;
-            _mm_prefetch((const char *)p + PREFETCH, _MM_HINT_T0);
             low[r] = _mm256_fmadd_ps(load(p), a, low[r]);
             high[r] = _mm256_fmadd_ps(load(p + 8 * size), b, high[r]);
         }
@@ -129,11 +131,12 @@ INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, s
 
 INLINE void gemv(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes, size_t n_w,
                  const float *x, size_t n) {
+    const uint8_t *stop = w + n_w * row_bytes;
     size_t r = 0;
     for (; r + GEMV_ROWS <= n_w; r += GEMV_ROWS)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS, stop);
     for (; r < n_w; r++)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1, stop);
 }
 
 #define FORMAT(name, type, size)                                                                             \

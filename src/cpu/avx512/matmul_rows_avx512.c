@@ -6,7 +6,6 @@
 #include "cpu/avx512/matmul_avx512.h"
 
 #define INLINE    static inline __attribute__((always_inline))
-#define PREFETCH  1024
 #define GEMV_ROWS 8
 #define ROWS      4 /* of a block of products, times TOKENS */
 #define TOKENS    6
@@ -103,16 +102,19 @@ static void mul_rows(float *acc, const float *w, size_t w_stride, size_t n_w, co
 
 /* R rows straight from the file. */
 INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes,
-                      const float *x, size_t n, size_t r_n) {
+                      const float *x, size_t n, size_t r_n, const uint8_t *stop) {
+    const uint8_t *next =
+        w + r_n * row_bytes < stop ? w + r_n * row_bytes : w; /* rows to ask for meanwhile */
     __m512 sums[GEMV_ROWS];
     for (size_t r = 0; r < r_n; r++)
         sums[r] = _mm512_setzero_ps();
     size_t c = 0;
     for (; c + 16 <= n; c += 16) {
         __m512 xc = _mm512_loadu_ps(x + c);
+        for (size_t line = 0; line < 16 * size * r_n; line += PACK_LINE)
+            MATMUL_ASK(next + c * size * r_n + line);
         for (size_t r = 0; r < r_n; r++) {
             const uint8_t *p = w + r * row_bytes + c * size;
-            _mm_prefetch((const char *)p + PREFETCH, _MM_HINT_T0);
             sums[r] = _mm512_fmadd_ps(load(p, 0xffff), xc, sums[r]);
         }
     }
@@ -128,11 +130,12 @@ INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, s
 
 INLINE void gemv(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes, size_t n_w,
                  const float *x, size_t n) {
+    const uint8_t *stop = w + n_w * row_bytes;
     size_t r = 0;
     for (; r + GEMV_ROWS <= n_w; r += GEMV_ROWS)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS, stop);
     for (; r < n_w; r++)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1, stop);
 }
 
 #define FORMAT(name, size)                                                                                   \

@@ -54,7 +54,8 @@ static nib_status feed(speed_session *s, int pos, int n, int max_rows, nib_error
                    .seqs = &seq,
                    .n_seqs = 1,
                    .out_rows = &last,
-                   .n_out = pos + rows == end ? 1 : 0};
+                   .n_out =
+                       max_rows == 1 || pos + rows == end ? 1 : 0}; /* every decoded token reads the head */
         const float *logits;
         if (s->stop && *s->stop)
             return nib_fail(err, NIB_CANCELLED, "interrupted");

@@ -415,7 +415,9 @@ static void test_speed(void **unused) {
     double kv = 10 * (3 * 16 + 150 + 250 + 300);
     assert_true(fabs(r.bytes_per_token - (3000 + kv) / 250) < 1e-9);
     speed_test tg = {.n_gen = 2, .depth = 0, .repeats = 2};
+    m->n_out = 0;
     assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_OK);
+    assert_int_equal(m->n_out, 3 * 2); /* a decoded token without its logits is not a decoded token */
     assert_true(fabs(r.bytes_per_token - (2000 + 10 * (1 + 1 + 2 + 2)) / 2.0) < 1e-9);
     tg.depth = 64 * KV_PAGE_TOKENS;
     assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_BAD_ARGUMENT);

@@ -2,10 +2,10 @@
  *
  * Speed of the matrix products alone, on random weights of the shapes of Gemma 3 270M and SmolLM2 135M.
  *
- *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--format
- * nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q6_k]
- *                [--mode int8|f32] [--m M] [--shape WORD] [--quick] [--cpu-time]
+ *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni|amx] [--mode int8|f32] [--m M]
+ *                [--format nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q6_k] [--shape WORD] [--quick] [--cpu-time]
  *
+ * Without --rung it runs every rung of the machine but scalar; --rung takes several with commas.
  * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that M = 1
  * reads memory. The read bandwidth beside it is that of the same threads adding up a buffer of that size, in
  * between the runs. Every figure is the median of the repetitions. --quick keeps one copy, in the caches.
@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
 #include "cpu/kernels.h"
 #include "num/bf16.h"
@@ -214,6 +215,15 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
     mem_free((void *)t.block_scales);
 }
 
+/* Whether NAME is in the list WORDS, with commas. */
+static bool listed(const char *words, const char *name) {
+    size_t n = strlen(name);
+    for (const char *p = words; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && memcmp(p, name, n) == 0)
+            return true;
+    return false;
+}
+
 static void parse(options *o, int argc, char **argv) {
     static const struct option flags[] = {
         {"threads", 1, 0, 't'}, {"rung", 1, 0, 'r'},     {"format", 1, 0, 'f'},
@@ -253,16 +263,17 @@ int main(int argc, char **argv) {
     } rungs[] = {{"scalar", NIB_CPU_SCALAR},
                  {"avx2", NIB_CPU_AVX2},
                  {"avx512", NIB_CPU_AVX512},
-                 {"vnni", NIB_CPU_AVX512_VNNI}};
+                 {"vnni", NIB_CPU_AVX512_VNNI},
+                 {"amx", NIB_CPU_AMX}};
     options o;
     parse(&o, argc, argv);
     uint64_t *buffer = must(aligned_alloc((size_t)2 << 20, FOOTPRINT));
     madvise(buffer, FOOTPRINT, MADV_HUGEPAGE); /* as packed weights do; a failure only slows the reading */
     memset(buffer, 1, FOOTPRINT);
     uint32_t have = cpu_features() | NIB_CPU_SCALAR, mask = 0;
-    for (size_t r = 0; r < 4 && have & rungs[r].mask; r++) {
+    for (size_t r = 0; r < sizeof rungs / sizeof *rungs && have & rungs[r].mask; r++) {
         mask |= rungs[r].mask;
-        if (*o.rung ? strcmp(o.rung, rungs[r].name) != 0 : r == 0)
+        if (*o.rung ? !listed(o.rung, rungs[r].name) : r == 0)
             continue;
         cpu_kernels k = {.rung = rungs[r].name};
         matmul_ref_init(&k.matmul);
@@ -271,6 +282,8 @@ int main(int argc, char **argv) {
             matmul_avx2_init(&k.matmul, mask);
         if (mask & NIB_CPU_AVX512)
             matmul_avx512_init(&k.matmul, mask);
+        if (mask & NIB_CPU_AMX)
+            matmul_amx_init(&k.matmul);
 #endif
         for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)

@@ -2,13 +2,22 @@
  *
  * Matrix products of every rung this machine has: the same bits as ref/, whatever the batch and whoever
  * takes the units; and ref/ against sums in FP64 over exactly the operands it was given.
+ *
+ * Built with TILES_MODEL (and matmul_amx.c) it is the program test_matmul_amx_model: the AMX rung is then
+ * there without AMX, over the model of its instructions.
  */
 #include "base/mem.h"
+#include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
 #include "cpu/kernels.h"
 #include "matmul_fixture.h"
 
 enum { MAX_RUNGS = 5 };
+#ifdef TILES_MODEL
+#define AMX_NAME "avx512-vnni-amx over the model"
+#else
+#define AMX_NAME "avx512-vnni-amx"
+#endif
 
 typedef struct rungs {
     int n;
@@ -24,11 +33,22 @@ static void rungs_add(rungs *r, const char *name, uint32_t features) {
         matmul_avx2_init(&k->matmul, features);
     if (features & NIB_CPU_AVX512)
         matmul_avx512_init(&k->matmul, features);
+    if (features & NIB_CPU_AMX)
+        matmul_amx_init(&k->matmul);
 #endif
 }
 
-static void rungs_init(rungs *r) {
+static uint32_t features_here(void) {
     uint32_t have = cpu_features();
+#ifdef TILES_MODEL
+    if (have & NIB_CPU_AVX512_VNNI)
+        have |= NIB_CPU_AMX;
+#endif
+    return have;
+}
+
+static void rungs_init(rungs *r) {
+    uint32_t have = features_here();
     rungs_add(r, "scalar", 0);
     if (have & NIB_CPU_AVX2)
         rungs_add(r, "avx2", NIB_CPU_AVX2);
@@ -37,7 +57,7 @@ static void rungs_init(rungs *r) {
     if (have & NIB_CPU_AVX512_VNNI)
         rungs_add(r, "avx512-vnni", NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI);
     if (have & NIB_CPU_AMX)
-        rungs_add(r, "amx", have);
+        rungs_add(r, AMX_NAME, have);
 }
 
 /* ---- operands ---- */
@@ -206,6 +226,35 @@ static void large_shapes(void **state) {
             }
 }
 
+/* Every packed form times 1 to 40 rows of activations: one group, two, ragged ones; columns within a stretch
+ * of a tile and past it. */
+static void every_number_of_rows(void **state) {
+    const rungs *all = *state;
+    static const dtype packed[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_MXFP4, DT_GGUF_MXFP4,
+                                   DT_Q4_0,  DT_IQ4_NL,     DT_Q8_0};
+    static const size_t rows[] = {16, 32, 41}, cols[] = {64, 96, 576, 1088};
+    rng r = {18};
+#ifdef TILES_MODEL
+    if (!(features_here() & NIB_CPU_AMX)) {
+        print_message("the AMX kernels need AVX-512 even over the model of the tiles\n");
+        skip();
+    }
+#endif
+    for (size_t f = 0; f < sizeof packed / sizeof *packed; f++)
+        for (size_t tokens = 1; tokens <= 40; tokens++) {
+            size_t n_cols = packed[f] == DT_GGUF_NVFP4 && tokens % 4 == 1 ? 128 : cols[tokens % 4];
+            fill kind = tokens % 8 == 3 ? FILL_MAX : FILL_RANDOM;
+            tensor t = fixture_tensor(packed[f], rows[tokens % 3], n_cols, &r, kind, tokens % 2);
+            weight *w = pack_one_tensor(&t, true);
+            assert_true(w->parts[0].kind != PACK_ROWS);
+            buf *a = make_act(tokens, n_cols, tokens % 5 ? X_NORMAL : X_MAX, &r);
+            check_job(all, w, a, false);
+            act_free(a);
+            pack_free(w);
+            fixture_free(&t);
+        }
+}
+
 /* A row's bits do not depend on the rows beside it, nor on who computes which units. */
 static void batch_mates_change_nothing(void **state) {
     const rungs *all = *state;
@@ -350,17 +399,39 @@ static void quantizer_is_near(void **state) {
     act_free(a);
 }
 
+#if defined(__x86_64__)
+/* The table can be put together anywhere; only calling it needs the machine. */
+static void amx_is_a_rung(void **state) {
+    (void)state;
+    cpu_kernels k;
+    uint32_t vnni = NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI;
+    kernels_init(&k, vnni);
+    assert_string_equal(k.rung, "avx512-vnni");
+    assert_int_equal(k.matmul.many8.n_tokens, 0);
+    kernels_init(&k, vnni | NIB_CPU_AMX);
+    assert_string_equal(k.rung, "avx512-vnni-amx");
+    assert_true(k.matmul.many8.n_tokens > 0);
+}
+#endif
+
 int main(void) {
     static rungs all;
     rungs_init(&all);
+    for (int i = 0; i < all.n; i++)
+        print_message("%s%s", i ? ", " : "rungs: ", all.k[i].rung);
+    print_message("\n");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(quantizers_agree, &all),
         cmocka_unit_test_prestate(quantizer_is_near, &all),
         cmocka_unit_test_prestate(decoders_agree, &all),
         cmocka_unit_test_prestate(every_rung_gives_the_same_bits, &all),
+        cmocka_unit_test_prestate(every_number_of_rows, &all),
         cmocka_unit_test_prestate(large_shapes, &all),
         cmocka_unit_test_prestate(batch_mates_change_nothing, &all),
         cmocka_unit_test_prestate(joined_parts_and_adding, &all),
+#if defined(__x86_64__)
+        cmocka_unit_test(amx_is_a_rung),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

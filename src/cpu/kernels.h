@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The table of functions that compute. It starts from ref/ (complete, written to be read) and every rung the
- * machine has overrides what it does better: ref, avx2, avx512, amx. Functions work on rows that the caller has
- * cut out; threads, batches and pages are the business of the op files.
+ * machine has overrides what it does better: ref, avx2, avx512, amx. Functions work on rows that the caller
+ * has cut out; threads, batches and pages are the business of the op files.
  *
  * Whatever a rung does, the bits of a result depend on the operands alone, not on where a row lies or on how
  * many rows a call gets.

@@ -150,6 +150,7 @@ INLINE void mul_some(float *acc, const uint8_t *codes, const float *scales, size
 static void mul(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
                 const act_block *x, size_t stride, size_t n_tokens) {
     assert(n_tokens >= TOKENS && n_blocks % 2 == 0);
+    __asm__ volatile("" ::: "memory"); /* gcc does not know that loading a tile reads memory */
     for (size_t t = 0; t < n_tokens; t += TOKENS) {
         size_t from = t + TOKENS <= n_tokens ? t : n_tokens - TOKENS;
         for (size_t g = 0; g < n_groups; g++)

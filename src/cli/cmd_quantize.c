@@ -58,7 +58,10 @@ static const struct argp_option options[] = {
      "model, sweep otherwise (default auto)",
      1},
     {"calib", KEY_CALIB, "FILE", 0, "Text to calibrate with (default: a text inside the program)", 1},
-    {"head", KEY_HEAD, "keep|nvfp4|fp8", 0, "The output layer (default keep)", 1},
+    {"head", KEY_HEAD, "keep|nvfp4|fp8", 0,
+     "The output layer (default keep). Where it is the embedding too, a GGUF file's one tensor is quantized "
+     "as both",
+     1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
@@ -274,6 +277,11 @@ static void print_notes(const quantize_session *s) {
     const convert_report *r = &s->report;
     if (s->sweep_note)
         printf("Method sweep, because nibble cannot run the model: %s\n", s->sweep_note);
+    if (r->tied_is_quantized)
+        printf("The embedding is quantized as well: it is the head too (tied).\n");
+    if (r->head_is_untied)
+        printf(
+            "The head was the embedding (tied); the output holds it apart, and the embedding as it was.\n");
     if (r->n_misfits)
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                r->n_misfits);
@@ -316,7 +324,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
            r->bits_per_weight_quantized);
     printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f,\n", s->n_tokens,
            s->calibrate_s, r->seconds);
-    printf(" \"quantized\": %d, \"repacked\": %d,\n", r->n_quantized, r->n_repacked);
+    printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
+           r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
+           r->head_is_untied ? "true" : "false");
     printf(" \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d,\n \"groups\":\n", r->n_misfits,
            r->n_skipped, r->n_scales_rounded);
     ui_table_print(t, UI_JSON, stdout);

@@ -52,6 +52,8 @@ typedef struct convert_report {
     uint64_t bytes_before, bytes_after; /* whole files */
     double bits_per_weight_all, bits_per_weight_quantized;
     int n_quantized, n_repacked; /* tensors: chosen anew, moved with every value kept */
+    bool tied_is_quantized;      /* the embedding too, because it is the head as well */
+    bool head_is_untied;         /* the source's head was its embedding; the output has one of its own */
     int n_misfits;        /* linear layers left as they are: their columns are no whole number of blocks */
     int n_skipped;        /* tensors of the source that the output's container does not hold */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */

@@ -221,9 +221,10 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
         return NIB_OK;
     }
     fit_container(c, item);
-    bool wanted = recipe_is_linear(s) || (s == SLOT_HEAD && c->o->head != HEAD_KEEP);
+    bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
+    bool wanted = recipe_is_linear(s) || (head && c->o->head != HEAD_KEEP);
     if (wanted && t->n_dims == 2 && !is_kept(c, item)) {
-        quant_format format = s != SLOT_HEAD ? c->o->format : c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4;
+        quant_format format = !head ? c->o->format : c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4;
         NIB_TRY(quantize(c, item, format));
     } else {
         carry(c, item);
@@ -272,9 +273,12 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     if (!out->items)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", in->path, in->n_tensors);
     const tensor *embed = find_slot(in, SLOT_EMBED);
-    out->unties_head = options->head != HEAD_KEEP && !find_slot(in, SLOT_HEAD) && embed;
-    if (options->head != HEAD_KEEP && !find_slot(in, SLOT_HEAD) && !(embed && in->has_network && in->hp.tied))
-        return nib_fail(err, NIB_BAD_FILE, "%s: has no head that could be quantized", in->path);
+    if (options->head != HEAD_KEEP && !find_slot(in, SLOT_HEAD)) {
+        if (!embed || !in->has_network || !in->hp.tied)
+            return nib_fail(err, NIB_BAD_FILE, "%s: has no head that could be quantized", in->path);
+        out->embed_is_head = out->to_gguf;
+        out->unties_head = !out->to_gguf;
+    }
     for (size_t i = 0; i < in->n_tensors; i++)
         NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].slot));
     if (out->unties_head)

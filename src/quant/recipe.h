@@ -6,6 +6,10 @@
  * Linear layers (q, k, v, o, gate, up, down) get the wanted format, unless a glob keeps them or their rows
  * are no whole number of blocks. Embedding, norms and, unless asked otherwise, the head are carried over.
  * What is already stored in the wanted format is repacked: every value stays.
+ *
+ * A head to be quantized that is the embedding (tied): in a GGUF file the one tensor is quantized and stays
+ * both; a directory gets a head of its own beside the embedding, because readers of directories look rows up
+ * in unquantized tensors only.
  */
 #ifndef QUANT_RECIPE_H
 #define QUANT_RECIPE_H
@@ -44,7 +48,8 @@ typedef struct recipe {
     size_t n;
     int n_groups;
     bool to_gguf, from_gguf;
-    bool unties_head; /* the output's head is a tensor of its own, the source's was the embedding */
+    bool unties_head;   /* the output's head is a tensor of its own, the source's was the embedding */
+    bool embed_is_head; /* the head to be quantized is the embedding, in the output too */
     int n_misfits, n_skipped;
 } recipe;
 

@@ -212,6 +212,33 @@ def test_round_trips_give_the_same_bytes(converted, nibble):
     assert all(np.array_equal(a[n], b[n]) for n in a) and a.keys() == b.keys()
 
 
+def test_tied_head(nibble, tmp_path):
+    """In a GGUF file the embedding, which is the head, becomes NVFP4 without a scale beside it (llama.cpp has no
+    place for one); in a directory the head is stored apart and the embedding as it was."""
+    transformers = pytest.importorskip("transformers")
+    source = make_model(tmp_path / "source")
+    embedding = weights("llama")["model.embed_tokens.weight"].astype(np.float32)
+    done = nibble("quantize", source, tmp_path / "model.gguf", "--method", "sweep", "--head", "nvfp4")
+    assert "The embedding is quantized as well: it is the head too (tied)." in done.stdout
+    names = {t.name: t.tensor_type for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert names["token_embd.weight"] == gguf.GGMLQuantizationType.NVFP4
+    assert "output.weight" not in names and "token_embd.scale" not in names
+    there = gguf_values(tmp_path / "model.gguf")[1]["token_embd"]
+    assert 0.05 < np.linalg.norm(there - embedding) / np.linalg.norm(embedding) < 0.15
+
+    report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", "sweep", "--head", "nvfp4",
+                               "--json").stdout)
+    assert (report["tied_embedding_quantized"], report["head_untied"]) == (False, True)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert not config.tie_word_embeddings and config.quantization_config["ignore"] == []
+    values = directory_values(tmp_path / "out")
+    assert np.array_equal(values["model.embed_tokens"], embedding)
+    assert 0.05 < np.linalg.norm(values["lm_head"] - embedding) / np.linalg.norm(embedding) < 0.15
+
+    nibble("quantize", tmp_path / "model.gguf", tmp_path / "back")  # every value of the quantized embedding stays
+    assert np.array_equal(directory_values(tmp_path / "back")["model.embed_tokens"], there)
+
+
 def test_report(nibble, tmp_path):
     source = make_model(tmp_path / "source")
     out = tmp_path / "out"

@@ -273,13 +273,69 @@ static void test_head(void **state) {
             o.head = i == 1 ? HEAD_FP8 : HEAD_NVFP4;
             o.out = i == 2 ? OUT_GGUF : OUT_MODELOPT;
             model_file *f = open_model(make(hf, name[i], o, NULL));
+            bool both = tied && i == 2; /* one tensor stays embedding and head */
             assert_true(f->has_network);
-            assert_false(f->hp.tied);
-            assert_int_equal(model_file_find(f, SLOT_HEAD, -1)->dtype, expected[i]);
-            assert_int_equal(model_file_find(f, SLOT_EMBED, -1)->dtype, DT_BF16);
+            assert_int_equal(f->hp.tied, both);
+            assert_int_equal(model_file_find(f, both ? SLOT_EMBED : SLOT_HEAD, -1)->dtype, expected[i]);
+            if (!both)
+                assert_int_equal(model_file_find(f, SLOT_EMBED, -1)->dtype, DT_BF16);
             model_file_close(f);
         }
     }
+}
+
+static bool holds_text(const char *path, const char *text) {
+    mapfile m;
+    assert_int_equal(mapfile_open(&m, path, &err), NIB_OK);
+    bool found = memmem(m.bytes, m.size, text, strlen(text)) != NULL;
+    mapfile_close(&m);
+    return found;
+}
+
+/* A tied embedding quantized in a GGUF file: no head and no scale beside it (llama.cpp reads neither), by
+ * each method, with the head's importance; a directory made from it keeps the values. */
+static void test_tied_head(void **state) {
+    (void)state;
+    static const quant_method methods[] = {QM_RTN, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED};
+    const char *hf = tiny_model("hf", FAMILY_GEMMA3, true, 0);
+    float heed[TINY_DIM], *all[TINY_LAYERS * SLOT_COUNT] = {[SLOT_EMBED] = heed};
+    importance weights = {all, TINY_LAYERS};
+    for (int i = 0; i < TINY_DIM; i++)
+        heed[i] = i % 16 == 3 ? 100.0f : 0.01f;
+    double errors[4];
+    for (int i = 0; i < 4; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%d.gguf", i);
+        convert_options o = {
+            .method = methods[i], .head = HEAD_NVFP4, .out = OUT_GGUF, .importance = &weights};
+        convert_report r;
+        const char *out = make(hf, name, o, &r);
+        model_file *f = open_model(out);
+        assert_true(r.tied_is_quantized && !r.head_is_untied);
+        assert_true(f->hp.tied && holds_text(out, "token_embd.weight"));
+        assert_false(holds_text(out, "token_embd.scale"));
+        assert_true(model_file_find(f, SLOT_EMBED, -1)->tensor_scale == 1);
+        model_file_close(f);
+        errors[i] = relative_error(hf, out, SLOT_EMBED, -1);
+        assert_true(errors[i] > 0.05 && errors[i] < 0.2);
+        for (int g = 0; g < r.n_groups; g++)
+            if (r.groups[g].slot == SLOT_EMBED) {
+                assert_int_equal(r.groups[g].to, DT_GGUF_NVFP4);
+                assert_true(fabs(r.groups[g].relative_error - errors[i]) < 1e-6);
+                assert_true(i < 3 ||
+                            (r.groups[g].weighted_error > 0 && r.groups[g].weighted_error < 0.7 * errors[i]));
+            }
+    }
+    assert_true(errors[1] < errors[0] && errors[1] < errors[2] && errors[3] > errors[1]);
+    assert_same_values(tiny_path("t1.gguf"), make(tiny_path("t1.gguf"), "back", (convert_options){0}, NULL));
+    static const char *const globs[] = {"token_embd"};
+    convert_options o = {.head = HEAD_NVFP4, .out = OUT_GGUF, .keep = globs, .n_keep = 1};
+    convert_report r;
+    assert_true(relative_error(hf, make(hf, "kept.gguf", o, &r), SLOT_EMBED, -1) == 0);
+    assert_false(r.tied_is_quantized);
+    o = (convert_options){.head = HEAD_NVFP4};
+    make(hf, "apart", o, &r);
+    assert_true(r.head_is_untied && !r.tied_is_quantized);
 }
 
 static void test_keep(void **state) {
@@ -701,6 +757,7 @@ int main(void) {
         TEST(test_formats),
         TEST(test_shared_scales),
         TEST(test_head),
+        TEST(test_tied_head),
         TEST(test_keep),
         TEST(test_requantize),
         TEST(test_mxfp4_cast),

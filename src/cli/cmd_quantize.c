@@ -287,6 +287,10 @@ static void print_notes(const quantize_session *s) {
                r->n_misfits);
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
+    if (r->n_scales_unread)
+        printf("%d tensors came with a scale that nibble reads and llama.cpp does not: it will not run the "
+               "file right.\n",
+               r->n_scales_unread);
     if (r->n_scales_rounded)
         printf("%d tensor scales have no exact reciprocal; they moved by one step of FP32.\n",
                r->n_scales_rounded);
@@ -327,8 +331,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");
-    printf(" \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d,\n \"groups\":\n", r->n_misfits,
-           r->n_skipped, r->n_scales_rounded);
+    printf(
+        " \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d,\n \"groups\":\n",
+        r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread);
     ui_table_print(t, UI_JSON, stdout);
     printf("}\n");
 }

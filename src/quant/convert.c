@@ -88,8 +88,7 @@ static void choose_cast(scale_search *s, float amax, bool ct) {
     s->global_scale = ct ? 1.0f / s->tensor_scale : 0.0f;
 }
 
-/* A tensor scale of 1, to which the method comes when this is the largest magnitude: llama.cpp reads no scale
- * beside a token embedding. */
+/* A tensor scale of 1, to which the method comes when this is the largest magnitude. */
 static void choose_unit(scale_search *s, quant_method method, const float *weights) {
     scale_search_init(s, method, method == QM_FOUR_OVER_SIX ? 1536.0f : NVFP4_MAX, false, weights);
 }
@@ -97,12 +96,12 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
     quant_method method = run->o->method == QM_WEIGHTED && !item->weights ? QM_SWEEP : run->o->method;
-    if (item->to == DT_GGUF_NVFP4 && item->slot == SLOT_EMBED) {
-        choose_unit(&item->search, method, item->weights);
-        return;
-    }
     if (is_nvfp4(item->to) && is_mxfp4(item->t->dtype)) {
         choose_cast(&item->search, amax, ct);
+        return;
+    }
+    if (is_nvfp4(item->to) && item->unit_scale) {
+        choose_unit(&item->search, method, item->weights);
         return;
     }
     scale_search_init(&item->search, method, amax, ct, item->weights);
@@ -234,6 +233,7 @@ static void fill_report(convert_run *run, convert_report *report) {
     report->bits_per_weight_all = elements ? 8.0 * (double)bytes / (double)elements : 0;
     report->bits_per_weight_quantized =
         quantized_elements ? 8.0 * (double)quantized_bytes / (double)quantized_elements : 0;
+    report->n_scales_unread = run->recipe.n_scales_unread;
     report->head_is_untied = run->recipe.unties_head;
     report->n_misfits = run->recipe.n_misfits;
     report->n_skipped = run->recipe.n_skipped;

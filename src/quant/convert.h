@@ -54,8 +54,9 @@ typedef struct convert_report {
     int n_quantized, n_repacked; /* tensors: chosen anew, moved with every value kept */
     bool tied_is_quantized;      /* the embedding too, because it is the head as well */
     bool head_is_untied;         /* the source's head was its embedding; the output has one of its own */
-    int n_misfits;        /* linear layers left as they are: their columns are no whole number of blocks */
-    int n_skipped;        /* tensors of the source that the output's container does not hold */
+    int n_misfits;       /* linear layers left as they are: their columns are no whole number of blocks */
+    int n_skipped;       /* tensors of the source that the output's container does not hold */
+    int n_scales_unread; /* tensor scales of a GGUF file that llama.cpp does not read where they are needed */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
     double seconds;
 } convert_report;

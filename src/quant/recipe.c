@@ -161,6 +161,13 @@ static const float *weights_of(const chef *c, const recipe_item *item) {
     return i->mean_squares[layer * SLOT_COUNT + (int)item->slot];
 }
 
+/* llama.cpp has no name for a scale beside the token embedding (and refuses the file), and computes Gemma 3's
+ * gate, up and down without the scales that it has loaded. Down's does not matter: a norm follows. */
+static bool is_scale_unread(const chef *c, slot s) {
+    bool gated = s == SLOT_GATE || s == SLOT_UP;
+    return c->r->to_gguf && (s == SLOT_EMBED || (gated && c->in->hp.family == FAMILY_GEMMA3));
+}
+
 static nib_status quantize(const chef *c, recipe_item *item, quant_format format) {
     const tensor *t = item->t;
     dtype to = target_of(c, format);
@@ -182,6 +189,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
         item->action = item->heads ? RECIPE_CAST : RECIPE_CARRY;
         return NIB_OK;
     }
+    item->unit_scale = is_scale_unread(c, item->slot);
     item->weights = weights_of(c, item);
     set_group(c, item);
     return NIB_OK;
@@ -233,6 +241,8 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     if (t->dtype == DT_NONE || !readable)
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
                         c->in->path, QUOTEZ(t->name), model_file_format_name(c->in, t));
+    if (item->action == RECIPE_REPACK && is_nvfp4(t->dtype) && t->tensor_scale != 1.0f)
+        c->r->n_scales_unread += is_scale_unread(c, s);
     c->r->n++;
     return NIB_OK;
 }

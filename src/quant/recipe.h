@@ -34,6 +34,7 @@ typedef struct recipe_item {
     int group;        /* quantized items with the same number share one tensor scale; -1: none */
     int heads;        /* rows are Llama's q or k between the two RoPE orders: so many heads; 0: as they are */
     bool interleave;  /* halves -> pairs (into a GGUF file); else back */
+    bool unit_scale;  /* the output's readers know no tensor scale for this one: it has to be 1 */
     float shift;      /* added to every value: Gemma's norms between (1 + w) and w */
     const float *weights; /* E[x_j^2] or NULL */
 
@@ -51,6 +52,7 @@ typedef struct recipe {
     bool unties_head;   /* the output's head is a tensor of its own, the source's was the embedding */
     bool embed_is_head; /* the head to be quantized is the embedding, in the output too */
     int n_misfits, n_skipped;
+    int n_scales_unread; /* repacked with a scale that llama.cpp does not read */
 } recipe;
 
 /* Freed with arena_free(&out->arena), also after a failure. */

@@ -144,7 +144,8 @@ def converted(request, nibble, tmp_path_factory):
     source = make_model(root / "source", request.param)
     nibble("quantize", source, root / "modelopt", "--method", "sweep")
     nibble("quantize", source, root / "ct", "--method", "sweep", "--compressed-tensors")
-    nibble("quantize", source, root / "model.gguf", "--method", "sweep")
+    gemma = request.param == "gemma3_text"  # a GGUF file made from its source has other scales: test_gemma_gguf
+    nibble("quantize", root / "modelopt" if gemma else source, root / "model.gguf", "--method", "sweep")
     return request.param, root
 
 
@@ -237,6 +238,20 @@ def test_tied_head(nibble, tmp_path):
 
     nibble("quantize", tmp_path / "model.gguf", tmp_path / "back")  # every value of the quantized embedding stays
     assert np.array_equal(directory_values(tmp_path / "back")["model.embed_tokens"], there)
+
+
+def test_gemma_gguf(nibble, tmp_path):
+    """llama.cpp computes Gemma's gate and up without the scales beside them, so these are 1 in a GGUF file."""
+    source = make_model(tmp_path / "source", "gemma3_text")
+    nibble("quantize", source, tmp_path / "model.gguf", "--method", "sweep")
+    scales = {t.name: float(t.data[0]) for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors
+              if t.name.endswith(".scale")}
+    for name, scale in scales.items():
+        assert (scale == 1) == ("ffn_gate" in name or "ffn_up" in name), name
+    assert len(scales) == 7 * LAYERS
+    nibble("quantize", source, tmp_path / "modelopt", "--method", "sweep")
+    done = nibble("quantize", tmp_path / "modelopt", tmp_path / "moved.gguf")
+    assert f"{2 * LAYERS} tensors came with a scale that nibble reads and llama.cpp does not" in done.stdout
 
 
 def test_report(nibble, tmp_path):

@@ -338,6 +338,36 @@ static void test_tied_head(void **state) {
     assert_true(r.head_is_untied && !r.tied_is_quantized);
 }
 
+/* llama.cpp computes Gemma 3's gate and up without the scales beside them: they get 1 in a GGUF file, unless
+ * they come quantized; then the report counts them. */
+static void test_unread_scales(void **state) {
+    (void)state;
+    for (int i = 1; i < 3; i++) {
+        bool gemma = families[i] == FAMILY_GEMMA3;
+        char name[3][16];
+        for (int k = 0; k < 3; k++)
+            snprintf(name[k], sizeof name[k], "u%d%d%s", i, k, k == 2 ? ".gguf" : "");
+        const char *hf = tiny_model(name[0], families[i], true, 0);
+        convert_options o = {.method = QM_SWEEP, .out = OUT_GGUF};
+        convert_report r;
+        model_file *f = open_model(make(hf, name[2], o, &r));
+        for (int layer = 0; layer < TINY_LAYERS; layer++) {
+            assert_int_equal(model_file_find(f, SLOT_GATE, layer)->tensor_scale == 1, gemma);
+            assert_int_equal(model_file_find(f, SLOT_UP, layer)->tensor_scale == 1, gemma);
+            assert_true(model_file_find(f, SLOT_DOWN, layer)->tensor_scale < 1);
+            assert_true(model_file_find(f, SLOT_Q, layer)->tensor_scale < 1);
+        }
+        model_file_close(f);
+        assert_int_equal(r.n_scales_unread, 0);
+        o.out = OUT_MODELOPT;
+        const char *dir = make(hf, name[1], o, &r);
+        o.out = OUT_GGUF;
+        make(dir, name[2], o, &r);
+        assert_int_equal(r.n_scales_unread, gemma ? 2 * TINY_LAYERS : 0);
+        assert_same_values(dir, tiny_path(name[2]));
+    }
+}
+
 static void test_keep(void **state) {
     (void)state;
     static const char *const globs[] = {"model.layers.0.*", "blk.*.ffn_down"};
@@ -758,6 +788,7 @@ int main(void) {
         TEST(test_shared_scales),
         TEST(test_head),
         TEST(test_tied_head),
+        TEST(test_unread_scales),
         TEST(test_keep),
         TEST(test_requantize),
         TEST(test_mxfp4_cast),

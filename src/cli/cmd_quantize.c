@@ -172,30 +172,23 @@ typedef struct quantize_session {
     convert_report report;
 } quantize_session;
 
-static nib_status calibrate_on(quantize_session *s, loaded *l, const char *text, size_t bytes,
-                               nib_error *err) {
-    progress p = ui_bar_progress(&s->bar);
-    nib_status status =
-        calibrate(&s->heed, l->model, l->words, text, bytes, MAX_CALIBRATION_TOKENS, &p, &s->n_tokens, err);
-    ui_bar_clear(&s->bar);
-    return status;
-}
-
 static nib_status run_calibration(quantize_session *s, nib_error *err) {
     double from = clock_seconds();
-    model_limits limits = calibrate_limits();
-    loaded_needs needs = {
-        .max_rows = limits.max_rows, .max_out = limits.max_out, .n_kv_pages = limits.n_kv_pages};
-    nib_options compute = {
-        .threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
+    loaded_needs needs = {.no_model = true};
+    nib_options compute = {.threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32};
     mapfile map = {0};
     loaded *l;
     if (s->args->calib)
         NIB_TRY(mapfile_open(&map, s->args->calib, err));
     nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
     if (status == NIB_OK) {
-        const char *text = map.bytes ? (const char *)map.bytes : calibration_text;
-        status = calibrate_on(s, l, text, map.bytes ? map.size : calibration_text_bytes, err);
+        calibrate_options o = {.text = map.bytes ? (const char *)map.bytes : calibration_text,
+                               .bytes = map.bytes ? map.size : calibration_text_bytes,
+                               .max_tokens = MAX_CALIBRATION_TOKENS,
+                               .progress = ui_bar_progress(&s->bar),
+                               .interrupted = &cli_interrupted};
+        status = calibrate(&s->heed, l->file, l->be, l->words, &o, &s->n_tokens, err);
+        ui_bar_clear(&s->bar);
         loaded_close(l);
     }
     mapfile_close(&map);

@@ -87,6 +87,8 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
                        .activations = l->options.activations};
     NIB_TRY(cpu_open(&l->be, &cpu, err));
     l->threads = cpu_threads(l->be);
+    if (needs->no_model)
+        return NIB_OK;
     l->limits = (model_limits){
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,

@@ -4,6 +4,7 @@
  */
 #include "eval/calibrate.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -11,20 +12,22 @@
 #define MAX_ROWS   256
 #define OUT_ONE_IN 8 /* rows whose logits are computed, only so that the head's input is seen */
 
-model_limits calibrate_limits(void) {
-    model_limits l = {.max_rows = MAX_ROWS,
-                      .max_out = MAX_ROWS / OUT_ONE_IN,
-                      .n_kv_pages = CALIBRATE_WINDOW / KV_PAGE_TOKENS,
-                      .kv_dtype = NIB_KV_FP32};
-    return l;
-}
+/* Some rows of a window that are computed together. */
+typedef struct piece {
+    batch_seq seq;
+    int32_t out_rows[MAX_ROWS / OUT_ONE_IN];
+} piece;
 
 typedef struct calibration {
-    model *m;
+    const model_file *file;
+    backend *be;
     const hparams *hp;
-    double **sums; /* [n_layers * SLOT_COUNT], as model_observe wants them */
+    const calibrate_options *o;
+    double **sums; /* [n_layers * SLOT_COUNT], as layerwise_run wants them */
     size_t n_sums;
     size_t n_rows, n_out_rows; /* seen by the layers, by the head */
+    int32_t *ids;              /* [total_rows] of all windows, with their BOS */
+    size_t total_rows;
     int32_t pages[CALIBRATE_WINDOW / KV_PAGE_TOKENS];
 } calibration;
 
@@ -81,50 +84,78 @@ static void sums_free(calibration *c) {
     mem_free(c->sums);
 }
 
-/* IDS [n] are one window, starting at position 0. */
-static nib_status run_window(calibration *c, const int32_t *ids, int n, nib_error *err) {
-    for (int pos = 0; pos < n; pos += MAX_ROWS) {
-        int rows = n - pos < MAX_ROWS ? n - pos : MAX_ROWS;
-        int32_t out_rows[MAX_ROWS / OUT_ONE_IN];
-        int n_out = 0;
-        for (int i = OUT_ONE_IN - 1; i < rows; i += OUT_ONE_IN)
-            out_rows[n_out++] = i;
-        batch_seq seq = {.pages = c->pages,
-                         .n_pages = (pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
-                         .n_rows = rows,
-                         .pos = pos};
-        batch b = {.tokens = ids + pos,
-                   .n_rows = rows,
-                   .seqs = &seq,
-                   .n_seqs = 1,
-                   .out_rows = out_rows,
-                   .n_out = n_out};
-        const float *logits;
-        NIB_TRY(model_forward(c->m, &b, &logits, err));
-        c->n_rows += (size_t)rows;
-        c->n_out_rows += (size_t)n_out;
-    }
-    return NIB_OK;
+static nib_status no_memory(const calibration *c, nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", c->file->path);
 }
 
-static nib_status run_text(calibration *c, const token_list *list, int32_t bos, const progress *p,
-                           nib_error *err) {
-    int32_t window[CALIBRATE_WINDOW];
-    int n = 0;
+/* The text's ids in windows: BOS opens each of them. */
+static nib_status cut_windows(calibration *c, const token_list *list, int32_t bos, nib_error *err) {
+    c->ids = mem_array(2 * list->n, sizeof *c->ids); /* a window holds at least one id of the text */
+    if (!c->ids)
+        return no_memory(c, err);
     for (size_t i = 0; i < list->n; i++) {
         if (list->ids[i] < 0 || list->ids[i] >= c->hp->vocab)
             return nib_fail(err, NIB_BAD_FILE, "token %d of the text lies outside a vocabulary of %d",
                             list->ids[i], c->hp->vocab);
-        if (n == 0 && bos >= 0)
-            window[n++] = bos;
-        window[n++] = list->ids[i];
-        if (n == CALIBRATE_WINDOW || i + 1 == list->n) {
-            NIB_TRY(run_window(c, window, n, err));
-            n = 0;
-            progress_report(p, "calibrating", i + 1, list->n);
-        }
+        if (c->total_rows % CALIBRATE_WINDOW == 0 && bos >= 0)
+            c->ids[c->total_rows++] = bos;
+        c->ids[c->total_rows++] = list->ids[i];
     }
     return NIB_OK;
+}
+
+/* Rows [first, first + n) of all: whole windows. */
+static nib_status run_windows(calibration *c, size_t first, size_t n, batch *batches, piece *pieces,
+                              nib_error *err) {
+    layerwise_job job = {.limits = {.max_rows = MAX_ROWS,
+                                    .max_out = MAX_ROWS / OUT_ONE_IN,
+                                    .n_kv_pages = CALIBRATE_WINDOW / KV_PAGE_TOKENS,
+                                    .kv_dtype = NIB_KV_FP32},
+                         .batches = batches,
+                         .sums = c->sums,
+                         .progress = &c->o->progress,
+                         .done = (uint64_t)first * (uint64_t)c->hp->n_layers,
+                         .total = (uint64_t)c->total_rows * (uint64_t)c->hp->n_layers,
+                         .interrupted = c->o->interrupted};
+    for (size_t row = 0; row < n; job.n_batches++) {
+        piece *p = &pieces[job.n_batches];
+        int pos = (int)(row % CALIBRATE_WINDOW), n_out = 0;
+        int rows = n - row < MAX_ROWS ? (int)(n - row) : MAX_ROWS;
+        for (int i = OUT_ONE_IN - 1; i < rows; i += OUT_ONE_IN)
+            p->out_rows[n_out++] = i;
+        p->seq = (batch_seq){.pages = c->pages,
+                             .n_pages = (pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
+                             .n_rows = rows,
+                             .pos = pos};
+        batches[job.n_batches] = (batch){.tokens = c->ids + first + row,
+                                         .n_rows = rows,
+                                         .seqs = &p->seq,
+                                         .n_seqs = 1,
+                                         .out_rows = p->out_rows,
+                                         .n_out = n_out};
+        row += (size_t)rows;
+        c->n_rows += (size_t)rows;
+        c->n_out_rows += (size_t)n_out;
+    }
+    return layerwise_run(c->file, c->be, &job, err);
+}
+
+static nib_status run_text(calibration *c, nib_error *err) {
+    static_assert(CALIBRATE_WINDOW % MAX_ROWS == 0, "a window is whole batches");
+    size_t window_bytes = CALIBRATE_WINDOW * (size_t)c->hp->dim * sizeof(float);
+    size_t n_windows = CALIBRATE_STREAM_BYTES / window_bytes ? CALIBRATE_STREAM_BYTES / window_bytes : 1;
+    size_t room = n_windows * CALIBRATE_WINDOW; /* rows of one walk */
+    size_t most = (room < c->total_rows ? room : c->total_rows) / MAX_ROWS + 1;
+    batch *batches = mem_array(most, sizeof *batches);
+    piece *pieces = mem_array(most, sizeof *pieces);
+    nib_status status = batches && pieces ? NIB_OK : no_memory(c, err);
+    for (size_t row = 0; row < c->total_rows && status == NIB_OK; row += room) {
+        size_t n = c->total_rows - row < room ? c->total_rows - row : room;
+        status = run_windows(c, row, n, batches, pieces, err);
+    }
+    mem_free(batches);
+    mem_free(pieces);
+    return status;
 }
 
 static nib_status means_of(importance *out, const calibration *c, nib_error *err) {
@@ -149,30 +180,32 @@ static nib_status means_of(importance *out, const calibration *c, nib_error *err
     return NIB_OK;
 }
 
-nib_status calibrate(importance *out, model *m, const tokenizer *words, const char *text, size_t bytes,
-                     size_t max_tokens, const progress *p, size_t *n_tokens, nib_error *err) {
+static nib_status run_list(calibration *c, const token_list *list, int32_t bos, nib_error *err) {
+    if (list->n < 16)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "the calibration text has %zu tokens; expected 16 at least, better 4,000", list->n);
+    if (bos >= c->hp->vocab)
+        return nib_fail(err, NIB_BAD_FILE, "the BOS token %d lies outside a vocabulary of %d", bos,
+                        c->hp->vocab);
+    NIB_TRY(cut_windows(c, list, bos, err));
+    NIB_TRY(sums_new(c, err));
+    return run_text(c, err);
+}
+
+nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
+                     const calibrate_options *options, size_t *n_tokens, nib_error *err) {
     memset(out, 0, sizeof *out);
-    calibration c = {.m = m, .hp = model_hparams(m)};
+    calibration c = {.file = file, .be = be, .hp = &file->hp, .o = options};
     for (int i = 0; i < CALIBRATE_WINDOW / KV_PAGE_TOKENS; i++)
         c.pages[i] = i;
     token_list list = {0};
     int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
-    nib_status status = tokenizer_encode(words, text, bytes, TOKENIZE_NO_SPECIAL, &list, err);
-    if (status == NIB_OK && list.n < 16)
-        status = nib_fail(err, NIB_BAD_ARGUMENT,
-                          "the calibration text has %zu tokens; expected 16 at least, better 4,000", list.n);
-    if (status == NIB_OK && max_tokens && list.n > max_tokens)
-        list.n = max_tokens;
-    if (status == NIB_OK && bos >= c.hp->vocab)
-        status =
-            nib_fail(err, NIB_BAD_FILE, "the BOS token %d lies outside a vocabulary of %d", bos, c.hp->vocab);
+    nib_status status =
+        tokenizer_encode(words, options->text, options->bytes, TOKENIZE_NO_SPECIAL, &list, err);
+    if (options->max_tokens && list.n > options->max_tokens)
+        list.n = options->max_tokens;
     if (status == NIB_OK)
-        status = sums_new(&c, err);
-    if (status == NIB_OK) {
-        model_observe(m, c.sums);
-        status = run_text(&c, &list, bos, p, err);
-        model_observe(m, NULL);
-    }
+        status = run_list(&c, &list, bos, err);
     if (status == NIB_OK)
         status = means_of(out, &c, err);
     if (status == NIB_OK && n_tokens)
@@ -180,6 +213,7 @@ nib_status calibrate(importance *out, model *m, const tokenizer *words, const ch
     if (status != NIB_OK)
         calibrate_free(out);
     sums_free(&c);
+    mem_free(c.ids);
     token_list_free(&list);
     return status;
 }

@@ -1,31 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Calibrate: E[x_j^2] per input channel of every linear layer, by one forward pass over a text. It is what
+ * Calibrate: E[x_j^2] per input channel of every linear layer, by one pass over a text. It is what
  * the `weighted` quantization method weighs its errors with. Caller: cli quantize.
  */
 #ifndef EVAL_CALIBRATE_H
 #define EVAL_CALIBRATE_H
 
 #include "base/progress.h"
-#include "model/model.h"
+#include "model/layerwise.h"
 #include "quant/convert.h"
 #include "text/tokenizer.h"
 
-#define CALIBRATE_WINDOW 512 /* tokens that see each other */
+#define CALIBRATE_WINDOW       512 /* tokens that see each other */
+#define CALIBRATE_STREAM_BYTES ((size_t)256 << 20)
 
 /* The text written for the project, of several kinds: prose, dialogue, code, lists, other languages. */
 extern const char calibration_text[];
 extern const size_t calibration_text_bytes;
 
-/* What model_open needs for calibrate. */
-model_limits calibrate_limits(void);
+typedef struct calibrate_options {
+    const char *text;
+    size_t bytes;
+    size_t max_tokens; /* 0: all */
+    progress progress;
+    const volatile sig_atomic_t *interrupted; /* becomes non-zero: NIB_CANCELLED; may be NULL */
+} calibrate_options;
 
-/* Runs TEXT through M in windows of CALIBRATE_WINDOW tokens (BOS first where the model asks for it), at most
- * MAX_TOKENS (0: all). OUT gets FP32 mean squares for SLOT_Q, _K, _V, _O, _GATE, _UP, _DOWN of every layer,
- * and for SLOT_HEAD and SLOT_EMBED (the input of the head) at layer 0. *n_tokens (may be NULL): how many were
- * used. calibrate_free frees what it holds. */
-nib_status calibrate(importance *out, model *m, const tokenizer *words, const char *text, size_t bytes,
-                     size_t max_tokens, const progress *p, size_t *n_tokens, nib_error *err);
+/* Runs the text through FILE's network on BE (which computes with exact activations) in windows of
+ * CALIBRATE_WINDOW tokens, BOS first where the model asks for it. The matrices of half a layer are in memory
+ * at a time, and the residual stream of as many windows as CALIBRATE_STREAM_BYTES hold; a longer text takes
+ * several walks through the layers. OUT gets FP32 mean squares for SLOT_Q, _K, _V, _O, _GATE, _UP, _DOWN of
+ * every layer, and for SLOT_HEAD and SLOT_EMBED (the input of the head) at layer 0. *n_tokens (may be NULL):
+ * how many were used. calibrate_free frees what it holds. */
+nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
+                     const calibrate_options *options, size_t *n_tokens, nib_error *err);
 void calibrate_free(importance *i);
 
 #endif

@@ -30,13 +30,4 @@ size_t model_weight_bytes(const model *m);    /* packed, all weights */
 size_t model_bytes_per_token(const model *m); /* weights that one decoded token reads */
 size_t model_kv_bytes(const model *m);
 
-/* Calibration: while set, model_forward adds up x^2 per input channel of every linear layer.
- * SUMS[layer * SLOT_COUNT + slot] points to FP64 [cols] for SLOT_Q (q, k and v share their input), SLOT_O,
- * SLOT_GATE (gate and up share it), SLOT_DOWN, and at layer 0 SLOT_HEAD; NULL entries are skipped. NULL turns
- * it off. */
-void model_observe(model *m, double *const *sums);
-
-/* A family's forward: queues the ops of one step. One file per family implements it. */
-typedef void (*model_forward_fn)(model *m, const batch *b);
-
 #endif

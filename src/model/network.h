@@ -11,14 +11,21 @@
 #include "model/model.h"
 #include "model/weights.h"
 
+/* A family: what its layers compute. Each half queues its ops on x, the residual stream. One file per family.
+ */
+typedef struct network_layer {
+    void (*attention_half)(model *m, const layer_weights *l, int layer);
+    void (*mlp_half)(model *m, const layer_weights *l, int layer);
+} network_layer;
+
 struct model {
     backend *be;
     const hparams *hp;
-    model_forward_fn forward;
+    const network_layer *layer;
     model_limits limits;
     weights w;
     kv_cache *kv;
-    double *const *observed; /* see model_observe; NULL: off */
+    double *const *observed; /* see layerwise.h; NULL: off */
 
     buf *x;       /* F32 [rows, dim]            the residual stream */
     buf *h;       /* ACT [rows, dim]            its norm, what a matmul reads */
@@ -39,8 +46,18 @@ static inline void network_observe(model *m, int layer, slot s, const buf *input
         m->be->sum_squares(m->be, sums, input);
 }
 
-void llama_forward(model *m, const batch *b);
-void qwen3_forward(model *m, const batch *b);
-void gemma3_forward(model *m, const batch *b);
+/* What the head reads: h_out [n_out, dim]. */
+static inline void network_final_norm(model *m) {
+    m->be->rmsnorm_out(m->be, m->h_out, m->x, m->w.final_norm, m->hp->norm_eps);
+    network_observe(m, 0, SLOT_HEAD, m->h_out);
+}
+
+/* Everything but weights, KV pages, x and the logits. On failure network_close frees what is there. */
+nib_status network_open(model **out, const model_file *file, backend *be, const model_limits *limits,
+                        nib_error *err);
+nib_status network_kv(model *m, int n_layers, nib_error *err);
+void network_close(model *m); /* and all else that it has */
+
+extern const network_layer llama_layer, qwen3_layer, gemma3_layer;
 
 #endif

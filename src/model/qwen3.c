@@ -28,16 +28,4 @@ static void mlp_half(model *m, const layer_weights *l, int layer) {
     be->matmul_add(be, m->x, m->g, l->down);
 }
 
-void qwen3_forward(model *m, const batch *b) {
-    backend *be = m->be;
-    be->embed(be, m->x, m->w.embed, m->hp->embed_scale);
-    for (int layer = 0; layer < m->hp->n_layers; layer++) {
-        attention_half(m, &m->w.layers[layer], layer);
-        mlp_half(m, &m->w.layers[layer], layer);
-    }
-    if (b->n_out == 0)
-        return;
-    be->rmsnorm_out(be, m->h_out, m->x, m->w.final_norm, m->hp->norm_eps);
-    network_observe(m, 0, SLOT_HEAD, m->h_out);
-    be->matmul(be, m->logits, m->h_out, m->w.head); /* logits [n_out, vocab] */
-}
+const network_layer qwen3_layer = {attention_half, mlp_half};

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mapfile.h"
 #include "model/rope.h"
 #include "store/names.h"
 
@@ -18,7 +19,6 @@ typedef struct binder {
     const model_file *file;
     const hparams *hp;
     backend *be;
-    const float *inv_freq, *inv_freq_local;
 } binder;
 
 /* ---- tensors, checked ---- */
@@ -87,8 +87,13 @@ static nib_status matrix(const binder *b, weight **out, slot s, int layer, size_
 
 /* ---- the parts of a network ---- */
 
-static nib_status bind_attention(const binder *b, layer_weights *l, int layer, nib_error *err) {
+static nib_status bind_embed(const binder *b, nib_error *err) {
+    return matrix(b, &b->w->embed, SLOT_EMBED, -1, (size_t)b->hp->vocab, (size_t)b->hp->dim, err);
+}
+
+static nib_status bind_attention(const binder *b, int layer, nib_error *err) {
     const hparams *hp = b->hp;
+    layer_weights *l = &b->w->layers[layer];
     size_t dim = (size_t)hp->dim, d = (size_t)hp->head_dim;
     size_t q_rows = (size_t)hp->n_heads * d, kv_rows = (size_t)hp->n_kv_heads * d;
     const tensor *parts[3];
@@ -96,15 +101,21 @@ static nib_status bind_attention(const binder *b, layer_weights *l, int layer, n
     NIB_TRY(find(b, &parts[1], SLOT_K, layer, kv_rows, dim, err));
     NIB_TRY(find(b, &parts[2], SLOT_V, layer, kv_rows, dim, err));
     NIB_TRY(b->be->weight_pack(b->be, &l->qkv, parts, 3, err));
-    NIB_TRY(matrix(b, &l->attn_out, SLOT_O, layer, dim, q_rows, err));
-    NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, dim, err));
+    return matrix(b, &l->attn_out, SLOT_O, layer, dim, q_rows, err);
+}
+
+static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *err) {
+    const hparams *hp = b->hp;
+    layer_weights *l = &b->w->layers[layer];
+    size_t d = (size_t)hp->head_dim;
+    NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, (size_t)hp->dim, err));
     l->attn = (attn_params){
         .layer = layer,
         .n_heads = hp->n_heads,
         .n_kv_heads = hp->n_kv_heads,
         .head_dim = hp->head_dim,
         .norm_eps = hp->norm_eps,
-        .inv_freq = hp->local[layer] ? b->inv_freq_local : b->inv_freq,
+        .inv_freq = hp->local[layer] ? b->w->inv_freq_local : b->w->inv_freq,
         .interleaved = hp->rope_interleaved,
         .scale = hp->attn_scale,
         .window = hp->local[layer] ? hp->sliding_window : 0,
@@ -115,13 +126,19 @@ static nib_status bind_attention(const binder *b, layer_weights *l, int layer, n
     return norm(b, &l->attn.k_norm, SLOT_K_NORM, layer, d, err);
 }
 
-static nib_status bind_mlp(const binder *b, layer_weights *l, int layer, nib_error *err) {
+static nib_status bind_mlp(const binder *b, int layer, nib_error *err) {
+    layer_weights *l = &b->w->layers[layer];
     size_t dim = (size_t)b->hp->dim, ffn_dim = (size_t)b->hp->ffn_dim;
     const tensor *parts[2];
     NIB_TRY(find(b, &parts[0], SLOT_GATE, layer, ffn_dim, dim, err));
     NIB_TRY(find(b, &parts[1], SLOT_UP, layer, ffn_dim, dim, err));
     NIB_TRY(b->be->weight_pack(b->be, &l->gate_up, parts, 2, err));
-    NIB_TRY(matrix(b, &l->down, SLOT_DOWN, layer, dim, ffn_dim, err));
+    return matrix(b, &l->down, SLOT_DOWN, layer, dim, ffn_dim, err);
+}
+
+static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
+    layer_weights *l = &b->w->layers[layer];
+    size_t dim = (size_t)b->hp->dim;
     NIB_TRY(norm(b, &l->ffn_norm, SLOT_FFN_NORM, layer, dim, err));
     if (b->hp->family != FAMILY_GEMMA3)
         return NIB_OK;
@@ -129,7 +146,7 @@ static nib_status bind_mlp(const binder *b, layer_weights *l, int layer, nib_err
     return norm(b, &l->post_ffn_norm, SLOT_POST_FFN_NORM, layer, dim, err);
 }
 
-static nib_status make_rope_tables(binder *b, nib_error *err) {
+static nib_status make_rope_tables(const binder *b, nib_error *err) {
     size_t n = (size_t)b->hp->head_dim / 2;
     const float *divisors = NULL;
     if (model_file_find(b->file, SLOT_ROPE_FREQS, -1)) {
@@ -144,46 +161,108 @@ static nib_status make_rope_tables(binder *b, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
     rope_inv_freq(table, b->hp, false, divisors);
     rope_inv_freq(table + n, b->hp, true, divisors);
-    b->inv_freq = table;
-    b->inv_freq_local = table + n;
+    b->w->inv_freq = table;
+    b->w->inv_freq_local = table + n;
     return NIB_OK;
 }
 
-static nib_status bind(binder *b, nib_error *err) {
-    const hparams *hp = b->hp;
+static nib_status bind_common(const binder *b, nib_error *err) {
     weights *w = b->w;
-    size_t dim = (size_t)hp->dim, vocab = (size_t)hp->vocab;
     NIB_TRY(check_nothing_left_over(b, err));
     NIB_TRY(make_rope_tables(b, err));
-    w->layers = arena_alloc(&w->arena, (size_t)hp->n_layers, sizeof *w->layers);
+    w->layers = arena_alloc(&w->arena, (size_t)b->hp->n_layers, sizeof *w->layers);
     if (!w->layers)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d layers", b->file->path, hp->n_layers);
-    NIB_TRY(matrix(b, &w->embed, SLOT_EMBED, -1, vocab, dim, err));
-    if (hp->tied)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d layers", b->file->path, b->hp->n_layers);
+    return norm(b, &w->final_norm, SLOT_FINAL_NORM, -1, (size_t)b->hp->dim, err);
+}
+
+static nib_status bind(const binder *b, nib_error *err) {
+    weights *w = b->w;
+    NIB_TRY(bind_common(b, err));
+    NIB_TRY(bind_embed(b, err));
+    if (b->hp->tied)
         w->head = w->embed;
     else
-        NIB_TRY(matrix(b, &w->head, SLOT_HEAD, -1, vocab, dim, err));
-    NIB_TRY(norm(b, &w->final_norm, SLOT_FINAL_NORM, -1, dim, err));
-    for (int i = 0; i < hp->n_layers; i++) {
-        NIB_TRY(bind_attention(b, &w->layers[i], i, err));
-        NIB_TRY(bind_mlp(b, &w->layers[i], i, err));
+        NIB_TRY(matrix(b, &w->head, SLOT_HEAD, -1, (size_t)b->hp->vocab, (size_t)b->hp->dim, err));
+    for (int i = 0; i < b->hp->n_layers; i++) {
+        NIB_TRY(bind_attention(b, i, err));
+        NIB_TRY(bind_attention_vectors(b, i, err));
+        NIB_TRY(bind_mlp(b, i, err));
+        NIB_TRY(bind_mlp_vectors(b, i, err));
     }
     return NIB_OK;
 }
 
-nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err) {
+static nib_status bind_vectors(const binder *b, nib_error *err) {
+    NIB_TRY(bind_common(b, err));
+    for (int i = 0; i < b->hp->n_layers; i++) {
+        NIB_TRY(bind_attention_vectors(b, i, err));
+        NIB_TRY(bind_mlp_vectors(b, i, err));
+    }
+    return NIB_OK;
+}
+
+static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), weights *w,
+                          const model_file *file, backend *be, nib_error *err) {
     assert(file->has_network);
     *w = (weights){0};
     binder b = {.w = w, .file = file, .hp = &file->hp, .be = be};
-    nib_status status = bind(&b, err);
+    nib_status status = how(&b, err);
     if (status != NIB_OK)
         weights_free(w, &file->hp, be);
     return status;
 }
 
+nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err) {
+    return bind_by(bind, w, file, be, err);
+}
+
+nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err) {
+    return bind_by(bind_vectors, w, file, be, err);
+}
+
+nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,
+                             nib_error *err) {
+    binder b = {.w = w, .file = file, .hp = &file->hp, .be = be};
+    switch (part) {
+    case WEIGHTS_EMBED:
+        return bind_embed(&b, err);
+    case WEIGHTS_ATTENTION:
+        return bind_attention(&b, layer, err);
+    case WEIGHTS_MLP:
+        return bind_mlp(&b, layer, err);
+    }
+    return NIB_OK;
+}
+
 static void free_one(backend *be, weight *packed) {
     if (packed)
         be->weight_free(be, packed);
+}
+
+static void free_at(backend *be, weight **packed) {
+    free_one(be, *packed);
+    *packed = NULL;
+}
+
+/* The part's pages of the mapped file leave memory too. */
+void weights_unbind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer) {
+    static const slot slots[][5] = {[WEIGHTS_EMBED] = {SLOT_EMBED},
+                                    [WEIGHTS_ATTENTION] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_O},
+                                    [WEIGHTS_MLP] = {SLOT_GATE, SLOT_UP, SLOT_DOWN}};
+    if (part == WEIGHTS_EMBED) {
+        free_at(be, &w->embed);
+    } else if (part == WEIGHTS_ATTENTION) {
+        free_at(be, &w->layers[layer].qkv);
+        free_at(be, &w->layers[layer].attn_out);
+    } else {
+        free_at(be, &w->layers[layer].gate_up);
+        free_at(be, &w->layers[layer].down);
+    }
+    for (int i = 0; slots[part][i]; i++) {
+        const tensor *t = model_file_find(file, slots[part][i], layer);
+        mapfile_forget(t->data, t->bytes);
+    }
 }
 
 void weights_free(weights *w, const hparams *hp, backend *be) {

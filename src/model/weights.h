@@ -28,12 +28,21 @@ typedef struct weights {
     weight *embed; /* [vocab, dim] */
     weight *head;  /* [vocab, dim]; the embedding itself when tied */
     const float *final_norm;
-    layer_weights *layers; /* [n_layers] */
-    arena arena;           /* layers, norms, RoPE tables */
+    const float *inv_freq, *inv_freq_local; /* [head_dim / 2] each */
+    layer_weights *layers;                  /* [n_layers] */
+    arena arena;                            /* layers, norms, RoPE tables */
 } weights;
 
 /* FILE and BE outlive the weights. On failure nothing is left. */
 nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err);
+
+/* The same in pieces, for who wants few matrices in memory at a time: all vectors first, then the matrices of
+ * a part, which weights_unbind frees again. */
+typedef enum weights_part { WEIGHTS_EMBED, WEIGHTS_ATTENTION, WEIGHTS_MLP } weights_part;
+nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err);
+nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,
+                             nib_error *err);
+void weights_unbind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer);
 void weights_free(weights *w, const hparams *hp, backend *be); /* safe on a zeroed or half-bound struct */
 
 /* Bytes packed, all of them; and those that computing one token reads: every matrix and one embedding row. */

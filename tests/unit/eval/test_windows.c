@@ -33,7 +33,6 @@ struct model {
     bool broken;
     int32_t seen[MAX_POS];
     float logits[256 * VOCAB];
-    double *const *sums;
     size_t n_forward, n_rows, n_out;
     int max_rows, max_out;
 };
@@ -66,13 +65,6 @@ nib_status model_forward(model *m, const batch *b, const float **logits, nib_err
                 m->broken && s->pos > 10
                     ? NAN
                     : (float)formula(m->seen, s->pos + b->out_rows[i], v, m->temperature);
-    for (int i = 0; m->sums && i < b->n_rows; i++)
-        for (int c = 0; c < DIM; c++) {
-            m->sums[0 * SLOT_COUNT + SLOT_Q][c] += c;
-            m->sums[1 * SLOT_COUNT + SLOT_DOWN][c] += 2 * c;
-        }
-    for (int i = 0; m->sums && i < b->n_out; i++)
-        m->sums[SLOT_HEAD][1] += 5;
     m->n_forward++;
     m->n_rows += (size_t)b->n_rows;
     m->n_out += (size_t)b->n_out;
@@ -90,8 +82,44 @@ size_t model_kv_bytes(const model *m) {
     return 64 * KV_PAGE_TOKENS * 20; /* 64 pages, 20 bytes per position */
 }
 
-void model_observe(model *m, double *const *sums) {
-    m->sums = sums;
+/* Layers that see c in channel c of layer 0's q and the row's id in layer 1's down. */
+static struct {
+    size_t n_runs, n_rows, n_out;
+    int32_t next_pos; /* a window's batches follow each other */
+} walk;
+
+nib_status layerwise_run(const model_file *file, backend *be, const layerwise_job *job, nib_error *err) {
+    (void)file, (void)be, (void)err;
+    size_t rows = 0;
+    assert_int_equal(job->done, 2 * walk.n_rows); /* times layers */
+    for (size_t i = 0; i < job->n_batches; i++) {
+        const batch *b = &job->batches[i];
+        const batch_seq *s = &b->seqs[0];
+        assert_true(b->n_seqs == 1 && s->n_rows == b->n_rows && s->row == 0);
+        assert_true(b->n_rows <= job->limits.max_rows && b->n_out <= job->limits.max_out);
+        assert_true(s->pos == walk.next_pos && s->n_pages <= job->limits.n_kv_pages);
+        assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+        assert_true((s->pos == 0) == (b->tokens[0] == BOS));
+        walk.next_pos = (s->pos + s->n_rows) % CALIBRATE_WINDOW;
+        for (int r = 0; r < b->n_rows; r++)
+            for (int c = 0; c < file->hp.dim && c < DIM; c++) {
+                job->sums[0 * SLOT_COUNT + SLOT_Q][c] += c;
+                job->sums[1 * SLOT_COUNT + SLOT_DOWN][c] += b->tokens[r];
+            }
+        for (int r = 0; r < b->n_out; r++) {
+            assert_true(b->out_rows[r] >= 0 && b->out_rows[r] < b->n_rows);
+            job->sums[SLOT_HEAD][1] += 5;
+        }
+        rows += (size_t)b->n_rows;
+        walk.n_out += (size_t)b->n_out;
+    }
+    walk.n_runs++;
+    walk.n_rows += rows;
+    assert_int_equal(job->total % 2, 0);
+    assert_true(job->done + 2 * rows <= job->total);
+    /* each row's stream in memory at once */
+    assert_true(rows * (size_t)file->hp.dim * sizeof(float) <= CALIBRATE_STREAM_BYTES || rows <= 512);
+    return NIB_OK;
 }
 
 static model *new_model(float temperature) {
@@ -349,32 +377,53 @@ static void test_stop(void **unused) {
 static void test_calibrate(void **unused) {
     (void)unused;
     struct tokenizer t = {true};
-    model *m = new_model(1);
-    model_limits l = calibrate_limits();
-    m->max_rows = l.max_rows;
-    m->max_out = l.max_out;
+    model_file file = {.path = "formula", .has_network = true};
+    file.hp = (hparams){.n_layers = 2,
+                        .dim = DIM,
+                        .ffn_dim = DIM,
+                        .n_heads = 1,
+                        .n_kv_heads = 1,
+                        .head_dim = DIM,
+                        .vocab = VOCAB};
     char text[700];
     memset(text, 'x', sizeof text);
+    calibrate_options o = {.text = text, .bytes = sizeof text, .max_tokens = 600};
     importance imp;
     size_t n;
     nib_error err;
-    assert_int_equal(calibrate(&imp, m, &t, text, sizeof text, 600, NULL, &n, &err), NIB_OK);
+    memset(&walk, 0, sizeof walk);
+    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, &n, &err), NIB_OK);
     assert_int_equal(n, 600);
-    assert_int_equal(m->n_rows, 602); /* BOS in both windows: 512 + 90 */
+    assert_int_equal(walk.n_rows, 602); /* BOS in both windows: 512 + 90 */
+    assert_int_equal(walk.n_runs, 1);
+    assert_int_equal(walk.n_out, 32 + 32 + 11);
     assert_int_equal(imp.n_layers, 2);
+    float down = (float)((600 * (double)'x' + 2 * BOS) / 602);
     for (int c = 0; c < DIM; c++) {
         assert_true(imp.mean_squares[SLOT_Q][c] == (float)c);
         assert_true(imp.mean_squares[SLOT_K][c] == (float)c && imp.mean_squares[SLOT_V][c] == (float)c);
-        assert_true(imp.mean_squares[SLOT_COUNT + SLOT_DOWN][c] == 2 * (float)c);
+        assert_true(imp.mean_squares[SLOT_COUNT + SLOT_DOWN][c] == down);
         assert_true(imp.mean_squares[SLOT_HEAD][c] == (c == 1 ? 5 : 0));
         assert_true(imp.mean_squares[SLOT_EMBED][c] == (c == 1 ? 5 : 0));
     }
     assert_null(imp.mean_squares[SLOT_FFN_NORM]);
     assert_null(imp.mean_squares[SLOT_COUNT + SLOT_HEAD]);
     calibrate_free(&imp);
-    assert_int_equal(calibrate(&imp, m, &t, "short", 5, 0, NULL, NULL, &err), NIB_BAD_ARGUMENT);
-    assert_null(m->sums);
-    free(m);
+
+    /* Rows so wide that one walk holds one window: 512 and 90 */
+    file.hp.dim = 100000;
+    memset(&walk, 0, sizeof walk);
+    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_OK);
+    assert_true(walk.n_runs == 2 && walk.n_rows == 602);
+    assert_true(imp.mean_squares[SLOT_Q][3] == 3);
+    calibrate_free(&imp);
+
+    o = (calibrate_options){.text = "short", .bytes = 5};
+    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_ARGUMENT);
+    o = (calibrate_options){.text = text, .bytes = sizeof text};
+    file.hp.vocab = 'x';
+    t.bos = false;
+    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_FILE);
 }
 
 /* The text in the program is the text in the tree. */

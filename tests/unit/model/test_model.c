@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include "golden_case.h"
+#include "model/layerwise.h"
+#include "model/network.h"
 #include "model/rope.h"
 #include "plain_backend.h"
 
@@ -94,29 +96,128 @@ static void test_refusals(void **state) {
 
 /* ---- calibration ---- */
 
+/* Sums for every place that is observed; freed with free_sums. */
+static double **new_sums(const hparams *hp) {
+    double **sums = calloc((size_t)hp->n_layers * SLOT_COUNT, sizeof *sums);
+    for (int layer = 0; layer < hp->n_layers; layer++) {
+        double **s = sums + layer * SLOT_COUNT;
+        s[SLOT_Q] = calloc((size_t)hp->dim, sizeof **s);
+        s[SLOT_O] = calloc((size_t)hp->n_heads * (size_t)hp->head_dim, sizeof **s);
+        s[SLOT_GATE] = calloc((size_t)hp->dim, sizeof **s);
+        s[SLOT_DOWN] = calloc((size_t)hp->ffn_dim, sizeof **s);
+    }
+    sums[SLOT_HEAD] = calloc((size_t)hp->dim, sizeof **sums);
+    return sums;
+}
+
+static void free_sums(const hparams *hp, double **sums) {
+    for (int i = 0; i < hp->n_layers * SLOT_COUNT; i++)
+        free(sums[i]);
+    free(sums);
+}
+
+static size_t observed_cols(const hparams *hp, slot s) {
+    return s == SLOT_O      ? (size_t)hp->n_heads * (size_t)hp->head_dim
+           : s == SLOT_DOWN ? (size_t)hp->ffn_dim
+                            : (size_t)hp->dim;
+}
+
+#define CHUNK 48 /* not a whole page */
+
+/* TOKENS [n], all of them asked for, CHUNK rows at a time, through the whole model at once. */
+static void observe_whole(const model_file *file, const int32_t *tokens, size_t n, double **sums) {
+    nib_error err;
+    model *m;
+    float *logits = malloc(n * (size_t)file->hp.vocab * sizeof *logits);
+    assert_int_equal(model_open(&m, file, &plain_backend, &(model_limits){64, 64, 4, NIB_KV_FP32}, &err),
+                     NIB_OK);
+    m->observed = sums;
+    golden_forward(m, tokens, (int)n, CHUNK, logits);
+    golden_forward(m, tokens, (int)n, CHUNK, logits); /* a second text */
+    model_close(m);
+    free(logits);
+}
+
+/* The same by layers. */
+static nib_status observe_layers(const model_file *file, const int32_t *tokens, size_t n, double **sums,
+                                 nib_error *err) {
+    static const int32_t pages[] = {3, 1, 0, 2};
+    batch batches[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
+    batch_seq seqs[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
+    int32_t all[CHUNK];
+    layerwise_job job = {.limits = {64, 64, 4, NIB_KV_FP32}, .batches = batches, .sums = sums};
+    for (int i = 0; i < CHUNK; i++)
+        all[i] = i;
+    for (int text = 0; text < 2; text++)
+        for (size_t pos = 0; pos < n; pos += CHUNK, job.n_batches++) {
+            int32_t rows = n - pos < CHUNK ? (int32_t)(n - pos) : CHUNK;
+            seqs[job.n_batches] =
+                (batch_seq){.pages = pages, .n_pages = 4, .n_rows = rows, .pos = (int32_t)pos};
+            batches[job.n_batches] = (batch){.tokens = tokens + pos,
+                                             .n_rows = rows,
+                                             .seqs = &seqs[job.n_batches],
+                                             .n_seqs = 1,
+                                             .out_rows = all,
+                                             .n_out = rows};
+        }
+    return layerwise_run(file, &plain_backend, &job, err);
+}
+
+/* What a walk by layers measures is what the whole model shows, to the bit. */
+static void test_layerwise(void **state) {
+    (void)state;
+    for (size_t i = 0; i < GOLDEN_CASE_COUNT; i++) {
+        opened o = open_case(&golden_cases[i]);
+        const hparams *hp = &o.file->hp;
+        nib_error err = {""};
+        size_t n;
+        int32_t *tokens = golden_array(&golden_cases[i], "tokens.i32", &n);
+        double **whole = new_sums(hp), **layers = new_sums(hp);
+        observe_whole(o.file, tokens, n, whole);
+        if (observe_layers(o.file, tokens, n, layers, &err) != NIB_OK)
+            fail_msg("%s", err.text);
+        for (int k = 0; k < hp->n_layers * SLOT_COUNT; k++) {
+            size_t cols = whole[k] ? observed_cols(hp, (slot)(k % SLOT_COUNT)) : 0;
+            for (size_t c = 0; c < cols; c++)
+                assert_true(whole[k][c] > 0 && layers[k][c] == whole[k][c]);
+        }
+        free_sums(hp, whole), free_sums(hp, layers), free(tokens);
+        model_file_close(o.file);
+    }
+}
+
+static void test_layerwise_refusals(void **state) {
+    (void)state;
+    opened o = open_case(&(golden_case){"qwen3-tied", ""});
+    double **sums = new_sums(&o.file->hp);
+    int32_t token = 1;
+    nib_error err = {""};
+    spoil(&o, SLOT_UP, 1)->dtype = DT_I32;
+    assert_int_equal(observe_layers(o.file, &token, 1, sums, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "is stored as I32, which is no weight format"));
+    *o.spoiled = o.sound;
+    spoil(&o, SLOT_K_NORM, 0)->cols++;
+    assert_int_equal(observe_layers(o.file, &token, 1, sums, &err), NIB_BAD_FILE);
+    *o.spoiled = o.sound;
+    volatile sig_atomic_t stop = 1;
+    layerwise_job job = {.limits = {64, 64, 4, NIB_KV_FP32}, .sums = sums, .interrupted = &stop};
+    batch_seq seq = {.pages = (int32_t[]){0}, .n_pages = 1, .n_rows = 1};
+    job.batches = &(batch){.tokens = &token, .n_rows = 1, .seqs = &seq, .n_seqs = 1};
+    job.n_batches = 1;
+    assert_int_equal(layerwise_run(o.file, &plain_backend, &job, &err), NIB_CANCELLED);
+    free_sums(&o.file->hp, sums);
+    model_file_close(o.file);
+}
+
 static void test_observe(void **state) {
     (void)state;
     opened o = open_case(&(golden_case){"gemma3", "model.gguf"});
     const hparams *hp = &o.file->hp;
-    model *m;
     nib_error err;
-    assert_int_equal(model_open(&m, o.file, &plain_backend, &(model_limits){64, 64, 4, NIB_KV_FP32}, &err),
-                     NIB_OK);
     size_t n;
     int32_t *tokens = golden_array(&(golden_case){"gemma3", ""}, "tokens.i32", &n);
-    float *logits = malloc(n * (size_t)hp->vocab * sizeof *logits);
-    double **sums = calloc((size_t)hp->n_layers * SLOT_COUNT, sizeof *sums);
-    double *q = calloc((size_t)hp->dim, sizeof *q), *head = calloc((size_t)hp->dim, sizeof *head);
-    double *down = calloc((size_t)hp->ffn_dim, sizeof *down);
-    sums[0 * SLOT_COUNT + SLOT_Q] = q;
-    sums[3 * SLOT_COUNT + SLOT_DOWN] = down;
-    sums[0 * SLOT_COUNT + SLOT_HEAD] = head;
-    model_observe(m, sums);
-    golden_forward(m, tokens, (int)n, 16, logits);
-    model_observe(m, NULL);
-    double before = q[0], down_sum = 0;
-    golden_forward(m, tokens, (int)n, 16, logits);
-    assert_true(q[0] == before);
+    double **sums = new_sums(hp);
+    assert_int_equal(observe_layers(o.file, tokens, n, sums, &err), NIB_OK); /* the text twice */
 
     /* The input of layer 0's q is the norm of the scaled embedding: computed here from the file. */
     float *row = malloc((size_t)hp->dim * sizeof *row), *w = malloc((size_t)hp->dim * sizeof *w);
@@ -130,18 +231,12 @@ static void test_observe(void **state) {
             sum += (double)row[c] * row[c];
         }
         for (int c = 0; c < hp->dim; c++)
-            expected[c] += row[c] * row[c] * (double)w[c] * w[c] / (sum / hp->dim + hp->norm_eps);
+            expected[c] += 2 * row[c] * row[c] * (double)w[c] * w[c] / (sum / hp->dim + hp->norm_eps);
     }
-    for (int c = 0; c < hp->dim; c++) {
-        assert_true(fabs(q[c] - expected[c]) <= 1e-5 * expected[c]);
-        assert_true(head[c] > 0);
-    }
-    for (int c = 0; c < hp->ffn_dim; c++)
-        down_sum += down[c];
-    assert_true(down_sum > 0);
-    free(tokens), free(logits), free(sums), free(q), free(head), free(down), free(row), free(w);
-    free(expected);
-    model_close(m);
+    for (int c = 0; c < hp->dim; c++)
+        assert_true(fabs(sums[SLOT_Q][c] - expected[c]) <= 1e-5 * expected[c]);
+    free_sums(hp, sums);
+    free(tokens), free(row), free(w), free(expected);
     model_file_close(o.file);
 }
 
@@ -175,10 +270,9 @@ static void test_rope(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_observe),
-        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_goldens),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_layerwise), cmocka_unit_test(test_layerwise_refusals),
+        cmocka_unit_test(test_observe),   cmocka_unit_test(test_rope),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

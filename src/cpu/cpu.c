@@ -209,6 +209,7 @@ static void cpu_close(backend *be) {
         for (int i = 0; i < cb->team.threads; i++)
             mem_free(cb->scratch[i]);
     mem_free(cb->scratch);
+    team_free(&cb->team);
     mem_free(cb->ops);
     mem_free(cb->positions);
     mem_free(cb->runs);
@@ -255,12 +256,14 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the CPU backend");
     memset(cb, 0, sizeof *cb);
     set_table(&cb->be);
-    team_init(&cb->team, threads, features_cpus());
+    nib_status status = team_init(&cb->team, threads, features_cpus(), err);
     cb->ops = mem_array(QUEUE_OPS, sizeof *cb->ops);
     cb->scratch = mem_array((size_t)threads, sizeof *cb->scratch);
-    if (!cb->ops || !cb->scratch) {
+    if (status == NIB_OK && (!cb->ops || !cb->scratch))
+        status = nib_fail(err, NIB_NO_MEMORY, "no memory for the CPU backend");
+    if (status != NIB_OK) {
         cpu_close(&cb->be);
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for the CPU backend");
+        return status;
     }
     kernels_init(&cb->k, features_lowered(options->features));
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;

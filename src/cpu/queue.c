@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every thread walks the whole queue. Few units are dealt out by number; many are taken in shares from a
- * counter, so that a thread held up by the system does not hold up the rest.
+ * Every thread walks the whole queue. Units are dealt out by number or taken in shares from a counter.
  */
 #include "cpu/queue.h"
 
@@ -11,7 +10,11 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { SHARES = 8 }; /* per thread and op */
+enum {
+    SHARES = 8,            /* per thread, of what an op leaves to whoever is free */
+    FEW_ROWS = 8,          /* of a batch: its ops are over in microseconds */
+    LONG_BYTES = 512 << 10 /* per thread: tens of microseconds */
+};
 
 void queue_push(cpu_backend *cb, const cpu_op *op) {
     if (op->units == 0)
@@ -44,23 +47,61 @@ static void run_units(const cpu_backend *cb, size_t first, size_t last, size_t b
             cb->ops[i].run(cb, &cb->ops[i], u, u + 1, scratch);
 }
 
+/* Units [*begin, *end) that THREAD has for its own; the units behind all of these are for whoever is free, so
+ * that a thread held up by the system does not hold up the rest. Decoding deals out short ops whole, since a
+ * counter that many cores reach for would take longer than the op, and three quarters of long ones: the same
+ * in every step, so that a core finds its weights where it left them. */
+static size_t own_units(const cpu_backend *cb, const cpu_op *op, size_t thread, size_t n_threads,
+                        size_t *begin, size_t *end) {
+    size_t dealt = op->units;
+    if (op->units > n_threads) {
+        if (cb->batch->n_rows > FEW_ROWS)
+            dealt = 0;
+        else if (op->bytes / n_threads > LONG_BYTES)
+            dealt = op->units * 3 / 4;
+    }
+    *begin = dealt * thread / n_threads;
+    *end = dealt * (thread + 1) / n_threads;
+    return dealt;
+}
+
 static void run_chain(cpu_backend *cb, size_t first, size_t last, size_t thread, size_t n_threads) {
     cpu_op *op = &cb->ops[first];
     void *scratch = cb->scratch[thread];
-    if (op->units <= n_threads) {
-        if (thread < op->units)
-            run_units(cb, first, last, thread, thread + 1, scratch);
+    size_t begin, end, dealt = own_units(cb, op, thread, n_threads, &begin, &end);
+    if (begin < end)
+        run_units(cb, first, last, begin, end, scratch);
+    if (dealt == op->units)
         return;
-    }
-    size_t share = op->units / (n_threads * SHARES);
+    size_t share = (op->units - dealt) / (n_threads * SHARES);
     share = share ? share : 1;
     for (;;) {
-        size_t begin = atomic_fetch_add_explicit(&op->next, share, memory_order_relaxed);
+        begin = dealt + atomic_fetch_add_explicit(&op->next, share, memory_order_relaxed);
         if (begin >= op->units)
             return;
-        size_t end = begin + share < op->units ? begin + share : op->units;
+        end = begin + share < op->units ? begin + share : op->units;
         run_units(cb, first, last, begin, end, scratch);
     }
+}
+
+/* Chains that one thread has to do alone, between two barriers. */
+typedef struct alone {
+    cpu_backend *cb;
+    size_t first, end;
+} alone;
+
+static void run_alone(void *arg) {
+    const alone *a = arg;
+    for (size_t first = a->first, last; first < a->end; first = last) {
+        last = chain_end(a->cb, first);
+        run_units(a->cb, first, last, 0, 1, a->cb->scratch[0]);
+    }
+}
+
+static size_t alone_end(const cpu_backend *cb, size_t first) {
+    while (first < cb->n_ops && cb->ops[first].units == 1 && !cb->profiling)
+        first++;
+    return first;
 }
 
 static void walk(void *arg, int thread, int n_threads) {
@@ -70,8 +111,9 @@ static void walk(void *arg, int thread, int n_threads) {
     for (size_t first = 0; first < cb->n_ops;) {
         size_t last = chain_end(cb, first);
         run_chain(cb, first, last, (size_t)thread, (size_t)n_threads);
-        if (last < cb->n_ops || cb->profiling)
-            team_barrier(&cb->team, n_threads);
+        alone rest = {.cb = cb, .first = last, .end = alone_end(cb, last)};
+        if (rest.end < cb->n_ops || rest.end > last || cb->profiling)
+            team_barrier(&cb->team, thread, n_threads, run_alone, &rest);
         if (timed) {
             double now = clock_seconds();
             cpu_profile_row *row = &cb->profile[cb->ops[first].kind];
@@ -80,7 +122,7 @@ static void walk(void *arg, int thread, int n_threads) {
             row->bytes += cb->ops[first].bytes;
             start = now;
         }
-        first = last;
+        first = rest.end;
     }
 }
 

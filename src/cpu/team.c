@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A sense-reversing barrier (the sense is the low bit of a phase count) and the one parallel region.
+ * The barrier and the one parallel region. See team.h.
  */
 #include "cpu/team.h"
 
@@ -9,8 +9,11 @@
 #include <omp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/mem.h"
 
 enum { SPINS = 1500, YIELDS = 20 }; /* about 50 us of pauses: longer than most waits inside a token */
 
@@ -22,32 +25,35 @@ static void relax(void) {
 #endif
 }
 
-void team_init(team *t, int threads, int cpus) {
-    atomic_init(&t->arrived, 0);
+nib_status team_init(team *t, int threads, int cpus, nib_error *err) {
     atomic_init(&t->phase, 0);
     atomic_init(&t->sleepers, 0);
     atomic_init(&t->started, 0);
     t->threads = threads;
     t->spins = threads <= cpus ? SPINS : 0; /* the one waited for may need this very core */
+    t->seats = mem_aligned((size_t)threads * sizeof *t->seats);
+    if (!t->seats)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %d threads", threads);
+    memset(t->seats, 0, (size_t)threads * sizeof *t->seats);
+    return NIB_OK;
 }
 
-static void release_all(team *t, unsigned phase) {
-    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-    atomic_store(&t->phase, phase + 1); /* before the look at sleepers: one of the two sees the other */
+void team_free(team *t) {
+    mem_free(t->seats);
+    t->seats = NULL;
+}
+
+/* Sets WORD and wakes who sleeps on it. The store comes before the look at sleepers, and a sleeper counts
+ * itself before it looks at the word: one of the two sees the other. */
+static void announce(team *t, atomic_uint *word, unsigned value) {
+    atomic_store(word, value);
     if (atomic_load(&t->sleepers))
-        syscall(SYS_futex, &t->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-void team_barrier(team *t, int n) {
-    if (n == 1)
-        return;
-    unsigned phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == (unsigned)n) {
-        release_all(t, phase);
-        return;
-    }
+static void await(team *t, atomic_uint *word, unsigned wanted) {
     for (int i = 0; i < t->spins + YIELDS; i++) {
-        if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase)
+        if (atomic_load_explicit(word, memory_order_acquire) == wanted)
             return;
         if (i < t->spins)
             relax();
@@ -55,9 +61,24 @@ void team_barrier(team *t, int n) {
             sched_yield();
     }
     atomic_fetch_add(&t->sleepers, 1);
-    while (atomic_load(&t->phase) == phase)
-        syscall(SYS_futex, &t->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+    for (unsigned seen; (seen = atomic_load(word)) != wanted;)
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_fetch_sub(&t->sleepers, 1);
+}
+
+void team_barrier(team *t, int thread, int n, team_alone_fn alone, void *arg) {
+    unsigned next = atomic_load_explicit(&t->phase, memory_order_relaxed) + 1;
+    if (thread > 0) {
+        announce(t, &t->seats[thread].phase, next);
+        await(t, &t->phase, next);
+        return;
+    }
+    for (int i = 1; i < n; i++)
+        await(t, &t->seats[i].phase, next);
+    if (alone)
+        alone(arg);
+    if (n > 1)
+        announce(t, &t->phase, next);
 }
 
 void team_run(team *t, team_fn fn, void *arg) {
@@ -70,8 +91,8 @@ void team_run(team *t, team_fn fn, void *arg) {
     {
         /* Both edges below exist inside OpenMP too, but a sanitizer cannot see them there. */
         (void)atomic_load_explicit(&t->started, memory_order_acquire);
-        int n = omp_get_num_threads();
-        fn(arg, omp_get_thread_num(), n);
-        team_barrier(t, n);
+        int thread = omp_get_thread_num(), n = omp_get_num_threads();
+        fn(arg, thread, n);
+        team_barrier(t, thread, n, NULL, NULL);
     }
 }

@@ -13,19 +13,25 @@ enum { ROUNDS = 3000, MOST = 16 };
 typedef struct stage {
     team team;
     int counts[MOST][16]; /* a line each */
-    int wrong;
+    int wrong, alone;
 } stage;
+
+static void count_alone(void *arg) {
+    ((stage *)arg)->alone++;
+}
 
 /* Plain memory on purpose: only the barrier orders it. */
 static void walk(void *arg, int thread, int n_threads) {
     stage *s = arg;
     for (int round = 1; round <= ROUNDS; round++) {
         s->counts[thread][0] = round;
-        team_barrier(&s->team, n_threads);
+        team_barrier(&s->team, thread, n_threads, count_alone, s);
         for (int i = 0; i < n_threads; i++)
             if (s->counts[i][0] != round && thread == 0)
                 s->wrong++;
-        team_barrier(&s->team, n_threads);
+        if (s->alone % ROUNDS != round % ROUNDS)
+            s->counts[thread][1]++;
+        team_barrier(&s->team, thread, n_threads, NULL, NULL);
     }
 }
 
@@ -35,11 +41,16 @@ static void test_barrier(void **state) {
     for (size_t i = 0; i < 4; i++) {
         stage *s = test_calloc(1, sizeof *s + 64);
         stage *aligned = (stage *)(((uintptr_t)s + 63) & ~(uintptr_t)63);
-        team_init(&aligned->team, threads[i], features_cpus());
+        assert_int_equal(team_init(&aligned->team, threads[i], features_cpus(), NULL), NIB_OK);
         for (int again = 0; again < 3; again++)
             team_run(&aligned->team, walk, aligned);
         assert_int_equal(aligned->wrong, 0);
-        assert_int_equal(aligned->counts[0][0], ROUNDS);
+        assert_int_equal(aligned->alone, 3 * ROUNDS);
+        for (int j = 0; j < threads[i]; j++) {
+            assert_int_equal(aligned->counts[j][0], ROUNDS);
+            assert_int_equal(aligned->counts[j][1], 0); /* everybody saw what thread 0 did alone */
+        }
+        team_free(&aligned->team);
         test_free(s);
     }
 }

@@ -30,7 +30,8 @@ static uint32_t next_random(void) {
     return (uint32_t)(x >> 32);
 }
 
-static weight *random_weight(backend *be, size_t rows, size_t cols) {
+/* NVFP4, of N_PARTS equal parts (at most 2). */
+static weight *random_weight(backend *be, size_t rows, size_t cols, size_t n_parts) {
     nib_error err;
     weight *w = NULL;
     uint8_t *codes = malloc(rows * cols / 2), *scales = malloc(rows * cols / 16);
@@ -42,16 +43,19 @@ static weight *random_weight(backend *be, size_t rows, size_t cols) {
         scales[i] = (uint8_t)(0x30 + next_random() % 16);
     tensor t = {.name = "w",
                 .dtype = DT_NVFP4,
-                .rows = rows,
+                .rows = rows / n_parts,
                 .cols = cols,
                 .n_dims = 2,
-                .dims = {rows, cols},
+                .dims = {rows / n_parts, cols},
                 .data = codes,
-                .bytes = rows * cols / 2,
+                .bytes = rows / n_parts * cols / 2,
                 .block_scales = scales,
                 .tensor_scale = 0.01f};
-    const tensor *parts[] = {&t};
-    if (be->weight_pack(be, &w, parts, 1, &err) != NIB_OK)
+    tensor second = t;
+    second.data = codes + t.bytes;
+    second.block_scales = scales + t.bytes / 8;
+    const tensor *parts[] = {&t, &second};
+    if (be->weight_pack(be, &w, parts, n_parts, &err) != NIB_OK)
         die(err.text);
     return w; /* codes and scales live as long as the program */
 }
@@ -180,8 +184,8 @@ static void queue_op(rig *r, op_id op, weight *w, bool windowed, int i) {
     case OP_attention:
         be->attention(be, r->a, r->q, &p, r->kv);
         break;
-    case OP_glu:
-        be->glu(be, r->ffn_act, r->ffn, r->shape->qk_norm ? GLU_GELU_TANH : GLU_SILU);
+    case OP_matmul_glu:
+        be->matmul_glu(be, r->ffn_act, r->h, w, r->shape->qk_norm ? GLU_GELU_TANH : GLU_SILU);
         break;
     case OP_sum_squares:
         be->sum_squares(be, r->sums, r->ffn_act);
@@ -251,7 +255,7 @@ static void bench_weights(rig *r, op_id op, size_t rows, size_t cols, double ban
     int n = r->rows > 16 || op == OP_embed ? 1 : (int)(COPIES_BYTES / each) + 1;
     n = n < MAX_COPIES ? n : MAX_COPIES;
     for (int i = 0; i < n; i++)
-        weights[i] = random_weight(r->be, rows, cols);
+        weights[i] = random_weight(r->be, rows, cols, op == OP_matmul_glu ? 2 : 1);
     bench_op(r, op, weights, n, 0, false, bandwidth);
     for (int i = 0; i < n; i++)
         r->be->weight_free(r->be, weights[i]);
@@ -264,8 +268,8 @@ static void bench_shape(backend *be, const op_shape *s, size_t rows, double band
     for (int op = 0; op < OP_COUNT; op++) {
         if (op == OP_embed)
             bench_weights(&r, OP_embed, 1024, dim, bandwidth);
-        else if (op == OP_matmul)
-            bench_weights(&r, OP_matmul, 2 * ffn, dim, bandwidth);
+        else if (op == OP_matmul || op == OP_matmul_glu)
+            bench_weights(&r, (op_id)op, 2 * ffn, dim, bandwidth);
         else if (op == OP_matmul_add)
             bench_weights(&r, OP_matmul_add, dim, ffn, bandwidth);
         else

@@ -199,6 +199,23 @@ static void cpu_matmul_add(backend *be, buf *x, const buf *a, const weight *w) {
     push_matmul(be, x, a, w, true);
 }
 
+static void cpu_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind) {
+    cpu_backend *cb = queue_backend(be);
+    assert(out->kind == BUF_ACT && a->kind == BUF_ACT && a->cols == pack_cols(w) && a != out);
+    assert(w->n_parts == 2 && w->parts[0].rows == out->cols && w->parts[1].rows == out->cols);
+    assert(a->rows <= out->max_rows);
+    out->rows = a->rows;
+    matmul_job job = {.k = &cb->k, .w = w, .a = a, .n_rows = a->rows, .gated = out, .glu = kind};
+    queue_push(cb, &(cpu_op){.run = run_matmul,
+                             .kind = CPU_OP_MATMUL_GLU,
+                             .units = a->rows ? matmul_units(&job) : 0,
+                             .bytes = pack_bytes(w) + a->rows * (a->cols * 4 + out->cols * 5),
+                             .out = out,
+                             .in = a,
+                             .weight = w,
+                             .matmul = job});
+}
+
 /* ---- opening and closing ---- */
 
 static void cpu_close(backend *be) {
@@ -242,7 +259,7 @@ static void set_table(backend *be) {
         .matmul_add = cpu_matmul_add,
         .qk_norm_rope_store = kvstore_qk_norm_rope_store,
         .attention = attention_attend,
-        .glu = rowops_glu,
+        .matmul_glu = cpu_matmul_glu,
         .sum_squares = rowops_sum_squares,
     };
 }
@@ -287,11 +304,11 @@ void cpu_profile_start(backend *be) {
         [CPU_OP_RMSNORM_ADD] = "rmsnorm_add",
         [CPU_OP_MATMUL] = "matmul",
         [CPU_OP_MATMUL_ADD] = "matmul_add",
+        [CPU_OP_MATMUL_GLU] = "matmul_glu",
         [CPU_OP_ROPE_TABLE] = "rope_table",
         [CPU_OP_QK_NORM_ROPE_STORE] = "qk_norm_rope_store",
         [CPU_OP_ATTENTION] = "attention",
         [CPU_OP_ATTENTION_JOIN] = "attention_join",
-        [CPU_OP_GLU] = "glu",
         [CPU_OP_QUANTIZE] = "quantize",
         [CPU_OP_SUM_SQUARES] = "sum_squares",
     };

@@ -32,12 +32,12 @@ typedef enum cpu_op_kind {
     CPU_OP_RMSNORM_ADD,
     CPU_OP_MATMUL,
     CPU_OP_MATMUL_ADD,
+    CPU_OP_MATMUL_GLU,
     CPU_OP_ROPE_TABLE,
     CPU_OP_QK_NORM_ROPE_STORE,
     CPU_OP_ATTENTION,
     CPU_OP_ATTENTION_JOIN, /* pages computed apart, put together */
-    CPU_OP_GLU,
-    CPU_OP_QUANTIZE, /* activations whose producer could not quantize them itself */
+    CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself */
     CPU_OP_SUM_SQUARES,
     CPU_OP_KINDS
 } cpu_op_kind;

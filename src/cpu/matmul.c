@@ -7,6 +7,9 @@
  * rows: a unit is a tile of 32 weight rows times up to MATMUL_TOKENS rows; the tile is unpacked once, a
  * stretch of columns at a time, and multiplied by all of them. A row's sums run over the columns in one order
  * whatever the path, so the paths give the same bits.
+ *
+ * A gated product takes the same rows of gate and up in one unit, so that f(gate) * up is formed, and
+ * quantized, while the sums are in the cache.
  */
 #include "cpu/matmul.h"
 
@@ -27,12 +30,14 @@ static size_t chunks_of(const matmul_job *job) {
     return (job->n_rows + MATMUL_TOKENS - 1) / MATMUL_TOKENS;
 }
 
+static size_t part_units(const matmul_job *job, const pack_part *p) {
+    return job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks_of(job);
+}
+
 size_t matmul_units(const matmul_job *job) {
     size_t units = 0;
-    for (size_t i = 0; i < job->w->n_parts; i++) {
-        const pack_part *p = &job->w->parts[i];
-        units += job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks_of(job);
-    }
+    for (size_t i = 0; i < (job->gated ? 1 : job->w->n_parts); i++)
+        units += part_units(job, &job->w->parts[i]);
     return units;
 }
 
@@ -45,28 +50,53 @@ size_t pack_scratch_bytes(const weight *w) {
     size_t tile32 = MATMUL_TILE32_VALUES + MATMUL_TILE32_SCALES;
     size_t rows = MATMUL_ROWS * padded(w->cols) * sizeof(float);
     size_t most = tile8 > tile32 ? tile8 : tile32;
-    return MATMUL_ACC_BYTES + (rows > most ? rows : most);
+    return 2 * MATMUL_ACC_BYTES + (rows > most ? rows : most);
 }
 
 static bool is_int8(const matmul_job *job, const pack_part *p) {
     return job->w->int8 && p->kind != PACK_ROWS;
 }
 
-/* out[token, rows of the part from FIRST on] = or += sums [n_tokens, acc_stride] * scale */
-static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
-                size_t n_tokens, const float *acc, size_t acc_stride) {
-    float scales[MATMUL_TILE];
+/* ---- where sums go; acc [n_tokens, MATMUL_TILE] of rows [first, first + n), n <= MATMUL_TILE ---- */
+
+static void row_factors(const pack_part *p, size_t first, size_t n, float factors[MATMUL_TILE]) {
     assert(n <= MATMUL_TILE);
     for (size_t i = 0; i < n; i++)
-        scales[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
-    for (size_t t = 0; t < n_tokens; t++, acc += acc_stride) {
+        factors[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
+}
+
+/* out[token, rows of the part from FIRST on] = or += sums * scale */
+static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                size_t n_tokens, const float *acc) {
+    float factors[MATMUL_TILE];
+    row_factors(p, first, n, factors);
+    for (size_t t = 0; t < n_tokens; t++, acc += MATMUL_TILE) {
         float *out = job->out + (token + t) * job->out_stride + p->row0 + first;
         if (job->add)
             for (size_t i = 0; i < n; i++)
-                out[i] += acc[i] * scales[i];
+                out[i] += acc[i] * factors[i];
         else
             for (size_t i = 0; i < n; i++)
-                out[i] = acc[i] * scales[i];
+                out[i] = acc[i] * factors[i];
+    }
+}
+
+/* gated[token, FIRST..] = f(sums of gate * scale) * (sums of up * scale), quantized where activations are */
+static void put_gated(const matmul_job *job, size_t first, size_t n, size_t token, size_t n_tokens,
+                      float *gate, float *up) {
+    float gate_factors[MATMUL_TILE], up_factors[MATMUL_TILE];
+    row_factors(&job->w->parts[0], first, n, gate_factors);
+    row_factors(&job->w->parts[1], first, n, up_factors);
+    for (size_t t = token; t < token + n_tokens; t++, gate += MATMUL_TILE, up += MATMUL_TILE) {
+        float *out = act_row(job->gated, t) + first;
+        for (size_t i = 0; i < n; i++) {
+            gate[i] *= gate_factors[i];
+            up[i] *= up_factors[i];
+        }
+        job->k->glu[job->glu](out, gate, up, n);
+        if (job->gated->blocks) /* behind the last column the row is zero up to a whole block */
+            job->k->matmul.quantize_act(act_blocks(job->gated, t) + first / ACT_BLOCK, out,
+                                        (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK);
     }
 }
 
@@ -79,6 +109,8 @@ static void expect(const matmul_job *job, const pack_part *p, size_t first, size
             __builtin_prefetch(out + i, 1);
     }
 }
+
+/* ---- sums ---- */
 
 /* Whether N_TOKENS rows of activations go to the kernels for many of them. */
 static bool are_many(const matmul_job *job, size_t n_tokens) {
@@ -103,19 +135,18 @@ static void add_stretch8(const matmul_job *job, const matmul_cut *cut, size_t to
 }
 
 /* Rows [first, first + n) of a packed part, n <= MATMUL_TILE, times rows [token, token + n_tokens). */
-static void run_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
-                     size_t n_tokens, void *scratch) {
+static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                     size_t n_tokens, float *acc, void *scratch) {
     const matmul_kernels *m = &job->k->matmul;
     bool int8 = is_int8(job, p);
-    float *acc = scratch;
-    uint8_t *tile = (uint8_t *)scratch + MATMUL_ACC_BYTES;
+    uint8_t *tile = scratch;
     float *scales = (float *)(tile + (int8 ? MATMUL_TILE8_CODES : MATMUL_TILE32_VALUES));
     size_t stretch = int8 ? MATMUL_BLOCKS8 : MATMUL_BLOCKS32, n_blocks = p->n_super * 4;
     matmul_cut cut = {.part = p, .group = first / PACK_LANES, .n_groups = n > PACK_LANES ? 2 : 1};
     memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
     for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
         cut.n_blocks = min(stretch, n_blocks - cut.block);
-        if (cut.block + cut.n_blocks == n_blocks)
+        if (cut.block + cut.n_blocks == n_blocks && !job->gated)
             expect(job, p, first, n, token, n_tokens);
         if (int8) {
             add_stretch8(job, &cut, token, n_tokens, acc, tile, scales);
@@ -125,12 +156,11 @@ static void run_tile(const matmul_job *job, const pack_part *p, size_t first, si
                      act_row(job->a, token) + cut.block * 16, job->a->stride, n_tokens);
         }
     }
-    put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
 }
 
-/* The same for rows that lie in the file as they are: FP32 copies of MATMUL_ROWS rows at a time. */
-static void run_rows(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
-                     size_t n_tokens, void *scratch) {
+/* The same for rows that lie in the file as they are, n <= MATMUL_ROWS, through an FP32 copy. */
+static void sum_rows(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                     size_t n_tokens, float *acc, void *scratch) {
     const matmul_kernels *m = &job->k->matmul;
     tensor bare = p->source; /* scales of rows and of the tensor come last */
     bare.row_scales = NULL;
@@ -139,7 +169,7 @@ static void run_rows(const matmul_job *job, const pack_part *p, size_t first, si
     bool whole = dtype_bytes(bare.dtype, p->cols, &row_bytes);
     assert(whole);
     (void)whole;
-    float *acc = scratch, *w = (float *)((uint8_t *)scratch + MATMUL_ACC_BYTES);
+    float *w = scratch;
     for (size_t i = 0; i < n; i++) {
         float *dst = w + i * n_padded;
         if (m->decode[bare.dtype] && !bare.block_scales)
@@ -149,7 +179,17 @@ static void run_rows(const matmul_job *job, const pack_part *p, size_t first, si
         memset(dst + p->cols, 0, (n_padded - p->cols) * sizeof *dst);
     }
     m->mul_rows(acc, w, n_padded, n, act_row(job->a, token), job->a->stride, n_tokens, n_padded);
-    put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
+}
+
+/* Rows of either kind, STEP at a time where they lie in the file as they are. */
+static void sum_any(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                    size_t n_tokens, size_t step, float *acc, void *scratch) {
+    if (p->kind != PACK_ROWS) {
+        sum_tile(job, p, first, n, token, n_tokens, acc, scratch);
+        return;
+    }
+    for (size_t i = 0; i < n; i += step)
+        sum_rows(job, p, first + i, min(step, n - i), token, n_tokens, acc + i, scratch);
 }
 
 /* The kernel that takes groups of P straight from memory, if the rung has one; sums of ROWS rows into ACC. */
@@ -174,34 +214,49 @@ static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t
     return true;
 }
 
-/* Groups [group, group + n) of a part, one row of activations. */
+/* Groups [group, group + n_groups) of a part, ROWS rows, times one row of activations: acc [rows]. */
+static void sum_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n_groups, size_t rows,
+                       float *acc, void *scratch) {
+    if (gemv(job, p, group, n_groups, rows, acc))
+        return;
+    for (size_t i = 0; i < rows; i += MATMUL_TILE)
+        sum_any(job, p, group * PACK_LANES + i, min(MATMUL_TILE, rows - i), 0, 1, MATMUL_FEW, acc + i,
+                scratch);
+}
+
+/* ---- units ---- */
+
+/* Groups [group, group + n) of part P (gated: and of the part after it), one row of activations. */
 static void run_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n, void *scratch) {
+    float *acc = scratch, *acc2 = (float *)((uint8_t *)scratch + MATMUL_ACC_BYTES);
+    void *rest = (uint8_t *)scratch + 2 * MATMUL_ACC_BYTES;
     for (size_t step; n > 0; group += step, n -= step) {
         step = min(n, MATMUL_GROUPS);
         size_t first = group * PACK_LANES, rows = min(step * PACK_LANES, p->rows - first);
-        if (gemv(job, p, group, step, rows, scratch)) {
-            for (size_t i = 0; i < rows; i += MATMUL_TILE)
-                put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, 1, (float *)scratch + i, MATMUL_TILE);
-            continue;
-        }
-        size_t few = p->kind == PACK_ROWS ? MATMUL_FEW : MATMUL_TILE; /* FP32 copies of few rows stay in L1 */
-        for (size_t i = 0; i < rows; i += few)
-            if (p->kind == PACK_ROWS)
-                run_rows(job, p, first + i, min(few, rows - i), 0, 1, scratch);
+        sum_groups(job, p, group, step, rows, acc, rest);
+        if (job->gated)
+            sum_groups(job, p + 1, group, step, rows, acc2, rest);
+        for (size_t i = 0; i < rows; i += MATMUL_TILE)
+            if (job->gated)
+                put_gated(job, first + i, min(MATMUL_TILE, rows - i), 0, 1, acc + i, acc2 + i);
             else
-                run_tile(job, p, first + i, min(few, rows - i), 0, 1, scratch);
+                put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, 1, acc + i);
     }
 }
 
+/* A tile of part P (gated: and of the part after it) times a chunk of the activations' rows. */
 static void run_chunk(const matmul_job *job, const pack_part *p, size_t tile, size_t chunk, void *scratch) {
     size_t first = tile * MATMUL_TILE, n = min(MATMUL_TILE, p->rows - first);
     size_t token = chunk * MATMUL_TOKENS, n_tokens = min(MATMUL_TOKENS, job->n_rows - token);
-    if (p->kind != PACK_ROWS) {
-        run_tile(job, p, first, n, token, n_tokens, scratch);
+    float *acc = scratch, *acc2 = (float *)((uint8_t *)scratch + MATMUL_ACC_BYTES);
+    void *rest = (uint8_t *)scratch + 2 * MATMUL_ACC_BYTES;
+    sum_any(job, p, first, n, token, n_tokens, MATMUL_ROWS, acc, rest);
+    if (!job->gated) {
+        put(job, p, first, n, token, n_tokens, acc);
         return;
     }
-    for (size_t i = 0; i < n; i += MATMUL_ROWS)
-        run_rows(job, p, first + i, min(MATMUL_ROWS, n - i), token, n_tokens, scratch);
+    sum_any(job, p + 1, first, n, token, n_tokens, MATMUL_ROWS, acc2, rest);
+    put_gated(job, first, n, token, n_tokens, acc, acc2);
 }
 
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) {
@@ -213,7 +268,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) 
         job->k->matmul.many8.begin();
     for (size_t i = 0; i < w->n_parts && unit < end; i++) {
         const pack_part *p = &w->parts[i];
-        size_t n = job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks;
+        size_t n = part_units(job, p);
         size_t from = begin > unit ? begin - unit : 0, to = min(n, end - unit);
         if (from < to && job->n_rows == 1)
             run_groups(job, p, from, to - from, scratch);

@@ -20,6 +20,10 @@ typedef struct matmul_job {
     size_t out_stride;
     size_t n_rows;
     bool add; /* out += a W^T */
+
+    /* Not NULL: instead of out, BUF_ACT [n_rows, F] = f(gate) * up; W has two parts of F rows, gate and up */
+    buf *gated;
+    glu_kind glu;
 } matmul_job;
 
 size_t matmul_units(const matmul_job *job);
@@ -95,7 +99,7 @@ typedef struct matmul_kernels {
                                 size_t n);
 } matmul_kernels;
 
-#define MATMUL_GROUPS        (MATMUL_TOKENS * MATMUL_TILE / PACK_LANES)
+#define MATMUL_GROUPS        128
 #define MATMUL_ACC_BYTES     (MATMUL_TOKENS * MATMUL_TILE * sizeof(float))
 #define MATMUL_TILE8_CODES   (MATMUL_BLOCKS8 * 16 * MATMUL_TILE)
 #define MATMUL_TILE8_SCALES  (MATMUL_BLOCKS8 * 2 * MATMUL_TILE * sizeof(float))

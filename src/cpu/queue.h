@@ -36,7 +36,6 @@ struct cpu_op {
     const weight *weight;
     const float *w; /* norm weights */
     float value;    /* eps, or the embedding's factor */
-    glu_kind glu;
     double *sums;
     attn_params attn;
     kv_cache *kv;

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Embedding, norms, gated linear units, sums of squares. Whoever writes an activation quantizes it while it
+ * Embedding, norms, sums of squares. Whoever writes an activation quantizes it while it
  * is in the cache.
  */
 #include "cpu/rowops.h"
 
 #include <assert.h>
 
-/* Columns of one unit of glu: whole ACT_BLOCKs, enough work to be worth taking. */
-enum { GLU_COLS = 512, SUM_COLS = 64 };
+enum { SUM_COLS = 64 }; /* of one unit of sum_squares */
 
 static size_t padded(size_t n) {
     return (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK;
@@ -117,30 +116,6 @@ void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const float *w, float
                                             .in = y,
                                             .w = w,
                                             .value = eps});
-}
-
-static void run_glu(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    (void)scratch;
-    size_t cols = op->out->cols, parts = (cols + GLU_COLS - 1) / GLU_COLS;
-    for (size_t u = begin; u < end; u++) {
-        size_t row = u / parts, col = u % parts * GLU_COLS;
-        size_t n = cols - col < GLU_COLS ? cols - col : GLU_COLS;
-        const float *gate = act_row(op->in, row) + col;
-        cb->k.glu[op->glu](act_row(op->out, row) + col, gate, gate + cols, n);
-        rowops_quantize(cb, op->out, row, col, n);
-    }
-}
-
-void rowops_glu(backend *be, buf *out, const buf *gate_up, glu_kind kind) {
-    assert(gate_up->kind == BUF_F32 && gate_up->cols == 2 * out->cols && gate_up->rows <= out->max_rows);
-    out->rows = gate_up->rows;
-    queue_push(queue_backend(be), &(cpu_op){.run = run_glu,
-                                            .kind = CPU_OP_GLU,
-                                            .units = out->rows * ((out->cols + GLU_COLS - 1) / GLU_COLS),
-                                            .bytes = out->rows * out->cols * 13,
-                                            .out = out,
-                                            .in = gate_up,
-                                            .glu = kind});
 }
 
 /* A unit is SUM_COLS columns over all rows, so that rows are added up in order. */

@@ -11,7 +11,6 @@ void rowops_embed(backend *be, buf *x, const weight *table, float scale);
 void rowops_rmsnorm(backend *be, buf *out, const buf *x, const float *w, float eps);
 void rowops_rmsnorm_out(backend *be, buf *out, const buf *x, const float *w, float eps);
 void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const float *w, float eps);
-void rowops_glu(backend *be, buf *out, const buf *gate_up, glu_kind kind);
 void rowops_sum_squares(backend *be, double *sums, const buf *a);
 
 /* For op files: queues the quantizing of OUT's rows, unless OUT holds no codes. */

@@ -38,7 +38,6 @@ static nib_status new_buffers(model *m, nib_error *err) {
         {&m->qkv, BUF_F32, rows, (heads + 2 * kv_heads) * d},
         {&m->q, BUF_F32, rows, heads * d},
         {&m->a, BUF_ACT, rows, heads * d},
-        {&m->gate_up, BUF_F32, rows, 2 * ffn_dim},
         {&m->g, BUF_ACT, rows, ffn_dim},
         {hp->family == FAMILY_GEMMA3 ? &m->y : NULL, BUF_F32, rows, dim},
         {&m->h_out, BUF_ACT, outs, dim},
@@ -84,7 +83,7 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
 void network_close(model *m) {
     if (!m)
         return;
-    buf *const bufs[] = {m->x, m->h, m->qkv, m->q, m->a, m->gate_up, m->g, m->y, m->h_out, m->logits};
+    buf *const bufs[] = {m->x, m->h, m->qkv, m->q, m->a, m->g, m->y, m->h_out, m->logits};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             m->be->buf_free(m->be, bufs[i]);

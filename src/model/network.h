@@ -27,16 +27,15 @@ struct model {
     kv_cache *kv;
     double *const *observed; /* see layerwise.h; NULL: off */
 
-    buf *x;       /* F32 [rows, dim]            the residual stream */
-    buf *h;       /* ACT [rows, dim]            its norm, what a matmul reads */
-    buf *qkv;     /* F32 [rows, (H + 2G) * D] */
-    buf *q;       /* F32 [rows, H * D]          normed and rotated */
-    buf *a;       /* ACT [rows, H * D]          what attention gathered */
-    buf *gate_up; /* F32 [rows, 2F] */
-    buf *g;       /* ACT [rows, F] */
-    buf *y;       /* F32 [rows, dim]            a branch before its post-norm; Gemma only */
-    buf *h_out;   /* ACT [n_out, dim] */
-    buf *logits;  /* F32 [n_out, vocab] */
+    buf *x;      /* F32 [rows, dim]            the residual stream */
+    buf *h;      /* ACT [rows, dim]            its norm, what a matmul reads */
+    buf *qkv;    /* F32 [rows, (H + 2G) * D] */
+    buf *q;      /* F32 [rows, H * D]          normed and rotated */
+    buf *a;      /* ACT [rows, H * D]          what attention gathered */
+    buf *g;      /* ACT [rows, F] */
+    buf *y;      /* F32 [rows, dim]            a branch before its post-norm; Gemma only */
+    buf *h_out;  /* ACT [n_out, dim] */
+    buf *logits; /* F32 [n_out, vocab] */
 };
 
 /* Calibration looks at what the linear layer in SLOT reads. */

@@ -22,8 +22,7 @@ static void mlp_half(model *m, const layer_weights *l, int layer) {
     backend *be = m->be;
     be->rmsnorm(be, m->h, m->x, l->ffn_norm, m->hp->norm_eps);
     network_observe(m, layer, SLOT_GATE, m->h);
-    be->matmul(be, m->gate_up, m->h, l->gate_up); /* [rows, 2F]: gate, then up */
-    be->glu(be, m->g, m->gate_up, GLU_SILU);      /* g [rows, F]              */
+    be->matmul_glu(be, m->g, m->h, l->gate_up, GLU_SILU); /* g [rows, F] */
     network_observe(m, layer, SLOT_DOWN, m->g);
     be->matmul_add(be, m->x, m->g, l->down);
 }

@@ -21,9 +21,9 @@ typedef enum op_error { OP_ERROR_L2, OP_ERROR_ELEMENT } op_error;
     OP(rmsnorm_add, OP_ERROR_L2, 3e-7)                                                                       \
     OP(matmul, OP_ERROR_L2, 2e-6)                                                                            \
     OP(matmul_add, OP_ERROR_L2, 2e-6)                                                                        \
+    OP(matmul_glu, OP_ERROR_L2, 4e-6)                                                                        \
     OP(qk_norm_rope_store, OP_ERROR_L2, 3e-7)                                                                \
     OP(attention, OP_ERROR_L2, 2e-6)                                                                         \
-    OP(glu, OP_ERROR_ELEMENT, 2.6e-7)                                                                        \
     OP(sum_squares, OP_ERROR_ELEMENT, 1e-12)
 
 typedef enum op_id {

@@ -92,13 +92,13 @@ struct backend {
     void (*matmul)(backend *be, buf *out, const buf *a, const weight *w);
     /* x += a W^T */
     void (*matmul_add)(backend *be, buf *x, const buf *a, const weight *w);
+    /* out ACT [rows, F] = f(a Wg^T) * (a Wu^T); w: two parts of F rows, Wg and Wu */
+    void (*matmul_glu)(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind);
     /* qkv F32 [rows, (H + 2G) * D]: norm and rotate q (into q, F32 [rows, H * D]) and k; store k, v in the
      * pages */
     void (*qk_norm_rope_store)(backend *be, buf *q, const buf *qkv, const attn_params *p, kv_cache *kv);
     /* out ACT [rows, H * D] = softmax(scale * q K^T) V over the row's own sequence, causal, windowed */
     void (*attention)(backend *be, buf *out, const buf *q, const attn_params *p, kv_cache *kv);
-    /* out ACT [rows, F] = f(gate) * up; gate_up F32 [rows, 2F]: gate first, then up */
-    void (*glu)(backend *be, buf *out, const buf *gate_up, glu_kind kind);
     /* sums[c] += sum over rows of a[r, c]^2, in FP64 on the host, before any activation quantization;
      * calibration */
     void (*sum_squares)(backend *be, double *sums, const buf *a);

@@ -20,21 +20,22 @@ typedef struct net {
     backend *be;
     kv_cache *kv;
     part embed, qkv, attn_out, gate_up, down;
-    buf *x, *h, *wide, *q, *a, *y, *act, *out;
+    buf *x, *h, *wide, *q, *a, *act, *out;
     float norm[FFN], inv_freq[2][HEAD_DIM / 2];
 } net;
 
-static void make_part(net *m, part *p, size_t rows, size_t cols, bool nvfp4, uint64_t seed) {
+/* Of one tensor, or of two with half the rows each. */
+static void make_part(net *m, part *p, size_t rows, size_t cols, bool nvfp4, size_t n_parts, uint64_t seed) {
     uint64_t state = seed * 77777 + 1;
     *p = (part){.rows = rows, .cols = cols, .data = test_malloc(rows * cols * 2)};
     tensor t = {.name = "w",
                 .dtype = nvfp4 ? DT_NVFP4 : DT_BF16,
-                .rows = rows,
+                .rows = rows / n_parts,
                 .cols = cols,
                 .n_dims = 2,
-                .dims = {rows, cols},
+                .dims = {rows / n_parts, cols},
                 .data = p->data,
-                .bytes = nvfp4 ? rows * cols / 2 : rows * cols * 2,
+                .bytes = rows / n_parts * (nvfp4 ? cols / 2 : cols * 2),
                 .tensor_scale = nvfp4 ? 0.03f : 1};
     if (nvfp4) {
         p->scales = test_malloc(rows * cols / 16);
@@ -47,26 +48,28 @@ static void make_part(net *m, part *p, size_t rows, size_t cols, bool nvfp4, uin
         for (size_t i = 0; i < rows * cols; i++)
             ((uint16_t *)p->data)[i] = bf16_from_f32(0.15f * fixture_normal(&state));
     }
-    const tensor *parts[] = {&t};
+    tensor second = t;
+    second.data = (const uint8_t *)t.data + t.bytes;
+    second.block_scales = nvfp4 ? t.block_scales + t.bytes / 8 : NULL;
+    const tensor *parts[] = {&t, &second};
     nib_error err;
-    if (m->be->weight_pack(m->be, &p->w, parts, 1, &err) != NIB_OK)
+    if (m->be->weight_pack(m->be, &p->w, parts, n_parts, &err) != NIB_OK)
         fail_msg("%s", err.text);
 }
 
 static void net_open(net *m, uint32_t features, int threads, nib_activations mode, nib_kv_dtype type) {
     memset(m, 0, sizeof *m);
     m->be = fixture_open(features, threads, mode);
-    make_part(m, &m->embed, VOCAB, DIM, false, 1);
-    make_part(m, &m->qkv, QKV, DIM, true, 2);
-    make_part(m, &m->attn_out, DIM, HEADS * HEAD_DIM, false, 3);
-    make_part(m, &m->gate_up, 2 * FFN, DIM, true, 4);
-    make_part(m, &m->down, DIM, FFN, true, 5);
+    make_part(m, &m->embed, VOCAB, DIM, false, 1, 1);
+    make_part(m, &m->qkv, QKV, DIM, true, 1, 2);
+    make_part(m, &m->attn_out, DIM, HEADS * HEAD_DIM, false, 1, 3);
+    make_part(m, &m->gate_up, 2 * FFN, DIM, true, 2, 4);
+    make_part(m, &m->down, DIM, FFN, true, 1, 5);
     m->x = fixture_buf(m->be, BUF_F32, MAX_ROWS, DIM);
     m->h = fixture_buf(m->be, BUF_ACT, MAX_ROWS, DIM);
     m->wide = fixture_buf(m->be, BUF_F32, MAX_ROWS, QKV);
     m->q = fixture_buf(m->be, BUF_F32, MAX_ROWS, HEADS * HEAD_DIM);
     m->a = fixture_buf(m->be, BUF_ACT, MAX_ROWS, HEADS * HEAD_DIM);
-    m->y = fixture_buf(m->be, BUF_F32, MAX_ROWS, 2 * FFN);
     m->act = fixture_buf(m->be, BUF_ACT, MAX_ROWS, FFN);
     m->out = fixture_buf(m->be, BUF_F32, MAX_ROWS, DIM);
     fixture_fill(m->norm, FFN, PATTERN_NORMAL, 0, 9);
@@ -86,14 +89,14 @@ static void net_open(net *m, uint32_t features, int threads, nib_activations mod
 
 static void net_close(net *m) {
     part *parts[] = {&m->embed, &m->qkv, &m->attn_out, &m->gate_up, &m->down};
-    buf *bufs[] = {m->x, m->h, m->wide, m->q, m->a, m->y, m->act, m->out};
+    buf *bufs[] = {m->x, m->h, m->wide, m->q, m->a, m->act, m->out};
     for (size_t i = 0; i < 5; i++) {
         m->be->weight_free(m->be, parts[i]->w);
         test_free(parts[i]->data);
         if (parts[i]->scales)
             test_free(parts[i]->scales);
     }
-    for (size_t i = 0; i < 8; i++)
+    for (size_t i = 0; i < 7; i++)
         m->be->buf_free(m->be, bufs[i]);
     m->be->kv_free(m->be, m->kv);
     m->be->close(m->be);
@@ -122,8 +125,7 @@ static void net_step(net *m, const fixture_batch *f) {
         be->attention(be, m->a, m->q, &p, m->kv);
         be->matmul_add(be, m->x, m->a, m->attn_out.w);
         be->rmsnorm(be, m->h, m->x, m->norm, 1e-6f);
-        be->matmul(be, m->y, m->h, m->gate_up.w);
-        be->glu(be, m->act, m->y, layer ? GLU_GELU_TANH : GLU_SILU);
+        be->matmul_glu(be, m->act, m->h, m->gate_up.w, layer ? GLU_GELU_TANH : GLU_SILU);
         be->matmul(be, m->out, m->act, m->down.w);
         be->rmsnorm_add(be, m->x, m->out, m->norm, 1e-6f);
     }

@@ -5,6 +5,9 @@
  * Matrix products of every weight format have a test of their own.
  */
 #include "cpu_fixture.h"
+#include "matmul_fixture.h"
+
+#include "cpu/kernels.h"
 
 static const int row_counts[] = {1, 7, 64, 513};
 
@@ -18,6 +21,7 @@ static bool too_much(size_t rung, const op_shape *shape, int rows, int pattern) 
 
 typedef struct rig {
     backend *be;
+    uint32_t features;
     const op_shape *shape;
     size_t rows;
     fixture_pattern pattern;
@@ -31,7 +35,8 @@ typedef void (*rig_fn)(rig *r);
 static void for_all(rig_fn fn) {
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
         for (int mode = NIB_ACTIVATIONS_F32; mode <= NIB_ACTIVATIONS_INT8; mode++) {
-            rig r = {.be = fixture_open(fixture_rungs[rung], 2, (nib_activations)mode)};
+            rig r = {.be = fixture_open(fixture_rungs[rung], 2, (nib_activations)mode),
+                     .features = fixture_rungs[rung]};
             for (size_t s = 0; s < OP_N_SHAPES; s++)
                 for (size_t i = 0; i < 4; i++)
                     for (int p = 0; p < N_PATTERNS; p++) {
@@ -124,35 +129,72 @@ static double glu64(glu_kind kind, double g, double up) {
 /* A gate below this need only be small. */
 #define GATE_SHUT 1e-36
 
+/* Gate and up, then f(gate) * up: every row has the bits of a plain product followed by the gate's kernel,
+ * and with weights in FP32 the first and last are compared with FP64. */
+enum { GLU_TYPES = 3 };
+static const dtype glu_types[GLU_TYPES] = {DT_F32, DT_NVFP4, DT_Q8_0};
+static tensor glu_gates[OP_N_SHAPES][GLU_TYPES], glu_ups[OP_N_SHAPES][GLU_TYPES];
+
+static bool glu_fits(const op_shape *s, size_t type) {
+    return s->dim % 32 == 0 || glu_types[type] == DT_F32;
+}
+
 static void glu_op(rig *r) {
-    size_t ffn = (size_t)r->shape->ffn_dim;
-    float *x = fixture_vector(r->rows * 2 * ffn, r->pattern, 1e18f, 3);
-    for (size_t i = 0; i < r->rows * 2 * ffn; i++)
-        x[i] *= r->pattern == PATTERN_NORMAL ? 4 : 1; /* well into both tails */
+    if (r->shape->dim > 100 && r->pattern != PATTERN_NORMAL)
+        return;
+    size_t dim = (size_t)r->shape->dim, ffn = (size_t)r->shape->ffn_dim;
+    float *x = fixture_vector(r->rows * dim, r->pattern, 1e6f, 3);
     double *want = test_malloc(ffn * sizeof *want);
-    buf *in = fixture_buf(r->be, BUF_F32, r->rows, 2 * ffn), *out = fixture_buf(r->be, BUF_ACT, r->rows, ffn);
-    fixture_set(in, x, r->rows);
-    for (int kind = GLU_SILU; kind <= GLU_GELU_TANH; kind++) {
+    float *plain = test_malloc(ffn * sizeof *plain);
+    buf *in = fixture_buf(r->be, BUF_ACT, r->rows, dim),
+        *both = fixture_buf(r->be, BUF_F32, r->rows, 2 * ffn);
+    buf *out = fixture_buf(r->be, BUF_ACT, r->rows, ffn);
+    cpu_kernels k;
+    kernels_init(&k, r->features);
+    for (size_t row = 0; row < r->rows; row++)
+        memcpy(act_row(in, row), x + row * dim, dim * sizeof *x);
+    in->rows = r->rows;
+    for (size_t row = 0; in->blocks && row < r->rows; row++)
+        k.matmul.quantize_act(act_blocks(in, row), act_row(in, row), in->stride);
+    for (size_t i = 0; i < GLU_TYPES; i++) {
+        if (!glu_fits(r->shape, i))
+            continue;
+        glu_kind kind = i % 2 ? GLU_GELU_TANH : GLU_SILU;
+        const tensor *gate = &glu_gates[r->shape - op_shapes][i], *up = &glu_ups[r->shape - op_shapes][i];
+        const tensor *parts[] = {gate, up};
+        weight *w = NULL;
+        assert_int_equal(r->be->weight_pack(r->be, &w, parts, 2, NULL), NIB_OK);
         r->be->step_begin(r->be, &r->batch->b);
-        r->be->glu(r->be, out, in, (glu_kind)kind);
+        r->be->matmul(r->be, both, in, w);
+        r->be->matmul_glu(r->be, out, in, w, kind);
         fixture_finish(r->be);
         for (size_t row = 0; row < r->rows; row++) {
-            const float *gate = x + row * 2 * ffn;
-            for (size_t i = 0; i < ffn; i++) {
-                double got = act_row(out, row)[i], up = gate[ffn + i];
-                want[i] = glu64((glu_kind)kind, gate[i], up);
-                if (fabs(glu64((glu_kind)kind, gate[i], 1)) < GATE_SHUT &&
-                    fabs(got) <= 2 * GATE_SHUT * fabs(up))
-                    want[i] = got;
+            const float *sums = act_row(both, row);
+            k.glu[kind](plain, sums, sums + ffn, ffn);
+            if (memcmp(plain, act_row(out, row), ffn * sizeof *plain) != 0)
+                fail_msg("matmul_glu, %s, %s: row %zu is not the product, gated", r->where,
+                         dtype_get(glu_types[i])->name, row);
+            if (glu_types[i] != DT_F32 || r->pattern == PATTERN_MAX || (row && row + 1 < r->rows))
+                continue;
+            for (size_t o = 0; o < ffn; o++) {
+                double g = 0, u = 0;
+                for (size_t c = 0; c < dim; c++) {
+                    g += (double)x[row * dim + c] * ((const float *)gate->data)[o * dim + c];
+                    u += (double)x[row * dim + c] * ((const float *)up->data)[o * dim + c];
+                }
+                want[o] = glu64(kind, g, u * up->row_scales[o] * up->tensor_scale);
             }
-            fixture_check(OP_glu, r->where, act_row(out, row), want, ffn);
+            fixture_check(OP_matmul_glu, r->where, act_row(out, row), want, ffn);
         }
         check_codes(r, out);
+        r->be->weight_free(r->be, w);
     }
     r->be->buf_free(r->be, in);
+    r->be->buf_free(r->be, both);
     r->be->buf_free(r->be, out);
     test_free(x);
     test_free(want);
+    test_free(plain);
 }
 
 static void sum_squares_op(rig *r) {
@@ -245,7 +287,20 @@ static void test_norms(void **state) {
 
 static void test_glu(void **state) {
     (void)state;
+    rng random = {.state = 11};
+    for (size_t s = 0; s < OP_N_SHAPES; s++)
+        for (size_t i = 0; i < GLU_TYPES; i++)
+            if (glu_fits(&op_shapes[s], i)) {
+                size_t dim = (size_t)op_shapes[s].dim, ffn = (size_t)op_shapes[s].ffn_dim;
+                glu_gates[s][i] = fixture_tensor(glu_types[i], ffn, dim, &random, FILL_RANDOM, false);
+                glu_ups[s][i] = fixture_tensor(glu_types[i], ffn, dim, &random, FILL_RANDOM, true);
+            }
     for_all(glu_op);
+    for (size_t s = 0; s < OP_N_SHAPES; s++)
+        for (size_t i = 0; i < GLU_TYPES; i++) {
+            fixture_free(&glu_gates[s][i]);
+            fixture_free(&glu_ups[s][i]);
+        }
 }
 
 static void test_sum_squares(void **state) {
@@ -258,54 +313,49 @@ static void test_weights(void **state) {
     for_all(weight_ops);
 }
 
-/* The tails of the activation functions, densely: every sign and exponent. */
-static void test_glu_everywhere(void **state) {
+/* The gates' kernels, densely: both tails, every sign and exponent. */
+static void test_gates(void **state) {
     (void)state;
     enum { N = 32768 };
-    float *x = test_malloc(2 * N * sizeof *x);
+    const double most = 2.6e-7;
+    float *x = test_malloc(N * sizeof *x), *ones = test_malloc(N * sizeof *ones);
+    float *got = test_malloc(N * sizeof *got);
     double *want = test_malloc(N * sizeof *want);
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
-        backend *be = fixture_open(fixture_rungs[rung], 1, NIB_ACTIVATIONS_F32);
-        buf *in = fixture_buf(be, BUF_F32, 1, 2 * N), *out = fixture_buf(be, BUF_ACT, 1, N);
+        cpu_kernels k;
+        kernels_init(&k, fixture_rungs[rung]);
         for (int kind = GLU_SILU; kind <= GLU_GELU_TANH; kind++)
             for (uint32_t part = 0; part < 2; part++) {
                 for (uint32_t i = 0; i < N; i++) {
                     uint32_t bits = part ? i << 17 | 0x1234 : 0; /* sign, exponent, the first bits */
                     x[i] = part ? f32_of_bits(bits) : ((float)i - N / 2) * (200.0f / N);
                     x[i] = isfinite(x[i]) ? x[i] : 0;
-                    x[N + i] = 1;
+                    ones[i] = 1;
                     want[i] = glu64((glu_kind)kind, x[i], 1);
                     want[i] = fabs(want[i]) < GATE_SHUT ? 0 : want[i];
                 }
-                fixture_set(in, x, 1);
-                fixture_batch *f = test_calloc(1, sizeof *f);
-                fixture_add(f, 0, 0, 1);
-                be->step_begin(be, &f->b);
-                be->glu(be, out, in, (glu_kind)kind);
-                fixture_finish(be);
+                k.glu[kind](got, x, ones, N);
                 for (size_t i = 0; i < N; i++)
                     if (want[i] == 0) { /* below the normal numbers: need only be small */
-                        assert_true(fabsf(act_row(out, 0)[i]) < (float)(2 * GATE_SHUT));
-                        act_row(out, 0)[i] = 0;
+                        assert_true(fabsf(got[i]) < (float)(2 * GATE_SHUT));
+                        got[i] = 0;
                     }
-                double error = fixture_check(OP_glu, be->path, act_row(out, 0), want, N);
-                print_message("%s, %s, part %u: largest relative error %.3g\n", be->path,
+                double error = fixture_error(OP_ERROR_ELEMENT, got, want, N);
+                print_message("%s, %s, part %u: largest relative error %.3g\n", k.rung,
                               kind == GLU_SILU ? "silu" : "gelu_tanh", part, error);
-                test_free(f);
+                assert_true(error <= most);
             }
-        be->buf_free(be, in);
-        be->buf_free(be, out);
-        be->close(be);
     }
     test_free(x);
+    test_free(ones);
+    test_free(got);
     test_free(want);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_norms),          cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_sum_squares),    cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_glu_everywhere),
+        cmocka_unit_test(test_norms),   cmocka_unit_test(test_glu),   cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_weights), cmocka_unit_test(test_gates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -282,14 +282,15 @@ static void plain_attention(backend *be, buf *out, const buf *q, const attn_para
     }
 }
 
-static void plain_glu(backend *be, buf *out, const buf *gate_up, glu_kind kind) {
+static void plain_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind) {
     (void)be;
     size_t f = out->cols;
-    assert(gate_up->cols == 2 * f);
-    out->rows = gate_up->rows;
+    assert(a->cols == w->cols && w->rows == 2 * f && a->rows <= out->max_rows);
+    out->rows = a->rows;
     for (size_t r = 0; r < out->rows; r++)
         for (size_t c = 0; c < f; c++) {
-            double g = gate_up->v[r * 2 * f + c], up = gate_up->v[r * 2 * f + f + c];
+            double g = plain_dot(a->v + r * a->cols, w->v + c * w->cols, a->cols);
+            double up = plain_dot(a->v + r * a->cols, w->v + (f + c) * w->cols, a->cols);
             double tanh_part = tanh(0.79788456080286535588 * (g + 0.044715 * g * g * g));
             double activated = kind == GLU_SILU ? g / (1 + exp(-g)) : 0.5 * g * (1 + tanh_part);
             out->v[r * f + c] = (float)(activated * up);
@@ -327,7 +328,7 @@ static backend plain_backend = {
     .matmul_add = plain_matmul_add,
     .qk_norm_rope_store = plain_qk_norm_rope_store,
     .attention = plain_attention,
-    .glu = plain_glu,
+    .matmul_glu = plain_matmul_glu,
     .sum_squares = plain_sum_squares,
 };
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Plain C that compilers vectorize: eight running sums, no branches. All rungs share it, so a cache holds the
- * same codes whatever the rung.
+ * Plain C; the search for a scale is of the kind that compilers vectorize: eight running sums, no branches.
+ * All rungs share it, so a cache holds the same codes whatever the rung.
  */
 #include "cpu/kvscale.h"
 
+#include <assert.h>
 #include <math.h>
 
 #include "cpu/kv.h"
@@ -17,12 +18,23 @@ static const float step_factors[KVSCALE_STEPS] = {
     1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
     1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
 
+/* How much a mistake along a query weighs beside those of single dimensions; docs/notes/kv-fp8.md. */
+#define STEER 0.3f
+
+/* The power of two below |v|, no less than that of the smallest normal number: 8 steps of E4M3. */
+static inline float power_of(float v) {
+    float power = f32_of_bits(f32_bits(v) & 0x7f800000u);
+    return power > 0x1p-6f ? power : 0x1p-6f;
+}
+
 /* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
 static inline float round_e4m3(float v) {
-    float power = f32_of_bits(f32_bits(v) & 0x7f800000u);
-    power = power > 0x1p-6f ? power : 0x1p-6f;
-    float magic = power * 0x1.8p20f;
+    float magic = power_of(v) * 0x1.8p20f;
     return (v + magic) - magic;
+}
+
+static inline float clamp(float v, float most) {
+    return v < -most ? -most : v > most ? most : v;
 }
 
 /* Sum of w (x - x^)^2 in units of the square of the scale 1 / FACTOR. */
@@ -59,4 +71,29 @@ float kvscale_fit(const float *x, const float *weights, size_t n) {
         }
     }
     return best;
+}
+
+/* Every element takes one of its two E4M3 neighbours. What the mistakes so far add to each query's score is
+ * known, and wanted is the mistake e that makes w e^2 + STEER * (the sum of (score + q e)^2) smallest. */
+void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
+                   size_t n, bool interleaved) {
+    assert(n_queries <= KVSCALE_QUERIES);
+    float factor = scale > 0 ? 1.0f / scale : 0, scores[KVSCALE_QUERIES] = {0};
+    for (size_t j = 0; j < n; j++) {
+        size_t i = interleaved ? j : j % 2 * (n / 2) + j / 2;
+        const float *q = queries + i;
+        float v = clamp(x[i] * factor, 448.0f), near = round_e4m3(v), step = power_of(v) / 8;
+        float far = clamp(near > v ? near - step : near + step, 448.0f);
+        float up = near > far ? near : far, down = near > far ? far : near;
+        float slope = 0, energy = 0;
+        for (size_t h = 0; h < n_queries; h++) {
+            slope += scores[h] * q[h * n];
+            energy += q[h * n] * q[h * n];
+        }
+        float stiffness = weights[i] + STEER * energy;
+        float wanted = stiffness > 0 ? slope * (-STEER / stiffness) : 0, middle = (up - v + (down - v)) / 2;
+        x[i] = wanted > middle ? up : wanted < middle ? down : near;
+        for (size_t h = 0; h < n_queries; h++)
+            scores[h] += q[h * n] * (x[i] - v);
+    }
 }

@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The scale of one FP8 key or value vector: chosen by its error, not by its largest element alone.
+ * The scale of one FP8 key or value vector, chosen by its error, not by its largest element alone; and the
+ * rounding of a key.
  *
  * With the largest |x| at 448 every element is rounded to 4 significant bits wherever it happens to fall in
  * its binade; a scale a fraction of an octave larger moves them all. Of KVSCALE_STEPS such scales the one
  * with the smallest sum of w (x - x^)^2 is taken. For keys w is the mean square of what the query multiplies
- * each dimension by, known from the token's own queries; docs/notes/kv-fp8.md has what that is worth.
+ * each dimension by, known from the token's own queries. A key's elements are then rounded so that their
+ * mistakes cancel along these queries; docs/notes/kv-fp8.md has what that is worth.
  */
 #ifndef CPU_KVSCALE_H
 #define CPU_KVSCALE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
-#define KVSCALE_STEPS 16 /* scales per octave that are tried */
+#define KVSCALE_STEPS   16 /* scales per octave that are tried */
+#define KVSCALE_QUERIES 16 /* queries that a key is rounded along, at most */
 
 /* x [n]; WEIGHTS [n] >= 0, or NULL: all 1. 0 when no |x| reaches KV_FP8_TINY; else largest |x| / scale <=
  * 448. */
 float kvscale_fit(const float *x, const float *weights, size_t n);
+
+/* x [n] becomes E4M3 values in units of SCALE (of kvscale_fit; 0: zeros), each one of the two neighbours of
+ * what it was. WEIGHTS [n], QUERIES [n_queries, n]. It goes by rotation pairs, so that dimensions that turn
+ * alike cancel. */
+void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
+                   size_t n, bool interleaved);
 
 #endif

@@ -55,33 +55,41 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
-/* How much each dimension of row ROW's key weighs in scores: the squares of the token's own queries of that
- * KV head, and a tenth of their mean. WEIGHTS [d], ROOM [d]. */
-static void weigh_key(const cpu_backend *cb, const cpu_op *op, size_t kv_head, size_t row, float *weights,
-                      float *room) {
+/* Row ROW's key of KV head KV_HEAD in FP8: its scale; K [d] becomes E4M3 values in units of it. What a
+ * dimension weighs in scores are the squares of the token's own queries, and 3/10 of their mean. ROOM: for
+ * 1 + KVSCALE_QUERIES times [d]. */
+static float round_key(const cpu_backend *cb, const cpu_op *op, size_t kv_head, size_t row, float *k,
+                       float *room) {
     const attn_params *p = &op->attn;
     size_t d = (size_t)p->head_dim, group = (size_t)(p->n_heads / p->n_kv_heads);
+    float *weights = room, *queries = weights + d, sum = 0;
     memset(weights, 0, d * sizeof *weights);
-    float sum = 0;
-    for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
-        norm_and_rotate(cb, op, room, act_row(op->in, row) + h * d, p->q_norm, row);
+    for (size_t h = 0; h < group; h++) {
+        float *q = queries + h % KVSCALE_QUERIES * d;
+        norm_and_rotate(cb, op, q, act_row(op->in, row) + (kv_head * group + h) * d, p->q_norm, row);
         for (size_t i = 0; i < d; i++) {
-            weights[i] += room[i] * room[i];
-            sum += room[i] * room[i];
+            weights[i] += q[i] * q[i];
+            sum += q[i] * q[i];
         }
     }
     for (size_t i = 0; i < d; i++)
-        weights[i] += 0.1f * sum / (float)d;
+        weights[i] += 0.3f * sum / (float)d;
+    float scale = kvscale_fit(k, weights, d);
+    kvscale_round(k, scale, weights, queries, group < KVSCALE_QUERIES ? group : KVSCALE_QUERIES, d,
+                  p->interleaved);
+    return scale;
 }
 
-/* x [n, x_stride] in the cache's format, [n, d] one after the other; WEIGHTS [n, d] as kvscale_fit takes
- * them. */
-static void encode(const cpu_backend *cb, nib_kv_dtype type, void *dst, float *scales, size_t d, size_t n,
-                   const float *x, size_t x_stride, const float *weights) {
+/* x [n, x_stride] in the cache's format, [n, d] one after the other. FP8 keys come rounded, their SCALES
+ * known. */
+static void encode(const cpu_backend *cb, nib_kv_dtype type, bool is_k, void *dst, float *scales, size_t d,
+                   size_t n, const float *x, size_t x_stride) {
     for (size_t j = 0; j < n; j++) {
         const float *row = x + j * x_stride;
-        if (type == NIB_KV_FP8) {
-            scales[j] = kvscale_fit(row, weights ? weights + j * d : NULL, d);
+        if (type == NIB_KV_FP8 && is_k)
+            cb->k.to_fp8((uint8_t *)dst + j * d, 1.0f, row, d);
+        else if (type == NIB_KV_FP8) {
+            scales[j] = kvscale_fit(row, NULL, d);
             cb->k.to_fp8((uint8_t *)dst + j * d, scales[j] > 0 ? 1.0f / scales[j] : 0, row, d);
         } else if (type == NIB_KV_BF16)
             cb->k.to_bf16((uint16_t *)dst + j * d, row, d);
@@ -143,15 +151,14 @@ static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, c
 
 /* The vectors x of one KV head, rows of RUN. CODES: room for a page. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
-                       const float *x, size_t x_stride, void *codes, const float *weights) {
+                       const float *x, size_t x_stride, void *codes) {
     const kv_cache *kv = op->kv;
     size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
     size_t t = (size_t)run->slot, n = (size_t)run->n;
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
-    float *scales = is_k ? kv->k_scales : kv->v_scales;
-    scales = scales ? scales + block * KV_PAGE_TOKENS + t : NULL;
+    float *scales = kv->v_scales ? kv->v_scales + block * KV_PAGE_TOKENS + t : NULL;
     codes = is_k ? codes : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
-    encode(cb, kv->shape.dtype, codes, scales, d, n, x, x_stride, weights);
+    encode(cb, kv->shape.dtype, is_k, codes, scales, d, n, x, x_stride);
     if (is_k)
         spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
     if (kv->k_steps)
@@ -170,16 +177,17 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
                 norm_and_rotate(cb, op, act_row(op->out, row + i) + part * d, src + i * op->in->stride,
                                 p->q_norm, row + i);
         } else if (part < h + g) {
-            float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *weights = codes + KV_PAGE_TOKENS * d;
-            bool fp8 = op->kv->shape.dtype == NIB_KV_FP8;
+            float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *room = codes + KV_PAGE_TOKENS * d;
+            size_t token = kv_block(op->kv, p->layer, run->page, (int)(part - h)) * KV_PAGE_TOKENS;
+            token += (size_t)run->slot;
             for (size_t i = 0; i < n; i++) {
                 norm_and_rotate(cb, op, k + i * d, src + i * op->in->stride, p->k_norm, row + i);
-                if (fp8)
-                    weigh_key(cb, op, part - h, row + i, weights + i * d, codes);
+                if (op->kv->k_scales)
+                    op->kv->k_scales[token + i] = round_key(cb, op, part - h, row + i, k + i * d, room);
             }
-            store_head(cb, op, run, part - h, true, k, d, codes, fp8 ? weights : NULL);
+            store_head(cb, op, run, part - h, true, k, d, codes);
         } else {
-            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL, NULL);
+            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL);
         }
     }
 }
@@ -207,5 +215,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return 3 * KV_PAGE_TOKENS * head_dim * sizeof(float);
+    return (2 * KV_PAGE_TOKENS + 1 + KVSCALE_QUERIES) * head_dim * sizeof(float);
 }

@@ -88,7 +88,7 @@ static void norm_rope64(const rig *r, const float *x, const float *norm, int pos
     }
 }
 
-/* A stored vector lies within half a step of its format. */
+/* A stored vector lies within half a step of its format, an FP8 key within a step. */
 static void check_stored(const rig *r, bool is_k, int page, int head, size_t t, const double *want) {
     size_t d = (size_t)r->p.head_dim;
     double amax = 0;
@@ -99,6 +99,8 @@ static void check_stored(const rig *r, bool is_k, int page, int head, size_t t, 
         double half_step = r->type == NIB_KV_FP32   ? 0
                            : r->type == NIB_KV_BF16 ? fabs(want[i]) * 0x1p-8
                                                     : fmax(fabs(want[i]) * 0x1p-4, amax / 448 * 0x1p-9);
+        if (r->type == NIB_KV_FP8 && is_k)
+            half_step *= 2;
         if (!(fabs(got - want[i]) <= half_step + slack))
             fail_msg("%s: %s of dimension %zu is %g, not %g", r->where, is_k ? "key" : "value", i, got,
                      want[i]);

@@ -54,7 +54,8 @@ typedef struct cpu_kernels {
     void (*rmsnorm_add)(float *x, const float *y, const float *w, float eps, size_t n);
     /* x [2 * half] is turned by the angles whose cosines and sines are given, [half] */
     void (*rope)(float *x, const float *cosines, const float *sines, size_t half, bool interleaved);
-    void (*glu[2])(float *out, const float *gate, const float *up, size_t n); /* by glu_kind */
+    /* out = f(gate) * up, by glu_kind; out may be gate */
+    void (*glu[2])(float *out, const float *gate, const float *up, size_t n);
     void (*scale)(float *x, float factor, size_t n);
     void (*sum_squares)(double *sums, const float *x, size_t n); /* sums[i] += x[i]^2 */
 

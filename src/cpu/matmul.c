@@ -81,32 +81,75 @@ static void put(const matmul_job *job, const pack_part *p, size_t first, size_t 
     }
 }
 
-/* gated[token, FIRST..] = f(sums of gate * scale) * (sums of up * scale), quantized where activations are */
+/* acc [n_tokens, MATMUL_TILE] times the scales of rows [first, first + n) */
+static void scale_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t n_tokens,
+                       float *acc) {
+    float factors[MATMUL_TILE];
+    if (!p->row_scales) {
+        job->k->scale(acc, p->scale, n_tokens * MATMUL_TILE);
+        return;
+    }
+    row_factors(p, first, n, factors);
+    for (size_t t = 0; t < n_tokens; t++, acc += MATMUL_TILE)
+        for (size_t i = 0; i < n; i++)
+            acc[i] *= factors[i];
+}
+
+/* gated[token, FIRST..] = f(sums of gate * scale) * (sums of up * scale), formed and quantized in one piece
+ * in GATE and BLOCKS ([n_tokens, MATMUL_TILE / ACT_BLOCK], scratch) and then copied to the rows. */
 static void put_gated(const matmul_job *job, size_t first, size_t n, size_t token, size_t n_tokens,
-                      float *gate, float *up) {
-    float gate_factors[MATMUL_TILE], up_factors[MATMUL_TILE];
-    row_factors(&job->w->parts[0], first, n, gate_factors);
-    row_factors(&job->w->parts[1], first, n, up_factors);
-    for (size_t t = token; t < token + n_tokens; t++, gate += MATMUL_TILE, up += MATMUL_TILE) {
-        float *out = act_row(job->gated, t) + first;
-        for (size_t i = 0; i < n; i++) {
-            gate[i] *= gate_factors[i];
-            up[i] *= up_factors[i];
+                      float *gate, float *up, act_block *blocks) {
+    enum { TILE_BLOCKS = MATMUL_TILE / ACT_BLOCK };
+    scale_tile(job, &job->w->parts[0], first, n, n_tokens, gate);
+    scale_tile(job, &job->w->parts[1], first, n, n_tokens, up);
+    job->k->glu[job->glu](gate, gate, up, n_tokens * MATMUL_TILE);
+    bool codes = job->gated->blocks;
+    if (codes)
+        job->k->matmul.quantize_act(blocks, gate, n_tokens * MATMUL_TILE);
+    for (size_t t = 0; t < n_tokens; t++, gate += MATMUL_TILE, blocks += TILE_BLOCKS) {
+        float *row = act_row(job->gated, token + t) + first;
+        act_block *row_blocks = codes ? act_blocks(job->gated, token + t) + first / ACT_BLOCK : NULL;
+        if (n == MATMUL_TILE) { /* sizes that the compiler knows */
+            memcpy(row, gate, MATMUL_TILE * sizeof *gate);
+            if (codes)
+                memcpy(row_blocks, blocks, TILE_BLOCKS * sizeof *blocks);
+        } else {
+            memcpy(row, gate, n * sizeof *gate);
+            if (codes)
+                memcpy(row_blocks, blocks, (n + ACT_BLOCK - 1) / ACT_BLOCK * sizeof *blocks);
         }
-        job->k->glu[job->glu](out, gate, up, n);
-        if (job->gated->blocks) /* behind the last column the row is zero up to a whole block */
-            job->k->matmul.quantize_act(act_blocks(job->gated, t) + first / ACT_BLOCK, out,
-                                        (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK);
     }
 }
 
-/* Asks for the lines of out that put will write, far from each other as they lie. */
+/* The same for one row of activations and any number of rows: GATE and UP are [n]. */
+static void put_gated_row(const matmul_job *job, size_t first, size_t n, float *gate, float *up) {
+    float *out = act_row(job->gated, 0) + first;
+    for (size_t i = 0; i < n; i += MATMUL_TILE) {
+        float gate_factors[MATMUL_TILE], up_factors[MATMUL_TILE];
+        size_t few = min(MATMUL_TILE, n - i);
+        row_factors(&job->w->parts[0], first + i, few, gate_factors);
+        row_factors(&job->w->parts[1], first + i, few, up_factors);
+        for (size_t j = 0; j < few; j++) {
+            gate[i + j] *= gate_factors[j];
+            up[i + j] *= up_factors[j];
+        }
+    }
+    job->k->glu[job->glu](out, gate, up, n);
+    if (job->gated->blocks) /* behind the last column the row is zero up to a whole block */
+        job->k->matmul.quantize_act(act_blocks(job->gated, 0) + first / ACT_BLOCK, out,
+                                    (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK);
+}
+
+/* Asks for the lines of out (or gated) that put will write, far from each other as they lie. */
 static void expect(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                    size_t n_tokens) {
-    for (size_t t = 0; t < n_tokens; t++) {
-        const float *out = job->out + (token + t) * job->out_stride + p->row0 + first;
+    for (size_t t = token; t < token + n_tokens; t++) {
+        const float *out =
+            job->gated ? act_row(job->gated, t) + first : job->out + t * job->out_stride + p->row0 + first;
         for (size_t i = 0; i < n; i += 16)
             __builtin_prefetch(out + i, 1);
+        if (job->gated && job->gated->blocks)
+            __builtin_prefetch(act_blocks(job->gated, t) + first / ACT_BLOCK, 1);
     }
 }
 
@@ -146,7 +189,7 @@ static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, si
     memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
     for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
         cut.n_blocks = min(stretch, n_blocks - cut.block);
-        if (cut.block + cut.n_blocks == n_blocks && !job->gated)
+        if (cut.block + cut.n_blocks == n_blocks && !(job->gated && p == job->w->parts))
             expect(job, p, first, n, token, n_tokens);
         if (int8) {
             add_stretch8(job, &cut, token, n_tokens, acc, tile, scales);
@@ -188,6 +231,7 @@ static void sum_any(const matmul_job *job, const pack_part *p, size_t first, siz
         sum_tile(job, p, first, n, token, n_tokens, acc, scratch);
         return;
     }
+    memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
     for (size_t i = 0; i < n; i += step)
         sum_rows(job, p, first + i, min(step, n - i), token, n_tokens, acc + i, scratch);
 }
@@ -236,10 +280,10 @@ static void run_groups(const matmul_job *job, const pack_part *p, size_t group, 
         sum_groups(job, p, group, step, rows, acc, rest);
         if (job->gated)
             sum_groups(job, p + 1, group, step, rows, acc2, rest);
-        for (size_t i = 0; i < rows; i += MATMUL_TILE)
-            if (job->gated)
-                put_gated(job, first + i, min(MATMUL_TILE, rows - i), 0, 1, acc + i, acc2 + i);
-            else
+        if (job->gated)
+            put_gated_row(job, first, rows, acc, acc2);
+        else
+            for (size_t i = 0; i < rows; i += MATMUL_TILE)
                 put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, 1, acc + i);
     }
 }
@@ -256,7 +300,7 @@ static void run_chunk(const matmul_job *job, const pack_part *p, size_t tile, si
         return;
     }
     sum_any(job, p + 1, first, n, token, n_tokens, MATMUL_ROWS, acc2, rest);
-    put_gated(job, first, n, token, n_tokens, acc, acc2);
+    put_gated(job, first, n, token, n_tokens, acc, acc2, rest);
 }
 
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) {

@@ -9,7 +9,6 @@
 
 #include "cpu/act.h"
 #include "cpu/avx2/matmul_avx2.h"
-#include "cpu/ref/quantize_act.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -50,26 +49,35 @@ INLINE void quantize_block(act_block *out, const float *x, float scale, __m256 f
     _mm_storeu_si128((__m128i *)&out->scale, rest);
 }
 
+/* 8 blocks */
+INLINE void quantize8(act_block *blocks, const float *x) {
+    __m256i v[8];
+    for (size_t i = 0; i < 8; i++)
+        v[i] = _mm256_max_epu32(magnitude(x + i * ACT_BLOCK), magnitude(x + i * ACT_BLOCK + 8));
+    __m256i most = maxima(v);
+    __m256 max = _mm256_castsi256_ps(most);
+    __m256 finite = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), most));
+    __m256 some = _mm256_cmp_ps(max, _mm256_set1_ps(0x1p-100f), _CMP_NLT_UQ);
+    __m256 c127 = _mm256_set1_ps(127.0f), factor = _mm256_and_ps(_mm256_div_ps(c127, max), some);
+    __m256 scale = _mm256_and_ps(_mm256_div_ps(max, c127), some);
+    float scales[8], factors[8], finites[8];
+    _mm256_storeu_ps(scales, _mm256_blendv_ps(_mm256_set1_ps(__builtin_nanf("")), scale, finite));
+    _mm256_storeu_ps(factors, factor);
+    _mm256_storeu_ps(finites, finite);
+    for (size_t i = 0; i < 8; i++)
+        quantize_block(blocks + i, x + i * ACT_BLOCK, scales[i], _mm256_set1_ps(factors[i]),
+                       _mm256_set1_ps(finites[i]));
+}
+
 void quantize_act_avx2(act_block *blocks, const float *x, size_t n) {
-    size_t b = 0, n_blocks = n / ACT_BLOCK;
-    for (; b + 8 <= n_blocks; b += 8) {
-        __m256i v[8];
-        for (size_t i = 0; i < 8; i++)
-            v[i] =
-                _mm256_max_epu32(magnitude(x + (b + i) * ACT_BLOCK), magnitude(x + (b + i) * ACT_BLOCK + 8));
-        __m256i most = maxima(v);
-        __m256 max = _mm256_castsi256_ps(most);
-        __m256 finite = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), most));
-        __m256 some = _mm256_cmp_ps(max, _mm256_set1_ps(0x1p-100f), _CMP_NLT_UQ);
-        __m256 c127 = _mm256_set1_ps(127.0f), factor = _mm256_and_ps(_mm256_div_ps(c127, max), some);
-        __m256 scale = _mm256_and_ps(_mm256_div_ps(max, c127), some);
-        float scales[8], factors[8], finites[8];
-        _mm256_storeu_ps(scales, _mm256_blendv_ps(_mm256_set1_ps(__builtin_nanf("")), scale, finite));
-        _mm256_storeu_ps(factors, factor);
-        _mm256_storeu_ps(finites, finite);
-        for (size_t i = 0; i < 8; i++)
-            quantize_block(blocks + b + i, x + (b + i) * ACT_BLOCK, scales[i], _mm256_set1_ps(factors[i]),
-                           _mm256_set1_ps(finites[i]));
+    size_t b = 0, n_blocks = n / ACT_BLOCK, rest = n_blocks % 8;
+    for (; b + 8 <= n_blocks; b += 8)
+        quantize8(blocks + b, x + b * ACT_BLOCK);
+    if (rest) { /* a head of attention, say: blocks of zeros fill up */
+        float padded[8 * ACT_BLOCK] = {0};
+        act_block all[8];
+        __builtin_memcpy(padded, x + b * ACT_BLOCK, rest * ACT_BLOCK * sizeof *x);
+        quantize8(all, padded);
+        __builtin_memcpy(blocks + b, all, rest * sizeof *all);
     }
-    quantize_act_ref(blocks + b, x + b * ACT_BLOCK, n - b * ACT_BLOCK);
 }

@@ -8,7 +8,6 @@
 #include <immintrin.h>
 
 #include "cpu/act.h"
-#include "cpu/avx2/matmul_avx2.h"
 #include "cpu/avx512/matmul_avx512.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -57,28 +56,37 @@ INLINE void put_rests(act_block *out, __m512i scale, __m512i sum) {
     }
 }
 
-void quantize_act_avx512(act_block *blocks, const float *x, size_t n) {
+/* 16 blocks */
+INLINE void quantize16(act_block *blocks, const float *x) {
     const __m512 c127 = _mm512_set1_ps(127.0f);
-    size_t b = 0, n_blocks = n / ACT_BLOCK;
-    for (; b + 16 <= n_blocks; b += 16) {
-        __m512i v[16];
-        for (size_t i = 0; i < 16; i++)
-            v[i] =
-                _mm512_and_si512(_mm512_loadu_si512(x + (b + i) * ACT_BLOCK), _mm512_set1_epi32(0x7fffffff));
-        __m512i most = maxima(v);
-        __m512 max = _mm512_castsi512_ps(most);
-        __mmask16 finite = _mm512_cmplt_epu32_mask(most, _mm512_set1_epi32(0x7f800000));
-        __mmask16 some = _mm512_cmp_ps_mask(max, _mm512_set1_ps(0x1p-100f), _CMP_NLT_UQ);
-        __m512 scale = _mm512_maskz_div_ps(some, max, c127);
-        scale = _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), scale);
-        float factors[16];
-        _mm512_storeu_ps(factors, _mm512_maskz_div_ps(some, c127, max));
-        for (size_t i = 0; i < 16; i++) {
-            __mmask16 keep = finite >> i & 1 ? 0xffff : 0;
-            v[i] = block_codes(x + (b + i) * ACT_BLOCK, factors[i], keep);
-            _mm_storeu_si128((__m128i *)blocks[b + i].codes, _mm512_cvtepi32_epi8(v[i]));
-        }
-        put_rests(blocks + b, _mm512_castps_si512(scale), sums(v));
+    __m512i v[16];
+    for (size_t i = 0; i < 16; i++)
+        v[i] = _mm512_and_si512(_mm512_loadu_si512(x + i * ACT_BLOCK), _mm512_set1_epi32(0x7fffffff));
+    __m512i most = maxima(v);
+    __m512 max = _mm512_castsi512_ps(most);
+    __mmask16 finite = _mm512_cmplt_epu32_mask(most, _mm512_set1_epi32(0x7f800000));
+    __mmask16 some = _mm512_cmp_ps_mask(max, _mm512_set1_ps(0x1p-100f), _CMP_NLT_UQ);
+    __m512 scale = _mm512_maskz_div_ps(some, max, c127);
+    scale = _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), scale);
+    float factors[16];
+    _mm512_storeu_ps(factors, _mm512_maskz_div_ps(some, c127, max));
+    for (size_t i = 0; i < 16; i++) {
+        __mmask16 keep = finite >> i & 1 ? 0xffff : 0;
+        v[i] = block_codes(x + i * ACT_BLOCK, factors[i], keep);
+        _mm_storeu_si128((__m128i *)blocks[i].codes, _mm512_cvtepi32_epi8(v[i]));
     }
-    quantize_act_avx2(blocks + b, x + b * ACT_BLOCK, n - b * ACT_BLOCK);
+    put_rests(blocks, _mm512_castps_si512(scale), sums(v));
+}
+
+void quantize_act_avx512(act_block *blocks, const float *x, size_t n) {
+    size_t b = 0, n_blocks = n / ACT_BLOCK, rest = n_blocks % 16;
+    for (; b + 16 <= n_blocks; b += 16)
+        quantize16(blocks + b, x + b * ACT_BLOCK);
+    if (rest) { /* a head of attention, say: blocks of zeros fill up */
+        float padded[16 * ACT_BLOCK] = {0};
+        act_block all[16];
+        __builtin_memcpy(padded, x + b * ACT_BLOCK, rest * ACT_BLOCK * sizeof *x);
+        quantize16(all, padded);
+        __builtin_memcpy(blocks + b, all, rest * sizeof *all);
+    }
 }

@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/mapfile.h"
@@ -289,9 +290,16 @@ static void print_notes(const quantize_session *s) {
                r->n_scales_rounded);
 }
 
+/* Resident memory so far, the pages of mapped files included. */
+static unsigned long long peak_bytes(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (unsigned long long)usage.ru_maxrss * 1024;
+}
+
 static void print_text(const quantize_session *s, const ui_table *t) {
     const convert_report *r = &s->report;
-    char before[32], after[32];
+    char before[32], after[32], peak[32];
     ui_table_print(t, UI_MD, stdout);
     printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, r->bytes_before),
            ui_bytes(after, sizeof after, r->bytes_after), formats[s->args->convert.format], method_text(s));
@@ -299,7 +307,8 @@ static void print_text(const quantize_session *s, const ui_table *t) {
            r->bits_per_weight_quantized);
     if (s->n_tokens)
         printf("calibrated with %zu tokens in %.1f s, ", s->n_tokens, s->calibrate_s);
-    printf("%s in %.1f s\n", s->n_tokens ? "quantized" : "Quantized", r->seconds);
+    printf("%s in %.1f s, %s of memory at most\n", s->n_tokens ? "quantized" : "Quantized", r->seconds,
+           ui_bytes(peak, sizeof peak, peak_bytes()));
     print_notes(s);
 }
 
@@ -319,8 +328,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
            "\"bits_per_weight_quantized\": %.4f,\n",
            (unsigned long long)r->bytes_before, (unsigned long long)r->bytes_after, r->bits_per_weight_all,
            r->bits_per_weight_quantized);
-    printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f,\n", s->n_tokens,
-           s->calibrate_s, r->seconds);
+    printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
+           "%llu,\n",
+           s->n_tokens, s->calibrate_s, r->seconds, peak_bytes());
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");

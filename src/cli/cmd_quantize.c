@@ -281,6 +281,9 @@ static void print_notes(const quantize_session *s) {
                r->n_misfits);
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
+    if (r->n_widened)
+        printf("%d kept tensor%s became F32: BF16 and F16 do not hold every value.\n", r->n_widened,
+               r->n_widened == 1 ? "" : "s");
     if (r->n_scales_unread)
         printf("%d tensors came with a scale that nibble reads and llama.cpp does not: it will not run the "
                "file right.\n",
@@ -334,9 +337,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");
-    printf(
-        " \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d,\n \"groups\":\n",
-        r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread);
+    printf(" \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, \"widened\": "
+           "%d,\n \"groups\":\n",
+           r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened);
     ui_table_print(t, UI_JSON, stdout);
     printf("}\n");
 }

@@ -211,9 +211,11 @@ static void fill_report(convert_run *run, convert_report *report) {
     for (size_t i = 0; i < run->recipe.n; i++) {
         const recipe_item *item = &run->recipe.items[i];
         uint64_t n = (uint64_t)item->t->rows * item->t->cols;
+        bool widened = item->action == RECIPE_CAST && item->to == DT_F32 && item->t->n_dims == 2;
         bool quantized = item->action == RECIPE_QUANTIZE || item->action == RECIPE_REPACK;
         add_to_group(run, i, report, errors, norms);
         report->n_quantized += item->action == RECIPE_QUANTIZE;
+        report->n_widened += widened && item->t->dtype != DT_F32;
         report->n_repacked += item->action == RECIPE_REPACK;
         report->tied_is_quantized |= item->slot == SLOT_EMBED && run->recipe.embed_is_head && quantized;
         bytes += run->bytes_after[i];

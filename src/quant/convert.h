@@ -56,6 +56,7 @@ typedef struct convert_report {
     bool head_is_untied;         /* the source's head was its embedding; the output has one of its own */
     int n_misfits;       /* linear layers left as they are: their columns are no whole number of blocks */
     int n_skipped;       /* tensors of the source that the output's container does not hold */
+    int n_widened;       /* kept matrices that only FP32 holds with every value */
     int n_scales_unread; /* tensor scales of a GGUF file that llama.cpp does not read where they are needed */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
     double seconds;

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/mem.h"
 #include "golden_case.h"
 #include "model/layerwise.h"
 #include "model/network.h"
@@ -199,6 +200,13 @@ static void test_layerwise_refusals(void **state) {
     spoil(&o, SLOT_K_NORM, 0)->cols++;
     assert_int_equal(observe_layers(o.file, &token, 1, sums, &err), NIB_BAD_FILE);
     *o.spoiled = o.sound;
+    nib_status status = NIB_NO_MEMORY;
+    for (long i = 0; status != NIB_OK && i < 1000; i++) {
+        mem_fail_after(i);
+        status = observe_layers(o.file, &token, 1, sums, &err);
+        mem_fail_after(-1);
+        assert_true(status == NIB_OK || (i < 999 && status == NIB_NO_MEMORY));
+    }
     volatile sig_atomic_t stop = 1;
     layerwise_job job = {.limits = {64, 64, 4, NIB_KV_FP32}, .sums = sums, .interrupted = &stop};
     batch_seq seq = {.pages = (int32_t[]){0}, .n_pages = 1, .n_rows = 1};

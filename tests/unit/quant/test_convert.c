@@ -596,7 +596,9 @@ static void test_e5m2_is_kept(void **state) {
     static const char *const globs[] = {"*.down_proj"};
     for (int ct = 0; ct < 2; ct++) {
         convert_options o = {.keep = globs, .n_keep = 1, .out = ct ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT};
-        const char *out = make(hf, ct ? "ct" : "mo", o, NULL);
+        convert_report r;
+        const char *out = make(hf, ct ? "ct" : "mo", o, &r);
+        assert_int_equal(r.n_widened, 1);
         assert_true(relative_error(hf, out, SLOT_DOWN, 0) == 0);
         f = open_model(out);
         assert_true(f->has_network);
@@ -776,6 +778,7 @@ static void test_report(void **state) {
     assert_true(fabs(r.bits_per_weight_quantized - 4.5) < 0.02);
     assert_int_equal(r.n_quantized, 7 * TINY_LAYERS);
     assert_int_equal(r.n_misfits + r.n_skipped + r.n_repacked + r.n_scales_rounded, 0);
+    assert_int_equal(r.n_widened + r.n_scales_unread, 0);
 }
 
 int main(void) {

@@ -4,6 +4,7 @@ same values in every container; exit codes, the report, kills and full disks."""
 import filecmp
 import json
 import os
+import pathlib
 import resource
 import signal
 import subprocess
@@ -303,15 +304,28 @@ def test_refusals(nibble, tmp_path, arguments, code, words):
     assert (tmp_path / "MINE" / "letter.txt").read_text() == "dear"
 
 
+def part_bytes(directory, left):
+    """Bytes written so far under names that are not the final ones, but for what is LEFT of a run before."""
+    total = 0
+    for path in set(directory.glob(".*")) - left:
+        for root, _, names in os.walk(path) if path.is_dir() else [(directory, (), [path.name])]:
+            for name in names:
+                try:
+                    total += (pathlib.Path(root) / name).stat().st_size
+                except FileNotFoundError:  # gone since it was listed
+                    pass
+    return total
+
+
 @pytest.mark.parametrize("out", ["out", "out.gguf"])
 def test_killed_leaves_nothing(nibble_path, nibble, smollm2, tmp_path, out):
     command = [nibble_path, "quantize", smollm2, tmp_path / out, "--method", "sweep"]
     for stop in (signal.SIGKILL, signal.SIGINT):
+        left = set(tmp_path.iterdir())
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
+        while part_bytes(tmp_path, left) < 1 << 20 and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(0.1)
         running.send_signal(stop)
         _, words = running.communicate(timeout=60)
         assert running.returncode != 0

@@ -34,12 +34,9 @@ static nib_status new_buffers(model *m, nib_error *err) {
         buf_kind kind;
         size_t rows, cols;
     } list[] = {
-        {&m->h, BUF_ACT, rows, dim},
-        {&m->qkv, BUF_F32, rows, (heads + 2 * kv_heads) * d},
-        {&m->q, BUF_F32, rows, heads * d},
-        {&m->a, BUF_ACT, rows, heads * d},
-        {&m->g, BUF_ACT, rows, ffn_dim},
-        {hp->family == FAMILY_GEMMA3 ? &m->y : NULL, BUF_F32, rows, dim},
+        {&m->h, BUF_ACT, rows, dim},       {&m->qkv, BUF_F32, rows, (heads + 2 * kv_heads) * d},
+        {&m->q, BUF_F32, rows, heads * d}, {&m->a, BUF_ACT, rows, heads * d},
+        {&m->g, BUF_ACT, rows, ffn_dim},   {hp->family == FAMILY_GEMMA3 ? &m->y : NULL, BUF_F32, rows, dim},
         {&m->h_out, BUF_ACT, outs, dim},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)

@@ -21,6 +21,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
         k->rung = "avx2";
         rows_avx2_init(k);
         attn_avx2_init(k);
+        attn_int_avx2_init(k);
         matmul_avx2_init(&k->matmul, features);
     }
     if (features & NIB_CPU_AVX512) {

@@ -91,6 +91,7 @@ void attn_ref_init(cpu_kernels *k);
 void attn_int_ref_init(cpu_kernels *k); /* for tests */
 void rows_avx2_init(cpu_kernels *k);
 void attn_avx2_init(cpu_kernels *k);
+void attn_int_avx2_init(cpu_kernels *k);
 void rows_avx512_init(cpu_kernels *k);
 void attn_avx512_init(cpu_kernels *k);
 void attn_int_vnni_init(cpu_kernels *k);

@@ -20,6 +20,17 @@ static inline __m256 vmath256_power(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
 
+/* exp(r), |r| <= ln(2) / 2 */
+static inline __m256 vmath256_exp_rest(__m256 r) {
+    __m256 q = _mm256_set1_ps(0x1.6a23d0p-10f);
+    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.123a20p-7f));
+    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.5558f2p-5f));
+    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.555492p-3f));
+    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.fffffcp-2f));
+    __m256 p = _mm256_fmadd_ps(_mm256_mul_ps(r, r), q, r);
+    return _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+}
+
 /* exp(x + low): 0 below -104, infinity above 88.8. 2^n is applied in two halves, which reach both ends. */
 static inline __m256 vmath256_exp2part(__m256 x, __m256 low) {
     x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(110.0f)), _mm256_set1_ps(-110.0f));
@@ -27,13 +38,7 @@ static inline __m256 vmath256_exp2part(__m256 x, __m256 low) {
                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e430p-1f), x);
     r = _mm256_add_ps(_mm256_fnmadd_ps(n, _mm256_set1_ps(-0x1.05c610p-29f), r), low);
-    __m256 q = _mm256_set1_ps(0x1.6a23d0p-10f);
-    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.123a20p-7f));
-    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.5558f2p-5f));
-    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.555492p-3f));
-    q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(0x1.fffffcp-2f));
-    __m256 p = _mm256_fmadd_ps(_mm256_mul_ps(r, r), q, r);
-    p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+    __m256 p = vmath256_exp_rest(r);
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
     p = _mm256_mul_ps(p, vmath256_power(half));
     return _mm256_mul_ps(p, vmath256_power(_mm256_sub_epi32(whole, half)));
@@ -41,6 +46,18 @@ static inline __m256 vmath256_exp2part(__m256 x, __m256 low) {
 
 static inline __m256 vmath256_exp(__m256 x) {
     return vmath256_exp2part(x, _mm256_setzero_ps());
+}
+
+/* exp(x), x <= 0 or -infinity; 0 below -86, where *some is zeros, else ones. For weights beside one of 1. */
+static inline __m256 vmath256_exp_negative(__m256 x, __m256 *some) {
+    const __m256 ones = _mm256_set1_ps(0x1.8p23f), least = _mm256_set1_ps(-86.0f);
+    *some = _mm256_cmp_ps(x, least, _CMP_GE_OQ);
+    x = _mm256_max_ps(x, least);
+    __m256 whole = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0f), ones), n = _mm256_sub_ps(whole, ones);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e430p-1f), x);
+    __m256 p = vmath256_exp_rest(_mm256_fnmadd_ps(n, _mm256_set1_ps(-0x1.05c610p-29f), r));
+    __m256i power = _mm256_slli_epi32(_mm256_castps_si256(whole), 23); /* n, in the exponent's place */
+    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power)), *some);
 }
 
 static inline __m256 vmath256_silu(__m256 x) {

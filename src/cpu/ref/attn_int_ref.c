@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One page of attention with integer operands, written to be read: what the VNNI file is tested against. No
+ * One page of attention with integer operands, written to be read: what the fast files are tested against. No
  * rung's table holds it, since FP32 serves scalar code as well. Layouts: kv.h.
  *
  *   k = round(key / k_step), 12 bits     q = round(query / q_step), 13 bits

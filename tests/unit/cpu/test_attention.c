@@ -278,7 +278,7 @@ static void test_int_mode(void **state) {
         }
 }
 
-enum { D = 128, PAGE_ROWS = 13 };
+enum { D = ATTN_INT_MAX_DIM, PAGE_ROWS = 13 };
 
 /* A page of one head with stored keys and values of TYPE, and what integer attention wants beside them. */
 typedef struct page {
@@ -360,38 +360,78 @@ static void attend_page_twice(const cpu_kernels *k, nib_kv_dtype type, const pag
     }
 }
 
-/* The VNNI kernel against the readable one: only exp is computed otherwise, which may move a byte by one. */
-static void test_int_kernels(void **state) {
-    (void)state;
+/* Kernels of every rung that has them against the readable ones. Scores are exact integers times steps, so
+ * maxima are equal. EXACT: so is all else; otherwise exp is computed otherwise, which may move a byte by one.
+ */
+static void check_int_kernels(const page *p, nib_kv_dtype type, bool exact) {
+    static float got[PAGE_ROWS * D], want[PAGE_ROWS * D], max[2][PAGE_ROWS], sum[2][PAGE_ROWS];
     cpu_kernels fast, ref;
-    kernels_init(&fast, cpu_features());
-    if (!fast.attn_quantize)
-        skip();
     memset(&ref, 0, sizeof ref);
     attn_int_ref_init(&ref);
-    page *p = test_calloc(1, sizeof *p + 64);
-    page *aligned = (page *)(((uintptr_t)p + 63) & ~(uintptr_t)63);
-    static float got[PAGE_ROWS * D], want[PAGE_ROWS * D], max[2][PAGE_ROWS], sum[2][PAGE_ROWS];
-    for (size_t t = 0; t < 3; t++) {
-        fill_page(aligned, kv_types[t]);
-        attend_page_twice(&fast, kv_types[t], aligned, got, max[0], sum[0]);
-        attend_page_twice(&ref, kv_types[t], aligned, want, max[1], sum[1]);
+    attend_page_twice(&ref, type, p, want, max[1], sum[1]);
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
+        kernels_init(&fast, fixture_rungs[rung]);
+        if (!fast.attn_quantize)
+            continue;
+        attend_page_twice(&fast, type, p, got, max[0], sum[0]);
         for (size_t r = 0; r < PAGE_ROWS; r++) {
             double want64[D];
             for (size_t i = 0; i < D; i++)
                 want64[i] = want[r * D + i];
-            assert_true(fabsf(max[0][r] - max[1][r]) <= 1e-6f * fabsf(max[1][r]));
             double e = fabs((double)sum[0][r] - (double)sum[1][r]) / (double)sum[1][r];
             double e2 = fixture_error(OP_ERROR_L2, got + r * D, want64, D);
-            if (!(e <= 3e-6 && e2 <= 2e-3))
-                fail_msg("KV %d, row %zu: sum %g off, values %g", (int)kv_types[t], r, e, e2);
+            if (max[0][r] != max[1][r] || !(e <= (exact ? 0 : 3e-6) && e2 <= (exact ? 0 : 2e-3)))
+                fail_msg("%s, KV %d, row %zu: maximum %g, not %g, sum %g off, values %g", fast.rung,
+                         (int)type, r, (double)max[0][r], (double)max[1][r], e, e2);
         }
     }
-    test_free(p);
+}
+
+static page *page_new(void **memory) {
+    *memory = test_calloc(1, sizeof(page) + 64);
+    return (page *)(((uintptr_t)*memory + 63) & ~(uintptr_t)63);
+}
+
+static void test_int_kernels(void **state) {
+    (void)state;
+    void *memory;
+    page *p = page_new(&memory);
+    for (size_t t = 0; t < 3; t++) {
+        fill_page(p, kv_types[t]);
+        check_int_kernels(p, kv_types[t], false);
+    }
+    test_free(memory);
+}
+
+/* The largest sums there are, of both signs, in queries and keys and in weights and values. */
+static void test_int_largest(void **state) {
+    (void)state;
+    void *memory;
+    page *p = page_new(&memory);
+    for (size_t type = 0; type < 3; type++) {
+        memset(p, 0, sizeof *p);
+        for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
+            for (size_t i = 0; i < D; i++) {
+                size_t at = kv_types[type] == NIB_KV_FP32 ? i * KV_PAGE_TOKENS + t
+                                                          : (i / 2 * KV_PAGE_TOKENS + t) * 2 + i % 2;
+                store_code(kv_types[type], p->k, at, i % 3 ? 1 : -1);
+                store_code(kv_types[type], p->v, t * D + i, i % 5 ? 1 : -1);
+            }
+            p->k_steps[t] = 1.0f / KV_K_MAX;
+            p->v_steps[t] = 1.0f / KV_V_MAX;
+            p->k_scales[t] = p->v_scales[t] = 1;
+        }
+        for (size_t r = 0; r < PAGE_ROWS; r++)
+            for (size_t i = 0; i < D; i++)
+                p->q[r][i] = (i % 3 ? 1.0f : -1.0f) * (r % 2 ? -1.0f : 1.0f);
+        check_int_kernels(p, kv_types[type], true);
+    }
+    test_free(memory);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_patterns),
-                                       cmocka_unit_test(test_int_mode), cmocka_unit_test(test_int_kernels)};
+                                       cmocka_unit_test(test_int_mode), cmocka_unit_test(test_int_kernels),
+                                       cmocka_unit_test(test_int_largest)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

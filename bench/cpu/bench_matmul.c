@@ -181,7 +181,8 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
         k->matmul.quantize_act(act_blocks(a, r), act_row(a, r), a->stride);
     }
     for (size_t i = 0; i < copies; i++)
-        jobs[i] = (matmul_job){k, w[i], a, out->f32, s->rows, m, false};
+        jobs[i] =
+            (matmul_job){.k = k, .w = w[i], .a = a, .out = out->f32, .out_stride = s->rows, .n_rows = m};
     double seconds[SHORT_REPEATS], macs = (double)s->rows * (double)s->cols * (double)m * (double)copies;
     size_t inner = o->cpu_time || m > 1 || o->quick ? (size_t)((o->cpu_time ? 2e8 : 2e9) / macs) + 1 : 1;
     int repeats = o->cpu_time ? SHORT_REPEATS : REPEATS;

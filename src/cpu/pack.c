@@ -20,6 +20,7 @@
 #define MXFP4_MIN     40 /* E8M0 codes outside these would leave FP32's range beside the tensor scale */
 #define MXFP4_MAX     200
 #define PARALLEL_ROWS 256
+#define STRIPE_BYTES  ((size_t)1 << 20) /* of the file, copied and then no longer resident */
 
 static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static const int8_t q4_0_grid[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -254,6 +255,19 @@ static void keep_rows(pack_part *p) {
     p->scale = p->source.tensor_scale;
 }
 
+/* Rows of group G; the or of their scale entries. */
+static uint32_t pack_group(const pack_source *s, pack_row_fn pack_row, size_t g, size_t group_bytes) {
+    const pack_part *p = s->part;
+    uint8_t *group = p->groups + g * group_bytes;
+    size_t end = (g + 1) * PACK_LANES < p->rows ? (g + 1) * PACK_LANES : p->rows;
+    uint32_t seen = 0;
+    if (end % PACK_LANES || p->cols % PACK_COLS)
+        memset(group, 0, group_bytes);
+    for (size_t r = g * PACK_LANES; r < end; r++)
+        seen |= pack_row(s, r, group);
+    return seen;
+}
+
 static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
     pack_source s = {.part = p, .data = p->source.data};
     pack_row_fn pack_row = choose(&s, p);
@@ -274,14 +288,14 @@ static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     uint32_t seen = 0; /* the or of every scale entry */
     threads = p->rows >= PARALLEL_ROWS ? threads : 1;
-#pragma omp parallel for schedule(static) reduction(| : seen) num_threads(threads)
-    for (size_t g = 0; g < n_groups; g++) {
-        uint8_t *group = p->groups + g * group_bytes;
-        size_t end = (g + 1) * PACK_LANES < p->rows ? (g + 1) * PACK_LANES : p->rows;
-        if (end % PACK_LANES || p->cols % PACK_COLS)
-            memset(group, 0, group_bytes);
-        for (size_t r = g * PACK_LANES; r < end; r++)
-            seen |= pack_row(&s, r, group);
+    size_t stripe = STRIPE_BYTES / (PACK_LANES * s.row_bytes) + 1;
+#pragma omp parallel for schedule(dynamic) reduction(| : seen) num_threads(threads)
+    for (size_t first = 0; first < n_groups; first += stripe) {
+        size_t last = first + stripe < n_groups ? first + stripe : n_groups, row = first * PACK_LANES;
+        for (size_t g = first; g < last; g++)
+            seen |= pack_group(&s, pack_row, g, group_bytes);
+        size_t end = last * PACK_LANES < p->rows ? last * PACK_LANES : p->rows;
+        mapfile_forget(s.data + row * s.row_bytes, (end - row) * s.row_bytes);
     }
     p->scale = p->unit * p->source.tensor_scale;
     if (seen & BAD_SCALE)

@@ -64,7 +64,7 @@ struct weight {
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
  * One layout for every rung, whatever the THREADS that pack. The pages of a mapped file that were copied
- * leave resident memory. */
+ * leave resident memory, some MiB at a time. */
 nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
                        nib_error *err);
 void pack_free(weight *w);

@@ -68,7 +68,7 @@ typedef enum nib_kv_dtype {
 
 typedef struct nib_options {
     int threads;           /* 0: physical cores */
-    uint32_t cpu_features; /* mask that lowers the CPU rung; 0: all the machine has (NIB_CPU_*) */
+    uint32_t cpu_features; /* mask that lowers the CPU rung (NIB_CPU_*); 0: all the machine has but AMX */
     nib_activations activations;
     nib_kv_dtype kv_cache;
     /* Tokens of one sequence, prompt and answer; 0: the model's, at most 4096. More than the model was made
@@ -82,7 +82,7 @@ typedef struct nib_options {
 #define NIB_CPU_AVX2        2u  /* AVX2, FMA, F16C */
 #define NIB_CPU_AVX512      4u  /* AVX-512 F, BW, VL, DQ */
 #define NIB_CPU_AVX512_VNNI 8u  /* AVX-512 VNNI */
-#define NIB_CPU_AMX         16u /* AMX INT8 */
+#define NIB_CPU_AMX         16u /* AMX INT8; no faster than VNNI, so only where the mask names it */
 
 /* ---- an engine ---- */
 

@@ -17,7 +17,9 @@ static const struct argp_option options[] = {
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
     {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
-     "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, amx, or a number", 0},
+     "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, amx (used only when named), "
+     "or a number",
+     0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,
      "Tokens of one sequence, prompt and answer; no more than the model's (default: the model's, at most "
      "4096)",

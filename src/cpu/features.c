@@ -65,9 +65,7 @@ uint32_t cpu_features(void) {
 }
 
 uint32_t features_lowered(uint32_t mask) {
-    uint32_t f = detect();
-    if (mask)
-        f &= mask;
+    uint32_t f = detect() & (mask ? mask : ~(uint32_t)NIB_CPU_AMX);
     if (!(f & NIB_CPU_AVX2))
         f &= ~(uint32_t)NIB_CPU_AVX512;
     if (!(f & NIB_CPU_AVX512))

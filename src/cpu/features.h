@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* This machine's features within MASK (0: all of them); a rung without the one below it is dropped. */
+/* This machine's features within MASK (0: all but AMX); a rung without the one below it is dropped. */
 uint32_t features_lowered(uint32_t mask);
 int features_cpus(void); /* logical CPUs this process may run on */
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * AMX INT8: packed 4- and 8-bit weights times 8-bit activations, 16 rows of activations and more; see
- * ref/matmul_ref.c for the arithmetic. Fewer rows are VNNI's.
+ * ref/matmul_ref.c for the arithmetic. Fewer rows are VNNI's. It is no faster than VNNI, so it is used only
+ * when the mask of CPU features names it: docs/notes/cpu-matmul.md.
  *
  * Every block of 16 columns has its own scales, so a TDPBSSD takes one block: A is 16 rows of activations
  * by 16 codes, straight out of their act_blocks; B is the block's four lines of 4 columns of 16 weight rows,

@@ -58,7 +58,8 @@ static void test_barrier(void **state) {
 static void test_mask(void **state) {
     (void)state;
     uint32_t all = cpu_features();
-    assert_int_equal(features_lowered(0), all);
+    assert_int_equal(features_lowered(0), all & ~(uint32_t)NIB_CPU_AMX); /* used only when named */
+    assert_int_equal(features_lowered(all), all);
     assert_int_equal(features_lowered(NIB_CPU_SCALAR), NIB_CPU_SCALAR);
     assert_int_equal(features_lowered(NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI), NIB_CPU_SCALAR);
     assert_int_equal(features_lowered(NIB_CPU_AVX2 | NIB_CPU_AMX), NIB_CPU_SCALAR | (all & NIB_CPU_AVX2));

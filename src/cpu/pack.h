@@ -3,15 +3,16 @@
  * Weights in memory: `struct weight`, packed once at load into the layout the kernels read. One layout serves
  * AVX2 (half a line) and AVX-512 (a line), so it does not depend on the machine.
  *
- * A weight is a list of parts, one per joined tensor. A part is cut into groups of MATMUL_LANES = 16 rows, a
+ * A weight is a list of parts, one per joined tensor. A part is cut into groups of PACK_LANES = 16 rows, a
  * group into superblocks of PACK_COLS = 64 columns; rows and columns that are missing are zeros with scale 0.
  *
  *   superblock   lines of 64 bytes, then one line of scales; 16 x 4 bytes of a line belong to rows 0..15
  *   4-bit        8 lines: line l, row r: a little-endian 32-bit word, nibble n = code of column 8 l + n
  *   8-bit       16 lines: line 2 l, row r: columns 8 l + {0, 2, 4, 6}; line 2 l + 1: 8 l + {1, 3, 5, 7}
  *   scales       PACK_NVFP4: U8 [4 blocks of 16 columns][16 rows], E5M3 without a sign: the byte moved to
- * bits 20.. of an FP32 is scale * 2^-104 exactly, a normal number or 0; E4M3 maps into it one to one others:
- * F16 [2 blocks of 32 columns][16 rows]
+ *                bits 20.. of an FP32 is scale * 2^-104 exactly, a normal number or 0; E4M3 maps into it one
+ *                to one
+ *                others: F16 [2 blocks of 32 columns][16 rows]
  *
  *   value[r, c] = grid[code] (8-bit: code) * scale * (row_scales ? row_scales[r] : 1) * part.scale
  *   scale = E5M3 * 2^104, or F16

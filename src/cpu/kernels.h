@@ -64,7 +64,8 @@ typedef struct cpu_kernels {
     /* The same with integer operands, for head_dim a multiple of 64 up to ATTN_INT_MAX_DIM; NULL where a rung
      * has nothing faster than FP32. Exact integer sums of q and k in 13 and 12 bits, with a step per row and
      * per key; and of softmax weights (times the value's step) and values in 8 bits, with a step per row and
-     * page and per value. attn_quantize: *step = largest |q| / ATTN_Q_MAX, codes = round(q / step). */
+     * page and per value. attn_quantize: *step = largest |q| / ATTN_Q_MAX, NaN when q is not
+     * finite; codes = round(q / step). */
     void (*attn_page_int[4])(const attn_page_job *job);
     void (*attn_quantize)(int16_t *codes, float *step, const float *q, size_t head_dim);
     /* acc [n], *max, *sum of earlier pages joined with those of later ones */
@@ -72,7 +73,7 @@ typedef struct cpu_kernels {
                       size_t n);
     /* out = acc / sum + 0 (no negative zero) */
     void (*attn_end)(float *out, const float *acc, float sum, size_t n);
-    /* x [n] as BF16, and as E4M3 of x * factor, clamped to 448 */
+    /* x [n] as BF16, and as E4M3 of x * factor, clamped to 448; NaN stays NaN */
     void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
     void (*to_fp8)(uint8_t *dst, float factor, const float *x, size_t n);
 

@@ -8,9 +8,9 @@
  *   V  all:       [KV_PAGE_TOKENS][head_dim]
  *   FP8 E4M3: value = e4m3(code) * scale; scales FP32 [KV_PAGE_TOKENS] per block stand in arrays of their own
  *
- *
  * For integer attention stand beside them the steps of a token's key and value: the largest |value| as
- * stored, before an FP8 scale, / KV_K_MAX and / KV_V_MAX; [KV_PAGE_TOKENS] per block.
+ * stored, before an FP8 scale, / KV_K_MAX and / KV_V_MAX; [KV_PAGE_TOKENS] per block. The FP8 scale and the
+ * step of a vector that is not finite are NaN.
  *
  * A page holds KV_PAGE_TOKENS positions from a multiple of KV_PAGE_TOKENS on. Memory starts as zeros.
  */
@@ -31,7 +31,7 @@ struct kv_cache {
     size_t block_bytes;         /* of keys (or values) of one page and KV head */
     uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
     float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
-    float *k_steps, *v_steps;   /* [blocks, ...]; NULL unless attention is 8-bit */
+    float *k_steps, *v_steps;   /* [blocks, ...]; NULL unless attention is in integers */
     void *memory[6];
 };
 

@@ -56,10 +56,16 @@ static float squared_error(const float *x, const float *weights, size_t n, float
 }
 
 float kvscale_fit(const float *x, const float *weights, size_t n) {
-    float most = 0;
-    for (size_t i = 0; i < n; i++)
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    if (!(most >= KV_FP8_TINY))
+    uint32_t bits =
+        0; /* of the largest |x|: their order is that of the values, with infinity and NaN on top */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t magnitude = f32_bits(x[i]) & 0x7fffffffu;
+        bits = magnitude > bits ? magnitude : bits;
+    }
+    float most = f32_of_bits(bits);
+    if (!(most < INFINITY))
+        return NAN;
+    if (most < KV_FP8_TINY)
         return 0;
     float best = most / 448.0f, best_error = INFINITY;
     for (int i = 0; i < KVSCALE_STEPS; i++) {

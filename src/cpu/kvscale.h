@@ -18,13 +18,13 @@
 #define KVSCALE_STEPS   16 /* scales per octave that are tried */
 #define KVSCALE_QUERIES 16 /* queries that a key is rounded along, at most */
 
-/* x [n]; WEIGHTS [n] >= 0, or NULL: all 1. 0 when no |x| reaches KV_FP8_TINY; else largest |x| / scale <=
- * 448. */
+/* x [n]; WEIGHTS [n] >= 0, or NULL: all 1. 0 when no |x| reaches KV_FP8_TINY, NaN when x is not finite: then
+ * codes do not matter; else largest |x| / scale <= 448. */
 float kvscale_fit(const float *x, const float *weights, size_t n);
 
-/* x [n] becomes E4M3 values in units of SCALE (of kvscale_fit; 0: zeros), each one of the two neighbours of
- * what it was. WEIGHTS [n], QUERIES [n_queries, n]. It goes by rotation pairs, so that dimensions that turn
- * alike cancel. */
+/* x [n] becomes E4M3 values in units of SCALE (of kvscale_fit; 0: zeros, NaN: anything), each one of the two
+ * neighbours of what it was. WEIGHTS [n], QUERIES [n_queries, n]. It goes by rotation pairs, so that
+ * dimensions that turn alike cancel. */
 void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
                    size_t n, bool interleaved);
 

@@ -114,7 +114,7 @@ static void spread_keys(nib_kv_dtype type, void *block, size_t t, const void *co
         }
 }
 
-/* The largest |value| of N codes: without the sign their order is that of the values. */
+/* The largest |value| of N codes: without the sign their order is that of the values, with NaN on top. */
 static float largest(nib_kv_dtype type, const void *codes, size_t n) {
     uint32_t most = 0;
     if (type == NIB_KV_FP8) {
@@ -144,9 +144,10 @@ static float largest(nib_kv_dtype type, const void *codes, size_t n) {
 static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, const void *codes, size_t n) {
     size_t d = (size_t)kv->shape.head_dim, token_bytes = kv->block_bytes / KV_PAGE_TOKENS;
     float *steps = (is_k ? kv->k_steps : kv->v_steps) + block * KV_PAGE_TOKENS + t;
-    for (size_t j = 0; j < n; j++)
-        steps[j] = largest(kv->shape.dtype, (const uint8_t *)codes + j * token_bytes, d) /
-                   (float)(is_k ? KV_K_MAX : KV_V_MAX);
+    for (size_t j = 0; j < n; j++) {
+        float most = largest(kv->shape.dtype, (const uint8_t *)codes + j * token_bytes, d);
+        steps[j] = most < INFINITY ? most / (float)(is_k ? KV_K_MAX : KV_V_MAX) : NAN;
+    }
 }
 
 /* The vectors x of one KV head, rows of RUN. CODES: room for a page. */

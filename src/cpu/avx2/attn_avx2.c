@@ -98,6 +98,18 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
         values_tile(type, job, row, R, i, pairs - i, first, last, c, c2, false);
 }
 
+/* Whether the values of keys [first, last) are finite: others times 0 are NaN. */
+INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, size_t last) {
+    __m256 sum = _mm256_setzero_ps(), zero = sum;
+    size_t pairs = job->head_dim / 2;
+    for (size_t t = first; t < last; t++)
+        for (size_t i = 0; i < pairs; i += 8) {
+            pair v = load_values(type, job->v, job->head_dim, t, i, pairs - i < 8 ? pairs - i : 8);
+            sum = _mm256_fmadd_ps(v.odd, zero, _mm256_fmadd_ps(v.even, zero, sum));
+        }
+    return _mm256_movemask_ps(_mm256_cmp_ps(sum, sum, _CMP_UNORD_Q)) == 0;
+}
+
 INLINE void attn_page(kv_type type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS];
     size_t first, last;
@@ -108,6 +120,11 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
     for (size_t t = 0; t < KEYS; t++)
         factors[t] = type == FP8 ? job->v_scale[t] * 256 : 1;
     softmax_page(job, type == FP8 ? factors : NULL, c, c2, NULL);
+    if (type != FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
+        for (int row = 0; row < job->n_rows; row++) /* a weight of 0 does not hide a NaN */
+            all_values(type, job, row, 1, job->first[row], job->last[row], c, c2);
+        return;
+    }
 #define VALUES(R) all_values(type, job, row, R, first, last, c, c2)
     BY_ROWS(VALUES, VALUE_ROWS, job->n_rows);
 }
@@ -127,9 +144,9 @@ static void attn_page_fp32(const attn_page_job *job) {
 static void attn_join(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n) {
     float both = *max > max2 ? *max : max2;
-    __m256 some, both8 = _mm256_set1_ps(both);
-    __m256 c = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(*max), both8), &some);
-    __m256 c2 = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(max2), both8), &some);
+    __m256 both8 = _mm256_set1_ps(both);
+    __m256 c = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(*max), both8));
+    __m256 c2 = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(max2), both8));
     for (size_t i = 0; i < n; i += 8) {
         __m256i m = vmath256_mask(n - i);
         __m256 x = _mm256_mul_ps(_mm256_maskload_ps(acc + i, m), c);

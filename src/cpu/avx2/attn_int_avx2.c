@@ -8,6 +8,8 @@
  * which three ports serve, make 16 multiply-adds where FP32 has two for 16 FMAs. Integer sums are exact, so
  * any order gives the same bits; the few FP32 operations of a row are in a fixed order.
  */
+#include <math.h>
+
 #include "cpu/avx2/attn_page256.h"
 
 enum { ROWS = 4, COLUMNS = 16 };
@@ -21,7 +23,8 @@ INLINE __m256i pack2(__m256i a, __m256i b) { /* the low halves of a and b, side 
     return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
 }
 
-/* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0. */
+/* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0;
+ * where it is NaN the integers may be anything. */
 INLINE __m256 factor_of(kv_type type, __m256 step) {
     __m256 some = _mm256_cmp_ps(step, _mm256_setzero_ps(), _CMP_GT_OQ);
     return _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(type == FP8 ? 256.0f : 1.0f), step), some);
@@ -36,10 +39,11 @@ INLINE __m256i low_words(__m256i a, __m256i b) {
 
 static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 most = _mm256_setzero_ps();
+    __m256 most[8] = {_mm256_setzero_ps()};
     for (size_t i = 0; i < d; i += 8)
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
-    *step = vmath256_max(most) / (float)ATTN_Q_MAX;
+        most[0] = larger(most[0], _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
+    float max = _mm256_cvtss_f32(larger_across(most));
+    *step = max < INFINITY ? max / (float)ATTN_Q_MAX : NAN;
     __m256 factor = factor_of(FP32, _mm256_set1_ps(*step));
     for (size_t i = 0; i < d; i += 16)
         _mm256_storeu_si256((__m256i *)(codes + i), low_words(to_int(_mm256_loadu_ps(q + i), factor),

@@ -94,10 +94,18 @@ INLINE pair in_order(kv_type type, pair p) {
                       _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));                                      \
         return op(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));                 \
     }
+
+/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
+INLINE __m256 larger(__m256 a, __m256 b) {
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
 ACROSS8(max_across, _mm256_max_ps)
+ACROSS8(larger_across, larger)
 ACROSS8(sum_across, _mm256_add_ps)
 
-/* One of each row's vector, by pairs: a fixed order. */
+/* One of each row's vector, by pairs: a fixed order. Where a score is NaN the maximum may be anything: the
+ * score's weight is NaN, and so is the sum. */
 INLINE __m256 max8(const __m256 *v) {
     return _mm256_max_ps(_mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3])),
                          _mm256_max_ps(_mm256_max_ps(v[4], v[5]), _mm256_max_ps(v[6], v[7])));
@@ -139,7 +147,8 @@ INLINE __m256 score_maxima(const attn_page_job *job, int row, int n) {
 }
 
 /* Scores of N <= 8 rows become weights exp(s - max), and those times VALUE_FACTORS (per key); returns the
- * sums of the weights and the maxima of what is stored. A hidden key's factor may be anything. */
+ * sums of the weights and the maxima of what is stored. A hidden key's factor may be anything; a NaN of any
+ * other shows, even where the weight is 0. */
 INLINE __m256 make_weights(const attn_page_job *job, int row, int n, const float *max,
                            const float *value_factors, __m256 *stored_max) {
     __m256 sum[8], most[8];
@@ -149,17 +158,19 @@ INLINE __m256 make_weights(const attn_page_job *job, int row, int n, const float
         float *s = job->scratch + (size_t)(row + r) * KEYS;
         __m256 v[8];
         for (int j = 0; j < 8; j++) {
-            __m256 x = _mm256_sub_ps(_mm256_load_ps(s + 8 * j), _mm256_set1_ps(max[r])), some;
-            v[j] = vmath256_exp_negative(x, &some);
+            __m256 x = _mm256_sub_ps(_mm256_load_ps(s + 8 * j), _mm256_set1_ps(max[r]));
+            v[j] = vmath256_exp_negative(x);
             __m256 stored = v[j];
-            if (value_factors)
-                stored = _mm256_and_ps(_mm256_mul_ps(stored, _mm256_load_ps(value_factors + 8 * j)), some);
+            if (value_factors) {
+                __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ);
+                stored = _mm256_and_ps(_mm256_mul_ps(stored, _mm256_load_ps(value_factors + 8 * j)), seen);
+            }
             _mm256_store_ps(s + 8 * j, stored);
-            most[r] = _mm256_max_ps(most[r], stored);
+            most[r] = larger(most[r], stored);
         }
         sum[r] = sum8(v);
     }
-    *stored_max = max_across(most);
+    *stored_max = larger_across(most);
     return sum_across(sum);
 }
 
@@ -171,13 +182,13 @@ INLINE void softmax_page(const attn_page_job *job, const float *value_factors, f
     for (int row = 0; row < job->n_rows; row += 8) {
         int n = job->n_rows - row < 8 ? job->n_rows - row : 8;
         __m256i m = vmath256_mask((size_t)n);
-        __m256 max = score_maxima(job, row, n), most, some;
+        __m256 max = score_maxima(job, row, n), most;
         _Alignas(32) float maxima[8];
         _mm256_store_ps(maxima, max);
         __m256 sum = make_weights(job, row, n, maxima, value_factors, &most);
         __m256 old_max = _mm256_maskload_ps(job->max + row, m), both = _mm256_max_ps(old_max, max);
-        __m256 f = vmath256_exp_negative(_mm256_sub_ps(old_max, both), &some);
-        __m256 f2 = vmath256_exp_negative(_mm256_sub_ps(max, both), &some);
+        __m256 f = vmath256_exp_negative(_mm256_sub_ps(old_max, both));
+        __m256 f2 = vmath256_exp_negative(_mm256_sub_ps(max, both));
         __m256 old_sum = _mm256_mul_ps(_mm256_maskload_ps(job->sum + row, m), f);
         _mm256_maskstore_ps(job->max + row, m, both);
         _mm256_maskstore_ps(job->sum + row, m, _mm256_fmadd_ps(sum, f2, old_sum));
@@ -222,6 +233,14 @@ INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
         *first = job->first[r] < *first ? job->first[r] : *first;
         *last = job->last[r] > *last ? job->last[r] : *last;
     }
+}
+
+/* Whether every row sees keys [first, last). */
+INLINE bool all_see(const attn_page_job *job, size_t first, size_t last) {
+    bool all = true;
+    for (int r = 0; r < job->n_rows; r++)
+        all = all && job->first[r] == first && job->last[r] == last;
+    return all;
 }
 
 #endif

@@ -104,7 +104,7 @@ static void to_bf16(uint16_t *dst, const float *x, size_t n) {
     }
 }
 
-/* e4m3_from_f32_sat of num/fp8.h, 8 lanes; |x| is below 464 here. */
+/* e4m3_from_f32_sat of num/fp8.h, 8 lanes; |x| is below 464 here, or x is NaN: 0x7f and the sign. */
 static inline __m256i e4m3(__m256 x) {
     __m256i b = _mm256_castps_si256(x), a = _mm256_and_si256(b, _mm256_set1_epi32(0x7fffffff));
     __m256i sign = _mm256_and_si256(_mm256_srli_epi32(b, 24), _mm256_set1_epi32(0x80));
@@ -112,6 +112,7 @@ static inline __m256i e4m3(__m256 x) {
                                        _mm256_set1_epi32(0x7ffff));
     __m256i normal =
         _mm256_srli_epi32(_mm256_add_epi32(_mm256_sub_epi32(a, _mm256_set1_epi32(120 << 23)), even_up), 20);
+    normal = _mm256_min_epu32(normal, _mm256_set1_epi32(0x7f));
     __m256 shifted = _mm256_add_ps(_mm256_castsi256_ps(a), _mm256_set1_ps(0x1p14f));
     __m256i small = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(0x46800000));
     __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), a);
@@ -122,7 +123,7 @@ static void to_fp8(uint8_t *dst, float factor, const float *x, size_t n) {
     const __m256 top = _mm256_set1_ps(448.0f);
     for (size_t i = 0; i < n; i += 8) {
         __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, vmath256_mask(n - i)), _mm256_set1_ps(factor));
-        v = _mm256_max_ps(_mm256_min_ps(v, top), _mm256_sub_ps(_mm256_setzero_ps(), top));
+        v = _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), top), _mm256_min_ps(top, v)); /* NaN stays */
         __m128i words = to_words(e4m3(v)), bytes = _mm_packus_epi16(words, words);
         memcpy(dst + i, &bytes, n - i < 8 ? n - i : 8);
     }

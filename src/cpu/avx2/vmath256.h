@@ -48,16 +48,16 @@ static inline __m256 vmath256_exp(__m256 x) {
     return vmath256_exp2part(x, _mm256_setzero_ps());
 }
 
-/* exp(x), x <= 0 or -infinity; 0 below -86, where *some is zeros, else ones. For weights beside one of 1. */
-static inline __m256 vmath256_exp_negative(__m256 x, __m256 *some) {
-    const __m256 ones = _mm256_set1_ps(0x1.8p23f), least = _mm256_set1_ps(-86.0f);
-    *some = _mm256_cmp_ps(x, least, _CMP_GE_OQ);
-    x = _mm256_max_ps(x, least);
+/* exp(x), x <= 0 or -infinity; 0 below -86. For weights beside one of 1. Of NaN: NaN. */
+static inline __m256 vmath256_exp_negative(__m256 x) {
+    const __m256 ones = _mm256_set1_ps(0x1.8p23f + 127), least = _mm256_set1_ps(-86.0f);
+    __m256 some = _mm256_cmp_ps(x, least, _CMP_NLT_UQ);
+    x = _mm256_max_ps(least, x); /* the second when either is NaN */
     __m256 whole = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0f), ones), n = _mm256_sub_ps(whole, ones);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e430p-1f), x);
     __m256 p = vmath256_exp_rest(_mm256_fnmadd_ps(n, _mm256_set1_ps(-0x1.05c610p-29f), r));
-    __m256i power = _mm256_slli_epi32(_mm256_castps_si256(whole), 23); /* n, in the exponent's place */
-    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power)), *some);
+    __m256i power = _mm256_slli_epi32(_mm256_castps_si256(whole), 23); /* the bits of 2^n */
+    return _mm256_and_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(power)), some);
 }
 
 static inline __m256 vmath256_silu(__m256 x) {
@@ -81,17 +81,11 @@ static inline __m256 vmath256_gelu_tanh(__m256 x) {
     return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
 }
 
-/* Lane sums and maxima, always in the same order. */
+/* The sum of the lanes, always in the same order. */
 static inline float vmath256_sum(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
-static inline float vmath256_max(__m256 v) {
-    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
 #endif

@@ -102,6 +102,18 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
         values_tile(type, job, row, R, i, 1, pairs - i < 16 ? pairs - i : 16, first, last, c, c2, false);
 }
 
+/* Whether the values of keys [first, last) are finite: others times 0 are NaN. */
+INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, size_t last) {
+    __m512 sum = _mm512_setzero_ps(), zero = sum;
+    size_t pairs = job->head_dim / 2;
+    for (size_t t = first; t < last; t++)
+        for (size_t i = 0; i < pairs; i += 16) {
+            pair v = load_values(type, job->v, job->head_dim, t, i, pairs - i < 16 ? pairs - i : 16);
+            sum = _mm512_fmadd_ps(v.odd, zero, _mm512_fmadd_ps(v.even, zero, sum));
+        }
+    return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) == 0;
+}
+
 INLINE void attn_page(kv_type type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS];
     size_t first, last;
@@ -113,6 +125,11 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
         scales[j] = _mm512_mul_ps(_mm512_loadu_ps(job->v_scale + 16 * j), _mm512_set1_ps(256.0f));
     softmax_page(type, job, type == FP8 ? job->scale * 256 : job->scale, type == FP8 ? scales : NULL, c, c2,
                  NULL);
+    if (type != FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
+        for (int row = 0; row < job->n_rows; row++) /* a weight of 0 does not hide a NaN */
+            all_values(type, job, row, 1, job->first[row], job->last[row], c, c2);
+        return;
+    }
 #define VALUES(R) all_values(type, job, row, R, first, last, c, c2)
     BY_ROWS(VALUES, job->n_rows);
 }

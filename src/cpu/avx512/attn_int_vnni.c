@@ -9,7 +9,10 @@
  * dimensions of every 32): four multiply-adds for one. Integer sums are exact, so any order gives the same
  * bits; the few FP32 operations of a row are in a fixed order.
  */
+#include <math.h>
+
 #include "cpu/avx512/attn_page512.h"
+#include "num/bf16.h"
 
 /* As assembly: GCC 12 copies the sums around the intrinsics. */
 INLINE __m512i dot4(__m512i sum, __m512i a, __m512i b) { /* + four products of unsigned a, signed b */
@@ -39,7 +42,8 @@ INLINE __m512i to_int(__m512 x, __m512 factor) {
     return _mm512_castps_si512(_mm512_fmadd_ps(x, factor, _mm512_set1_ps(0x1.8p23f)));
 }
 
-/* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0. */
+/* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0;
+ * where it is NaN the integers may be anything. */
 INLINE __m512 factor_of(kv_type type, __m512 step) {
     __mmask16 some = _mm512_cmp_ps_mask(step, _mm512_setzero_ps(), _CMP_GT_OQ);
     return _mm512_maskz_div_ps(some, _mm512_set1_ps(type == FP8 ? 256.0f : 1.0f), step);
@@ -48,8 +52,9 @@ INLINE __m512 factor_of(kv_type type, __m512 step) {
 static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
     __m512 most = _mm512_setzero_ps();
     for (size_t i = 0; i < d; i += 16)
-        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(q + i)));
-    *step = _mm512_reduce_max_ps(most) / (float)ATTN_Q_MAX;
+        most = larger(most, _mm512_abs_ps(_mm512_loadu_ps(q + i)));
+    float max = f32_of_bits(_mm512_reduce_max_epu32(_mm512_castps_si512(most)));
+    *step = max < INFINITY ? max / (float)ATTN_Q_MAX : NAN;
     __m512 factor = factor_of(FP32, _mm512_set1_ps(*step));
     for (size_t i = 0; i < d; i += 16)
         _mm256_storeu_si256((__m256i *)(codes + i),

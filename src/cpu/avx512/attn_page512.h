@@ -92,9 +92,17 @@ INLINE size_t code_bytes(kv_type type) {
             op(_mm512_castpd_ps(_mm512_unpacklo_pd(c0, c1)), _mm512_castpd_ps(_mm512_unpackhi_pd(c0, c1)));  \
         return _mm512_shuffle_f32x4(all, all, 0xd8);                                                         \
     }
+
+/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
+INLINE __m512 larger(__m512 a, __m512 b) {
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
 ACROSS16(max_across, _mm512_max_ps)
+ACROSS16(larger_across, larger)
 ACROSS16(sum_across, _mm512_add_ps)
 
+/* Where a score is NaN the maximum may be anything: the score's weight is NaN, and so is the sum. */
 INLINE __m512 max4(const __m512 *v) {
     return _mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3]));
 }
@@ -145,9 +153,9 @@ INLINE __m512 make_weights(const attn_page_job *job, int row, int n, const float
                 v[j] = _mm512_maskz_mul_ps((__mmask16)(seen >> (16 * j)), v[j], value_factors[j]);
             _mm512_store_ps(s + 16 * j, v[j]);
         }
-        most[r] = max4(v);
+        most[r] = larger(larger(v[0], v[1]), larger(v[2], v[3]));
     }
-    *stored_max = max_across(most);
+    *stored_max = larger_across(most);
     return sum_across(sum);
 }
 
@@ -210,6 +218,14 @@ INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
         *first = job->first[r] < *first ? job->first[r] : *first;
         *last = job->last[r] > *last ? job->last[r] : *last;
     }
+}
+
+/* Whether every row sees keys [first, last). */
+INLINE bool all_see(const attn_page_job *job, size_t first, size_t last) {
+    bool all = true;
+    for (int r = 0; r < job->n_rows; r++)
+        all = all && job->first[r] == first && job->last[r] == last;
+    return all;
 }
 
 #endif

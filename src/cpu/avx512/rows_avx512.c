@@ -100,7 +100,7 @@ static void to_bf16(uint16_t *dst, const float *x, size_t n) {
     }
 }
 
-/* e4m3_from_f32_sat of num/fp8.h, 16 lanes; |x| is below 464 here. */
+/* e4m3_from_f32_sat of num/fp8.h, 16 lanes; |x| is below 464 here, or x is NaN: 0x7f and the sign. */
 static inline __m512i e4m3(__m512 x) {
     __m512i b = _mm512_castps_si512(x), a = _mm512_and_si512(b, _mm512_set1_epi32(0x7fffffff));
     __m512i sign = _mm512_and_si512(_mm512_srli_epi32(b, 24), _mm512_set1_epi32(0x80));
@@ -108,6 +108,7 @@ static inline __m512i e4m3(__m512 x) {
                                        _mm512_set1_epi32(0x7ffff));
     __m512i normal =
         _mm512_srli_epi32(_mm512_add_epi32(_mm512_sub_epi32(a, _mm512_set1_epi32(120 << 23)), even_up), 20);
+    normal = _mm512_min_epu32(normal, _mm512_set1_epi32(0x7f));
     __m512 shifted = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_set1_ps(0x1p14f));
     __m512i small = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x46800000));
     __mmask16 is_small = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32(0x3c800000));
@@ -119,7 +120,7 @@ static void to_fp8(uint8_t *dst, float factor, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = mask_of(n - i);
         __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), _mm512_set1_ps(factor));
-        v = _mm512_max_ps(_mm512_min_ps(v, top), _mm512_sub_ps(_mm512_setzero_ps(), top));
+        v = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), top), _mm512_min_ps(top, v)); /* NaN stays */
         _mm512_mask_cvtepi32_storeu_epi8(dst + i, m, e4m3(v));
     }
 }

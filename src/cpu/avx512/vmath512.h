@@ -36,9 +36,9 @@ static inline __m512 vmath512_exp2part(__m512 x, __m512 low) {
     return vmath512_exp_parts(n, _mm512_add_ps(vmath512_rest(x, n), low));
 }
 
-/* exp(x), x <= 0 or -infinity */
+/* exp(x), x <= 0 or -infinity. Of NaN: NaN, since a maximum is the second when either is NaN. */
 static inline __m512 vmath512_exp_negative(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-110.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);
     __m512 n = vmath512_whole(x);
     return vmath512_exp_parts(n, vmath512_rest(x, n));
 }

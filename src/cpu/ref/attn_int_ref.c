@@ -9,23 +9,31 @@
  *   w = round(weight * v_step / w_step), 8 bits, w_step = the row's largest weight * v_step, / 255
  *   v = round(value / v_step), 8 bits                      (FP8 values: v_step times the value's scale)
  *   page's values = (sum of w v) * w_step                  joined to those before as in attn_ref.c
+ *
+ * A vector that is not finite has the step NaN, and so has every sum that it enters.
  */
 #include <math.h>
 
 #include "cpu/kernels.h"
 #include "num/fp8.h"
 
-/* round(x / step), rounded once: by an addition where FP32 counts in ones. All is zero where the step is. */
+/* round(x / step), rounded once: by an addition where FP32 counts in ones. All is zero where the step is 0 or
+ * NaN. */
 static int32_t steps_of(float x, float step) {
     const float ones = 0x1.8p23f;
     return step > 0 ? (int32_t)(fmaf(x, 1 / step, ones) - ones) : 0;
 }
 
+/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
+static float larger(float a, float b) {
+    return f32_bits(a) > f32_bits(b) ? a : b;
+}
+
 static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
     float most = 0;
     for (size_t i = 0; i < d; i++)
-        most = fabsf(q[i]) > most ? fabsf(q[i]) : most;
-    *step = most / (float)ATTN_Q_MAX;
+        most = larger(most, fabsf(q[i]));
+    *step = most < INFINITY ? most / (float)ATTN_Q_MAX : NAN;
     for (size_t i = 0; i < d; i++)
         codes[i] = (int16_t)steps_of(q[i], *step);
 }
@@ -58,7 +66,7 @@ static void attend_row(const attn_page_job *job, nib_kv_dtype type, int r) {
         weights[t] = expf(weights[t] - max);
         sum += weights[t];
         weights[t] *= job->v_steps[t] * (type == NIB_KV_FP8 ? job->v_scale[t] : 1.0f);
-        most = weights[t] > most ? weights[t] : most;
+        most = larger(most, weights[t]);
     }
     float step = most / 255.0f, both = job->max[r] > max ? job->max[r] : max;
     float c = expf(job->max[r] - both), c2 = expf(max - both), *acc = job->acc + (size_t)r * job->acc_stride;

@@ -56,7 +56,9 @@ typedef struct nib_error {
 typedef enum nib_activations {
     NIB_ACTIVATIONS_AUTO = 0, /* int8 on a CPU */
     NIB_ACTIVATIONS_F32,      /* exact: the quantized weights' values times FP32 activations */
-    NIB_ACTIVATIONS_INT8      /* 8-bit integers with a scale per block */
+    /* Integers: 8 bits with a scale per 16 for matrix products; attention too, where the rung is faster so
+     * (13-bit queries, 12-bit keys, 8-bit weights and values, whatever the cache stores). */
+    NIB_ACTIVATIONS_INT8
 } nib_activations;
 
 typedef enum nib_kv_dtype {
@@ -67,8 +69,9 @@ typedef enum nib_kv_dtype {
 } nib_kv_dtype; /* AUTO is BF16 */
 
 typedef struct nib_options {
-    int threads;           /* 0: physical cores */
-    uint32_t cpu_features; /* mask that lowers the CPU rung (NIB_CPU_*); 0: all the machine has but AMX */
+    int threads; /* 0: physical cores */
+    /* NIB_CPU_* mask that lowers the CPU rung; a bit brings those below it; 0: all the machine has but AMX */
+    uint32_t cpu_features;
     nib_activations activations;
     nib_kv_dtype kv_cache;
     /* Tokens of one sequence, prompt and answer; 0: the model's, at most 4096. More than the model was made
@@ -83,6 +86,7 @@ typedef struct nib_options {
 #define NIB_CPU_AVX512      4u  /* AVX-512 F, BW, VL, DQ */
 #define NIB_CPU_AVX512_VNNI 8u  /* AVX-512 VNNI */
 #define NIB_CPU_AMX         16u /* AMX INT8; no faster than VNNI, so only where the mask names it */
+#define NIB_CPU_ALL         31u
 
 /* ---- an engine ---- */
 
@@ -95,7 +99,7 @@ void nib_close(nib_engine *engine);
 
 typedef struct nib_info {
     const char *family;       /* "llama", "qwen3", "gemma3" */
-    const char *compute_path; /* what computes, for people: "cpu avx2, NVFP4 x int8" */
+    const char *compute_path; /* what computes, for people: "cpu avx2, activations int8 ..." */
     uint64_t weight_bytes;    /* as packed in memory */
     uint64_t kv_bytes;        /* shared by all sequences; at most 512 MiB unless one alone needs more */
     int max_model_len;

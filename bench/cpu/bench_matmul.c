@@ -24,6 +24,7 @@
 #include "base/mem.h"
 #include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
+#include "cpu/features.h"
 #include "cpu/kernels.h"
 #include "num/bf16.h"
 
@@ -271,7 +272,7 @@ int main(int argc, char **argv) {
     uint64_t *buffer = must(aligned_alloc((size_t)2 << 20, FOOTPRINT));
     madvise(buffer, FOOTPRINT, MADV_HUGEPAGE); /* as packed weights do; a failure only slows the reading */
     memset(buffer, 1, FOOTPRINT);
-    uint32_t have = cpu_features() | NIB_CPU_SCALAR, mask = 0;
+    uint32_t have = features_lowered(NIB_CPU_ALL), mask = 0;
     for (size_t r = 0; r < sizeof rungs / sizeof *rungs && have & rungs[r].mask; r++) {
         mask |= rungs[r].mask;
         if (*o.rung ? !listed(o.rung, rungs[r].name) : r == 0)

@@ -38,7 +38,6 @@ static const struct {
              {"avx512", NIB_CPU_AVX512},
              {"avx512-vnni", NIB_CPU_AVX512_VNNI},
              {"amx", NIB_CPU_AMX}};
-#define RUNG_BITS (NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX)
 
 static unsigned rung_mask(const char *name, size_t n) {
     for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++)
@@ -49,7 +48,7 @@ static unsigned rung_mask(const char *name, size_t n) {
 
 bool cli_cpu_mask(const char *text, unsigned *mask) {
     long long number;
-    if (cli_integer(text, 1, RUNG_BITS, &number)) {
+    if (cli_integer(text, 1, NIB_CPU_ALL, &number)) {
         *mask = (unsigned)number;
         return true;
     }
@@ -92,7 +91,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state,
                        "--cpu-features takes names of scalar, avx2, avx512, avx512-vnni, amx with commas "
                        "between them, or a number from 1 to %u, not '%s'",
-                       RUNG_BITS, arg);
+                       NIB_CPU_ALL, arg);
         o->cpu_features = mask;
         return 0;
     }

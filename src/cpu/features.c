@@ -5,6 +5,7 @@
  */
 #include "cpu/features.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -21,12 +22,6 @@ static uint64_t xcr0(void) {
     uint32_t lo, hi;
     __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (uint64_t)hi << 32 | lo;
-}
-
-/* Linux hands out the AMX tile registers on request only. */
-static bool amx_granted(void) {
-    enum { REQUEST = 0x1023, TILE_DATA = 18 };
-    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 }
 
 static bool has(uint32_t reg, uint32_t bits) {
@@ -50,13 +45,23 @@ static uint32_t detect(void) {
     if (!has(c7, bit_AVX512VNNI))
         return found;
     found |= NIB_CPU_AVX512_VNNI;
-    if ((state & XCR0_AMX) == XCR0_AMX && has(d7, 1u << 24 | 1u << 25) && amx_granted())
+    if ((state & XCR0_AMX) == XCR0_AMX && has(d7, 1u << 24 | 1u << 25))
         found |= NIB_CPU_AMX;
     return found;
+}
+
+/* Linux hands out the AMX tile registers on request only; for the whole process, and for good. */
+bool features_grant_amx(void) {
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 }
 #else
 static uint32_t detect(void) {
     return NIB_CPU_SCALAR;
+}
+
+bool features_grant_amx(void) {
+    return false;
 }
 #endif
 
@@ -64,22 +69,43 @@ uint32_t cpu_features(void) {
     return detect();
 }
 
+/* Rungs, highest first: each stands on those after it. */
+static const uint32_t rungs[] = {NIB_CPU_AMX, NIB_CPU_AVX512_VNNI, NIB_CPU_AVX512, NIB_CPU_AVX2};
+
 uint32_t features_lowered(uint32_t mask) {
-    uint32_t f = detect() & (mask ? mask : ~(uint32_t)NIB_CPU_AMX);
-    if (!(f & NIB_CPU_AVX2))
-        f &= ~(uint32_t)NIB_CPU_AVX512;
-    if (!(f & NIB_CPU_AVX512))
-        f &= ~(uint32_t)NIB_CPU_AVX512_VNNI;
-    if (!(f & NIB_CPU_AVX512_VNNI))
-        f &= ~(uint32_t)NIB_CPU_AMX;
-    return f | NIB_CPU_SCALAR;
+    uint32_t found = detect(), allowed = mask ? mask : ~(uint32_t)NIB_CPU_AMX;
+    for (size_t i = 0; i + 1 < sizeof rungs / sizeof *rungs; i++)
+        if (allowed & rungs[i])
+            allowed |= rungs[i + 1];
+    found = (found & allowed) | NIB_CPU_SCALAR;
+    if (found & NIB_CPU_AMX && !features_grant_amx())
+        found &= ~(uint32_t)NIB_CPU_AMX;
+    return found;
+}
+
+/* Whole CPUs of this control group's quota (a container's --cpus), at least 1; INT_MAX without one. */
+static int quota_cpus(void) {
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    long long quota = 0, period = 0;
+    int fields = f ? fscanf(f, "%lld %lld", &quota, &period) : 0; /* "max 100000" where there is none */
+    if (f)
+        fclose(f);
+    if (fields != 2 || quota <= 0 || period <= 0)
+        return INT_MAX;
+    long long cpus = (quota + period - 1) / period;
+    return cpus < INT_MAX ? (int)cpus : INT_MAX;
+}
+
+static int at_most_quota(int cpus) {
+    int quota = quota_cpus();
+    return cpus < quota ? cpus : quota;
 }
 
 int features_cpus(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return (int)sysconf(_SC_NPROCESSORS_ONLN);
-    return CPU_COUNT(&set);
+        return at_most_quota((int)sysconf(_SC_NPROCESSORS_ONLN));
+    return at_most_quota(CPU_COUNT(&set));
 }
 
 /* The lowest-numbered hyperthread of CPU's core; CPU itself when sysfs does not say. */
@@ -107,6 +133,6 @@ int cpu_physical_cores(void) {
         int leader = core_leader(cpu);
         CPU_SET(leader >= 0 && leader < CPU_SETSIZE ? leader : cpu, &leaders);
     }
-    int cores = CPU_COUNT(&leaders);
+    int cores = at_most_quota(CPU_COUNT(&leaders));
     return cores > 0 ? cores : 1;
 }

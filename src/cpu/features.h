@@ -8,8 +8,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* This machine's features within MASK (0: all but AMX); a rung without the one below it is dropped. */
+/* This machine's features within MASK (0: all but AMX); a rung that MASK names brings those below it. */
 uint32_t features_lowered(uint32_t mask);
-int features_cpus(void); /* logical CPUs this process may run on */
+/* Asks the system for the AMX tiles; false: they must not be touched. */
+bool features_grant_amx(void);
+int features_cpus(void); /* logical CPUs this process may run on, within its control group's quota */
 
 #endif

@@ -83,7 +83,7 @@ typedef struct cpu_kernels {
     matmul_kernels matmul;
 } cpu_kernels;
 
-/* The table for FEATURES (a subset of cpu_features()). */
+/* The table for FEATURES, as features_lowered gives them. */
 void kernels_init(cpu_kernels *k, uint32_t features);
 
 /* Each rung's files fill in what they have. */

@@ -26,8 +26,8 @@ static void relax(void) {
 }
 
 nib_status team_init(team *t, int threads, int cpus, nib_error *err) {
-    atomic_init(&t->phase, 0);
-    atomic_init(&t->sleepers, 0);
+    atomic_init(&t->all.phase, 0);
+    atomic_init(&t->all.sleepers, 0);
     atomic_init(&t->started, 0);
     t->threads = threads;
     t->spins = threads <= cpus ? SPINS : 0; /* the one waited for may need this very core */
@@ -44,41 +44,41 @@ void team_free(team *t) {
 }
 
 /* Sets WORD and wakes who sleeps on it. The store comes before the look at sleepers, and a sleeper counts
- * itself before it looks at the word: one of the two sees the other. */
-static void announce(team *t, atomic_uint *word, unsigned value) {
-    atomic_store(word, value);
-    if (atomic_load(&t->sleepers))
-        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+ * itself before it looks at the phase: one of the two sees the other. */
+static void announce(team_word *word, unsigned phase) {
+    atomic_store(&word->phase, phase);
+    if (atomic_load(&word->sleepers))
+        syscall(SYS_futex, &word->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void await(team *t, atomic_uint *word, unsigned wanted) {
+static void await(const team *t, team_word *word, unsigned wanted) {
     for (int i = 0; i < t->spins + YIELDS; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) == wanted)
+        if (atomic_load_explicit(&word->phase, memory_order_acquire) == wanted)
             return;
         if (i < t->spins)
             relax();
         else
             sched_yield();
     }
-    atomic_fetch_add(&t->sleepers, 1);
-    for (unsigned seen; (seen = atomic_load(word)) != wanted;)
-        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-    atomic_fetch_sub(&t->sleepers, 1);
+    atomic_fetch_add(&word->sleepers, 1);
+    for (unsigned seen; (seen = atomic_load(&word->phase)) != wanted;)
+        syscall(SYS_futex, &word->phase, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&word->sleepers, 1);
 }
 
 void team_barrier(team *t, int thread, int n, team_alone_fn alone, void *arg) {
-    unsigned next = atomic_load_explicit(&t->phase, memory_order_relaxed) + 1;
+    unsigned next = atomic_load_explicit(&t->all.phase, memory_order_relaxed) + 1;
     if (thread > 0) {
-        announce(t, &t->seats[thread].phase, next);
-        await(t, &t->phase, next);
+        announce(&t->seats[thread], next);
+        await(t, &t->all, next);
         return;
     }
     for (int i = 1; i < n; i++)
-        await(t, &t->seats[i].phase, next);
+        await(t, &t->seats[i], next);
     if (alone)
         alone(arg);
     if (n > 1)
-        announce(t, &t->phase, next);
+        announce(&t->all, next);
 }
 
 void team_run(team *t, team_fn fn, void *arg) {

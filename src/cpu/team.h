@@ -13,15 +13,16 @@
 
 #include "base/status.h"
 
-typedef struct team_seat {
-    _Alignas(64) atomic_uint phase; /* the phase that its thread waits for */
-} team_seat;
+/* A phase that somebody may sleep on. */
+typedef struct team_word {
+    _Alignas(64) atomic_uint phase;
+    atomic_uint sleepers;
+} team_word;
 
 typedef struct team {
-    _Alignas(64) atomic_uint phase; /* goes up by one when all have come */
-    _Alignas(64) atomic_uint sleepers;
+    team_word all;                    /* goes up by one when all have come */
     _Alignas(64) atomic_uint started; /* publishes the caller's writes to the workers */
-    team_seat *seats;                 /* [threads] */
+    team_word *seats;                 /* [threads] the phase that a thread waits for */
     int threads;
     int spins; /* pauses before yielding */
 } team;

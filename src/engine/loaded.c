@@ -29,6 +29,9 @@ static nib_status check_options(const nib_options *o, nib_error *err) {
     if (kv < NIB_KV_AUTO || kv > NIB_KV_FP32)
         return nib_fail(err, NIB_BAD_ARGUMENT, "kv_cache is %d; expected a NIB_KV_ value, 0 to %d", kv,
                         NIB_KV_FP32);
+    if (o->cpu_features & ~NIB_CPU_ALL)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "cpu_features is 0x%x; expected NIB_CPU_ bits, at most 0x%x",
+                        o->cpu_features, NIB_CPU_ALL);
     if (o->threads < 0 || o->max_model_len < 0 || o->max_num_seqs < 0 || o->max_num_batched_tokens < 0)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "threads %d, max_model_len %d, max_num_seqs %d, max_num_batched_tokens %d: none may "
@@ -62,17 +65,24 @@ static nib_status fill_options(nib_options *o, const char *path, const hparams *
 }
 
 /* Pages for every sequence at full length, if the budget holds them; else what it holds, and the scheduler
- * makes sequences wait. One whole sequence always fits. */
-static int choose_kv_pages(const nib_options *o, const hparams *hp) {
-    size_t heads = 2 * (size_t)hp->n_layers * (size_t)hp->n_kv_heads; /* K and V */
-    size_t head_bytes = o->kv_cache == NIB_KV_FP8    ? (size_t)hp->head_dim + sizeof(float)
-                        : o->kv_cache == NIB_KV_BF16 ? 2 * (size_t)hp->head_dim
-                                                     : sizeof(float) * (size_t)hp->head_dim;
-    size_t in_budget = KV_BUDGET_BYTES / (heads * head_bytes * KV_PAGE_TOKENS);
+ * makes sequences wait. One whole sequence always fits. What a page takes is the backend's to say. */
+static nib_status choose_kv_pages(loaded *l, int *pages, nib_error *err) {
+    const nib_options *o = &l->options;
+    const hparams *hp = &l->file->hp;
+    kv_shape one = {.n_layers = hp->n_layers,
+                    .n_kv_heads = hp->n_kv_heads,
+                    .head_dim = hp->head_dim,
+                    .n_pages = 1,
+                    .dtype = o->kv_cache};
+    kv_cache *page;
+    NIB_TRY(l->be->kv_new(l->be, &page, &one, err));
+    size_t in_budget = KV_BUDGET_BYTES / l->be->kv_bytes(page);
+    l->be->kv_free(l->be, page);
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t wanted = of_one * (size_t)o->max_num_seqs;
     size_t n = wanted < in_budget ? wanted : in_budget;
-    return (int)(n > of_one ? n : of_one);
+    *pages = (int)(n > of_one ? n : of_one);
+    return NIB_OK;
 }
 
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
@@ -89,10 +99,13 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     l->threads = cpu_threads(l->be);
     if (needs->no_model)
         return NIB_OK;
+    int pages = needs->n_kv_pages;
+    if (pages <= 0)
+        NIB_TRY(choose_kv_pages(l, &pages, err));
     l->limits = (model_limits){
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
-        .n_kv_pages = needs->n_kv_pages > 0 ? needs->n_kv_pages : choose_kv_pages(&l->options, &l->file->hp),
+        .n_kv_pages = pages,
         .kv_dtype = l->options.kv_cache,
     };
     return model_open(&l->model, l->file, l->be, &l->limits, err);

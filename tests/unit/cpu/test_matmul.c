@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
+#include "cpu/features.h"
 #include "cpu/kernels.h"
 #include "matmul_fixture.h"
 
@@ -39,7 +40,7 @@ static void rungs_add(rungs *r, const char *name, uint32_t features) {
 }
 
 static uint32_t features_here(void) {
-    uint32_t have = cpu_features();
+    uint32_t have = features_lowered(NIB_CPU_ALL);
 #ifdef TILES_MODEL
     if (have & NIB_CPU_AVX512_VNNI)
         have |= NIB_CPU_AMX;

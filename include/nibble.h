@@ -106,7 +106,7 @@ typedef struct nib_info {
     int vocab_size;
     int threads;
     bool has_chat_template;         /* a template nibble knows */
-    const char *chat_template_note; /* why not, or "" */
+    const char *chat_template_note; /* why not; "" too where the model has none */
 } nib_info;
 
 void nib_get_info(const nib_engine *engine, nib_info *info); /* strings live as long as the engine */

@@ -19,6 +19,7 @@
 struct outdir {
     int fd; /* holds the lock */
     outdir_is_ours is_ours;
+    const char *mark;
     char *path, *temporary, *parent;
 };
 
@@ -31,9 +32,25 @@ static void outdir_free(outdir *d) {
     mem_free(d);
 }
 
-/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json) in which every
- * entry is a file that IS_OURS knows: anything else was not written by us. */
-static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, nib_error *err) {
+/* Whether MARK (NULL: whatever) stands in the first MiB of file NAME of DIR. */
+static bool has_mark(DIR *dir, const char *name, const char *mark) {
+    enum { MOST = 1 << 20 };
+    if (!mark)
+        return true;
+    int fd = openat(dirfd(dir), name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    char *text = fd >= 0 ? mem_alloc(MOST) : NULL;
+    ssize_t n = text ? read(fd, text, MOST) : -1;
+    bool found = n > 0 && memmem(text, (size_t)n, mark, strlen(mark));
+    mem_free(text);
+    if (fd >= 0)
+        close(fd);
+    return found;
+}
+
+/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json, with the mark)
+ * in which every entry is a file that IS_OURS knows: anything else was not written by us. */
+static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, const char *mark,
+                                    nib_error *err) {
     DIR *dir = opendir(path);
     if (!dir)
         return outtemp_problem(err, path, errno, "be read");
@@ -49,18 +66,24 @@ static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, ni
         if ((!file || !is_ours(e->d_name)) && (!foreign[0] || strcmp(e->d_name, foreign) < 0))
             snprintf(foreign, sizeof foreign, "%s", e->d_name); /* the first by name: always the same words */
     }
+    bool marked = has_mark(dir, "config.json", mark);
     closedir(dir);
     for (char *p = foreign; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)
             *p = '?'; /* a name is not to steer a terminal */
-    if (empty || (model && !foreign[0]))
+    if (empty || (model && marked && !foreign[0]))
         return NIB_OK;
     if (!model)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "%s: exists and is not a model directory (no config.json); it is not replaced", path);
+    if (foreign[0])
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: exists and holds \"%s\", which nibble does not write; it is not replaced", path,
+                        foreign);
     return nib_fail(err, NIB_BAD_ARGUMENT,
-                    "%s: exists and holds \"%s\", which nibble does not write; it is not replaced", path,
-                    foreign);
+                    "%s: exists, and its config.json does not say that nibble quantized it; it is not "
+                    "replaced: remove it, or write to another name",
+                    path);
 }
 
 /* Makes the temporary directory and locks it. Another writer of the same name that cleans up may have taken
@@ -87,14 +110,15 @@ static nib_status make_temporary(outdir *d, nib_error *err) {
     return nib_fail(err, NIB_IO, "%s: cannot be created: other programs keep writing the same name", d->path);
 }
 
-nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, nib_error *err) {
+nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, const char *mark,
+                       nib_error *err) {
     *out = NULL;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/')
         n--;
     outdir *d = mem_array(1, sizeof *d);
     if (d)
-        *d = (struct outdir){.fd = -1, .is_ours = is_ours};
+        *d = (struct outdir){.fd = -1, .is_ours = is_ours, .mark = mark};
     if (d && (d->path = mem_copy_text(path, n)) && (d->temporary = outtemp_name(d->path)))
         d->parent = outtemp_parent(d->path);
     if (!d || !d->parent) {
@@ -110,7 +134,7 @@ nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, n
         status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: is not the name of a directory to write", path);
     else if (lstat(d->path, &st) == 0)
         status = S_ISDIR(st.st_mode)
-                     ? check_replaceable(d->path, is_ours, err)
+                     ? check_replaceable(d->path, is_ours, mark, err)
                      : nib_fail(err, NIB_BAD_ARGUMENT,
                                 "%s: exists and is no directory, one was to be written", path);
     if (status == NIB_OK) {
@@ -131,7 +155,7 @@ const char *outdir_path(const outdir *d) {
 
 /* Puts the new directory in the place of an old one: at no time is the name without a whole directory. */
 static nib_status exchange(outdir *d, nib_error *err) {
-    NIB_TRY(check_replaceable(d->path, d->is_ours, err)); /* it may have changed since */
+    NIB_TRY(check_replaceable(d->path, d->is_ours, d->mark, err)); /* it may have changed since */
     if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) == 0) {
         outtemp_remove(AT_FDCWD, d->temporary, 8);
         return NIB_OK;

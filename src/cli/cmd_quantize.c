@@ -50,17 +50,17 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"format", KEY_FORMAT, "nvfp4|mxfp4|fp8|bf16", 0, "What the linear layers become (default nvfp4)", 1},
-    {"method", KEY_METHOD, "auto|rtn|sweep|4over6|weighted", 0,
+    {"format", KEY_FORMAT, "FORMAT", 0, "What the linear layers become: nvfp4 (default), mxfp4, fp8 or bf16",
+     1},
+    {"method", KEY_METHOD, "METHOD", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
-     "(error "
-     "weighted with what the inputs look like in a calibration text). auto is weighted where nibble can run "
-     "the "
-     "model, sweep otherwise (default auto)",
+     "(error weighted with what the inputs look like in a calibration text), or auto (default): weighted "
+     "where nibble can run the model, else sweep",
      1},
     {"calib", KEY_CALIB, "FILE", 0, "Text to calibrate with (default: a text inside the program)", 1},
-    {"head", KEY_HEAD, "keep|nvfp4|fp8", 0,
-     "The output layer (default keep). Where it is the embedding too, a GGUF file's one tensor is quantized "
+    {"head", KEY_HEAD, "FORMAT", 0,
+     "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
+     "tensor is quantized "
      "as both",
      1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
@@ -153,7 +153,8 @@ static const struct argp argp = {
            "file when "
            "the name ends in .gguf, else a directory in ModelOpt's convention. Embedding, norms and head are "
            "carried "
-           "over. OUT appears whole or not at all.\v"
+           "over. OUT appears whole or not at all; a file of that name, or a directory that nibble wrote, is "
+           "replaced.\v"
            "Examples:\n"
            "  nibble quantize SmolLM2-135M-Instruct.Q4_1.gguf smollm2-nvfp4.gguf\n"
            "  nibble quantize Qwen3-8B Qwen3-8B-NVFP4 --keep 'model.layers.0.*'",

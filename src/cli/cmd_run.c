@@ -46,7 +46,10 @@ static const struct argp_option options[] = {
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "End an answer after N tokens (default: when the model is full)",
      1},
     {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "Go on where the model would end", 1},
-    {"verbose", 'v', NULL, 0, "Print what computes, memory and tokens per second on standard error", 1},
+    {"verbose", 'v', NULL, 0,
+     "Print what computes, memory and tokens per second on standard error (what computes is also "
+     "printed where that is a terminal)",
+     1},
     {NULL, 0, NULL, 0, "How the next token is chosen:", 5},
     {"temperature", KEY_TEMPERATURE, "T", 0, "0: always the most probable one (default 0.8)", 5},
     {"top-k", KEY_TOP_K, "K", 0, "Among the K most probable, 0: all (default 40)", 5},
@@ -354,13 +357,19 @@ static nib_status chat_loop(run_session *s, nib_error *err) {
     return status;
 }
 
+/* A base model has no template and continues texts; a template that nibble does not know is not passed over.
+ */
 static nib_status choose_chat(run_session *s, nib_error *err) {
+    const char *note = s->info.chat_template_note;
     s->chat = s->args->chat != CHAT_OFF;
-    if (s->chat && !s->info.has_chat_template)
+    if (!s->chat || s->info.has_chat_template)
+        return NIB_OK;
+    if (s->args->chat == CHAT_ON || note[0])
         return nib_fail(err, NIB_UNSUPPORTED, "%s: %s; use --no-chat to let it continue a text",
-                        s->args->model,
-                        s->info.chat_template_note[0] ? s->info.chat_template_note
-                                                      : "it has no chat template that nibble knows");
+                        s->args->model, note[0] ? note : "the model has no chat template");
+    fprintf(stderr, "nibble: %s: the model has no chat template; it continues the prompt as it is\n",
+            s->args->model);
+    s->chat = false;
     return NIB_OK;
 }
 
@@ -370,6 +379,9 @@ static nib_status run(run_session *s, nib_error *err) {
     NIB_TRY(choose_chat(s, err));
     if (s->args->verbose)
         print_verbose_head(s);
+    else if (isatty(STDERR_FILENO))
+        fprintf(stderr, "%s%s, KV cache %s%s\n", ui_color(stderr, UI_DIM), s->info.compute_path,
+                cli_kv_name(s->args->compute.kv_cache), ui_color(stderr, UI_RESET));
     cli_catch_interrupt(!s->args->prompt);
     return s->args->prompt ? answer_one(s, s->args->prompt, err) : chat_loop(s, err);
 }

@@ -76,6 +76,8 @@ static void open_editor(lines *l) {
     el_set(l->edit, EL_SETTY, "-d", "intr=", NULL);
     el_set(l->edit, EL_ADDFN, "interrupt", "drop the line", on_interrupt_key);
     el_set(l->edit, EL_BIND, "^C", "interrupt", NULL);
+    /* A Ctrl-D typed before the line editor listens comes out of the terminal's queue as a NUL. */
+    el_set(l->edit, EL_BIND, "^@", "em-delete-or-list", NULL);
     if (!l->history)
         return;
     history(l->history, &event, H_SETSIZE, HISTORY_LINES);

@@ -254,6 +254,6 @@ void nib_get_info(const nib_engine *e, nib_info *info) {
         .vocab_size = l->file->hp.vocab,
         .threads = l->threads,
         .has_chat_template = l->chat.kind != CHAT_NONE,
-        .chat_template_note = l->chat.kind == CHAT_NONE && l->chat.note ? l->chat.note : "",
+        .chat_template_note = l->chat.kind == CHAT_NONE && l->file->words.chat_template.n ? l->chat.note : "",
     };
 }

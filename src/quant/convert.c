@@ -278,7 +278,7 @@ nib_status convert_try_output(const model_file *in, const char *out_path, const 
     outfile *file = NULL;
     outdir *directory = NULL;
     NIB_TRY(options->out == OUT_GGUF ? outfile_open(&file, out_path, err)
-                                     : outdir_open(&directory, out_path, hf_side_is_ours, err));
+                                     : outdir_open(&directory, out_path, hf_side_is_ours, HF_SIDE_MARK, err));
     outfile_abandon(file);
     outdir_abandon(directory);
     return NIB_OK;

@@ -16,6 +16,7 @@ nib_status hf_side_write_text(const char *directory, const char *name, const voi
 
 /* Is NAME one of the files that a written directory may hold? */
 bool hf_side_is_ours(const char *name);
+#define HF_SIDE_MARK "\"nibble\"" /* the producer that a quantization_config names */
 /* The I-th of their names; NULL after the last. */
 const char *hf_side_name(size_t i);
 

@@ -236,7 +236,7 @@ static nib_status write_file(convert_run *run, const char *path, nib_error *err)
 nib_status write_hf_model(convert_run *run, nib_error *err) {
     outdir *dir;
     char path[4096];
-    NIB_TRY(outdir_open(&dir, run->out_path, hf_side_is_ours, err));
+    NIB_TRY(outdir_open(&dir, run->out_path, hf_side_is_ours, HF_SIDE_MARK, err));
     int n = snprintf(path, sizeof path, "%s/model.safetensors", outdir_path(dir));
     nib_status status = NIB_OK;
     if (n < 0 || (size_t)n >= sizeof path)

@@ -3,6 +3,7 @@
 same values in every container; exit codes, the report, kills and full disks."""
 import filecmp
 import json
+import shutil
 import os
 import pathlib
 import resource
@@ -458,3 +459,16 @@ def test_words_of_real_models(nibble, smollm2, tmp_path, wikitext_test):
     assert ids[0] == ids[1] == ids[2]
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "there" / "tokenizer.json"))
     assert tokenizer.encode(text, add_special_tokens=False).ids == [int(i) for i in ids[0].split()]
+
+
+def test_other_models_are_not_replaced(nibble, tree, tmp_path):
+    tiny = tree / "tests/golden/models/llama-words"
+    out = tmp_path / "mine"
+    shutil.copytree(tiny, out, ignore=lambda _, names: [n for n in names if not n.endswith((".json", ".safetensors"))])
+    before = (out / "model.safetensors").read_bytes()
+    done = nibble("quantize", tiny, out, "--method", "rtn", check=False)
+    assert done.returncode == 2 and "does not say that nibble quantized it" in done.stderr
+    assert (out / "model.safetensors").read_bytes() == before
+    shutil.rmtree(out)
+    for _ in range(2):  # what nibble wrote it replaces
+        nibble("quantize", tiny, out, "--method", "rtn")

@@ -124,10 +124,10 @@ static void test_refused_names(void **state) {
     assert_int_equal(outfile_open(&f, in_root("no/such/file"), &err), NIB_IO);
     assert_int_equal(outfile_open(&f, "/dev/null", &err), NIB_BAD_ARGUMENT);
     assert_int_equal(outfile_open(&f, in_root("x/"), &err), NIB_BAD_ARGUMENT);
-    assert_int_equal(outdir_open(&d, ".", is_ours, &err), NIB_BAD_ARGUMENT);
-    assert_int_equal(outdir_open(&d, "/", is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, ".", is_ours, NULL, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, "/", is_ours, NULL, &err), NIB_BAD_ARGUMENT);
     write_text(in_root("plain"), "x");
-    assert_int_equal(outdir_open(&d, in_root("plain"), is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, in_root("plain"), is_ours, NULL, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "no directory"));
 }
 
@@ -135,7 +135,7 @@ static void make_model(const char *name, const char *text) {
     outdir *d;
     nib_error err;
     char path[512];
-    assert_int_equal(outdir_open(&d, in_root(name), is_ours, &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root(name), is_ours, NULL, &err), NIB_OK);
     snprintf(path, sizeof path, "%s/config.json", outdir_path(d));
     write_text(path, text);
     assert_int_equal(outdir_commit(d, &err), NIB_OK);
@@ -150,30 +150,36 @@ static void test_directory(void **state) {
     make_model("m/", "two"); /* a model is replaced */
     assert_content(in_root("m/config.json"), "two");
     assert_int_equal(count_entries(root), 1);
-    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, NULL, &err), NIB_OK);
     outdir_abandon(d);
     outdir_abandon(NULL);
     assert_content(in_root("m/config.json"), "two");
+
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "\"nibble\"", &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "does not say that nibble quantized it"));
+    make_model("m", "{\"producer\": \"nibble\"}");
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "\"nibble\"", &err), NIB_OK);
+    outdir_abandon(d);
 
     assert_int_equal(mkdir(in_root("empty"), 0777), 0);
     make_model("empty", "three");
     assert_int_equal(mkdir(in_root("mine"), 0777), 0);
     write_text(in_root("mine/letter.txt"), "dear");
-    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, NULL, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "not a model directory"));
     write_text(in_root("mine/config.json"), "{}");
     assert_int_equal(mkdir(in_root("mine/photos"), 0777), 0);
-    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, NULL, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "holds \"letter.txt\", which nibble does not write"));
     assert_content(in_root("mine/letter.txt"), "dear");
     assert_int_equal(unlink(in_root("mine/letter.txt")), 0);
-    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err),
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, NULL, &err),
                      NIB_BAD_ARGUMENT); /* a directory inside */
     assert_int_equal(rmdir(in_root("mine/photos")), 0);
     assert_int_equal(symlink("config.json", in_root("mine/model.safetensors")), 0);
-    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_BAD_ARGUMENT); /* a link */
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, NULL, &err), NIB_BAD_ARGUMENT); /* a link */
     assert_int_equal(unlink(in_root("mine/model.safetensors")), 0);
-    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root("mine"), is_ours, NULL, &err), NIB_OK);
     write_text(in_root("mine/late.txt"), "dear"); /* it came meanwhile */
     assert_int_equal(outdir_commit(d, &err), NIB_BAD_ARGUMENT);
     assert_content(in_root("mine/late.txt"), "dear");
@@ -191,7 +197,7 @@ static void test_killed(void **state) {
             outfile *f = NULL;
             outdir *d = NULL;
             if (directory)
-                outdir_open(&d, path, is_ours, NULL);
+                outdir_open(&d, path, is_ours, NULL, NULL);
             else if (outfile_open(&f, path, NULL) == NIB_OK)
                 outfile_write(f, "half", 4, NULL);
             (void)!write(ready[1], "x", 1);
@@ -236,7 +242,7 @@ static void test_cleaning_up_beside_a_writer(void **state) {
         assert_int_equal(outfile_write(f, "x", 1, &err), NIB_OK);
         assert_int_equal(outfile_commit(f, &err), NIB_OK);
         assert_int_equal(unlink(path), 0);
-        assert_int_equal(outdir_open(&d, path, is_ours, &err), NIB_OK);
+        assert_int_equal(outdir_open(&d, path, is_ours, NULL, &err), NIB_OK);
         assert_int_equal(access(outdir_path(d), F_OK), 0);
         outdir_abandon(d);
     }
@@ -276,7 +282,7 @@ static void test_failing_memory(void **state) {
         outdir *d = NULL;
         outfile *f = NULL;
         mem_fail_after(n);
-        nib_status a = outdir_open(&d, in_root("d"), is_ours, &err);
+        nib_status a = outdir_open(&d, in_root("d"), is_ours, NULL, &err);
         nib_status b = outfile_open(&f, in_root("f"), &err);
         if (b == NIB_OK)
             b = outfile_commit(f, &err);

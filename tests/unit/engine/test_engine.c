@@ -229,6 +229,7 @@ static void test_bad_opens(void **state) {
         {TINY, {.activations = (nib_activations)-1}, NIB_BAD_ARGUMENT},
         {TINY, {.kv_cache = (nib_kv_dtype)4}, NIB_BAD_ARGUMENT},
         {TINY, {.kv_cache = (nib_kv_dtype)-1}, NIB_BAD_ARGUMENT},
+        {TINY, {.cpu_features = NIB_CPU_ALL + 1}, NIB_BAD_ARGUMENT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_engine *e;

@@ -7,14 +7,14 @@
 const cli_command cli_commands[] = {
     {"run", cmd_run, "answer a prompt, or chat", "nibble run model.gguf \"What is the capital of France?\""},
     {"quantize", cmd_quantize, "make a 4-bit floating-point file of a model",
-     "nibble quantize model.gguf model-nvfp4"},
+     "nibble quantize model.gguf model-nvfp4.gguf"},
     {"eval", cmd_eval, "perplexity of a text, KL divergence from a base model",
-     "nibble eval kld model-nvfp4 --base model.gguf --text wiki.test.txt --chunks 60"},
+     "nibble eval kld model-nvfp4.gguf --base model.gguf --text wiki.test.txt --chunks 60"},
     {"tokenize", cmd_tokenize, "text to token ids and back",
      "nibble tokenize model.gguf --text wiki.test.txt --ids"},
     {"inspect", cmd_inspect, "what a model file holds, and what it takes to run",
      "nibble inspect model.gguf --tensors"},
     {"bench", cmd_bench, "tokens per second, and the share of the memory bandwidth",
-     "nibble bench model-nvfp4 -p 512 -n 128"},
+     "nibble bench model-nvfp4.gguf -p 512 -n 128"},
     {NULL, NULL, NULL, NULL},
 };

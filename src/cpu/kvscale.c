@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "cpu/kv.h"
 #include "num/bf16.h"
@@ -18,8 +19,10 @@ static const float step_factors[KVSCALE_STEPS] = {
     1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
     1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
 
-/* How much a mistake along a query weighs beside those of single dimensions; docs/notes/kv-fp8.md. */
-#define STEER 0.3f
+/* How much a mistake along a query weighs beside those of single dimensions, and how much of the queries'
+ * mean square a dimension weighs beside its own; docs/notes/kv-fp8.md. */
+#define STEER      0.3f
+#define MEAN_SHARE 0.3f
 
 /* The power of two below |v|, no less than that of the smallest normal number: 8 steps of E4M3. */
 static inline float power_of(float v) {
@@ -79,6 +82,19 @@ float kvscale_fit(const float *x, const float *weights, size_t n) {
     return best;
 }
 
+void kvscale_weigh(float *weights, const float *queries, size_t n_queries, size_t n) {
+    float sum = 0;
+    memset(weights, 0, n * sizeof *weights);
+    for (size_t h = 0; h < n_queries; h++)
+        for (size_t i = 0; i < n; i++) {
+            float square = queries[h * n + i] * queries[h * n + i];
+            weights[i] += square;
+            sum += square;
+        }
+    for (size_t i = 0; i < n; i++)
+        weights[i] += MEAN_SHARE * sum / (float)n;
+}
+
 /* Every element takes one of its two E4M3 neighbours. What the mistakes so far add to each query's score is
  * known, and wanted is the mistake e that makes w e^2 + STEER * (the sum of (score + q e)^2) smallest. */
 void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
@@ -88,8 +104,8 @@ void kvscale_round(float *x, float scale, const float *weights, const float *que
     for (size_t j = 0; j < n; j++) {
         size_t i = interleaved ? j : j % 2 * (n / 2) + j / 2;
         const float *q = queries + i;
-        float v = clamp(x[i] * factor, 448.0f), near = round_e4m3(v), step = power_of(v) / 8;
-        float far = clamp(near > v ? near - step : near + step, 448.0f);
+        float v = clamp(x[i] * factor, 448.0f), near = round_e4m3(v), step = copysignf(power_of(v) / 8, v);
+        float far = clamp(fabsf(near) > fabsf(v) ? near - step : near + step, 448.0f);
         float up = near > far ? near : far, down = near > far ? far : near;
         float slope = 0, energy = 0;
         for (size_t h = 0; h < n_queries; h++) {

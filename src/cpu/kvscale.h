@@ -22,9 +22,13 @@
  * codes do not matter; else largest |x| / scale <= 448. */
 float kvscale_fit(const float *x, const float *weights, size_t n);
 
+/* What a mistake in each dimension of a key weighs in scores, WEIGHTS [n]: the squares of the token's own
+ * QUERIES [n_queries, n], rotated, and a share of their mean. */
+void kvscale_weigh(float *weights, const float *queries, size_t n_queries, size_t n);
+
 /* x [n] becomes E4M3 values in units of SCALE (of kvscale_fit; 0: zeros, NaN: anything), each one of the two
- * neighbours of what it was. WEIGHTS [n], QUERIES [n_queries, n]. It goes by rotation pairs, so that
- * dimensions that turn alike cancel. */
+ * neighbours of what it was, or that itself. WEIGHTS [n] of kvscale_weigh, QUERIES [n_queries, n]. It goes by
+ * rotation pairs, so that dimensions that turn alike cancel. */
 void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
                    size_t n, bool interleaved);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From joined q, k and v to rotated queries and stored keys and values. A unit is one head of one run of rows
- * within a KV page, so no two threads write the same cache line of a page.
+ * within a KV page, so no two threads write the same cache line of a page. With FP8 keys the queries of a
+ * group belong to their key's unit.
  */
 #include <assert.h>
 #include <math.h>
@@ -55,27 +56,15 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
-/* Row ROW's key of KV head KV_HEAD in FP8: its scale; K [d] becomes E4M3 values in units of it. What a
- * dimension weighs in scores are the squares of the token's own queries, and 3/10 of their mean. ROOM: for
- * 1 + KVSCALE_QUERIES times [d]. */
-static float round_key(const cpu_backend *cb, const cpu_op *op, size_t kv_head, size_t row, float *k,
-                       float *room) {
+/* Row ROW's key of KV head KV_HEAD in FP8: its scale; K [d] becomes E4M3 values in units of it. The group's
+ * queries are rotated already. ROOM: for [d]. */
+static float round_key(const cpu_op *op, size_t kv_head, size_t row, float *k, float *room) {
     const attn_params *p = &op->attn;
     size_t d = (size_t)p->head_dim, group = (size_t)(p->n_heads / p->n_kv_heads);
-    float *weights = room, *queries = weights + d, sum = 0;
-    memset(weights, 0, d * sizeof *weights);
-    for (size_t h = 0; h < group; h++) {
-        float *q = queries + h % KVSCALE_QUERIES * d;
-        norm_and_rotate(cb, op, q, act_row(op->in, row) + (kv_head * group + h) * d, p->q_norm, row);
-        for (size_t i = 0; i < d; i++) {
-            weights[i] += q[i] * q[i];
-            sum += q[i] * q[i];
-        }
-    }
-    for (size_t i = 0; i < d; i++)
-        weights[i] += 0.3f * sum / (float)d;
-    float scale = kvscale_fit(k, weights, d);
-    kvscale_round(k, scale, weights, queries, group < KVSCALE_QUERIES ? group : KVSCALE_QUERIES, d,
+    const float *queries = act_row(op->out, row) + kv_head * group * d;
+    kvscale_weigh(room, queries, group, d);
+    float scale = kvscale_fit(k, room, d);
+    kvscale_round(k, scale, room, queries, group < KVSCALE_QUERIES ? group : KVSCALE_QUERIES, d,
                   p->interleaved);
     return scale;
 }
@@ -166,30 +155,49 @@ static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *
         store_steps(kv, block, is_k, t, codes, n);
 }
 
+/* Query head HEAD of the rows of RUN. */
+static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
+    size_t d = (size_t)op->attn.head_dim;
+    for (size_t row = (size_t)run->row; row < (size_t)(run->row + run->n); row++)
+        norm_and_rotate(cb, op, act_row(op->out, row) + head * d, act_row(op->in, row) + head * d,
+                        op->attn.q_norm, row);
+}
+
+/* Keys of KV head HEAD of the rows of RUN. Those in FP8 are rounded along their queries, which are made
+ * first. */
+static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
+                                  float *scratch) {
+    const attn_params *p = &op->attn;
+    const kv_cache *kv = op->kv;
+    size_t h = (size_t)p->n_heads, d = (size_t)p->head_dim, group = h / (size_t)p->n_kv_heads;
+    float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *room = codes + KV_PAGE_TOKENS * d;
+    size_t row = (size_t)run->row, n = (size_t)run->n;
+    for (size_t i = 0; i < n; i++)
+        norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, p->k_norm, row + i);
+    if (kv->k_scales) {
+        float *scales =
+            kv->k_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
+        for (size_t i = 0; i < group; i++)
+            rotate_head(cb, op, run, head * group + i);
+        for (size_t i = 0; i < n; i++)
+            scales[i] = round_key(op, head, row + i, k + i * d, room);
+    }
+    store_head(cb, op, run, head, true, k, d, codes);
+}
+
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     const attn_params *p = &op->attn;
     size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, d = (size_t)p->head_dim, slots = h + 2 * g;
     for (size_t u = begin; u < end; u++) {
         const page_run *run = &cb->runs[u / slots];
-        size_t part = u % slots, row = (size_t)run->row, n = (size_t)run->n;
-        const float *src = act_row(op->in, row) + part * d;
-        if (part < h) {
-            for (size_t i = 0; i < n; i++)
-                norm_and_rotate(cb, op, act_row(op->out, row + i) + part * d, src + i * op->in->stride,
-                                p->q_norm, row + i);
-        } else if (part < h + g) {
-            float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *room = codes + KV_PAGE_TOKENS * d;
-            size_t token = kv_block(op->kv, p->layer, run->page, (int)(part - h)) * KV_PAGE_TOKENS;
-            token += (size_t)run->slot;
-            for (size_t i = 0; i < n; i++) {
-                norm_and_rotate(cb, op, k + i * d, src + i * op->in->stride, p->k_norm, row + i);
-                if (op->kv->k_scales)
-                    op->kv->k_scales[token + i] = round_key(cb, op, part - h, row + i, k + i * d, room);
-            }
-            store_head(cb, op, run, part - h, true, k, d, codes);
-        } else {
-            store_head(cb, op, run, part - h - g, false, src, op->in->stride, NULL);
-        }
+        size_t part = u % slots;
+        if (part >= h + g)
+            store_head(cb, op, run, part - h - g, false, act_row(op->in, (size_t)run->row) + part * d,
+                       op->in->stride, NULL);
+        else if (part >= h)
+            rotate_and_store_keys(cb, op, run, part - h, scratch);
+        else if (!op->kv->k_scales)
+            rotate_head(cb, op, run, part);
     }
 }
 
@@ -216,5 +224,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return (2 * KV_PAGE_TOKENS + 1 + KVSCALE_QUERIES) * head_dim * sizeof(float);
+    return (2 * KV_PAGE_TOKENS + 1) * head_dim * sizeof(float);
 }

@@ -91,6 +91,27 @@ static void test_within_a_step(void **state) {
         }
 }
 
+/* No E4M3 value lies between an element and what it became, powers of two and other exact values too. */
+static void test_neighbours(void **state) {
+    (void)state;
+    uint64_t random = 6;
+    for (int t = 0; t < TRIALS; t++) {
+        key k = random_key(&random);
+        float rounded[N];
+        for (size_t i = 0; i < N; i++)
+            k.x[i] =
+                i % 2 ? ldexpf(k.x[i] < 0 ? -1 : 1, (int)(i % 17) - 8) : e4m3_to_f32((uint8_t)(i * 4 % 126));
+        memcpy(rounded, k.x, sizeof rounded);
+        kvscale_round(rounded, 1, k.weights, k.queries, QUERIES, N, t % 2);
+        for (size_t i = 0; i < N; i++)
+            for (int code = 0; code < 256; code++) {
+                float v = e4m3_to_f32((uint8_t)code);
+                if (v > fminf(k.x[i], rounded[i]) && v < fmaxf(k.x[i], rounded[i]))
+                    fail_msg("%g became %g", (double)k.x[i], (double)rounded[i]);
+            }
+    }
+}
+
 static void test_tiny(void **state) {
     (void)state;
     float x[N], weights[N] = {0}, queries[N] = {0};
@@ -106,6 +127,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mistakes_cancel),
         cmocka_unit_test(test_within_a_step),
+        cmocka_unit_test(test_neighbours),
         cmocka_unit_test(test_tiny),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

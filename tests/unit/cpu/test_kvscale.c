@@ -91,7 +91,7 @@ static void test_within_a_step(void **state) {
         }
 }
 
-/* No E4M3 value lies between an element and what it became, powers of two and other exact values too. */
+/* No E4M3 value lies between an element and what it became; half of the elements are powers of two. */
 static void test_neighbours(void **state) {
     (void)state;
     uint64_t random = 6;
@@ -99,8 +99,7 @@ static void test_neighbours(void **state) {
         key k = random_key(&random);
         float rounded[N];
         for (size_t i = 0; i < N; i++)
-            k.x[i] =
-                i % 2 ? ldexpf(k.x[i] < 0 ? -1 : 1, (int)(i % 17) - 8) : e4m3_to_f32((uint8_t)(i * 4 % 126));
+            k.x[i] = i % 2 ? k.x[i] : ldexpf(k.x[i] < 0 ? -1 : 1, (int)(i % 17) - 8);
         memcpy(rounded, k.x, sizeof rounded);
         kvscale_round(rounded, 1, k.weights, k.queries, QUERIES, N, t % 2);
         for (size_t i = 0; i < N; i++)

@@ -81,10 +81,12 @@ static bool is_mxfp4(dtype t) {
 /* MXFP4 becomes NVFP4 without loss when the tensor scale is a power of two: each block of 32 is two of 16
  * under the same power, which E4M3 holds for 18 of them. The sweep finds it, its error being 0. */
 static void choose_cast(scale_search *s, float amax, bool ct) {
-    int power = (int)ceilf(log2f(amax / 6.0f)) - 8; /* the largest block's scale lies in (128, 256] */
     scale_search_init(s, QM_SWEEP, amax, ct, NULL);
-    if (amax > 0 && power > -126)
-        s->tensor_scale = ldexpf(1.0f, power);
+    if (amax / 6.0f > 0) {
+        int power = (int)ceilf(log2f(amax / 6.0f)) - 8; /* the largest block's scale lies in (128, 256] */
+        if (power > -126)
+            s->tensor_scale = ldexpf(1.0f, power);
+    }
     s->global_scale = ct ? 1.0f / s->tensor_scale : 0.0f;
 }
 

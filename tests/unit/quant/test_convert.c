@@ -429,6 +429,50 @@ static void test_mxfp4_cast(void **state) {
     }
 }
 
+/* The output projection of layer 0, of the MXFP4 model at PATH with its codes or its block scales replaced
+ * where they are given, is after a cast to NVFP4 what it was before. */
+static void check_cast(const char *path, const char *name, const uint8_t *codes, const uint8_t *scales) {
+    static const out_kind kinds[] = {OUT_MODELOPT, OUT_COMPRESSED_TENSORS};
+    float before[TINY_FFN], after[TINY_FFN];
+    for (size_t k = 0; k < 2; k++) {
+        char file[32];
+        snprintf(file, sizeof file, "%s%zu", name, k);
+        model_file *f = open_model(path);
+        tensor *t = (tensor *)model_file_find(f, SLOT_O, 0);
+        convert_report report;
+        t->data = codes ? codes : t->data;
+        t->block_scales = scales ? scales : t->block_scales;
+        convert_options o = {.method = QM_SWEEP, .out = kinds[k]};
+        if (convert(f, tiny_path(file), &o, &report, &err) != NIB_OK)
+            fail_msg("%s", err.text);
+        model_file *out = open_model(tiny_path(file));
+        for (size_t r = 0; r < t->rows; r++) {
+            tensor_decode_row(t, r, before);
+            tensor_decode_row(model_file_find(out, SLOT_O, 0), r, after);
+            for (size_t c = 0; c < t->cols; c++)
+                if (!(before[c] == after[c]))
+                    fail_msg("row %zu, column %zu: %a and %a", r, c, (double)before[c], (double)after[c]);
+        }
+        model_file_close(out);
+        model_file_close(f);
+    }
+}
+
+/* E4M3 holds 18 powers of two: all of them are used when the blocks' scales lie as far apart. A tensor of
+ * zeros has no largest block. */
+static void test_mxfp4_cast_far_apart(void **state) {
+    (void)state;
+    static uint8_t scales[TINY_DIM * TINY_DIM / 32], zeros[TINY_DIM * TINY_DIM / 2];
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    const char *mx = make(hf, "mx", (convert_options){.format = QF_MXFP4}, NULL);
+    for (size_t i = 0; i < sizeof scales; i++)
+        scales[i] = (uint8_t)(120 - i % 18);
+    check_cast(mx, "wide", NULL, scales);
+    check_cast(mx, "zero", zeros, NULL);
+    memset(scales, 0, sizeof scales); /* 2^-127, below what FP32 holds in full */
+    check_cast(mx, "small", zeros, scales);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
@@ -795,6 +839,7 @@ int main(void) {
         TEST(test_keep),
         TEST(test_requantize),
         TEST(test_mxfp4_cast),
+        TEST(test_mxfp4_cast_far_apart),
         TEST(test_special_tokens),
         TEST(test_llama3_words),
         TEST(test_two_rope_scalings),

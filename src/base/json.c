@@ -116,22 +116,16 @@ static json_t *load(const void *bytes, size_t n, json_error_t *problem, bool *no
     return root;
 }
 
-/* Rewrites the integer literal of N digits and sign at P as a real of at most N characters. */
+/* Rewrites the integer literal of N characters at P, if it is too big for one, as a real: its last two digits
+ * become an exponent of 2. What they said is less than half the last bit of a double. Nothing is printed:
+ * the host's locale may have a decimal comma. */
 static void integer_as_real(char *p, size_t n) {
-    char literal[400], real[64];
-    if (n >= sizeof literal)
-        return; /* past any double: jansson refuses it */
-    memcpy(literal, p, n);
-    literal[n] = '\0';
+    char *end;
     errno = 0;
-    strtoll(literal, NULL, 10);
-    if (errno != ERANGE)
+    strtoll(p, &end, 10);
+    if (errno != ERANGE || end != p + n)
         return;
-    int length = snprintf(real, sizeof real, "%.12e", strtod(literal, NULL));
-    if (length <= 0 || (size_t)length > n)
-        return;
-    memset(p, ' ', n);
-    memcpy(p, real, (size_t)length);
+    memcpy(p + n - 2, "e2", 2);
 }
 
 static bool is_number_byte(char c) {

@@ -2,6 +2,7 @@
  *
  * Memory, arena, error sentences, mapped files, JSON.
  */
+#include <locale.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -157,6 +158,39 @@ static void test_json(void **state) {
     json_decref(root);
 }
 
+/* A real made of an integer is never printed on the way: the decimal comma of a host's locale stays out. */
+static void test_json_in_locales(void **state) {
+    (void)state;
+    static const char *const locales[] = {"C", "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "C"};
+    static const char *const numbers[] = {"1000000000000000019884624838656",
+                                          "-1000000000000000019884624838656", "9223372036854775808",
+                                          "-9223372036854775809", "18446744073709551615"};
+    nib_error err;
+    for (size_t l = 0; l < sizeof locales / sizeof locales[0]; l++) {
+        if (!setlocale(LC_ALL, locales[l]))
+            continue; /* not on this machine */
+        for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+            json_t *root;
+            assert_int_equal(json_read(&root, numbers[i], strlen(numbers[i]), "x", &err), NIB_OK);
+            assert_true(json_real_value(root) == strtod(numbers[i], NULL));
+            json_decref(root);
+        }
+        assert_int_equal(parse("[12345678901234567890-3]", &err), NIB_BAD_FILE);
+        assert_int_equal(parse("[012345678901234567890]", &err), NIB_BAD_FILE);
+    }
+}
+
+/* Digits past any double are refused. */
+static void test_json_huge(void **state) {
+    (void)state;
+    nib_error err;
+    char digits[1000];
+    memset(digits, '9', sizeof digits);
+    digits[sizeof digits - 1] = '\0';
+    assert_int_equal(parse(digits, &err), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "real number overflow"));
+}
+
 static void test_json_without_memory(void **state) {
     (void)state;
     nib_error err;
@@ -176,7 +210,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mem),       cmocka_unit_test(test_arena),
         cmocka_unit_test(test_sentences), cmocka_unit_test(test_mapfile),
-        cmocka_unit_test(test_json),      cmocka_unit_test(test_json_without_memory),
+        cmocka_unit_test(test_json),      cmocka_unit_test(test_json_in_locales),
+        cmocka_unit_test(test_json_huge), cmocka_unit_test(test_json_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

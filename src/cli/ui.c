@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 #define BAR_AFTER_SECONDS 1.0
 #define BAR_EVERY_SECONDS 0.1

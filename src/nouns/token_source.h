@@ -11,6 +11,19 @@
 
 #include "base/strview.h"
 
+#define TOKEN_SOURCE_MAX_PIECE 65535               /* bytes of one piece of a vocabulary */
+#define TOKEN_SOURCE_MAX_JSON  ((size_t)256 << 20) /* bytes of a tokenizer.json */
+
+/* GGUF's numbers. */
+typedef enum token_type {
+    TOKEN_NORMAL = 1,
+    TOKEN_UNKNOWN,
+    TOKEN_CONTROL,
+    TOKEN_USER,
+    TOKEN_UNUSED,
+    TOKEN_BYTE
+} token_type;
+
 typedef struct token_source {
     const char *where; /* the file's name, for sentences */
 
@@ -23,9 +36,8 @@ typedef struct token_source {
     strview pre;   /* "smollm", "qwen2", "llama-bpe", ... */
     size_t n_tokens;
     const strview *tokens;
-    const float *scores; /* [n_tokens] or NULL */
-    const int32_t
-        *types; /* [n_tokens] or NULL; 1 normal 2 unknown 3 control 4 user-defined 5 unused 6 byte */
+    const float *scores;  /* [n_tokens] or NULL */
+    const int32_t *types; /* [n_tokens] of token_type, or NULL: all normal */
     size_t n_merges;
     const strview *merges;                     /* "left right" */
     int32_t bos, eos, eot, unk, pad;           /* -1: none given */
@@ -37,6 +49,11 @@ typedef struct token_source {
 
     strview chat_template; /* Jinja text, may be empty */
 } token_source;
+
+/* The type of the token ID, as the file gives it: a number of no token_type is possible. */
+static inline int32_t token_source_type(const token_source *s, size_t id) {
+    return s->types ? s->types[id] : TOKEN_NORMAL;
+}
 
 /* Of GGUF metadata. Byte pairs cut the way of Llama 3, under any of the names llama.cpp knows for it: three
  * digits together, and a word that is a piece is not merged up to it. */

@@ -13,8 +13,6 @@
 #include "quant/gguf_side.h"
 #include "store/json_file.h"
 
-enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
-
 #define PAD_BYTES        ((size_t)32)
 #define MAX_CONFIG_BYTES ((size_t)32 << 20)
 

@@ -1,23 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The words of a directory: the source's files as they are, or tokenizer.json, tokenizer_config.json and
- * generation_config.json made from GGUF metadata.
- *
- * A GGUF file of SentencePiece kind holds scores, tokenizer.json merges: every split of a piece into two
- * pieces is a merge, ordered by the piece's score, then by the length of the left and the right part, the way
- * transformers converts such models.
+ * generation_config.json made from GGUF metadata. GGUF's strings are any bytes, JSON's are UTF-8: that is
+ * compared first, so that what jansson refuses afterwards is for want of memory.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/mapfile.h"
-#include "base/mem.h"
+#include "base/utf8.h"
 #include "quant/hf_side.h"
+#include "quant/spm_merges.h"
 #include "store/quote.h"
-
-enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
 
 static const char WORD_START[] = "\xe2\x96\x81"; /* U+2581 */
 
@@ -93,139 +88,38 @@ static bool add(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
-static int type_of(const token_source *w, size_t id) {
-    return w->types ? w->types[id] : TOKEN_NORMAL;
-}
-
 static bool is_id(const token_source *w, int32_t id) {
     return id >= 0 && (size_t)id < w->n_tokens;
 }
 
-/* ---- merges of a SentencePiece vocabulary ---- */
+/* ---- what JSON can hold ---- */
 
-typedef struct piece { /* sorted by text */
-    strview text;
-    uint32_t id;
-} piece;
-
-typedef struct merge {
-    uint32_t left, right, whole;
-    uint32_t left_length, right_length; /* in characters */
-    float score;
-} merge;
-
-typedef struct merge_list {
-    merge *p;
-    size_t n, capacity;
-} merge_list;
-
-static int view_compare(strview a, strview b) {
-    int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
-    return order ? order : (a.n > b.n) - (a.n < b.n);
+static bool is_text(strview v) {
+    return v.n == 0 || (utf8_valid_prefix(v.p, v.n) == v.n && !memchr(v.p, '\0', v.n));
 }
 
-static int piece_compare(const void *a, const void *b) {
-    const piece *x = a, *y = b;
-    int order = view_compare(x->text, y->text);
-    return order ? order : (x->id > y->id) - (x->id < y->id);
+static nib_status check_texts(const token_source *w, const char *key, const strview *list, size_t n,
+                              nib_error *err) {
+    for (size_t i = 0; i < n; i++)
+        if (!is_text(list[i]))
+            return nib_fail(
+                err, NIB_UNSUPPORTED,
+                "%s: item %zu of %s (%s) is no UTF-8 text; tokenizer.json cannot hold it, write a "
+                "GGUF file instead",
+                w->where, i, key, QUOTE(list[i]));
+    return NIB_OK;
 }
 
-static const piece *find_piece(const piece *sorted, size_t n, strview text) {
-    size_t low = 0, high = n;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = view_compare(sorted[middle].text, text);
-        if (order == 0)
-            return &sorted[middle];
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
-}
-
-/* Best score first; the longer left part, then the longer right part; then the order of the vocabulary. */
-static int merge_compare(const void *a, const void *b) {
-    const merge *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score > y->score ? -1 : 1;
-    if (x->left_length != y->left_length)
-        return x->left_length > y->left_length ? -1 : 1;
-    if (x->right_length != y->right_length)
-        return x->right_length > y->right_length ? -1 : 1;
-    return (x->whole > y->whole) - (x->whole < y->whole);
-}
-
-static bool merge_push(merge_list *list, merge m) {
-    if (list->n == list->capacity) {
-        size_t wanted = list->capacity ? list->capacity * 2 : 65536;
-        merge *grown = mem_resize(list->p, wanted, sizeof *grown);
-        if (!grown)
-            return false;
-        list->p = grown;
-        list->capacity = wanted;
-    }
-    list->p[list->n++] = m;
-    return true;
-}
-
-/* Every split of piece ID into two pieces, at character borders. */
-static bool split_piece(const token_source *w, const piece *sorted, size_t n, uint32_t id, merge_list *list) {
-    strview text = w->tokens[id];
-    uint32_t length = 0, left = 0;
-    for (size_t i = 0; i < text.n; i++)
-        length += ((unsigned char)text.p[i] & 0xc0) != 0x80;
-    for (size_t cut = 1; cut < text.n; cut++) {
-        if (((unsigned char)text.p[cut] & 0xc0) == 0x80)
-            continue;
-        left++;
-        const piece *l = find_piece(sorted, n, (strview){text.p, cut});
-        const piece *r = l ? find_piece(sorted, n, (strview){text.p + cut, text.n - cut}) : NULL;
-        if (r &&
-            !merge_push(list, (merge){l->id, r->id, id, left, length - left, w->scores ? w->scores[id] : 0}))
-            return false;
-    }
-    return true;
-}
-
-/* Runs of spaces and lines are user-defined pieces, and merges reach them too. */
-static bool is_mergeable(const token_source *w, size_t id) {
-    return type_of(w, id) == TOKEN_NORMAL || type_of(w, id) == TOKEN_USER;
-}
-
-static bool list_merges(const token_source *w, merge_list *list) {
-    piece *sorted = mem_array(w->n_tokens, sizeof *sorted);
-    size_t n = 0;
-    if (!sorted)
-        return false;
-    for (size_t i = 0; i < w->n_tokens; i++)
-        if (is_mergeable(w, i) && w->tokens[i].n)
-            sorted[n++] = (piece){w->tokens[i], (uint32_t)i};
-    qsort(sorted, n, sizeof *sorted, piece_compare);
-    bool ok = true;
-    for (size_t i = 0; i < w->n_tokens && ok; i++)
-        if (is_mergeable(w, i))
-            ok = split_piece(w, sorted, n, (uint32_t)i, list);
-    if (ok && list->n)
-        qsort(list->p, list->n, sizeof *list->p, merge_compare);
-    mem_free(sorted);
-    return ok;
-}
-
-static json_t *spm_merges(const token_source *w) {
-    merge_list list = {0};
-    json_t *out = list_merges(w, &list) ? json_array() : NULL;
-    for (size_t i = 0; out && i < list.n; i++) {
-        json_t *pair =
-            json_pack("[o, o]", text_of(w->tokens[list.p[i].left]), text_of(w->tokens[list.p[i].right]));
-        if (json_array_append_new(out, pair) != 0) {
-            json_decref(out);
-            out = NULL;
-        }
-    }
-    mem_free(list.p);
-    return out;
+static nib_status check_words(const token_source *w, nib_error *err) {
+    NIB_TRY(check_texts(w, "tokenizer.ggml.tokens", w->tokens, w->n_tokens, err));
+    NIB_TRY(check_texts(w, "tokenizer.ggml.merges", w->merges, w->n_merges, err));
+    if (is_text(w->chat_template))
+        return NIB_OK;
+    return nib_fail(
+        err, NIB_UNSUPPORTED,
+        "%s: tokenizer.chat_template is no UTF-8 text; tokenizer_config.json cannot hold it, write a "
+        "GGUF file instead",
+        w->where);
 }
 
 /* ---- tokenizer.json ---- */
@@ -313,66 +207,45 @@ static json_t *post_processor_of(const token_source *w) {
         "A", "type_id", 0, "Sequence", "id", "B", "type_id", 1, "special_tokens", special);
 }
 
-static bool is_utf8(strview v) {
-    for (size_t i = 0; i < v.n;) {
-        unsigned char c = (unsigned char)v.p[i++];
-        int more = c < 0x80                ? 0
-                   : c >= 0xc2 && c < 0xe0 ? 1
-                   : c >= 0xe0 && c < 0xf0 ? 2
-                   : c >= 0xf0 && c < 0xf5 ? 3
-                                           : -1;
-        if (more < 0)
-            return false;
-        for (; more > 0; more--, i++)
-            if (i == v.n || ((unsigned char)v.p[i] & 0xc0) != 0x80)
-                return false;
-    }
-    return true;
-}
-
 static nib_status add_vocab(json_t *model, json_t *added, const token_source *w, nib_error *err) {
     json_t *vocab = json_object();
     bool ok = vocab != NULL;
     for (size_t i = 0; i < w->n_tokens && ok; i++) {
         strview t = w->tokens[i];
-        json_t *text = text_of(t);
-        if (!text && is_utf8(t)) {
-            json_decref(vocab);
-            return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
-        }
-        if (!text || memchr(t.p, '\0', t.n) || json_object_getn(vocab, t.p, t.n)) {
-            json_decref(text);
+        if (json_object_getn(vocab, t.p, t.n)) {
             json_decref(vocab);
             return nib_fail(
                 err, NIB_UNSUPPORTED,
-                "%s: token %zu (%s) is no text or is there twice; tokenizer.json cannot hold it, write a "
-                "GGUF file instead",
+                "%s: item %zu of tokenizer.ggml.tokens (%s) is there twice; tokenizer.json cannot "
+                "hold it, write a GGUF file instead",
                 w->where, i, QUOTE(t));
         }
         ok = json_object_setn_new(vocab, t.p, t.n, json_integer((json_int_t)i)) == 0;
-        int type = type_of(w, i);
+        int type = token_source_type(w, i);
         if (type == TOKEN_CONTROL || type == TOKEN_USER || type == TOKEN_UNKNOWN)
-            ok &= json_array_append_new(added,
-                                        json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i,
-                                                  "content", text, "single_word", 0, "lstrip", 0, "rstrip", 0,
-                                                  "normalized", 0, "special", type != TOKEN_USER)) == 0;
-        else
-            json_decref(text);
+            ok &= json_array_append_new(added, json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id",
+                                                         (json_int_t)i, "content", text_of(t), "single_word",
+                                                         0, "lstrip", 0, "rstrip", 0, "normalized", 0,
+                                                         "special", type != TOKEN_USER)) == 0;
     }
     ok = add(model, "vocab", vocab) && ok;
     return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
 }
 
-static json_t *merges_of(const token_source *w) {
-    if (strview_is(w->model, "llama"))
-        return spm_merges(w);
-    json_t *out = json_array();
-    for (size_t i = 0; out && i < w->n_merges; i++)
-        if (json_array_append_new(out, text_of(w->merges[i])) != 0) {
-            json_decref(out);
-            out = NULL;
-        }
-    return out;
+static nib_status add_merges(json_t *model, const token_source *w, nib_error *err) {
+    json_t *out;
+    if (strview_is(w->model, "llama")) {
+        NIB_TRY(spm_merges(&out, w, err));
+    } else {
+        out = json_array();
+        for (size_t i = 0; out && i < w->n_merges; i++)
+            if (json_array_append_new(out, text_of(w->merges[i])) != 0) {
+                json_decref(out);
+                out = NULL;
+            }
+    }
+    return add(model, "merges", out) ? NIB_OK
+                                     : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its merges", w->where);
 }
 
 static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error *err) {
@@ -392,9 +265,7 @@ static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error 
     if (!add(root, "post_processor", post_processor_of(w)) || !add(root, "decoder", decoder_of(w)))
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
     NIB_TRY(add_vocab(model, added, w, err));
-    return add(model, "merges", merges_of(w))
-               ? NIB_OK
-               : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its merges", w->where);
+    return add_merges(model, w, err);
 }
 
 /* ---- tokenizer_config.json and generation_config.json ---- */
@@ -426,7 +297,8 @@ static json_t *end_ids(const token_source *w) {
     if (is_id(w, w->eot) && w->eot != w->eos)
         json_array_append_new(list, json_integer(w->eot));
     for (size_t i = 0; i < w->n_tokens; i++)
-        for (size_t t = 0; type_of(w, i) == TOKEN_CONTROL && t < sizeof turns / sizeof turns[0]; t++)
+        for (size_t t = 0; token_source_type(w, i) == TOKEN_CONTROL && t < sizeof turns / sizeof turns[0];
+             t++)
             if (strview_is(w->tokens[i], turns[t]) && (int32_t)i != w->eos && (int32_t)i != w->eot)
                 json_array_append_new(list, json_integer((json_int_t)i));
     return list;
@@ -461,6 +333,7 @@ nib_status hf_words_write(convert_run *run, const char *directory, nib_error *er
         return run->in->directory ? copy_all(run->in->directory, directory, err) : NIB_OK;
     if (run->in->words.n_tokens == 0)
         return NIB_OK; /* a model without words stays one */
+    NIB_TRY(check_words(&run->in->words, err));
     for (int which = 0; which < 3; which++)
         NIB_TRY(write_root(run, directory, which, err));
     return NIB_OK;

@@ -84,6 +84,15 @@ static nib_status read_ids(model_file *f, nib_error *err) {
     return get_flag(f, "tokenizer.ggml.add_space_prefix", &w->add_space_prefix, err);
 }
 
+static nib_status check_lengths(const model_file *f, nib_error *err) {
+    for (size_t i = 0; i < f->words.n_tokens; i++)
+        if (f->words.tokens[i].n > TOKEN_SOURCE_MAX_PIECE)
+            return nib_fail(err, NIB_BAD_FILE,
+                            "%s: item %zu of tokenizer.ggml.tokens has %zu bytes, expected at most %d",
+                            f->path, i, f->words.tokens[i].n, TOKEN_SOURCE_MAX_PIECE);
+    return NIB_OK;
+}
+
 static nib_status read_vocabulary(model_file *f, const gguf_key *tokens, nib_error *err) {
     token_source *w = &f->words;
     const gguf_key *merges;
@@ -91,6 +100,7 @@ static nib_status read_vocabulary(model_file *f, const gguf_key *tokens, nib_err
     NIB_TRY(copy_texts(f, tokens, &w->tokens, &w->n_tokens, err));
     NIB_TRY(copy_numbers(f, "tokenizer.ggml.scores", GGUF_F32, &scores, err));
     NIB_TRY(copy_numbers(f, "tokenizer.ggml.token_type", GGUF_I32, &kinds, err));
+    NIB_TRY(check_lengths(f, err));
     w->scores = scores;
     w->types = kinds;
     NIB_TRY(get_array(f->gguf, "tokenizer.ggml.merges", GGUF_STRING, 4 * CONFIG_MAX_VOCAB, &merges, err));

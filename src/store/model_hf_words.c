@@ -10,9 +10,8 @@
 #include "store/json_file.h"
 #include "store/model_parts.h"
 
-#define MAX_TOKENIZER_BYTES ((size_t)256 << 20)
-#define MAX_SIDE_BYTES      ((size_t)32 << 20)
-#define MAX_TEMPLATE_BYTES  ((size_t)1 << 20)
+#define MAX_SIDE_BYTES     ((size_t)32 << 20)
+#define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
 /* The bytes of FILE, mapped; empty when it is not there. */
 static nib_status map_side(model_file *f, int index, const char *file, size_t max, strview *out,
@@ -91,7 +90,7 @@ nib_status model_hf_words(model_file *f, nib_error *err) {
     token_source *w = &f->words;
     struct model_file_owned *o = f->owned;
     w->vocab = f->has_network ? f->hp.vocab : 0;
-    NIB_TRY(map_side(f, 0, "tokenizer.json", MAX_TOKENIZER_BYTES, &w->json, err));
+    NIB_TRY(map_side(f, 0, "tokenizer.json", TOKEN_SOURCE_MAX_JSON, &w->json, err));
     NIB_TRY(map_side(f, 1, "tokenizer_config.json", MAX_SIDE_BYTES, &w->config_json, err));
     NIB_TRY(map_side(f, 2, "chat_template.jinja", MAX_TEMPLATE_BYTES, &w->chat_template, err));
     NIB_TRY(read_json(f, "tokenizer_config.json", &o->tokenizer_config, err));

@@ -6,7 +6,7 @@
 #include "text/added.h"
 
 #include "base/mem.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 typedef struct added_node {
     int32_t token;  /* that ends here, -1: none */

@@ -6,7 +6,7 @@
 #include "text/chat.h"
 
 #include "text/text_buffer.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 typedef struct builder {
     const chat_template *c;

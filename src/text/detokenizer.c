@@ -4,7 +4,7 @@
  * start are held back between calls.
  */
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* Gives out what of held is decided; AT_END: all of it. Returns the bytes written. */
 static size_t drain(detokenizer *d, bool at_end, char *out) {

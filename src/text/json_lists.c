@@ -4,7 +4,7 @@
  */
 #include "text/json_lists.h"
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 static bool is_blank(char c) {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';

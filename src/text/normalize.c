@@ -9,7 +9,7 @@
 
 #include "base/mem.h"
 #include "text/char_class.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 nib_status normalize_repair(text_buffer *out, const char *text, size_t n, nib_error *err) {
     while (n > 0) {

@@ -7,7 +7,7 @@
 #include "text/splitter.h"
 
 #include "text/split_pattern.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 typedef const unsigned char *cursor;
 

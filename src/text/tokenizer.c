@@ -8,7 +8,7 @@
 #include "text/excerpt.h"
 #include "text/normalize.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error *err) {
     *out = NULL;

@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "text/normalize.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 #define CACHED_WORD_BYTES 24
 #define CACHE_FROM_BYTES  512 /* of text: less is not worth a table */

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "base/strview.h"
+#include "nouns/token_source.h"
 
 typedef enum piece_kind {
     PIECE_ABSENT = 0, /* a hole in the ids, or an empty spelling: never found */
@@ -35,7 +36,7 @@ typedef struct vocab {
 } vocab;
 
 #define VOCAB_MAX_IDS         ((size_t)1 << 24)
-#define VOCAB_MAX_PIECE_BYTES 65535
+#define VOCAB_MAX_PIECE_BYTES TOKEN_SOURCE_MAX_PIECE
 
 /* Room for N ids, all absent. BYTES is a guess of all spellings' size. */
 nib_status vocab_open(vocab *v, size_t n, size_t bytes, nib_error *err);

@@ -20,9 +20,11 @@ def rows():
         yield pytest.param(path, command, int(code), sentence, id=path)
 
 
-def start(nibble_path, command, path):
+def start(nibble_path, command, path, output):
     name, *flags = command.split()
     arguments = [name, *flags, str(path)]
+    if name == "quantize":
+        arguments.append(str(output))
     if name == "run":
         arguments += ["hi", "--max-tokens", "1"] + ([] if flags else ["--no-chat"])
     return subprocess.Popen([str(nibble_path), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -40,11 +42,11 @@ def limits(nibble_path):
 
 
 @pytest.mark.parametrize("path,command,code,sentence", list(rows()))
-def test_refused(nibble_path, limits, path, command, code, sentence):
+def test_refused(nibble_path, limits, tmp_path, path, command, code, sentence):
     full = BAD / path
     for attempt in range(3):  # a busy machine may be slow once
         began = time.monotonic()
-        process = start(nibble_path, command, full)
+        process = start(nibble_path, command, full, tmp_path / "out")
         out, err = process.stdout.read(), process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -52,6 +54,7 @@ def test_refused(nibble_path, limits, path, command, code, sentence):
         assert err == f"nibble: {sentence.replace('{}', str(full)).replace('{dir}', str(BAD))}\n"
         assert process.returncode == code
         assert out == ""
+        assert not list(tmp_path.iterdir())
         assert usage.ru_maxrss < limits[1], f"{usage.ru_maxrss} KiB resident"
         if seconds < limits[0]:
             return

@@ -8,7 +8,7 @@ Every file is a small sound model with one thing wrong, so that it is refused fo
 good/ holds sound ones, one per convention; the seeds of the fuzz targets are made from them.
 
 EXPECTED.tsv lists: path, room that refuses (store: opening the file is enough; text: the tokenizer or the chat
-template; model: only running it), command, exit code, sentence with the path as {} and its directory as {dir}.
+template; model: only running it; quant: only writing a directory of it), command, exit code, sentence with the path as {} and its directory as {dir}.
 Read by tests/unit/store/test_bad_files.c, tests/e2e/test_bad_files.py and, as a corpus, by the fuzz targets.
 """
 import json
@@ -347,6 +347,21 @@ def gguf_files():
             ("not-utf8", b"{{ \xff\xc3( }}", unknown)):
         keyed(f"template-{name}", "tokenizer.chat_template", STRING, template,
               f"{{}}: {why}; use --no-chat to let it continue a text", room="text", command="run --chat")
+
+    # text that only GGUF holds, and pieces that no tokenizer takes
+    no_json = "{{}}: {} is no UTF-8 text; tokenizer.json cannot hold it, write a GGUF file instead".format
+    for name, piece, seen in (("surrogate", b"\xed\xa0\x80", "???"), ("overlong", b"\xe0\x80\xaf", "???"),
+                              ("past-unicode", b"\xf4\x90\x80\x80", "????"), ("zero", b"a\0", "a?"),
+                              ("cut", b"a\xe2\x96", "a??")):
+        keyed(f"quantize-token-{name}", t + "tokens", ARRAY, (STRING, TOKENS[:6] + [piece, "ab"]),
+              no_json(f"item 6 of tokenizer.ggml.tokens ({seen})"), room="quant", command="quantize")
+    keyed("quantize-merge-not-utf8", t + "merges", ARRAY, (STRING, ["a b", b"a \xff"]),
+          no_json("item 1 of tokenizer.ggml.merges (a ?)"), room="quant", command="quantize")
+    keyed("quantize-template-not-utf8", "tokenizer.chat_template", STRING, b"\xff{{ x }}",
+          no_json("tokenizer.chat_template").replace("tokenizer.json", "tokenizer_config.json"),
+          room="quant", command="quantize")
+    keyed("token-65536", t + "tokens", ARRAY, (STRING, TOKENS[:7] + ["a" * 65536]),
+          "{}: item 7 of tokenizer.ggml.tokens has 65536 bytes, expected at most 65535")
 
     # split files
     keyed("split-name", "split.count", U16, 3,

@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 tree = pathlib.Path(__file__).resolve().parents[2]
@@ -19,6 +20,8 @@ nibble = sys.argv[1] if len(sys.argv) > 1 else tree / "build" / "release" / "nib
 def run(command, path):
     name, *flags = command.split()
     arguments = [str(nibble), name, *flags, str(path)]
+    if name == "quantize":
+        arguments.append(str(pathlib.Path(tempfile.gettempdir()) / f"report-bad-files-{os.getpid()}"))
     if name == "run":
         arguments += ["hi", "--max-tokens", "1"] + ([] if flags else ["--no-chat"])
     began = time.monotonic()

@@ -10,7 +10,7 @@
 
 #include "base/mem.h"
 #include "text/chat.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -21,7 +21,7 @@
 #include "base/mem.h"
 #include "text/chat.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* CPU time: the machine may be busy with other things. */
 static inline double cpu_seconds(void) {

@@ -2,7 +2,7 @@
  *
  * UTF-8 decoding; see utf8.h for the three kinds.
  */
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 

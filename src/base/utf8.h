@@ -3,8 +3,8 @@
  * UTF-8, three ways: strict (what the standard allows), llama.cpp's (any lead byte with its continuation
  * bytes, overlong forms and surrogates included) and by lead byte alone (its SentencePiece symbols).
  */
-#ifndef TEXT_UTF8_H
-#define TEXT_UTF8_H
+#ifndef BASE_UTF8_H
+#define BASE_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -37,6 +37,7 @@ struct gguf_write {
     char *path;
     written_key *keys;
     size_t n_keys, keys_capacity;
+    size_t n_copied; /* gguf_write_copy's, before all others */
     written_tensor *tensors;
     size_t n_tensors, tensors_capacity;
     nib_status status; /* the first problem; sticks */
@@ -136,14 +137,8 @@ void gguf_write_abandon(gguf_write *w) {
 
 /* ---- keys ---- */
 
-/* The emptied value of NAME, a new key at the end when it is not there; NULL when memory is out. */
-static bytes *value_of(gguf_write *w, strview name) {
-    for (size_t i = 0; i < w->n_keys; i++) {
-        if (strview_is(name, w->keys[i].name)) {
-            w->keys[i].value.n = 0;
-            return &w->keys[i].value;
-        }
-    }
+/* The value of a new key NAME at the end; NULL when memory is out. */
+static bytes *add_key(gguf_write *w, strview name) {
     char *copy = mem_copy_text(name.p, name.n);
     if (!copy || !reserve((void **)&w->keys, w->n_keys, &w->keys_capacity, sizeof *w->keys)) {
         mem_free(copy);
@@ -151,6 +146,17 @@ static bytes *value_of(gguf_write *w, strview name) {
     }
     w->keys[w->n_keys] = (written_key){.name = copy};
     return &w->keys[w->n_keys++].value;
+}
+
+/* The emptied value of NAME, a new key when it is not there; NULL when memory is out. */
+static bytes *value_of(gguf_write *w, strview name) {
+    for (size_t i = 0; i < w->n_keys; i++) {
+        if (strview_is(name, w->keys[i].name)) {
+            w->keys[i].value.n = 0;
+            return &w->keys[i].value;
+        }
+    }
+    return add_key(w, name);
 }
 
 static size_t scalar_bytes(gguf_type type) {
@@ -213,8 +219,10 @@ void gguf_write_texts(gguf_write *w, const char *key, const strview *items, size
 }
 
 void gguf_write_copy(gguf_write *w, const gguf_key *key) {
-    bytes *b = value_of(w, key->name);
+    assert(w->n_keys == w->n_copied);
+    bytes *b = add_key(w, key->name);
     bool fits = b && append_u32(b, key->type);
+    w->n_copied += b != NULL;
     if (fits && key->type == GGUF_ARRAY)
         fits = append_u32(b, key->item_type) && append_u64(b, key->n_items);
     if (!fits || !append(b, key->bytes, key->n_bytes))

@@ -29,7 +29,9 @@ void gguf_write_scalar(gguf_write *w, const char *key, gguf_type type, const voi
 /* N items of a scalar type, tightly packed in host order (bool: one byte each). */
 void gguf_write_array(gguf_write *w, const char *key, gguf_type item_type, const void *items, size_t n);
 void gguf_write_texts(gguf_write *w, const char *key, const strview *items, size_t n);
-void gguf_write_copy(gguf_write *w, const gguf_key *key); /* a parsed key, byte for byte */
+/* A parsed key, byte for byte. One file's keys, before any other is written: unlike what the others write, a
+ * copied key is not looked for, because a file may hold tens of thousands and has each once. */
+void gguf_write_copy(gguf_write *w, const gguf_key *key);
 void gguf_write_drop(gguf_write *w, const char *key);
 
 /* DIMS outermost first (as nouns/tensor.h), n_dims 0..4. */

@@ -7,6 +7,8 @@
 
 #include <math.h>
 
+#include "base/clock.h"
+#include "base/mem.h"
 #include "store/gguf.h"
 #include "store/gguf_write.h"
 
@@ -214,11 +216,61 @@ static void test_types(void **state) {
     assert_string_equal(gguf_type_name((gguf_type)77), "unknown");
 }
 
+static void put(unsigned char **p, const void *bytes, size_t n) {
+    memcpy(*p, bytes, n);
+    *p += n;
+}
+
+/* Copying keys takes time by their number, not by its square. */
+static void test_many_keys(void **state) {
+    (void)state;
+    enum { N = 65000, NAME = 40, EACH = 8 + NAME + 4 + 1 };
+    unsigned char *bytes = mem_array(24 + N * EACH, 1), *p = bytes;
+    const uint64_t counts[2] = {0, N}, name_bytes = NAME;
+    const uint32_t version = 3, type = GGUF_U8;
+    assert_non_null(bytes);
+    put(&p, "GGUF", 4);
+    put(&p, &version, 4);
+    put(&p, counts, 16);
+    for (int i = 0; i < N; i++) {
+        char name[NAME + 1];
+        snprintf(name, sizeof name, "%0*d", NAME, i);
+        put(&p, &name_bytes, 8);
+        put(&p, name, NAME);
+        put(&p, &type, 4);
+        *p++ = (unsigned char)i;
+    }
+    gguf g, copy;
+    gguf_write *w;
+    nib_error err;
+    double from = clock_seconds();
+    ASSERT_OK(gguf_parse(&g, bytes, (size_t)(p - bytes), "keys", &err));
+    ASSERT_OK(gguf_write_open(&w, fixture_path("keys.gguf"), &err));
+    for (size_t i = 0; i < g.n_keys; i++)
+        gguf_write_copy(w, &g.keys[i]);
+    gguf_write_u32(w, "0000000000000000000000000000000000000007", 7); /* in its place */
+    gguf_write_u32(w, "general.file_type", 1);
+    ASSERT_OK(gguf_write_begin(w, &err));
+    ASSERT_OK(gguf_write_commit(w, NULL, &err));
+    ASSERT_OK(gguf_open(&copy, fixture_path("keys.gguf"), &err));
+    assert_true(clock_seconds() - from < 4); /* looking each of them up took 15 s */
+    assert_int_equal(copy.n_keys, N + 1);
+    for (size_t i = 0; i < N; i++) {
+        assert_true(strview_equal(copy.keys[i].name, g.keys[i].name));
+        assert_int_equal(copy.keys[i].type, i == 7 ? GGUF_U32 : GGUF_U8);
+        assert_int_equal(*copy.keys[i].bytes, (unsigned char)i);
+    }
+    gguf_close(&copy);
+    gguf_close(&g);
+    mem_free(bytes);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_writer_refusals),
         cmocka_unit_test(test_types),
+        cmocka_unit_test(test_many_keys),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

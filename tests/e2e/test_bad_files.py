@@ -85,8 +85,8 @@ def test_made_by_the_script(tmp_path, tree):
         return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
     assert files(tmp_path / "bad") == files(BAD)
-    for corpus in (tmp_path / "seeds").iterdir():
-        assert files(corpus) == files(tree / "tests" / "fuzz" / "store" / corpus.name)
+    for corpus in (tmp_path / "seeds").glob("*/corpus_*"):
+        assert files(corpus) == files(tree / "tests" / "fuzz" / corpus.parent.name / corpus.name)
 
 
 def test_at_least_sixty():

@@ -2,7 +2,7 @@
 """Makes tests/golden/bad: model files that must be refused, each with its sentence and exit code.
 
 usage: make_bad_files.py [OUT_DIR [SEEDS_DIR]]
-       (default tests/golden/bad and tests/fuzz/store; Python 3 standard library only)
+       (default tests/golden/bad and tests/fuzz; Python 3 standard library only)
 
 Every file is a small sound model with one thing wrong, so that it is refused for that thing and no other.
 good/ holds sound ones, one per convention; the seeds of the fuzz targets are made from them.
@@ -32,7 +32,7 @@ BIG = 1 << 63
 
 tests = pathlib.Path(__file__).resolve().parents[1]
 out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else tests / "golden/bad"
-seeds = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else tests / "fuzz/store"
+seeds = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else tests / "fuzz"
 expected = []
 
 
@@ -748,9 +748,9 @@ def sound_directories():
         change(d)
         d.write(f"good/{name}")
         config = json.dumps(d.config).encode()
-        seed("corpus_directory", name, struct.pack("<H", len(config)) + config + st_file(d.tensors))
-        seed("corpus_config", name, config)
-        seed("corpus_safetensors", name, st_file(d.tensors))
+        seed("store/corpus_directory", name, struct.pack("<H", len(config)) + config + st_file(d.tensors))
+        seed("store/corpus_config", name, config)
+        seed("store/corpus_safetensors", name, st_file(d.tensors))
 
 
 def sound_gguf_files():
@@ -788,11 +788,44 @@ def sound_gguf_files():
         g.tensor("blk.0.ffn_down.input_scale", [1], GGML_F32, f32(0.5))
         g.tensor("rope_freqs.weight", [HEAD_DIM // 2], GGML_F32, f32(1.0, 8.0))
 
+    def wide(change, kind, scale, choice):
+        """Blocks of 64 fit, so that something is quantized; CHOICE is what fuzz_quantize reads in the last byte."""
+        g = Gguf()
+        for key, n in (("embedding_length", 64), ("feed_forward_length", 64), ("attention.head_count", 1),
+                       ("attention.head_count_kv", 1), ("attention.key_length", HEAD_DIM),
+                       ("attention.value_length", HEAD_DIM)):
+            g.key(f"llama.{key}", U32, n)
+        g.key("tokenizer.chat_template", STRING, "{{ x }}")
+        g.tensors = [[name, [64 if d == DIM and i == 0 or "ffn" in name and len(dims) == 2 else d
+                             for i, d in enumerate(dims)], GGML_F16, None, None] for name, dims, *_ in g.tensors]
+        g.find("blk.0.attn_output.weight")[1] = [HEADS * HEAD_DIM // 2, 64]
+        g.find("blk.0.attn_q.weight")[1] = [64, HEAD_DIM]
+        change(g)
+        for t in g.tensors:
+            n = 1
+            for d in t[1]:
+                n *= d
+            if t[1] == [DIM] and t[0] != "rope_freqs.weight":
+                t[1], t[3], n = [64], None, 64
+            if scale and len(t[1]) == 2 and t[1][0] % 32 == 0 and "blk" in t[0]:
+                t[2], t[3] = kind, (scale + codes(16)) * (n // 32)
+            t[3] = t[3] or b"".join(struct.pack("<e", ((i * 7) % 13 - 6) / 16) for i in range(n))
+        raw = g.build()
+        return raw[:-1] + bytes([choice])
+
+    mxfp4, q4_0, f16 = (39, b"\x79"), (GGML_Q4_0, struct.pack("<e", 0.05)), (GGML_F16, None)
+    for name, change, kind, choice in (
+            ("llama-q4-modelopt", lambda g: None, q4_0, 0x04), ("llama-q4-gguf", lambda g: None, q4_0, 0x44),
+            ("llama-mxfp4-ct", lambda g: None, mxfp4, 0x84), ("llama-mxfp4-head", lambda g: None, mxfp4, 0x54),
+            ("qwen3-4over6", qwen3, f16, 0x08), ("qwen3-mxfp4", qwen3, f16, 0x45),
+            ("gemma3-fp8", gemma3, q4_0, 0x06), ("gemma3-bf16-gguf", gemma3, q4_0, 0x43)):
+        seed("quant/corpus_quantize", name, wide(change, *kind, choice))
+
     for name, change in (("llama", lambda g: None), ("qwen3", qwen3), ("gemma3", gemma3), ("nvfp4", nvfp4)):
         g = Gguf()
         change(g)
         write(f"good/{name}.gguf", g.build())
-        seed("corpus_gguf", f"{name}.gguf", g.build())
+        seed("store/corpus_gguf", f"{name}.gguf", g.build())
 
     def part(number, names):
         g = Gguf()

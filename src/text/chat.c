@@ -5,8 +5,8 @@
  */
 #include "text/chat.h"
 
-#include "text/text_buffer.h"
 #include "base/utf8.h"
+#include "text/text_buffer.h"
 
 typedef struct builder {
     const chat_template *c;

@@ -3,8 +3,8 @@
  * Streaming decoder: bytes of pieces in, whole UTF-8 characters out. At most the three bytes of a character's
  * start are held back between calls.
  */
-#include "text/tokenizer_parts.h"
 #include "base/utf8.h"
+#include "text/tokenizer_parts.h"
 
 /* Gives out what of held is decided; AT_END: all of it. Returns the bytes written. */
 static size_t drain(detokenizer *d, bool at_end, char *out) {

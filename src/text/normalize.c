@@ -8,8 +8,8 @@
 #include <utf8proc.h>
 
 #include "base/mem.h"
-#include "text/char_class.h"
 #include "base/utf8.h"
+#include "text/char_class.h"
 
 nib_status normalize_repair(text_buffer *out, const char *text, size_t n, nib_error *err) {
     while (n > 0) {

@@ -6,8 +6,8 @@
  */
 #include "text/splitter.h"
 
-#include "text/split_pattern.h"
 #include "base/utf8.h"
+#include "text/split_pattern.h"
 
 typedef const unsigned char *cursor;
 

@@ -5,10 +5,10 @@
 #include "text/tokenizer.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/excerpt.h"
 #include "text/normalize.h"
 #include "text/tokenizer_parts.h"
-#include "base/utf8.h"
 
 nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error *err) {
     *out = NULL;

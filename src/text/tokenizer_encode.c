@@ -4,9 +4,9 @@
  * merged into pieces. A small table of the words met in this call spares most of the merging.
  */
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/normalize.h"
 #include "text/tokenizer_parts.h"
-#include "base/utf8.h"
 
 #define CACHED_WORD_BYTES 24
 #define CACHE_FROM_BYTES  512 /* of text: less is not worth a table */

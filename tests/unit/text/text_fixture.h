@@ -19,9 +19,9 @@
 #include "base/json.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/chat.h"
 #include "text/tokenizer_parts.h"
-#include "base/utf8.h"
 
 /* CPU time: the machine may be busy with other things. */
 static inline double cpu_seconds(void) {

@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Seconds since some fixed point of this boot: never set back, no date. Callers take differences, for
+ * reports, progress and waits.
+ */
 #include "base/clock.h"
 
 #include <time.h>

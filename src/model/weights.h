@@ -37,7 +37,7 @@ typedef struct weights {
 nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err);
 
 /* The same in pieces, for who wants few matrices in memory at a time: all vectors first, then the matrices of
- * a part, which weights_unbind frees again. */
+ * a part, which weights_unbind_part frees again. */
 typedef enum weights_part { WEIGHTS_EMBED, WEIGHTS_ATTENTION, WEIGHTS_MLP } weights_part;
 nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err);
 nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,

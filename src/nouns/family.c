@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The names of the families, as nibble writes them: in inspect's report, in sentences, and as
+ * general.architecture of a GGUF file (gguf_keys). Reading a file's own spellings is config's.
+ */
 #include "nouns/hparams.h"
 
 const char *family_name(family f) {

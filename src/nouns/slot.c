@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The names of the slots, as reports and sentences write them; no file holds them (store/names.h has the
+ * names of files). A slot without a name is our own mistake.
+ */
 #include <assert.h>
 
 #include "nouns/tensor.h"

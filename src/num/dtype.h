@@ -49,6 +49,15 @@ typedef struct dtype_info {
 
 const dtype_info *dtype_get(dtype t);
 
+/* In either layout. */
+static inline bool dtype_is_nvfp4(dtype t) {
+    return t == DT_NVFP4 || t == DT_GGUF_NVFP4;
+}
+
+static inline bool dtype_is_mxfp4(dtype t) {
+    return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
+}
+
 /* Bytes of N elements; false when N is no whole number of blocks or the size wraps. */
 bool dtype_bytes(dtype t, size_t n, size_t *bytes);
 

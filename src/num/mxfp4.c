@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Scale, encoder and the two layouts of MXFP4. Callers: quant's scale search, and its encoder, which moves
+ * blocks between a directory's layout and a GGUF file's: codes and scales are kept to the bit.
+ */
 #include "num/mxfp4.h"
 
 #include <math.h>

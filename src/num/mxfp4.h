@@ -2,9 +2,10 @@
  *
  * MXFP4 (OCP): blocks of 32 E2M1 elements under a power of two.
  *
- *   on disk (Hugging Face)  codes U8 [rows, cols/2], element 2i in the low nibble; scales E8M0 [rows,
- * cols/32] in a GGUF file          32 elements in 17 bytes: the scale, then 16 bytes, pairs (j, j + 16) value
- * = e2m1(code) * 2^(scale - 127)
+ *   value = e2m1(code) * 2^(scale - 127)
+ *
+ *   Hugging Face: codes U8 [rows, cols/2], element 2i in the low nibble; scales E8M0 [rows, cols/32]
+ *   GGUF:         32 elements in 17 bytes: the scale, then 16 bytes, pairs (j, j + 16)
  */
 #ifndef NUM_MXFP4_H
 #define NUM_MXFP4_H

@@ -70,14 +70,6 @@ static nib_status measure(convert_run *run, nib_error *err) {
     return NIB_OK;
 }
 
-static bool is_nvfp4(dtype t) {
-    return t == DT_NVFP4 || t == DT_GGUF_NVFP4;
-}
-
-static bool is_mxfp4(dtype t) {
-    return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
-}
-
 /* MXFP4 becomes NVFP4 without loss when the tensor scale is a power of two: each block of 32 is two of 16
  * under the same power, which E4M3 holds for 18 of them. The sweep finds it, its error being 0. */
 static void choose_cast(scale_search *s, float amax, bool ct) {
@@ -98,18 +90,18 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
     quant_method method = run->o->method == QM_WEIGHTED && !item->weights ? QM_SWEEP : run->o->method;
-    if (is_nvfp4(item->to) && is_mxfp4(item->t->dtype)) {
+    if (dtype_is_nvfp4(item->to) && dtype_is_mxfp4(item->t->dtype)) {
         choose_cast(&item->search, amax, ct);
         return;
     }
-    if (is_nvfp4(item->to) && item->unit_scale) {
+    if (dtype_is_nvfp4(item->to) && item->unit_scale) {
         choose_unit(&item->search, method, item->weights);
         return;
     }
     scale_search_init(&item->search, method, amax, ct, item->weights);
     if (item->to == DT_F8_E4M3)
         item->search.tensor_scale = amax > 0 && amax / 448.0f > 0 ? amax / 448.0f : 1.0f;
-    else if (!is_nvfp4(item->to))
+    else if (!dtype_is_nvfp4(item->to))
         item->search.tensor_scale = 1.0f;
 }
 

@@ -1,4 +1,12 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensors by chunks of whole rows: a chunk is decoded, put in the output's order, encoded and summed up by
+ * all threads, then written by one. Caller: convert and its writers.
+ *
+ * A row is one thread's, and sums are added up in the order of rows: the bytes and the reported errors are
+ * the same for every number of threads. Between chunks the mapped source is given back, so memory stays
+ * small.
+ */
 #include "quant/encode.h"
 
 #include <assert.h>
@@ -276,17 +284,13 @@ static encode_error row_error(const recipe_item *item, const float *x, const flo
     return e;
 }
 
-static bool is_fp4(dtype t) {
-    return t == DT_NVFP4 || t == DT_MXFP4 || t == DT_GGUF_NVFP4 || t == DT_GGUF_MXFP4;
-}
-
 /* One row of the output; false when a block's scale has no place in it. */
 static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out, uint8_t *scales,
                        encode_error *sums) {
     const recipe_item *item = w->job->item;
     const tensor *t = item->t;
     size_t from = source_row(item, r);
-    if (item->action == RECIPE_REPACK && is_fp4(t->dtype))
+    if (item->action == RECIPE_REPACK && (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype)))
         return unpack_fp4(t, from, b->codes, b->scales) && pack_fp4(item->to, w->cols, b, out, scales);
     if (item->action == RECIPE_REPACK) { /* FP8, or a block format beside a scale: the bytes stay */
         memcpy(out, (const unsigned char *)t->data + from * w->row_bytes, w->row_bytes);

@@ -1,4 +1,10 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The decisions: which format a tensor gets (quantize), and where it keeps its values, how the output's
+ * container takes them (carry); then the name there, the order of q's and k's rows, and what Gemma's norms
+ * are shifted by. Called once by convert before it writes, and by callers that only ask whether something is
+ * quantized. Reads the model file's list, never a tensor's bytes; items keep the order of that list.
+ */
 #include "quant/recipe.h"
 
 #include <fnmatch.h>
@@ -22,14 +28,6 @@ bool recipe_is_linear(slot s) {
 
 size_t recipe_block(dtype t) {
     return t == DT_NVFP4 ? 16 : t == DT_MXFP4 ? 32 : dtype_get(t)->block;
-}
-
-static bool is_nvfp4(dtype t) {
-    return t == DT_NVFP4 || t == DT_GGUF_NVFP4;
-}
-
-static bool is_mxfp4(dtype t) {
-    return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
 }
 
 /* The stored type of FORMAT in the output's container. */
@@ -109,10 +107,10 @@ static void carry(const chef *c, recipe_item *item) {
             item->action = RECIPE_CAST;
             item->to = DT_NONE;
         }
-    } else if (is_nvfp4(t->dtype) && repacks && t->cols % 64 == 0) {
+    } else if (dtype_is_nvfp4(t->dtype) && repacks && t->cols % 64 == 0) {
         item->action = RECIPE_REPACK;
         item->to = target_of(c, QF_NVFP4);
-    } else if (is_mxfp4(t->dtype) && repacks) {
+    } else if (dtype_is_mxfp4(t->dtype) && repacks) {
         item->action = RECIPE_REPACK;
         item->to = target_of(c, QF_MXFP4);
     } else if (c->r->to_gguf && t->n_dims <= 1) {
@@ -125,8 +123,8 @@ static void carry(const chef *c, recipe_item *item) {
 }
 
 static bool same_format(dtype stored, dtype wanted) {
-    return stored == wanted || (is_nvfp4(stored) && is_nvfp4(wanted)) ||
-           (is_mxfp4(stored) && is_mxfp4(wanted));
+    return stored == wanted || (dtype_is_nvfp4(stored) && dtype_is_nvfp4(wanted)) ||
+           (dtype_is_mxfp4(stored) && dtype_is_mxfp4(wanted));
 }
 
 static void set_group(const chef *c, recipe_item *item) {
@@ -241,7 +239,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     if (t->dtype == DT_NONE || !readable)
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
                         c->in->path, QUOTEZ(t->name), model_file_format_name(c->in, t));
-    if (item->action == RECIPE_REPACK && is_nvfp4(t->dtype) && t->tensor_scale != 1.0f)
+    if (item->action == RECIPE_REPACK && dtype_is_nvfp4(t->dtype) && t->tensor_scale != 1.0f)
         c->r->n_scales_unread += is_scale_unread(c, s);
     c->r->n++;
     return NIB_OK;

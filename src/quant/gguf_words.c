@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "quant/gguf_side.h"
 #include "store/json_file.h"
 
@@ -102,6 +103,10 @@ static nib_status set_token(lexicon *x, json_int_t id, strview text, int type) {
         return nib_fail(x->err, NIB_BAD_FILE,
                         "%s: tokenizer.json: id %lld is not below the %zu rows of the embedding",
                         x->run->in->path, (long long)id, x->n);
+    if (text.n > TOKEN_SOURCE_MAX_PIECE)
+        return nib_fail(x->err, NIB_BAD_FILE,
+                        "%s: tokenizer.json: the piece of id %lld has %zu bytes, expected at most %d",
+                        x->run->in->path, (long long)id, text.n, TOKEN_SOURCE_MAX_PIECE);
     x->tokens[id] = text;
     x->types[id] = type;
     return NIB_OK;
@@ -290,6 +295,10 @@ static void write_special(const lexicon *x, gguf_write *out) {
 /* ---- all of it ---- */
 
 static nib_status write_lexicon(lexicon *x, gguf_write *out) {
+    strview chat =
+        x->run->in->words.chat_template; /* a file of its own is any bytes, GGUF's strings are not */
+    if (utf8_valid_prefix(chat.p, chat.n) != chat.n)
+        return nib_fail(x->err, NIB_BAD_FILE, "%s: the chat template is no UTF-8 text", x->run->in->path);
     NIB_TRY(read_vocab(x));
     NIB_TRY(pad_vocab(x));
     const char *pre = x->spm ? "default" : pre_of(x->root);

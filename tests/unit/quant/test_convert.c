@@ -558,6 +558,25 @@ static void test_special_tokens(void **state) {
                      NIB_BAD_FILE);
 }
 
+/* What nibble would refuse to read in the GGUF file is refused before it is written. */
+static void test_words_gguf_cannot_hold(void **state) {
+    (void)state;
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0), *out = tiny_path("x.gguf");
+    const convert_options o = {.out = OUT_GGUF};
+    tiny_text(hf, "chat_template.jinja", "\xff{{ x }}");
+    assert_int_equal(try_convert(hf, out, o, NULL), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "hf: the chat template is no UTF-8 text"));
+    tiny_text(hf, "chat_template.jinja", "{{ x }}");
+    static char piece[65537];
+    memset(piece, 'a', 65536);
+    json_t *root = read_json(hf, "tokenizer.json");
+    json_object_set_new(json_object_get(json_object_get(root, "model"), "vocab"), piece, json_integer(5));
+    write_json(hf, "tokenizer.json", root);
+    assert_int_equal(try_convert(hf, out, o, NULL), NIB_BAD_FILE);
+    assert_non_null(strstr(err.text, "the piece of id 5 has 65536 bytes, expected at most 65535"));
+    assert_int_equal(access(out, F_OK), -1);
+}
+
 /* Llama 3's words under each of their names, in a file that does not say whether BOS goes in front. */
 static void test_llama3_words(void **state) {
     (void)state;
@@ -841,6 +860,7 @@ int main(void) {
         TEST(test_mxfp4_cast),
         TEST(test_mxfp4_cast_far_apart),
         TEST(test_special_tokens),
+        TEST(test_words_gguf_cannot_hold),
         TEST(test_llama3_words),
         TEST(test_two_rope_scalings),
         TEST(test_e5m2_is_kept),

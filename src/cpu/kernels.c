@@ -15,6 +15,8 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     k->rung = "scalar";
     rows_ref_init(k);
     attn_ref_init(k);
+    k->fp8_keys = kvscale_keys;
+    k->fp8_scales = kvscale_scales;
     matmul_ref_init(&k->matmul);
 #if defined(__x86_64__)
     if (features & NIB_CPU_AVX2) {
@@ -22,6 +24,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
         rows_avx2_init(k);
         attn_avx2_init(k);
         attn_int_avx2_init(k);
+        kvscale_avx2_init(k);
         matmul_avx2_init(&k->matmul, features);
     }
     if (features & NIB_CPU_AVX512) {

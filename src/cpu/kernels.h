@@ -11,6 +11,7 @@
 #define CPU_KERNELS_H
 
 #include "cpu/kv.h"
+#include "cpu/kvscale.h"
 #include "cpu/matmul.h"
 
 #define ATTN_MAX_ROWS 64 /* query rows of one attn_page call */
@@ -77,6 +78,11 @@ typedef struct cpu_kernels {
     void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
     void (*to_fp8)(uint8_t *dst, float factor, const float *x, size_t n);
 
+    /* kvscale_keys and kvscale_scales */
+    void (*fp8_keys)(const kvscale_job *job);
+    void (*fp8_scales)(float *scales, const float *x, size_t x_stride, size_t n_tokens, size_t n,
+                       float *room);
+
     /* reads n bytes (a multiple of 1024) and returns something made of them all: measures memory */
     uint64_t (*read_all)(const void *src, size_t n);
 
@@ -93,6 +99,7 @@ void attn_int_ref_init(cpu_kernels *k); /* for tests */
 void rows_avx2_init(cpu_kernels *k);
 void attn_avx2_init(cpu_kernels *k);
 void attn_int_avx2_init(cpu_kernels *k);
+void kvscale_avx2_init(cpu_kernels *k);
 void rows_avx512_init(cpu_kernels *k);
 void attn_avx512_init(cpu_kernels *k);
 void attn_int_vnni_init(cpu_kernels *k);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Plain C; the search for a scale is of the kind that compilers vectorize: eight running sums, no branches.
- * All rungs share it, so a cache holds the same codes whatever the rung.
+ * avx2/kvscale_avx2.c gives the same bits, so a cache holds the same codes whatever the rung.
  */
 #include "cpu/kvscale.h"
 
@@ -14,15 +14,9 @@
 
 enum { LANES = 8 };
 
-/* 2^(i / 16) */
-static const float step_factors[KVSCALE_STEPS] = {
+const float kvscale_factors[KVSCALE_STEPS] = {
     1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
     1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
-
-/* How much a mistake along a query weighs beside those of single dimensions, and how much of the queries'
- * mean square a dimension weighs beside its own; docs/notes/kv-fp8.md. */
-#define STEER      0.3f
-#define MEAN_SHARE 0.3f
 
 /* The power of two below |v|, no less than that of the smallest normal number: 8 steps of E4M3. */
 static inline float power_of(float v) {
@@ -72,11 +66,11 @@ float kvscale_fit(const float *x, const float *weights, size_t n) {
         return 0;
     float best = most / 448.0f, best_error = INFINITY;
     for (int i = 0; i < KVSCALE_STEPS; i++) {
-        float factor = 448.0f / most / step_factors[i];
-        float error = squared_error(x, weights, n, factor) * (step_factors[i] * step_factors[i]);
+        float factor = 448.0f / most / kvscale_factors[i];
+        float error = squared_error(x, weights, n, factor) * (kvscale_factors[i] * kvscale_factors[i]);
         if (error < best_error) {
             best_error = error;
-            best = most / 448.0f * step_factors[i];
+            best = most / 448.0f * kvscale_factors[i];
         }
     }
     return best;
@@ -92,11 +86,12 @@ void kvscale_weigh(float *weights, const float *queries, size_t n_queries, size_
             sum += square;
         }
     for (size_t i = 0; i < n; i++)
-        weights[i] += MEAN_SHARE * sum / (float)n;
+        weights[i] += KVSCALE_MEAN_SHARE * sum / (float)n;
 }
 
 /* Every element takes one of its two E4M3 neighbours. What the mistakes so far add to each query's score is
- * known, and wanted is the mistake e that makes w e^2 + STEER * (the sum of (score + q e)^2) smallest. */
+ * known, and wanted is the mistake e that makes w e^2 + KVSCALE_STEER * (the sum of (score + q e)^2)
+ * smallest. */
 void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
                    size_t n, bool interleaved) {
     assert(n_queries <= KVSCALE_QUERIES);
@@ -112,10 +107,29 @@ void kvscale_round(float *x, float scale, const float *weights, const float *que
             slope += scores[h] * q[h * n];
             energy += q[h * n] * q[h * n];
         }
-        float stiffness = weights[i] + STEER * energy;
-        float wanted = stiffness > 0 ? slope * (-STEER / stiffness) : 0, middle = (up - v + (down - v)) / 2;
+        float stiffness = weights[i] + KVSCALE_STEER * energy;
+        float wanted = stiffness > 0 ? slope * (-KVSCALE_STEER / stiffness) : 0,
+              middle = (up - v + (down - v)) / 2;
         x[i] = wanted > middle ? up : wanted < middle ? down : near;
         for (size_t h = 0; h < n_queries; h++)
             scores[h] += q[h * n] * (x[i] - v);
     }
+}
+
+void kvscale_keys(const kvscale_job *job) {
+    for (size_t t = 0; t < job->n_tokens; t++) {
+        float *k = job->k + t * job->n, *weights = job->room;
+        const float *queries = job->queries + t * job->q_stride;
+        kvscale_weigh(weights, queries, job->n_queries, job->n);
+        job->scales[t] = kvscale_fit(k, weights, job->n);
+        kvscale_round(k, job->scales[t], weights, queries,
+                      job->n_queries < KVSCALE_QUERIES ? job->n_queries : KVSCALE_QUERIES, job->n,
+                      job->interleaved);
+    }
+}
+
+void kvscale_scales(float *scales, const float *x, size_t x_stride, size_t n_tokens, size_t n, float *room) {
+    (void)room;
+    for (size_t t = 0; t < n_tokens; t++)
+        scales[t] = kvscale_fit(x + t * x_stride, NULL, n);
 }

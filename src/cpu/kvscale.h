@@ -17,6 +17,14 @@
 
 #define KVSCALE_STEPS   16 /* scales per octave that are tried */
 #define KVSCALE_QUERIES 16 /* queries that a key is rounded along, at most */
+#define KVSCALE_ROOM    (8 * (KVSCALE_QUERIES + 3))
+
+/* How much a mistake along a query weighs beside those of single dimensions, and how much of the queries'
+ * mean square a dimension weighs beside its own; docs/notes/kv-fp8.md. */
+#define KVSCALE_STEER      0.3f
+#define KVSCALE_MEAN_SHARE 0.3f
+
+extern const float kvscale_factors[KVSCALE_STEPS]; /* 2^(i / KVSCALE_STEPS) */
 
 /* x [n]; WEIGHTS [n] >= 0, or NULL: all 1. 0 when no |x| reaches KV_FP8_TINY, NaN when x is not finite: then
  * codes do not matter; else largest |x| / scale <= 448. */
@@ -31,5 +39,20 @@ void kvscale_weigh(float *weights, const float *queries, size_t n_queries, size_
  * rotation pairs, so that dimensions that turn alike cancel. */
 void kvscale_round(float *x, float scale, const float *weights, const float *queries, size_t n_queries,
                    size_t n, bool interleaved);
+
+/* Keys of some tokens. What kvscale_keys makes of them, every rung's fp8_keys makes too, to the bit. */
+typedef struct kvscale_job {
+    float *k;             /* [n_tokens, n], rounded in place along the first KVSCALE_QUERIES queries */
+    float *scales;        /* [n_tokens], of kvscale_fit */
+    const float *queries; /* of token t at t * q_stride: [n_queries, n], rotated */
+    size_t q_stride, n_queries, n_tokens, n;
+    bool interleaved;
+    float *room; /* KVSCALE_ROOM * n */
+} kvscale_job;
+
+void kvscale_keys(const kvscale_job *job);
+
+/* kvscale_fit of x [n_tokens, x_stride], the first n of each; ROOM as above. */
+void kvscale_scales(float *scales, const float *x, size_t x_stride, size_t n_tokens, size_t n, float *room);
 
 #endif

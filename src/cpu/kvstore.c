@@ -56,31 +56,34 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
-/* Row ROW's key of KV head KV_HEAD in FP8: its scale; K [d] becomes E4M3 values in units of it. The group's
- * queries are rotated already. ROOM: for [d]. */
-static float round_key(const cpu_op *op, size_t kv_head, size_t row, float *k, float *room) {
+/* Keys k [n, d] of a KV head in FP8 become E4M3 values in units of their SCALES. The group's queries are
+ * rotated already. */
+static void round_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, float *k,
+                       float *scales, float *room) {
     const attn_params *p = &op->attn;
     size_t d = (size_t)p->head_dim, group = (size_t)(p->n_heads / p->n_kv_heads);
-    const float *queries = act_row(op->out, row) + kv_head * group * d;
-    kvscale_weigh(room, queries, group, d);
-    float scale = kvscale_fit(k, room, d);
-    kvscale_round(k, scale, room, queries, group < KVSCALE_QUERIES ? group : KVSCALE_QUERIES, d,
-                  p->interleaved);
-    return scale;
+    cb->k.fp8_keys(&(kvscale_job){.k = k,
+                                  .scales = scales,
+                                  .queries = act_row(op->out, (size_t)run->row) + head * group * d,
+                                  .q_stride = op->out->stride,
+                                  .n_queries = group,
+                                  .n_tokens = (size_t)run->n,
+                                  .n = d,
+                                  .interleaved = p->interleaved,
+                                  .room = room});
 }
 
-/* x [n, x_stride] in the cache's format, [n, d] one after the other. FP8 keys come rounded, their SCALES
- * known. */
-static void encode(const cpu_backend *cb, nib_kv_dtype type, bool is_k, void *dst, float *scales, size_t d,
-                   size_t n, const float *x, size_t x_stride) {
+/* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known, and keys
+ * rounded. */
+static void encode(const cpu_backend *cb, nib_kv_dtype type, bool is_k, void *dst, const float *scales,
+                   size_t d, size_t n, const float *x, size_t x_stride) {
     for (size_t j = 0; j < n; j++) {
         const float *row = x + j * x_stride;
         if (type == NIB_KV_FP8 && is_k)
             cb->k.to_fp8((uint8_t *)dst + j * d, 1.0f, row, d);
-        else if (type == NIB_KV_FP8) {
-            scales[j] = kvscale_fit(row, NULL, d);
+        else if (type == NIB_KV_FP8)
             cb->k.to_fp8((uint8_t *)dst + j * d, scales[j] > 0 ? 1.0f / scales[j] : 0, row, d);
-        } else if (type == NIB_KV_BF16)
+        else if (type == NIB_KV_BF16)
             cb->k.to_bf16((uint16_t *)dst + j * d, row, d);
         else
             memcpy((float *)dst + j * d, row, d * sizeof *row);
@@ -139,15 +142,17 @@ static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, c
     }
 }
 
-/* The vectors x of one KV head, rows of RUN. CODES: room for a page. */
+/* The vectors x of one KV head, rows of RUN. ROOM: of keys, for a page; of values, for their scales. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
-                       const float *x, size_t x_stride, void *codes) {
+                       const float *x, size_t x_stride, void *room) {
     const kv_cache *kv = op->kv;
     size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
     size_t t = (size_t)run->slot, n = (size_t)run->n;
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
     float *scales = kv->v_scales ? kv->v_scales + block * KV_PAGE_TOKENS + t : NULL;
-    codes = is_k ? codes : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
+    void *codes = is_k ? room : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
+    if (scales && !is_k)
+        cb->k.fp8_scales(scales, x, x_stride, n, d, room);
     encode(cb, kv->shape.dtype, is_k, codes, scales, d, n, x, x_stride);
     if (is_k)
         spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
@@ -179,8 +184,7 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
             kv->k_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < group; i++)
             rotate_head(cb, op, run, head * group + i);
-        for (size_t i = 0; i < n; i++)
-            scales[i] = round_key(op, head, row + i, k + i * d, room);
+        round_keys(cb, op, run, head, k, scales, room);
     }
     store_head(cb, op, run, head, true, k, d, codes);
 }
@@ -193,7 +197,7 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
         size_t part = u % slots;
         if (part >= h + g)
             store_head(cb, op, run, part - h - g, false, act_row(op->in, (size_t)run->row) + part * d,
-                       op->in->stride, NULL);
+                       op->in->stride, scratch);
         else if (part >= h)
             rotate_and_store_keys(cb, op, run, part - h, scratch);
         else if (!op->kv->k_scales)
@@ -224,5 +228,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return (2 * KV_PAGE_TOKENS + 1) * head_dim * sizeof(float);
+    return (2 * KV_PAGE_TOKENS + KVSCALE_ROOM) * head_dim * sizeof(float);
 }

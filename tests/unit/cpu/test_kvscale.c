@@ -5,8 +5,8 @@
  */
 #include "cpu_fixture.h"
 
+#include "cpu/kernels.h"
 #include "cpu/kv.h"
-#include "cpu/kvscale.h"
 
 enum { N = 64, QUERIES = 3, TRIALS = 500 };
 
@@ -111,6 +111,66 @@ static void test_neighbours(void **state) {
     }
 }
 
+enum { MOST_TOKENS = 19, MOST_QUERIES = KVSCALE_QUERIES + 3, LONGEST = 256, STRIDE = MOST_QUERIES * LONGEST };
+
+/* One token is tiny, one is not finite. */
+static void fill_tokens(float *k, float *queries, size_t n_tokens, size_t n) {
+    for (size_t t = 0; t < n_tokens; t++) {
+        fixture_fill(k + t * n, n, (fixture_pattern)(t % N_PATTERNS), 3.0f, t + 1);
+        fixture_fill(queries + t * STRIDE, STRIDE, t % 5 ? PATTERN_NORMAL : PATTERN_OUTLIERS, 3.0f, t + 60);
+        for (size_t i = 0; i < n && t == 6; i++)
+            k[t * n + i] *= KV_FP8_TINY / 1024;
+        if (t == 11)
+            k[t * n + n / 2] = n % 16 ? NAN : -INFINITY;
+        if (t == 13)
+            queries[t * STRIDE + n / 2] = NAN;
+    }
+}
+
+/* Codes of K in units of SCALES of all tokens whose scale is a number. */
+static void to_codes(const cpu_kernels *k, uint8_t *codes, const kvscale_job *job) {
+    for (size_t t = 0; t < job->n_tokens; t++)
+        if (!isnan(job->scales[t]))
+            k->to_fp8(codes + t * job->n, 1, job->k + t * job->n, job->n);
+}
+
+/* Every rung stores the same. */
+static void test_rungs(void **state) {
+    (void)state;
+    static float k[MOST_TOKENS * LONGEST], queries[MOST_TOKENS * STRIDE], room[KVSCALE_ROOM * LONGEST];
+    static uint8_t codes[2][MOST_TOKENS * LONGEST];
+    static const size_t lengths[] = {10, 48, 64, LONGEST}, counts[] = {1, 2, 3, 4, 5, MOST_QUERIES};
+    float scales[2][MOST_TOKENS], v_scales[2][MOST_TOKENS];
+    for (size_t c = 0; c < 4 * 6; c++)
+        for (size_t n_tokens = 1; n_tokens <= MOST_TOKENS; n_tokens += 1 + n_tokens / 4)
+            for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
+                size_t at = rung > 0;
+                cpu_kernels kernels;
+                kernels_init(&kernels, fixture_rungs[rung]);
+                kvscale_job job = {.k = k,
+                                   .scales = scales[at],
+                                   .queries = queries,
+                                   .q_stride = STRIDE,
+                                   .n_queries = counts[c % 6],
+                                   .n_tokens = n_tokens,
+                                   .n = lengths[c / 6],
+                                   .interleaved = n_tokens % 2,
+                                   .room = room};
+                fill_tokens(k, queries, n_tokens, job.n);
+                memset(codes[at], 0, sizeof codes[at]);
+                kernels.fp8_scales(v_scales[at], k, job.n, n_tokens, job.n, room);
+                kernels.fp8_keys(&job);
+                to_codes(&kernels, codes[at], &job);
+                assert_memory_equal(codes[at], codes[0], sizeof codes[at]);
+                for (size_t t = 0; t < n_tokens; t++) {
+                    assert_true((t == 11) == (bool)isnan(scales[at][t]));
+                    assert_true((t == 11) == (bool)isnan(v_scales[at][t]));
+                    assert_true(t == 11 || scales[at][t] == scales[0][t]);
+                    assert_true(t == 11 || v_scales[at][t] == v_scales[0][t]);
+                }
+            }
+}
+
 static void test_tiny(void **state) {
     (void)state;
     float x[N], weights[N] = {0}, queries[N] = {0};
@@ -127,6 +187,7 @@ int main(void) {
         cmocka_unit_test(test_mistakes_cancel),
         cmocka_unit_test(test_within_a_step),
         cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_rungs),
         cmocka_unit_test(test_tiny),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

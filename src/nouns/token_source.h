@@ -50,6 +50,19 @@ typedef struct token_source {
     strview chat_template; /* Jinja text, may be empty */
 } token_source;
 
+/* Words of which nothing is given yet. */
+static inline token_source token_source_unset(const char *where) {
+    return (token_source){.where = where,
+                          .bos = -1,
+                          .eos = -1,
+                          .eot = -1,
+                          .unk = -1,
+                          .pad = -1,
+                          .add_bos = -1,
+                          .add_eos = -1,
+                          .add_space_prefix = -1};
+}
+
 /* The type of the token ID, as the file gives it: a number of no token_type is possible. */
 static inline int32_t token_source_type(const token_source *s, size_t id) {
     return s->types ? s->types[id] : TOKEN_NORMAL;

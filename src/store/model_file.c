@@ -67,15 +67,7 @@ static nib_status open_any(model_file **out, const char *path, bool words_only, 
     f->owned = owned;
     f->path = copy;
     f->network_note = "";
-    f->words = (token_source){.where = copy,
-                              .bos = -1,
-                              .eos = -1,
-                              .eot = -1,
-                              .unk = -1,
-                              .pad = -1,
-                              .add_bos = -1,
-                              .add_eos = -1,
-                              .add_space_prefix = -1};
+    f->words = token_source_unset(copy);
     struct stat st;
     nib_status status;
     if (stat(path, &st) != 0)

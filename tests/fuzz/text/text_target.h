@@ -105,18 +105,6 @@ static inline void text_target_run_nomem(const token_source *source, const char 
     }
 }
 
-static inline token_source text_target_source(void) {
-    return (token_source){.where = "fuzz",
-                          .bos = -1,
-                          .eos = -1,
-                          .eot = -1,
-                          .unk = -1,
-                          .pad = -1,
-                          .add_bos = -1,
-                          .add_eos = -1,
-                          .add_space_prefix = -1};
-}
-
 /* ---- a token source out of bytes ---- */
 
 typedef struct text_target_bytes {
@@ -151,7 +139,7 @@ static inline void text_target_gguf(const uint8_t *data, size_t size,
     static float scores[TEXT_TARGET_TOKENS];
     static int32_t types[TEXT_TARGET_TOKENS];
     text_target_bytes b = {data, size};
-    token_source s = text_target_source();
+    token_source s = token_source_unset("fuzz");
     const unsigned flags = text_target_byte(&b), more = text_target_byte(&b);
     s.model = strview_of(flags & 1 ? "llama" : "gpt2");
     s.pre = strview_of(pres[flags >> 1 & 3]);
@@ -192,7 +180,7 @@ static inline void text_target_run_once(const token_source *source, const char *
 /* tokenizer.json, a zero byte, tokenizer_config.json */
 static inline void text_target_json(const uint8_t *data, size_t size,
                                     void (*run)(const token_source *, const char *, size_t)) {
-    token_source s = text_target_source();
+    token_source s = token_source_unset("fuzz");
     const uint8_t *zero = size ? memchr(data, 0, size) : NULL;
     s.json = (strview){(const char *)data, zero ? (size_t)(zero - data) : size};
     if (zero)
@@ -212,7 +200,7 @@ static inline void text_target_template(const uint8_t *data, size_t size,
     int32_t types[9] = {3, 3, 3, 3, 3, 3, 3, 3, 2};
     for (size_t i = 0; i < 9; i++)
         tokens[i] = strview_of(control[i]);
-    token_source s = text_target_source();
+    token_source s = token_source_unset("fuzz");
     s.model = strview_of("llama");
     s.n_tokens = 9;
     s.tokens = tokens;

@@ -340,22 +340,14 @@ static tokenizer *hostile_words(void) {
     for (size_t i = 0; i < 280; i++)
         tokens[i] = (strview){all, 2 * (i < 2 ? i + 1 : LONGEST - i)};
     static const strview merge = {"\xC3\xBF \xC3\xBF", 5}; /* a vocabulary without any is refused */
-    token_source source = {.where = "hostile",
-                           .model = {"gpt2", 4},
-                           .pre = {"smollm", 6},
-                           .n_tokens = 280,
-                           .tokens = tokens,
-                           .n_merges = 1,
-                           .merges = &merge,
-                           .bos = -1,
-                           .eos = -1,
-                           .eot = -1,
-                           .unk = -1,
-                           .pad = -1,
-                           .add_bos = -1,
-                           .add_eos = -1,
-                           .add_space_prefix = -1,
-                           .vocab = 280};
+    token_source source = token_source_unset("hostile");
+    source.model = strview_of("gpt2");
+    source.pre = strview_of("smollm");
+    source.tokens = tokens;
+    source.n_tokens = 280;
+    source.merges = &merge;
+    source.n_merges = 1;
+    source.vocab = 280;
     tokenizer *t;
     nib_error err = {""};
     if (tokenizer_open(&t, &source, &err) != NIB_OK)

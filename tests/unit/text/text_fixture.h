@@ -56,15 +56,7 @@ static inline void fixture_merge(fixture *f, const char *merge) {
 
 static inline void fixture_start(fixture *f, const char *model, const char *pre) {
     memset(f, 0, sizeof *f);
-    f->source = (token_source){.where = "test.gguf",
-                               .bos = -1,
-                               .eos = -1,
-                               .eot = -1,
-                               .unk = -1,
-                               .pad = -1,
-                               .add_bos = -1,
-                               .add_eos = -1,
-                               .add_space_prefix = -1};
+    f->source = token_source_unset("test.gguf");
     f->source.model = strview_of(model);
     f->source.pre = strview_of(pre);
     f->source.tokens = f->tokens;
@@ -189,15 +181,7 @@ static inline mapfile fixture_file(const char *name) {
 
 /* tokenizer.json (and tokenizer_config.json after a zero byte) of a fuzz seed. */
 static inline token_source fixture_json(const mapfile *m) {
-    token_source s = {.where = "tokenizer.json",
-                      .bos = -1,
-                      .eos = -1,
-                      .eot = -1,
-                      .unk = -1,
-                      .pad = -1,
-                      .add_bos = -1,
-                      .add_eos = -1,
-                      .add_space_prefix = -1};
+    token_source s = token_source_unset("tokenizer.json");
     const char *bytes = (const char *)m->bytes, *zero = memchr(bytes, 0, m->size);
     s.json = (strview){bytes, zero ? (size_t)(zero - bytes) : m->size};
     if (zero)

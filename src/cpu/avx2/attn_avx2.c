@@ -12,7 +12,7 @@
 enum { SCORE_ROWS = 4, VALUE_ROWS = 6 };
 
 /* Scores of R rows and key vectors [v0, v0 + NV) into scratch. AHEAD: the first time through the page. */
-INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV,
+INLINE void scores_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t v0, int NV,
                         bool ahead) {
     __m256 s[SCORE_ROWS][4];
     const float *const *q = job->q + row;
@@ -36,8 +36,8 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
     }
     __m256 factor[4];
     for (int v = 0; v < NV; v++) {
-        factor[v] = _mm256_set1_ps(type == FP8 ? job->scale * 256 : job->scale);
-        if (type == FP8)
+        factor[v] = _mm256_set1_ps(type == NIB_KV_FP8 ? job->scale * 256 : job->scale);
+        if (type == NIB_KV_FP8)
             factor[v] = _mm256_mul_ps(factor[v], _mm256_loadu_ps(job->k_scale + 8 * (v0 + (size_t)v)));
     }
     for (int r = 0; r < R; r++)
@@ -47,7 +47,7 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
 }
 
 /* Weighted values of R rows and N <= 8 pairs of dimensions from pair I on, joined to acc. */
-INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, size_t n,
+INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t i, size_t n,
                         size_t first, size_t last, const float *c, const float *c2, bool ahead) {
     pair a[VALUE_ROWS];
     const float *weights = job->scratch + (size_t)row * KEYS;
@@ -76,7 +76,8 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
     }
 }
 
-INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last) {
+INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t first,
+                       size_t last) {
     size_t step = R <= 2 ? 4 : 2, start = first / (8 * step) * step;
     for (size_t v = start; v < (last + 7) / 8; v += step)
         if (row == 0 && v == start && attn_prefetch_wanted(job))
@@ -85,7 +86,7 @@ INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, s
             scores_tile(type, job, row, R, v, R <= 2 ? 4 : 2, false);
 }
 
-INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last,
+INLINE void all_values(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t first, size_t last,
                        const float *c, const float *c2) {
     size_t pairs = job->head_dim / 2, i = 0;
     bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
@@ -99,7 +100,7 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
 }
 
 /* Whether the values of keys [first, last) are finite: others times 0 are NaN. */
-INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, size_t last) {
+INLINE bool values_finite(nib_kv_dtype type, const attn_page_job *job, size_t first, size_t last) {
     __m256 sum = _mm256_setzero_ps(), zero = sum;
     size_t pairs = job->head_dim / 2;
     for (size_t t = first; t < last; t++)
@@ -110,7 +111,7 @@ INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, 
     return _mm256_movemask_ps(_mm256_cmp_ps(sum, sum, _CMP_UNORD_Q)) == 0;
 }
 
-INLINE void attn_page(kv_type type, const attn_page_job *job) {
+INLINE void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS];
     size_t first, last;
     seen_by_any(job, &first, &last);
@@ -118,9 +119,9 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
     BY_ROWS(SCORES, SCORE_ROWS, job->n_rows);
     _Alignas(32) float factors[KEYS];
     for (size_t t = 0; t < KEYS; t++)
-        factors[t] = type == FP8 ? job->v_scale[t] * 256 : 1;
-    softmax_page(job, type == FP8 ? factors : NULL, c, c2, NULL);
-    if (type != FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
+        factors[t] = type == NIB_KV_FP8 ? job->v_scale[t] * 256 : 1;
+    softmax_page(job, type == NIB_KV_FP8 ? factors : NULL, c, c2, NULL);
+    if (type != NIB_KV_FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
         for (int row = 0; row < job->n_rows; row++) /* a weight of 0 does not hide a NaN */
             all_values(type, job, row, 1, job->first[row], job->last[row], c, c2);
         return;
@@ -129,17 +130,7 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
     BY_ROWS(VALUES, VALUE_ROWS, job->n_rows);
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
-    attn_page(BF16, job);
-}
-
-static void attn_page_fp8(const attn_page_job *job) {
-    attn_page(FP8, job);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    attn_page(FP32, job);
-}
+ATTN_PAGE_TYPES
 
 static void attn_join(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
                       size_t n) {
@@ -167,9 +158,7 @@ static void attn_end(float *out, const float *acc, float sum, size_t n) {
 }
 
 void attn_avx2_init(cpu_kernels *k) {
-    k->attn_page[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page);
     k->attn_join = attn_join;
     k->attn_end = attn_end;
 }

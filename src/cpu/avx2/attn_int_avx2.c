@@ -25,9 +25,9 @@ INLINE __m256i pack2(__m256i a, __m256i b) { /* the low halves of a and b, side 
 
 /* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0;
  * where it is NaN the integers may be anything. */
-INLINE __m256 factor_of(kv_type type, __m256 step) {
+INLINE __m256 factor_of(nib_kv_dtype type, __m256 step) {
     __m256 some = _mm256_cmp_ps(step, _mm256_setzero_ps(), _CMP_GT_OQ);
-    return _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(type == FP8 ? 256.0f : 1.0f), step), some);
+    return _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(type == NIB_KV_FP8 ? 256.0f : 1.0f), step), some);
 }
 
 /* 16 integers of to_int in order. */
@@ -44,7 +44,7 @@ static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
         most[0] = larger(most[0], _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
     float max = _mm256_cvtss_f32(larger_across(most));
     *step = max < INFINITY ? max / (float)ATTN_Q_MAX : NAN;
-    __m256 factor = factor_of(FP32, _mm256_set1_ps(*step));
+    __m256 factor = factor_of(NIB_KV_FP32, _mm256_set1_ps(*step));
     for (size_t i = 0; i < d; i += 16)
         _mm256_storeu_si256((__m256i *)(codes + i), low_words(to_int(_mm256_loadu_ps(q + i), factor),
                                                               to_int(_mm256_loadu_ps(q + i + 8), factor)));
@@ -57,7 +57,7 @@ INLINE bool calls_ahead(const attn_page_job *job) {
 }
 
 /* The second half of a page in the loops of the first rows: 2 * head_dim turns over all blocks. */
-INLINE const char *second_half(kv_type type, const attn_page_job *job, const void *page, size_t block,
+INLINE const char *second_half(nib_kv_dtype type, const attn_page_job *job, const void *page, size_t block,
                                size_t n) {
     return (const char *)page + (KEYS / 2 * job->head_dim + block * n * COLUMNS) * code_bytes(type);
 }
@@ -68,7 +68,7 @@ INLINE uint8_t *ints_block(const attn_page_job *job, size_t b, size_t n) {
 }
 
 /* Keys of blocks [b0, b1) as integers. */
-INLINE void key_ints(kv_type type, const attn_page_job *job, size_t b0, size_t b1) {
+INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t b0, size_t b1) {
     size_t line = 2 * KEYS * code_bytes(type), n = job->head_dim / 2;
     bool ahead = calls_ahead(job);
     __m256 f[KEYS / 8];
@@ -86,7 +86,7 @@ INLINE void key_ints(kv_type type, const attn_page_job *job, size_t b0, size_t b
 }
 
 /* Values of the pairs of keys [t0, t1) as integers. */
-INLINE void value_ints(kv_type type, const attn_page_job *job, size_t t0, size_t t1) {
+INLINE void value_ints(nib_kv_dtype type, const attn_page_job *job, size_t t0, size_t t1) {
     size_t d = job->head_dim, line = 2 * d * code_bytes(type);
     bool ahead = job->next_k && calls_ahead(job);
     for (size_t t = t0; t < t1; t++) {
@@ -134,7 +134,8 @@ INLINE __m256i dot2(__m256i sum, __m256i a, __m256i b) {
     } while (0)
 
 /* Scores of R rows and the keys of a block into scratch. AHEAD: calls values. */
-INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t block, bool ahead) {
+INLINE void scores_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t block,
+                        bool ahead) {
     __m256i s[ROWS][2];
     size_t n = job->head_dim / 2;
     const char *q = (const char *)(job->q16 + (size_t)row * job->head_dim);
@@ -148,14 +149,14 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
             __m256 step = _mm256_mul_ps(_mm256_set1_ps(job->q_steps[row + r]), k_steps);
             __m256 score =
                 _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s[r][v]), step), _mm256_set1_ps(job->scale));
-            if (type == FP8)
+            if (type == NIB_KV_FP8)
                 score = _mm256_mul_ps(score, _mm256_loadu_ps(job->k_scale + key));
             _mm256_store_ps(job->scratch + (size_t)(row + r) * KEYS + key, score);
         }
     }
 }
 
-INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t b0, size_t b1) {
+INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t b0, size_t b1) {
     bool ahead = row == 0 && calls_ahead(job);
     for (size_t b = b0; b < b1; b++)
         if (ahead)
@@ -172,7 +173,7 @@ INLINE void weight_ints(const attn_page_job *job, float *steps) {
         __m256i m = vmath256_mask((size_t)(job->n_rows - row));
         __m256 step = _mm256_div_ps(_mm256_maskload_ps(steps + row, m), _mm256_set1_ps(255.0f));
         _mm256_maskstore_ps(steps + row, m, step);
-        _mm256_store_ps(factors + row, factor_of(FP32, step));
+        _mm256_store_ps(factors + row, factor_of(NIB_KV_FP32, step));
     }
     for (int row = 0; row < job->n_rows; row++) {
         float *s = job->scratch + (size_t)row * KEYS;
@@ -186,7 +187,7 @@ INLINE void weight_ints(const attn_page_job *job, float *steps) {
 }
 
 /* Weighted values of R rows and the dimensions of a block, joined to acc. AHEAD: calls the next keys. */
-INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t block, size_t t0,
+INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t block, size_t t0,
                         size_t t1, const float *c, const float *c2, const float *steps, bool ahead) {
     __m256i a[ROWS][2];
     const char *w = (const char *)(job->scratch + (size_t)row * KEYS) + 4 * t0;
@@ -205,7 +206,7 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
     }
 }
 
-INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
+INLINE void all_values(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
                        const float *c, const float *c2, const float *steps) {
     bool ahead = row == 0 && job->next_k && calls_ahead(job);
     for (size_t b = 0; b < job->head_dim / COLUMNS; b++)
@@ -215,7 +216,7 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
             values_tile(type, job, row, R, b, t0, t1, c, c2, steps, false);
 }
 
-INLINE void attn_page(kv_type type, const attn_page_job *job) {
+INLINE void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS], steps[ATTN_MAX_ROWS];
     _Alignas(32) float values[KEYS];
     size_t first, last;
@@ -225,7 +226,7 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
 #define SCORES(R) all_scores(type, job, row, R, b0, b1)
     BY_ROWS(SCORES, ROWS, job->n_rows);
     for (int j = 0; j < KEYS; j++)
-        values[j] = type == FP8 ? job->v_steps[j] * job->v_scale[j] : job->v_steps[j];
+        values[j] = type == NIB_KV_FP8 ? job->v_steps[j] * job->v_scale[j] : job->v_steps[j];
     softmax_page(job, values, c, c2, steps);
     weight_ints(job, steps);
     value_ints(type, job, t0, t1);
@@ -233,23 +234,11 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
     BY_ROWS(VALUES, ROWS, job->n_rows);
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
-    attn_page(BF16, job);
-}
-
-static void attn_page_fp8(const attn_page_job *job) {
-    attn_page(FP8, job);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    attn_page(FP32, job);
-}
+ATTN_PAGE_TYPES
 
 void attn_int_avx2_init(cpu_kernels *k) {
     if (k->features & NIB_CPU_AVX512) /* whose FP32 is as fast */
         return;
     k->attn_quantize = quantize;
-    k->attn_page_int[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page_int[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page_int[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page_int);
 }

@@ -6,15 +6,8 @@
 #ifndef CPU_AVX2_ATTN_PAGE256_H
 #define CPU_AVX2_ATTN_PAGE256_H
 
-#include "cpu/attn_prefetch.h"
+#include "cpu/attn_page.h"
 #include "cpu/avx2/vmath256.h"
-#include "cpu/kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-enum { KEYS = KV_PAGE_TOKENS };
-
-typedef enum kv_type { BF16, FP8, FP32 } kv_type;
 
 typedef struct pair {
     __m256 even, odd;
@@ -32,16 +25,12 @@ INLINE pair from_fp8(__m128i w) {
     return (pair){_mm256_cvtph_ps(even), _mm256_cvtph_ps(odd)};
 }
 
-INLINE size_t code_bytes(kv_type type) {
-    return type == FP8 ? 1 : type == BF16 ? 2 : 4;
-}
-
 /* Dimensions 2i and 2i + 1 of keys [8v, 8v + 8). */
-INLINE pair load_keys(kv_type type, const void *k, size_t i, size_t v) {
+INLINE pair load_keys(nib_kv_dtype type, const void *k, size_t i, size_t v) {
     size_t at = i * KEYS + 8 * v;
-    if (type == BF16)
+    if (type == NIB_KV_BF16)
         return from_bf16(_mm256_loadu_si256((const __m256i *)((const uint32_t *)k + at)));
-    if (type == FP8)
+    if (type == NIB_KV_FP8)
         return from_fp8(_mm_loadu_si128((const __m128i *)((const uint16_t *)k + at)));
     at += i * KEYS;
     return (pair){_mm256_loadu_ps((const float *)k + at), _mm256_loadu_ps((const float *)k + at + KEYS)};
@@ -57,14 +46,14 @@ INLINE __m128i load_words(const void *src, size_t n) {
 }
 
 /* N <= 8 pairs of dimensions from pair I of key T on; FP32: 8 dimensions and the next 8. */
-INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t i, size_t n) {
+INLINE pair load_values(nib_kv_dtype type, const void *v, size_t d, size_t t, size_t i, size_t n) {
     size_t at = t * d + 2 * i;
-    if (type == BF16) {
+    if (type == NIB_KV_BF16) {
         const int *words = (const int *)((const uint16_t *)v + at);
         return from_bf16(n == 8 ? _mm256_loadu_si256((const __m256i *)words)
                                 : _mm256_maskload_epi32(words, vmath256_mask(n)));
     }
-    if (type == FP8)
+    if (type == NIB_KV_FP8)
         return from_fp8(load_words((const uint8_t *)v + at, n));
     const float *f = (const float *)v + at;
     if (n == 8)
@@ -74,8 +63,8 @@ INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t 
 }
 
 /* Dimensions in order: [0, 8) and [8, 16) of the pairs. */
-INLINE pair in_order(kv_type type, pair p) {
-    if (type == FP32)
+INLINE pair in_order(nib_kv_dtype type, pair p) {
+    if (type == NIB_KV_FP32)
         return p;
     __m256 low = _mm256_unpacklo_ps(p.even, p.odd), high = _mm256_unpackhi_ps(p.even, p.odd);
     return (pair){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
@@ -197,50 +186,6 @@ INLINE void softmax_page(const attn_page_job *job, const float *value_factors, f
         if (stored_max)
             _mm256_maskstore_ps(stored_max + row, m, most);
     }
-}
-
-/* MOST rows at a time, then what is left: the argument of CALL is a constant each time. */
-#define BY_ROWS(call, most, n_rows)                                                                          \
-    do {                                                                                                     \
-        int row = 0;                                                                                         \
-        for (; row + (most) <= (n_rows); row += (most)) {                                                    \
-            call(most);                                                                                      \
-        }                                                                                                    \
-        switch ((n_rows)-row) {                                                                              \
-        case 5:                                                                                              \
-            call((most) < 5 ? (most) : 5);                                                                   \
-            break;                                                                                           \
-        case 4:                                                                                              \
-            call((most) < 4 ? (most) : 4);                                                                   \
-            break;                                                                                           \
-        case 3:                                                                                              \
-            call(3);                                                                                         \
-            break;                                                                                           \
-        case 2:                                                                                              \
-            call(2);                                                                                         \
-            break;                                                                                           \
-        case 1:                                                                                              \
-            call(1);                                                                                         \
-            break;                                                                                           \
-        }                                                                                                    \
-    } while (0)
-
-/* Keys that any of the rows sees. */
-INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
-    *first = KEYS;
-    *last = 0;
-    for (int r = 0; r < job->n_rows; r++) {
-        *first = job->first[r] < *first ? job->first[r] : *first;
-        *last = job->last[r] > *last ? job->last[r] : *last;
-    }
-}
-
-/* Whether every row sees keys [first, last). */
-INLINE bool all_see(const attn_page_job *job, size_t first, size_t last) {
-    bool all = true;
-    for (int r = 0; r < job->n_rows; r++)
-        all = all && job->first[r] == first && job->last[r] == last;
-    return all;
 }
 
 #endif

@@ -13,7 +13,7 @@
 #include "cpu/avx512/attn_page512.h"
 
 /* Raw q.k of R rows and key vectors [v0, v0 + NV) into scratch. */
-INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, size_t v0, int NV,
+INLINE void scores_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t v0, int NV,
                         bool ahead) {
     __m512 s[ROWS][4];
     const float *const *q = job->q + row;
@@ -41,8 +41,8 @@ INLINE void scores_tile(kv_type type, const attn_page_job *job, int row, int R, 
 }
 
 /* Weighted values of R rows and NC * 32 dimensions (the last N pairs of them there), joined to acc. */
-INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, int NC, size_t n,
-                        size_t first, size_t last, const float *c, const float *c2, bool ahead) {
+INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t i, int NC,
+                        size_t n, size_t first, size_t last, const float *c, const float *c2, bool ahead) {
     pair a[ROWS][2];
     const float *weights = job->scratch + (size_t)row * KEYS;
     for (int r = 0; r < R; r++)
@@ -77,7 +77,8 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
         }
 }
 
-INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last) {
+INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t first,
+                       size_t last) {
     size_t v0 = first / 16, v1 = (last + 15) / 16;
     if (v1 - v0 == 1)
         scores_tile(type, job, row, R, v0, 1, false);
@@ -89,7 +90,7 @@ INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, s
         scores_tile(type, job, row, R, 0, 4, false);
 }
 
-INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t first, size_t last,
+INLINE void all_values(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t first, size_t last,
                        const float *c, const float *c2) {
     size_t pairs = job->head_dim / 2, i = 0;
     bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
@@ -103,7 +104,7 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
 }
 
 /* Whether the values of keys [first, last) are finite: others times 0 are NaN. */
-INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, size_t last) {
+INLINE bool values_finite(nib_kv_dtype type, const attn_page_job *job, size_t first, size_t last) {
     __m512 sum = _mm512_setzero_ps(), zero = sum;
     size_t pairs = job->head_dim / 2;
     for (size_t t = first; t < last; t++)
@@ -114,37 +115,27 @@ INLINE bool values_finite(kv_type type, const attn_page_job *job, size_t first, 
     return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) == 0;
 }
 
-INLINE void attn_page(kv_type type, const attn_page_job *job) {
+INLINE void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS];
     size_t first, last;
     seen_by_any(job, &first, &last);
 #define SCORES(R) all_scores(type, job, row, R, first, last)
-    BY_ROWS(SCORES, job->n_rows);
+    BY_ROWS(SCORES, ROWS, job->n_rows);
     __m512 scales[4];
-    for (int j = 0; j < 4 && type == FP8; j++) /* loads of FP8 give value * 2^-8 */
+    for (int j = 0; j < 4 && type == NIB_KV_FP8; j++) /* loads of FP8 give value * 2^-8 */
         scales[j] = _mm512_mul_ps(_mm512_loadu_ps(job->v_scale + 16 * j), _mm512_set1_ps(256.0f));
-    softmax_page(type, job, type == FP8 ? job->scale * 256 : job->scale, type == FP8 ? scales : NULL, c, c2,
-                 NULL);
-    if (type != FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
+    softmax_page(type, job, type == NIB_KV_FP8 ? job->scale * 256 : job->scale,
+                 type == NIB_KV_FP8 ? scales : NULL, c, c2, NULL);
+    if (type != NIB_KV_FP8 && !all_see(job, first, last) && !values_finite(type, job, first, last)) {
         for (int row = 0; row < job->n_rows; row++) /* a weight of 0 does not hide a NaN */
             all_values(type, job, row, 1, job->first[row], job->last[row], c, c2);
         return;
     }
 #define VALUES(R) all_values(type, job, row, R, first, last, c, c2)
-    BY_ROWS(VALUES, job->n_rows);
+    BY_ROWS(VALUES, ROWS, job->n_rows);
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
-    attn_page(BF16, job);
-}
-
-static void attn_page_fp8(const attn_page_job *job) {
-    attn_page(FP8, job);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    attn_page(FP32, job);
-}
+ATTN_PAGE_TYPES
 
 /* With the operations of softmax_page and values_tile: the same bits. */
 static void attn_join(float *acc, float *max, float *sum, const float *acc2, float max2, float sum2,
@@ -173,9 +164,7 @@ static void attn_end(float *out, const float *acc, float sum, size_t n) {
 }
 
 void attn_avx512_init(cpu_kernels *k) {
-    k->attn_page[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page);
     k->attn_join = attn_join;
     k->attn_end = attn_end;
 }

@@ -44,9 +44,9 @@ INLINE __m512i to_int(__m512 x, __m512 factor) {
 
 /* 1 / step, and what loads leave out: FP8 loads give value * 2^-8. Where the step is 0 all values are 0;
  * where it is NaN the integers may be anything. */
-INLINE __m512 factor_of(kv_type type, __m512 step) {
+INLINE __m512 factor_of(nib_kv_dtype type, __m512 step) {
     __mmask16 some = _mm512_cmp_ps_mask(step, _mm512_setzero_ps(), _CMP_GT_OQ);
-    return _mm512_maskz_div_ps(some, _mm512_set1_ps(type == FP8 ? 256.0f : 1.0f), step);
+    return _mm512_maskz_div_ps(some, _mm512_set1_ps(type == NIB_KV_FP8 ? 256.0f : 1.0f), step);
 }
 
 static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
@@ -55,14 +55,14 @@ static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
         most = larger(most, _mm512_abs_ps(_mm512_loadu_ps(q + i)));
     float max = f32_of_bits(_mm512_reduce_max_epu32(_mm512_castps_si512(most)));
     *step = max < INFINITY ? max / (float)ATTN_Q_MAX : NAN;
-    __m512 factor = factor_of(FP32, _mm512_set1_ps(*step));
+    __m512 factor = factor_of(NIB_KV_FP32, _mm512_set1_ps(*step));
     for (size_t i = 0; i < d; i += 16)
         _mm256_storeu_si256((__m256i *)(codes + i),
                             _mm512_cvtepi32_epi16(to_int(_mm512_loadu_ps(q + i), factor)));
 }
 
 /* Keys of vectors [v0, v1) as integers. */
-INLINE void key_ints(kv_type type, const attn_page_job *job, size_t v0, size_t v1) {
+INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t v0, size_t v1) {
     size_t line = 2 * KEYS * code_bytes(type);
     bool ahead = attn_prefetch_wanted(job);
     __m512 f[4];
@@ -112,7 +112,7 @@ INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int
         }
 }
 
-INLINE void all_scores(kv_type type, const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
+INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
     if (v1 - v0 == 1)
         scores_tile(job, row, R, v0, 1, 0);
     else if (v1 - v0 == 2)
@@ -131,7 +131,7 @@ INLINE void weight_bytes(const attn_page_job *job, float *steps) {
         __mmask16 m = lanes((size_t)(job->n_rows - row));
         __m512 step = _mm512_div_ps(_mm512_maskz_loadu_ps(m, steps + row), _mm512_set1_ps(255.0f));
         _mm512_mask_storeu_ps(steps + row, m, step);
-        _mm512_store_ps(factors + row, factor_of(FP32, step));
+        _mm512_store_ps(factors + row, factor_of(NIB_KV_FP32, step));
     }
     for (int row = 0; row < job->n_rows; row++) {
         const float *s = job->scratch + (size_t)row * KEYS;
@@ -145,7 +145,7 @@ INLINE void weight_bytes(const attn_page_job *job, float *steps) {
 }
 
 /* Values of keys [4 t0, 4 t1) as bytes. */
-INLINE void value_bytes(kv_type type, const attn_page_job *job, size_t t0, size_t t1) {
+INLINE void value_bytes(nib_kv_dtype type, const attn_page_job *job, size_t t0, size_t t1) {
     size_t d = job->head_dim, line = 2 * d * code_bytes(type);
     bool ahead = job->next_k && attn_prefetch_wanted(job);
     for (size_t t = t0; t < t1; t++) {
@@ -168,7 +168,7 @@ INLINE void value_bytes(kv_type type, const attn_page_job *job, size_t t0, size_
 }
 
 /* Weighted values of R rows and dimensions [i, i + 64), joined to acc. AHEAD: bytes of the next keys. */
-INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, size_t i, size_t t0,
+INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t i, size_t t0,
                         size_t t1, const float *c, const float *c2, const float *steps, size_t ahead) {
     __m512i a[ROWS][4];
     for (int r = 0; r < R; r++)
@@ -204,7 +204,7 @@ INLINE void values_tile(kv_type type, const attn_page_job *job, int row, int R, 
     }
 }
 
-INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
+INLINE void all_values(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
                        const float *c, const float *c2, const float *steps) {
     bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
     for (size_t i = 0; i < job->head_dim; i += 64)
@@ -214,7 +214,7 @@ INLINE void all_values(kv_type type, const attn_page_job *job, int row, int R, s
             values_tile(type, job, row, R, i, t0, t1, c, c2, steps, 0);
 }
 
-INLINE void attn_page(kv_type type, const attn_page_job *job) {
+INLINE void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     float c[ATTN_MAX_ROWS], c2[ATTN_MAX_ROWS], steps[ATTN_MAX_ROWS];
     size_t first, last;
     seen_by_any(job, &first, &last);
@@ -223,35 +223,23 @@ INLINE void attn_page(kv_type type, const attn_page_job *job) {
         v0 = 0, v1 = 4;
     key_ints(type, job, v0, v1);
 #define SCORES(R) all_scores(type, job, row, R, v0, v1)
-    BY_ROWS(SCORES, job->n_rows);
+    BY_ROWS(SCORES, ROWS, job->n_rows);
     __m512 values[4];
     for (int j = 0; j < 4; j++) {
         values[j] = _mm512_loadu_ps(job->v_steps + 16 * j);
-        if (type == FP8)
+        if (type == NIB_KV_FP8)
             values[j] = _mm512_mul_ps(values[j], _mm512_loadu_ps(job->v_scale + 16 * j));
     }
     softmax_page(type, job, job->scale, values, c, c2, steps);
     weight_bytes(job, steps);
     value_bytes(type, job, t0, t1);
 #define VALUES(R) all_values(type, job, row, R, t0, t1, c, c2, steps)
-    BY_ROWS(VALUES, job->n_rows);
+    BY_ROWS(VALUES, ROWS, job->n_rows);
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
-    attn_page(BF16, job);
-}
-
-static void attn_page_fp8(const attn_page_job *job) {
-    attn_page(FP8, job);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    attn_page(FP32, job);
-}
+ATTN_PAGE_TYPES
 
 void attn_int_vnni_init(cpu_kernels *k) {
     k->attn_quantize = quantize;
-    k->attn_page_int[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page_int[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page_int[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page_int);
 }

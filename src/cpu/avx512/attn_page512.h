@@ -6,15 +6,10 @@
 #ifndef CPU_AVX512_ATTN_PAGE512_H
 #define CPU_AVX512_ATTN_PAGE512_H
 
-#include "cpu/attn_prefetch.h"
+#include "cpu/attn_page.h"
 #include "cpu/avx512/vmath512.h"
-#include "cpu/kernels.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { KEYS = KV_PAGE_TOKENS, ROWS = 6 }; /* query rows of a tile */
-
-typedef enum kv_type { BF16, FP8, FP32 } kv_type;
+enum { ROWS = 6 }; /* query rows of a tile */
 
 typedef struct pair {
     __m512 even, odd;
@@ -38,22 +33,22 @@ INLINE pair from_fp8(__m256i w) {
 }
 
 /* Dimensions 2i and 2i + 1 of keys [16v, 16v + 16). */
-INLINE pair load_keys(kv_type type, const void *k, size_t i, size_t v) {
+INLINE pair load_keys(nib_kv_dtype type, const void *k, size_t i, size_t v) {
     size_t at = i * KEYS + 16 * v;
-    if (type == BF16)
+    if (type == NIB_KV_BF16)
         return from_bf16(_mm512_loadu_si512((const uint32_t *)k + at));
-    if (type == FP8)
+    if (type == NIB_KV_FP8)
         return from_fp8(_mm256_loadu_si256((const __m256i *)((const uint16_t *)k + at)));
     at += i * KEYS;
     return (pair){_mm512_loadu_ps((const float *)k + at), _mm512_loadu_ps((const float *)k + at + KEYS)};
 }
 
 /* N <= 16 pairs of dimensions from pair I of key T on; FP32: 16 dimensions and the next 16. */
-INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t i, size_t n) {
+INLINE pair load_values(nib_kv_dtype type, const void *v, size_t d, size_t t, size_t i, size_t n) {
     size_t at = t * d + 2 * i;
-    if (type == BF16)
+    if (type == NIB_KV_BF16)
         return from_bf16(_mm512_maskz_loadu_epi32(lanes(n), (const uint16_t *)v + at));
-    if (type == FP8)
+    if (type == NIB_KV_FP8)
         return from_fp8(_mm256_maskz_loadu_epi16(lanes(n), (const uint8_t *)v + at));
     const float *f = (const float *)v + at;
     return (pair){_mm512_maskz_loadu_ps(lanes(2 * n), f),
@@ -61,16 +56,12 @@ INLINE pair load_values(kv_type type, const void *v, size_t d, size_t t, size_t 
 }
 
 /* Dimensions in order: [0, 16) and [16, 32) of the pairs. */
-INLINE pair in_order(kv_type type, pair p) {
-    if (type == FP32)
+INLINE pair in_order(nib_kv_dtype type, pair p) {
+    if (type == NIB_KV_FP32)
         return p;
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     return (pair){_mm512_permutex2var_ps(p.even, low, p.odd), _mm512_permutex2var_ps(p.even, high, p.odd)};
-}
-
-INLINE size_t code_bytes(kv_type type) {
-    return type == FP8 ? 1 : type == BF16 ? 2 : 4;
 }
 
 /* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for
@@ -113,7 +104,7 @@ INLINE uint64_t seen_keys(const attn_page_job *job, int row) {
 
 /* The raw scores of N <= 16 rows from ROW on become scores, -inf where hidden; returns the maxima. FACTOR
  * makes raw scores true ones. */
-INLINE __m512 finish_scores(kv_type type, const attn_page_job *job, int row, int n, float factor) {
+INLINE __m512 finish_scores(nib_kv_dtype type, const attn_page_job *job, int row, int n, float factor) {
     __m512 most[16];
     for (int r = 0; r < 16; r++)
         most[r] = _mm512_setzero_ps();
@@ -123,7 +114,7 @@ INLINE __m512 finish_scores(kv_type type, const attn_page_job *job, int row, int
         __m512 v[4];
         for (int j = 0; j < 4; j++) {
             v[j] = _mm512_mul_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(factor));
-            if (type == FP8)
+            if (type == NIB_KV_FP8)
                 v[j] = _mm512_mul_ps(v[j], _mm512_loadu_ps(job->k_scale + 16 * j));
             v[j] =
                 _mm512_mask_blend_ps((__mmask16)(seen >> (16 * j)), _mm512_set1_ps(-__builtin_inff()), v[j]);
@@ -162,8 +153,8 @@ INLINE __m512 make_weights(const attn_page_job *job, int row, int n, const float
 /* The softmax of a page for all rows of the job. What is left in scratch are weights times VALUE_FACTORS
  * (NULL: 1); c and c2 are the factors that go with the old values and this page's; stored_max [n_rows] may be
  * NULL. The rows' maxima and sums are joined as attn_join does. */
-INLINE void softmax_page(kv_type type, const attn_page_job *job, float factor, const __m512 *value_factors,
-                         float *c, float *c2, float *stored_max) {
+INLINE void softmax_page(nib_kv_dtype type, const attn_page_job *job, float factor,
+                         const __m512 *value_factors, float *c, float *c2, float *stored_max) {
     for (int row = 0; row < job->n_rows; row += 16) {
         int n = job->n_rows - row < 16 ? job->n_rows - row : 16;
         __mmask16 m = lanes((size_t)n);
@@ -182,50 +173,6 @@ INLINE void softmax_page(kv_type type, const attn_page_job *job, float factor, c
         if (stored_max)
             _mm512_mask_storeu_ps(stored_max + row, m, most);
     }
-}
-
-/* ROWS rows at a time, then what is left: R is a constant in each call. */
-#define BY_ROWS(call, n_rows)                                                                                \
-    do {                                                                                                     \
-        int row = 0;                                                                                         \
-        for (; row + ROWS <= (n_rows); row += ROWS) {                                                        \
-            call(ROWS);                                                                                      \
-        }                                                                                                    \
-        switch ((n_rows)-row) {                                                                              \
-        case 5:                                                                                              \
-            call(5);                                                                                         \
-            break;                                                                                           \
-        case 4:                                                                                              \
-            call(4);                                                                                         \
-            break;                                                                                           \
-        case 3:                                                                                              \
-            call(3);                                                                                         \
-            break;                                                                                           \
-        case 2:                                                                                              \
-            call(2);                                                                                         \
-            break;                                                                                           \
-        case 1:                                                                                              \
-            call(1);                                                                                         \
-            break;                                                                                           \
-        }                                                                                                    \
-    } while (0)
-
-/* Keys that any of the rows sees. */
-INLINE void seen_by_any(const attn_page_job *job, size_t *first, size_t *last) {
-    *first = KEYS;
-    *last = 0;
-    for (int r = 0; r < job->n_rows; r++) {
-        *first = job->first[r] < *first ? job->first[r] : *first;
-        *last = job->last[r] > *last ? job->last[r] : *last;
-    }
-}
-
-/* Whether every row sees keys [first, last). */
-INLINE bool all_see(const attn_page_job *job, size_t first, size_t last) {
-    bool all = true;
-    for (int r = 0; r < job->n_rows; r++)
-        all = all && job->first[r] == first && job->last[r] == last;
-    return all;
 }
 
 #endif

@@ -14,7 +14,7 @@
  */
 #include <math.h>
 
-#include "cpu/kernels.h"
+#include "cpu/attn_page.h"
 #include "num/fp8.h"
 
 /* round(x / step), rounded once: by an addition where FP32 counts in ones. All is zero where the step is 0 or
@@ -80,24 +80,14 @@ static void attend_row(const attn_page_job *job, nib_kv_dtype type, int r) {
     job->max[r] = both;
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
+static void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_BF16, r);
+        attend_row(job, type, r);
 }
 
-static void attn_page_fp8(const attn_page_job *job) {
-    for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_FP8, r);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_FP32, r);
-}
+ATTN_PAGE_TYPES
 
 void attn_int_ref_init(cpu_kernels *k) {
     k->attn_quantize = quantize;
-    k->attn_page_int[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page_int[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page_int[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page_int);
 }

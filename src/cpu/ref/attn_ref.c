@@ -4,7 +4,7 @@
  */
 #include <math.h>
 
-#include "cpu/kernels.h"
+#include "cpu/attn_page.h"
 #include "num/fp8.h"
 
 static float key(const attn_page_job *job, nib_kv_dtype type, size_t t, size_t i) {
@@ -67,25 +67,15 @@ static void attend_row(const attn_page_job *job, nib_kv_dtype type, int r) {
     job->sum[r] = all_sum;
 }
 
-static void attn_page_bf16(const attn_page_job *job) {
+static void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_BF16, r);
+        attend_row(job, type, r);
 }
 
-static void attn_page_fp8(const attn_page_job *job) {
-    for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_FP8, r);
-}
-
-static void attn_page_fp32(const attn_page_job *job) {
-    for (int r = 0; r < job->n_rows; r++)
-        attend_row(job, NIB_KV_FP32, r);
-}
+ATTN_PAGE_TYPES
 
 void attn_ref_init(cpu_kernels *k) {
-    k->attn_page[NIB_KV_BF16] = attn_page_bf16;
-    k->attn_page[NIB_KV_FP8] = attn_page_fp8;
-    k->attn_page[NIB_KV_FP32] = attn_page_fp32;
+    attn_page_set(k->attn_page);
     k->attn_join = attn_join;
     k->attn_end = attn_end;
 }

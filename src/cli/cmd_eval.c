@@ -79,8 +79,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--base and --save-base belong to kld");
         if (a->kld && !a->base == !a->save_base)
             argp_error(state, "kld needs one of --base and --save-base");
-        if (a->compute.max_model_len && a->n_ctx > a->compute.max_model_len)
-            argp_error(state, "--ctx %d is more than --max-model-len %d", a->n_ctx, a->compute.max_model_len);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -164,6 +162,10 @@ static nib_status session_open(eval_session *s, nib_error *err) {
         n_chunks = n_chunks ? n_chunks : file_chunks;
     }
     n_ctx = n_ctx ? n_ctx : 512;
+    if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "windows of %d tokens are longer than --max-model-len %d allows", n_ctx,
+                        a->compute.max_model_len);
     NIB_TRY(mapfile_open(&s->text_file, a->text, err));
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
     if (a->base && !base_is_file(a))

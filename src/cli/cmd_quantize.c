@@ -57,7 +57,8 @@ static const struct argp_option options[] = {
      "(error weighted with what the inputs look like in a calibration text), or auto (default): weighted "
      "where nibble can run the model, else sweep",
      1},
-    {"calib", KEY_CALIB, "FILE", 0, "Text to calibrate with (default: a text inside the program)", 1},
+    {"calib", KEY_CALIB, "FILE", 0,
+     "Text to calibrate with, its first 49,152 tokens at most (default: a text inside the program)", 1},
     {"head", KEY_HEAD, "FORMAT", 0,
      "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
      "tensor is quantized "
@@ -280,6 +281,8 @@ static void print_notes(const quantize_session *s) {
     if (r->n_misfits)
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                r->n_misfits);
+    if (r->n_quantized == 0 && s->args->method != METHOD_AUTO)
+        printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
     if (r->n_widened)

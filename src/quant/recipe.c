@@ -57,15 +57,35 @@ static bool without_weight(const char *name, char *out, size_t size) {
 }
 
 /* A glob matches the tensor's name in the source or in the output, with or without ".weight". */
-static bool is_kept(const chef *c, const recipe_item *item) {
+static bool glob_matches(const char *glob, const recipe_item *item) {
     const char *names[2] = {item->t->name, item->name};
     char stem[512];
-    for (size_t g = 0; g < c->o->n_keep; g++)
-        for (int i = 0; i < 2; i++)
-            if (fnmatch(c->o->keep[g], names[i], 0) == 0 ||
-                (without_weight(names[i], stem, sizeof stem) && fnmatch(c->o->keep[g], stem, 0) == 0))
-                return true;
+    for (int i = 0; i < 2; i++)
+        if (fnmatch(glob, names[i], 0) == 0 ||
+            (without_weight(names[i], stem, sizeof stem) && fnmatch(glob, stem, 0) == 0))
+            return true;
     return false;
+}
+
+static bool is_kept(const chef *c, const recipe_item *item) {
+    for (size_t g = 0; g < c->o->n_keep; g++)
+        if (glob_matches(c->o->keep[g], item))
+            return true;
+    return false;
+}
+
+/* A glob that names nothing is a slip: what was to be kept would be quantized. */
+static nib_status check_keeps(const chef *c) {
+    for (size_t g = 0; g < c->o->n_keep; g++) {
+        bool any = false;
+        for (size_t i = 0; !any && i < c->r->n; i++)
+            any = glob_matches(c->o->keep[g], &c->r->items[i]);
+        if (!any)
+            return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                            "%s: no tensor has a name like \"%s\", which was to be kept", c->in->path,
+                            c->o->keep[g]);
+    }
+    return NIB_OK;
 }
 
 /* The name in the output; NULL in *NAME when the output's container has no place for the tensor. */
@@ -291,6 +311,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
         NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].slot));
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
+    NIB_TRY(check_keeps(&c));
     size_t n_quantized = 0;
     for (size_t i = 0; i < out->n; i++)
         n_quantized += recipe_is_linear(out->items[i].slot);

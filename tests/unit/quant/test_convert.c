@@ -271,7 +271,10 @@ static void test_keep(void **state) {
     assert_int_equal(model_file_find(f, SLOT_Q, 1)->dtype, DT_GGUF_NVFP4);
     assert_int_equal(model_file_find(f, SLOT_DOWN, 1)->dtype, DT_BF16);
     model_file_close(f);
-    o.out = OUT_MODELOPT;
+    o.out = OUT_MODELOPT; /* where no name is like the second glob */
+    assert_int_equal(try_convert(hf, tiny_path("k"), o, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "no tensor has a name like \"blk.*.ffn_down\""));
+    o.n_keep = 1;
     const char *out = make(hf, "k", o, NULL);
     json_t *root;
     mapfile m;

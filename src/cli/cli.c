@@ -4,6 +4,7 @@
  */
 #include "cli/cli.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -15,14 +16,41 @@
 volatile sig_atomic_t cli_interrupted;
 static volatile sig_atomic_t interrupt_patient;
 
+enum { KEY_USAGE = 0x2fff };
+
+/* argp's own help options, but with -h. */
+static const struct argp_option help_options[] = {
+    {"help", 'h', NULL, 0, "Print this help", -1},
+    {"usage", KEY_USAGE, NULL, 0, "Print a short usage message", -1},
+    {NULL, '?', NULL, OPTION_HIDDEN, NULL, -1},
+    {0}};
+
+static error_t parse_help(int key, char *arg, struct argp_state *state) {
+    (void)arg;
+    if (key != 'h' && key != '?' && key != KEY_USAGE)
+        return ARGP_ERR_UNKNOWN;
+    argp_state_help(state, stdout,
+                    key == KEY_USAGE ? ARGP_HELP_USAGE | ARGP_HELP_EXIT_OK : ARGP_HELP_STD_HELP);
+    return 0;
+}
+
+static const struct argp help_argp = {.options = help_options, .parser = parse_help};
+
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
+    struct argp_child children[4] = {{0}};
+    size_t n = 0;
+    for (const struct argp_child *c = argp->children; c && c->argp; c++) {
+        assert(n + 2 < sizeof children / sizeof *children);
+        children[n++] = *c;
+    }
+    children[n] = (struct argp_child){&help_argp, 0, NULL, 0};
+    struct argp all = *argp;
+    all.children = children;
     argp_err_exit_status = CLI_WRONG_USAGE;
     setenv("ARGP_HELP_FMT", "rmargin=98,no-dup-args-note", 0); /* examples stay on one line */
-    error_t failed = argp_parse(argp, argc, argv, 0, NULL, input);
-    if (failed) { /* argp itself ran out of memory */
-        fprintf(stderr, "nibble: reading the arguments: %s\n", strerror(failed));
-        exit(CLI_WRONG_USAGE);
-    }
+    error_t failed = argp_parse(&all, argc, argv, ARGP_NO_HELP, NULL, input);
+    if (failed) /* argp itself ran out of memory */
+        exit(cli_say(CLI_BAD_INPUT, "reading the arguments: %s", strerror(failed)));
 }
 
 int cli_say(int exit_code, const char *format, ...) {

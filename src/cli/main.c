@@ -17,8 +17,8 @@ static void print_help(FILE *out) {
     for (const cli_command *c = cli_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\nOptions:\n"
-          "  --help     this text; `nibble COMMAND --help` tells about one command\n"
-          "  --version  the version\n",
+          "  -h, --help     this text; `nibble COMMAND --help` tells about one command\n"
+          "  -V, --version  the version\n",
           out);
     if (!cli_commands[0].name)
         return;

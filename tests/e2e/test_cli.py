@@ -32,7 +32,8 @@ def test_help_lists_commands_with_examples(nibble):
         own = nibble(name, "--help").stdout
         assert own.startswith(f"Usage: nibble {name} ")
         assert f"nibble {name} " in re.split("Examples?:", own)[1]
-        assert nibble("help", name).stdout == own
+        assert nibble("help", name).stdout == nibble(name, "-h").stdout == own
+    assert nibble("-h").stdout == text
     assert max(map(len, text.splitlines())) < 100
 
 

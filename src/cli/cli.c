@@ -68,8 +68,13 @@ int cli_fail(nib_status status, const nib_error *err) {
     if (status == NIB_OK)
         return CLI_OK;
     if (status == NIB_CANCELLED)
-        return cli_say(CLI_INTERRUPTED, "interrupted");
-    return cli_say(status == NIB_BAD_ARGUMENT ? CLI_WRONG_USAGE : CLI_BAD_INPUT, "%s", err->text);
+        return cli_say(CLI_INTERRUPTED + cli_interrupted, "interrupted");
+    /* The library names its field; the user typed a flag. */
+    static const char field[] = "max_model_len", flag[] = "--max-model-len";
+    const char *at = status == NIB_BAD_ARGUMENT ? strstr(err->text, field) : NULL;
+    if (at)
+        return cli_say(CLI_BAD_INPUT, "%.*s%s%s", (int)(at - err->text), err->text, flag, at + strlen(field));
+    return cli_say(CLI_BAD_INPUT, "%s", err->text);
 }
 
 int cli_finish_output(int code) {
@@ -135,10 +140,9 @@ int cli_choice_flag(const struct argp_state *state, const char *flag, const char
 
 /* Only async-signal-safe calls. */
 static void on_interrupt(int sig) {
-    (void)sig;
     if (cli_interrupted && !interrupt_patient)
-        _exit(CLI_INTERRUPTED);
-    cli_interrupted = 1;
+        _exit(CLI_INTERRUPTED + sig);
+    cli_interrupted = sig;
 }
 
 void cli_catch_interrupt(bool patient) {

@@ -18,11 +18,11 @@
 
 #include "nibble.h"
 
-/* Exit codes. */
+/* Exit codes. Usage is judged before any file is opened: what depends on a file is bad input. */
 #define CLI_OK          0
-#define CLI_BAD_INPUT   1   /* a file, or the system */
-#define CLI_WRONG_USAGE 2   /* flags and arguments */
-#define CLI_INTERRUPTED 130 /* Ctrl-C */
+#define CLI_BAD_INPUT   1   /* a file, a text, a model, or the system */
+#define CLI_WRONG_USAGE 2   /* flags and arguments; said by cli_parse's parsers alone */
+#define CLI_INTERRUPTED 128 /* and the signal: what a shell makes of a program that a signal ended */
 
 typedef struct cli_command {
     const char *name;
@@ -73,8 +73,8 @@ extern const struct argp cli_compute_argp;
 const char *cli_kv_name(nib_kv_dtype dtype);         /* "bf16", ... */
 const char *cli_activations_name(nib_activations a); /* "int8", ... */
 
-/* Ctrl-C asks instead of killing: after cli_catch_interrupt a SIGINT sets cli_interrupted; a second one,
- * while the flag is still set, ends the program at once (unless PATIENT). */
+/* Ctrl-C asks instead of killing: after cli_catch_interrupt a SIGINT is kept in cli_interrupted (0: none); a
+ * second one, while that is still set, ends the program at once. Unless PATIENT, SIGTERM and SIGHUP too. */
 extern volatile sig_atomic_t cli_interrupted;
 void cli_catch_interrupt(bool patient);
 

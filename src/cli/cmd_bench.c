@@ -53,6 +53,19 @@ static void parse_list(const struct argp_state *state, const char *flag, const c
     }
 }
 
+static int longest_of(const number_list *l) {
+    int longest = 0;
+    for (int i = 0; i < l->n; i++)
+        longest = l->values[i] > longest ? l->values[i] : longest;
+    return longest;
+}
+
+/* Tokens of the longest test with what stands before it. */
+static int longest_test(const bench_args *a) {
+    int prompt = longest_of(&a->n_prompt), gen = longest_of(&a->n_gen);
+    return longest_of(&a->depth) + (prompt > gen ? prompt : gen);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     bench_args *a = state->input;
     switch (key) {
@@ -85,6 +98,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->model)
             argp_error(state, "expected a MODEL");
+        if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
+            argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
+        if (a->compute.max_model_len && longest_test(a) > a->compute.max_model_len)
+            argp_error(state, "a test of %d tokens is longer than --max-model-len %d", longest_test(a),
+                       a->compute.max_model_len);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -121,23 +139,9 @@ typedef struct bench_session {
     ui_bar bar;
 } bench_session;
 
-static int longest_of(const number_list *l) {
-    int longest = 0;
-    for (int i = 0; i < l->n; i++)
-        longest = l->values[i] > longest ? l->values[i] : longest;
-    return longest;
-}
-
 static nib_status session_open(bench_session *s, nib_error *err) {
     const bench_args *a = s->args;
-    int prompt = longest_of(&a->n_prompt), gen = longest_of(&a->n_gen);
-    int longest = longest_of(&a->depth) + (prompt > gen ? prompt : gen);
-    if (prompt + gen == 0)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "nothing to measure: --n-prompt and --n-gen are 0");
-    if (a->compute.max_model_len && longest > a->compute.max_model_len)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "a test of %d tokens is longer than --max-model-len %d",
-                        longest, a->compute.max_model_len);
-    s->limits = speed_limits(longest, a->compute.kv_cache);
+    s->limits = speed_limits(longest_test(a), a->compute.kv_cache);
     loaded_needs needs = {
         .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_kv_pages};
     NIB_TRY(loaded_open(&s->model, a->model, &a->compute, &needs, err));

@@ -13,7 +13,9 @@
 #include "eval/eval.h"
 #include "eval/kldfile.h"
 
-#define MAX_CTX 131072
+#define MAX_CTX     131072
+#define DEFAULT_CTX 512
+#define TOO_LONG    "windows of %d tokens are longer than --max-model-len %d"
 
 typedef struct eval_args {
     bool kld;
@@ -38,6 +40,7 @@ static const struct argp_option options[] = {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     eval_args *a = state->input;
+    int n_ctx;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->compute;
@@ -79,6 +82,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--base and --save-base belong to kld");
         if (a->kld && !a->base == !a->save_base)
             argp_error(state, "kld needs one of --base and --save-base");
+        n_ctx = a->n_ctx ? a->n_ctx : a->base ? 0 : DEFAULT_CTX; /* a base's file has its own */
+        if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
+            argp_error(state, TOO_LONG, n_ctx, a->compute.max_model_len);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -161,11 +167,9 @@ static nib_status session_open(eval_session *s, nib_error *err) {
         n_ctx = n_ctx ? n_ctx : file_ctx;
         n_chunks = n_chunks ? n_chunks : file_chunks;
     }
-    n_ctx = n_ctx ? n_ctx : 512;
+    n_ctx = n_ctx ? n_ctx : DEFAULT_CTX;
     if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "windows of %d tokens are longer than --max-model-len %d allows", n_ctx,
-                        a->compute.max_model_len);
+        return nib_fail(err, NIB_BAD_ARGUMENT, TOO_LONG, n_ctx, a->compute.max_model_len);
     NIB_TRY(mapfile_open(&s->text_file, a->text, err));
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
     if (a->base && !base_is_file(a))

@@ -59,7 +59,7 @@ static char *prompt_of(EditLine *edit) {
 static unsigned char on_interrupt_key(EditLine *edit, int key) {
     (void)edit;
     (void)key;
-    cli_interrupted = 1;
+    cli_interrupted = SIGINT;
     return CC_EOF;
 }
 

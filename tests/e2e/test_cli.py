@@ -79,11 +79,39 @@ def test_help_lists_commands_with_examples(nibble):
     ["bench", "m", "-r", "0"],
     ["bench", "m", "-o", "xml"],
     ["bench", "m", "-p", "0", "-n", "0"],
+    ["bench", "m", "-n", "64", "-d", "4096", "--max-model-len", "256"],
+    ["eval", "ppl", "m", "--text", "t", "--max-model-len", "256"],
 ])
 def test_wrong_usage(nibble, arguments):
     done = nibble(*arguments, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() and not done.stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["run", "MODEL", "Hello", "--max-model-len", "100000"],
+    ["run", "MODEL", "the cat " * 400, "--no-chat"],
+    ["bench", "MODEL", "--max-model-len", "100000"],
+    ["eval", "ppl", "MODEL", "--text", "SHORT"],
+    ["eval", "ppl", "MODEL", "--text", "MISSING"],
+    ["eval", "kld", "MODEL", "--text", "SHORT", "--save-base", "."],
+    ["eval", "kld", "MODEL", "--text", "SHORT", "--base", "MODEL", "--max-model-len", "256"],
+    ["quantize", "MODEL", "MODEL"],
+    ["quantize", "MODEL", "SHORT"],
+    ["quantize", "MODEL", "."],
+    ["quantize", "MODEL", "OUT", "--calib", "SHORT"],
+    ["quantize", "MODEL", "OUT", "--keep", "nothing"],
+    ["tokenize", "SHORT"],
+    ["inspect", "SHORT"],
+])
+def test_bad_input(nibble, tree, tmp_path, arguments):
+    """What depends on a file is bad input, whatever flag it contradicts."""
+    (tmp_path / "MODEL").symlink_to(tree / "tests/golden/models/llama-words")
+    (tmp_path / "SHORT").write_text("the cat")
+    done = nibble(*arguments, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"nibble: .*\n", done.stderr) and not done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["MODEL", "SHORT"]
 
 
 def test_usage_errors_name_flag_and_range(nibble):

@@ -92,14 +92,14 @@ def test_damaged_base_file(nibble, tiny, text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("a dog ran over the hill . " * 100)
     done = nibble("eval", "kld", tiny, "--text", other, "--base", stored, check=False)
-    assert done.returncode == 2 and "another text" in done.stderr
+    assert done.returncode == 1 and "another text" in done.stderr
 
 
 def test_short_text(nibble, tiny, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("the cat")
     done = nibble("eval", "ppl", tiny, "--text", short, check=False)
-    assert done.returncode == 2 and "two windows of 512" in done.stderr
+    assert done.returncode == 1 and "two windows of 512" in done.stderr
 
 
 def test_other_words(nibble, tiny, text, tmp_path):
@@ -110,13 +110,13 @@ def test_other_words(nibble, tiny, text, tmp_path):
     settings["model"]["merges"] = []
     (other / "tokenizer.json").write_text(json.dumps(settings))
     done = nibble("eval", "kld", tiny, "--base", other, "--text", text, "--ctx", 32, "--chunks", 2, check=False)
-    assert done.returncode == 2 and not done.stdout
+    assert done.returncode == 1 and not done.stdout
     assert "expected two models with the same tokenizer" in done.stderr
 
 
 def test_other_vocabulary(nibble, tiny, text, smollm2):
     done = nibble("eval", "kld", tiny, "--base", smollm2, "--text", text, "--ctx", 32, check=False)
-    assert done.returncode == 2 and "vocabular" in done.stderr
+    assert done.returncode == 1 and "vocabular" in done.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -129,7 +129,7 @@ def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path, stop):
     time.sleep(2)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + stop, errors
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
 
 

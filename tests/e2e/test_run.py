@@ -81,15 +81,15 @@ def test_model_without_template(nibble, tiny, tmp_path):
 
 def test_prompt_too_long(nibble, tiny):
     done = greedy(nibble, tiny, "--max-model-len", 16, prompt="the cat " * 40, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("nibble: ") and "16" in done.stderr
+    assert done.returncode == 1
+    assert re.fullmatch(r"nibble: a prompt of \d+ tokens; with --max-model-len 16 it can have at most 15\n", done.stderr)
 
 
 def test_no_longer_than_the_model(nibble, tiny):
     assert greedy(nibble, tiny, "--max-model-len", 512).returncode == 0
     done = greedy(nibble, tiny, "--max-model-len", 513, check=False)
-    assert done.returncode == 2
-    assert "max_model_len is 513, and the model was made for 512 tokens" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr == f"nibble: {tiny}: --max-model-len is 513, and the model was made for 512 tokens\n"
 
 
 def test_top_p_zero_is_the_strictest(nibble, tiny):
@@ -223,13 +223,14 @@ def test_terminal_leaves_by_a_key_typed_early(terminal):
     assert session.exit_code() == 0
 
 
-def test_interrupt_of_one_prompt(nibble_path, smollm2):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_of_one_prompt(nibble_path, smollm2, stop):
     process = subprocess.Popen([nibble_path, "run", smollm2, "Tell me a long story.", "--ignore-eos"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(8)  # it has begun
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + stop
     assert errors.decode().strip() == "nibble: interrupted"
 
 

@@ -269,6 +269,11 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
 nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
                               nib_error *err) {
     NIB_TRY(check_sources(in, out_path, options, err));
+    if (options->out != OUT_GGUF && !in->gguf) {
+        json_t *config;
+        NIB_TRY(hf_config_read(in, &config, err));
+        json_decref(config);
+    }
     outfile *file = NULL;
     outdir *directory = NULL;
     NIB_TRY(options->out == OUT_GGUF ? outfile_open(&file, out_path, err)

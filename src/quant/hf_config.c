@@ -319,18 +319,14 @@ static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error 
 
 /* ---- all of it ---- */
 
-static nib_status source_config(convert_run *run, json_t **out, nib_error *err) {
+nib_status hf_config_read(const model_file *in, json_t **out, nib_error *err) {
     char path[4096];
     *out = NULL;
-    if (run->recipe.from_gguf)
-        return config_from_hparams(run, out, err);
-    if (run->in->directory) {
-        snprintf(path, sizeof path, "%s/config.json", run->in->directory);
-        NIB_TRY(json_file_read(out, path, MAX_CONFIG_BYTES, err));
-    }
-    if (!*out)
-        *out = json_object(); /* a lone safetensors file */
-    return *out ? NIB_OK : no_memory(run, err);
+    if (!in->directory)
+        return nib_fail(err, NIB_BAD_FILE, "%s", in->network_note); /* what a lone safetensors file lacks */
+    snprintf(path, sizeof path, "%s/config.json", in->directory);
+    NIB_TRY(json_file_read(out, path, MAX_CONFIG_BYTES, err));
+    return *out ? NIB_OK : nib_fail(err, NIB_BAD_FILE, "%s: has no config.json", in->directory);
 }
 
 static nib_status write_both(convert_run *run, const survey *s, json_t *config, const char *directory,
@@ -363,7 +359,8 @@ nib_status hf_config_write(convert_run *run, const char *directory, nib_error *e
     json_t *config = NULL;
     nib_status status = survey_make(&s, run, err);
     if (status == NIB_OK)
-        status = source_config(run, &config, err);
+        status = run->recipe.from_gguf ? config_from_hparams(run, &config, err)
+                                       : hf_config_read(run->in, &config, err);
     if (status == NIB_OK)
         status = write_both(run, &s, config, directory, err);
     json_decref(config);

@@ -22,6 +22,8 @@ const char *hf_side_name(size_t i);
 
 /* config.json (the source's, or made from its hparams) with quantization_config, and for ModelOpt
  * hf_quant_config.json. */
+/* The config.json of a source in safetensors, freed with json_decref: a directory is not written without. */
+nib_status hf_config_read(const model_file *in, json_t **out, nib_error *err);
 nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err);
 
 /* Tokenizer files: copied from a directory, made from GGUF metadata. */

@@ -293,12 +293,17 @@ def test_auto_is_weighted(nibble, tmp_path):
     (["IN", "MINE"], 1, "is not a model directory"),
     (["IN", "OUT", "--calib", "no-such-text"], 1, "no-such-text"),
     (["IN", "OUT", "--keep", "lm_hed*"], 1, "no tensor has a name like"),
+    (["LONE.safetensors", "OUT"], 1, "give the directory with its config.json"),
+    (["LONE.safetensors", "OUT.gguf"], 1, "give the directory with its config.json"),
+    (["BARE", "OUT"], 1, "BARE: has no config.json"),
     (["IN", "MINE/letter.txt"], 1, "exists and is no directory"),
 ])
 def test_refusals(nibble, tmp_path, arguments, code, words):
     make_model(tmp_path / "IN")
     (tmp_path / "MINE").mkdir()
     (tmp_path / "MINE" / "letter.txt").write_text("dear")
+    shutil.copy(tmp_path / "IN" / "model.safetensors", tmp_path / "LONE.safetensors")
+    (make_model(tmp_path / "BARE") / "config.json").unlink()
     before = sorted(p.name for p in tmp_path.iterdir())
     done = nibble("quantize", *arguments, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr

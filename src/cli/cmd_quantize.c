@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "cli/cli.h"
 #include "cli/ui.h"
 #include "cpu/cpu.h"
@@ -175,6 +176,17 @@ typedef struct quantize_session {
     convert_report report;
 } quantize_session;
 
+static nib_status open_text(mapfile *map, const char *path, nib_error *err) {
+    NIB_TRY(mapfile_open(map, path, err));
+    const char *text = (const char *)map->bytes, *nul = memchr(text, 0, map->size);
+    size_t sound = utf8_valid_prefix(text, nul ? (size_t)(nul - text) : map->size);
+    if (sound == map->size)
+        return NIB_OK;
+    mapfile_close(map);
+    return nib_fail(err, NIB_BAD_FILE, "%s: expected a text in UTF-8; byte %zu is no part of one", path,
+                    sound);
+}
+
 static nib_status run_calibration(quantize_session *s, nib_error *err) {
     double from = clock_seconds();
     loaded_needs needs = {.no_model = true};
@@ -182,7 +194,7 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     mapfile map = {0};
     loaded *l;
     if (s->args->calib)
-        NIB_TRY(mapfile_open(&map, s->args->calib, err));
+        NIB_TRY(open_text(&map, s->args->calib, err));
     nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
     if (status == NIB_OK) {
         calibrate_options o = {.text = map.bytes ? (const char *)map.bytes : calibration_text,

@@ -293,6 +293,8 @@ def test_auto_is_weighted(nibble, tmp_path):
     (["IN", "MINE"], 1, "is not a model directory"),
     (["IN", "OUT", "--calib", "no-such-text"], 1, "no-such-text"),
     (["IN", "OUT", "--keep", "lm_hed*"], 1, "no tensor has a name like"),
+    (["IN", "OUT", "--calib", "IN/model.safetensors"], 1, "IN/model.safetensors: expected a text in UTF-8; byte "),
+    (["IN", "OUT", "--calib", "LATIN1"], 1, "nibble: LATIN1: expected a text in UTF-8; byte 3 is no part of one\n"),
     (["LONE.safetensors", "OUT"], 1, "give the directory with its config.json"),
     (["LONE.safetensors", "OUT.gguf"], 1, "give the directory with its config.json"),
     (["BARE", "OUT"], 1, "BARE: has no config.json"),
@@ -302,6 +304,7 @@ def test_refusals(nibble, tmp_path, arguments, code, words):
     make_model(tmp_path / "IN")
     (tmp_path / "MINE").mkdir()
     (tmp_path / "MINE" / "letter.txt").write_text("dear")
+    (tmp_path / "LATIN1").write_bytes("caf\xe9 au lait ".encode("latin-1") * 100)
     shutil.copy(tmp_path / "IN" / "model.safetensors", tmp_path / "LONE.safetensors")
     (make_model(tmp_path / "BARE") / "config.json").unlink()
     before = sorted(p.name for p in tmp_path.iterdir())

@@ -13,6 +13,8 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/ui.h"
+#include "cpu/cpu.h"
+#include "engine/loaded.h"
 #include "store/gguf.h"
 #include "store/model_file.h"
 #include "store/quote.h"
@@ -77,6 +79,7 @@ typedef struct findings {
     uint64_t elements, bytes;             /* all tensors */
     uint64_t quant_elements, quant_bytes; /* those in block or 8-bit float formats */
     uint64_t run_bytes;                   /* tensors of the network */
+    size_t kv_bf16, kv_fp8;               /* bytes of one position in all layers */
     tokenizer *words;                     /* NULL: none */
     nib_error words_problem;              /* why there is no tokenizer, when the file has one */
     chat_template chat;
@@ -156,10 +159,19 @@ static double bits_per_weight(uint64_t bytes, uint64_t elements) {
     return elements ? 8.0 * (double)bytes / (double)elements : 0;
 }
 
-/* Bytes of one position's keys and values in all layers; FP8 has an FP32 scale per token and KV head. */
-static uint64_t kv_token_bytes(const hparams *hp, bool fp8) {
-    uint64_t head = (uint64_t)hp->head_dim * (fp8 ? 1 : 2) + (fp8 ? 4 : 0);
-    return 2 * (uint64_t)hp->n_layers * (uint64_t)hp->n_kv_heads * head;
+/* As this machine computes when no flag says otherwise. */
+static nib_status measure_kv(findings *r, nib_error *err) {
+    backend *be;
+    if (!r->f->has_network)
+        return NIB_OK;
+    NIB_TRY(cpu_open(&be, &(cpu_options){.threads = 1}, err));
+    nib_status status = loaded_page_bytes(be, &r->f->hp, NIB_KV_BF16, &r->kv_bf16, err);
+    if (status == NIB_OK)
+        status = loaded_page_bytes(be, &r->f->hp, NIB_KV_FP8, &r->kv_fp8, err);
+    be->close(be);
+    r->kv_bf16 /= KV_PAGE_TOKENS;
+    r->kv_fp8 /= KV_PAGE_TOKENS;
+    return status;
 }
 
 static const char *plural(int n) {
@@ -238,9 +250,8 @@ static void print_run(const findings *r) {
     if (!r->f->has_network)
         return;
     printf("to run     weights %s, and KV cache per 1k tokens %s (bf16) or %s (fp8)\n",
-           ui_bytes(weights, sizeof weights, r->run_bytes),
-           ui_bytes(bf16, sizeof bf16, 1024 * kv_token_bytes(&r->f->hp, false)),
-           ui_bytes(fp8, sizeof fp8, 1024 * kv_token_bytes(&r->f->hp, true)));
+           ui_bytes(weights, sizeof weights, r->run_bytes), ui_bytes(bf16, sizeof bf16, 1024 * r->kv_bf16),
+           ui_bytes(fp8, sizeof fp8, 1024 * r->kv_fp8));
 }
 
 static bool print_groups(const findings *r) {
@@ -392,12 +403,11 @@ static bool print_json(const findings *r, bool tensors) {
         "groups", groups_json(r), "tokenizer", words_json(r));
     bool fits = root != NULL;
     if (fits && f->has_network) {
-        fits = json_object_set_new(root, "network", network_json(r)) == 0 &&
-               json_object_set_new(root, "weight_bytes", json_integer((json_int_t)r->run_bytes)) == 0 &&
-               json_object_set_new(root, "kv_bytes_per_token_bf16",
-                                   json_integer((json_int_t)kv_token_bytes(&f->hp, false))) == 0 &&
-               json_object_set_new(root, "kv_bytes_per_token_fp8",
-                                   json_integer((json_int_t)kv_token_bytes(&f->hp, true))) == 0;
+        fits =
+            json_object_set_new(root, "network", network_json(r)) == 0 &&
+            json_object_set_new(root, "weight_bytes", json_integer((json_int_t)r->run_bytes)) == 0 &&
+            json_object_set_new(root, "kv_bytes_per_token_bf16", json_integer((json_int_t)r->kv_bf16)) == 0 &&
+            json_object_set_new(root, "kv_bytes_per_token_fp8", json_integer((json_int_t)r->kv_fp8)) == 0;
     } else if (fits) {
         fits = json_object_set_new(root, "network", json_null()) == 0 &&
                json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
@@ -426,6 +436,8 @@ int cmd_inspect(int argc, char **argv) {
     status = count_tensors(&r, &err);
     if (status == NIB_OK)
         status = open_words(&r, &err);
+    if (status == NIB_OK)
+        status = measure_kv(&r, &err);
     bool printed = status == NIB_OK && (args.json ? print_json : print_text)(&r, args.tensors);
     if (status == NIB_OK && !printed)
         status = nib_fail(&err, NIB_NO_MEMORY, "%s: no memory for a summary", args.path);

@@ -64,20 +64,26 @@ static nib_status fill_options(nib_options *o, const char *path, const hparams *
     return NIB_OK;
 }
 
-/* Pages for every sequence at full length, if the budget holds them; else what it holds, and the scheduler
- * makes sequences wait. One whole sequence always fits. What a page takes is the backend's to say. */
-static nib_status choose_kv_pages(loaded *l, int *pages, nib_error *err) {
-    const nib_options *o = &l->options;
-    const hparams *hp = &l->file->hp;
+nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, size_t *bytes, nib_error *err) {
     kv_shape one = {.n_layers = hp->n_layers,
                     .n_kv_heads = hp->n_kv_heads,
                     .head_dim = hp->head_dim,
                     .n_pages = 1,
-                    .dtype = o->kv_cache};
+                    .dtype = kv};
     kv_cache *page;
-    NIB_TRY(l->be->kv_new(l->be, &page, &one, err));
-    size_t in_budget = KV_BUDGET_BYTES / l->be->kv_bytes(page);
-    l->be->kv_free(l->be, page);
+    NIB_TRY(be->kv_new(be, &page, &one, err));
+    *bytes = be->kv_bytes(page);
+    be->kv_free(be, page);
+    return NIB_OK;
+}
+
+/* Pages for every sequence at full length, if the budget holds them; else what it holds, and the scheduler
+ * makes sequences wait. One whole sequence always fits. */
+static nib_status choose_kv_pages(loaded *l, int *pages, nib_error *err) {
+    const nib_options *o = &l->options;
+    size_t page_bytes;
+    NIB_TRY(loaded_page_bytes(l->be, &l->file->hp, o->kv_cache, &page_bytes, err));
+    size_t in_budget = KV_BUDGET_BYTES / page_bytes;
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t wanted = of_one * (size_t)o->max_num_seqs;
     size_t n = wanted < in_budget ? wanted : in_budget;

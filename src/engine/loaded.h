@@ -32,9 +32,12 @@ typedef struct loaded {
     int threads;
 } loaded;
 
-/* OPTIONS and NEEDS may be NULL. max_model_len is cut at what the model was made for. */
+/* OPTIONS and NEEDS may be NULL. max_model_len is at most what the model was made for. */
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,
                        nib_error *err);
 void loaded_close(loaded *l); /* NULL is fine */
+
+/* What a KV page of such a model takes: the backend's to say. */
+nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, size_t *bytes, nib_error *err);
 
 #endif

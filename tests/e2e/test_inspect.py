@@ -52,10 +52,18 @@ def test_smollm2(nibble, smollm2):
     found = check_gguf(nibble, smollm2)
     assert found["tokenizer"] == {"kind": "gpt2", "pre": "smollm", "tokens": 49152, "adds_bos": False, "bos": 1}
     assert found["chat_template"] == "ChatML"
-    assert found["kv_bytes_per_token_bf16"] == 30 * 2 * 3 * 64 * 2
-    assert found["kv_bytes_per_token_fp8"] == 30 * 2 * 3 * (64 + 4)
     assert "134515008 weights, 5.85 bits per weight in the file, 5.74 in the quantized part" in nibble(
         "inspect", smollm2).stdout
+
+
+@pytest.mark.parametrize("dtype,head", [("bf16", 64 * 2), ("fp8", 64 + 4)])
+def test_kv_cache(nibble, smollm2, dtype, head):
+    """The figure is what run allocates: keys and values, FP8 scales, and the steps that integer attention keeps."""
+    told = nibble("run", smollm2, "Hi", "--max-tokens", 1, "--max-model-len", 1024, "--kv-cache-dtype", dtype, "-v").stderr
+    token = json.loads(nibble("inspect", smollm2, "--json").stdout)[f"kv_bytes_per_token_{dtype}"]
+    assert token == 30 * 2 * 3 * (head + (4 if "attention in integers" in told else 0))
+    assert f"KV cache {token * 1024 / 2**20:.1f} MiB for 1024 tokens" in told
+    assert f"{token * 1024 / 2**20:.1f} MiB ({dtype})" in nibble("inspect", smollm2).stdout
 
 
 def test_gemma3(nibble, gemma3):

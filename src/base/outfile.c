@@ -30,6 +30,7 @@ struct outfile {
 static void outfile_free(outfile *f) {
     if (f->fd >= 0)
         close(f->fd);
+    outtemp_is_gone(f->temporary);
     mem_free(f->path);
     mem_free(f->temporary);
     mem_free(f->parent);
@@ -76,10 +77,12 @@ nib_status outfile_open(outfile **out, const char *path, nib_error *err) {
     }
     outtemp_remove_stale(path);
     nib_status status = make_temporary(f, err);
-    if (status == NIB_OK)
+    if (status == NIB_OK) {
+        outtemp_is_live(f->temporary);
         *out = f;
-    else
+    } else {
         outfile_free(f);
+    }
     return status;
 }
 

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 
 static atomic_uint n_temporaries;
+static _Atomic(const char *) live[8];
 
 /* "DIR/", "" when the path has none; *base points at the last component. */
 size_t outtemp_split(const char *path, const char **base) {
@@ -48,20 +49,46 @@ bool outtemp_lock(int fd) {
     return fstat(fd, &st) != 0 || st.st_nlink > 0;
 }
 
-/* Removes a flat or nested directory, or a file. What cannot be removed stays. */
+/* Puts NOW into the first place that holds WAS. */
+static void replace_live(const char *was, const char *now) {
+    for (size_t i = 0; i < sizeof live / sizeof *live; i++) {
+        const char *expected = was;
+        if (atomic_compare_exchange_strong(&live[i], &expected, now))
+            return;
+    }
+}
+
+void outtemp_is_live(const char *name) {
+    replace_live(NULL, name);
+}
+
+void outtemp_is_gone(const char *name) {
+    if (name)
+        replace_live(name, NULL);
+}
+
+void outtemp_remove_live(void) {
+    for (size_t i = 0; i < sizeof live / sizeof *live; i++) {
+        const char *name = atomic_load(&live[i]);
+        if (name)
+            outtemp_remove(AT_FDCWD, name, 8);
+    }
+}
+
+/* Removes a flat or nested directory, or a file. What cannot be removed stays. No opendir: it allocates. */
 void outtemp_remove(int at, const char *name, int depth) {
     if (unlinkat(at, name, 0) == 0 || depth == 0)
         return;
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (dir) {
-        for (struct dirent *e; (e = readdir(dir));)
-            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                outtemp_remove(dirfd(dir), e->d_name, depth - 1);
-        closedir(dir);
-    } else if (fd >= 0) {
+    _Alignas(struct dirent64) char entries[4096];
+    for (ssize_t n; fd >= 0 && (n = getdents64(fd, entries, sizeof entries)) > 0;)
+        for (const char *p = entries; p < entries + n; p += ((const struct dirent64 *)p)->d_reclen) {
+            const char *entry = ((const struct dirent64 *)p)->d_name;
+            if (strcmp(entry, ".") != 0 && strcmp(entry, "..") != 0)
+                outtemp_remove(fd, entry, depth - 1);
+        }
+    if (fd >= 0)
         close(fd);
-    }
     unlinkat(at, name, AT_REMOVEDIR);
 }
 
@@ -106,6 +133,10 @@ nib_status outtemp_problem(nib_error *err, const char *path, int error, const ch
     if (error == EFBIG)
         return nib_fail(err, NIB_IO, "%s: cannot %s: the file would pass a size limit (%s)", path, doing,
                         strerror(error));
+    if (error == EFAULT) /* bytes that come straight from a map */
+        return nib_fail(err, NIB_IO,
+                        "%s: cannot %s: the file it is made of was cut short, or could not be read", path,
+                        doing);
     return nib_fail(err, NIB_IO, "%s: cannot %s: %s", path, doing, strerror(error));
 }
 

@@ -24,9 +24,17 @@ char *outtemp_parent(const char *path);
 #define OUTTEMP_TRIES 1000
 bool outtemp_lock(int fd);
 
-/* Removes a file or a directory with what is in it, DEPTH levels deep. What cannot be removed stays. */
+/* Removes a file or a directory with what is in it, DEPTH levels deep. What cannot be removed stays. Safe in
+ * a signal handler. */
 void outtemp_remove(int at, const char *name, int depth);
 void outtemp_remove_stale(const char *path);
+
+/* The temporaries that are being written, for a program that must end at once: outtemp_remove_live removes
+ * them and is safe in a signal handler. NAME stays the caller's and lives until outtemp_is_gone (NULL is
+ * fine). */
+void outtemp_is_live(const char *name);
+void outtemp_is_gone(const char *name);
+void outtemp_remove_live(void);
 
 /* The sentence "PATH: cannot DOING: ..." for an errno. */
 nib_status outtemp_problem(nib_error *err, const char *path, int error, const char *doing);

@@ -8,10 +8,13 @@
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "base/outtemp.h"
 
 volatile sig_atomic_t cli_interrupted;
 static volatile sig_atomic_t interrupt_patient;
@@ -143,6 +146,30 @@ static void on_interrupt(int sig) {
     if (cli_interrupted && !interrupt_patient)
         _exit(CLI_INTERRUPTED + sig);
     cli_interrupted = sig;
+}
+
+/* The page is gone that somebody read. Only async-signal-safe calls; other threads may get here as well. */
+static void on_bus_error(int sig, siginfo_t *info, void *context) {
+    static const char sentence[] =
+        "nibble: a file that was being read was cut short, or could not be read any more\n";
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    (void)context;
+    if (info->si_code != BUS_ADRERR) {
+        signal(sig, SIG_DFL); /* it happens again and ends the program */
+        return;
+    }
+    while (atomic_flag_test_and_set(&told))
+        pause();
+    outtemp_remove_live();
+    ssize_t written = write(STDERR_FILENO, sentence, sizeof sentence - 1);
+    (void)written;
+    _exit(CLI_BAD_INPUT);
+}
+
+void cli_catch_bus_error(void) {
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 void cli_catch_interrupt(bool patient) {

@@ -78,4 +78,8 @@ const char *cli_activations_name(nib_activations a); /* "int8", ... */
 extern volatile sig_atomic_t cli_interrupted;
 void cli_catch_interrupt(bool patient);
 
+/* Files are read through maps. When one is cut short meanwhile, the system sends SIGBUS: then the program
+ * says so, removes what it was writing and ends with CLI_BAD_INPUT. */
+void cli_catch_bus_error(void);
+
 #endif

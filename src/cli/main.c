@@ -44,6 +44,7 @@ static int start(const cli_command *command, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, "");
+    cli_catch_bus_error();
     const char *first = argc > 1 ? argv[1] : NULL;
     if (!first) {
         print_help(stderr);

@@ -177,10 +177,14 @@ static void *engine_main(void *argument) {
     return NULL;
 }
 
-/* The engine's thread takes no signals: Ctrl-C belongs to the program. */
+/* The engine's thread takes no signals (Ctrl-C belongs to the program) but those of its own faults, which a
+ * program may want to hear of. */
 static int start_thread(nib_engine *e) {
+    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
     sigset_t all, before;
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&e->thread, NULL, engine_main, e);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

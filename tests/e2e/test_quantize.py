@@ -349,6 +349,24 @@ def test_killed_leaves_nothing(nibble_path, nibble, smollm2, tmp_path, out):
 
 
 @pytest.mark.parametrize("out", ["out", "out.gguf"])
+def test_source_cut_short_leaves_nothing(nibble_path, smollm2, tmp_path, out):
+    source = tmp_path / "source.gguf"
+    shutil.copy(smollm2, source)
+    running = subprocess.Popen([nibble_path, "quantize", source, tmp_path / out, "--method", "sweep"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while part_bytes(tmp_path, set()) < 1 << 20 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGSTOP)
+    os.truncate(source, 4096)
+    running.send_signal(signal.SIGCONT)
+    told, words = running.communicate(timeout=200)
+    assert (running.returncode, told) == (1, ""), words
+    assert words.startswith("nibble: ") and words.count("\n") == 1 and "was cut short, or could not be read" in words
+    assert [p.name for p in tmp_path.iterdir()] == ["source.gguf"]
+
+
+@pytest.mark.parametrize("out", ["out", "out.gguf"])
 def test_full_disk_is_reported(nibble_path, tmp_path, out):
     source = make_model(tmp_path / "source")
 

@@ -234,6 +234,19 @@ def test_interrupt_of_one_prompt(nibble_path, smollm2, stop):
     assert errors.decode().strip() == "nibble: interrupted"
 
 
+def test_model_cut_short_while_in_use(nibble_path, tiny, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    process = subprocess.Popen([nibble_path, "run", model, "--no-chat", "--verbose"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stderr.readline().startswith("seed"):  # then it is open and waits for a prompt
+        pass
+    os.truncate(model / "model.safetensors", 0)
+    out, errors = process.communicate("the cat\n", timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert errors == "nibble: a file that was being read was cut short, or could not be read any more\n"
+
+
 # ---- a real model ----
 
 def test_real_model_answers(nibble, smollm2):

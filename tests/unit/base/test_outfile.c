@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -275,6 +276,43 @@ static void test_full_disk(void **state) {
         assert_int_equal(outfile_open(&f, in_root("link"), &err), NIB_BAD_ARGUMENT);
 }
 
+/* A program that must end at once removes what it was writing, and nothing that is whole. */
+static void test_removing_what_lives(void **state) {
+    (void)state;
+    outfile *f;
+    outdir *d;
+    nib_error err;
+    write_text(in_root("whole"), "whole");
+    assert_int_equal(outfile_open(&f, in_root("f"), &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root("d"), is_ours, NULL, &err), NIB_OK);
+    char inside[512];
+    for (int i = 0; i < 300; i++) { /* more names than one system call gives */
+        snprintf(inside, sizeof inside, "%s/config-%d.json", outdir_path(d), i);
+        write_text(inside, "{}");
+    }
+    assert_int_equal(count_entries(root), 3);
+    outtemp_remove_live();
+    assert_int_equal(count_entries(root), 1);
+    assert_content(in_root("whole"), "whole");
+    outfile_abandon(f);
+    outdir_abandon(d);
+}
+
+/* Bytes from a map whose file was cut short meanwhile. */
+static void test_unreadable_bytes(void **state) {
+    (void)state;
+    const size_t n = 4 << 20;
+    void *nothing = mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    outfile *f;
+    nib_error err;
+    assert_true(nothing != MAP_FAILED);
+    assert_int_equal(outfile_open(&f, in_root("f"), &err), NIB_OK);
+    assert_int_equal(outfile_write(f, nothing, n, &err), NIB_IO);
+    assert_non_null(strstr(err.text, "was cut short"));
+    outfile_abandon(f);
+    assert_int_equal(munmap(nothing, n), 0);
+}
+
 static void test_failing_memory(void **state) {
     (void)state;
     nib_error err;
@@ -305,6 +343,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cleaning_up_beside_a_writer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_removing_what_lives, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unreadable_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failing_memory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -139,8 +139,7 @@ static const struct argp argp = {
         "\\q or Ctrl-D leaves, Ctrl-C stops an answer.\v"
         "Examples:\n"
         "  nibble run smollm2-nvfp4 \"What is the capital of France?\"\n"
-        "  nibble run gemma-nvfp4 --no-chat --temperature 0 --max-tokens 40 \"The three primary colours "
-        "are\"\n"
+        "  nibble run gemma-nvfp4 --no-chat --temperature 0 --max-tokens 40 \"The primary colours are\"\n"
         "  nibble run smollm2-nvfp4",
     .children = children,
 };

@@ -18,7 +18,8 @@ static void print_help(FILE *out) {
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\nOptions:\n"
           "  -h, --help     this text; `nibble COMMAND --help` tells about one command\n"
-          "  -V, --version  the version\n",
+          "  -V, --version  the version\n"
+          "\nExit status: 0 done, 1 bad input, 2 wrong usage; 128 + the signal's number when interrupted\n",
           out);
     if (!cli_commands[0].name)
         return;

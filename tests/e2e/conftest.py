@@ -9,6 +9,7 @@ A test that needs a model or data that is not here is skipped and says what to r
 import os
 import pathlib
 import subprocess
+import time
 
 import pytest
 
@@ -61,6 +62,20 @@ def nibble(nibble_path):
         return done
 
     return call
+
+
+@pytest.fixture(scope="session")
+def until_it_catches():
+    """until_it_catches(process, signal): waits until PROCESS handles the signal instead of dying of it."""
+
+    def wait(process, number):
+        while process.poll() is None:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            if int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1:
+                return
+            time.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

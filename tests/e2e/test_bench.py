@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import signal
+import subprocess
 
 import pytest
 
@@ -51,3 +53,13 @@ def test_profile(nibble, tiny):
 def test_threads_and_modes(nibble, tiny):
     rows = json.loads(nibble("bench", tiny, *QUICK, "-t", 1, "--activations", "f32", "-o", "json").stdout)
     assert rows[0]["n_threads"] == 1 and rows[0]["activations"] == "f32"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ended_by_a_signal(nibble_path, tiny, until_it_catches, stop):
+    process = subprocess.Popen([nibble_path, "bench", tiny, "-r", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    until_it_catches(process, stop)
+    process.send_signal(stop)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out, errors) == (128 + stop, "", "nibble: interrupted\n")

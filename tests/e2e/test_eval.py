@@ -120,13 +120,14 @@ def test_other_vocabulary(nibble, tiny, text, smollm2):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path, stop):
+def test_interrupt_leaves_no_file(nibble_path, smollm2, tmp_path, until_it_catches, stop):
     text = tmp_path / "text.txt"
     text.write_text("The weather is fine today, and the harbour is full of boats. " * 2000)
     target = tmp_path / "base.kld"
     process = subprocess.Popen([nibble_path, "eval", "kld", smollm2, "--text", text, "--save-base", target],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(2)
+    until_it_catches(process, stop)
+    time.sleep(1)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + stop, errors

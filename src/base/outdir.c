@@ -26,7 +26,7 @@ struct outdir {
 static void outdir_free(outdir *d) {
     if (d->fd >= 0)
         close(d->fd);
-    outtemp_is_gone(d->temporary);
+    outtemp_ended(d->temporary);
     mem_free(d->path);
     mem_free(d->temporary);
     mem_free(d->parent);
@@ -146,7 +146,7 @@ nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, c
         outdir_free(d);
         return status;
     }
-    outtemp_is_live(d->temporary);
+    outtemp_begun(d->temporary);
     *out = d;
     return NIB_OK;
 }

@@ -30,7 +30,7 @@ struct outfile {
 static void outfile_free(outfile *f) {
     if (f->fd >= 0)
         close(f->fd);
-    outtemp_is_gone(f->temporary);
+    outtemp_ended(f->temporary);
     mem_free(f->path);
     mem_free(f->temporary);
     mem_free(f->parent);
@@ -78,7 +78,7 @@ nib_status outfile_open(outfile **out, const char *path, nib_error *err) {
     outtemp_remove_stale(path);
     nib_status status = make_temporary(f, err);
     if (status == NIB_OK) {
-        outtemp_is_live(f->temporary);
+        outtemp_begun(f->temporary);
         *out = f;
     } else {
         outfile_free(f);

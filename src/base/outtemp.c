@@ -58,11 +58,11 @@ static void replace_live(const char *was, const char *now) {
     }
 }
 
-void outtemp_is_live(const char *name) {
+void outtemp_begun(const char *name) {
     replace_live(NULL, name);
 }
 
-void outtemp_is_gone(const char *name) {
+void outtemp_ended(const char *name) {
     if (name)
         replace_live(name, NULL);
 }

@@ -30,10 +30,10 @@ void outtemp_remove(int at, const char *name, int depth);
 void outtemp_remove_stale(const char *path);
 
 /* The temporaries that are being written, for a program that must end at once: outtemp_remove_live removes
- * them and is safe in a signal handler. NAME stays the caller's and lives until outtemp_is_gone (NULL is
+ * them and is safe in a signal handler. NAME stays the caller's and lives until outtemp_ended (NULL is
  * fine). */
-void outtemp_is_live(const char *name);
-void outtemp_is_gone(const char *name);
+void outtemp_begun(const char *name);
+void outtemp_ended(const char *name);
 void outtemp_remove_live(void);
 
 /* The sentence "PATH: cannot DOING: ..." for an errno. */

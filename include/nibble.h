@@ -8,7 +8,8 @@
  * Threads. The engine has a thread of its own. Any thread may submit, tokenize and ask for facts, many at
  * once. One request has one waiter: nib_next_event is called by one thread at a time; nib_cancel comes from
  * any thread, also beside it. No call on a request may overlap its nib_release or come after it, and no call
- * on an engine or its requests may overlap nib_close or come after it.
+ * on an engine or its requests may overlap nib_close or come after it. Threads are OpenMP's, which ends a
+ * process that is denied one: so nib_open first shows that the system gives as many, or fails in words.
  *
  * The process. JSON is read with jansson, whose allocators belong to the whole process: the first model that
  * is opened sets them (malloc and free underneath) unless the program has set its own before. A program that

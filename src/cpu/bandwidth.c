@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "cpu/cpu.h"
 #include "cpu/kernels.h"
 
@@ -16,10 +17,12 @@
 enum { PASSES = 8 };
 
 double cpu_read_bandwidth(int threads) {
+    threads = threads > 0 ? threads : cpu_physical_cores();
+    if (threads_ready(threads, NULL) != NIB_OK)
+        return 0;
     uint64_t *memory = mem_aligned(BYTES), total = 0;
     if (!memory)
         return 0;
-    threads = threads > 0 ? threads : cpu_physical_cores();
     double best = 0;
     cpu_kernels k;
     kernels_init(&k, cpu_features());

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 #include "cpu/attention.h"
 #include "cpu/features.h"
 #include "cpu/kvstore.h"
@@ -152,13 +153,14 @@ static void cpu_step_begin(backend *be, const batch *b) {
     cb->next_rope = 0;
 }
 
-/* No op on a CPU can fail once it is queued. */
+/* No op on a CPU can fail; the threads for it can. */
 static nib_status cpu_step_finish(backend *be, nib_error *err) {
-    (void)err;
     cpu_backend *cb = queue_backend(be);
     queue_run(cb);
     cb->batch = NULL;
-    return NIB_OK;
+    nib_status status = cb->failed;
+    cb->failed = NIB_OK;
+    return status == NIB_OK ? NIB_OK : nib_fail(err, status, "%s", cb->failure.text);
 }
 
 /* ---- matrix products ---- */
@@ -274,6 +276,8 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
     memset(cb, 0, sizeof *cb);
     set_table(&cb->be);
     nib_status status = team_init(&cb->team, threads, features_cpus(), err);
+    if (status == NIB_OK)
+        status = threads_ready(threads, err); /* a step would tell too, but late */
     cb->ops = mem_array(QUEUE_OPS, sizeof *cb->ops);
     cb->scratch = mem_array((size_t)threads, sizeof *cb->scratch);
     if (status == NIB_OK && (!cb->ops || !cb->scratch))

@@ -20,7 +20,7 @@ int cpu_physical_cores(void); /* of those this process may run on */
 int cpu_threads(const backend *be);
 
 /* Bytes per second that THREADS threads together read from memory (0: physical cores); takes about a second
- * and 512 MiB. 0 when there is no memory for it. */
+ * and 512 MiB. 0 when there is no memory for it, or no threads. */
 double cpu_read_bandwidth(int threads);
 
 /* ---- where the time goes: off until asked for ---- */

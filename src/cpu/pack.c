@@ -10,6 +10,7 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "cpu/matmul.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
@@ -288,6 +289,7 @@ static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     uint32_t seen = 0; /* the or of every scale entry */
     threads = p->rows >= PARALLEL_ROWS ? threads : 1;
+    NIB_TRY(threads_ready(threads, err));
     size_t stripe = STRIPE_BYTES / (PACK_LANES * s.row_bytes) + 1;
 #pragma omp parallel for schedule(dynamic) reduction(| : seen) num_threads(threads)
     for (size_t first = 0; first < n_groups; first += stripe) {

@@ -127,8 +127,8 @@ static void walk(void *arg, int thread, int n_threads) {
 }
 
 void queue_run(cpu_backend *cb) {
-    if (cb->n_ops)
-        team_run(&cb->team, walk, cb);
+    if (cb->n_ops && cb->failed == NIB_OK)
+        cb->failed = team_run(&cb->team, walk, cb, &cb->failure);
     cb->n_ops = 0;
 }
 

@@ -69,6 +69,9 @@ struct cpu_backend {
     void **scratch; /* [threads] */
     size_t scratch_bytes;
 
+    nib_status failed; /* what kept the step from being computed: told by step_finish */
+    nib_error failure;
+
     /* the batch of the step; arrays of max_rows */
     const batch *batch;
     size_t max_rows, max_half;
@@ -95,7 +98,7 @@ static inline cpu_backend *queue_backend(backend *be) {
 
 /* Appends an op; a full queue is computed first. */
 void queue_push(cpu_backend *cb, const cpu_op *op);
-void queue_run(cpu_backend *cb);
+void queue_run(cpu_backend *cb); /* or sets FAILED */
 /* Sees to it that every thread has at least BYTES of scratch. */
 nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err);
 

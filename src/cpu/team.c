@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 
 enum { SPINS = 1500, YIELDS = 20 }; /* about 50 us of pauses: longer than most waits inside a token */
 
@@ -81,11 +82,12 @@ void team_barrier(team *t, int thread, int n, team_alone_fn alone, void *arg) {
         announce(&t->all, next);
 }
 
-void team_run(team *t, team_fn fn, void *arg) {
+nib_status team_run(team *t, team_fn fn, void *arg, nib_error *err) {
     if (t->threads == 1) {
         fn(arg, 0, 1);
-        return;
+        return NIB_OK;
     }
+    NIB_TRY(threads_ready(t->threads, err));
     atomic_fetch_add_explicit(&t->started, 1, memory_order_release);
 #pragma omp parallel num_threads(t->threads) default(none) firstprivate(t, fn, arg)
     {
@@ -95,4 +97,5 @@ void team_run(team *t, team_fn fn, void *arg) {
         fn(arg, thread, n);
         team_barrier(t, thread, n, NULL, NULL);
     }
+    return NIB_OK;
 }

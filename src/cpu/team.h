@@ -33,9 +33,9 @@ typedef void (*team_alone_fn)(void *arg);
 /* CPUS that the process may run on; T is 64-byte aligned. */
 nib_status team_init(team *t, int threads, int cpus, nib_error *err);
 void team_free(team *t);
-/* FN on every thread (the caller is thread 0); returns when all have returned. The system may grant fewer
- * threads than asked for. */
-void team_run(team *t, team_fn fn, void *arg);
+/* FN on every thread (the caller is thread 0); returns when all have returned. OpenMP's settings may grant
+ * fewer threads than asked for; where the system has no place for them, nothing is run. */
+nib_status team_run(team *t, team_fn fn, void *arg, nib_error *err);
 /* Within FN: waits for all N threads; what they wrote before it is seen after it. Thread 0 calls ALONE (which
  * may be NULL) when all have come and nobody goes on yet. */
 void team_barrier(team *t, int thread, int n, team_alone_fn alone, void *arg);

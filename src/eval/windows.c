@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 
 nib_status eval_text_open(eval_text *out, const tokenizer *words, const char *text, size_t bytes, int n_ctx,
                           int n_chunks, const char *where, nib_error *err) {
@@ -117,7 +118,10 @@ static nib_status run_batch(run *r, int pos, int n, bool scored, size_t row, nib
         r->done += (uint64_t)n;
         progress_report(&r->options->progress, r->what, r->done, r->total);
     }
-    return scored ? r->rows(r->context, logits, n, r->window + pos + 1, row, err) : NIB_OK;
+    if (!scored)
+        return NIB_OK;
+    NIB_TRY(threads_ready(windows_threads(r->options), err)); /* for the team of rows() */
+    return r->rows(r->context, logits, n, r->window + pos + 1, row, err);
 }
 
 static nib_status run_window(run *r, int chunk, nib_error *err) {

@@ -12,7 +12,7 @@
 #define WINDOWS_MAX_OUT  64  /* scored rows handed out at a time: bounds the memory of the logits */
 
 /* N_ROWS scored rows, the first being scored row ROW of the whole run. logits[i]: model i, FP32 [n_rows,
- * vocab]. targets[r]: the id that row r predicts. */
+ * vocab]. targets[r]: the id that row r predicts. A team of windows_threads may be made. */
 typedef nib_status (*windows_rows_fn)(void *context, const float *const *logits, int n_rows,
                                       const int32_t *targets, size_t row, nib_error *err);
 

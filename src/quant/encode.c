@@ -17,6 +17,7 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "num/fp8.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
@@ -90,6 +91,7 @@ static nib_status workshop_open(workshop *w, const encode_job *job, size_t row_b
     const tensor *t = job->item->t;
     *w = (workshop){.job = job, .rows = t->rows, .cols = t->cols, .row_bytes = row_bytes};
     w->threads = job->threads > 1 ? job->threads : 1;
+    NIB_TRY(threads_ready(w->threads, err));
     w->chunk_rows = t->cols < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / (t->cols ? t->cols : 1) : 1;
     if (w->chunk_rows > t->rows)
         w->chunk_rows = t->rows;

@@ -43,7 +43,7 @@ static void test_barrier(void **state) {
         stage *aligned = (stage *)(((uintptr_t)s + 63) & ~(uintptr_t)63);
         assert_int_equal(team_init(&aligned->team, threads[i], features_cpus(), NULL), NIB_OK);
         for (int again = 0; again < 3; again++)
-            team_run(&aligned->team, walk, aligned);
+            assert_int_equal(team_run(&aligned->team, walk, aligned, NULL), NIB_OK);
         assert_int_equal(aligned->wrong, 0);
         assert_int_equal(aligned->alone, 3 * ROUNDS);
         for (int j = 0; j < threads[i]; j++) {

@@ -166,9 +166,11 @@ static void test_json_in_locales(void **state) {
                                           "-1000000000000000019884624838656", "9223372036854775808",
                                           "-9223372036854775809", "18446744073709551615"};
     nib_error err;
+    bool comma = false;
     for (size_t l = 0; l < sizeof locales / sizeof locales[0]; l++) {
         if (!setlocale(LC_ALL, locales[l]))
             continue; /* not on this machine */
+        comma |= *localeconv()->decimal_point == ',';
         for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
             json_t *root;
             assert_int_equal(json_read(&root, numbers[i], strlen(numbers[i]), "x", &err), NIB_OK);
@@ -178,6 +180,8 @@ static void test_json_in_locales(void **state) {
         assert_int_equal(parse("[12345678901234567890-3]", &err), NIB_BAD_FILE);
         assert_int_equal(parse("[012345678901234567890]", &err), NIB_BAD_FILE);
     }
+    if (!comma)
+        print_message("SKIP: no locale here has a decimal comma\n");
 }
 
 /* Digits past any double are refused. */

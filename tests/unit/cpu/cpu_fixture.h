@@ -24,6 +24,8 @@
 #include "ops/op_list.h"
 
 /* Rungs, lowest first; a machine has the first few. */
+static const char *const fixture_rung_names[] = {"scalar", "avx2", "avx512", "avx512-vnni",
+                                                 "avx512-vnni-amx"};
 static const uint32_t fixture_rungs[] = {
     NIB_CPU_SCALAR,
     NIB_CPU_SCALAR | NIB_CPU_AVX2,
@@ -37,6 +39,10 @@ static inline size_t fixture_n_rungs(void) {
     while (n < sizeof fixture_rungs / sizeof *fixture_rungs &&
            (fixture_rungs[n] & features_lowered(NIB_CPU_ALL)) == fixture_rungs[n])
         n++;
+    static bool told;
+    for (size_t i = n; i < sizeof fixture_rungs / sizeof *fixture_rungs && !told; i++)
+        print_message("SKIP: %s is not on this machine\n", fixture_rung_names[i]);
+    told = true;
     return n;
 }
 

@@ -21,8 +21,8 @@ static const struct {
     {"scalar", NIB_CPU_SCALAR},
     {"avx2", NIB_CPU_SCALAR | NIB_CPU_AVX2},
     {"avx512", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512},
-    {"vnni", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI},
-    {"amx", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX},
+    {"avx512-vnni", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI},
+    {"avx512-vnni-amx", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX},
 };
 
 static void test_goldens_on_every_rung(void **state) {
@@ -30,7 +30,7 @@ static void test_goldens_on_every_rung(void **state) {
     double worst = 0;
     for (size_t r = 0; r < sizeof rungs / sizeof *rungs; r++) {
         if (rungs[r].features & ~(cpu_features() | NIB_CPU_SCALAR)) {
-            printf("%-10s not on this machine\n", rungs[r].name);
+            printf("SKIP: %s is not on this machine\n", rungs[r].name);
             continue;
         }
         backend *be;

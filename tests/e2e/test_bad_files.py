@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model files from strangers: every file of tests/golden/bad is refused with its sentence and exit code, within a
 second, without a large allocation; the sound ones beside them are not."""
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+import measured
 
 BAD = pathlib.Path(__file__).resolve().parents[1] / "golden" / "bad"
 MAX_SECONDS = 1.0
@@ -20,15 +21,14 @@ def rows():
         yield pytest.param(path, command, int(code), sentence, id=path)
 
 
-def start(nibble_path, command, path, output):
+def run(nibble_path, command, path, output):
     name, *flags = command.split()
     arguments = [name, *flags, str(path)]
     if name == "quantize":
         arguments.append(str(output))
     if name == "run":
         arguments += ["hi", "--max-tokens", "1"] + ([] if flags else ["--no-chat"])
-    return subprocess.Popen([str(nibble_path), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, errors="replace")
+    return measured.run([nibble_path, *arguments])
 
 
 def is_sanitized(path):
@@ -45,17 +45,12 @@ def limits(nibble_path):
 def test_refused(nibble_path, limits, tmp_path, path, command, code, sentence):
     full = BAD / path
     for attempt in range(3):  # a busy machine may be slow once
-        began = time.monotonic()
-        process = start(nibble_path, command, full, tmp_path / "out")
-        out, err = process.stdout.read(), process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - began
+        got, out, err, seconds, kib = run(nibble_path, command, full, tmp_path / "out")
         assert err == f"nibble: {sentence.replace('{}', str(full)).replace('{dir}', str(BAD))}\n"
-        assert process.returncode == code
+        assert got == code
         assert out == ""
         assert not list(tmp_path.iterdir())
-        assert usage.ru_maxrss < limits[1], f"{usage.ru_maxrss} KiB resident"
+        assert kib < limits[1], f"{kib} KiB resident"
         if seconds < limits[0]:
             return
     pytest.fail(f"took {seconds:.2f} s")
@@ -87,6 +82,14 @@ def test_made_by_the_script(tmp_path, tree):
     assert files(tmp_path / "bad") == files(BAD)
     for corpus in (tmp_path / "seeds").glob("*/corpus_*"):
         assert files(corpus) == files(tree / "tests" / "fuzz" / corpus.parent.name / corpus.name)
+
+
+def test_memory_is_the_programs_own():
+    """However large this process is, and what a program itself takes is seen."""
+    ballast = b"x" * (2 * MAX_RESIDENT_KIB * 1024)
+    assert measured.run(["true"])[4] < MAX_RESIDENT_KIB // 2
+    code, _, _, _, kib = measured.run([sys.executable, "-c", f"b'x' * {len(ballast)}; raise SystemExit(3)"])
+    assert code == 3 and kib > MAX_RESIDENT_KIB
 
 
 def test_at_least_sixty():

@@ -7,10 +7,10 @@ usage: report_bad_files.py [NIBBLE]      (default build/release/nibble; exit cod
 import collections
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
-import time
+
+import measured
 
 tree = pathlib.Path(__file__).resolve().parents[2]
 bad = tree / "tests" / "golden" / "bad"
@@ -24,12 +24,8 @@ def run(command, path):
         arguments.append(str(pathlib.Path(tempfile.gettempdir()) / f"report-bad-files-{os.getpid()}"))
     if name == "run":
         arguments += ["hi", "--max-tokens", "1"] + ([] if flags else ["--no-chat"])
-    began = time.monotonic()
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True, errors="replace")
-    words = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    return os.waitstatus_to_exitcode(status), words, time.monotonic() - began, usage.ru_maxrss
+    code, _, words, seconds, kib = measured.run(arguments)
+    return code, words, seconds, kib
 
 
 def main():

@@ -16,9 +16,6 @@ enum {
     MAX_BATCHED_TOKENS = 65536
 };
 
-/* KV memory that many sequences share; more only where one whole sequence needs it. */
-static const size_t KV_BUDGET_BYTES = (size_t)512 << 20;
-
 /* What no model makes right. As int: a caller may have put any number into an enum. */
 static nib_status check_options(const nib_options *o, nib_error *err) {
     int activations = (int)o->activations, kv = (int)o->kv_cache;
@@ -77,13 +74,10 @@ nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, si
     return NIB_OK;
 }
 
-/* Pages for every sequence at full length, if the budget holds them; else what it holds, and the scheduler
- * makes sequences wait. One whole sequence always fits. */
-static nib_status choose_kv_pages(loaded *l, int *pages, nib_error *err) {
-    const nib_options *o = &l->options;
+nib_status loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, int *pages, nib_error *err) {
     size_t page_bytes;
-    NIB_TRY(loaded_page_bytes(l->be, &l->file->hp, o->kv_cache, &page_bytes, err));
-    size_t in_budget = KV_BUDGET_BYTES / page_bytes;
+    NIB_TRY(loaded_page_bytes(be, hp, o->kv_cache, &page_bytes, err));
+    size_t in_budget = LOADED_KV_BUDGET / page_bytes;
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t wanted = of_one * (size_t)o->max_num_seqs;
     size_t n = wanted < in_budget ? wanted : in_budget;
@@ -107,7 +101,7 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         return NIB_OK;
     int pages = needs->n_kv_pages;
     if (pages <= 0)
-        NIB_TRY(choose_kv_pages(l, &pages, err));
+        NIB_TRY(loaded_kv_pages(l->be, &l->file->hp, &l->options, &pages, err));
     l->limits = (model_limits){
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,

@@ -40,4 +40,12 @@ void loaded_close(loaded *l); /* NULL is fine */
 /* What a KV page of such a model takes: the backend's to say. */
 nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, size_t *bytes, nib_error *err);
 
+/* KV memory, in bytes, that many sequences share; more only where one whole sequence needs it. */
+#define LOADED_KV_BUDGET ((size_t)512 << 20)
+
+/* Pages for every sequence of OPTIONS (every default filled in) at full length, if the budget holds them;
+ * else what it holds, and the scheduler makes sequences wait. One whole sequence always fits. */
+nib_status loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options, int *pages,
+                           nib_error *err);
+
 #endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The budget of KV pages over a simulated backend that says what a page takes: never more than the budget,
+ * never fewer than one whole sequence needs; and a request for which there can never be pages enough ends in
+ * words, while others run.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "engine/loaded.h"
+#include "nouns/batch.h"
+#include "sched/sched.h"
+
+#define TINY TESTS_DIR "/golden/models/llama-words"
+
+/* ---- a backend that has nothing but pages of a size ---- */
+
+struct kv_cache {
+    int n_pages;
+};
+
+static kv_cache the_cache;
+static size_t page_bytes;
+static int n_held;
+static bool denies;
+
+static nib_status sim_kv_new(backend *be, kv_cache **out, const kv_shape *shape, nib_error *err) {
+    (void)be;
+    assert_int_equal(n_held++, 0);
+    assert_int_equal(shape->n_layers, 28);
+    assert_int_equal(shape->dtype, NIB_KV_FP8);
+    if (denies) {
+        n_held--;
+        return nib_fail(err, NIB_NO_MEMORY, "the device is full");
+    }
+    the_cache.n_pages = shape->n_pages;
+    *out = &the_cache;
+    return NIB_OK;
+}
+
+static void sim_kv_free(backend *be, kv_cache *kv) {
+    (void)be;
+    assert_ptr_equal(kv, &the_cache);
+    n_held--;
+}
+
+static size_t sim_kv_bytes(const kv_cache *kv) {
+    return (size_t)kv->n_pages * page_bytes;
+}
+
+static nib_status budget(size_t bytes, int max_len, int max_seqs, int *n, nib_error *err) {
+    backend be = {.kv_new = sim_kv_new, .kv_free = sim_kv_free, .kv_bytes = sim_kv_bytes};
+    hparams hp = {.n_layers = 28, .n_kv_heads = 8, .head_dim = 128};
+    nib_options o = {.max_model_len = max_len, .max_num_seqs = max_seqs, .kv_cache = NIB_KV_FP8};
+    page_bytes = bytes;
+    nib_status status = loaded_kv_pages(&be, &hp, &o, n, err);
+    assert_int_equal(n_held, 0); /* the page it asked about is given back */
+    return status;
+}
+
+static int pages(size_t bytes, int max_len, int max_seqs) {
+    int n;
+    assert_int_equal(budget(bytes, max_len, max_seqs, &n, NULL), NIB_OK);
+    return n;
+}
+
+/* ---- the budget ---- */
+
+enum { MIB = 1 << 20 };
+
+static void test_pages(void **state) {
+    (void)state;
+    /* room for all: 16 sequences of 4096 tokens in pages of 64 positions */
+    assert_int_equal(pages(1000, 4096, 16), 16 * 64);
+    assert_int_equal(pages(LOADED_KV_BUDGET / 1024, 4096, 16), 1024);
+    /* the budget's last page */
+    assert_int_equal(pages(LOADED_KV_BUDGET / 1024 + 1, 4096, 16), 1023);
+    assert_int_equal(pages(MIB, 4096, 16), 512);
+    /* one whole sequence, whatever it takes */
+    assert_int_equal(pages(8 * MIB, 4096, 16), 64);
+    assert_int_equal(pages(64 * MIB, 4096, 16), 64);
+    assert_int_equal(pages(2 * LOADED_KV_BUDGET, 4096, 16), 64);
+    /* a page that is begun is a page */
+    assert_int_equal(pages(MIB, 1, 1), 1);
+    assert_int_equal(pages(MIB, KV_PAGE_TOKENS, 3), 3);
+    assert_int_equal(pages(MIB, KV_PAGE_TOKENS + 1, 3), 6);
+    /* the largest that nib_options takes */
+    assert_int_equal(pages(MIB, 1 << 30, 1024), (1 << 30) / KV_PAGE_TOKENS);
+    assert_int_equal(pages(1, 1 << 20, 1024), (1 << 20) / KV_PAGE_TOKENS * 1024);
+}
+
+static void test_bounds(void **state) {
+    (void)state;
+    for (size_t bytes = 1; bytes < 4 * LOADED_KV_BUDGET; bytes = bytes * 3 / 2 + 1)
+        for (int len = 1; len < 100000; len = len * 2 + 1)
+            for (int seqs = 1; seqs <= 1024; seqs *= 4) {
+                int n = pages(bytes, len, seqs), of_one = (len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+                assert_true(n >= of_one && n <= of_one * seqs);
+                assert_true(n == of_one || (size_t)n * bytes <= LOADED_KV_BUDGET);
+                /* and no page less than fits */
+                assert_true(n == of_one * seqs || ((size_t)n + 1) * bytes > LOADED_KV_BUDGET);
+            }
+}
+
+static void test_denied(void **state) {
+    (void)state;
+    int n;
+    nib_error err;
+    denies = true;
+    assert_int_equal(budget(MIB, 4096, 16, &n, &err), NIB_NO_MEMORY);
+    assert_string_equal(err.text, "the device is full");
+    denies = false;
+}
+
+/* ---- what comes of it ---- */
+
+/* A scheduler with these pages takes a sequence of any length up to max_len, and no longer one. */
+static void test_every_sequence_fits(void **state) {
+    (void)state;
+    static int32_t prompt[4096];
+    static const size_t sizes[] = {1000, MIB, 64 * MIB};
+    for (size_t i = 0; i < 3; i++) {
+        sched *s;
+        int id;
+        nib_error err;
+        sched_limits limits = {
+            .n_pages = pages(sizes[i], 4096, 16), .max_seqs = 16, .max_rows = 512, .max_len = 4096};
+        assert_int_equal(sched_open(&s, &limits, &err), NIB_OK);
+        assert_int_equal(sched_add(s, prompt, 4095, 1, &id, &err), NIB_OK);
+        assert_int_equal(sched_add(s, prompt, 1, 4095, &id, &err), NIB_OK);
+        assert_int_equal(sched_add(s, prompt, 4096, 1, &id, &err), NIB_BAD_ARGUMENT);
+        assert_non_null(strstr(err.text, "shorter than max_model_len, 4096"));
+        sched_check(s);
+        sched_close(s);
+    }
+}
+
+static nib_event end_of(nib_engine *e, size_t n_prompt, int max_tokens, char *words) {
+    static const int32_t prompt[300];
+    nib_request *r;
+    nib_event event = {.kind = NIB_EVENT_NONE};
+    nib_request_options o = {
+        .prompt = prompt, .n_prompt = n_prompt, .max_tokens = max_tokens, .ignore_eos = true};
+    assert_int_equal(nib_submit(e, &o, &r, NULL), NIB_OK);
+    while (event.kind != NIB_EVENT_END)
+        assert_int_equal(nib_next_event(r, &event, -1, NULL), NIB_OK);
+    snprintf(words, sizeof((nib_error *)0)->text, "%s", event.error ? event.error : "");
+    nib_release(r);
+    return event;
+}
+
+/* Two pages, 128 positions: a client of its own kind may ask for fewer than max_model_len needs. */
+static void test_never_fits(void **state) {
+    (void)state;
+    nib_engine *e;
+    nib_error err;
+    nib_options o = {.threads = 1, .max_model_len = 300, .max_num_seqs = 2};
+    assert_int_equal(engine_open(&e, TINY, &o, &(loaded_needs){.n_kv_pages = 2}, &err), NIB_OK);
+    for (int again = 0; again < 2; again++) {
+        nib_event event = end_of(e, 100, 30, err.text);
+        assert_int_equal(event.reason, NIB_END_FAILED);
+        assert_int_equal(event.status, NIB_BAD_ARGUMENT);
+        assert_string_equal(err.text,
+                            "a sequence of 130 tokens needs 3 KV pages of 64 positions; there are 2");
+        event = end_of(e, 100, 29, err.text); /* the last token needs no place */
+        assert_int_equal(event.reason, NIB_END_LENGTH);
+        assert_int_equal(event.n_generated, 29);
+    }
+    nib_close(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pages),      cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_denied),     cmocka_unit_test(test_every_sequence_fits),
+        cmocka_unit_test(test_never_fits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

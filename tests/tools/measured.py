@@ -3,7 +3,7 @@
 
 The system starts a program's count of resident memory with what its parent held when it was started, so a program
 started by a large process (pytest after some tests) would seem as large. Here the parent is this file run as a program,
-which imports next to nothing: what is said is the program's own, or the 10 MiB of that parent where it took less.
+which imports next to nothing: what is said is the program's own, or the 8 MiB of that parent where it took less.
 """
 import os
 import sys

@@ -90,12 +90,14 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
     quant_method method = run->o->method == QM_WEIGHTED && !item->weights ? QM_SWEEP : run->o->method;
-    if (dtype_is_nvfp4(item->to) && dtype_is_mxfp4(item->t->dtype)) {
-        choose_cast(&item->search, amax, ct);
+    bool casts = dtype_is_nvfp4(item->to) && dtype_is_mxfp4(item->t->dtype);
+    if (dtype_is_nvfp4(item->to) && item->unit_scale) {
+        /* the sweep again is exact, where the powers are 2^-9 to 2^8 */
+        choose_unit(&item->search, casts ? QM_SWEEP : method, casts ? NULL : item->weights);
         return;
     }
-    if (dtype_is_nvfp4(item->to) && item->unit_scale) {
-        choose_unit(&item->search, method, item->weights);
+    if (casts) {
+        choose_cast(&item->search, amax, ct);
         return;
     }
     scale_search_init(&item->search, method, amax, ct, item->weights);

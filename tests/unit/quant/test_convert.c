@@ -320,8 +320,60 @@ static void test_mxfp4_cast(void **state) {
             assert_true(report.groups[g].relative_error == 0);
         o.out = OUT_GGUF;
         assert_same_values(mx, make(mx, name[3], o, NULL));
+        model_file *f = open_model(tiny_path(name[3]));
+        for (int layer = 0; layer < TINY_LAYERS && families[i] == FAMILY_GEMMA3; layer++) {
+            assert_true(model_file_find(f, SLOT_GATE, layer)->tensor_scale == 1); /* others go unread */
+            assert_true(model_file_find(f, SLOT_UP, layer)->tensor_scale == 1);
+        }
+        model_file_close(f);
         o.out = OUT_COMPRESSED_TENSORS;
         assert_same_values(mx, make(mx, name[4], o, NULL));
+    }
+}
+
+/* An MXFP4 embedding that is the head: a GGUF file has no place for its scale, so it is 1. The cast is exact
+ * where E4M3 holds the blocks' powers of two (2^-9 to 2^8), else as near as it comes. */
+static void test_mxfp4_cast_of_tied_head(void **state) {
+    (void)state;
+    static uint8_t codes[TINY_VOCAB * TINY_DIM / 2], scales[TINY_VOCAB * TINY_DIM / 32];
+    float before[TINY_DIM], after[TINY_DIM];
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    for (size_t i = 0; i < sizeof codes; i++)
+        codes[i] = (uint8_t)(golden_word(5, i) & 0xff);
+    for (int far = 0; far < 2; far++) {
+        const char *path = tiny_path(far ? "far.gguf" : "near.gguf");
+        for (size_t i = 0; i < sizeof scales; i++) /* the first row is beyond what E4M3 has */
+            scales[i] = (uint8_t)(far && i < TINY_DIM / 32 ? 127 - 20 : 127 - 9 + i % 12);
+        model_file *f = open_model(hf);
+        tensor *t = (tensor *)model_file_find(f, SLOT_EMBED, -1);
+        *t = (tensor){.name = t->name,
+                      .slot = t->slot,
+                      .layer = t->layer,
+                      .dtype = DT_MXFP4,
+                      .n_dims = 2,
+                      .dims = {TINY_VOCAB, TINY_DIM / 2},
+                      .rows = TINY_VOCAB,
+                      .cols = TINY_DIM,
+                      .data = codes,
+                      .bytes = sizeof codes,
+                      .block_scales = scales,
+                      .tensor_scale = 1};
+        convert_options o = {.method = QM_SWEEP, .head = HEAD_NVFP4, .out = OUT_GGUF};
+        convert_report report;
+        if (convert(f, path, &o, &report, &err) != NIB_OK)
+            fail_msg("%s", err.text);
+        model_file *out = open_model(path);
+        const tensor *made = model_file_find(out, SLOT_EMBED, -1);
+        assert_int_equal(made->dtype, DT_GGUF_NVFP4);
+        assert_true(made->tensor_scale == 1);
+        for (size_t r = (size_t)far; r < TINY_VOCAB; r++) {
+            tensor_decode_row(t, r, before);
+            tensor_decode_row(made, r, after);
+            for (size_t c = 0; c < TINY_DIM; c++)
+                assert_true(before[c] == after[c]);
+        }
+        model_file_close(out);
+        model_file_close(f);
     }
 }
 
@@ -465,11 +517,22 @@ static void test_report(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, tiny_setup, tiny_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_containers),   TEST(test_round_trips),   TEST(test_same_everywhere),
-        TEST(test_formats),      TEST(test_shared_scales), TEST(test_head),
-        TEST(test_tied_head),    TEST(test_unread_scales), TEST(test_keep),
-        TEST(test_requantize),   TEST(test_mxfp4_cast),    TEST(test_mxfp4_cast_far_apart),
-        TEST(test_e5m2_is_kept), TEST(test_weighted),      TEST(test_report),
+        TEST(test_containers),
+        TEST(test_round_trips),
+        TEST(test_same_everywhere),
+        TEST(test_formats),
+        TEST(test_shared_scales),
+        TEST(test_head),
+        TEST(test_tied_head),
+        TEST(test_unread_scales),
+        TEST(test_keep),
+        TEST(test_requantize),
+        TEST(test_mxfp4_cast),
+        TEST(test_mxfp4_cast_far_apart),
+        TEST(test_mxfp4_cast_of_tied_head),
+        TEST(test_e5m2_is_kept),
+        TEST(test_weighted),
+        TEST(test_report),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,29 +33,15 @@ static void outdir_free(outdir *d) {
     mem_free(d);
 }
 
-/* Whether MARK (NULL: whatever) stands in the first MiB of file NAME of DIR. */
-static bool has_mark(DIR *dir, const char *name, const char *mark) {
-    enum { MOST = 1 << 20 };
-    if (!mark)
-        return true;
-    int fd = openat(dirfd(dir), name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    char *text = fd >= 0 ? mem_alloc(MOST) : NULL;
-    ssize_t n = text ? read(fd, text, MOST) : -1;
-    bool found = n > 0 && memmem(text, (size_t)n, mark, strlen(mark));
-    mem_free(text);
-    if (fd >= 0)
-        close(fd);
-    return found;
-}
-
-/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json, with the mark)
- * in which every entry is a file that IS_OURS knows: anything else was not written by us. */
+/* May the existing directory PATH be replaced? Yes when it is empty, or a model (config.json) with a file
+ * MARK (NULL: without) in which every entry is a file that IS_OURS knows: anything else was not written by
+ * us. */
 static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, const char *mark,
                                     nib_error *err) {
     DIR *dir = opendir(path);
     if (!dir)
         return outtemp_problem(err, path, errno, "be read");
-    bool empty = true, model = false;
+    bool empty = true, model = false, marked = !mark;
     char foreign[256] = "";
     for (struct dirent *e; (e = readdir(dir));) {
         struct stat st;
@@ -63,11 +49,11 @@ static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, co
             continue;
         empty = false;
         model |= strcmp(e->d_name, "config.json") == 0;
+        marked |= mark && strcmp(e->d_name, mark) == 0;
         bool file = fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
         if ((!file || !is_ours(e->d_name)) && (!foreign[0] || strcmp(e->d_name, foreign) < 0))
             snprintf(foreign, sizeof foreign, "%s", e->d_name); /* the first by name: always the same words */
     }
-    bool marked = has_mark(dir, "config.json", mark);
     closedir(dir);
     for (char *p = foreign; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)
@@ -81,10 +67,11 @@ static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, co
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "%s: exists and holds \"%s\", which nibble does not write; it is not replaced", path,
                         foreign);
-    return nib_fail(err, NIB_BAD_ARGUMENT,
-                    "%s: exists, and its config.json does not say that nibble quantized it; it is not "
-                    "replaced: remove it, or write to another name",
-                    path);
+    return nib_fail(
+        err, NIB_BAD_ARGUMENT,
+        "%s: exists, and has no %s, which says that nibble wrote it; it is not replaced: remove it, "
+        "or write to another name",
+        path, mark);
 }
 
 /* Makes the temporary directory and locks it. Another writer of the same name that cleans up may have taken

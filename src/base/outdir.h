@@ -2,8 +2,8 @@
  *
  * A directory of files that appears whole or not at all (see base/outfile.h): files are written inside
  * outdir_path, commit renames the directory. An existing final directory is replaced only if it is empty, or
- * its config.json names us (MARK) and all its files are such as its writer writes: whatever else lies there
- * is not ours to remove.
+ * it has a config.json and the file MARK, which its writer alone writes, and all its files are such as its
+ * writer writes: whatever else lies there is not ours to remove.
  */
 #ifndef BASE_OUTDIR_H
 #define BASE_OUTDIR_H

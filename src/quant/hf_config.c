@@ -354,6 +354,13 @@ static nib_status write_both(convert_run *run, const survey *s, json_t *config, 
     return status;
 }
 
+static nib_status write_mark(const convert_run *run, const char *directory, nib_error *err) {
+    json_t *mark = json_pack("{s:s}", "nibble", NIB_VERSION);
+    nib_status status = mark ? hf_side_write_json(directory, HF_SIDE_MARK, mark, err) : no_memory(run, err);
+    json_decref(mark);
+    return status;
+}
+
 nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err) {
     survey s;
     json_t *config = NULL;
@@ -363,6 +370,8 @@ nib_status hf_config_write(convert_run *run, const char *directory, nib_error *e
                                        : hf_config_read(run->in, &config, err);
     if (status == NIB_OK)
         status = write_both(run, &s, config, directory, err);
+    if (status == NIB_OK)
+        status = write_mark(run, directory, err);
     json_decref(config);
     json_decref(s.exclude);
     return status;

@@ -34,11 +34,12 @@ static nib_status copy_file(const char *from, const char *directory, const char 
 }
 
 /* Every file of a directory that nibble writes: first those it makes, then those it copies. */
-#define N_MADE 3
+#define N_MADE 4
 static const char *const side_names[] = {
     "config.json",
     "hf_quant_config.json",
     "model.safetensors",
+    HF_SIDE_MARK,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

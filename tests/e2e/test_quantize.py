@@ -495,8 +495,18 @@ def test_other_models_are_not_replaced(nibble, tree, tmp_path):
     shutil.copytree(tiny, out, ignore=lambda _, names: [n for n in names if not n.endswith((".json", ".safetensors"))])
     before = (out / "model.safetensors").read_bytes()
     done = nibble("quantize", tiny, out, "--method", "rtn", check=False)
-    assert done.returncode == 1 and "does not say that nibble quantized it" in done.stderr
+    assert done.returncode == 1 and "has no nibble.json, which says that nibble wrote it" in done.stderr
     assert (out / "model.safetensors").read_bytes() == before
-    shutil.rmtree(out)
-    for _ in range(2):  # what nibble wrote it replaces
-        nibble("quantize", tiny, out, "--method", "rtn")
+
+
+@pytest.mark.parametrize("flags", [[], ["--compressed-tensors"]], ids=["modelopt", "compressed-tensors"])
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp4", "fp8", "bf16"])
+def test_what_nibble_wrote_is_replaced(nibble, tree, tmp_path, form, flags):
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "out"
+    for _ in range(2):
+        nibble("quantize", tree / "tests/golden/models/llama-words", out, "--method", "rtn", "--format", form, *flags)
+    assert transformers.AutoConfig.from_pretrained(out).model_type == "llama"
+    shutil.copytree(out, tmp_path / "saved", ignore=lambda *_: ["nibble.json"])  # as another program saves it again
+    done = nibble("quantize", out, tmp_path / "saved", check=False)
+    assert done.returncode == 1 and "which says that nibble wrote it" in done.stderr

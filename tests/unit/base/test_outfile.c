@@ -156,10 +156,10 @@ static void test_directory(void **state) {
     outdir_abandon(NULL);
     assert_content(in_root("m/config.json"), "two");
 
-    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "\"nibble\"", &err), NIB_BAD_ARGUMENT);
-    assert_non_null(strstr(err.text, "does not say that nibble quantized it"));
-    make_model("m", "{\"producer\": \"nibble\"}");
-    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "\"nibble\"", &err), NIB_OK);
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "model.safetensors", &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "has no model.safetensors, which says that nibble wrote it"));
+    write_text(in_root("m/model.safetensors"), "{}");
+    assert_int_equal(outdir_open(&d, in_root("m"), is_ours, "model.safetensors", &err), NIB_OK);
     outdir_abandon(d);
 
     assert_int_equal(mkdir(in_root("empty"), 0777), 0);

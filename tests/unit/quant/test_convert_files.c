@@ -81,6 +81,23 @@ static void test_nothing_of_the_user_goes(void **state) {
     make(hf, "out", (convert_options){0}, NULL); /* all of it is nibble's */
 }
 
+/* Every directory that nibble writes has the mark, whatever the convention and the format. */
+static void test_what_nibble_wrote_is_replaced(void **state) {
+    (void)state;
+    static const quant_format formats[] = {QF_NVFP4, QF_MXFP4, QF_FP8, QF_BF16};
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    for (int i = 0; i < 8; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "o%d", i);
+        convert_options o = {.format = formats[i / 2], .out = i & 1 ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT};
+        make(hf, name, o, NULL);
+        make(hf, name, o, NULL);
+    }
+    assert_int_equal(unlink(tiny_path("o0/nibble.json")), 0);
+    assert_int_equal(try_convert(hf, tiny_path("o0"), (convert_options){0}, NULL), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "has no nibble.json"));
+}
+
 static void test_interrupted(void **state) {
     (void)state;
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
@@ -175,8 +192,13 @@ static void test_failing_memory(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, tiny_setup, tiny_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_refusals),  TEST(test_nothing_of_the_user_goes), TEST(test_interrupted), TEST(test_killed),
-        TEST(test_full_disk), TEST(test_failing_memory),
+        TEST(test_refusals),
+        TEST(test_nothing_of_the_user_goes),
+        TEST(test_what_nibble_wrote_is_replaced),
+        TEST(test_interrupted),
+        TEST(test_killed),
+        TEST(test_full_disk),
+        TEST(test_failing_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

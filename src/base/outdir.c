@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A directory that appears whole or not at all. Replacing one swaps the two names in one step, where the file
- * system can do that.
+ * system can do that; elsewhere a kill between two renames leaves the old directory beside the name.
  */
 #include "base/outdir.h"
 
@@ -142,18 +142,15 @@ const char *outdir_path(const outdir *d) {
     return d->temporary;
 }
 
-/* Puts the new directory in the place of an old one: at no time is the name without a whole directory. */
-static nib_status exchange(outdir *d, nib_error *err) {
-    NIB_TRY(check_replaceable(d->path, d->is_ours, d->mark, err)); /* it may have changed since */
-    if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) == 0) {
-        outtemp_remove(AT_FDCWD, d->temporary, 8);
-        return NIB_OK;
-    }
-    if (errno != EINVAL && errno != ENOSYS)
-        return outtemp_problem(err, d->path, errno, "be put in place");
-    char *old = outtemp_name(d->path); /* a file system that cannot exchange names */
+/* On a file system that cannot exchange names. The old directory gets a name that no cleaning up matches: a
+ * kill between the two renames leaves it whole, as "NAME.nibble-old-PID", for the user to move back (the new
+ * one is a temporary that goes with the next run); a later kill leaves there what was not yet removed. */
+static nib_status exchange_by_hand(outdir *d, nib_error *err) {
+    size_t room = strlen(d->path) + 64;
+    char *old = mem_alloc(room);
     if (!old)
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", d->path);
+    snprintf(old, room, "%s.nibble-old-%ld", d->path, (long)getpid());
     nib_status status = NIB_OK;
     if (rename(d->path, old) != 0)
         status = outtemp_problem(err, d->path, errno, "be replaced");
@@ -166,6 +163,18 @@ static nib_status exchange(outdir *d, nib_error *err) {
         outtemp_remove(AT_FDCWD, old, 8);
     mem_free(old);
     return status;
+}
+
+/* Puts the new directory in the place of an old one. */
+static nib_status exchange(outdir *d, nib_error *err) {
+    NIB_TRY(check_replaceable(d->path, d->is_ours, d->mark, err)); /* it may have changed since */
+    if (renameat2(AT_FDCWD, d->temporary, AT_FDCWD, d->path, RENAME_EXCHANGE) == 0) {
+        outtemp_remove(AT_FDCWD, d->temporary, 8);
+        return NIB_OK;
+    }
+    if (errno == EINVAL || errno == ENOSYS)
+        return exchange_by_hand(d, err);
+    return outtemp_problem(err, d->path, errno, "be put in place");
 }
 
 nib_status outdir_commit(outdir *d, nib_error *err) {

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -227,6 +229,56 @@ static void test_killed(void **state) {
     }
 }
 
+/* renameat2 and rename of the program under test: a file system that does not exchange names, and a kill at
+ * the N-th rename. */
+static bool exchanges = true;
+static int die_at_rename = -1;
+
+int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned flags) {
+    if (!exchanges && flags) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_renameat2, from_at, from, to_at, to, flags);
+}
+
+int rename(const char *from, const char *to) {
+    if (die_at_rename-- == 0)
+        _exit(9);
+    return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+/* Where names cannot be exchanged, the old directory outlives a kill between the renames, and the run after.
+ */
+static void test_without_exchange(void **state) {
+    (void)state;
+    char old[512];
+    int status;
+    exchanges = false;
+    make_model("m", "one");
+    make_model("m", "two");
+    assert_content(in_root("m/config.json"), "two");
+    assert_int_equal(count_entries(root), 1);
+    pid_t child = fork();
+    if (child == 0) {
+        outdir *d;
+        if (outdir_open(&d, in_root("m"), is_ours, NULL, NULL) != NIB_OK)
+            _exit(1);
+        die_at_rename = 1;
+        outdir_commit(d, NULL);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(WEXITSTATUS(status), 9);
+    assert_int_equal(access(in_root("m"), F_OK), -1);
+    make_model("m", "three");
+    assert_content(in_root("m/config.json"), "three");
+    snprintf(old, sizeof old, "m.nibble-old-%ld/config.json", (long)child);
+    assert_content(in_root(old), "two");
+    assert_int_equal(count_entries(root), 2); /* the killed run's new one went */
+    exchanges = true;
+}
+
 /* A second writer of the same name may clean up between a temporary's making and its lock. */
 static void test_cleaning_up_beside_a_writer(void **state) {
     (void)state;
@@ -341,6 +393,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refused_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_without_exchange, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cleaning_up_beside_a_writer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_removing_what_lives, setup, teardown),

@@ -14,8 +14,8 @@ nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error
     *out = NULL;
     const bool json = source->json.n > 0;
     if (!json && source->n_tokens == 0)
-        return nib_fail(err, NIB_BAD_FILE, "%s: holds no tokenizer (no tokenizer.json, no %s)", source->where,
-                        "tokenizer.ggml.tokens");
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: holds no tokenizer (no tokenizer.json, no %s)",
+                        source->where, "tokenizer.ggml.tokens");
     tokenizer *t = mem_array(1, sizeof *t);
     if (!t)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a tokenizer");

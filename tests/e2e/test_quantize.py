@@ -499,6 +499,21 @@ def test_other_models_are_not_replaced(nibble, tree, tmp_path):
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_without_a_tokenizer_auto_sweeps(nibble, tree, tmp_path):
+    model = make_model(tmp_path / "model")  # of a checkpoint that has tokenizer.model alone
+    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    for source in (model, tree / "tests/golden/models/qwen3-tied/model.gguf"):
+        text = nibble("quantize", source, tmp_path / "out").stdout
+        assert "nvfp4, sweep)" in text
+        assert f"Method sweep, because nibble cannot run the model: {source}: holds no tokenizer (no " in text
+        report = json.loads(nibble("quantize", source, tmp_path / "out", "--json").stdout)
+        assert report["method"] == "sweep" and "holds no tokenizer" in report["sweep_because"]
+        done = nibble("quantize", source, tmp_path / "weighted", "--method", "weighted", check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"nibble: {source}: holds no tokenizer (no tokenizer.json, no tokenizer.ggml.tokens)\n"
+        assert not (tmp_path / "weighted").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--compressed-tensors"]], ids=["modelopt", "compressed-tensors"])
 @pytest.mark.parametrize("form", ["nvfp4", "mxfp4", "fp8", "bf16"])
 def test_what_nibble_wrote_is_replaced(nibble, tree, tmp_path, form, flags):

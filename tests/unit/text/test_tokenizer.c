@@ -256,7 +256,7 @@ static void bad_gguf_is_refused(void **state) {
     (void)state;
     fixture f;
     fixture_start(&f, "gpt2", "smollm");
-    fixture_refused(&f.source, NIB_BAD_FILE, "holds no tokenizer");
+    fixture_refused(&f.source, NIB_UNSUPPORTED, "holds no tokenizer");
     fixture_bytes(&f, "deepseek-llm\x1b[31m");
     fixture_refused(&f.source, NIB_UNSUPPORTED, "tokenizer.ggml.pre is \"deepseek-llm?[31m\"");
     fixture_bytes(&f, "smollm");

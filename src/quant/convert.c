@@ -108,18 +108,19 @@ static void choose_scale(convert_run *run, recipe_item *item, float amax) {
 }
 
 /* Members of a group get the scale of the largest of them. */
-static void choose_scales(convert_run *run) {
+static nib_status choose_scales(convert_run *run, nib_error *err) {
     recipe *r = &run->recipe;
-    for (size_t i = 0; i < r->n; i++) {
-        recipe_item *item = &r->items[i];
-        if (item->action != RECIPE_QUANTIZE)
-            continue;
-        float amax = item->amax;
-        for (size_t j = 0; j < r->n; j++)
-            if (r->items[j].action == RECIPE_QUANTIZE && r->items[j].group == item->group)
-                amax = fmaxf(amax, r->items[j].amax);
-        choose_scale(run, item, amax);
-    }
+    float *amax = mem_array((size_t)r->n_groups + 1, sizeof *amax);
+    if (!amax)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d tensors", run->in->path, r->n_groups);
+    for (size_t i = 0; i < r->n; i++)
+        if (r->items[i].action == RECIPE_QUANTIZE)
+            amax[r->items[i].group] = fmaxf(amax[r->items[i].group], r->items[i].amax);
+    for (size_t i = 0; i < r->n; i++)
+        if (r->items[i].action == RECIPE_QUANTIZE)
+            choose_scale(run, &r->items[i], amax[r->items[i].group]);
+    mem_free(amax);
+    return NIB_OK;
 }
 
 static bool same_file(const char *a, const char *b) {
@@ -252,7 +253,7 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
         run->total += needs_measure(&r->items[i]) ? 2 * n : n;
     }
     NIB_TRY(measure(run, err));
-    choose_scales(run);
+    NIB_TRY(choose_scales(run, err));
     return r->to_gguf ? write_gguf_model(run, err) : write_hf_model(run, err);
 }
 

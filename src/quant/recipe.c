@@ -18,6 +18,7 @@ typedef struct chef {
     recipe *r;
     const model_file *in;
     const convert_options *o;
+    int (*joined)[2]; /* [HPARAMS_MAX_LAYERS] groups of q, k, v and of gate, up; -1: none yet */
     nib_error *err;
 } chef;
 
@@ -147,28 +148,18 @@ static bool same_format(dtype stored, dtype wanted) {
            (dtype_is_mxfp4(stored) && dtype_is_mxfp4(wanted));
 }
 
+/* Engines that join q, k and v (or gate and up) into one matrix want one tensor scale for them. */
 static void set_group(const chef *c, recipe_item *item) {
     slot s = item->slot;
-    int layer = item->t->layer, first = -1;
-    if (s == SLOT_Q || s == SLOT_K || s == SLOT_V)
-        first = 0;
-    else if (s == SLOT_GATE || s == SLOT_UP)
-        first = 1;
-    if (first < 0 || layer < 0) {
+    bool attention = s == SLOT_Q || s == SLOT_K || s == SLOT_V, gated = s == SLOT_GATE || s == SLOT_UP;
+    if ((!attention && !gated) || item->t->layer < 0) {
         item->group = c->r->n_groups++;
         return;
     }
-    /* engines that join q, k and v (or gate and up) into one matrix want one tensor scale for them */
-    for (size_t i = 0; i < c->r->n; i++) {
-        const recipe_item *other = &c->r->items[i];
-        bool joined = first == 0 ? other->slot == SLOT_Q || other->slot == SLOT_K || other->slot == SLOT_V
-                                 : other->slot == SLOT_GATE || other->slot == SLOT_UP;
-        if (other->action == RECIPE_QUANTIZE && other->t->layer == layer && joined) {
-            item->group = other->group;
-            return;
-        }
-    }
-    item->group = c->r->n_groups++;
+    int *joined = &c->joined[item->t->layer][gated];
+    if (*joined < 0)
+        *joined = c->r->n_groups++;
+    item->group = *joined;
 }
 
 static const float *weights_of(const chef *c, const recipe_item *item) {
@@ -240,6 +231,9 @@ static void fit_container(const chef *c, recipe_item *item) {
 
 static nib_status add(const chef *c, const tensor *t, slot s) {
     recipe_item *item = &c->r->items[c->r->n];
+    if (s != SLOT_NONE && t->layer >= HPARAMS_MAX_LAYERS) /* of a network that nibble does not know */
+        return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is of layer %d; expected %d layers at most",
+                        c->in->path, QUOTEZ(t->name), t->layer, HPARAMS_MAX_LAYERS);
     *item = (recipe_item){.t = t, .slot = s, .group = -1};
     NIB_TRY(name_item(c, t, s, &item->name));
     if (!item->name || !has_place(c, t)) {
@@ -295,7 +289,9 @@ static const tensor *find_slot(const model_file *in, slot s) {
 
 nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err) {
     *out = (recipe){.to_gguf = options->out == OUT_GGUF, .from_gguf = in->format == FORMAT_GGUF};
-    chef c = {out, in, options, err};
+    int joined[HPARAMS_MAX_LAYERS][2];
+    memset(joined, -1, sizeof joined);
+    chef c = {out, in, options, joined, err};
     NIB_TRY(check_options(&c));
     out->items = arena_alloc(&out->arena, in->n_tensors + 1, sizeof *out->items);
     if (!out->items)
@@ -307,8 +303,11 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
         out->embed_is_head = out->to_gguf;
         out->unties_head = !out->to_gguf;
     }
-    for (size_t i = 0; i < in->n_tensors; i++)
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        if (options->interrupted && *options->interrupted)
+            return nib_fail(err, NIB_CANCELLED, "interrupted");
         NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].slot));
+    }
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
     NIB_TRY(check_keeps(&c));

@@ -458,6 +458,45 @@ def write_deep_model(path, n_layers):
     return path
 
 
+def write_many_tensors(directory, n, n_quantized):
+    """N tensors of a network that nibble does not know, N_QUANTIZED of them by the names of linear layers."""
+    names = [f"{prefix}layers.{layer}.{linear}.weight" for layer in range(256) for linear in LINEARS
+             for prefix in ("model.", "language_model.", "model.language_model.", "language_model.model.", "")]
+    names = names[:n_quantized] + [f"model.layers.0.x{i}.weight" for i in range(n - n_quantized)]
+    header = json.dumps({name: {"dtype": "BF16", "shape": [1, 64], "data_offsets": [128 * i, 128 * i + 128]}
+                         for i, name in enumerate(names)}).encode()
+    header += b" " * (-len(header) % 8)
+    directory.mkdir()
+    (directory / "config.json").write_text('{"model_type": "mystery"}')
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f" * 64 * n)
+    return directory
+
+
+def test_time_grows_with_the_tensors(nibble_path, tmp_path):
+    """Every tensor costs the same, however many there are: most of them quantized take little more than few."""
+    seconds = []
+    for n in (80, 8960):
+        arguments = [write_many_tensors(tmp_path / str(n), 60000, n), tmp_path / f"out{n}", "--method", "sweep"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run([nibble_path, "quantize", *arguments, "--threads", "1"], check=True, capture_output=True)
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    assert seconds[1] < 2 * seconds[0], seconds
+
+
+def test_layers_of_an_unknown_network(nibble, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mystery")
+    for layer in (255, 256):
+        writer.add_tensor(f"blk.{layer}.attn_q.weight", np.ones((1, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = nibble("quantize", tmp_path / "model.gguf", tmp_path / "out.gguf", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"nibble: {tmp_path}/model.gguf: tensor blk.256.attn_q.weight is of layer 256; "
+                           "expected 256 layers at most\n")
+
+
 def test_calibration_is_streamed_too(nibble_path, tmp_path):
     """The network runs by halves of layers: memory is the same for six layers (27 MiB) and for 30 (134 MiB)."""
     (tmp_path / "text").write_text("some words to calibrate with, " * 10)

@@ -15,6 +15,7 @@
 
 #include "base/mem.h"
 #include "convert_models.h"
+#include "quant/recipe.h"
 
 static int count_entries(void) {
     int n = 0;
@@ -102,6 +103,11 @@ static void test_interrupted(void **state) {
     (void)state;
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
     volatile sig_atomic_t stop = 1;
+    model_file *f = open_model(hf);
+    recipe r;
+    assert_int_equal(recipe_make(&r, f, &(convert_options){.interrupted = &stop}, &err), NIB_CANCELLED);
+    arena_free(&r.arena);
+    model_file_close(f);
     assert_int_equal(try_convert(hf, tiny_path("o"), (convert_options){.interrupted = &stop}, NULL),
                      NIB_CANCELLED);
     assert_int_equal(

@@ -6,19 +6,6 @@
 
 #include <math.h>
 
-/* Llama 3: long wavelengths are stretched by the factor, short ones kept, those between mixed. */
-static double llama3_scale(double freq, const hparams *hp) {
-    double pi = 3.14159265358979323846;
-    double wavelength = 2 * pi / freq; /* in positions */
-    double original = hp->rope_original_context;
-    if (wavelength < original / hp->rope_high_freq)
-        return freq;
-    if (wavelength > original / hp->rope_low_freq)
-        return freq / hp->rope_factor;
-    double mix = (original / wavelength - hp->rope_low_freq) / (hp->rope_high_freq - hp->rope_low_freq);
-    return (1 - mix) * freq / hp->rope_factor + mix * freq;
-}
-
 void rope_inv_freq(float *inv_freq, const hparams *hp, bool local, const float *divisors) {
     int n = hp->head_dim / 2;
     double theta = local ? hp->rope_theta_local : hp->rope_theta;
@@ -28,7 +15,7 @@ void rope_inv_freq(float *inv_freq, const hparams *hp, bool local, const float *
             if (hp->rope_scaling == ROPE_LINEAR)
                 freq /= hp->rope_factor;
             else if (hp->rope_scaling == ROPE_LLAMA3)
-                freq = llama3_scale(freq, hp);
+                freq = rope_scaling_llama3(hp, freq);
             if (divisors)
                 freq /= divisors[i];
         }

@@ -41,4 +41,7 @@ typedef struct hparams {
     bool local[HPARAMS_MAX_LAYERS];
 } hparams;
 
+/* FREQ, radians per position, as ROPE_LLAMA3 scales it. */
+double rope_scaling_llama3(const hparams *hp, double freq);
+
 #endif

@@ -243,11 +243,11 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
     tensor_decode_row(freqs, 0, divisors);
     for (size_t i = 0; i < freqs->cols; i++)
         factor = divisors[i] > factor ? divisors[i] : factor;
-    const double low = 1, high = 4, original = 8192, pi = 3.14159265358979323846;
+    const hparams usual = {
+        .rope_factor = factor, .rope_low_freq = 1, .rope_high_freq = 4, .rope_original_context = 8192};
     for (size_t i = 0; i < freqs->cols; i++) {
-        double wavelength = 2 * pi * pow(hp->rope_theta, 2.0 * (double)i / (double)hp->head_dim);
-        double smooth = (original / wavelength - low) / (high - low);
-        double expected = smooth >= 1 ? 1 : smooth <= 0 ? factor : 1 / ((1 - smooth) / factor + smooth);
+        double freq = pow(hp->rope_theta, -2.0 * (double)i / (double)hp->head_dim);
+        double expected = freq / rope_scaling_llama3(&usual, freq);
         if (fabs(divisors[i] - expected) > 1e-3 * expected) {
             *status = nib_fail(
                 err, NIB_UNSUPPORTED,
@@ -258,7 +258,7 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
         }
     }
     return json_pack("{s:s, s:o, s:f, s:f, s:i}", "rope_type", "llama3", "factor", real(factor),
-                     "low_freq_factor", low, "high_freq_factor", high, "original_max_position_embeddings",
+                     "low_freq_factor", 1.0, "high_freq_factor", 4.0, "original_max_position_embeddings",
                      8192);
 }
 

@@ -57,12 +57,8 @@ static bool makes_rope_freqs(const convert_run *run) {
 }
 
 static float rope_divisor(const hparams *hp, int32_t i) {
-    double wavelength =
-        2 * 3.14159265358979323846 * pow((double)hp->rope_theta, 2.0 * i / (double)hp->head_dim);
-    double smooth = ((double)hp->rope_original_context / wavelength - (double)hp->rope_low_freq) /
-                    ((double)hp->rope_high_freq - (double)hp->rope_low_freq);
-    smooth = smooth < 0 ? 0 : smooth > 1 ? 1 : smooth;
-    return (float)(1 / ((1 - smooth) / (double)hp->rope_factor + smooth));
+    double freq = pow((double)hp->rope_theta, -2.0 * i / (double)hp->head_dim);
+    return (float)(freq / rope_scaling_llama3(hp, freq));
 }
 
 /* ---- the file ---- */

@@ -68,6 +68,12 @@ static inline int32_t token_source_type(const token_source *s, size_t id) {
     return s->types ? s->types[id] : TOKEN_NORMAL;
 }
 
+/* The pattern by which byte pairs of Qwen (DIGITS one "\\p{N}") and Llama 3 ("\\p{N}{1,3}") cut a text, as
+ * tokenizer.json spells it. */
+#define TOKEN_SOURCE_SPLIT(digits)                                                                           \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                                     \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
 /* Of GGUF metadata. Byte pairs cut the way of Llama 3, under any of the names llama.cpp knows for it: three
  * digits together, and a word that is a piece is not merged up to it. */
 bool token_source_is_llama3(const token_source *s);

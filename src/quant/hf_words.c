@@ -139,13 +139,6 @@ static json_t *pair_of(json_t *first, json_t *second, const char *list) {
     return json_pack("{s:s, s:[o, o]}", "type", "Sequence", list, first, second);
 }
 
-static const char *gpt_pattern(bool three_digits) {
-    return three_digits ? "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-                        : "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-}
-
 /* How text is cut before merging. */
 static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_error *err) {
     json_t *cut = NULL, *normalizer = json_null();
@@ -164,7 +157,8 @@ static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_err
                       "pretokenizers");
     } else if (strview_is(w->pre, "qwen2") || token_source_is_llama3(w)) {
         bool qwen = strview_is(w->pre, "qwen2");
-        cut = pair_of(split_step(gpt_pattern(!qwen)), byte_level(false), "pretokenizers");
+        const char *pattern = qwen ? TOKEN_SOURCE_SPLIT("\\p{N}") : TOKEN_SOURCE_SPLIT("\\p{N}{1,3}");
+        cut = pair_of(split_step(pattern), byte_level(false), "pretokenizers");
         if (qwen)
             normalizer = json_pack("{s:s}", "type", "NFC");
     } else {

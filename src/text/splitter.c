@@ -7,6 +7,7 @@
 #include "text/splitter.h"
 
 #include "base/utf8.h"
+#include "nouns/token_source.h"
 #include "text/split_pattern.h"
 
 typedef const unsigned char *cursor;
@@ -197,18 +198,14 @@ nib_status splitter_add(splitter *s, split_step step, const char *where, nib_err
 }
 
 nib_status splitter_add_pattern(splitter *s, strview pattern, const char *where, nib_error *err) {
-    static const char words_1[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-                                  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-    static const char words_3[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-                                  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     static const char gpt2[] =
         "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     split_step step = {.kind = SPLIT_WORDS, .max_digits = 1, .fold_long_s = true};
     if (strview_is(pattern, gpt2)) {
         step.kind = SPLIT_GPT2;
-    } else if (strview_is(pattern, words_3)) {
+    } else if (strview_is(pattern, TOKEN_SOURCE_SPLIT("\\p{N}{1,3}"))) {
         step.max_digits = 3;
-    } else if (!strview_is(pattern, words_1)) {
+    } else if (!strview_is(pattern, TOKEN_SOURCE_SPLIT("\\p{N}"))) {
         step.kind = SPLIT_PATTERN;
         NIB_TRY(split_pattern_open(&step.pattern, pattern, where, err));
     }

@@ -65,6 +65,8 @@ static nib_status parse_shape(const char *where, safetensors_tensor *t, const js
         if (!read_count(json_array_get(shape, (size_t)i), &t->dims[i]))
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has a dimension that is no count", where,
                             QUOTEZ(t->name));
+        if (t->dims[i] == 0) /* beside it the others could be of any size without a byte of data */
+            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has a dimension of 0", where, QUOTEZ(t->name));
         if (!mem_mul(*elements, t->dims[i], elements) || *elements > INT64_MAX / 64)
             return nib_fail(err, NIB_BAD_FILE, "%s: the dimensions of tensor %s multiply past 2^57", where,
                             QUOTEZ(t->name));

@@ -125,6 +125,8 @@ def directories():
        lambda d: d.files.__setitem__("generation_config.json", '{"eos_token_id":[1,-1]}'))
     hf("hf-missing", "{}: tensor model.layers.0.mlp.up_proj.weight is missing",
        lambda d: d.tensors.pop("model.layers.0.mlp.up_proj.weight"))
+    hf("hf-dim-0", "{}/model.safetensors: tensor x.weight has a dimension of 0",
+       lambda d: d.tensors.__setitem__("x.weight", ("BF16", [1 << 50, 0], b"")), command="quantize")
     hf("hf-untied", "{}: tensor lm_head.weight is missing", lambda d: d.config.__setitem__("tie_word_embeddings", False))
     hf("hf-two-prefixes", "{}: tensors model.norm.weight and language_model.model.norm.weight are the same part of the network",
        lambda d: d.tensors.__setitem__("language_model.model.norm.weight", ("F16", [DIM], None)))

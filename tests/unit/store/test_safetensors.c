@@ -30,14 +30,13 @@ static void test_round_trip(void **state) {
         safetensors_write_tensor(w, "quote\"d", DT_BF16, 3, (size_t[]){1, 2, 3});
         safetensors_write_tensor(w, "codes", DT_NVFP4, 2, (size_t[]){1, 8});
         safetensors_write_tensor(w, "scales", DT_F8_E4M3, 2, (size_t[]){2, 1});
-        safetensors_write_tensor(w, "empty", DT_F16, 1, (size_t[]){0});
         ASSERT_OK(safetensors_write_begin(w, &err));
         for (size_t i = 0; i < sizeof bytes; i += cut)
             ASSERT_OK(
                 safetensors_write_data(w, bytes + i, sizeof bytes - i < cut ? sizeof bytes - i : cut, &err));
         ASSERT_OK(safetensors_write_commit(w, &size, &err));
         ASSERT_OK(safetensors_open(&s, fixture_path("a.safetensors"), &err));
-        assert_int_equal(s.n_tensors, 5);
+        assert_int_equal(s.n_tensors, 4);
         assert_int_equal(s.map.size, size);
         assert_int_equal((uintptr_t)s.tensors[0].data % 8, 0);
         const safetensors_tensor *t = find(&s, "quote\"d");
@@ -47,7 +46,6 @@ static void test_round_trip(void **state) {
         assert_memory_equal(t->data, bytes + 4, 12);
         assert_string_equal(find(&s, "codes")->dtype_name, "U8");
         assert_memory_equal(find(&s, "scales")->data, bytes + 24, 2);
-        assert_int_equal(find(&s, "empty")->bytes, 0);
         safetensors_close(&s);
     }
     FILE *f = fopen(fixture_path("a.safetensors"), "rb"); /* transformers asks for this line */

@@ -1,21 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which template a model's Jinja text is. The text is first brought to one form (white space and quotes of
- * the code unified, literals joined), then searched for the expressions that write a turn: a template counts
- * as known when it writes its turns with exactly these and has nothing that would change them.
+ * Which template a model's Jinja text is. The text is brought to one form: white space and quotes of the code
+ * unified, literals joined, branches that nibble's conversations never take left out (tools, reasoning given
+ * apart), the default system text and the date cut out. A template is known when the whole of that form is
+ * one of chat_known.c's; so a statement more or less, or in another place, makes it unknown.
  */
 #include <stdio.h>
 
 #include "base/mem.h"
 #include "text/chat.h"
+#include "text/chat_known.h"
 
 #define MAX_TEMPLATE_BYTES 65536
+#define MAX_NESTING        32
+#define QUOTE_IN_LITERAL   '\x02' /* so that no literal reads as code */
 
 /* ---- one form ---- */
+
+/* An open {% if %} or {% for %}. */
+typedef struct level {
+    bool is_for;
+    bool written; /* its "if" stands in the text */
+    bool decided; /* a branch that is always taken has been met */
+    bool skipped; /* the current branch is left out */
+} level;
 
 typedef struct plain {
     char *text; /* NUL-terminated */
     size_t n;
+    level levels[MAX_NESTING];
+    size_t n_levels, n_skipped; /* of the levels, how many are skipped */
 } plain;
 
 static bool is_blank(char c) {
@@ -36,6 +50,8 @@ static size_t copy_literal(plain *out, strview s, size_t i) {
             c = s.p[++i];
             c = c == 'n' ? '\n' : c == 't' ? '\t' : c;
         }
+        if (c == '\'')
+            c = QUOTE_IN_LITERAL;
         out->text[out->n++] = c;
     }
     out->text[out->n++] = '\'';
@@ -101,8 +117,140 @@ static bool writes(strview s, size_t from, size_t to) {
     return from < to;
 }
 
+/* ---- branches never taken ---- */
+
+static bool is_one_of(const char *p, size_t n, const char *const *list) {
+    for (; *list; list++)
+        if (strlen(*list) == n && memcmp(*list, p, n) == 0)
+            return true;
+    return false;
+}
+
+/* The value that a condition has in every conversation of nibble's: no tools, text as content, a generation
+ * prompt. false: it depends. */
+static bool condition_value(const char *p, size_t n, bool *value) {
+    static const char *const never[] = {
+        "tools",
+        "custom_toolsisdefined",
+        "builtin_toolsisdefined",
+        "toolsisnotnone",
+        "builtin_toolsisdefinedortoolsisnotnone",
+        "toolsisnotnoneandnottools_in_user_message",
+        "tools_in_user_messageandnottoolsisnone",
+        "strftime_nowisdefined",
+        "message.tool_calls",
+        "'tool_calls'inmessage",
+        "message['role']=='tool'",
+        "message['role']=='tool'ormessage['role']=='ipython'",
+        "message.reasoning_contentisdefinedandmessage.reasoning_contentisnotnone",
+        "message.reasoning_contentisstring",
+        "enable_thinkingisdefinedandenable_thinkingisfalse",
+        NULL};
+    static const char *const always[] = {"add_generation_prompt", "message['content']isstring",
+                                         "messages[0]['content']isstring", NULL};
+    *value = is_one_of(p, n, always);
+    return *value || is_one_of(p, n, never);
+}
+
+static void set_skipped(plain *p, level *l, bool skipped) {
+    p->n_skipped += (size_t)skipped - (size_t)l->skipped;
+    l->skipped = skipped;
+}
+
+/* A branch of L opens with text[at ..), "{%" and WORD and the condition; "{%else}" has none. */
+static void open_branch(plain *p, level *l, size_t at, const char *word) {
+    const size_t begin = at + 2 + strlen(word);
+    bool value = true, known = strcmp(word, "else") == 0;
+    if (!known)
+        known = condition_value(p->text + begin, p->n - 1 - begin, &value);
+    set_skipped(p, l, l->decided || (known && !value));
+    if (l->skipped || (known && !l->written)) {
+        p->n = at;
+    } else if (known) {
+        p->n = at + (size_t)sprintf(p->text + at, "{%%else}");
+    } else if (!l->written && strcmp(word, "elif") == 0) {
+        memmove(p->text + at + 2, p->text + at + 4, p->n - at - 4); /* the first that is written */
+        p->n -= 2;
+    }
+    l->decided = l->decided || (known && value);
+    l->written = l->written || (!known && !l->skipped);
+}
+
+static bool begins(const plain *p, size_t at, const char *what) {
+    return p->n - at >= strlen(what) && memcmp(p->text + at, what, strlen(what)) == 0;
+}
+
+/* Keeps, rewrites or drops the segment text[at ..) just written; false when the nesting is not sound. */
+static bool fold(plain *p, size_t at) {
+    const bool is_if = begins(p, at, "{%if"), is_for = begins(p, at, "{%for");
+    level *l = p->n_levels ? &p->levels[p->n_levels - 1] : NULL;
+    if (is_if || is_for) {
+        if (p->n_levels == MAX_NESTING)
+            return false;
+        const bool dead = p->n_skipped > 0;
+        l = &p->levels[p->n_levels++];
+        *l = (level){.is_for = is_for, .decided = dead};
+        if (is_if)
+            open_branch(p, l, at, "if");
+        else if (dead)
+            p->n = at;
+        return true;
+    }
+    const bool is_elif = begins(p, at, "{%elif"), is_else = begins(p, at, "{%else}");
+    if (is_elif || is_else) {
+        if (!l || l->is_for)
+            return false;
+        open_branch(p, l, at, is_elif ? "elif" : "else");
+        return true;
+    }
+    const bool ends_if = begins(p, at, "{%endif}"), ends_for = begins(p, at, "{%endfor}");
+    if (ends_if || ends_for) {
+        if (!l || l->is_for != ends_for)
+            return false;
+        set_skipped(p, l, false);
+        p->n_levels--;
+        if (p->n_skipped > 0 || (ends_if && !l->written))
+            p->n = at;
+        return true;
+    }
+    if (p->n_skipped > 0)
+        p->n = at;
+    return true;
+}
+
+/* ---- what differs from model to model ---- */
+
+/* Cuts the text between OPENING and CLOSING out of the segment text[at ..), when it is plain text; FOUND is
+ * where the template itself has it. false when it was found before or is not there as it stands. */
+static bool cut_out(plain *p, size_t at, const char *opening, const char *closing, strview s,
+                    strview *found) {
+    const size_t from = at + strlen(opening), after = strlen(closing);
+    if (!begins(p, at, opening) || p->n < from + after || memcmp(p->text + p->n - after, closing, after) != 0)
+        return true;
+    const size_t n = p->n - after - from;
+    if (memchr(p->text + from, '\'', n))
+        return true; /* an expression: it stays */
+    if (found) {
+        const char *source = memmem(s.p, s.n, p->text + from, n);
+        if (n == 0 || !source || found->n || memchr(p->text + from, '<', n)) /* no control tokens */
+            return false;
+        *found = (strview){source, n};
+    }
+    memcpy(p->text + from, closing, after);
+    p->n = from + after;
+    return true;
+}
+
+static bool cut_known(chat_template *out, plain *p, size_t at, strview s) {
+    return cut_out(p, at, "{raise_exception('", "')}", s, NULL) &&
+           cut_out(p, at, "{%setdate_string='", "'}", s, &out->date) &&
+           cut_out(p, at, "{'<|im_start|>system\n", "<|im_end|>\n'}", s, &out->default_system);
+}
+
+/* ---- the whole ---- */
+
 /* false: the template writes text of its own outside {{ }}, which none of the known ones does. */
-static bool to_plain(plain *out, strview s) {
+static bool to_plain(chat_template *found, plain *out, strview s) {
     size_t raw = 0; /* where the text outside tags began */
     for (size_t i = 0; i < s.n;) {
         const char second = s.p[i] == '{' && i + 1 < s.n ? s.p[i + 1] : '\0';
@@ -116,105 +264,18 @@ static bool to_plain(plain *out, strview s) {
             const char *end = memmem(s.p + i, s.n - i, "#}", 2);
             i = end ? (size_t)(end - s.p) + 2 : s.n;
         } else {
+            const size_t at = out->n;
             out->text[out->n++] = '{';
+            if (second == '%')
+                out->text[out->n++] = '%';
             i = copy_code(out, s, i + (i + 2 < s.n && s.p[i + 2] == '-' ? 3 : 2));
+            if (!fold(out, at) || (out->n > at && !cut_known(found, out, at, s)))
+                return false;
         }
         raw = i;
     }
     out->text[out->n] = '\0';
-    return !writes(s, raw, s.n);
-}
-
-static bool has(const plain *p, const char *what) {
-    return memmem(p->text, p->n, what, strlen(what)) != NULL;
-}
-
-/* ---- the templates ---- */
-
-#define GENERIC_TURN "'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>\n'"
-
-/* The text of a system turn that the template itself holds; false when it is not plain text. */
-static bool find_default_system(chat_template *out, strview s, const plain *p) {
-    static const char opening[] = "<|im_start|>system\n";
-    const char *at = p->text;
-    bool any = false;
-    while ((at = memmem(at, p->n - (size_t)(at - p->text), opening, sizeof opening - 1))) {
-        at += sizeof opening - 1;
-        any = any || *at != '\'';
-    }
-    if (!any)
-        return true;
-    for (size_t i = 0; i + 18 < s.n; i++) {
-        if (memcmp(s.p + i, opening, 18) != 0)
-            continue;
-        size_t from = i + 18;
-        from += s.p[from] == '\n' ? 1 : s.n - from > 2 && memcmp(s.p + from, "\\n", 2) == 0 ? 2 : 0;
-        size_t to = from;
-        while (to < s.n && !strchr("'\"\\{}<", s.p[to]))
-            to++;
-        if (to > from && s.n - to > 10 && memcmp(s.p + to, "<|im_end|>", 10) == 0) {
-            out->default_system = (strview){s.p + from, to - from};
-            return has(p, "messages[0]['role']!='system'") || has(p, "messages[0]['role']=='system'");
-        }
-    }
-    return false;
-}
-
-static bool is_qwen3(const plain *p) {
-    return has(p, GENERIC_TURN) && has(p, "last_query_index") && has(p, "'<|im_start|>assistant\n'") &&
-           has(p, "message['role']+'\n<think>\n'+reasoning_content.strip('\n')+'\n</think>\n\n'+"
-                  "content.lstrip('\n')") &&
-           has(p, "enable_thinkingisfalse}{'<think>\n\n</think>\n\n'}") && !has(p, "'<think>\n'") &&
-           !has(p, "bos_token");
-}
-
-static bool is_chatml(chat_template *out, strview s, const plain *p) {
-    if (!has(p, GENERIC_TURN) || !has(p, "'<|im_start|>assistant\n'") || has(p, "<think>") ||
-        has(p, "enable_thinking") || has(p, "|trim") || has(p, "strip(") || has(p, "setmessages="))
-        return false;
-    out->with_bos = has(p, "bos_token");
-    if (out->with_bos && !(p->n > 11 && memcmp(p->text, "{bos_token}", 11) == 0))
-        return false;
-    return find_default_system(out, s, p);
-}
-
-static bool is_gemma(chat_template *out, const plain *p) {
-    if (!has(p, "'<start_of_turn>'+role+'\n'") || !has(p, "message['content']|trim") ||
-        !has(p, "'<start_of_turn>model\n'") || !has(p, "<end_of_turn>\n") || has(p, "tool"))
-        return false;
-    out->with_bos = p->n > 11 && memcmp(p->text, "{bos_token}", 11) == 0;
-    out->no_system = has(p, "System role not supported");
-    const bool prefixed = has(p, "first_user_prefix=messages[0]['content']+'\n\n'");
-    return out->with_bos && out->no_system != prefixed;
-}
-
-static bool is_llama2(const plain *p) {
-    return has(p, "'<<SYS>>\n'+system_message+'\n<</SYS>>\n\n'+message['content']") &&
-           has(p, "bos_token+'[INST] '+content.strip()+' [/INST]'") &&
-           has(p, "' '+content.strip()+' '+eos_token");
-}
-
-static bool is_llama3(chat_template *out, strview s, const plain *p) {
-    if (!has(p, "'<|start_header_id|>'+message['role']+'<|end_header_id|>\n\n'+message['content']|trim+"
-                "'<|eot_id|>'") ||
-        !has(p, "'<|start_header_id|>assistant<|end_header_id|>\n\n'") || !has(p, "bos_token"))
-        return false;
-    out->with_bos = true;
-    out->dated_system = has(p, "Cutting Knowledge Date: ");
-    if (!out->dated_system)
-        return !has(p, "tool") && !has(p, "<|start_header_id|>system");
-    if (!has(p, "'Cutting Knowledge Date: December 2023\n'") || !has(p, "'Today Date: '+date_string+'\n\n'"))
-        return false;
-    static const char setting[] = "set date_string = \"";
-    const char *at = memmem(s.p, s.n, setting, sizeof setting - 1);
-    if (!at)
-        return false;
-    at += sizeof setting - 1;
-    const char *end = memchr(at, '"', s.n - (size_t)(at - s.p));
-    if (!end || end - at > 32 || memchr(at, '\\', (size_t)(end - at)))
-        return false;
-    out->date = (strview){at, (size_t)(end - at)};
-    return true;
+    return !writes(s, raw, s.n) && out->n_levels == 0;
 }
 
 static bool has_tokens(const tokenizer *t, const char *const *names) {
@@ -226,14 +287,20 @@ static bool has_tokens(const tokenizer *t, const char *const *names) {
     return true;
 }
 
-static chat_kind match(chat_template *out, strview s, const plain *p) {
-    if (has(p, "<|im_start|>"))
-        return is_qwen3(p) ? CHAT_QWEN3 : is_chatml(out, s, p) ? CHAT_CHATML : CHAT_NONE;
-    if (has(p, "<start_of_turn>"))
-        return is_gemma(out, p) ? CHAT_GEMMA : CHAT_NONE;
-    if (has(p, "<<SYS>>"))
-        return is_llama2(p) ? CHAT_LLAMA2 : CHAT_NONE;
-    return is_llama3(out, s, p) ? CHAT_LLAMA3 : CHAT_NONE;
+static chat_kind match(chat_template *out, const plain *p) {
+    static const char bos[] = "{bos_token}";
+    const size_t front = begins(p, 0, bos) ? sizeof bos - 1 : 0;
+    for (const chat_known *k = chat_known_list; k->text; k++) {
+        const size_t n = strlen(k->text);
+        if (p->n - front != n || memcmp(p->text + front, k->text, n) != 0 ||
+            (k->bos != CHAT_BOS_EITHER && (k->bos == CHAT_BOS_IN_FRONT) != (front > 0)))
+            continue;
+        out->with_bos = k->bos == CHAT_BOS_IN_TEXT || front > 0;
+        out->no_system = k->no_system;
+        out->dated_system = k->dated_system;
+        return k->kind;
+    }
+    return CHAT_NONE;
 }
 
 void chat_recognize(chat_template *out, const token_source *source, const tokenizer *t) {
@@ -252,12 +319,12 @@ void chat_recognize(chat_template *out, const token_source *source, const tokeni
         return;
     }
     plain p = {0};
-    p.text = mem_alloc(2 * s.n + 16); /* at most: ".role" becomes "['role']" */
+    p.text = mem_alloc(2 * s.n + 64); /* at most: ".role" becomes "['role']" */
     if (!p.text) {
         out->note = "no memory to read the model's chat template";
         return;
     }
-    const chat_kind kind = to_plain(&p, s) ? match(out, s, &p) : CHAT_NONE;
+    const chat_kind kind = to_plain(out, &p, s) ? match(out, &p) : CHAT_NONE;
     mem_free(p.text);
     const char *const *names = kind == CHAT_GEMMA    ? gemma
                                : kind == CHAT_LLAMA2 ? llama2

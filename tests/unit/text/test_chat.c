@@ -236,6 +236,7 @@ static void check_reported(const tokenizer *t, token_source *source, const char 
 }
 
 #define TURN   "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+#define LOOP   "{% for message in messages %}" TURN "{% endfor %}"
 #define PROMPT "{{ '<|im_start|>assistant\\n' }}"
 
 static void other_templates_are_reported(void **state) {
@@ -245,24 +246,83 @@ static void other_templates_are_reported(void **state) {
     tokenizer *t = fixture_open(&f.source);
     check_reported(t, &f.source, "", "has no chat template");
     check_reported(t, &f.source, "{{ messages }}", "none of those nibble knows");
-    check_reported(t, &f.source, TURN, "none of those");               /* no generation prompt */
-    check_reported(t, &f.source, TURN PROMPT "tail", "none of those"); /* text of its own */
-    check_reported(t, &f.source, TURN " " PROMPT, "none of those");
-    check_reported(t, &f.source, TURN PROMPT "{{ '<think>\\n' }}", "none of those");
-    check_reported(t, &f.source, TURN "{{ message['content'] | trim }}" PROMPT, "none of those");
-    check_reported(t, &f.source, TURN PROMPT "{{ bos_token }}", "none of those"); /* not at the front */
-    check_reported(t, &f.source, "{{ '<|im_start|>system\\nyou are ' + name + '<|im_end|>\\n' }}" TURN PROMPT,
+    check_reported(t, &f.source, LOOP, "none of those");        /* no generation prompt */
+    check_reported(t, &f.source, TURN PROMPT, "none of those"); /* no loop */
+    check_reported(t, &f.source, LOOP PROMPT "tail", "none of those");
+    check_reported(t, &f.source, LOOP " " PROMPT, "none of those");
+    check_reported(t, &f.source, LOOP PROMPT "{{ '<think>\\n' }}", "none of those");
+    check_reported(t, &f.source, LOOP PROMPT "{{ bos_token }}", "none of those"); /* not at the front */
+    check_reported(t, &f.source, "{{ '<|im_start|>system\\nyou are ' + name + '<|im_end|>\\n' }}" LOOP PROMPT,
                    "none of those");
-    const chat_template plain = recognize(t, &f.source, strview_of(TURN PROMPT));
+    check_reported(t, &f.source, "{% if tools %}" LOOP PROMPT "{% endif %}", "none of those");
+    check_reported(t, &f.source, "{% set tools = true %}{% if tools %}no{% endif %}" LOOP PROMPT,
+                   "none of those");
+    check_reported(t, &f.source, LOOP PROMPT "{% endif %}", "none of those"); /* nothing to end */
+    check_reported(t, &f.source, /* a literal that reads like the code of a turn */
+                   "{% for message in messages %}{{ \"<|im_start|>'+message['role']+'\\n'+message['content']"
+                   "+'<|im_end|>\\n\" }}{% endfor %}" PROMPT,
+                   "none of those");
+    const chat_template plain = recognize(t, &f.source, strview_of(LOOP PROMPT));
     assert_int_equal(plain.kind, CHAT_CHATML);
-    const chat_template bos = recognize(t, &f.source, strview_of("{{ bos_token }}" TURN PROMPT));
+    const chat_template bos = recognize(t, &f.source, strview_of("{{ bos_token }}" LOOP PROMPT));
     assert_int_equal(bos.kind, CHAT_CHATML);
     assert_true(bos.with_bos);
 
     f.tokens[257] = strview_of("<|end|>");
     tokenizer *other = fixture_open(&f.source);
-    check_reported(other, &f.source, TURN PROMPT, "needs tokens that its vocabulary lacks");
+    check_reported(other, &f.source, LOOP PROMPT, "needs tokens that its vocabulary lacks");
     tokenizer_close(other);
+    tokenizer_close(t);
+}
+
+/* TEXT with WITH in place of its first MARK (NULL: at its end). */
+static char *changed(const char *text, const char *mark, const char *with) {
+    const char *at = mark ? strstr(text, mark) : text + strlen(text);
+    assert_non_null(at);
+    const size_t n = strlen(text) + strlen(with) + 1;
+    char *out = malloc(n);
+    snprintf(out, n, "%.*s%s%s", (int)(at - text), text, with, mark ? at + strlen(mark) : "");
+    return out;
+}
+
+/* Every family's template with one thing put in that changes the prompt. */
+static void changed_templates_are_reported(void **state) {
+    (void)state;
+    static const char *const names[] = {"chatml", "chatml_default", "gemma2",       "gemma3",
+                                        "llama2", "llama3",         "llama3_dated", "qwen3"};
+    fixture f;
+    fixture_bytes(&f, "qwen2");
+    tokenizer *t = fixture_open(&f.source);
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        char path[128];
+        snprintf(path, sizeof path, "golden/text/templates/%s.jinja", names[k]);
+        mapfile m = fixture_file(path);
+        char *text = calloc(m.size + 1, 1);
+        memcpy(text, m.bytes, m.size);
+        mapfile_close(&m);
+        assert_int_not_equal(recognize(t, &f.source, strview_of(text)).kind, CHAT_NONE);
+        const bool turns = strstr(text, "for message in turns") != NULL;
+        const char *loop = turns ? "for message in turns" : "for message in messages %";
+        const char *ends = strstr(text, "{% endfor ") ? "{% endfor " : "{%- endfor ";
+        const char *body = strstr(text, loop);
+        const char *open_end = strstr(body, "%}"); /* of the loop's statement */
+        char *opened = malloc(strlen(text) + 64);
+        sprintf(opened, "%.*s{%%- if message['role'] != 'system' %%}%s", (int)(open_end + 2 - text), text,
+                open_end + 2);
+        char *variants[] = {
+            changed(text, NULL, "{{ 'Sure! ' }}"),
+            changed(text, "{", "{{ 'Always answer in French. ' }}{"),
+            changed(text, loop, turns ? "for message in turns[-1:]" : "for message in messages[-1:] %"),
+            changed(text, ends, "{% if message['role'] != 'user' %}{{ '.' }}{% endif %}{%- endfor "),
+            changed(opened, ends, "{%- endif %}{%- endfor "),
+        };
+        for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+            check_reported(t, &f.source, variants[i], "none of those");
+        for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+            free(variants[i]);
+        free(opened);
+        free(text);
+    }
     tokenizer_close(t);
 }
 
@@ -290,7 +350,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversations_equal_jinja2),        cmocka_unit_test(qwen3_equals_its_own_template),
         cmocka_unit_test(control_tokens_of_users_stay_text), cmocka_unit_test(bad_conversations_are_refused),
-        cmocka_unit_test(other_templates_are_reported),      cmocka_unit_test(hostile_templates_are_quick),
+        cmocka_unit_test(other_templates_are_reported),      cmocka_unit_test(changed_templates_are_reported),
+        cmocka_unit_test(hostile_templates_are_quick),
     };
     return cmocka_run_group_tests(tests, read_golden, drop_golden);
 }

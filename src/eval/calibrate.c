@@ -5,12 +5,15 @@
 #include "eval/calibrate.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 
-#define MAX_ROWS   256
-#define OUT_ONE_IN 8 /* rows whose logits are computed, only so that the head's input is seen */
+#define MAX_ROWS        256
+#define BYTES_PER_TOKEN 16 /* rarely more in a whole text; if so, a longer part is taken */
+#define SPARE_TOKENS    64
+#define OUT_ONE_IN      8 /* rows whose logits are computed, only so that the head's input is seen */
 
 /* Some rows of a window that are computed together. */
 typedef struct piece {
@@ -176,6 +179,11 @@ static nib_status means_of(importance *out, const calibration *c, nib_error *err
                             out->n_layers);
         for (size_t j = 0; j < cols; j++)
             means[j] = (float)(sums[j] / (double)n);
+        for (size_t j = 0; j < cols; j++)
+            if (!isfinite(means[j]))
+                return nib_fail(err, NIB_BAD_FILE,
+                                "%s: the inputs of %s in layer %d are no finite numbers: a damaged model",
+                                c->file->path, slot_name(s), layer);
     }
     return NIB_OK;
 }
@@ -192,6 +200,22 @@ static nib_status run_list(calibration *c, const token_list *list, int32_t bos, 
     return run_text(c, err);
 }
 
+/* At least max_tokens ids of the text, when it has them, from no more of it than that takes: cut at a border
+ * of characters, with ids to spare since the last ones may depend on what follows. */
+static nib_status encode_first(const tokenizer *words, const calibrate_options *o, token_list *list,
+                               nib_error *err) {
+    const size_t enough = o->max_tokens + SPARE_TOKENS;
+    for (size_t room = BYTES_PER_TOKEN * enough;; room *= 4) {
+        size_t n = o->max_tokens && room < o->bytes ? room : o->bytes;
+        while (n > 0 && n < o->bytes && ((unsigned char)o->text[n] & 0xC0) == 0x80)
+            n--;
+        list->n = 0;
+        NIB_TRY(tokenizer_encode(words, o->text, n, TOKENIZE_NO_SPECIAL, list, err));
+        if (n == o->bytes || list->n >= enough)
+            return NIB_OK;
+    }
+}
+
 nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
                      const calibrate_options *options, size_t *n_tokens, nib_error *err) {
     memset(out, 0, sizeof *out);
@@ -200,8 +224,7 @@ nib_status calibrate(importance *out, const model_file *file, backend *be, const
         c.pages[i] = i;
     token_list list = {0};
     int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
-    nib_status status =
-        tokenizer_encode(words, options->text, options->bytes, TOKENIZE_NO_SPECIAL, &list, err);
+    nib_status status = encode_first(words, options, &list, err);
     if (options->max_tokens && list.n > options->max_tokens)
         list.n = options->max_tokens;
     if (status == NIB_OK)

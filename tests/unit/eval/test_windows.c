@@ -88,6 +88,8 @@ static struct {
     int32_t next_pos; /* a window's batches follow each other */
 } walk;
 
+static float damage; /* added to what layer 1 is given */
+
 nib_status layerwise_run(const model_file *file, backend *be, const layerwise_job *job, nib_error *err) {
     (void)file, (void)be, (void)err;
     size_t rows = 0;
@@ -104,7 +106,7 @@ nib_status layerwise_run(const model_file *file, backend *be, const layerwise_jo
         for (int r = 0; r < b->n_rows; r++)
             for (int c = 0; c < file->hp.dim && c < DIM; c++) {
                 job->sums[0 * SLOT_COUNT + SLOT_Q][c] += c;
-                job->sums[1 * SLOT_COUNT + SLOT_DOWN][c] += b->tokens[r];
+                job->sums[1 * SLOT_COUNT + SLOT_DOWN][c] += b->tokens[r] + (double)damage;
             }
         for (int r = 0; r < b->n_out; r++) {
             assert_true(b->out_rows[r] >= 0 && b->out_rows[r] < b->n_rows);
@@ -169,10 +171,13 @@ void token_list_free(token_list *list) {
     free(list->ids);
 }
 
+static size_t n_bytes_encoded; /* of the last text */
+
 nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, token_list *out,
                             nib_error *err) {
     (void)t;
     assert_int_equal(flags, TOKENIZE_NO_SPECIAL);
+    n_bytes_encoded = n;
     for (size_t i = 0; i < n; i++)
         token_list_push(out, (unsigned char)text[i], err);
     return NIB_OK;
@@ -426,6 +431,64 @@ static void test_calibrate(void **unused) {
     assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_FILE);
 }
 
+/* A model whose layers compute no numbers gives no weights. */
+static void test_calibrate_damaged(void **unused) {
+    (void)unused;
+    struct tokenizer t = {true};
+    model_file file = {.path = "formula", .has_network = true};
+    file.hp = (hparams){.n_layers = 2,
+                        .dim = DIM,
+                        .ffn_dim = DIM,
+                        .n_heads = 1,
+                        .n_kv_heads = 1,
+                        .head_dim = DIM,
+                        .vocab = VOCAB};
+    char text[100];
+    memset(text, 'x', sizeof text);
+    calibrate_options o = {.text = text, .bytes = sizeof text};
+    static const float values[] = {NAN, INFINITY};
+    for (size_t i = 0; i < 2; i++) {
+        importance imp;
+        nib_error err;
+        memset(&walk, 0, sizeof walk);
+        damage = values[i];
+        assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_FILE);
+        assert_string_equal(
+            err.text, "formula: the inputs of ffn_down in layer 1 are no finite numbers: a damaged model");
+        assert_null(imp.mean_squares);
+    }
+    damage = 0;
+}
+
+/* Of a long text only what its first max_tokens may take is tokenized, whole characters of it. */
+static void test_calibrate_long_text(void **unused) {
+    (void)unused;
+    struct tokenizer t = {true};
+    model_file file = {.path = "formula", .has_network = true};
+    file.hp = (hparams){.n_layers = 2,
+                        .dim = DIM,
+                        .ffn_dim = DIM,
+                        .n_heads = 1,
+                        .n_kv_heads = 1,
+                        .head_dim = DIM,
+                        .vocab = VOCAB};
+    const size_t bytes = 3 << 20;
+    char *text = malloc(bytes);
+    for (size_t i = 0; i < bytes; i++)
+        text[i] = i % 3 == 0 ? '\xE4' : '\x80';
+    file.hp.vocab = 1000;
+    calibrate_options o = {.text = text, .bytes = bytes, .max_tokens = 500};
+    importance imp;
+    size_t n;
+    nib_error err;
+    memset(&walk, 0, sizeof walk);
+    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, &n, &err), NIB_OK);
+    assert_int_equal(n, 500);
+    assert_true(n_bytes_encoded > 500 && n_bytes_encoded < 100000 && n_bytes_encoded % 3 == 0);
+    calibrate_free(&imp);
+    free(text);
+}
+
 /* The text in the program is the text in the tree. */
 static void test_calibration_text(void **unused) {
     (void)unused;
@@ -474,11 +537,16 @@ static void test_speed(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ppl),          cmocka_unit_test(test_short_text),
-        cmocka_unit_test(test_compare),      cmocka_unit_test(test_kld),
-        cmocka_unit_test(test_broken_model), cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_calibrate),    cmocka_unit_test(test_calibration_text),
-        cmocka_unit_test(test_speed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ppl),
+                                       cmocka_unit_test(test_short_text),
+                                       cmocka_unit_test(test_compare),
+                                       cmocka_unit_test(test_kld),
+                                       cmocka_unit_test(test_broken_model),
+                                       cmocka_unit_test(test_stop),
+                                       cmocka_unit_test(test_calibrate),
+                                       cmocka_unit_test(test_calibrate_damaged),
+                                       cmocka_unit_test(test_calibrate_long_text),
+                                       cmocka_unit_test(test_calibration_text),
+                                       cmocka_unit_test(test_speed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

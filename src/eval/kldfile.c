@@ -6,7 +6,6 @@
 #include "eval/kldfile.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/mapfile.h"
@@ -209,12 +208,11 @@ struct kldfile_reader {
 };
 
 bool kldfile_is(const char *path) {
-    char magic[MAGIC_BYTES];
-    FILE *f = fopen(path, "rb");
-    if (!f)
+    mapfile map;
+    if (mapfile_open(&map, path, NULL) != NIB_OK) /* a FIFO is refused, not waited for */
         return false;
-    bool is = fread(magic, 1, sizeof magic, f) == sizeof magic && memcmp(magic, MAGIC, MAGIC_BYTES) == 0;
-    fclose(f);
+    const bool is = map.size >= MAGIC_BYTES && memcmp(map.bytes, MAGIC, MAGIC_BYTES) == 0;
+    mapfile_close(&map);
     return is;
 }
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -139,6 +140,21 @@ static void test_match(void **unused) {
     kldfile_close(f);
 }
 
+/* Nothing ever writes to it: waiting would last for ever. */
+static void test_fifo(void **unused) {
+    (void)unused;
+    char fifo[] = "/tmp/test_kldfifo_XXXXXX";
+    assert_non_null(mkdtemp(fifo));
+    char name[64];
+    snprintf(name, sizeof name, "%s/fifo", fifo);
+    assert_int_equal(mkfifo(name, 0600), 0);
+    alarm(20);
+    assert_false(kldfile_is(name));
+    alarm(0);
+    unlink(name);
+    rmdir(fifo);
+}
+
 static void write_file(const unsigned char *bytes, size_t n) {
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -205,6 +221,7 @@ static int tear_down(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_close), cmocka_unit_test(test_peaked),
-                                       cmocka_unit_test(test_match), cmocka_unit_test(test_damage)};
+                                       cmocka_unit_test(test_match), cmocka_unit_test(test_fifo),
+                                       cmocka_unit_test(test_damage)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

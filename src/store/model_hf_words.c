@@ -13,14 +13,14 @@
 #define MAX_SIDE_BYTES     ((size_t)32 << 20)
 #define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
-/* The bytes of FILE, mapped; empty when it is not there. */
-static nib_status map_side(model_file *f, int index, const char *file, size_t max, strview *out,
-                           nib_error *err) {
+/* The bytes of FILE, mapped; empty when it is not there or, MAY_BE_EMPTY, holds nothing. */
+static nib_status map_side(model_file *f, int index, const char *file, bool may_be_empty, size_t max,
+                           strview *out, nib_error *err) {
     struct stat st;
     char *path = arena_format(&f->owned->arena, "%s/%s", f->directory, file);
     if (!path)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory", f->path);
-    if (stat(path, &st) != 0)
+    if (stat(path, &st) != 0 || (may_be_empty && S_ISREG(st.st_mode) && st.st_size == 0))
         return NIB_OK;
     mapfile *map = &f->owned->side[index];
     NIB_TRY(mapfile_open(map, path, err));
@@ -90,10 +90,11 @@ nib_status model_hf_words(model_file *f, nib_error *err) {
     token_source *w = &f->words;
     struct model_file_owned *o = f->owned;
     w->vocab = f->has_network ? f->hp.vocab : 0;
-    NIB_TRY(map_side(f, 0, "tokenizer.json", TOKEN_SOURCE_MAX_JSON, &w->json, err));
-    NIB_TRY(map_side(f, 1, "tokenizer_config.json", MAX_SIDE_BYTES, &w->config_json, err));
-    NIB_TRY(map_side(f, 2, "chat_template.jinja", MAX_TEMPLATE_BYTES, &w->chat_template, err));
-    NIB_TRY(read_json(f, "tokenizer_config.json", &o->tokenizer_config, err));
+    NIB_TRY(map_side(f, 0, "tokenizer.json", false, TOKEN_SOURCE_MAX_JSON, &w->json, err));
+    NIB_TRY(map_side(f, 1, "tokenizer_config.json", true, MAX_SIDE_BYTES, &w->config_json, err));
+    NIB_TRY(map_side(f, 2, "chat_template.jinja", true, MAX_TEMPLATE_BYTES, &w->chat_template, err));
+    if (w->config_json.n)
+        NIB_TRY(read_json(f, "tokenizer_config.json", &o->tokenizer_config, err));
     if (w->json.n && !(w->where = arena_format(&f->owned->arena, "%s/tokenizer.json", f->path)))
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory", f->path);
     if (w->chat_template.n == 0)

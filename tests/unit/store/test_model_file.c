@@ -185,6 +185,14 @@ static void test_directory_words(void **state) {
     ASSERT_OK(model_file_open_words(&words, fixture_path("words"), &err));
     assert_true(words->words.json.n == 2 && words->words.chat_template.n == 7 && !words->has_network);
     model_file_close(words);
+    fixture_write("words/chat_template.jinja", "", 0); /* as good as not there */
+    fixture_write("words/tokenizer_config.json", "", 0);
+    ASSERT_OK(model_file_open_words(&words, fixture_path("words"), &err));
+    assert_true(words->words.chat_template.n == 0 && words->words.config_json.n == 0);
+    model_file_close(words);
+    fixture_write("words/tokenizer.json", "", 0);
+    assert_int_equal(model_file_open_words(&words, fixture_path("words"), &err), NIB_BAD_FILE);
+    assert_words(&err, "is an empty file");
     assert_int_equal(model_file_open_words(&words, fixture_path(""), &err), NIB_BAD_FILE);
     assert_words(&err, "holds no tokenizer.json");
     assert_int_equal(model_file_open(&words, fixture_path("nowhere"), &err), NIB_IO);

@@ -144,7 +144,7 @@ typedef struct nib_sampling {
     int top_k;            /* 0: off */
     float top_p;          /* 0 or 1: off */
     float min_p;          /* 0: off */
-    float repeat_penalty; /* 0 or 1: off; over the last 64 tokens */
+    float repeat_penalty; /* 0 or 1: off; else 0.01 to 100; over the last 64 tokens */
     uint64_t seed;
 } nib_sampling;
 

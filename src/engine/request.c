@@ -41,8 +41,9 @@ static nib_status check_sampling(const nib_sampling *s, nib_error *err) {
     if (!(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return nib_fail(err, NIB_BAD_ARGUMENT, "top_p is %g and min_p %g; both must lie between 0 and 1",
                         (double)s->top_p, (double)s->min_p);
-    if (!(s->repeat_penalty >= 0 && isfinite(s->repeat_penalty)))
-        return nib_fail(err, NIB_BAD_ARGUMENT, "repeat_penalty is %g; it must be 0 (off) or more",
+    if (s->repeat_penalty != 0 && !(s->repeat_penalty >= 0.01f && s->repeat_penalty <= 100))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "repeat_penalty is %g; it must be 0 (off) or lie between 0.01 and 100",
                         (double)s->repeat_penalty);
     return NIB_OK;
 }

@@ -197,6 +197,10 @@ static void test_bad_requests(void **state) {
         {{.prompt = prompt, .n_prompt = 2, .sampling = {.top_p = 1.5f}}, 0, "top_p is 1.5"},
         {{.prompt = prompt, .n_prompt = 2, .sampling = {.min_p = -0.5f}}, 0, "min_p -0.5"},
         {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = INFINITY}}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = NAN}}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = 101}}, 0, "between 0.01 and 100"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = 1e-40f}}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = -1}}, 0, "repeat_penalty is -1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_request *r;

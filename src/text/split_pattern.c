@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * PCRE2 behind the splitter. Its memory comes from base/mem.h. A match has a limit of backtracking and a JIT
- * stack of bounded size: a pattern that needs more on some text is an error in words, not a hang.
+ * stack of bounded size, and all matches in a text share a budget in proportion to its length: a pattern that
+ * needs more on some text is an error in words, not a hang. Patterns are anchored and tried at one position
+ * after the other, because PCRE2 counts backtracking anew at each position that it tries by itself.
  */
 #include "text/split_pattern.h"
 
@@ -10,7 +12,9 @@
 
 #include "base/mem.h"
 
-#define MATCH_LIMIT     1000000
+#define FREE_STEPS      256 /* of backtracking at a position, not counted */
+#define MORE_STEPS      10  /* times as many in the next try */
+#define MATCH_LIMIT     2560000
 #define JIT_STACK_START 32768
 #define JIT_STACK_MAX   (1 << 20)
 
@@ -52,9 +56,10 @@ nib_status split_pattern_open(split_pattern **out, strview pattern, const char *
     }
     int code = 0;
     PCRE2_SIZE at = 0;
-    p->code = pcre2_compile((PCRE2_SPTR)pattern.p, pattern.n,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_UTF_CHECK, &code, &at,
-                            compile);
+    p->code =
+        pcre2_compile((PCRE2_SPTR)pattern.p, pattern.n,
+                      PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_UTF_CHECK,
+                      &code, &at, compile);
     pcre2_compile_context_free(compile);
     if (!p->code) {
         split_pattern_close(p);
@@ -71,8 +76,8 @@ nib_status split_pattern_open(split_pattern **out, strview pattern, const char *
 }
 
 nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern *pattern, const char *text,
-                                    size_t n, nib_error *err) {
-    *m = (split_pattern_match){.pattern = pattern, .text = text, .n = n};
+                                    size_t n, uint64_t *work, nib_error *err) {
+    *m = (split_pattern_match){.pattern = pattern, .text = text, .n = n, .work = work};
     m->data = pcre2_match_data_create(1, pattern->memory);
     m->context = pcre2_match_context_create(pattern->memory);
     if (pattern->jit)
@@ -81,26 +86,44 @@ nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern 
         split_pattern_match_close(m);
         return nib_fail(err, NIB_NO_MEMORY, "no memory to split text");
     }
-    pcre2_set_match_limit(m->context, MATCH_LIMIT);
     if (m->stack)
         pcre2_jit_stack_assign(m->context, NULL, m->stack);
     return NIB_OK;
 }
 
-nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err) {
-    while (m->at < m->n) {
+/* PCRE2's answer at m->at. It does not tell how many steps a match took, so it is given few and, when they do
+ * not do, more of those that are left. */
+static int match_here(split_pattern_match *m) {
+    for (uint32_t steps = FREE_STEPS;;) {
+        pcre2_set_match_limit(m->context, steps);
         const int found = pcre2_match(m->pattern->code, (PCRE2_SPTR)m->text, m->n, m->at,
                                       PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, m->data, m->context);
-        if (found == PCRE2_ERROR_NOMATCH)
-            break;
+        steps *= MORE_STEPS;
+        if (found != PCRE2_ERROR_MATCHLIMIT || steps > MATCH_LIMIT || steps > *m->work)
+            return found;
+        *m->work -= steps;
+    }
+}
+
+static void skip_character(split_pattern_match *m) {
+    m->at++;
+    while (m->at < m->n && ((unsigned char)m->text[m->at] & 0xC0) == 0x80)
+        m->at++;
+}
+
+nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err) {
+    while (m->at < m->n) {
+        const int found = match_here(m);
+        if (found == PCRE2_ERROR_NOMATCH) {
+            skip_character(m);
+            continue;
+        }
         if (found < 0)
             return nib_fail(err, found == PCRE2_ERROR_NOMEMORY ? NIB_NO_MEMORY : NIB_BAD_FILE,
                             "the model's Split pattern takes too long on this text (PCRE2 error %d)", found);
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(m->data);
-        if (span[1] <= span[0] || span[0] < m->at) { /* \K may turn a match around: skip a character */
-            m->at++;
-            while (m->at < m->n && ((unsigned char)m->text[m->at] & 0xC0) == 0x80)
-                m->at++;
+        if (span[1] <= span[0] || span[0] < m->at) { /* \K may turn a match around */
+            skip_character(m);
             continue;
         }
         *from = span[0];

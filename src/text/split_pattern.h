@@ -14,16 +14,21 @@ typedef struct split_pattern split_pattern;
 nib_status split_pattern_open(split_pattern **out, strview pattern, const char *where, nib_error *err);
 void split_pattern_close(split_pattern *p); /* NULL is fine */
 
+/* Steps of backtracking that a text of N bytes may take beyond the few that every position has free: a budget
+ * for all walks over it together. */
+#define SPLIT_PATTERN_WORK(n) (20000000 + (uint64_t)(n)*256)
+
 /* One walk over one text (valid UTF-8); the pattern itself may be shared by threads. */
 typedef struct split_pattern_match {
     const split_pattern *pattern;
     const char *text;
     size_t n, at;
+    uint64_t *work; /* what is left */
     void *data, *context, *stack;
 } split_pattern_match;
 
 nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern *pattern, const char *text,
-                                    size_t n, nib_error *err);
+                                    size_t n, uint64_t *work, nib_error *err);
 /* The next match that is not empty: [from, to); from == to == n when there is none. */
 nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err);
 void split_pattern_match_close(split_pattern_match *m);

@@ -150,6 +150,7 @@ typedef struct walk {
     size_t step;
     split_sink *word;
     void *context;
+    uint64_t *work;
 } walk;
 
 static nib_status run_from(const walk *w, const char *text, size_t n, nib_error *err) {
@@ -168,7 +169,7 @@ static nib_status run_from(const walk *w, const char *text, size_t n, nib_error 
         return NIB_OK;
     }
     split_pattern_match match;
-    NIB_TRY(split_pattern_match_open(&match, step->pattern, text, n, err));
+    NIB_TRY(split_pattern_match_open(&match, step->pattern, text, n, w->work, err));
     nib_status status = NIB_OK;
     for (size_t done = 0; done < n && status == NIB_OK;) {
         size_t from, to;
@@ -184,8 +185,8 @@ static nib_status run_from(const walk *w, const char *text, size_t n, nib_error 
 }
 
 nib_status splitter_run(const splitter *s, const char *text, size_t n, split_sink *word, void *context,
-                        nib_error *err) {
-    const walk w = {s, 0, word, context};
+                        uint64_t *work, nib_error *err) {
+    const walk w = {s, 0, word, context, work};
     return run_from(&w, text, n, err);
 }
 

@@ -42,9 +42,10 @@ void splitter_close(splitter *s);
 nib_status splitter_add_pattern(splitter *s, strview pattern, const char *where, nib_error *err);
 nib_status splitter_add(splitter *s, split_step step, const char *where, nib_error *err);
 
-/* Calls WORD for every word of TEXT [n > 0] in order; a failure of it ends the walk. */
+/* Calls WORD for every word of TEXT [n > 0] in order; a failure of it ends the walk. *work is what
+ * PCRE2 may still do for the text that this is a part of (SPLIT_PATTERN_WORK of its length at first). */
 typedef nib_status split_sink(void *context, const char *word, size_t n, nib_error *err);
 nib_status splitter_run(const splitter *s, const char *text, size_t n, split_sink *word, void *context,
-                        nib_error *err);
+                        uint64_t *work, nib_error *err);
 
 #endif

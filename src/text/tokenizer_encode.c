@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "text/normalize.h"
+#include "text/split_pattern.h"
 #include "text/tokenizer_parts.h"
 
 #define CACHED_WORD_BYTES 24
@@ -28,6 +29,7 @@ typedef struct encoder {
     added_matches found, found_later;
     cached_word *cache;
     size_t cache_mask;
+    uint64_t split_work; /* left for all fragments together */
 } encoder;
 
 static nib_status emit(encoder *e, int32_t id, nib_error *err) {
@@ -214,7 +216,7 @@ static nib_status encode_plain(encoder *e, const char *text, size_t n, nib_error
     if (n == 0)
         return NIB_OK;
     if (e->t->algorithm == ALGORITHM_BYTE_PAIRS)
-        return splitter_run(&e->t->splitter, text, n, encode_word, e, err);
+        return splitter_run(&e->t->splitter, text, n, encode_word, e, &e->split_work, err);
     return encode_joined(e, text, n, err);
 }
 
@@ -296,6 +298,7 @@ nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsi
         text = repaired.bytes;
         n = repaired.n;
     }
+    e.split_work = SPLIT_PATTERN_WORK(n);
     if (status == NIB_OK)
         status = encode_text(&e, text, n, err);
     if (status != NIB_OK)

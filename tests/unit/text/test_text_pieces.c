@@ -128,7 +128,8 @@ static nib_status note_word(void *context, const char *word, size_t n, nib_error
 
 static void check_split(const splitter *s, const char *text, const char *expected) {
     text_buffer out = {0};
-    assert_int_equal(splitter_run(s, text, strlen(text), note_word, &out, NULL), NIB_OK);
+    uint64_t work = SPLIT_PATTERN_WORK(strlen(text));
+    assert_int_equal(splitter_run(s, text, strlen(text), note_word, &out, &work, NULL), NIB_OK);
     assert_int_equal(text_buffer_append(&out, "", 1, NULL), NIB_OK);
     assert_string_equal(out.bytes, expected);
     text_buffer_free(&out);
@@ -196,7 +197,9 @@ static void patterns_equal_pcre2(void **state) {
                 strcat(text, alphabet[(seed >> 16) % (sizeof alphabet / sizeof *alphabet)]);
             }
             text_buffer expected = {0};
-            assert_int_equal(splitter_run(&theirs, text, strlen(text), note_word, &expected, NULL), NIB_OK);
+            uint64_t work = SPLIT_PATTERN_WORK(strlen(text));
+            assert_int_equal(splitter_run(&theirs, text, strlen(text), note_word, &expected, &work, NULL),
+                             NIB_OK);
             assert_int_equal(text_buffer_append(&expected, "", 1, NULL), NIB_OK);
             check_split(&ours, text, expected.bytes);
             text_buffer_free(&expected);
@@ -206,22 +209,41 @@ static void patterns_equal_pcre2(void **state) {
     }
 }
 
-static void hostile_pattern_is_bounded(void **state) {
-    (void)state;
+/* Tries nowhere long enough for a limit of one match, everywhere long: an error, soon, whatever the length.
+ */
+static void check_hostile(const char *pattern, char letter, size_t n) {
     splitter s = {0};
-    assert_int_equal(splitter_add_pattern(&s, strview_of("(a+)+(a+)+b"), "test", NULL), NIB_OK);
-    char text[4001];
-    memset(text, 'a', 4000);
-    text[4000] = '\0';
+    assert_int_equal(splitter_add_pattern(&s, strview_of(pattern), "test", NULL), NIB_OK);
+    char *text = malloc(n);
+    memset(text, letter, n);
     text_buffer out = {0};
     nib_error err = {""};
+    uint64_t work = SPLIT_PATTERN_WORK(n);
     const double start = cpu_seconds();
-    const nib_status status = splitter_run(&s, text, 4000, note_word, &out, &err);
-    assert_true(cpu_seconds() - start < 10);
-    if (status != NIB_OK)
-        assert_non_null(strstr(err.text, "Split pattern"));
+    assert_int_equal(splitter_run(&s, text, n, note_word, &out, &work, &err), NIB_BAD_FILE);
+    assert_true(cpu_seconds() - start < 3);
+    assert_non_null(strstr(err.text, "Split pattern takes too long"));
     text_buffer_free(&out);
+    free(text);
     splitter_close(&s);
+}
+
+static void hostile_pattern_is_bounded(void **state) {
+    (void)state;
+    check_hostile("(a+)+(a+)+[bc]", 'a', 4000);
+    check_hostile("(?:.?){17}\\x01|.", 'a', 100000);      /* one byte a match */
+    check_hostile("(?:.?){17}[\\x01\\x02]", 'a', 100000); /* no match at all */
+    splitter s = {0};                                     /* one long word takes no more than its share */
+    assert_int_equal(splitter_add_pattern(&s, strview_of("(?:[a-z]|[0-9])+|\\s+(?!\\S)|\\s"), "test", NULL),
+                     NIB_OK);
+    static char text[10001];
+    memset(text, 'a', 5000);
+    memset(text + 5000, ' ', 5000);
+    char expected[10004];
+    snprintf(expected, sizeof expected, "%.5000s|%.5000s|", text, text + 5000);
+    check_split(&s, text, expected);
+    splitter_close(&s);
+    nib_error err = {""};
     splitter none = {0};
     assert_int_equal(splitter_add_pattern(&none, strview_of("a("), "test", &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "PCRE2 cannot compile"));

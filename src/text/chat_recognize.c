@@ -2,8 +2,8 @@
  *
  * Which template a model's Jinja text is. The text is brought to one form: white space and quotes of the code
  * unified, literals joined, branches that nibble's conversations never take left out (tools, reasoning given
- * apart), the default system text and the date cut out. A template is known when the whole of that form is
- * one of chat_known.c's; so a statement more or less, or in another place, makes it unknown.
+ * apart), the default system text and the date cut out. A template is known when the hash of that whole form
+ * is one of chat_known.c's; so a statement more or less, or in another place, makes it unknown.
  */
 #include <stdio.h>
 
@@ -287,15 +287,41 @@ static bool has_tokens(const tokenizer *t, const char *const *names) {
     return true;
 }
 
-static chat_kind match(chat_template *out, const plain *p) {
+/* FNV-1a, 64 bits (Fowler, Noll, Vo). */
+static uint64_t hash(const char *p, size_t n) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* The form's hash; 0: S has none. FOUND gets what was cut out and whether BOS stands in front. */
+static uint64_t form_of(chat_template *found, strview s, nib_status *status) {
     static const char bos[] = "{bos_token}";
-    const size_t front = begins(p, 0, bos) ? sizeof bos - 1 : 0;
-    for (const chat_known *k = chat_known_list; k->text; k++) {
-        const size_t n = strlen(k->text);
-        if (p->n - front != n || memcmp(p->text + front, k->text, n) != 0 ||
-            (k->bos != CHAT_BOS_EITHER && (k->bos == CHAT_BOS_IN_FRONT) != (front > 0)))
+    plain p = {0};
+    p.text = mem_alloc(2 * s.n + 64); /* at most: ".role" becomes "['role']" */
+    *status = p.text ? NIB_OK : NIB_NO_MEMORY;
+    uint64_t form = 0;
+    if (p.text && to_plain(found, &p, s)) {
+        found->with_bos = begins(&p, 0, bos);
+        const size_t front = found->with_bos ? sizeof bos - 1 : 0;
+        form = hash(p.text + front, p.n - front);
+    }
+    mem_free(p.text);
+    return form;
+}
+
+uint64_t chat_form(strview jinja) {
+    chat_template found = {0};
+    nib_status status;
+    return form_of(&found, jinja, &status);
+}
+
+static chat_kind match(chat_template *out, uint64_t form) {
+    for (const chat_known *k = chat_known_list; k->name; k++) {
+        if (k->form != form || (k->bos != CHAT_BOS_EITHER && (k->bos == CHAT_BOS_IN_FRONT) != out->with_bos))
             continue;
-        out->with_bos = k->bos == CHAT_BOS_IN_TEXT || front > 0;
+        out->with_bos |= k->bos == CHAT_BOS_IN_TEXT;
         out->no_system = k->no_system;
         out->dated_system = k->dated_system;
         return k->kind;
@@ -318,14 +344,13 @@ void chat_recognize(chat_template *out, const token_source *source, const tokeni
         out->note = "the model's chat template is longer than 64 KiB";
         return;
     }
-    plain p = {0};
-    p.text = mem_alloc(2 * s.n + 64); /* at most: ".role" becomes "['role']" */
-    if (!p.text) {
+    nib_status status;
+    const uint64_t form = form_of(out, s, &status);
+    if (status != NIB_OK) {
         out->note = "no memory to read the model's chat template";
         return;
     }
-    const chat_kind kind = to_plain(out, &p, s) ? match(out, &p) : CHAT_NONE;
-    mem_free(p.text);
+    const chat_kind kind = form ? match(out, form) : CHAT_NONE;
     const char *const *names = kind == CHAT_GEMMA    ? gemma
                                : kind == CHAT_LLAMA2 ? llama2
                                : kind == CHAT_LLAMA3 ? llama3

@@ -4,6 +4,9 @@
  * jinja2 renders (tests/golden/text/chat.json, made by tests/tools/make_chat_golden.py). Qwen3's own template
  * and ids are compared where its tokenizer is at hand (NIBBLE_DATA, or shared/data beside the tree).
  */
+#include <inttypes.h>
+
+#include "text/chat_known.h"
 #include "text_fixture.h"
 
 #define MAX_TURNS 16
@@ -346,7 +349,22 @@ static void hostile_templates_are_quick(void **state) {
     tokenizer_close(t);
 }
 
-int main(void) {
+/* test_chat TEMPLATE.jinja: the hash for its row in chat_known.c. */
+static int print_form(const char *path) {
+    mapfile f;
+    nib_error err;
+    if (mapfile_open(&f, path, &err) != NIB_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    printf("0x%016" PRIx64 "\n", chat_form((strview){(const char *)f.bytes, f.size}));
+    mapfile_close(&f);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2)
+        return print_form(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversations_equal_jinja2),        cmocka_unit_test(qwen3_equals_its_own_template),
         cmocka_unit_test(control_tokens_of_users_stay_text), cmocka_unit_test(bad_conversations_are_refused),

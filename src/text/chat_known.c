@@ -12,6 +12,8 @@ const chat_known chat_known_list[] = {
     {"SmolLM2", 0x41bf8384cd275158, CHAT_CHATML, CHAT_BOS_NONE, false, false},
     {"Qwen2.5", 0xf334482d5036b85c, CHAT_CHATML, CHAT_BOS_NONE, false, false},
     {"Qwen3", 0xab6f04a0e4b6c2ba, CHAT_QWEN3, CHAT_BOS_NONE, false, false},
+    {"Qwen3, later", 0x8f768c653fd950bc, CHAT_QWEN3, CHAT_BOS_NONE, false, false},
+    {"Qwen3 2507", 0xdba0e639fdcfd9fc, CHAT_CHATML, CHAT_BOS_NONE, false, false},
     {"Qwen3, shorter", 0x89b203c5a6466c7e, CHAT_QWEN3, CHAT_BOS_NONE, false, false},
     {"Gemma 2", 0x88dc557942cfc8a7, CHAT_GEMMA, CHAT_BOS_IN_FRONT, true, false},
     {"Gemma 2, shorter", 0x1504a80fbf893d63, CHAT_GEMMA, CHAT_BOS_IN_FRONT, true, false},

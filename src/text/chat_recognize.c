@@ -48,6 +48,8 @@ static size_t copy_literal(plain *out, strview s, size_t i) {
         char c = s.p[i];
         if (c == '\\' && i + 1 < s.n) {
             c = s.p[++i];
+            if (!strchr("nt'\"", c) || c == '\0')
+                out->text[out->n++] = '\\'; /* of another escape, or of a backslash */
             c = c == 'n' ? '\n' : c == 't' ? '\t' : c;
         }
         if (c == '\'')
@@ -131,6 +133,7 @@ static bool is_one_of(const char *p, size_t n, const char *const *list) {
 static bool condition_value(const char *p, size_t n, bool *value) {
     static const char *const never[] = {
         "tools",
+        "notadd_generation_promptisdefined",
         "custom_toolsisdefined",
         "builtin_toolsisdefined",
         "toolsisnotnone",
@@ -232,7 +235,8 @@ static bool cut_out(plain *p, size_t at, const char *opening, const char *closin
         return true; /* an expression: it stays */
     if (found) {
         const char *source = memmem(s.p, s.n, p->text + from, n);
-        if (n == 0 || !source || found->n || memchr(p->text + from, '<', n)) /* no control tokens */
+        if (n == 0 || !source || found->n || memchr(p->text + from, '<', n) || /* control tokens */
+            memchr(p->text + from, '\\', n))
             return false;
         *found = (strview){source, n};
     }

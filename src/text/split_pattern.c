@@ -13,8 +13,8 @@
 #include "base/mem.h"
 
 #define FREE_STEPS      256 /* of backtracking at a position, not counted */
-#define MORE_STEPS      10  /* times as many in the next try */
-#define MATCH_LIMIT     2560000
+#define MORE_STEPS      4   /* times as many in the next try */
+#define MATCH_LIMIT     (FREE_STEPS << 14)
 #define JIT_STACK_START 32768
 #define JIT_STACK_MAX   (1 << 20)
 

@@ -16,7 +16,7 @@ void split_pattern_close(split_pattern *p); /* NULL is fine */
 
 /* Steps of backtracking that a text of N bytes may take beyond the few that every position has free: a budget
  * for all walks over it together. */
-#define SPLIT_PATTERN_WORK(n) (20000000 + (uint64_t)(n)*256)
+#define SPLIT_PATTERN_WORK(n) (400000000 + (uint64_t)(n)*256)
 
 /* One walk over one text (valid UTF-8); the pattern itself may be shared by threads. */
 typedef struct split_pattern_match {

@@ -265,6 +265,13 @@ static void other_templates_are_reported(void **state) {
                    "{% for message in messages %}{{ \"<|im_start|>'+message['role']+'\\n'+message['content']"
                    "+'<|im_end|>\\n\" }}{% endfor %}" PROMPT,
                    "none of those");
+    check_reported(t, &f.source, /* an escape that is not undone here */
+                   "{{ '<|im_start|>system\\n\\u00c9tes vous<|im_end|>\\n' }}" LOOP PROMPT, "none of those");
+    const chat_template guarded = recognize(
+        t, &f.source,
+        strview_of("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
+                   "{% endif %}" LOOP PROMPT));
+    assert_int_equal(guarded.kind, CHAT_CHATML);
     const chat_template plain = recognize(t, &f.source, strview_of(LOOP PROMPT));
     assert_int_equal(plain.kind, CHAT_CHATML);
     const chat_template bos = recognize(t, &f.source, strview_of("{{ bos_token }}" LOOP PROMPT));

@@ -143,14 +143,19 @@ const char *outdir_path(const outdir *d) {
 }
 
 /* On a file system that cannot exchange names. The old directory gets a name that no cleaning up matches: a
- * kill between the two renames leaves it whole, as "NAME.nibble-old-PID", for the user to move back (the new
- * one is a temporary that goes with the next run); a later kill leaves there what was not yet removed. */
+ * kill between the two renames leaves it whole, as "NAME.nibble-old-1" (or the next free number), for the
+ * user to move back (the new one is a temporary that goes with the next run); a later kill leaves there what
+ * was not yet removed. */
 static nib_status exchange_by_hand(outdir *d, nib_error *err) {
     size_t room = strlen(d->path) + 64;
     char *old = mem_alloc(room);
     if (!old)
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", d->path);
-    snprintf(old, room, "%s.nibble-old-%ld", d->path, (long)getpid());
+    struct stat st;
+    int number = 1;
+    do
+        snprintf(old, room, "%s.nibble-old-%d", d->path, number++);
+    while (lstat(old, &st) == 0);
     nib_status status = NIB_OK;
     if (rename(d->path, old) != 0)
         status = outtemp_problem(err, d->path, errno, "be replaced");

@@ -155,7 +155,8 @@ static void on_bus_error(int sig, siginfo_t *info, void *context) {
     static atomic_flag told = ATOMIC_FLAG_INIT;
     (void)context;
     if (info->si_code != BUS_ADRERR) {
-        signal(sig, SIG_DFL); /* it happens again and ends the program */
+        signal(sig, SIG_DFL); /* it was sent: it ends the program when this returns */
+        raise(sig);
         return;
     }
     while (atomic_flag_test_and_set(&told))

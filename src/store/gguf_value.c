@@ -150,7 +150,7 @@ static const unsigned char *item_at(const gguf_key *key, uint64_t i) {
 }
 
 int64_t gguf_item_int(const gguf_key *key, uint64_t i) {
-    int64_t value;
+    int64_t value = 0;
     read_int(key->item_type, item_at(key, i), &value); /* above INT64_MAX: saturated */
     return value;
 }

@@ -39,16 +39,7 @@ static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "bf16", NULL};
 static const char *const methods[] = {"auto", "rtn", "sweep", "4over6", "weighted", NULL};
 static const char *const heads[] = {"keep", "nvfp4", "fp8", NULL};
 
-enum {
-    KEY_FORMAT = 0x3000,
-    KEY_METHOD,
-    KEY_CALIB,
-    KEY_HEAD,
-    KEY_KEEP,
-    KEY_COMPRESSED,
-    KEY_THREADS,
-    KEY_JSON
-};
+enum { KEY_FORMAT = 0x3000, KEY_METHOD, KEY_CALIB, KEY_HEAD, KEY_KEEP, KEY_COMPRESSED, KEY_JSON };
 
 static const struct argp_option options[] = {
     {"format", KEY_FORMAT, "FORMAT", 0, "What the linear layers become: nvfp4 (default), mxfp4, fp8 or bf16",
@@ -68,7 +59,7 @@ static const struct argp_option options[] = {
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
-    {"threads", KEY_THREADS, "N", 0, "Threads (default: physical cores)", 1},
+    {"threads", 't', "N", 0, "Threads (default: physical cores)", 1},
     {"json", KEY_JSON, NULL, 0, "Print the report as JSON", 1},
     {0}};
 
@@ -128,7 +119,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_COMPRESSED:
         a->compressed_tensors = true;
         return 0;
-    case KEY_THREADS:
+    case 't':
         a->convert.threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
         return 0;
     case KEY_JSON:
@@ -298,11 +289,12 @@ static void print_notes(const quantize_session *s) {
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
     if (r->n_widened)
-        printf("%d kept tensor%s became F32: BF16 and F16 do not hold every value.\n", r->n_widened,
-               r->n_widened == 1 ? "" : "s");
+        printf("%d kept tensor%s became F32: BF16 and F16 do not hold every value. A .gguf file keeps it as "
+               "it is.\n",
+               r->n_widened, r->n_widened == 1 ? "" : "s");
     if (r->n_scales_unread)
-        printf("%d tensors came with a scale that nibble reads and llama.cpp does not: it will not run the "
-               "file right.\n",
+        printf("%d tensors came with a scale that nibble reads and llama.cpp does not: llama.cpp will not "
+               "run the output right. Quantize the unquantized model instead.\n",
                r->n_scales_unread);
     if (r->n_scales_rounded)
         printf("%d tensor scales have no exact reciprocal; they moved by one step of FP32.\n",

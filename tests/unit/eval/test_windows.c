@@ -379,17 +379,22 @@ static void test_stop(void **unused) {
     free(m);
 }
 
+static model_file formula_file(void) {
+    return (model_file){.path = "formula",
+                        .has_network = true,
+                        .hp = {.n_layers = 2,
+                               .dim = DIM,
+                               .ffn_dim = DIM,
+                               .n_heads = 1,
+                               .n_kv_heads = 1,
+                               .head_dim = DIM,
+                               .vocab = VOCAB}};
+}
+
 static void test_calibrate(void **unused) {
     (void)unused;
     struct tokenizer t = {true};
-    model_file file = {.path = "formula", .has_network = true};
-    file.hp = (hparams){.n_layers = 2,
-                        .dim = DIM,
-                        .ffn_dim = DIM,
-                        .n_heads = 1,
-                        .n_kv_heads = 1,
-                        .head_dim = DIM,
-                        .vocab = VOCAB};
+    model_file file = formula_file();
     char text[700];
     memset(text, 'x', sizeof text);
     calibrate_options o = {.text = text, .bytes = sizeof text, .max_tokens = 600};
@@ -435,14 +440,7 @@ static void test_calibrate(void **unused) {
 static void test_calibrate_damaged(void **unused) {
     (void)unused;
     struct tokenizer t = {true};
-    model_file file = {.path = "formula", .has_network = true};
-    file.hp = (hparams){.n_layers = 2,
-                        .dim = DIM,
-                        .ffn_dim = DIM,
-                        .n_heads = 1,
-                        .n_kv_heads = 1,
-                        .head_dim = DIM,
-                        .vocab = VOCAB};
+    model_file file = formula_file();
     char text[100];
     memset(text, 'x', sizeof text);
     calibrate_options o = {.text = text, .bytes = sizeof text};
@@ -464,14 +462,7 @@ static void test_calibrate_damaged(void **unused) {
 static void test_calibrate_long_text(void **unused) {
     (void)unused;
     struct tokenizer t = {true};
-    model_file file = {.path = "formula", .has_network = true};
-    file.hp = (hparams){.n_layers = 2,
-                        .dim = DIM,
-                        .ffn_dim = DIM,
-                        .n_heads = 1,
-                        .n_kv_heads = 1,
-                        .head_dim = DIM,
-                        .vocab = VOCAB};
+    model_file file = formula_file();
     const size_t bytes = 3 << 20;
     char *text = malloc(bytes);
     for (size_t i = 0; i < bytes; i++)

@@ -13,6 +13,12 @@
 
 static json_t *golden; /* chat.json */
 
+static mapfile template_file(const char *name) {
+    char path[128];
+    snprintf(path, sizeof path, "golden/text/templates/%s.jinja", name);
+    return fixture_file(path);
+}
+
 static int read_golden(void **state) {
     (void)state;
     mapfile m = fixture_file("golden/text/chat.json");
@@ -64,9 +70,7 @@ static void conversations_equal_jinja2(void **state) {
     const json_t *talks = json_object_get(golden, "conversations");
     size_t compared = 0, refused = 0;
     for (size_t k = 0; k < sizeof templates / sizeof *templates; k++) {
-        char path[128];
-        snprintf(path, sizeof path, "golden/text/templates/%s.jinja", templates[k].name);
-        mapfile m = fixture_file(path);
+        mapfile m = template_file(templates[k].name);
         const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
         if (c.kind != templates[k].kind)
             fail_msg("%s: %s", templates[k].name, c.note ? c.note : "another kind");
@@ -172,9 +176,7 @@ static void control_tokens_of_users_stay_text(void **state) {
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        char path[128];
-        snprintf(path, sizeof path, "golden/text/templates/%s.jinja", names[k]);
-        mapfile m = fixture_file(path);
+        mapfile m = template_file(names[k]);
         const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
         const nib_message tame[] = {{"system", "a"}, {"user", "b"}, {"assistant", "c"}, {"user", "d"}};
         const nib_message wild[] = {
@@ -199,7 +201,7 @@ static void bad_conversations_are_refused(void **state) {
     fixture f;
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
-    mapfile m = fixture_file("golden/text/templates/gemma3.jinja");
+    mapfile m = template_file("gemma3");
     const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
     static const struct {
         nib_message messages[2];
@@ -304,9 +306,7 @@ static void changed_templates_are_reported(void **state) {
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        char path[128];
-        snprintf(path, sizeof path, "golden/text/templates/%s.jinja", names[k]);
-        mapfile m = fixture_file(path);
+        mapfile m = template_file(names[k]);
         char *text = calloc(m.size + 1, 1);
         memcpy(text, m.bytes, m.size);
         mapfile_close(&m);

@@ -190,7 +190,7 @@ static nib_status run_all(bench_session *s, nib_error *err) {
 static unsigned long long count_parameters(const model_file *f) {
     unsigned long long n = 0;
     for (size_t i = 0; i < f->n_tensors; i++)
-        if (f->tensors[i].slot != SLOT_NONE && f->tensors[i].slot != SLOT_ROPE_FREQS)
+        if (f->tensors[i].place.slot != SLOT_NONE && f->tensors[i].place.slot != SLOT_ROPE_FREQS)
             n += (unsigned long long)f->tensors[i].rows * f->tensors[i].cols;
     return n;
 }

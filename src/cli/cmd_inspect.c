@@ -92,13 +92,13 @@ static bool is_quantized(const tensor *t) {
 
 static group *group_of(findings *r, const tensor *t, const char *format) {
     for (size_t i = 0; i < r->n_groups; i++)
-        if (r->groups[i].slot == t->slot && strcmp(r->groups[i].format, format) == 0)
+        if (r->groups[i].slot == t->place.slot && strcmp(r->groups[i].format, format) == 0)
             return &r->groups[i];
     group *grown = mem_resize(r->groups, r->n_groups + 1, sizeof *grown);
     if (!grown)
         return NULL;
     r->groups = grown;
-    grown[r->n_groups] = (group){.slot = t->slot, .format = format, .quantized = is_quantized(t)};
+    grown[r->n_groups] = (group){.slot = t->place.slot, .format = format, .quantized = is_quantized(t)};
     return &grown[r->n_groups++];
 }
 
@@ -124,7 +124,7 @@ static nib_status count_tensors(findings *r, nib_error *err) {
         r->bytes += bytes;
         r->quant_elements += g->quantized ? elements : 0;
         r->quant_bytes += g->quantized ? bytes : 0;
-        r->run_bytes += t->slot != SLOT_NONE ? bytes : 0;
+        r->run_bytes += t->place.slot != SLOT_NONE ? bytes : 0;
     }
     if (r->n_groups > 1)
         qsort(r->groups, r->n_groups, sizeof *r->groups, group_compare);
@@ -222,7 +222,7 @@ static void print_network(const findings *r) {
     printf("; RoPE base %g", (double)hp->rope_theta);
     if (hp->rope_scaling == ROPE_LINEAR)
         printf(", positions / %g", (double)hp->rope_factor);
-    if (hp->rope_scaling == ROPE_LLAMA3 || model_file_find(r->f, SLOT_ROPE_FREQS, -1))
+    if (hp->rope_scaling == ROPE_LLAMA3 || model_file_find(r->f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)))
         printf(", Llama 3 scaling");
     putchar('\n');
 }
@@ -294,7 +294,7 @@ static bool print_tensors(const findings *r) {
     for (size_t i = 0; fits && i < r->f->n_tensors; i++) {
         const tensor *x = &r->f->tensors[i];
         shape_text(x, shape, sizeof shape);
-        fits = ui_table_add(&t, "%s", QUOTEZ(x->name)) && ui_table_add(&t, "%s", slot_name(x->slot)) &&
+        fits = ui_table_add(&t, "%s", QUOTEZ(x->name)) && ui_table_add(&t, "%s", slot_name(x->place.slot)) &&
                ui_table_add(&t, "%s", model_file_format_name(r->f, x)) && ui_table_add(&t, "%s", shape) &&
                ui_table_add(&t, "%zu", tensor_total_bytes(x)) &&
                ui_table_add(&t, "%g", (double)x->tensor_scale);
@@ -373,11 +373,12 @@ static json_t *tensors_json(const findings *r) {
             bool logical = (t->dtype == DT_NVFP4 || t->dtype == DT_MXFP4) && d + 1 == t->n_dims;
             json_array_append_new(shape, json_integer((json_int_t)(logical ? t->cols : t->dims[d])));
         }
-        json_array_append_new(
-            list, json_pack("{s:o, s:s, s:i, s:s, s:o, s:I, s:f, s:f}", "name", text_json(t->name), "group",
-                            slot_name(t->slot), "layer", t->layer, "format", model_file_format_name(r->f, t),
-                            "shape", shape, "bytes", (json_int_t)tensor_total_bytes(t), "tensor_scale",
-                            (double)t->tensor_scale, "input_scale", (double)t->input_scale));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:s, s:i, s:s, s:o, s:I, s:f, s:f}", "name",
+                                        text_json(t->name), "group", slot_name(t->place.slot), "layer",
+                                        t->place.layer, "format", model_file_format_name(r->f, t), "shape",
+                                        shape, "bytes", (json_int_t)tensor_total_bytes(t), "tensor_scale",
+                                        (double)t->tensor_scale, "input_scale", (double)t->input_scale));
     }
     return list;
 }

@@ -21,9 +21,9 @@ void queue_push(cpu_backend *cb, const cpu_op *op) {
         return;
     if (cb->n_ops == QUEUE_OPS)
         queue_run(cb);
-    cpu_op *place = &cb->ops[cb->n_ops++];
-    *place = *op;
-    atomic_init(&place->next, 0);
+    cpu_op *entry = &cb->ops[cb->n_ops++];
+    *entry = *op;
+    atomic_init(&entry->next, 0);
 }
 
 /* Ops [first, end) can be run row by row. */

@@ -25,7 +25,7 @@ typedef struct binder {
 
 static nib_status find(const binder *b, const tensor **out, slot s, int layer, size_t rows, size_t cols,
                        nib_error *err) {
-    const tensor *t = model_file_find(b->file, s, layer);
+    const tensor *t = model_file_find(b->file, place_of(s, layer));
     char where[32] = "";
     if (layer >= 0)
         snprintf(where, sizeof where, " of layer %d", layer);
@@ -49,7 +49,7 @@ static nib_status check_nothing_left_over(const binder *b, nib_error *err) {
         strview name = strview_of(t->name);
         bool in_layer = b->file->format == FORMAT_GGUF ? names_gguf_in_layer(name)
                                                        : names_hf_in_layer(name) && !names_hf_is_tower(name);
-        if (t->slot == SLOT_NONE && in_layer && !strstr(t->name, "rotary_emb.inv_freq"))
+        if (t->place.slot == SLOT_NONE && in_layer && !strstr(t->name, "rotary_emb.inv_freq"))
             return nib_fail(err, NIB_UNSUPPORTED, "%s: tensor '%s' has no place in nibble's %s network",
                             b->file->path, t->name, family_name(b->hp->family));
     }
@@ -149,7 +149,7 @@ static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
 static nib_status make_rope_tables(const binder *b, nib_error *err) {
     size_t n = (size_t)b->hp->head_dim / 2;
     const float *divisors = NULL;
-    if (model_file_find(b->file, SLOT_ROPE_FREQS, -1)) {
+    if (model_file_find(b->file, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER))) {
         NIB_TRY(vector(b, &divisors, SLOT_ROPE_FREQS, -1, n, 0.0f, err));
         for (size_t i = 0; i < n; i++)
             if (!(divisors[i] > 0))
@@ -260,7 +260,7 @@ void weights_unbind_part(weights *w, const model_file *file, backend *be, weight
         free_at(be, &w->layers[layer].down);
     }
     for (int i = 0; slots[part][i]; i++) {
-        const tensor *t = model_file_find(file, slots[part][i], layer);
+        const tensor *t = model_file_find(file, place_of(slots[part][i], layer));
         mapfile_forget(t->data, t->bytes);
     }
 }

@@ -12,39 +12,14 @@
 #ifndef NOUNS_TENSOR_H
 #define NOUNS_TENSOR_H
 
+#include "nouns/place.h"
 #include "num/dtype.h"
 
 #define TENSOR_MAX_DIMS 8 /* of a carried tensor; network tensors have one or two */
 
-/* What a tensor is in the network. One list for every family; a family uses what it has. */
-typedef enum slot {
-    SLOT_NONE = 0, /* carried along, not part of the network */
-    SLOT_EMBED,    /* [vocab, dim] */
-    SLOT_HEAD,     /* [vocab, dim]; absent when tied */
-    SLOT_FINAL_NORM,
-    SLOT_ROPE_FREQS, /* [head_dim / 2] divisors of the RoPE frequencies (GGUF, Llama 3) */
-    SLOT_ATTN_NORM,  /* per layer from here */
-    SLOT_Q,          /* [n_heads * head_dim, dim] */
-    SLOT_K,          /* [n_kv_heads * head_dim, dim] */
-    SLOT_V,
-    SLOT_O, /* [dim, n_heads * head_dim] */
-    SLOT_Q_NORM,
-    SLOT_K_NORM,
-    SLOT_POST_ATTN_NORM, /* Gemma: after attention */
-    SLOT_FFN_NORM,       /* before the MLP */
-    SLOT_GATE,           /* [ffn_dim, dim] */
-    SLOT_UP,
-    SLOT_DOWN, /* [dim, ffn_dim] */
-    SLOT_POST_FFN_NORM,
-    SLOT_COUNT
-} slot;
-
-const char *slot_name(slot s); /* "attn_q", ... for reports */
-
 typedef struct tensor {
     const char *name; /* as in the file */
-    slot slot;
-    int layer; /* 0-based; -1 when it belongs to none */
+    place place;
     dtype dtype;
     size_t rows, cols; /* row-major, cols contiguous; a vector has rows == 1 */
     int n_dims;        /* as stored, outermost first: for writers */

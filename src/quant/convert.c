@@ -194,7 +194,7 @@ static void add_to_group(convert_run *run, size_t i, convert_report *report, dou
     group->from = group->from == item->t->dtype ? group->from : DT_NONE;
     group->to = group->to == item->to ? group->to : DT_NONE;
     group->elements += (uint64_t)item->t->rows * item->t->cols;
-    group->bytes_before += item->slot == item->t->slot ? tensor_total_bytes(item->t) : 0;
+    group->bytes_before += item->slot == item->t->place.slot ? tensor_total_bytes(item->t) : 0;
     group->bytes_after += run->bytes_after[i];
     errors[2 * g] += e->error;
     norms[2 * g] += e->norm;

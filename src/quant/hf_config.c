@@ -222,7 +222,7 @@ static json_t *real(float value) {
 
 static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error *err) {
     const hparams *hp = &run->in->hp;
-    const tensor *freqs = model_file_find(run->in, SLOT_ROPE_FREQS, -1);
+    const tensor *freqs = model_file_find(run->in, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER));
     if (hp->rope_scaling == ROPE_LINEAR && freqs) {
         *status =
             nib_fail(err, NIB_UNSUPPORTED,

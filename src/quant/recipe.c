@@ -93,17 +93,18 @@ static nib_status check_keeps(const chef *c) {
 static nib_status name_item(const chef *c, const tensor *t, slot s, const char **name) {
     char made[NAMES_MAX], prefix[NAMES_MAX] = "model.";
     family f = c->in->hp.family;
+    place at = {s, t->place.layer, t->place.expert};
     const char *embed =
         strstr(t->name, "embed_tokens.weight"); /* a new head follows the embedding's prefix */
     if (!c->r->from_gguf && embed && (size_t)(embed - t->name) < sizeof prefix)
         snprintf(prefix, sizeof prefix, "%.*s", (int)(embed - t->name), t->name);
     *name = NULL;
-    if (c->r->to_gguf == c->r->from_gguf && s == t->slot) {
+    if (c->r->to_gguf == c->r->from_gguf && s == t->place.slot) {
         strview stem; /* a packed tensor is known by the weight it is */
         *name = t->name;
         if (!c->r->to_gguf && names_hf_companion(strview_of(t->name), &stem) == COMPANION_WEIGHT_PACKED)
             *name = arena_format(&c->r->arena, "%.*s.weight", (int)stem.n, stem.p);
-    } else if (c->r->to_gguf ? names_to_gguf(s, t->layer, made) : names_to_hf(f, s, t->layer, prefix, made)) {
+    } else if (c->r->to_gguf ? names_to_gguf(at, made) : names_to_hf(f, at, prefix, made)) {
         *name = arena_text(&c->r->arena, made, strlen(made));
     } else {
         return NIB_OK;
@@ -121,7 +122,7 @@ static void carry(const chef *c, recipe_item *item) {
     item->to = t->dtype;
     item->action = RECIPE_CARRY;
     if (c->r->to_gguf == c->r->from_gguf) {
-        bool known = t->slot != SLOT_NONE; /* its scale may be 1 */
+        bool known = t->place.slot != SLOT_NONE; /* its scale may be 1 */
         bool fp8 = t->dtype == DT_F8_E4M3 && known;
         item->action = scaled || fp8 ? RECIPE_REPACK : RECIPE_CARRY;
         if (t->dtype == DT_F8_E5M2 && (scaled || known)) { /* neither convention has words for it */
@@ -152,11 +153,11 @@ static bool same_format(dtype stored, dtype wanted) {
 static void set_group(const chef *c, recipe_item *item) {
     slot s = item->slot;
     bool attention = s == SLOT_Q || s == SLOT_K || s == SLOT_V, gated = s == SLOT_GATE || s == SLOT_UP;
-    if ((!attention && !gated) || item->t->layer < 0) {
+    if ((!attention && !gated) || item->t->place.layer < 0) {
         item->group = c->r->n_groups++;
         return;
     }
-    int *joined = &c->joined[item->t->layer][gated];
+    int *joined = &c->joined[item->t->place.layer][gated];
     if (*joined < 0)
         *joined = c->r->n_groups++;
     item->group = *joined;
@@ -164,7 +165,7 @@ static void set_group(const chef *c, recipe_item *item) {
 
 static const float *weights_of(const chef *c, const recipe_item *item) {
     const importance *i = c->o->importance;
-    int layer = item->t->layer < 0 ? 0 : item->t->layer;
+    int layer = item->t->place.layer < 0 ? 0 : item->t->place.layer;
     if (c->o->method != QM_WEIGHTED || !i || layer >= i->n_layers)
         return NULL;
     return i->mean_squares[layer * SLOT_COUNT + (int)item->slot];
@@ -204,12 +205,16 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
     return NIB_OK;
 }
 
+static bool is_rope_table(slot s) {
+    return s == SLOT_ROPE_FREQS || s == SLOT_ROPE_LONG || s == SLOT_ROPE_SHORT;
+}
+
 /* Does the output's container hold this tensor of the source? */
 static bool has_place(const chef *c, const tensor *t) {
     strview name = strview_of(t->name);
     if (c->r->to_gguf == c->r->from_gguf)
-        return !(c->r->unties_head && t->slot == SLOT_NONE && strcmp(t->name, "lm_head.weight") == 0);
-    if (t->slot == SLOT_ROPE_FREQS || t->slot == SLOT_NONE)
+        return !(c->r->unties_head && t->place.slot == SLOT_NONE && strcmp(t->name, "lm_head.weight") == 0);
+    if (is_rope_table(t->place.slot) || t->place.slot == SLOT_NONE)
         return false; /* config.json says the frequencies */
     return c->r->from_gguf || !names_hf_is_tower(name);
 }
@@ -231,18 +236,19 @@ static void fit_container(const chef *c, recipe_item *item) {
 
 static nib_status add(const chef *c, const tensor *t, slot s) {
     recipe_item *item = &c->r->items[c->r->n];
-    if (s != SLOT_NONE && t->layer >= HPARAMS_MAX_LAYERS) /* of a network that nibble does not know */
+    if (s != SLOT_NONE && t->place.layer >= HPARAMS_MAX_LAYERS) /* of a network that nibble does not know */
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is of layer %d; expected %d layers at most",
-                        c->in->path, QUOTEZ(t->name), t->layer, HPARAMS_MAX_LAYERS);
+                        c->in->path, QUOTEZ(t->name), t->place.layer, HPARAMS_MAX_LAYERS);
     *item = (recipe_item){.t = t, .slot = s, .group = -1};
     NIB_TRY(name_item(c, t, s, &item->name));
     if (!item->name || !has_place(c, t)) {
-        c->r->n_skipped += t->slot != SLOT_ROPE_FREQS;
+        c->r->n_skipped += !is_rope_table(t->place.slot);
         return NIB_OK;
     }
     fit_container(c, item);
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
-    bool wanted = recipe_is_linear(s) || (head && c->o->head != HEAD_KEEP);
+    bool wanted =
+        (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
     if (wanted && t->n_dims == 2 && !is_kept(c, item)) {
         quant_format format = !head ? c->o->format : c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4;
         NIB_TRY(quantize(c, item, format));
@@ -282,7 +288,7 @@ static nib_status check_options(const chef *c) {
 
 static const tensor *find_slot(const model_file *in, slot s) {
     for (size_t i = 0; i < in->n_tensors; i++)
-        if (in->tensors[i].slot == s)
+        if (in->tensors[i].place.slot == s)
             return &in->tensors[i];
     return NULL;
 }
@@ -306,7 +312,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     for (size_t i = 0; i < in->n_tensors; i++) {
         if (options->interrupted && *options->interrupted)
             return nib_fail(err, NIB_CANCELLED, "interrupted");
-        NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].slot));
+        NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].place.slot));
     }
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));

@@ -121,13 +121,33 @@ const char *model_file_format_name(const model_file *f, const tensor *t) {
     return f->owned->format_names[t - f->tensors];
 }
 
-const tensor *model_file_find(const model_file *f, slot s, int layer) {
-    if (layer < -1 || layer >= HPARAMS_MAX_LAYERS || s <= SLOT_NONE || s >= SLOT_COUNT)
-        return NULL;
-    if (f->has_network)
-        return f->owned->table[(layer + 1) * SLOT_COUNT + s];
-    for (size_t i = 0; i < f->n_tensors; i++)
-        if (f->tensors[i].slot == s && f->tensors[i].layer == layer)
-            return &f->tensors[i];
-    return NULL;
+/* Where AT is in the index, or the free entry where it would be: the index is at most half full. */
+static size_t index_of(const struct model_file_owned *o, place at) {
+    uint64_t hash = (uint64_t)(uint32_t)at.layer << 32 | (uint32_t)at.expert;
+    hash = (hash * SLOT_COUNT + (uint64_t)at.slot) * UINT64_C(0x9E3779B97F4A7C15);
+    size_t i = (size_t)(hash >> 32) & o->index_mask;
+    while (o->index[i] && !place_equal(o->index[i]->place, at))
+        i = (i + 1) & o->index_mask;
+    return i;
+}
+
+nib_status model_index(model_file *f, nib_error *err) {
+    struct model_file_owned *o = f->owned;
+    size_t size = 2;
+    while (size < 2 * f->n_tensors)
+        size *= 2;
+    o->index_mask = size - 1;
+    o->index = arena_alloc(&o->arena, size, sizeof *o->index);
+    if (!o->index)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", f->path, f->n_tensors);
+    for (size_t i = 0; i < f->n_tensors; i++) {
+        const tensor **entry = &o->index[index_of(o, f->tensors[i].place)];
+        if (f->tensors[i].place.slot != SLOT_NONE && !*entry)
+            *entry = &f->tensors[i];
+    }
+    return NIB_OK;
+}
+
+const tensor *model_file_find(const model_file *f, place at) {
+    return f->owned->index ? f->owned->index[index_of(f->owned, at)] : NULL; /* words only: no tensors */
 }

@@ -59,8 +59,8 @@ const char *model_file_part(const model_file *f, int i);
  * ("IQ2_XXS"), for which T->dtype is DT_NONE. */
 const char *model_file_format_name(const model_file *f, const tensor *t);
 
-/* The tensor in SLOT of LAYER (-1 for none); NULL when the file has none. */
-const tensor *model_file_find(const model_file *f, slot slot, int layer);
+/* The tensor at a place, the first in the file's order; NULL when the file has none. O(1). */
+const tensor *model_file_find(const model_file *f, place at);
 
 /* Only the words of PATH: a model, or a directory that holds only a tokenizer. */
 nib_status model_file_open_words(model_file **out, const char *path, nib_error *err);

@@ -218,7 +218,7 @@ static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
     bool is_gguf = d->f->format == FORMAT_GGUF;
     strview name = strview_of(r->name);
     *t = (tensor){.name = r->name,
-                  .layer = -1,
+                  .place = place_of(SLOT_NONE, PLACE_NO_LAYER),
                   .dtype = r->dtype,
                   .rows = 1,
                   .cols = 1,
@@ -232,10 +232,9 @@ static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
     if (r->n_dims)
         t->cols = r->dims[r->n_dims - 1];
     NIB_TRY(is_gguf ? fold_gguf(d, r, t) : fold_hf(d, r, t, &name));
-    bool known = is_gguf ? names_from_gguf(name, &t->slot, &t->layer)
-                         : names_from_hf(d->f->hp.family, name, &t->slot, &t->layer);
-    if (t->slot == SLOT_HEAD && d->f->hp.tied && d->f->hp.family != FAMILY_NONE)
-        t->slot = SLOT_NONE; /* config.json ties the head: transformers ignores what is stored */
+    bool known = is_gguf ? names_from_gguf(name, &t->place) : names_from_hf(d->f->hp.family, name, &t->place);
+    if (t->place.slot == SLOT_HEAD && d->f->hp.tied && d->f->hp.family != FAMILY_NONE)
+        t->place.slot = SLOT_NONE; /* config.json ties the head: transformers ignores what is stored */
     return known ? NIB_OK : note_unknown(d, r, name);
 }
 
@@ -289,5 +288,5 @@ nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err) 
     if (status == NIB_OK)
         status = fold_all(&d, tensors, f->owned->format_names);
     mem_free(d.by_name);
-    return status;
+    return status == NIB_OK ? model_index(f, err) : status;
 }

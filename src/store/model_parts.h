@@ -23,9 +23,10 @@ struct model_file_owned {
     safetensors *shards; /* [n_files] of a safetensors model */
     int n_shards;
     mapfile side[MODEL_N_SIDE];
-    json_t *config, *generation_config, *tokenizer_config;      /* NULL: not there */
-    const char **format_names;                                  /* [n_tensors] */
-    const tensor *table[(HPARAMS_MAX_LAYERS + 1) * SLOT_COUNT]; /* has_network: layer -1 first */
+    json_t *config, *generation_config, *tokenizer_config; /* NULL: not there */
+    const char **format_names;                             /* [n_tensors] */
+    const tensor **index; /* [index_mask + 1] hash of the tensors that have a place; NULL: free */
+    size_t index_mask;
 };
 
 /* One stored tensor before companions are folded: GGUF and safetensors look the same from here. */
@@ -45,7 +46,10 @@ typedef struct model_raw {
  * network that cannot be computed is noted, not refused. */
 nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err);
 
-/* The slot, layer and tensors of a network in the file's own convention. */
+/* Makes what model_file_find looks into, of f->tensors. */
+nib_status model_index(model_file *f, nib_error *err);
+
+/* The tensors of a network against its hyper-parameters. */
 nib_status model_shape_check(model_file *f, nib_error *err);
 
 nib_status model_gguf_open(model_file *f, bool words_only, nib_error *err);

@@ -27,8 +27,21 @@ static bool family_has(family f, slot s) {
         return f == FAMILY_GEMMA3;
     case SLOT_ROPE_FREQS:
         return f == FAMILY_LLAMA;
-    default:
+    case SLOT_EMBED:
+    case SLOT_HEAD:
+    case SLOT_FINAL_NORM:
+    case SLOT_ATTN_NORM:
+    case SLOT_Q:
+    case SLOT_K:
+    case SLOT_V:
+    case SLOT_O:
+    case SLOT_FFN_NORM:
+    case SLOT_GATE:
+    case SLOT_UP:
+    case SLOT_DOWN:
         return true;
+    default:
+        return false;
     }
 }
 
@@ -61,16 +74,12 @@ static shape shape_of(const hparams *hp, slot s) {
     }
 }
 
-static bool is_layer_slot(slot s) {
-    return s >= SLOT_ATTN_NORM;
-}
-
-/* The slot's name in this file's convention, for sentences. */
-static void name_of(const model_file *f, slot s, int layer, char out[NAMES_MAX]) {
+/* The name of a place in this file's convention, for sentences. */
+static void name_of(const model_file *f, place p, char out[NAMES_MAX]) {
     if (f->format == FORMAT_GGUF)
-        names_to_gguf(s, layer, out);
+        names_to_gguf(p, out);
     else
-        names_to_hf(f->hp.family, s, layer, "model.", out);
+        names_to_hf(f->hp.family, p, "model.", out);
 }
 
 /* PyTorch and GGUF align numbers to their size; a file that does not cannot be read in place. */
@@ -79,17 +88,19 @@ static bool is_aligned(const tensor *t) {
     return (uintptr_t)t->data % size == 0;
 }
 
-static nib_status place(model_file *f, const tensor *t, nib_error *err) {
+static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     const hparams *hp = &f->hp;
-    if (!family_has(hp->family, t->slot) || t->layer >= hp->n_layers)
+    if (!family_has(hp->family, t->place.slot) || t->place.expert != PLACE_NO_EXPERT)
+        return model_note_words(f, err, "%s: tensor %s is not part of a %s network as nibble computes it",
+                                f->path, QUOTEZ(t->name), family_name(hp->family));
+    if (t->place.layer >= hp->n_layers)
         return model_note_words(f, err, "%s: tensor %s is not part of a %s network of %d layers", f->path,
                                 QUOTEZ(t->name), family_name(hp->family), hp->n_layers);
-    const tensor **entry = &f->owned->table[(t->layer + 1) * SLOT_COUNT + t->slot];
-    if (*entry)
+    const tensor *first = model_file_find(f, t->place);
+    if (first != t)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensors %s and %s are the same part of the network", f->path,
-                        QUOTEZ((*entry)->name), QUOTEZ(t->name));
-    *entry = t;
-    shape want = shape_of(hp, t->slot);
+                        QUOTEZ(first->name), QUOTEZ(t->name));
+    shape want = shape_of(hp, t->place.slot);
     if (t->rows != want.rows || t->cols != want.cols)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has the shape [%zu, %zu], expected [%zu, %zu]",
                         f->path, QUOTEZ(t->name), t->rows, t->cols, want.rows, want.cols);
@@ -107,26 +118,25 @@ static nib_status place(model_file *f, const tensor *t, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status need(const model_file *f, slot s, int layer, nib_error *err) {
-    if (f->owned->table[(layer + 1) * SLOT_COUNT + s] || !family_has(f->hp.family, s) ||
-        is_optional(&f->hp, s))
+static nib_status need(const model_file *f, place p, nib_error *err) {
+    if (model_file_find(f, p) || !family_has(f->hp.family, p.slot) || is_optional(&f->hp, p.slot))
         return NIB_OK;
     char name[NAMES_MAX];
-    name_of(f, s, layer, name);
+    name_of(f, p, name);
     return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is missing", f->path, name);
 }
 
 nib_status model_shape_check(model_file *f, nib_error *err) {
     for (size_t i = 0; i < f->n_tensors; i++)
-        if (f->tensors[i].slot != SLOT_NONE)
-            NIB_TRY(place(f, &f->tensors[i], err));
+        if (f->tensors[i].place.slot != SLOT_NONE)
+            NIB_TRY(check(f, &f->tensors[i], err));
     if (f->network_note[0])
         return NIB_OK; /* something else than nibble's idea of the family: what is missing says nothing */
     for (int s = SLOT_EMBED; s < SLOT_COUNT; s++) {
-        for (int layer = 0; layer < f->hp.n_layers && is_layer_slot(s); layer++)
-            NIB_TRY(need(f, s, layer, err));
-        if (!is_layer_slot(s))
-            NIB_TRY(need(f, s, -1, err));
+        for (int layer = 0; layer < f->hp.n_layers && place_is_in_layer(s); layer++)
+            NIB_TRY(need(f, place_of(s, layer), err));
+        if (!place_is_in_layer(s))
+            NIB_TRY(need(f, place_of(s, PLACE_NO_LAYER), err));
     }
     f->has_network = true;
     return NIB_OK;

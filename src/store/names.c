@@ -6,39 +6,60 @@
 
 #include <stdio.h>
 
+/* Names as files write them. N stands for the number of the layer, E for that of the expert; names have no
+ * capitals of their own. NULL: the convention has none. */
 typedef struct name_row {
     slot slot;
-    bool in_layer;
-    const char *gguf; /* without "blk.N." and ".weight" */
-    const char *hf;   /* without prefix, "layers.N." and ".weight"; NULL: none */
+    const char *gguf;
+    const char *hf;   /* without the checkpoint's prefix */
+    bool all_experts; /* the tensor stacks them */
 } name_row;
 
 static const name_row common[] = {
-    {SLOT_EMBED, false, "token_embd", "embed_tokens"},
-    {SLOT_FINAL_NORM, false, "output_norm", "norm"},
-    {SLOT_HEAD, false, "output", "lm_head"},
-    {SLOT_ROPE_FREQS, false, "rope_freqs", NULL},
-    {SLOT_ATTN_NORM, true, "attn_norm", "input_layernorm"},
-    {SLOT_Q, true, "attn_q", "self_attn.q_proj"},
-    {SLOT_K, true, "attn_k", "self_attn.k_proj"},
-    {SLOT_V, true, "attn_v", "self_attn.v_proj"},
-    {SLOT_O, true, "attn_output", "self_attn.o_proj"},
-    {SLOT_Q_NORM, true, "attn_q_norm", "self_attn.q_norm"},
-    {SLOT_K_NORM, true, "attn_k_norm", "self_attn.k_norm"},
-    {SLOT_POST_ATTN_NORM, true, "post_attention_norm", NULL},
-    {SLOT_FFN_NORM, true, "ffn_norm", "post_attention_layernorm"},
-    {SLOT_GATE, true, "ffn_gate", "mlp.gate_proj"},
-    {SLOT_UP, true, "ffn_up", "mlp.up_proj"},
-    {SLOT_DOWN, true, "ffn_down", "mlp.down_proj"},
-    {SLOT_POST_FFN_NORM, true, "post_ffw_norm", NULL},
+    {SLOT_EMBED, "token_embd.weight", "embed_tokens.weight", false},
+    {SLOT_FINAL_NORM, "output_norm.weight", "norm.weight", false},
+    {SLOT_HEAD, "output.weight", "lm_head.weight", false},
+    {SLOT_ROPE_FREQS, "rope_freqs.weight", NULL, false},
+    {SLOT_ROPE_LONG, "rope_factors_long.weight", NULL, false},
+    {SLOT_ROPE_SHORT, "rope_factors_short.weight", NULL, false},
+    {SLOT_ATTN_NORM, "blk.N.attn_norm.weight", "layers.N.input_layernorm.weight", false},
+    {SLOT_Q, "blk.N.attn_q.weight", "layers.N.self_attn.q_proj.weight", false},
+    {SLOT_K, "blk.N.attn_k.weight", "layers.N.self_attn.k_proj.weight", false},
+    {SLOT_V, "blk.N.attn_v.weight", "layers.N.self_attn.v_proj.weight", false},
+    {SLOT_QKV, "blk.N.attn_qkv.weight", "layers.N.self_attn.qkv_proj.weight", false},
+    {SLOT_O, "blk.N.attn_output.weight", "layers.N.self_attn.o_proj.weight", false},
+    {SLOT_Q_BIAS, "blk.N.attn_q.bias", "layers.N.self_attn.q_proj.bias", false},
+    {SLOT_K_BIAS, "blk.N.attn_k.bias", "layers.N.self_attn.k_proj.bias", false},
+    {SLOT_V_BIAS, "blk.N.attn_v.bias", "layers.N.self_attn.v_proj.bias", false},
+    {SLOT_O_BIAS, "blk.N.attn_output.bias", "layers.N.self_attn.o_proj.bias", false},
+    {SLOT_Q_NORM, "blk.N.attn_q_norm.weight", "layers.N.self_attn.q_norm.weight", false},
+    {SLOT_K_NORM, "blk.N.attn_k_norm.weight", "layers.N.self_attn.k_norm.weight", false},
+    {SLOT_POST_ATTN_NORM, "blk.N.post_attention_norm.weight", NULL, false},
+    {SLOT_FFN_NORM, "blk.N.ffn_norm.weight", "layers.N.post_attention_layernorm.weight", false},
+    {SLOT_GATE, "blk.N.ffn_gate.weight", "layers.N.mlp.gate_proj.weight", false},
+    {SLOT_UP, "blk.N.ffn_up.weight", "layers.N.mlp.up_proj.weight", false},
+    {SLOT_GATE_UP, NULL, "layers.N.mlp.gate_up_proj.weight", false},
+    {SLOT_DOWN, "blk.N.ffn_down.weight", "layers.N.mlp.down_proj.weight", false},
+    {SLOT_POST_FFN_NORM, "blk.N.post_ffw_norm.weight", NULL, false},
+    {SLOT_ROUTER, "blk.N.ffn_gate_inp.weight", "layers.N.mlp.gate.weight", false},
+    {SLOT_GATE, "blk.N.ffn_gate.E.weight", "layers.N.mlp.experts.E.gate_proj.weight", false},
+    {SLOT_UP, "blk.N.ffn_up.E.weight", "layers.N.mlp.experts.E.up_proj.weight", false},
+    {SLOT_DOWN, "blk.N.ffn_down.E.weight", "layers.N.mlp.experts.E.down_proj.weight", false},
+    {SLOT_GATE, "blk.N.ffn_gate_exps.weight", "layers.N.mlp.experts.gate_proj", true},
+    {SLOT_UP, "blk.N.ffn_up_exps.weight", "layers.N.mlp.experts.up_proj", true},
+    {SLOT_GATE_UP, "blk.N.ffn_gate_up_exps.weight", "layers.N.mlp.experts.gate_up_proj", true},
+    {SLOT_DOWN, "blk.N.ffn_down_exps.weight", "layers.N.mlp.experts.down_proj", true},
 };
 #define N_COMMON (sizeof common / sizeof common[0])
 
 /* Gemma has four norms a layer; Hugging Face's post_attention_layernorm means another one there. */
-static const name_row gemma[] = {
-    {SLOT_POST_ATTN_NORM, true, "post_attention_norm", "post_attention_layernorm"},
-    {SLOT_FFN_NORM, true, "ffn_norm", "pre_feedforward_layernorm"},
-    {SLOT_POST_FFN_NORM, true, "post_ffw_norm", "post_feedforward_layernorm"},
+static const struct {
+    slot slot;
+    const char *hf;
+} gemma[] = {
+    {SLOT_POST_ATTN_NORM, "layers.N.post_attention_layernorm.weight"},
+    {SLOT_FFN_NORM, "layers.N.pre_feedforward_layernorm.weight"},
+    {SLOT_POST_FFN_NORM, "layers.N.post_feedforward_layernorm.weight"},
 };
 #define N_GEMMA (sizeof gemma / sizeof gemma[0])
 
@@ -67,56 +88,91 @@ static bool drop_suffix(strview *v, const char *suffix) {
     return true;
 }
 
-/* "12." in front: a plain number without leading zeros, below HPARAMS_MAX_LAYERS times a margin (the caller
- * compares with its own layer count). */
-static bool drop_layer(strview *v, int *layer) {
+/* A plain number in front, without leading zeros, of five digits at most: the caller compares with its own
+ * counts. */
+static bool drop_number(strview *v, int *number) {
     size_t i = 0;
     int n = 0;
     while (i < v->n && i < 5 && v->p[i] >= '0' && v->p[i] <= '9')
         n = n * 10 + (v->p[i++] - '0');
-    if (i == 0 || i == v->n || v->p[i] != '.' || (i > 1 && v->p[0] == '0'))
+    if (i == 0 || (i > 1 && v->p[0] == '0'))
         return false;
-    *v = (strview){v->p + i + 1, v->n - i - 1};
-    *layer = n;
+    *v = (strview){v->p + i, v->n - i};
+    *number = n;
     return true;
+}
+
+/* ---- patterns ---- */
+
+/* Does NAME begin with PATTERN? *NAME is what follows it then. */
+static bool drop_pattern(strview *name, const char *pattern, place *out) {
+    strview rest = *name;
+    for (const char *p = pattern; *p; p++) {
+        if (*p == 'N' || *p == 'E') {
+            if (!drop_number(&rest, *p == 'N' ? &out->layer : &out->expert))
+                return false;
+        } else if (rest.n == 0 || rest.p[0] != *p) {
+            return false;
+        } else {
+            rest = (strview){rest.p + 1, rest.n - 1};
+        }
+    }
+    *name = rest;
+    return true;
+}
+
+static bool matches(strview name, const char *pattern, const name_row *row, place *out) {
+    place found = {row->slot, PLACE_NO_LAYER, row->all_experts ? PLACE_ALL_EXPERTS : PLACE_NO_EXPERT};
+    if (!pattern || !drop_pattern(&name, pattern, &found) || name.n > 0)
+        return false;
+    *out = found;
+    return true;
+}
+
+/* Is ROW, of the name PATTERN, the one for P? */
+static bool is_row_of(const name_row *row, const char *pattern, place p) {
+    if (!pattern || row->slot != p.slot || place_is_in_layer(row->slot) != (p.layer >= 0))
+        return false;
+    if (row->all_experts || p.expert < 0)
+        return p.expert == (row->all_experts ? PLACE_ALL_EXPERTS : PLACE_NO_EXPERT) && !strchr(pattern, 'E');
+    return strchr(pattern, 'E') != NULL;
+}
+
+static void write_name(const char *prefix, const char *pattern, place p, char out[NAMES_MAX]) {
+    int n = snprintf(out, NAMES_MAX, "%s", prefix);
+    for (; *pattern && n < NAMES_MAX - 1; pattern++) {
+        size_t room = NAMES_MAX - (size_t)n;
+        if (*pattern == 'N' || *pattern == 'E')
+            n += snprintf(out + n, room, "%d", *pattern == 'N' ? p.layer : p.expert);
+        else
+            n += snprintf(out + n, room, "%c", *pattern);
+    }
 }
 
 /* ---- GGUF ---- */
 
-bool names_from_gguf(strview name, slot *s, int *layer) {
-    *s = SLOT_NONE;
-    *layer = -1;
-    int number = -1;
-    bool in_layer = drop_prefix(&name, "blk.");
-    if ((in_layer && !drop_layer(&name, &number)) || !drop_suffix(&name, ".weight"))
-        return false;
+bool names_from_gguf(strview name, place *out) {
+    *out = place_of(SLOT_NONE, PLACE_NO_LAYER);
+    for (size_t i = 0; i < N_COMMON; i++)
+        if (matches(name, common[i].gguf, &common[i], out))
+            return true;
+    return false;
+}
+
+bool names_to_gguf(place p, char out[NAMES_MAX]) {
+    out[0] = '\0';
     for (size_t i = 0; i < N_COMMON; i++) {
-        if (common[i].in_layer == in_layer && strview_is(name, common[i].gguf)) {
-            *s = common[i].slot;
-            *layer = number;
+        if (is_row_of(&common[i], common[i].gguf, p)) {
+            write_name("", common[i].gguf, p, out);
             return true;
         }
     }
     return false;
 }
 
-bool names_to_gguf(slot s, int layer, char out[NAMES_MAX]) {
-    out[0] = '\0';
-    for (size_t i = 0; i < N_COMMON; i++) {
-        if (common[i].slot != s)
-            continue;
-        if (common[i].in_layer)
-            snprintf(out, NAMES_MAX, "blk.%d.%s.weight", layer, common[i].gguf);
-        else
-            snprintf(out, NAMES_MAX, "%s.weight", common[i].gguf);
-        return true;
-    }
-    return false;
-}
-
 bool names_gguf_in_layer(strview name) {
-    int layer;
-    return drop_prefix(&name, "blk.") && drop_layer(&name, &layer);
+    place in;
+    return drop_pattern(&name, "blk.N.", &in);
 }
 
 /* ---- Hugging Face ---- */
@@ -127,50 +183,33 @@ static void drop_hf_prefix(strview *name) {
         drop_prefix(name, "language_model."); /* language_model.lm_head.weight */
 }
 
-bool names_from_hf(family f, strview name, slot *s, int *layer) {
-    *s = SLOT_NONE;
-    *layer = -1;
-    int number = -1;
+bool names_from_hf(family f, strview name, place *out) {
+    *out = place_of(SLOT_NONE, PLACE_NO_LAYER);
     drop_hf_prefix(&name);
-    bool in_layer = drop_prefix(&name, "layers.");
-    if ((in_layer && !drop_layer(&name, &number)) || !drop_suffix(&name, ".weight"))
-        return false;
+    for (size_t i = 0; i < N_COMMON; i++)
+        if (matches(name, hf_of(f, &common[i]), &common[i], out))
+            return true;
+    return false;
+}
+
+bool names_to_hf(family f, place p, const char *prefix, char out[NAMES_MAX]) {
+    out[0] = '\0';
+    if (p.slot == SLOT_HEAD) /* beside the model, not in it */
+        prefix = strcmp(prefix, "language_model.model.") == 0 ? "language_model." : "";
     for (size_t i = 0; i < N_COMMON; i++) {
         const char *hf = hf_of(f, &common[i]);
-        if (hf && common[i].in_layer == in_layer && strview_is(name, hf)) {
-            *s = common[i].slot;
-            *layer = number;
+        if (is_row_of(&common[i], hf, p)) {
+            write_name(prefix, hf, p, out);
             return true;
         }
     }
     return false;
 }
 
-bool names_to_hf(family f, slot s, int layer, const char *prefix, char out[NAMES_MAX]) {
-    out[0] = '\0';
-    const char *hf = NULL;
-    bool in_layer = false;
-    for (size_t i = 0; i < N_COMMON; i++) {
-        if (common[i].slot == s) {
-            hf = hf_of(f, &common[i]);
-            in_layer = common[i].in_layer;
-        }
-    }
-    if (!hf)
-        return false;
-    if (s == SLOT_HEAD) /* beside the model, not in it */
-        prefix = strcmp(prefix, "language_model.model.") == 0 ? "language_model." : "";
-    if (in_layer)
-        snprintf(out, NAMES_MAX, "%slayers.%d.%s.weight", prefix, layer, hf);
-    else
-        snprintf(out, NAMES_MAX, "%s%s.weight", prefix, hf);
-    return true;
-}
-
 bool names_hf_in_layer(strview name) {
-    int layer;
+    place in;
     drop_hf_prefix(&name);
-    return drop_prefix(&name, "layers.") && drop_layer(&name, &layer);
+    return drop_pattern(&name, "layers.N.", &in);
 }
 
 bool names_hf_is_tower(strview name) {

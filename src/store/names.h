@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tensor names: slot and layer <-> GGUF name <-> Hugging Face name. A table per convention, read both ways.
+ * Tensor names: place <-> GGUF name <-> Hugging Face name. One table, read both ways.
  *
  * Hugging Face names carry a prefix (model., language_model.model., model.language_model.) that belongs to
  * the checkpoint, not to the tensor: reading takes any of them, writing takes the wanted one.
@@ -11,7 +11,7 @@
 
 #include "base/strview.h"
 #include "nouns/hparams.h"
-#include "nouns/tensor.h"
+#include "nouns/place.h"
 
 #define NAMES_MAX 128 /* bytes of a name that is written here, NUL included */
 
@@ -29,15 +29,17 @@ typedef enum names_companion {
     COMPANION_COUNT
 } names_companion;
 
-/* Slot and layer (-1: none) of a name ending in .weight; false, SLOT_NONE and -1 when it is none of ours. */
-bool names_from_gguf(strview name, slot *s, int *layer);
-bool names_from_hf(family f, strview name, slot *s, int *layer);
+/* The place of a name; false, SLOT_NONE and no layer when it is none of ours. An expert's tensor is known
+ * alone
+ * ("experts.3.up_proj") and stacked ("ffn_up_exps"). */
+bool names_from_gguf(strview name, place *out);
+bool names_from_hf(family f, strview name, place *out);
 
-/* Name of a slot's tensor; false when the convention or family has none (OUT is then ""). */
-bool names_to_gguf(slot s, int layer, char out[NAMES_MAX]);
+/* Name of a place's tensor; false when the convention or family has none (OUT is then ""). */
+bool names_to_gguf(place p, char out[NAMES_MAX]);
 /* PREFIX: "model.", "language_model.model." or "model.language_model."; the head stands beside the model, so
  * of it only "language_model." is kept. */
-bool names_to_hf(family f, slot s, int layer, const char *prefix, char out[NAMES_MAX]);
+bool names_to_hf(family f, place p, const char *prefix, char out[NAMES_MAX]);
 
 /* Which companion NAME is, and its stem (NAME without the suffix: "blk.0.attn_q" of "blk.0.attn_q.scale").
  * names_hf takes the Hugging Face suffixes, names_gguf those of GGUF. COMPANION_NONE: the stem is NAME

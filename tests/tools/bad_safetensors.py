@@ -197,7 +197,7 @@ def directories():
                command="run")
     configured("run-gptq", "quantization_config", {"quant_method": "gptq"},
                "{}: quant_method is \"gptq\", nibble reads modelopt and compressed-tensors", room="model", command="run")
-    hf("run-bias-hf", s + "tensor model.layers.0.self_attn.q_proj.bias is not part of a qwen3 network as nibble computes it",
+    hf("run-bias-hf", "{}: tensor model.layers.0.self_attn.q_proj.bias is not part of a qwen3 network as nibble computes it",
        lambda d: d.tensors.__setitem__("model.layers.0.self_attn.q_proj.bias", ("F16", [8], None)), room="model",
        command="run")
     hf("run-no-config", "{}: has no config.json", lambda d: setattr(d, "raw_config", b""), room="model", command="run")

@@ -69,9 +69,9 @@ INLINE void tile(pack_kind kind, uint8_t *codes, float *scales, const matmul_cut
     for (size_t g = 0; g < cut->n_groups; g++)
         for (size_t b = 0; b < cut->n_blocks; b++) {
             const uint8_t *super = pack_super(cut->part, cut->group + g, (cut->block + b) / 4);
-            size_t place = g * MATMUL_BLOCKS8 + b;
-            block_values(kind, codes + place * BLOCK_CODES, super + b % 4 * lines * PACK_LINE, grid);
-            _mm512_storeu_ps(scales + place * PACK_LANES,
+            size_t at = g * MATMUL_BLOCKS8 + b;
+            block_values(kind, codes + at * BLOCK_CODES, super + b % 4 * lines * PACK_LINE, grid);
+            _mm512_storeu_ps(scales + at * PACK_LANES,
                              matmul_avx512_scales(kind, super + 4 * lines * PACK_LINE, b % 4));
         }
 }

@@ -40,7 +40,7 @@ static inline void store_target_touch(const model_file *f) {
                (f->words.scores ? (double)f->words.scores[i] : 0) + (f->words.types ? f->words.types[i] : 0);
     if (f->words.chat_template.n)
         sum += f->words.chat_template.p[f->words.chat_template.n - 1];
-    if (f->has_network && !model_file_find(f, SLOT_EMBED, -1))
+    if (f->has_network && !model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER)))
         abort();
     store_target_sink = sum;
 }

@@ -100,8 +100,7 @@ static inline uint8_t *fixture_scales(const tensor *t, rng *r, fill f) {
 
 /* Freed with fixture_free. SCALED: with a tensor scale and, where the format may have them, row scales. */
 static inline tensor fixture_tensor(dtype type, size_t rows, size_t cols, rng *r, fill f, bool scaled) {
-    tensor t = {
-        .name = "fixture", .layer = -1, .dtype = type, .rows = rows, .cols = cols, .tensor_scale = 1.0f};
+    tensor t = {.name = "fixture", .dtype = type, .rows = rows, .cols = cols, .tensor_scale = 1.0f};
     size_t row_bytes = 0;
     assert_true(dtype_bytes(type, cols, &row_bytes));
     t.bytes = rows * row_bytes;

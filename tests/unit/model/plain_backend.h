@@ -213,9 +213,9 @@ static size_t plain_place(const kv_cache *kv, const batch_seq *q, const attn_par
     assert(pos / KV_PAGE_TOKENS < q->n_pages);
     int page = q->pages[pos / KV_PAGE_TOKENS];
     assert(page >= 0 && page < kv->shape.n_pages);
-    size_t place = (size_t)page * KV_PAGE_TOKENS + (size_t)(pos % KV_PAGE_TOKENS);
+    size_t at = (size_t)page * KV_PAGE_TOKENS + (size_t)(pos % KV_PAGE_TOKENS);
     size_t width = (size_t)(p->n_kv_heads * p->head_dim);
-    return (place * (size_t)kv->shape.n_layers + (size_t)p->layer) * width;
+    return (at * (size_t)kv->shape.n_layers + (size_t)p->layer) * width;
 }
 
 static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p,
@@ -228,11 +228,11 @@ static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const 
         const batch_seq *s = &plain_batch->seqs[i];
         for (int j = 0; j < s->n_rows; j++) {
             const float *row = qkv->v + (size_t)(s->row + j) * qkv->cols;
-            size_t place = plain_place(kv, s, p, s->pos + j);
-            float *q_row = q->v + (size_t)(s->row + j) * n_q, *k_row = kv->k + place;
+            size_t at = plain_place(kv, s, p, s->pos + j);
+            float *q_row = q->v + (size_t)(s->row + j) * n_q, *k_row = kv->k + at;
             memcpy(q_row, row, n_q * sizeof *row);
             memcpy(k_row, row + n_q, n_kv * sizeof *row);
-            memcpy(kv->v + place, row + n_q + n_kv, n_kv * sizeof *row);
+            memcpy(kv->v + at, row + n_q + n_kv, n_kv * sizeof *row);
             for (int h = 0; h < p->n_heads + p->n_kv_heads; h++) {
                 bool is_q = h < p->n_heads;
                 float *head = is_q ? q_row + (size_t)h * d : k_row + (size_t)(h - p->n_heads) * d;

@@ -45,7 +45,7 @@ static opened open_case(const golden_case *c) {
 
 /* A tensor to be spoiled; expect_refused makes it sound again. */
 static tensor *spoil(opened *o, slot s, int layer) {
-    o->spoiled = (tensor *)model_file_find(o->file, s, layer);
+    o->spoiled = (tensor *)model_file_find(o->file, place_of(s, layer));
     assert_non_null(o->spoiled);
     o->sound = *o->spoiled;
     return o->spoiled;
@@ -67,7 +67,7 @@ static void expect_refused(opened *o, nib_status expected, const char *words) {
 static void test_refusals(void **state) {
     (void)state;
     opened o = open_case(&(golden_case){"qwen3-tied", ""});
-    spoil(&o, SLOT_UP, 1)->slot = SLOT_NONE;
+    spoil(&o, SLOT_UP, 1)->place.slot = SLOT_NONE;
     expect_refused(&o, NIB_UNSUPPORTED,
                    "layers.1.mlp.up_proj.weight' has no place in nibble's qwen3 network");
     spoil(&o, SLOT_K, 1)->rows--;
@@ -77,8 +77,13 @@ static void test_refusals(void **state) {
     spoil(&o, SLOT_EMBED, -1)->dtype = DT_I32;
     expect_refused(&o, NIB_UNSUPPORTED, "is stored as I32, which is no weight format");
     float infinite[24] = {[3] = INFINITY};
-    *spoil(&o, SLOT_FINAL_NORM, -1) =
-        (tensor){.name = "n", .dtype = DT_F32, .rows = 1, .cols = 24, .data = infinite, .tensor_scale = 1};
+    *spoil(&o, SLOT_FINAL_NORM, -1) = (tensor){.name = "n",
+                                               .place = o.sound.place,
+                                               .dtype = DT_F32,
+                                               .rows = 1,
+                                               .cols = 24,
+                                               .data = infinite,
+                                               .tensor_scale = 1};
     expect_refused(&o, NIB_BAD_FILE, "holds a number that is not finite");
     o.changed.hp.n_layers = 3;
     expect_refused(&o, NIB_BAD_FILE, "no tensor for attn_q of layer 2, expected one of [96, 24]");
@@ -229,11 +234,12 @@ static void test_observe(void **state) {
 
     /* The input of layer 0's q is the norm of the scaled embedding: computed here from the file. */
     float *row = malloc((size_t)hp->dim * sizeof *row), *w = malloc((size_t)hp->dim * sizeof *w);
-    tensor_decode_row(model_file_find(o.file, SLOT_ATTN_NORM, 0), 0, w);
+    tensor_decode_row(model_file_find(o.file, place_of(SLOT_ATTN_NORM, 0)), 0, w);
     double *expected = calloc((size_t)hp->dim, sizeof *expected);
     for (size_t i = 0; i < n; i++) {
         double sum = 0;
-        tensor_decode_row(model_file_find(o.file, SLOT_EMBED, -1), (size_t)tokens[i], row);
+        tensor_decode_row(model_file_find(o.file, place_of(SLOT_EMBED, PLACE_NO_LAYER)), (size_t)tokens[i],
+                          row);
         for (int c = 0; c < hp->dim; c++) {
             row[c] *= hp->embed_scale;
             sum += (double)row[c] * row[c];

@@ -49,7 +49,7 @@ static inline void decode_all(const model_file *f, const tensor *t, float *out) 
     for (size_t r = 0; r < t->rows; r++) {
         tensor_decode_row(t, r, row);
         for (size_t c = 0; c < t->cols; c++)
-            out[hf_row(f, t->slot, r) * t->cols + c] =
+            out[hf_row(f, t->place.slot, r) * t->cols + c] =
                 t->rows == 1 && f->hp.norm_plus_one ? 1 + row[c] : row[c];
     }
 }
@@ -62,7 +62,8 @@ static inline void assert_same_values(const char *path_a, const char *path_b) {
     int n = 0;
     for (int layer = -1; layer < TINY_LAYERS; layer++)
         for (int s = 1; s < SLOT_COUNT; s++) {
-            const tensor *p = model_file_find(a, (slot)s, layer), *q = model_file_find(b, (slot)s, layer);
+            const tensor *p = model_file_find(a, place_of((slot)s, layer)),
+                         *q = model_file_find(b, place_of((slot)s, layer));
             assert_int_equal(p != NULL, q != NULL);
             if (!p)
                 continue;
@@ -84,7 +85,7 @@ static inline void assert_same_values(const char *path_a, const char *path_b) {
 static inline double relative_error(const char *path_a, const char *path_b, slot s, int layer) {
     static float x[TINY_FFN * TINY_FFN], y[TINY_FFN * TINY_FFN];
     model_file *a = open_model(path_a), *b = open_model(path_b);
-    const tensor *p = model_file_find(a, s, layer), *q = model_file_find(b, s, layer);
+    const tensor *p = model_file_find(a, place_of(s, layer)), *q = model_file_find(b, place_of(s, layer));
     assert_non_null(p);
     assert_non_null(q);
     double error = 0, norm = 0;

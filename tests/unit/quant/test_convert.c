@@ -122,7 +122,7 @@ static void test_formats(void **state) {
         const char *out = make(hf, name, rows[i].o, &report);
         model_file *f = open_model(out);
         assert_true(f->has_network);
-        assert_int_equal(model_file_find(f, SLOT_DOWN, 1)->dtype, rows[i].to);
+        assert_int_equal(model_file_find(f, place_of(SLOT_DOWN, 1))->dtype, rows[i].to);
         model_file_close(f);
         double error = relative_error(hf, out, SLOT_DOWN, 1);
         assert_true(error >= rows[i].low && error <= rows[i].high);
@@ -143,12 +143,12 @@ static void test_shared_scales(void **state) {
     const char *hf = tiny_model("hf", FAMILY_GEMMA3, true, 0);
     model_file *f = open_model(make(hf, "mo", (convert_options){.method = QM_SWEEP}, NULL));
     for (int layer = 0; layer < TINY_LAYERS; layer++) {
-        float q = model_file_find(f, SLOT_Q, layer)->tensor_scale;
-        assert_true(model_file_find(f, SLOT_K, layer)->tensor_scale == q);
-        assert_true(model_file_find(f, SLOT_V, layer)->tensor_scale == q);
-        assert_true(model_file_find(f, SLOT_O, layer)->tensor_scale != q);
-        assert_true(model_file_find(f, SLOT_GATE, layer)->tensor_scale ==
-                    model_file_find(f, SLOT_UP, layer)->tensor_scale);
+        float q = model_file_find(f, place_of(SLOT_Q, layer))->tensor_scale;
+        assert_true(model_file_find(f, place_of(SLOT_K, layer))->tensor_scale == q);
+        assert_true(model_file_find(f, place_of(SLOT_V, layer))->tensor_scale == q);
+        assert_true(model_file_find(f, place_of(SLOT_O, layer))->tensor_scale != q);
+        assert_true(model_file_find(f, place_of(SLOT_GATE, layer))->tensor_scale ==
+                    model_file_find(f, place_of(SLOT_UP, layer))->tensor_scale);
     }
     model_file_close(f);
 }
@@ -169,9 +169,11 @@ static void test_head(void **state) {
             bool both = tied && i == 2; /* one tensor stays embedding and head */
             assert_true(f->has_network);
             assert_int_equal(f->hp.tied, both);
-            assert_int_equal(model_file_find(f, both ? SLOT_EMBED : SLOT_HEAD, -1)->dtype, expected[i]);
+            assert_int_equal(
+                model_file_find(f, place_of(both ? SLOT_EMBED : SLOT_HEAD, PLACE_NO_LAYER))->dtype,
+                expected[i]);
             if (!both)
-                assert_int_equal(model_file_find(f, SLOT_EMBED, -1)->dtype, DT_BF16);
+                assert_int_equal(model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER))->dtype, DT_BF16);
             model_file_close(f);
         }
     }
@@ -207,7 +209,7 @@ static void test_tied_head(void **state) {
         assert_true(r.tied_is_quantized && !r.head_is_untied);
         assert_true(f->hp.tied && holds_text(out, "token_embd.weight"));
         assert_false(holds_text(out, "token_embd.scale"));
-        assert_true(model_file_find(f, SLOT_EMBED, -1)->tensor_scale == 1);
+        assert_true(model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER))->tensor_scale == 1);
         model_file_close(f);
         errors[i] = relative_error(hf, out, SLOT_EMBED, -1);
         assert_true(errors[i] > 0.05 && errors[i] < 0.2);
@@ -245,10 +247,10 @@ static void test_unread_scales(void **state) {
         convert_report r;
         model_file *f = open_model(make(hf, name[2], o, &r));
         for (int layer = 0; layer < TINY_LAYERS; layer++) {
-            assert_int_equal(model_file_find(f, SLOT_GATE, layer)->tensor_scale == 1, gemma);
-            assert_int_equal(model_file_find(f, SLOT_UP, layer)->tensor_scale == 1, gemma);
-            assert_true(model_file_find(f, SLOT_DOWN, layer)->tensor_scale < 1);
-            assert_true(model_file_find(f, SLOT_Q, layer)->tensor_scale < 1);
+            assert_int_equal(model_file_find(f, place_of(SLOT_GATE, layer))->tensor_scale == 1, gemma);
+            assert_int_equal(model_file_find(f, place_of(SLOT_UP, layer))->tensor_scale == 1, gemma);
+            assert_true(model_file_find(f, place_of(SLOT_DOWN, layer))->tensor_scale < 1);
+            assert_true(model_file_find(f, place_of(SLOT_Q, layer))->tensor_scale < 1);
         }
         model_file_close(f);
         assert_int_equal(r.n_scales_unread, 0);
@@ -267,9 +269,9 @@ static void test_keep(void **state) {
     const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
     convert_options o = {.method = QM_RTN, .out = OUT_GGUF, .keep = globs, .n_keep = 2};
     model_file *f = open_model(make(hf, "k.gguf", o, NULL));
-    assert_int_equal(model_file_find(f, SLOT_Q, 0)->dtype, DT_BF16);
-    assert_int_equal(model_file_find(f, SLOT_Q, 1)->dtype, DT_GGUF_NVFP4);
-    assert_int_equal(model_file_find(f, SLOT_DOWN, 1)->dtype, DT_BF16);
+    assert_int_equal(model_file_find(f, place_of(SLOT_Q, 0))->dtype, DT_BF16);
+    assert_int_equal(model_file_find(f, place_of(SLOT_Q, 1))->dtype, DT_GGUF_NVFP4);
+    assert_int_equal(model_file_find(f, place_of(SLOT_DOWN, 1))->dtype, DT_BF16);
     model_file_close(f);
     o.out = OUT_MODELOPT; /* where no name is like the second glob */
     assert_int_equal(try_convert(hf, tiny_path("k"), o, NULL), NIB_BAD_ARGUMENT);
@@ -322,8 +324,9 @@ static void test_mxfp4_cast(void **state) {
         assert_same_values(mx, make(mx, name[3], o, NULL));
         model_file *f = open_model(tiny_path(name[3]));
         for (int layer = 0; layer < TINY_LAYERS && families[i] == FAMILY_GEMMA3; layer++) {
-            assert_true(model_file_find(f, SLOT_GATE, layer)->tensor_scale == 1); /* others go unread */
-            assert_true(model_file_find(f, SLOT_UP, layer)->tensor_scale == 1);
+            assert_true(model_file_find(f, place_of(SLOT_GATE, layer))->tensor_scale ==
+                        1); /* others go unread */
+            assert_true(model_file_find(f, place_of(SLOT_UP, layer))->tensor_scale == 1);
         }
         model_file_close(f);
         o.out = OUT_COMPRESSED_TENSORS;
@@ -345,10 +348,9 @@ static void test_mxfp4_cast_of_tied_head(void **state) {
         for (size_t i = 0; i < sizeof scales; i++) /* the first row is beyond what E4M3 has */
             scales[i] = (uint8_t)(far && i < TINY_DIM / 32 ? 127 - 20 : 127 - 9 + i % 12);
         model_file *f = open_model(hf);
-        tensor *t = (tensor *)model_file_find(f, SLOT_EMBED, -1);
+        tensor *t = (tensor *)model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER));
         *t = (tensor){.name = t->name,
-                      .slot = t->slot,
-                      .layer = t->layer,
+                      .place = t->place,
                       .dtype = DT_MXFP4,
                       .n_dims = 2,
                       .dims = {TINY_VOCAB, TINY_DIM / 2},
@@ -363,7 +365,7 @@ static void test_mxfp4_cast_of_tied_head(void **state) {
         if (convert(f, path, &o, &report, &err) != NIB_OK)
             fail_msg("%s", err.text);
         model_file *out = open_model(path);
-        const tensor *made = model_file_find(out, SLOT_EMBED, -1);
+        const tensor *made = model_file_find(out, place_of(SLOT_EMBED, PLACE_NO_LAYER));
         assert_int_equal(made->dtype, DT_GGUF_NVFP4);
         assert_true(made->tensor_scale == 1);
         for (size_t r = (size_t)far; r < TINY_VOCAB; r++) {
@@ -386,7 +388,7 @@ static void check_cast(const char *path, const char *name, const uint8_t *codes,
         char file[32];
         snprintf(file, sizeof file, "%s%zu", name, k);
         model_file *f = open_model(path);
-        tensor *t = (tensor *)model_file_find(f, SLOT_O, 0);
+        tensor *t = (tensor *)model_file_find(f, place_of(SLOT_O, 0));
         convert_report report;
         t->data = codes ? codes : t->data;
         t->block_scales = scales ? scales : t->block_scales;
@@ -396,7 +398,7 @@ static void check_cast(const char *path, const char *name, const uint8_t *codes,
         model_file *out = open_model(tiny_path(file));
         for (size_t r = 0; r < t->rows; r++) {
             tensor_decode_row(t, r, before);
-            tensor_decode_row(model_file_find(out, SLOT_O, 0), r, after);
+            tensor_decode_row(model_file_find(out, place_of(SLOT_O, 0)), r, after);
             for (size_t c = 0; c < t->cols; c++)
                 if (!(before[c] == after[c]))
                     fail_msg("row %zu, column %zu: %a and %a", r, c, (double)before[c], (double)after[c]);
@@ -435,14 +437,14 @@ static void test_e5m2_is_kept(void **state) {
     safetensors_write_tensor(w, "model.layers.0.mlp.down_proj.weight_scale", DT_F32, 0, NULL);
     for (size_t i = 0; i < f->n_tensors; i++) {
         const tensor *t = &f->tensors[i];
-        bool down = t->slot == SLOT_DOWN && t->layer == 0;
+        bool down = t->place.slot == SLOT_DOWN && t->place.layer == 0;
         safetensors_write_tensor(w, t->name, down ? DT_F8_E5M2 : t->dtype, t->n_dims, t->dims);
     }
     assert_int_equal(safetensors_write_begin(w, &err), NIB_OK);
     assert_int_equal(safetensors_write_data(w, &scale, sizeof scale, &err), NIB_OK);
     for (size_t i = 0; i < f->n_tensors; i++) {
         const tensor *t = &f->tensors[i];
-        bool down = t->slot == SLOT_DOWN && t->layer == 0;
+        bool down = t->place.slot == SLOT_DOWN && t->place.layer == 0;
         assert_int_equal(
             safetensors_write_data(w, down ? codes : t->data, down ? sizeof codes : t->bytes, &err), NIB_OK);
     }
@@ -459,7 +461,7 @@ static void test_e5m2_is_kept(void **state) {
         assert_true(relative_error(hf, out, SLOT_DOWN, 0) == 0);
         f = open_model(out);
         assert_true(f->has_network);
-        assert_int_equal(model_file_find(f, SLOT_DOWN, 0)->dtype, DT_F32);
+        assert_int_equal(model_file_find(f, place_of(SLOT_DOWN, 0))->dtype, DT_F32);
         model_file_close(f);
     }
 }

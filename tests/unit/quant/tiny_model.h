@@ -106,15 +106,30 @@ static inline size_t tiny_cols(family f, slot s) {
 }
 
 static inline bool tiny_has(family f, slot s, bool tied) {
-    if (s == SLOT_NONE || s == SLOT_ROPE_FREQS || (s == SLOT_HEAD && tied))
-        return false;
-    if (s == SLOT_Q_NORM || s == SLOT_K_NORM)
+    switch (s) {
+    case SLOT_HEAD:
+        return !tied;
+    case SLOT_Q_NORM:
+    case SLOT_K_NORM:
         return f != FAMILY_LLAMA;
-    return f == FAMILY_GEMMA3 || (s != SLOT_POST_ATTN_NORM && s != SLOT_POST_FFN_NORM);
-}
-
-static inline bool tiny_in_layer(slot s) {
-    return s != SLOT_EMBED && s != SLOT_HEAD && s != SLOT_FINAL_NORM;
+    case SLOT_POST_ATTN_NORM:
+    case SLOT_POST_FFN_NORM:
+        return f == FAMILY_GEMMA3;
+    case SLOT_EMBED:
+    case SLOT_FINAL_NORM:
+    case SLOT_ATTN_NORM:
+    case SLOT_Q:
+    case SLOT_K:
+    case SLOT_V:
+    case SLOT_O:
+    case SLOT_FFN_NORM:
+    case SLOT_GATE:
+    case SLOT_UP:
+    case SLOT_DOWN:
+        return true;
+    default:
+        return false;
+    }
 }
 
 /* Weights that BF16 holds, some 0.05 wide; norms about 0 for Gemma (1 + w), else about 1. */
@@ -178,9 +193,9 @@ static inline const char *tiny_model(const char *name, family f, bool tied, uint
         for (int layer = -1; layer < TINY_LAYERS; layer++)
             for (int s = 0; s < SLOT_COUNT; s++) {
                 size_t dims[2] = {tiny_rows(f, (slot)s), tiny_cols(f, (slot)s)};
-                if (!tiny_has(f, (slot)s, tied) || tiny_in_layer((slot)s) != (layer >= 0))
+                if (!tiny_has(f, (slot)s, tied) || place_is_in_layer((slot)s) != (layer >= 0))
                     continue;
-                assert_true(names_to_hf(f, (slot)s, layer, "model.", hf));
+                assert_true(names_to_hf(f, place_of((slot)s, layer), "model.", hf));
                 if (pass == 0) {
                     safetensors_write_tensor(w, hf, DT_BF16, dims[0] == 1 ? 1 : 2,
                                              dims[0] == 1 ? dims + 1 : dims);

@@ -42,7 +42,7 @@ static double code_at(size_t element) {
 }
 
 static const tensor *find_up(const model_file *f) {
-    const tensor *t = model_file_find(f, SLOT_UP, 0);
+    const tensor *t = model_file_find(f, place_of(SLOT_UP, 0));
     assert_non_null(t);
     assert_int_equal(t->rows, 8);
     assert_int_equal(t->cols, 32);
@@ -112,13 +112,13 @@ static void test_conventions(void **state) {
 static void test_gguf_nvfp4(void **state) {
     (void)state;
     model_file *f = open_good("nvfp4.gguf");
-    const tensor *t = model_file_find(f, SLOT_DOWN, 0);
+    const tensor *t = model_file_find(f, place_of(SLOT_DOWN, 0));
     assert_int_equal(f->convention, QUANT_GGUF);
     assert_int_equal(t->dtype, DT_GGUF_NVFP4);
     assert_true(t->tensor_scale == 0.25f && t->input_scale == 0.5f);
     assert_int_equal(f->n_tensors, 12);
-    assert_non_null(model_file_find(f, SLOT_ROPE_FREQS, -1));
-    assert_null(model_file_find(f, SLOT_HEAD, -1));
+    assert_non_null(model_file_find(f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)));
+    assert_null(model_file_find(f, place_of(SLOT_HEAD, PLACE_NO_LAYER)));
     assert_true(f->hp.tied && f->hp.rope_interleaved);
     /* Row 0: four scales in bytes 0 to 3; sub-block 1 is bytes 12 to 19, element 16 + j low, 24 + j high. */
     float row[64];
@@ -173,8 +173,8 @@ static void test_directory_words(void **state) {
     model_file_close(f);
     f = open_good("gemma3");
     assert_true(f->hp.norm_plus_one);
-    assert_null(model_file_find(f, SLOT_NONE, -1));
-    assert_string_equal(model_file_find(f, SLOT_POST_ATTN_NORM, 0)->name,
+    assert_null(model_file_find(f, place_of(SLOT_NONE, PLACE_NO_LAYER)));
+    assert_string_equal(model_file_find(f, place_of(SLOT_POST_ATTN_NORM, 0))->name,
                         "language_model.model.layers.0.post_attention_layernorm.weight");
     model_file_close(f);
     nib_error err = {""};
@@ -261,16 +261,18 @@ static void test_heads_and_alignment(void **state) {
     nib_error err = {""};
     ASSERT_OK(model_file_open(&f, write_llama("tied", "true", 8, true), &err));
     assert_true(f->has_network && f->hp.tied);
-    assert_null(model_file_find(f, SLOT_HEAD, -1)); /* transformers ignores a stored head that is tied */
+    assert_null(model_file_find(
+        f, place_of(SLOT_HEAD, PLACE_NO_LAYER))); /* transformers ignores a stored head that is tied */
     model_file_close(f);
     ASSERT_OK(model_file_open(&f, write_llama("untied", "false", 8, true), &err));
-    assert_non_null(model_file_find(f, SLOT_HEAD, -1));
+    assert_non_null(model_file_find(f, place_of(SLOT_HEAD, PLACE_NO_LAYER)));
     model_file_close(f);
     ASSERT_OK(model_file_open(&f, write_llama("odd", "true", 7, false), &err));
     assert_int_equal(model_file_need_network(f, &err), NIB_UNSUPPORTED);
     assert_words(&err, "tensor model.embed_tokens.weight does not start at a multiple of its element size");
-    assert_null(model_file_find(f, SLOT_ROPE_FREQS, -1));
-    assert_non_null(model_file_find(f, SLOT_EMBED, -1)); /* still there for who only looks */
+    assert_null(model_file_find(f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)));
+    assert_non_null(
+        model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER))); /* still there for who only looks */
     model_file_close(f);
 }
 

@@ -8,45 +8,86 @@
 
 static const char *const prefixes[] = {"model.", "language_model.model.", "model.language_model."};
 
+/* NAME, written for WANTED, is read as WANTED. */
+static void check_back(bool gguf, family f, const char *name, place wanted) {
+    place found;
+    assert_true(gguf ? names_from_gguf(strview_of(name), &found)
+                     : names_from_hf(f, strview_of(name), &found));
+    if (!place_equal(found, wanted))
+        fail_msg("%s is read as %s, layer %d, expert %d", name, slot_name(found.slot), found.layer,
+                 found.expert);
+}
+
 static void test_there_and_back(void **state) {
     (void)state;
     char name[NAMES_MAX];
-    slot s;
-    int layer;
     for (int i = SLOT_EMBED; i < SLOT_COUNT; i++) {
-        int wanted = i >= SLOT_ATTN_NORM ? 17 : -1;
-        assert_true(names_to_gguf((slot)i, wanted, name));
-        assert_true(names_from_gguf(strview_of(name), &s, &layer));
-        assert_int_equal(s, i);
-        assert_int_equal(layer, wanted);
+        place wanted = place_of((slot)i, place_is_in_layer((slot)i) ? 17 : PLACE_NO_LAYER);
+        assert_int_equal(names_to_gguf(wanted, name), i != SLOT_GATE_UP);
+        if (name[0])
+            check_back(true, FAMILY_NONE, name, wanted);
         for (int f = FAMILY_LLAMA; f <= FAMILY_GEMMA3; f++) {
             bool gemma_only = i == SLOT_POST_ATTN_NORM || i == SLOT_POST_FFN_NORM;
-            bool has = i != SLOT_ROPE_FREQS && (!gemma_only || f == FAMILY_GEMMA3);
+            bool gguf_only = i == SLOT_ROPE_FREQS || i == SLOT_ROPE_LONG || i == SLOT_ROPE_SHORT;
+            bool has = !gguf_only && (!gemma_only || f == FAMILY_GEMMA3);
             for (int p = 0; p < 3; p++) {
-                assert_int_equal(names_to_hf((family)f, (slot)i, wanted, prefixes[p], name), has);
-                if (!has)
-                    continue;
-                assert_true(names_from_hf((family)f, strview_of(name), &s, &layer));
-                assert_int_equal(s, i);
-                assert_int_equal(layer, wanted);
+                assert_int_equal(names_to_hf((family)f, wanted, prefixes[p], name), has);
+                if (has)
+                    check_back(false, (family)f, name, wanted);
             }
         }
     }
 }
 
+/* One expert's tensor and the stack of all, both ways. */
+static void test_experts(void **state) {
+    (void)state;
+    static const struct {
+        place place;
+        const char *gguf, *hf;
+    } cases[] = {
+        {{SLOT_GATE, 3, 0}, "blk.3.ffn_gate.0.weight", "model.layers.3.mlp.experts.0.gate_proj.weight"},
+        {{SLOT_UP, 0, 127}, "blk.0.ffn_up.127.weight", "model.layers.0.mlp.experts.127.up_proj.weight"},
+        {{SLOT_DOWN, 47, 9}, "blk.47.ffn_down.9.weight", "model.layers.47.mlp.experts.9.down_proj.weight"},
+        {{SLOT_GATE, 3, PLACE_ALL_EXPERTS},
+         "blk.3.ffn_gate_exps.weight",
+         "model.layers.3.mlp.experts.gate_proj"},
+        {{SLOT_UP, 3, PLACE_ALL_EXPERTS}, "blk.3.ffn_up_exps.weight", "model.layers.3.mlp.experts.up_proj"},
+        {{SLOT_DOWN, 3, PLACE_ALL_EXPERTS},
+         "blk.3.ffn_down_exps.weight",
+         "model.layers.3.mlp.experts.down_proj"},
+        {{SLOT_GATE_UP, 3, PLACE_ALL_EXPERTS},
+         "blk.3.ffn_gate_up_exps.weight",
+         "model.layers.3.mlp.experts.gate_up_proj"},
+        {{SLOT_ROUTER, 3, PLACE_NO_EXPERT}, "blk.3.ffn_gate_inp.weight", "model.layers.3.mlp.gate.weight"},
+    };
+    char name[NAMES_MAX];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(names_to_gguf(cases[i].place, name));
+        assert_string_equal(name, cases[i].gguf);
+        check_back(true, FAMILY_NONE, name, cases[i].place);
+        assert_true(names_to_hf(FAMILY_QWEN3, cases[i].place, "model.", name));
+        assert_string_equal(name, cases[i].hf);
+        check_back(false, FAMILY_QWEN3, name, cases[i].place);
+    }
+    /* of no expert, no layer, or a layer too many */
+    assert_false(names_to_gguf((place){SLOT_Q, 3, 1}, name));
+    assert_false(names_to_gguf((place){SLOT_Q, 3, PLACE_ALL_EXPERTS}, name));
+    assert_false(names_to_gguf((place){SLOT_Q, PLACE_NO_LAYER, PLACE_NO_EXPERT}, name));
+    assert_false(names_to_gguf((place){SLOT_EMBED, 0, PLACE_NO_EXPERT}, name));
+    assert_false(names_to_hf(FAMILY_QWEN3, (place){SLOT_ATTN_NORM, 0, 0}, "model.", name));
+}
+
 static void check_hf(family f, const char *name, slot expected, int expected_layer) {
-    slot s;
-    int layer;
-    assert_int_equal(names_from_hf(f, strview_of(name), &s, &layer), expected != SLOT_NONE);
-    assert_int_equal(s, expected);
-    assert_int_equal(layer, expected_layer);
+    place found;
+    assert_int_equal(names_from_hf(f, strview_of(name), &found), expected != SLOT_NONE);
+    assert_true(place_equal(found, place_of(expected, expected_layer)));
 }
 
 static void test_spelled_out(void **state) {
     (void)state;
     char name[NAMES_MAX];
-    slot s;
-    int layer;
+    place at;
     check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.q_proj.weight", SLOT_Q, 3);
     check_hf(FAMILY_LLAMA, "model.layers.3.post_attention_layernorm.weight", SLOT_FFN_NORM, 3);
     check_hf(FAMILY_GEMMA3, "model.layers.3.post_attention_layernorm.weight", SLOT_POST_ATTN_NORM, 3);
@@ -55,22 +96,25 @@ static void test_spelled_out(void **state) {
     check_hf(FAMILY_GEMMA3, "model.language_model.norm.weight", SLOT_FINAL_NORM, -1);
     check_hf(FAMILY_GEMMA3, "language_model.lm_head.weight", SLOT_HEAD, -1);
     check_hf(FAMILY_NONE, "model.layers.0.mlp.down_proj.weight", SLOT_DOWN, 0);
-    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.q_proj.bias", SLOT_NONE, -1);
+    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.q_proj.bias", SLOT_Q_BIAS, 3);
     check_hf(FAMILY_LLAMA, "model.layers.03.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers.999999.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers..self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers.3.embed_tokens.weight", SLOT_NONE, -1);
+    check_hf(FAMILY_QWEN3, "model.layers.3.mlp.experts.01.up_proj.weight", SLOT_NONE, -1);
+    check_hf(FAMILY_QWEN3, "model.layers.3.mlp.experts..up_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "vision_tower.layers.0.self_attn.q_proj.weight", SLOT_NONE, -1);
-    assert_false(names_from_gguf(strview_of("blk.1.attn_q.bias"), &s, &layer));
-    assert_false(names_from_gguf(strview_of("blk.x.attn_q.weight"), &s, &layer));
-    assert_false(names_from_gguf(strview_of("attn_q.weight"), &s, &layer));
-    assert_false(names_from_gguf(strview_of(""), &s, &layer));
-    assert_true(names_to_gguf(SLOT_O, 2, name));
+    assert_false(names_from_gguf(strview_of("blk.1.attn_q.scale"), &at));
+    assert_false(names_from_gguf(strview_of("blk.x.attn_q.weight"), &at));
+    assert_false(names_from_gguf(strview_of("attn_q.weight"), &at));
+    assert_false(names_from_gguf(strview_of(""), &at));
+    assert_true(names_to_gguf(place_of(SLOT_O, 2), name));
     assert_string_equal(name, "blk.2.attn_output.weight");
-    assert_true(names_to_hf(FAMILY_GEMMA3, SLOT_HEAD, -1, "language_model.model.", name));
+    assert_true(
+        names_to_hf(FAMILY_GEMMA3, place_of(SLOT_HEAD, PLACE_NO_LAYER), "language_model.model.", name));
     assert_string_equal(name, "language_model.lm_head.weight");
-    assert_true(names_to_hf(FAMILY_LLAMA, SLOT_HEAD, -1, "model.", name));
+    assert_true(names_to_hf(FAMILY_LLAMA, place_of(SLOT_HEAD, PLACE_NO_LAYER), "model.", name));
     assert_string_equal(name, "lm_head.weight");
     assert_true(
         names_hf_is_tower(strview_of("model.vision_tower.vision_model.embeddings.patch_embedding.weight")));
@@ -114,6 +158,7 @@ static void test_companions(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back),
+        cmocka_unit_test(test_experts),
         cmocka_unit_test(test_spelled_out),
         cmocka_unit_test(test_companions),
     };

@@ -9,10 +9,14 @@ STEPS  ?=
 export JOBS
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo test fuzz asan tsan valgrind format check-format install bench clean
+.PHONY: build cuda help demo test fuzz asan tsan valgrind format check-format install bench clean
 
 build: ## build the program and the library (build/release)
 	@scripts/build release nibble libnibble
+
+cuda: ## build both with CUDA (build/cuda); needs nvcc: scripts/setup cuda looks for it
+	@scripts/setup cuda
+	@scripts/build cuda nibble libnibble
 
 help: ## say what make can do
 	@printf 'nibble: run 4-bit floating-point language models\n\n'

@@ -3,7 +3,7 @@
 """Check that rooms include only what src/LAYERS allows.
 
 Prints one line per wrong include (file:line: why) and exits 1 when there is any. Rules:
-  - a quoted include under src/ is "ROOM/file.h" or "nibble.h", and the file exists;
+  - a quoted include under src/ is "ROOM/file.h" or a public header, and the file exists;
   - ROOM is the includer's own room or one that src/LAYERS lists for it;
   - src/LAYERS lists every room once, each only with rooms above it in the file (so there is no cycle);
   - include/nibble.h includes only the system's headers.
@@ -43,7 +43,7 @@ def check_file(path, room, rooms, src, problems):
             continue
         target = match.group(1)
         where = f"{path}:{number}"
-        if target == "nibble.h":
+        if target in ("nibble.h", "nibble_gemm.h"):
             continue
         if "/" not in target:
             problems.append(f'{where}: include "{target}" by its room: "{room}/{target}"')

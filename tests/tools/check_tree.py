@@ -83,6 +83,8 @@ def check_exports(tree, build, problems):
     for path in sorted((tree / "src").rglob("*.c")):
         name = path.relative_to(tree)
         objects = list((build / "CMakeFiles").glob(f"*.dir/{name}.o"))
+        if not objects and {"gpu", "nogpu"} & set(name.parts):  # the build has one of the two
+            continue
         if not objects:
             problems.append(f"{name}:1: no object file in {build}: build first")
             continue
@@ -97,7 +99,7 @@ def check_exports(tree, build, problems):
                 continue
             n_functions += 1
             room = name.parts[1]
-            if symbol.startswith("nib_") and room in ("engine", "base"):
+            if symbol.startswith("nib_") and room in ("engine", "base", "gemm"):
                 continue
             words = {path.stem.split("_")[0]}
             words.add(room)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# CUDA is optional (NIBBLE_CUDA; make cuda). A room's files that need it lie in src/ROOM/gpu/: C files that call
+# the runtime, and .cu files whose folder names the generation they are built for:
+#   gpu/any/   one source for all generations        gpu/sm90/   Hopper (sm_90a)
+#   gpu/sm89/  Ada and what has its instructions      gpu/sm120/  Blackwell GeForce (sm_120a)
+# Files of src/ROOM/nogpu/ stand in for gpu/ in a build without CUDA.
+option(NIBBLE_CUDA "build the CUDA rooms (needs nvcc)" OFF)
+set(NIBBLE_CUDA_ARCHS "80;89;90;100;120" CACHE STRING "generations that gpu/any is built for")
+
+if(NIBBLE_CUDA)
+    find_program(NIBBLE_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda)
+    if(NOT NIBBLE_NVCC)
+        message(FATAL_ERROR "NIBBLE_CUDA is on and nvcc is missing: install CUDA 12.8 or later, or set CUDA_HOME")
+    endif()
+    set(CMAKE_CUDA_COMPILER ${NIBBLE_NVCC})
+    set(CMAKE_CUDA_ARCHITECTURES OFF) # each file has its own -gencode
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(CMAKE_CUDA_STANDARD 17)
+endif()
+
+set(NIBBLE_GENCODE_sm80 -gencode=arch=compute_80,code=sm_80)
+set(NIBBLE_GENCODE_sm89 -gencode=arch=compute_89,code=sm_89)
+set(NIBBLE_GENCODE_sm90 -gencode=arch=compute_90a,code=sm_90a)
+set(NIBBLE_GENCODE_sm100 -gencode=arch=compute_100a,code=sm_100a)
+set(NIBBLE_GENCODE_sm120 -gencode=arch=compute_120a,code=sm_120a)
+
+# The .cu files of ROOM as library room_ROOM_cu, linked to room_ROOM.
+function(nibble_cuda_room room)
+    file(GLOB_RECURSE kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${room}/gpu/*.cu)
+    if(NOT NIBBLE_CUDA OR NOT kernels)
+        return()
+    endif()
+    set(any "")
+    foreach(arch ${NIBBLE_CUDA_ARCHS})
+        list(APPEND any ${NIBBLE_GENCODE_sm${arch}})
+    endforeach()
+    foreach(source ${kernels})
+        get_filename_component(folder ${source} DIRECTORY)
+        get_filename_component(folder ${folder} NAME)
+        set(flags ${any})
+        if(folder STREQUAL "sm89") # and emulated on Hopper, where it is tested
+            set(flags ${NIBBLE_GENCODE_sm89} ${NIBBLE_GENCODE_sm90} ${NIBBLE_GENCODE_sm120})
+        elseif(NOT folder STREQUAL "any")
+            set(flags ${NIBBLE_GENCODE_${folder}})
+        endif()
+        set_source_files_properties(${source} PROPERTIES LANGUAGE CUDA COMPILE_OPTIONS "${flags}")
+    endforeach()
+    add_library(room_${room}_cu STATIC ${kernels})
+    target_include_directories(room_${room}_cu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+    target_compile_options(room_${room}_cu PRIVATE -O3 -lineinfo -Xcompiler=-fvisibility=hidden,-fno-exceptions
+                           -Xcudafe --display_error_number)
+    target_link_libraries(room_${room}_cu PUBLIC CUDA::cudart_static)
+    target_link_libraries(room_${room} PUBLIC room_${room}_cu CUDA::cudart_static)
+    set_target_properties(room_${room} room_${room}_cu PROPERTIES LINKER_LANGUAGE C)
+endfunction()

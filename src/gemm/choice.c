@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which kernel runs: one table over architecture, mode and number of tokens, read by the library and by the
+ * engine alike. A new GPU generation is its kernels and some rows here. Tiles and slices of K follow from the
+ * shape by a model of the time, whose constants were measured (docs/gpu/gemm.md).
+ */
+#include "gemm/gemm.h"
+
+#include <stdio.h>
+
+#include "base/status.h"
+
+typedef struct row {
+    int first_arch, last_arch;
+    nib_gemm_mode mode; /* asked for */
+    size_t first_m, last_m;
+    gemm_kernel kernel;
+    nib_gemm_mode becomes;
+    const char *why;
+} row;
+
+#define ANY_M    SIZE_MAX
+#define RUN_ARCH 90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
+
+static const char one_token[] = "one token is bound by memory";
+static const char few_tokens[] = "16 tokens cost little more than one";
+
+static const row table[] = {
+    {80, 121, NIB_GEMM_AUTO, 1, 1, GEMM_KERNEL_GEMV, NIB_GEMM_W4A16, one_token},
+    {80, 121, NIB_GEMM_AUTO, 2, 16, GEMM_KERNEL_GEMV16, NIB_GEMM_W4A16, few_tokens},
+    {90, 90, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_WGMMA_E4M3, NIB_GEMM_W4A8,
+     "FP8 has twice the rate of BF16"},
+    {89, 89, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8,
+     "FP8 has twice the rate of BF16"},
+    {80, 121, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_TILE_BF16, NIB_GEMM_W4A16, "no faster row for this GPU"},
+
+    {80, 121, NIB_GEMM_W4A16, 1, 1, GEMM_KERNEL_GEMV, NIB_GEMM_W4A16, one_token},
+    {80, 121, NIB_GEMM_W4A16, 2, 16, GEMM_KERNEL_GEMV16, NIB_GEMM_W4A16, few_tokens},
+    {90, 90, NIB_GEMM_W4A16, 17, ANY_M, GEMM_KERNEL_WGMMA_BF16, NIB_GEMM_W4A16,
+     "wgmma has the rate for 17 and more"},
+    {80, 121, NIB_GEMM_W4A16, 17, ANY_M, GEMM_KERNEL_TILE_BF16, NIB_GEMM_W4A16,
+     "tensor cores through mma.sync"},
+
+    {90, 90, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_WGMMA_E4M3, NIB_GEMM_W4A8, "asked for"},
+    {89, 89, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8, "asked for"},
+    {120, 121, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8, "asked for"},
+};
+
+static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
+    [GEMM_KERNEL_GEMV] = "gemv (mma.sync m16n8k16 BF16, block-diagonal activations)",
+    [GEMM_KERNEL_GEMV16] = "gemv16 (mma.sync m16n8k16 BF16, tokens as columns)",
+    [GEMM_KERNEL_WGMMA_BF16] = "wgmma BF16 (weights as the register operand)",
+    [GEMM_KERNEL_WGMMA_E4M3] = "wgmma E4M3 (scales folded, weights as the register operand)",
+    [GEMM_KERNEL_TILE_BF16] = "tile (mma.sync m16n8k16 BF16)",
+    [GEMM_KERNEL_TILE_E4M3] = "tile (mma.sync m16n8k32 E4M3, scales folded)",
+};
+
+static const char *const mode_names[] = {"auto", "w4a16", "w4a8", "w4a4"};
+
+static size_t ceil_div(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Tokens of GEMV16 stay in shared memory: so many groups of K fit beside the ring and the sums. */
+static int gemv16_slices(int arch, size_t m, size_t groups) {
+    size_t tokens = m <= 8 ? 8 : 16;
+    bool small = arch == 86 || arch == 89 || arch >= 120; /* 99 KB a block */
+    size_t limit = arch == 80 ? 163 : small ? 99 : 227, teams = small ? 1 : 2;
+    size_t ring = teams * 8 * 3 * 2304, sums = teams * 8 * 32 * tokens * 4;
+    size_t rest = limit * 1024 - ring - sums - 1024 - tokens * 16;
+    return (int)ceil_div(groups, rest / (tokens * GEMM_GROUP_K * 2));
+}
+
+/* Microseconds of a tile's work per group of K, and what a second pass over partial sums costs. */
+static double tile_time(const gemm_choice *c) {
+    double t = c->tile_tokens <= 32    ? 0.30
+               : c->tile_tokens <= 64  ? 0.36
+               : c->tile_tokens <= 128 ? 0.60
+                                       : 1.00;
+    return c->mode == NIB_GEMM_W4A8 ? t : t * (c->tile_tokens > 64 ? 1.7 : 1.15);
+}
+
+static double shape_time(const gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t slices) {
+    size_t tiles = ceil_div(n, 128) * ceil_div(m, (size_t)c->tile_tokens) * slices;
+    double us =
+        (double)ceil_div(tiles, (size_t)n_sms) * ((double)ceil_div(groups, slices) + 1.5) * tile_time(c);
+    return slices == 1 ? us : us + 2.0 + (double)(m * n) * (double)(slices * 8 + 2) / 3e6;
+}
+
+static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
+    static const int tiles[] = {32, 64, 128, 256};
+    double best = 0.0;
+    gemm_choice t = *c;
+    for (int i = 0; i < 4; i++) {
+        t.tile_tokens = tiles[i];
+        if (i > 0 && (size_t)tiles[i] >= 2 * m)
+            break;
+        for (size_t slices = 1; slices <= 8 && slices * 2 <= groups + 1; slices++) {
+            double us = shape_time(&t, n_sms, m, n, groups, slices);
+            if (best == 0.0 || us < best) {
+                best = us;
+                c->tile_tokens = t.tile_tokens;
+                c->k_slices = (int)slices;
+            }
+        }
+    }
+}
+
+/* "w4a16 (any m), w4a8 (any m)": what ARCH has rows for. */
+static void list_modes(int arch, char *text, size_t bytes) {
+    size_t used = 0;
+    text[0] = '\0';
+    for (int mode = NIB_GEMM_W4A16; mode <= NIB_GEMM_W4A4; mode++)
+        for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+            if (table[i].mode == (nib_gemm_mode)mode && arch >= table[i].first_arch &&
+                arch <= table[i].last_arch) {
+                used += (size_t)snprintf(text + used, bytes - used, "%s%s", used ? " and " : "",
+                                         mode_names[mode]);
+                break;
+            }
+}
+
+nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, size_t m, size_t n, size_t k, gemm_choice *c,
+                       nib_error *err) {
+    char modes[64];
+    if (n == 0 || k == 0 || n % 16 || k % 16)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "n = %zu, k = %zu: expected multiples of 16", n, k);
+    if ((unsigned)mode > NIB_GEMM_W4A4)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "mode %d: there are auto, w4a16, w4a8 and w4a4", (int)mode);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        const row *r = &table[i];
+        if (r->mode != mode || arch < r->first_arch || arch > r->last_arch || m < r->first_m || m > r->last_m)
+            continue;
+        *c = (gemm_choice){r->kernel, r->becomes, 1, 1, arch == RUN_ARCH, kernel_names[r->kernel], r->why};
+        if (c->kernel == GEMM_KERNEL_GEMV16) {
+            c->tile_tokens = m <= 8 ? 8 : 16;
+            c->k_slices = gemv16_slices(arch, m, gemm_groups(k));
+        } else if (c->kernel == GEMM_KERNEL_WGMMA_BF16 || c->kernel == GEMM_KERNEL_WGMMA_E4M3) {
+            choose_tile(c, n_sms, m, n, gemm_groups(k));
+        } else if (c->kernel == GEMM_KERNEL_TILE_BF16 || c->kernel == GEMM_KERNEL_TILE_E4M3) {
+            c->tile_tokens = 64;
+        }
+        return NIB_OK;
+    }
+    list_modes(arch, modes, sizeof modes);
+    if (!modes[0])
+        return nib_fail(err, NIB_UNSUPPORTED, "compute capability %d.%d: no kernels; expected 8.0 to 12.1",
+                        arch / 10, arch % 10);
+    return nib_fail(err, NIB_UNSUPPORTED, "compute capability %d.%d has no %s: it has %s", arch / 10,
+                    arch % 10, mode_names[mode], modes);
+}
+
+nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, size_t m, size_t n, size_t k,
+                            char *text, size_t text_bytes, nib_error *err) {
+    gemm_choice c;
+    bool other = arch != 0 && (!g || arch != g->arch);
+    if (arch == 0 && !g)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_explain: expected a context or an architecture");
+    arch = arch ? arch : g->arch;
+    NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, m ? m : 1, n, k, &c, err));
+    int used =
+        snprintf(text, text_bytes,
+                 "%s [%zu, %zu] x %zu tokens on compute capability %d.%d%s%s: %s.\nKernel: %s, %d token%s a "
+                 "tile, K in %d slice%s; %s.",
+                 mode_names[mode], n, k, m, arch / 10, arch % 10, other ? "" : ", ", other ? "" : g->name,
+                 mode_names[c.mode], c.name, c.tile_tokens, c.tile_tokens == 1 ? "" : "s", c.k_slices,
+                 c.k_slices == 1 ? "" : "s", c.why);
+    if (!c.run_here && used > 0 && (size_t)used < text_bytes)
+        snprintf(text + used, text_bytes - (size_t)used, " Not yet run on this GPU.");
+    return NIB_OK;
+}

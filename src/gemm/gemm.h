@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The inside of the FP4 product library, for its own files and for the CUDA engine: what the two handles of
+ * nibble_gemm.h hold, the packed layout, and activations in the order the tensor cores want.
+ *
+ * The engine may fill a nib_gemm_weight itself over memory of its own (data from nib_gemm_packed_bytes) and
+ * calls nib_gemm_matmul like anybody else. Where its norms write prepared activations, it passes them with
+ * GEMM_A_BF16_MMA or GEMM_A_E4M3_MMA as a_type and saves the pass that would reorder them.
+ */
+#ifndef GEMM_GEMM_H
+#define GEMM_GEMM_H
+
+#include "nibble_gemm.h"
+
+/* ---- packed weights ----
+ * Row tiles of 16 rows one after another; in a row tile, groups of 128 k one after another; a group is
+ *   offset    0: 32 lanes x 16 B, blocks 0..3 of 16 k: lane 4g + t holds block t of rows r0 and r1
+ *   offset  512: 32 lanes x 16 B, blocks 4..7 likewise
+ *   offset 1024: 32 lanes x 4 B, E4M3 scales: (r0, t) (r0, 4 + t) (r1, t) (r1, 4 + t)
+ * with r0 = 4 (g / 2) + g % 2 and r1 = r0 + 2. Word s of the 16 B holds elements 8 (s / 2) .. + 7 of row r0
+ * (s even) or r1 (s odd), bits ordered as word.h says. K is padded to whole groups with zeros. After the
+ * last group, at a multiple of 16 bytes, stands the tensor's scale, FP32. */
+#define GEMM_ROW_TILE    16
+#define GEMM_GROUP_K     128
+#define GEMM_GROUP_BYTES 1152
+
+static inline size_t gemm_groups(size_t k) {
+    return (k + GEMM_GROUP_K - 1) / GEMM_GROUP_K;
+}
+
+static inline size_t gemm_scale_offset(size_t n, size_t k) { /* of the tensor's scale */
+    return n / GEMM_ROW_TILE * gemm_groups(k) * GEMM_GROUP_BYTES;
+}
+
+struct nib_gemm {
+    int device; /* CUDA ordinal */
+    int arch;   /* 10 * major + minor: 90 */
+    int n_sms;
+    char name[64];    /* the driver's */
+    void *tensor_map; /* cuTensorMapEncodeTiled */
+};
+
+struct nib_gemm_weight {
+    const nib_gemm *g;
+    void *data; /* packed */
+    size_t n, k;
+    bool owned; /* by the handle */
+};
+
+/* ---- prepared activations: more values of nib_gemm_type, for products only ----
+ * Rows of gemm_groups(k) * 128 elements (lda is ignored), zeros past k, elements of each 64 k reordered:
+ *   BF16: position 16 s + {2t, 2t + 1, 2t + 8, 2t + 9} <- k = 16 t + 4 s + {0, 1, 2, 3}       (s, t 0..3)
+ *   E4M3: position 32 (e / 8) + 16 r + 4 t + b <- k = 16 t + e, (r, b) of e % 8 = 0..7:
+ *         (0,1) (1,1) (1,2) (0,2) (1,3) (0,3) (0,0) (1,0)
+ * E4M3 comes with a_scale, FP32 per row, readable up to a multiple of 256 rows. */
+#define GEMM_A_BF16_MMA ((nib_gemm_type)16)
+#define GEMM_A_E4M3_MMA ((nib_gemm_type)17)
+
+static inline size_t gemm_a_bytes(nib_gemm_type type, size_t m, size_t k) { /* of prepared activations */
+    return m * gemm_groups(k) * GEMM_GROUP_K * (type == GEMM_A_BF16_MMA ? 2 : 1);
+}
+
+static inline int gemm_bf16_position(int k) { /* in its 64 */
+    int t = k / 16, s = k / 4 % 4, j = k % 4;
+    return 16 * s + 2 * t + j % 2 + 8 * (j / 2);
+}
+
+static inline int gemm_e4m3_position(int k) { /* in its 64 */
+    int t = k / 16, e = k % 16;
+    return 32 * (e / 8) + 16 * (0x96 >> e % 8 & 1) + 4 * t + (0x0fa5 >> 2 * (e % 8) & 3);
+}
+
+/* Reorders (and for GEMM_A_E4M3_MMA quantizes per token, writing SCALE) activations X [m, k], rows LDX apart.
+ */
+nib_status gemm_prepare(const nib_gemm *g, nib_gemm_type to, const void *x, nib_gemm_type x_type, size_t m,
+                        size_t k, size_t ldx, void *out, float *scale, void *stream, nib_error *err);
+
+/* ---- the choice ---- */
+typedef enum gemm_kernel {
+    GEMM_KERNEL_NONE = 0,
+    GEMM_KERNEL_GEMV,       /* M = 1, mma.sync, a block-diagonal operand */
+    GEMM_KERNEL_GEMV16,     /* M = 2..16, mma.sync, tokens as columns */
+    GEMM_KERNEL_WGMMA_BF16, /* Hopper, weights as the register operand */
+    GEMM_KERNEL_WGMMA_E4M3,
+    GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */
+    GEMM_KERNEL_TILE_E4M3, /* mma.sync E4M3: Ada */
+    GEMM_KERNEL_COUNT
+} gemm_kernel;
+
+typedef struct gemm_choice {
+    gemm_kernel kernel;
+    nib_gemm_mode mode; /* what AUTO became */
+    int tile_tokens;    /* columns of a tile */
+    int k_slices;       /* K is cut into so many slices, summed in fixed order */
+    bool run_here;      /* this row has run on such a GPU; else only its emulation has */
+    const char *name, *why;
+} gemm_choice;
+
+/* What runs product [m, n, k] in MODE on a GPU of ARCH with N_SMS multiprocessors. NIB_UNSUPPORTED names what
+ * is supported. */
+nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, size_t m, size_t n, size_t k, gemm_choice *c,
+                       nib_error *err);
+
+#endif

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The choice table and the packed layout, which need no GPU.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "gemm/gemm.h"
+#include "gemm/layout.h"
+#include "gemm/word.h"
+
+static const int archs[] = {80, 86, 89, 90, 100, 103, 120, 121};
+#define N_ARCHS (sizeof archs / sizeof *archs)
+
+/* AUTO and W4A16 have a kernel on every GPU, for every number of tokens and every shape. */
+static void test_every_shape_has_a_kernel(void **state) {
+    (void)state;
+    const size_t sizes[] = {16, 48, 176, 640, 1152, 2880, 4096, 12288, 21504, 151936};
+    const size_t tokens[] = {1, 2, 8, 9, 16, 17, 64, 128, 333, 8192};
+    for (size_t a = 0; a < N_ARCHS; a++)
+        for (size_t n = 0; n < 10; n++)
+            for (size_t k = 0; k < 9; k++)
+                for (size_t m = 0; m < 10; m++)
+                    for (int mode = NIB_GEMM_AUTO; mode <= NIB_GEMM_W4A16; mode++) {
+                        gemm_choice c;
+                        assert_int_equal(gemm_choose(archs[a], 132, (nib_gemm_mode)mode, tokens[m], sizes[n],
+                                                     sizes[k], &c, NULL),
+                                         NIB_OK);
+                        assert_true(c.kernel > GEMM_KERNEL_NONE && c.kernel < GEMM_KERNEL_COUNT);
+                        assert_true(c.mode != NIB_GEMM_AUTO && c.name && c.why);
+                        assert_in_range(c.k_slices, 1, 32);
+                        assert_true((size_t)c.k_slices <= gemm_groups(sizes[k]));
+                        if (mode == NIB_GEMM_W4A16)
+                            assert_int_equal(c.mode, NIB_GEMM_W4A16);
+                    }
+}
+
+static void test_a_mode_is_never_swapped(void **state) {
+    (void)state;
+    gemm_choice c;
+    nib_error err;
+    assert_int_equal(gemm_choose(80, 108, NIB_GEMM_W4A8, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "8.0 has no w4a8: it has w4a16"));
+    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A4, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "it has w4a16 and w4a8"));
+    assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "no kernels"));
+    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "multiples of 16"));
+    assert_int_equal(gemm_choose(90, 132, (nib_gemm_mode)9, 64, 4096, 4096, &c, &err), NIB_BAD_ARGUMENT);
+}
+
+static void test_explain_needs_no_gpu(void **state) {
+    (void)state;
+    char text[1024];
+    nib_error err;
+    assert_int_equal(nib_gemm_explain(NULL, 90, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "w4a16"));
+    assert_null(strstr(text, "Not yet run"));
+    assert_int_equal(nib_gemm_explain(NULL, 120, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "Not yet run on this GPU"));
+    assert_int_equal(nib_gemm_explain(NULL, 0, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
+                     NIB_BAD_ARGUMENT);
+}
+
+static void test_word_is_a_permutation(void **state) {
+    (void)state;
+    uint32_t seen = 0;
+    for (int bit = 0; bit < 32; bit++) {
+        uint32_t word = gemm_word_pack(1u << bit);
+        assert_true(word && !(word & (word - 1)) && !(seen & word));
+        seen |= word;
+        assert_int_equal(gemm_word_unpack(word), 1u << bit);
+    }
+}
+
+static void test_pack_and_unpack(void **state) {
+    (void)state;
+    const size_t shapes[][2] = {{16, 16}, {48, 176}, {32, 128}, {176, 640}};
+    for (size_t i = 0; i < 4; i++) {
+        size_t n = shapes[i][0], k = shapes[i][1];
+        uint8_t *codes = malloc(n * k / 2), *scales = malloc(n * k / 16);
+        uint8_t *codes2 = malloc(n * k / 2), *scales2 = malloc(n * k / 16);
+        uint8_t *packed = malloc(nib_gemm_packed_bytes(n, k));
+        float tensor_scale = 0.0f;
+        assert_true(codes && scales && codes2 && scales2 && packed);
+        for (size_t j = 0; j < n * k / 2; j++)
+            codes[j] = (uint8_t)(j * 2654435761u >> 11);
+        for (size_t j = 0; j < n * k / 16; j++)
+            scales[j] = (uint8_t)((j * 40503u >> 3) % 0x7f);
+        layout_pack(codes, scales, 0.125f, n, k, packed);
+        layout_unpack(packed, n, k, codes2, scales2, &tensor_scale);
+        assert_memory_equal(codes, codes2, n * k / 2);
+        assert_memory_equal(scales, scales2, n * k / 16);
+        assert_true(tensor_scale == 0.125f);
+        free(codes), free(scales), free(codes2), free(scales2), free(packed);
+    }
+}
+
+static void test_activation_orders_are_permutations(void **state) {
+    (void)state;
+    uint64_t bf16 = 0, e4m3 = 0;
+    for (int k = 0; k < 64; k++) {
+        bf16 |= 1ull << gemm_bf16_position(k);
+        e4m3 |= 1ull << gemm_e4m3_position(k);
+    }
+    assert_true(bf16 == UINT64_MAX && e4m3 == UINT64_MAX);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_shape_has_a_kernel),
+        cmocka_unit_test(test_a_mode_is_never_swapped),
+        cmocka_unit_test(test_explain_needs_no_gpu),
+        cmocka_unit_test(test_word_is_a_permutation),
+        cmocka_unit_test(test_pack_and_unpack),
+        cmocka_unit_test(test_activation_orders_are_permutations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -71,7 +71,7 @@ typedef enum nib_kv_dtype {
 
 typedef struct nib_options {
     int threads; /* 0: physical cores */
-    /* NIB_CPU_* mask that lowers the CPU rung; a bit brings those below it; 0: all the machine has but AMX */
+    /* NIB_CPU_* mask that lowers the CPU rung; a bit brings those below it; 0: all the machine has */
     uint32_t cpu_features;
     nib_activations activations;
     nib_kv_dtype kv_cache;
@@ -83,11 +83,10 @@ typedef struct nib_options {
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u
-#define NIB_CPU_AVX2        2u  /* AVX2, FMA, F16C */
-#define NIB_CPU_AVX512      4u  /* AVX-512 F, BW, VL, DQ */
-#define NIB_CPU_AVX512_VNNI 8u  /* AVX-512 VNNI */
-#define NIB_CPU_AMX         16u /* AMX INT8; no faster than VNNI, so only where the mask names it */
-#define NIB_CPU_ALL         31u
+#define NIB_CPU_AVX2        2u /* AVX2, FMA, F16C */
+#define NIB_CPU_AVX512      4u /* AVX-512 F, BW, VL, DQ */
+#define NIB_CPU_AVX512_VNNI 8u /* AVX-512 VNNI */
+#define NIB_CPU_ALL         15u
 
 /* ---- an engine ---- */
 

@@ -2,7 +2,7 @@
  *
  * Speed of the matrix products alone, on random weights of the shapes of Gemma 3 270M and SmolLM2 135M.
  *
- *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni|amx] [--mode int8|f32] [--m M]
+ *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--mode int8|f32] [--m M]
  *                [--format nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q6_k] [--shape WORD] [--quick] [--cpu-time]
  *
  * Without --rung it runs every rung of the machine but scalar; --rung takes several with commas.
@@ -22,7 +22,6 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
 #include "cpu/features.h"
 #include "cpu/kernels.h"
@@ -265,8 +264,7 @@ int main(int argc, char **argv) {
     } rungs[] = {{"scalar", NIB_CPU_SCALAR},
                  {"avx2", NIB_CPU_AVX2},
                  {"avx512", NIB_CPU_AVX512},
-                 {"vnni", NIB_CPU_AVX512_VNNI},
-                 {"amx", NIB_CPU_AMX}};
+                 {"vnni", NIB_CPU_AVX512_VNNI}};
     options o;
     parse(&o, argc, argv);
     uint64_t *buffer = must(aligned_alloc((size_t)2 << 20, FOOTPRINT));
@@ -284,8 +282,6 @@ int main(int argc, char **argv) {
             matmul_avx2_init(&k.matmul, mask);
         if (mask & NIB_CPU_AVX512)
             matmul_avx512_init(&k.matmul, mask);
-        if (mask & NIB_CPU_AMX)
-            matmul_amx_init(&k.matmul);
 #endif
         for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)

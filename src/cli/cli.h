@@ -64,7 +64,7 @@ double cli_real_flag(const struct argp_state *state, const char *flag, const cha
 int cli_choice_flag(const struct argp_state *state, const char *flag, const char *text,
                     const char *const *names);
 
-/* "avx2", "avx512,amx" or a number -> NIB_CPU_* mask. A name means its rung and all below it. */
+/* "avx2", "avx512-vnni" or a number -> NIB_CPU_* mask. A name means its rung and all below it. */
 bool cli_cpu_mask(const char *text, unsigned *mask);
 
 /* How a model computes: --activations --kv-cache-dtype --threads --cpu-features --max-model-len. An argp

@@ -17,9 +17,7 @@ static const struct argp_option options[] = {
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
     {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
-     "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, amx (used only when named), "
-     "or a number",
-     0},
+     "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, or a number", 0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,
      "Tokens of one sequence, prompt and answer; no more than the model's (default: the model's, at most "
      "4096)",
@@ -36,8 +34,7 @@ static const struct {
 } rungs[] = {{"scalar", NIB_CPU_SCALAR},
              {"avx2", NIB_CPU_AVX2},
              {"avx512", NIB_CPU_AVX512},
-             {"avx512-vnni", NIB_CPU_AVX512_VNNI},
-             {"amx", NIB_CPU_AMX}};
+             {"avx512-vnni", NIB_CPU_AVX512_VNNI}};
 
 static unsigned rung_mask(const char *name, size_t n) {
     for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++)
@@ -89,7 +86,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         unsigned mask = 0;
         if (!cli_cpu_mask(arg, &mask))
             argp_error(state,
-                       "--cpu-features takes names of scalar, avx2, avx512, avx512-vnni, amx with commas "
+                       "--cpu-features takes names of scalar, avx2, avx512, avx512-vnni with commas "
                        "between them, or a number from 1 to %u, not '%s'",
                        NIB_CPU_ALL, arg);
         o->cpu_features = mask;

@@ -9,7 +9,7 @@
 
 typedef struct cpu_options {
     int threads;       /* 0: physical cores */
-    uint32_t features; /* NIB_CPU_* mask that lowers the rung; 0: all the machine has but AMX */
+    uint32_t features; /* NIB_CPU_* mask that lowers the rung; 0: all the machine has */
     nib_activations activations;
 } cpu_options;
 

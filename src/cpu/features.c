@@ -8,7 +8,6 @@
 #include <limits.h>
 #include <sched.h>
 #include <stdio.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cpu/cpu.h"
@@ -16,7 +15,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6, XCR0_AMX = 0x60000 };
+enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6 };
 
 static uint64_t xcr0(void) {
     uint32_t lo, hi;
@@ -44,24 +43,11 @@ static uint32_t detect(void) {
     found |= NIB_CPU_AVX512;
     if (!has(c7, bit_AVX512VNNI))
         return found;
-    found |= NIB_CPU_AVX512_VNNI;
-    if ((state & XCR0_AMX) == XCR0_AMX && has(d7, 1u << 24 | 1u << 25))
-        found |= NIB_CPU_AMX;
-    return found;
-}
-
-/* Linux hands out the AMX tile registers on request only; for the whole process, and for good. */
-bool features_grant_amx(void) {
-    enum { REQUEST = 0x1023, TILE_DATA = 18 };
-    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return found | NIB_CPU_AVX512_VNNI;
 }
 #else
 static uint32_t detect(void) {
     return NIB_CPU_SCALAR;
-}
-
-bool features_grant_amx(void) {
-    return false;
 }
 #endif
 
@@ -70,17 +56,14 @@ uint32_t cpu_features(void) {
 }
 
 /* Rungs, highest first: each stands on those after it. */
-static const uint32_t rungs[] = {NIB_CPU_AMX, NIB_CPU_AVX512_VNNI, NIB_CPU_AVX512, NIB_CPU_AVX2};
+static const uint32_t rungs[] = {NIB_CPU_AVX512_VNNI, NIB_CPU_AVX512, NIB_CPU_AVX2};
 
 uint32_t features_lowered(uint32_t mask) {
-    uint32_t found = detect(), allowed = mask ? mask : ~(uint32_t)NIB_CPU_AMX;
+    uint32_t allowed = mask ? mask : NIB_CPU_ALL;
     for (size_t i = 0; i + 1 < sizeof rungs / sizeof *rungs; i++)
         if (allowed & rungs[i])
             allowed |= rungs[i + 1];
-    found = (found & allowed) | NIB_CPU_SCALAR;
-    if (found & NIB_CPU_AMX && !features_grant_amx())
-        found &= ~(uint32_t)NIB_CPU_AMX;
-    return found;
+    return (detect() & allowed) | NIB_CPU_SCALAR;
 }
 
 /* Whole CPUs of this control group's quota (a container's --cpus), at least 1; INT_MAX without one. */

@@ -8,10 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* This machine's features within MASK (0: all but AMX); a rung that MASK names brings those below it. */
+/* This machine's features within MASK (0: all); a rung that MASK names brings those below it. */
 uint32_t features_lowered(uint32_t mask);
-/* Asks the system for the AMX tiles; false: they must not be touched. */
-bool features_grant_amx(void);
 int features_cpus(void); /* logical CPUs this process may run on, within its control group's quota */
 
 #endif

@@ -6,7 +6,6 @@
 
 #include <string.h>
 
-#include "cpu/amx/matmul_amx.h"
 #include "nibble.h"
 
 void kernels_init(cpu_kernels *k, uint32_t features) {
@@ -34,10 +33,6 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
         if (features & NIB_CPU_AVX512_VNNI)
             attn_int_vnni_init(k);
         matmul_avx512_init(&k->matmul, features);
-    }
-    if (features & NIB_CPU_AMX) {
-        k->rung = "avx512-vnni-amx";
-        matmul_amx_init(&k->matmul);
     }
 #endif
 }

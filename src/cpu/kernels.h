@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The table of functions that compute. It starts from ref/ (complete, written to be read) and every rung the
- * machine has overrides what it does better: ref, avx2, avx512, amx. Functions work on rows that the caller
+ * machine has overrides what it does better: ref, avx2, avx512. Functions work on rows that the caller
  * has cut out; threads, batches and pages are the business of the op files.
  *
  * Whatever a rung does, the bits of a result depend on the operands alone, not on where a row lies or on how
@@ -46,7 +46,7 @@ typedef struct attn_page_job {
 } attn_page_job;
 
 typedef struct cpu_kernels {
-    const char *rung;  /* "scalar", "avx2", "avx512", "avx512-vnni", "avx512-vnni-amx" */
+    const char *rung;  /* "scalar", "avx2", "avx512", "avx512-vnni" */
     uint32_t features; /* NIB_CPU_* in use */
 
     /* out = x / sqrt(mean(x^2) + eps) * w, all [n]; out may be x */

@@ -155,28 +155,6 @@ static void expect(const matmul_job *job, const pack_part *p, size_t first, size
 
 /* ---- sums ---- */
 
-/* Whether N_TOKENS rows of activations go to the kernels for many of them. */
-static bool are_many(const matmul_job *job, size_t n_tokens) {
-    size_t many = job->k->matmul.many8.n_tokens;
-    return job->w->int8 && many && n_tokens >= many;
-}
-
-/* A stretch of columns of a tile, 8-bit activations. */
-static void add_stretch8(const matmul_job *job, const matmul_cut *cut, size_t token, size_t n_tokens,
-                         float *acc, uint8_t *codes, float *scales) {
-    const matmul_kernels *m = &job->k->matmul;
-    const pack_part *p = cut->part;
-    const act_block *x = act_blocks(job->a, token) + cut->block;
-    size_t stride = job->a->stride / ACT_BLOCK;
-    if (are_many(job, n_tokens)) {
-        m->many8.tile[p->kind](codes, scales, cut);
-        m->many8.mul(acc, codes, scales, cut->n_groups, cut->n_blocks, x, stride, n_tokens);
-    } else {
-        m->tile8[p->kind](codes, scales, cut);
-        m->mul8[p->wide](acc, codes, scales, cut->n_groups, cut->n_blocks, x, stride, n_tokens);
-    }
-}
-
 /* Rows [first, first + n) of a packed part, n <= MATMUL_TILE, times rows [token, token + n_tokens). */
 static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                      size_t n_tokens, float *acc, void *scratch) {
@@ -192,7 +170,9 @@ static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, si
         if (cut.block + cut.n_blocks == n_blocks && !(job->gated && p == job->w->parts))
             expect(job, p, first, n, token, n_tokens);
         if (int8) {
-            add_stretch8(job, &cut, token, n_tokens, acc, tile, scales);
+            m->tile8[p->kind](tile, scales, &cut);
+            m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks,
+                             act_blocks(job->a, token) + cut.block, job->a->stride / ACT_BLOCK, n_tokens);
         } else {
             m->tile32[p->kind]((float *)tile, scales, &cut);
             m->mul32(acc, (float *)tile, scales, cut.n_groups, cut.n_blocks,
@@ -307,9 +287,6 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) 
     const weight *w = job->w;
     assert(job->a->cols == w->cols && job->a->stride >= padded(w->cols) && job->n_rows <= job->a->max_rows);
     size_t chunks = chunks_of(job), unit = 0;
-    bool many = are_many(job, job->n_rows);
-    if (many)
-        job->k->matmul.many8.begin();
     for (size_t i = 0; i < w->n_parts && unit < end; i++) {
         const pack_part *p = &w->parts[i];
         size_t n = part_units(job, p);
@@ -321,6 +298,4 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) 
                 run_chunk(job, p, u / chunks, u % chunks, scratch);
         unit += n;
     }
-    if (many)
-        job->k->matmul.many8.end();
 }

@@ -54,16 +54,6 @@ typedef struct matmul_cut {
     size_t group, n_groups, block, n_blocks;
 } matmul_cut;
 
-/* Kernels for many rows of activations, with per-thread state around them. */
-typedef struct matmul_many {
-    size_t n_tokens;     /* rows from which they take the place of tile8 and mul8; 0: never */
-    void (*begin)(void); /* the calling thread comes to use tile and mul, */
-    void (*end)(void);   /* and has done so */
-    void (*tile[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
-    void (*mul)(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
-                const act_block *x, size_t stride, size_t n_tokens); /* wide or not */
-} matmul_many;
-
 /* What the rungs override for matrix products. ref/matmul_ref.c says what each computes; every rung gives the
  * same bits. acc is FP32 [n_tokens, MATMUL_TILE]: kernels add to it. What a tile looks like between tile_*
  * and mul_* is the rung's own business, within MATMUL_TILE8_* and MATMUL_TILE32_* bytes. */
@@ -76,7 +66,6 @@ typedef struct matmul_kernels {
     void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
     void (*mul8[2])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
                     const act_block *x, size_t stride, size_t n_tokens);
-    matmul_many many8;
     /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set; up to
      * MATMUL_GROUPS groups.
      * NULL: the tiles do it. */

@@ -24,14 +24,12 @@
 #include "ops/op_list.h"
 
 /* Rungs, lowest first; a machine has the first few. */
-static const char *const fixture_rung_names[] = {"scalar", "avx2", "avx512", "avx512-vnni",
-                                                 "avx512-vnni-amx"};
+static const char *const fixture_rung_names[] = {"scalar", "avx2", "avx512", "avx512-vnni"};
 static const uint32_t fixture_rungs[] = {
     NIB_CPU_SCALAR,
     NIB_CPU_SCALAR | NIB_CPU_AVX2,
     NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512,
     NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI,
-    NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX,
 };
 
 static inline size_t fixture_n_rungs(void) {

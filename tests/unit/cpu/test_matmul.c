@@ -2,23 +2,14 @@
  *
  * Matrix products of every rung this machine has: the same bits as ref/, whatever the batch and whoever
  * takes the units; and ref/ against sums in FP64 over exactly the operands it was given.
- *
- * Built with TILES_MODEL (and matmul_amx.c) it is the program test_matmul_amx_model: the AMX rung is then
- * there without AMX, over the model of its instructions.
  */
 #include "base/mem.h"
-#include "cpu/amx/matmul_amx.h"
 #include "cpu/cpu.h"
 #include "cpu/features.h"
 #include "cpu/kernels.h"
 #include "matmul_fixture.h"
 
-enum { MAX_RUNGS = 5 };
-#ifdef TILES_MODEL
-#define AMX_NAME "avx512-vnni-amx over the model"
-#else
-#define AMX_NAME "avx512-vnni-amx"
-#endif
+enum { MAX_RUNGS = 4 };
 
 typedef struct rungs {
     int n;
@@ -39,28 +30,16 @@ static void rungs_add(rungs *r, const char *name, uint32_t features, uint32_t ha
         matmul_avx2_init(&k->matmul, features);
     if (features & NIB_CPU_AVX512)
         matmul_avx512_init(&k->matmul, features);
-    if (features & NIB_CPU_AMX)
-        matmul_amx_init(&k->matmul);
 #endif
-}
-
-static uint32_t features_here(void) {
-    uint32_t have = features_lowered(NIB_CPU_ALL);
-#ifdef TILES_MODEL
-    if (have & NIB_CPU_AVX512_VNNI)
-        have |= NIB_CPU_AMX;
-#endif
-    return have;
 }
 
 static void rungs_init(rungs *r) {
-    uint32_t have = features_here();
+    uint32_t have = features_lowered(NIB_CPU_ALL);
     const uint32_t vnni = NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI;
     rungs_add(r, "scalar", 0, have);
     rungs_add(r, "avx2", NIB_CPU_AVX2, have);
     rungs_add(r, "avx512", NIB_CPU_AVX2 | NIB_CPU_AVX512, have);
     rungs_add(r, "avx512-vnni", vnni, have);
-    rungs_add(r, AMX_NAME, vnni | NIB_CPU_AMX, have);
 }
 
 /* ---- operands ---- */
@@ -237,12 +216,6 @@ static void every_number_of_rows(void **state) {
                                    DT_Q4_0,  DT_IQ4_NL,     DT_Q8_0};
     static const size_t rows[] = {16, 32, 41}, cols[] = {64, 96, 576, 1088};
     rng r = {18};
-#ifdef TILES_MODEL
-    if (!(features_here() & NIB_CPU_AMX)) {
-        print_message("SKIP: the AMX kernels need AVX-512 even over the model of the tiles\n");
-        skip();
-    }
-#endif
     for (size_t f = 0; f < sizeof packed / sizeof *packed; f++)
         for (size_t tokens = 1; tokens <= 40; tokens++) {
             size_t n_cols = packed[f] == DT_GGUF_NVFP4 && tokens % 4 == 1 ? 128 : cols[tokens % 4];
@@ -402,21 +375,6 @@ static void quantizer_is_near(void **state) {
     act_free(a);
 }
 
-#if defined(__x86_64__)
-/* The table can be put together anywhere; only calling it needs the machine. */
-static void amx_is_a_rung(void **state) {
-    (void)state;
-    cpu_kernels k;
-    uint32_t vnni = NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI;
-    kernels_init(&k, vnni);
-    assert_string_equal(k.rung, "avx512-vnni");
-    assert_int_equal(k.matmul.many8.n_tokens, 0);
-    kernels_init(&k, vnni | NIB_CPU_AMX);
-    assert_string_equal(k.rung, "avx512-vnni-amx");
-    assert_true(k.matmul.many8.n_tokens > 0);
-}
-#endif
-
 int main(void) {
     static rungs all;
     rungs_init(&all);
@@ -432,9 +390,6 @@ int main(void) {
         cmocka_unit_test_prestate(large_shapes, &all),
         cmocka_unit_test_prestate(batch_mates_change_nothing, &all),
         cmocka_unit_test_prestate(joined_parts_and_adding, &all),
-#if defined(__x86_64__)
-        cmocka_unit_test(amx_is_a_rung),
-#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,6 @@ static const struct {
     {"avx2", NIB_CPU_SCALAR | NIB_CPU_AVX2},
     {"avx512", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512},
     {"avx512-vnni", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI},
-    {"avx512-vnni-amx", NIB_CPU_SCALAR | NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512_VNNI | NIB_CPU_AMX},
 };
 
 static void test_goldens_on_every_rung(void **state) {

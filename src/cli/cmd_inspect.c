@@ -15,6 +15,7 @@
 #include "cli/ui.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
+#include "nouns/family.h"
 #include "store/gguf.h"
 #include "store/model_file.h"
 #include "store/quote.h"
@@ -219,10 +220,13 @@ static void print_network(const findings *r) {
     printf("context    %d tokens", hp->context_len);
     if (n_local)
         printf("; %d of %d layers see the last %d", n_local, hp->n_layers, hp->sliding_window);
-    printf("; RoPE base %g", (double)hp->rope_theta);
-    if (hp->rope_scaling == ROPE_LINEAR)
-        printf(", positions / %g", (double)hp->rope_factor);
-    if (hp->rope_scaling == ROPE_LLAMA3 || model_file_find(r->f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)))
+    printf("; RoPE base %g", (double)hp->rope.theta);
+    if (hp->rope.kind == ROPE_LINEAR)
+        printf(", positions / %g", (double)hp->rope.factor);
+    else if (hp->rope.kind > ROPE_LLAMA3)
+        printf(", %s scaling by %g over %d tokens", rope_kind_name(hp->rope.kind), (double)hp->rope.factor,
+               hp->rope.original_context);
+    else if (hp->rope.kind == ROPE_LLAMA3 || model_file_find(r->f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)))
         printf(", Llama 3 scaling");
     putchar('\n');
 }
@@ -348,7 +352,7 @@ static json_t *network_json(const findings *r) {
                      family_name(hp->family), "layers", hp->n_layers, "dim", hp->dim, "ffn_dim", hp->ffn_dim,
                      "heads", hp->n_heads, "kv_heads", hp->n_kv_heads, "head_dim", hp->head_dim, "vocabulary",
                      hp->vocab, "context", hp->context_len, "tied_head", (int)hp->tied, "rope_theta",
-                     (double)hp->rope_theta, "sliding_window", hp->sliding_window, "local_layers", local);
+                     (double)hp->rope.theta, "sliding_window", hp->sliding_window, "local_layers", local);
 }
 
 static json_t *groups_json(const findings *r) {

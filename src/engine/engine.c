@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "nouns/family.h"
 
 /* ---- requests enter ---- */
 

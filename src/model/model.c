@@ -19,6 +19,7 @@ static const network_layer *layer_of(family f) {
     case FAMILY_GEMMA3:
         return &gemma3_layer;
     case FAMILY_NONE:
+    case FAMILY_COUNT:
         break;
     }
     return NULL;

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/mapfile.h"
-#include "model/rope.h"
+#include "nouns/family.h"
 #include "store/names.h"
 
 typedef struct binder {
@@ -108,6 +108,7 @@ static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *
     const hparams *hp = b->hp;
     layer_weights *l = &b->w->layers[layer];
     size_t d = (size_t)hp->head_dim;
+    float turned = rope_attention_factor(hp->local[layer] ? &hp->rope_local : &hp->rope);
     NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, (size_t)hp->dim, err));
     l->attn = (attn_params){
         .layer = layer,
@@ -117,7 +118,7 @@ static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *
         .norm_eps = hp->norm_eps,
         .inv_freq = hp->local[layer] ? b->w->inv_freq_local : b->w->inv_freq,
         .interleaved = hp->rope_interleaved,
-        .scale = hp->attn_scale,
+        .scale = hp->attn_scale * turned * turned,
         .window = hp->local[layer] ? hp->sliding_window : 0,
     };
     if (hp->family == FAMILY_LLAMA)
@@ -159,8 +160,8 @@ static nib_status make_rope_tables(const binder *b, nib_error *err) {
     float *table = arena_alloc(&b->w->arena, 2 * n, sizeof *table);
     if (!table)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
-    rope_inv_freq(table, b->hp, false, divisors);
-    rope_inv_freq(table + n, b->hp, true, divisors);
+    rope_inv_freq(table, &b->hp->rope, b->hp->head_dim, b->hp->context_len, divisors);
+    rope_inv_freq(table + n, &b->hp->rope_local, b->hp->head_dim, b->hp->context_len, NULL);
     b->w->inv_freq = table;
     b->w->inv_freq_local = table + n;
     return NIB_OK;

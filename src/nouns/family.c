@@ -1,20 +1,115 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The names of the families, as nibble writes them: in inspect's report, in sentences, and as
- * general.architecture of a GGUF file (gguf_keys). Reading a file's own spellings is config's.
+ * The table of families. Sources: transformers' configuration and modeling files of each, for defaults and
+ * names; llama.cpp's loader and converter for GGUF.
  */
-#include "nouns/hparams.h"
+#include "nouns/family.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Four norms a layer; Hugging Face's post_attention_layernorm is another one than Llama's. */
+static const family_name_row gemma_names[] = {
+    {SLOT_POST_ATTN_NORM, "blk.N.post_attention_norm.weight", "layers.N.post_attention_layernorm.weight"},
+    {SLOT_FFN_NORM, "blk.N.ffn_norm.weight", "layers.N.pre_feedforward_layernorm.weight"},
+    {SLOT_POST_FFN_NORM, "blk.N.post_ffw_norm.weight", "layers.N.post_feedforward_layernorm.weight"},
+    {SLOT_NONE, NULL, NULL},
+};
+
+/* What most rows say. */
+#define COMMON                                                                                               \
+    .norm_eps = 1e-6f, .embed_scale = 1, .residual_scale = 1, .logit_scale = 1, .rope_local = {.theta = 1e4f}
+
+static const family_facts families[FAMILY_COUNT] = {
+    [FAMILY_NONE] = {.name = "none"},
+
+    /* SmolLM2, Llama 2 and 3: pre-norm attention and SwiGLU, nothing else. */
+    [FAMILY_LLAMA] = {.name = "llama",
+                      .model_types = {"llama"},
+                      .hf_class = "LlamaForCausalLM",
+                      .act_key = "hidden_act",
+                      .act = "silu",
+                      .gguf_interleaved = true,
+                      .rope_freqs = true,
+                      .mlp_bias_key = true,
+                      .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 11008, .n_heads = 32,
+                                   .vocab = 32000, .context_len = 2048, .rope = {.theta = 1e4f}}},
+
+    /* An RMS norm per head on q and k, before RoPE, and a head_dim that does not follow from dim. */
+    [FAMILY_QWEN3] = {.name = "qwen3",
+                      .model_types = {"qwen3"},
+                      .hf_class = "Qwen3ForCausalLM",
+                      .act_key = "hidden_act",
+                      .act = "silu",
+                      .windows = WINDOWS_LAST,
+                      .window = 4096,
+                      .window_first = 28,
+                      .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 22016, .n_heads = 32,
+                                   .head_dim = 128, .vocab = 151936, .context_len = 32768,
+                                   .qk_norm = QK_NORM_HEAD, .rope = {.theta = 1e4f}}},
+
+    /* Embeddings times sqrt(dim), each branch normed again before it joins the residual stream, GELU; five
+     * layers of six see a sliding window and turn by a RoPE base of their own. */
+    [FAMILY_GEMMA3] = {.name = "gemma3",
+                       .model_types = {"gemma3_text", "gemma3"},
+                       .hf_class = "Gemma3ForCausalLM",
+                       .act_key = "hidden_activation",
+                       .act = "gelu_pytorch_tanh",
+                       .names = gemma_names,
+                       .windows = WINDOWS_PERIOD,
+                       .window = 4096,
+                       .window_period = 6,
+                       .embed_sqrt_dim = true,
+                       .query_scalar = 256,
+                       .gguf_wide_layers = 62,
+                       .local_rope = true,
+                       .nested = true,
+                       .gate_scales_unread = true,
+                       .defaults = {COMMON, .n_layers = 26, .dim = 2304, .ffn_dim = 9216, .n_heads = 8,
+                                    .n_kv_heads = 4, .head_dim = 256, .vocab = 262208, .context_len = 131072,
+                                    .glu = GLU_GELU_TANH, .norms = NORM_AROUND, .qk_norm = QK_NORM_HEAD,
+                                    .norm_plus_one = true, .tied = true, .rope = {.theta = 1e6f}}},
+};
+
+const family_facts *family_get(family f) {
+    assert(f >= FAMILY_NONE && f < FAMILY_COUNT);
+    return &families[f];
+}
 
 const char *family_name(family f) {
-    switch (f) {
-    case FAMILY_LLAMA:
-        return "llama";
-    case FAMILY_QWEN3:
-        return "qwen3";
-    case FAMILY_GEMMA3:
-        return "gemma3";
-    case FAMILY_NONE:
-        break;
-    }
-    return "none";
+    return family_get(f)->name;
+}
+
+family family_from_model_type(const char *type) {
+    for (int f = FAMILY_NONE + 1; f < FAMILY_COUNT; f++)
+        for (int i = 0; i < FAMILY_MAX_TYPES && families[f].model_types[i]; i++)
+            if (strcmp(type, families[f].model_types[i]) == 0)
+                return (family)f;
+    return FAMILY_NONE;
+}
+
+family family_from_architecture(const char *name, size_t n) {
+    for (int f = FAMILY_NONE + 1; f < FAMILY_COUNT; f++)
+        if (strlen(families[f].name) == n && memcmp(families[f].name, name, n) == 0)
+            return (family)f;
+    return FAMILY_NONE;
+}
+
+const char *family_list(char out[FAMILY_LIST_MAX]) {
+    int n = 0;
+    for (int f = FAMILY_NONE + 1; f < FAMILY_COUNT; f++)
+        n += snprintf(out + n, FAMILY_LIST_MAX - (size_t)n, "%s%s",
+                      f == FAMILY_NONE + 1    ? ""
+                      : f == FAMILY_COUNT - 1 ? " and "
+                                              : ", ",
+                      families[f].name);
+    return out;
+}
+
+float family_gguf_attn_scale(const hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
+    bool wide = facts->gguf_wide_layers && hp->n_layers == facts->gguf_wide_layers;
+    return 1 / sqrtf((float)(wide ? hp->dim / hp->n_heads : hp->head_dim));
 }

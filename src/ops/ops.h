@@ -21,6 +21,7 @@
 
 #include "base/status.h"
 #include "nouns/batch.h"
+#include "nouns/hparams.h"
 #include "nouns/tensor.h"
 
 typedef struct backend backend;
@@ -32,8 +33,6 @@ typedef enum buf_kind {
     BUF_F32, /* residual stream, projections, logits: FP32 [rows, cols] */
     BUF_ACT  /* what a matmul reads: the backend's activation format */
 } buf_kind;
-
-typedef enum glu_kind { GLU_SILU, GLU_GELU_TANH } glu_kind;
 
 typedef struct kv_shape {
     int n_layers, n_kv_heads, head_dim;

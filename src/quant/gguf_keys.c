@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "nouns/family.h"
 #include "quant/gguf_side.h"
 
 typedef struct key_writer {
@@ -27,24 +28,49 @@ static void real(key_writer *k, const char *suffix, float value) {
     gguf_write_f32(k->out, key(k, suffix), value);
 }
 
-/* Gemma: every 6th layer looks at everything, which llama.cpp assumes; another order is a list. */
+/* llama3's scaling is a tensor (write_gguf.c). */
+static nib_status write_scaling(key_writer *k, const convert_run *run, nib_error *err) {
+    const rope_params *rope = &run->in->hp.rope;
+    if (rope->kind == ROPE_PLAIN || rope->kind == ROPE_LLAMA3)
+        return NIB_OK;
+    if (rope->kind == ROPE_DYNAMIC || rope->kind == ROPE_LONGROPE || rope->no_truncate)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: RoPE scaling \"%s\"%s, which nibble does not write to GGUF", run->in->path,
+                        rope_kind_name(rope->kind), rope->no_truncate ? " without truncation" : "");
+    gguf_write_text(k->out, key(k, "rope.scaling.type"), strview_of(rope_kind_name(rope->kind)));
+    real(k, "rope.scaling.factor", rope->factor);
+    if (rope->kind == ROPE_LINEAR)
+        return NIB_OK;
+    if (rope->beta_fast != 32 || rope->beta_slow != 1)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: YaRN with beta_fast %g and beta_slow %g; GGUF's readers take 32 and 1",
+                        run->in->path, (double)rope->beta_fast, (double)rope->beta_slow);
+    float usual = 1 + 0.1f * logf(rope->factor); /* which readers multiply with the key */
+    number(k, "rope.scaling.original_context_length", rope->original_context);
+    if (fabsf(rope->attention_factor - usual) > 1e-6f)
+        real(k, "rope.scaling.attn_factor", rope->attention_factor / usual);
+    return NIB_OK;
+}
+
+/* All but every Nth layer, as llama.cpp assumes; another order is a list. */
 static void write_windows(key_writer *k, const hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
     bool local[HPARAMS_MAX_LAYERS], usual = true;
     for (int i = 0; i < hp->n_layers; i++) {
         local[i] = hp->local[i];
-        usual &= local[i] == (i % 6 < 5);
+        usual &= local[i] == ((i + 1) % facts->window_period != 0);
     }
     number(k, "attention.sliding_window", hp->sliding_window);
     if (!usual)
         gguf_write_array(k->out, key(k, "attention.sliding_window_pattern"), GGUF_BOOL, local,
                          (size_t)hp->n_layers);
-    if (hp->rope_theta_local != 10000.0f)
-        real(k, "rope.freq_base_swa", hp->rope_theta_local);
+    if (hp->rope_local.theta != facts->defaults.rope_local.theta)
+        real(k, "rope.freq_base_swa", hp->rope_local.theta);
 }
 
-static nib_status check_gemma(const convert_run *run, nib_error *err) {
+static nib_status check_scale(const convert_run *run, nib_error *err) {
     const hparams *hp = &run->in->hp;
-    float expected = 1 / sqrtf((float)(hp->n_layers == 62 ? hp->dim / hp->n_heads : hp->head_dim));
+    float expected = family_gguf_attn_scale(hp);
     if (fabsf(hp->attn_scale - expected) > 1e-6f * expected)
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: query_pre_attn_scalar is %g; GGUF has no key for it and its readers take %g",
@@ -74,19 +100,14 @@ nib_status gguf_keys_write(convert_run *run, gguf_write *out, nib_error *err) {
     number(&k, "attention.value_length", hp->head_dim);
     number(&k, "vocab_size", hp->vocab);
     real(&k, "attention.layer_norm_rms_epsilon", hp->norm_eps);
-    real(&k, "rope.freq_base", hp->rope_theta);
-    if (hp->family == FAMILY_LLAMA)
+    real(&k, "rope.freq_base", hp->rope.theta);
+    if (family_get(hp->family)->gguf_interleaved)
         number(&k, "rope.dimension_count", hp->head_dim);
-    if (hp->rope_scaling == ROPE_LINEAR) {
-        gguf_write_text(out, key(&k, "rope.scaling.type"), strview_of("linear"));
-        real(&k, "rope.scaling.factor", hp->rope_factor);
-    }
-    if (hp->sliding_window && hp->family != FAMILY_GEMMA3)
+    NIB_TRY(write_scaling(&k, run, err));
+    if (hp->sliding_window && family_get(hp->family)->windows != WINDOWS_PERIOD)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: a sliding window, which GGUF readers do not know for %s",
                         run->in->path, k.arch);
-    if (hp->family != FAMILY_GEMMA3)
-        return NIB_OK;
     if (hp->sliding_window)
         write_windows(&k, hp);
-    return check_gemma(run, err);
+    return check_scale(run, err);
 }

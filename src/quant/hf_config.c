@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "base/outfile.h"
+#include "nouns/family.h"
 #include "quant/hf_side.h"
 #include "store/json_file.h"
 
@@ -220,20 +221,45 @@ static json_t *real(float value) {
     return json_real(strtod(text, NULL));
 }
 
+static json_t *numbers(const float *list, int n) {
+    json_t *out = json_array();
+    for (int i = 0; out && i < n; i++)
+        json_array_append_new(out, real(list[i]));
+    return out;
+}
+
+/* The scaling that GGUF's keys can say, of heads of N pairs. */
+static json_t *scaling_words(const rope_params *rope, int n) {
+    const char *name = rope_kind_name(rope->kind);
+    switch (rope->kind) {
+    case ROPE_LINEAR:
+        return json_pack("{s:s, s:o}", "rope_type", name, "factor", real(rope->factor));
+    case ROPE_YARN:
+        return json_pack("{s:s, s:o, s:i, s:o, s:o, s:o}", "rope_type", name, "factor", real(rope->factor),
+                         "original_max_position_embeddings", rope->original_context, "attention_factor",
+                         real(rope->attention_factor), "beta_fast", real(rope->beta_fast), "beta_slow",
+                         real(rope->beta_slow));
+    case ROPE_LONGROPE:
+        return json_pack("{s:s, s:i, s:o, s:o, s:o}", "rope_type", name, "original_max_position_embeddings",
+                         rope->original_context, "attention_factor", real(rope->attention_factor),
+                         "short_factor", numbers(rope->short_divisors, n), "long_factor",
+                         numbers(rope->long_divisors, n));
+    default:
+        return json_null();
+    }
+}
+
 static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error *err) {
     const hparams *hp = &run->in->hp;
     const tensor *freqs = model_file_find(run->in, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER));
-    if (hp->rope_scaling == ROPE_LINEAR && freqs) {
-        *status =
-            nib_fail(err, NIB_UNSUPPORTED,
-                     "%s: has linear RoPE scaling and rope_freqs.weight too; config.json can say but one",
-                     run->in->path);
+    if (hp->rope.kind != ROPE_PLAIN && freqs) {
+        *status = nib_fail(err, NIB_UNSUPPORTED,
+                           "%s: has %s RoPE scaling and rope_freqs.weight too; config.json can say but one",
+                           run->in->path, rope_kind_name(hp->rope.kind));
         return NULL;
     }
-    if (hp->rope_scaling == ROPE_LINEAR)
-        return json_pack("{s:s, s:o}", "rope_type", "linear", "factor", real(hp->rope_factor));
     if (!freqs)
-        return json_null();
+        return scaling_words(&hp->rope, hp->head_dim / 2);
     /* Llama 3: the divisors are 1, then a ramp, then the factor; the other numbers are the family's */
     float divisors[512], factor = 0;
     if (freqs->cols > 512) {
@@ -243,11 +269,10 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
     tensor_decode_row(freqs, 0, divisors);
     for (size_t i = 0; i < freqs->cols; i++)
         factor = divisors[i] > factor ? divisors[i] : factor;
-    const hparams usual = {
-        .rope_factor = factor, .rope_low_freq = 1, .rope_high_freq = 4, .rope_original_context = 8192};
+    const rope_params usual = {
+        .theta = hp->rope.theta, .factor = factor, .low_freq = 1, .high_freq = 4, .original_context = 8192};
     for (size_t i = 0; i < freqs->cols; i++) {
-        double freq = pow(hp->rope_theta, -2.0 * (double)i / (double)hp->head_dim);
-        double expected = freq / rope_scaling_llama3(&usual, freq);
+        double expected = rope_llama3_divisor(&usual, hp->head_dim, (int)i);
         if (fabs(divisors[i] - expected) > 1e-3 * expected) {
             *status = nib_fail(
                 err, NIB_UNSUPPORTED,
@@ -262,23 +287,37 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
                      8192);
 }
 
-static bool set_gemma(json_t *c, const hparams *hp) {
+static bool set_query_scalar(json_t *c, const hparams *hp) {
+    double scalar = 1.0 / ((double)hp->attn_scale * (double)hp->attn_scale);
+    bool whole = fabs(scalar - rint(scalar)) < 1e-4 * scalar; /* transformers asks for an integer */
+    bool ok =
+        set(c, "query_pre_attn_scalar", whole ? json_integer((json_int_t)rint(scalar)) : real((float)scalar));
+    return ok && set(c, "attn_logit_softcapping", json_null()) &&
+           set(c, "final_logit_softcapping", json_null());
+}
+
+static bool set_windows(json_t *c, const hparams *hp) {
     json_t *layers = json_array();
     bool ok = layers != NULL;
     for (int i = 0; ok && i < hp->n_layers; i++)
         ok = json_array_append_new(layers,
                                    json_string(hp->local[i] ? "sliding_attention" : "full_attention")) == 0;
-    double scalar = 1.0 / ((double)hp->attn_scale * (double)hp->attn_scale);
-    bool whole = fabs(scalar - rint(scalar)) < 1e-4 * scalar; /* transformers asks for an integer */
-    ok = ok && set(c, "query_pre_attn_scalar",
-                   whole ? json_integer((json_int_t)rint(scalar)) : real((float)scalar));
-    ok = ok && set(c, "hidden_activation", json_string("gelu_pytorch_tanh"));
-    ok = ok && set(c, "rope_local_base_freq", real(hp->rope_theta_local));
-    ok =
-        ok && set(c, "attn_logit_softcapping", json_null()) && set(c, "final_logit_softcapping", json_null());
     if (hp->sliding_window)
         ok = ok && set(c, "sliding_window", json_integer(hp->sliding_window));
     return set(c, "layer_types", layers) && ok;
+}
+
+/* What only some families say. */
+static bool set_family(json_t *c, const hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
+    bool ok = set(c, facts->act_key, json_string(facts->act));
+    if (facts->query_scalar)
+        ok = ok && set_query_scalar(c, hp);
+    if (facts->local_rope)
+        ok = ok && set(c, "rope_local_base_freq", real(hp->rope_local.theta));
+    if (facts->windows == WINDOWS_PERIOD)
+        ok = ok && set_windows(c, hp);
+    return ok && (!facts->mlp_bias_key || set(c, "mlp_bias", json_false()));
 }
 
 static bool set_ids(json_t *c, const token_source *w) {
@@ -293,27 +332,21 @@ static bool set_ids(json_t *c, const token_source *w) {
 
 static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error *err) {
     const hparams *hp = &run->in->hp;
-    static const struct {
-        const char *type, *class;
-    } names[] = {[FAMILY_LLAMA] = {"llama", "LlamaForCausalLM"},
-                 [FAMILY_QWEN3] = {"qwen3", "Qwen3ForCausalLM"},
-                 [FAMILY_GEMMA3] = {"gemma3_text", "Gemma3ForCausalLM"}};
+    const family_facts *facts = family_get(hp->family);
     nib_status status = NIB_OK;
     json_t *c =
         json_pack("{s:[s], s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "architectures",
-                  names[hp->family].class, "model_type", names[hp->family].type, "torch_dtype", "bfloat16",
+                  facts->hf_class, "model_type", facts->model_types[0], "torch_dtype", "bfloat16",
                   "hidden_size", hp->dim, "intermediate_size", hp->ffn_dim, "num_hidden_layers", hp->n_layers,
                   "num_attention_heads", hp->n_heads, "num_key_value_heads", hp->n_kv_heads, "head_dim",
                   hp->head_dim, "vocab_size", hp->vocab, "max_position_embeddings", hp->context_len);
     json_t *scaling = scaling_of(run, &status, err);
     *out = c;
     bool ok = set(c, "rope_scaling", scaling);
-    ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope_theta));
+    ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope.theta));
     ok =
         ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) && set(c, "attention_bias", json_false());
-    ok = ok && (hp->family == FAMILY_GEMMA3 ? set_gemma(c, hp) : set(c, "hidden_act", json_string("silu")));
-    ok = ok && (hp->family != FAMILY_LLAMA || set(c, "mlp_bias", json_false()));
-    ok = ok && set_ids(c, &run->in->words);
+    ok = ok && set_family(c, hp) && set_ids(c, &run->in->words);
     return status != NIB_OK ? status : ok ? NIB_OK : no_memory(run, err);
 }
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "nouns/family.h"
 #include "store/names.h"
 #include "store/quote.h"
 
@@ -104,7 +105,7 @@ static nib_status name_item(const chef *c, const tensor *t, slot s, const char *
         *name = t->name;
         if (!c->r->to_gguf && names_hf_companion(strview_of(t->name), &stem) == COMPANION_WEIGHT_PACKED)
             *name = arena_format(&c->r->arena, "%.*s.weight", (int)stem.n, stem.p);
-    } else if (c->r->to_gguf ? names_to_gguf(at, made) : names_to_hf(f, at, prefix, made)) {
+    } else if (c->r->to_gguf ? names_to_gguf(f, at, made) : names_to_hf(f, at, prefix, made)) {
         *name = arena_text(&c->r->arena, made, strlen(made));
     } else {
         return NIB_OK;
@@ -171,11 +172,12 @@ static const float *weights_of(const chef *c, const recipe_item *item) {
     return i->mean_squares[layer * SLOT_COUNT + (int)item->slot];
 }
 
-/* llama.cpp has no name for a scale beside the token embedding (and refuses the file), and computes Gemma 3's
- * gate, up and down without the scales that it has loaded. Down's does not matter: a norm follows. */
+/* llama.cpp has no name for a scale beside the token embedding (and refuses the file), and computes some
+ * families' gate, up and down without the scales that it has loaded. Down's does not matter: a norm follows.
+ */
 static bool is_scale_unread(const chef *c, slot s) {
     bool gated = s == SLOT_GATE || s == SLOT_UP;
-    return c->r->to_gguf && (s == SLOT_EMBED || (gated && c->in->hp.family == FAMILY_GEMMA3));
+    return c->r->to_gguf && (s == SLOT_EMBED || (gated && family_get(c->in->hp.family)->gate_scales_unread));
 }
 
 static nib_status quantize(const chef *c, recipe_item *item, quant_format format) {
@@ -223,14 +225,14 @@ static void fit_container(const chef *c, recipe_item *item) {
     const hparams *hp = &c->in->hp;
     if (c->r->to_gguf == c->r->from_gguf)
         return;
-    if (hp->family == FAMILY_LLAMA && (item->slot == SLOT_Q || item->slot == SLOT_K)) {
+    if (family_get(hp->family)->gguf_interleaved && (item->slot == SLOT_Q || item->slot == SLOT_K)) {
         item->heads = item->slot == SLOT_Q ? hp->n_heads : hp->n_kv_heads;
         item->interleave = c->r->to_gguf;
     }
     bool norm = item->slot == SLOT_FINAL_NORM || item->slot == SLOT_ATTN_NORM || item->slot == SLOT_Q_NORM ||
                 item->slot == SLOT_K_NORM || item->slot == SLOT_POST_ATTN_NORM ||
                 item->slot == SLOT_FFN_NORM || item->slot == SLOT_POST_FFN_NORM;
-    if (hp->family == FAMILY_GEMMA3 && norm)
+    if (family_get(hp->family)->defaults.norm_plus_one && norm)
         item->shift = c->r->to_gguf ? 1.0f : -1.0f;
 }
 

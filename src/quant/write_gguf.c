@@ -4,7 +4,6 @@
  * multiplies the product with; X.input_scale is carried where the source has one. Metadata is the source's,
  * or made from hparams and words; file_type and quantization_version are ours.
  */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,12 +52,7 @@ static void declare_beside(gguf_writer *w, const recipe_item *item, const char *
 /* ---- Llama 3's frequencies, which config.json says in words and GGUF as numbers ---- */
 
 static bool makes_rope_freqs(const convert_run *run) {
-    return !run->recipe.from_gguf && run->in->hp.rope_scaling == ROPE_LLAMA3;
-}
-
-static float rope_divisor(const hparams *hp, int32_t i) {
-    double freq = pow((double)hp->rope_theta, -2.0 * i / (double)hp->head_dim);
-    return (float)(freq / rope_scaling_llama3(hp, freq));
+    return !run->recipe.from_gguf && run->in->hp.rope.kind == ROPE_LLAMA3;
 }
 
 /* ---- the file ---- */
@@ -129,7 +123,7 @@ static nib_status write_all(gguf_writer *w) {
     for (size_t i = 0; i < w->run->recipe.n; i++)
         NIB_TRY(write_item(w, i));
     for (int32_t i = 0; makes_rope_freqs(w->run) && i < w->run->in->hp.head_dim / 2; i++) {
-        float divisor = rope_divisor(&w->run->in->hp, i);
+        float divisor = (float)rope_llama3_divisor(&w->run->in->hp.rope, w->run->in->hp.head_dim, i);
         NIB_TRY(gguf_write_data(w->out, &divisor, sizeof divisor, w->err));
     }
     return NIB_OK;

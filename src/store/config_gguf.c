@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * GGUF metadata to hparams. Key names and defaults are those of llama.cpp's loader for the architectures
- * llama, qwen3 and gemma3. Part of config.h.
+ * GGUF metadata to hparams. Key names and defaults are those of llama.cpp's loader. Part of config.h.
  */
 #include <math.h>
 #include <stdio.h>
 
+#include "nouns/family.h"
 #include "num/bf16.h"
 #include "store/config.h"
 #include "store/quote.h"
@@ -88,38 +88,71 @@ static nib_status read_shape(source *s, hparams *hp) {
     return get_float(s, "attention.layer_norm_rms_epsilon", 1e-12f, 1e-1f, &hp->norm_eps);
 }
 
-static nib_status read_rope(source *s, hparams *hp) {
-    strview type = {NULL, 0};
-    bool found;
-    float factor = 0;
-    hp->rope_theta = 1e4f;
-    NIB_TRY(get_float(s, "rope.freq_base", 1, 1e12f, &hp->rope_theta));
-    hp->rope_theta_local = hp->family == FAMILY_GEMMA3 ? 1e4f : hp->rope_theta;
-    if (hp->family == FAMILY_GEMMA3)
-        NIB_TRY(get_float(s, "rope.freq_base_swa", 1, 1e12f, &hp->rope_theta_local));
-    NIB_TRY(get_float(s, "rope.scale_linear", 0, 1e6f, &factor)); /* the older name */
-    NIB_TRY(get_float(s, "rope.scaling.factor", 0, 1e6f, &factor));
-    NIB_TRY(gguf_get_text(s->g, key(s, "rope.scaling.type"), &type, &found, s->err));
-    if (found && strview_is(type, "none"))
-        factor = 1;
-    else if (found && !strview_is(type, "linear"))
+static nib_status read_scaling(source *s, hparams *hp, strview type) {
+    rope_params *rope = &hp->rope;
+    float attn_factor = 1, yarn_attn_factor = 1, yarn_log = 0.1f;
+    rope->original_context = hp->context_len;
+    NIB_TRY(
+        get_int(s, "rope.scaling.original_context_length", 1, CONFIG_MAX_CONTEXT, &rope->original_context));
+    NIB_TRY(get_float(s, "rope.scaling.attn_factor", 1e-3f, 1e3f, &attn_factor));
+    if (strview_is(type, "longrope")) {
+        rope->kind = ROPE_LONGROPE; /* its divisors are tensors: model_gguf.c */
+        rope->attention_factor = attn_factor;
+        return NIB_OK;
+    }
+    if (!strview_is(type, "yarn"))
         return nib_fail(s->err, NIB_UNSUPPORTED,
-                        "%s: RoPE scaling \"%s\", nibble computes linear, and llama3 by "
+                        "%s: RoPE scaling \"%s\", nibble computes linear, yarn, longrope, and llama3 by "
                         "rope_freqs.weight",
                         s->g->where, QUOTE(type));
-    if (factor != 0 && factor != 1) {
-        hp->rope_scaling = ROPE_LINEAR;
-        hp->rope_factor = factor;
-    }
+    rope->kind = ROPE_YARN;
+    rope->beta_fast = 32;
+    rope->beta_slow = 1;
+    NIB_TRY(get_float(s, "rope.scaling.yarn_attn_factor", 1e-3f, 1e3f, &yarn_attn_factor));
+    NIB_TRY(get_float(s, "rope.scaling.yarn_beta_fast", 1e-3f, 1e6f, &rope->beta_fast));
+    NIB_TRY(get_float(s, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, &rope->beta_slow));
+    NIB_TRY(get_float(s, "rope.scaling.yarn_log_multiplier", 0, 1e3f, &yarn_log));
+    if (rope->factor < 1 || rope->theta <= 1 || rope->beta_fast < rope->beta_slow)
+        return nib_fail(s->err, NIB_BAD_FILE,
+                        "%s: YaRN asks for a factor from 1 on, a frequency base above 1 and beta_fast >= "
+                        "beta_slow",
+                        s->g->where);
+    rope->attention_factor = attn_factor * yarn_attn_factor * (1 + yarn_log * logf(rope->factor));
     return NIB_OK;
 }
 
-/* Gemma: every 6th layer looks at all tokens, unless the file gives a period or a list. */
+static nib_status read_rope(source *s, hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
+    strview type = {NULL, 0};
+    bool found;
+    float factor = 0;
+    hp->rope = (rope_params){.theta = 1e4f};
+    NIB_TRY(get_float(s, "rope.freq_base", 1, 1e12f, &hp->rope.theta));
+    NIB_TRY(get_float(s, "rope.scale_linear", 0, 1e6f, &factor)); /* the older name */
+    NIB_TRY(get_float(s, "rope.scaling.factor", 0, 1e6f, &factor));
+    NIB_TRY(gguf_get_text(s->g, key(s, "rope.scaling.type"), &type, &found, s->err));
+    hp->rope.factor = factor != 0 ? factor : 1;
+    if (found && !strview_is(type, "none") && !strview_is(type, "linear"))
+        NIB_TRY(read_scaling(s, hp, type));
+    else if (!(found && strview_is(type, "none")) && hp->rope.factor != 1)
+        hp->rope.kind = ROPE_LINEAR;
+    hp->rope_local = hp->rope;
+    if (facts->local_rope)
+        hp->rope_local = (rope_params){.theta = facts->defaults.rope_local.theta};
+    return facts->local_rope ? get_float(s, "rope.freq_base_swa", 1, 1e12f, &hp->rope_local.theta) : NIB_OK;
+}
+
+/* Which layers see a window: a list, or all but every Nth, counted from 1. */
 static nib_status read_windows(source *s, hparams *hp) {
-    int32_t period = 6;
+    const family_facts *facts = family_get(hp->family);
+    int32_t period = facts->window_period;
     NIB_TRY(get_int(s, "attention.sliding_window", 0, CONFIG_MAX_CONTEXT, &hp->sliding_window));
     if (hp->sliding_window == 0)
         return NIB_OK;
+    if (facts->windows != WINDOWS_PERIOD)
+        return nib_fail(s->err, NIB_UNSUPPORTED,
+                        "%s: a sliding window in architecture %s, which nibble does not compute", s->g->where,
+                        s->arch);
     const gguf_key *list = gguf_find(s->g, key(s, "attention.sliding_window_pattern"));
     if (list && list->type == GGUF_ARRAY) {
         if (list->item_type != GGUF_BOOL || list->n_items != (uint64_t)hp->n_layers)
@@ -135,54 +168,41 @@ static nib_status read_windows(source *s, hparams *hp) {
     return NIB_OK;
 }
 
-static nib_status read_gemma(source *s, hparams *hp) {
+static nib_status read_layers(source *s, hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
     float cap = 0;
-    NIB_TRY(read_windows(s, hp));
     NIB_TRY(get_float(s, "final_logit_softcapping", -1e6f, 1e6f, &cap));
     if (cap != 0)
         return nib_fail(s->err, NIB_UNSUPPORTED,
                         "%s: final_logit_softcapping is %g, which nibble does not compute", s->g->where,
                         (double)cap);
-    /* The format has no key for it: llama.cpp knows the 27B model (query_pre_attn_scalar 168) by its layers.
-     */
-    hp->attn_scale = 1 / sqrtf((float)(hp->n_layers == 62 ? hp->dim / hp->n_heads : hp->head_dim));
-    /* Rounded as the model was trained; llama.cpp does not round (0.2 % on 270M's embeddings). */
-    hp->embed_scale = bf16_to_f32(bf16_from_f32(sqrtf((float)hp->dim)));
+    hp->rope_interleaved = facts->gguf_interleaved;
+    hp->attn_scale = family_gguf_attn_scale(hp);
+    if (facts->embed_sqrt_dim) /* rounded as the model was trained; llama.cpp does not (0.2 % on 270M's) */
+        hp->embed_scale = bf16_to_f32(bf16_from_f32(sqrtf((float)hp->dim)));
     return NIB_OK;
 }
 
 nib_status config_from_gguf(hparams *hp, const gguf *g, int32_t vocab, bool tied, nib_error *err) {
-    static const struct {
-        const char *name;
-        family family;
-    } archs[] = {{"llama", FAMILY_LLAMA}, {"qwen3", FAMILY_QWEN3}, {"gemma3", FAMILY_GEMMA3}};
-    *hp = (hparams){.vocab = vocab, .tied = tied};
+    *hp = (hparams){0};
     strview arch;
     NIB_TRY(gguf_get_text(g, "general.architecture", &arch, NULL, err));
-    source s = {.g = g, .err = err};
-    for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
-        if (strview_is(arch, archs[i].name)) {
-            s.arch = archs[i].name;
-            hp->family = archs[i].family;
-        }
+    family f = family_from_architecture(arch.p, arch.n);
+    if (f == FAMILY_NONE) {
+        char list[FAMILY_LIST_MAX];
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: architecture \"%s\", nibble computes %s", g->where,
+                        QUOTE(arch), family_list(list));
     }
-    if (!s.arch)
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "%s: architecture \"%s\", nibble computes llama, qwen3 and gemma3", g->where,
-                        QUOTE(arch));
+    source s = {.g = g, .arch = family_name(f), .err = err};
+    *hp = family_get(f)->defaults;
+    hp->family = f;
+    hp->vocab = vocab;
+    hp->tied = tied;
+    hp->norm_plus_one = false; /* the converter adds the 1 */
+    hp->head_dim = 0;
     NIB_TRY(read_shape(&s, hp));
     NIB_TRY(read_rope(&s, hp));
     NIB_TRY(config_check(hp, g->where, err));
-    if (hp->family == FAMILY_GEMMA3)
-        return read_gemma(&s, hp);
-    int32_t window = 0;
-    NIB_TRY(get_int(&s, "attention.sliding_window", 0, CONFIG_MAX_CONTEXT, &window));
-    if (window)
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "%s: a sliding window in architecture %s, which nibble does not compute", g->where,
-                        s.arch);
-    hp->rope_interleaved = hp->family == FAMILY_LLAMA; /* the converter permutes Llama's Q and K rows */
-    hp->attn_scale = 1 / sqrtf((float)hp->head_dim);
-    hp->embed_scale = 1;
-    return NIB_OK;
+    NIB_TRY(read_windows(&s, hp));
+    return read_layers(&s, hp);
 }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "nouns/family.h"
 #include "store/model_parts.h"
 #include "store/names.h"
 #include "store/quote.h"
@@ -232,7 +233,8 @@ static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
     if (r->n_dims)
         t->cols = r->dims[r->n_dims - 1];
     NIB_TRY(is_gguf ? fold_gguf(d, r, t) : fold_hf(d, r, t, &name));
-    bool known = is_gguf ? names_from_gguf(name, &t->place) : names_from_hf(d->f->hp.family, name, &t->place);
+    bool known = is_gguf ? names_from_gguf(d->f->hp.family, name, &t->place)
+                         : names_from_hf(d->f->hp.family, name, &t->place);
     if (t->place.slot == SLOT_HEAD && d->f->hp.tied && d->f->hp.family != FAMILY_NONE)
         t->place.slot = SLOT_NONE; /* config.json ties the head: transformers ignores what is stored */
     return known ? NIB_OK : note_unknown(d, r, name);

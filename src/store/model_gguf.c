@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "nouns/family.h"
 #include "store/config.h"
 #include "store/model_parts.h"
 #include "store/quote.h"
@@ -137,6 +138,33 @@ static nib_status read_network(model_file *f, nib_error *err) {
     return NIB_OK;
 }
 
+/* longrope's divisors, one per pair, out of the tensor in SLOT. */
+static nib_status read_divisors(const model_file *f, slot s, float *out, nib_error *err) {
+    const tensor *t = model_file_find(f, place_of(s, PLACE_NO_LAYER));
+    if (!t || t->cols > ROPE_MAX_PAIRS)
+        return nib_fail(
+            err, NIB_BAD_FILE, "%s: longrope scaling asks for a tensor %s of at most %d divisors", f->path,
+            s == SLOT_ROPE_LONG ? "rope_factors_long.weight" : "rope_factors_short.weight", ROPE_MAX_PAIRS);
+    tensor_decode_row(t, 0, out);
+    for (size_t i = 0; i < t->cols; i++)
+        if (!(out[i] > 0))
+            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s holds a divisor of %g, expected more than 0",
+                            f->path, QUOTEZ(t->name), (double)out[i]);
+    return NIB_OK;
+}
+
+static nib_status check_network(model_file *f, nib_error *err) {
+    rope_params *rope = &f->hp.rope;
+    NIB_TRY(model_shape_check(f, err));
+    if (!f->has_network || rope->kind != ROPE_LONGROPE)
+        return NIB_OK;
+    NIB_TRY(read_divisors(f, SLOT_ROPE_SHORT, rope->short_divisors, err));
+    NIB_TRY(read_divisors(f, SLOT_ROPE_LONG, rope->long_divisors, err));
+    if (!family_get(f->hp.family)->local_rope)
+        f->hp.rope_local = *rope;
+    return NIB_OK;
+}
+
 nib_status model_gguf_open(model_file *f, bool words_only, nib_error *err) {
     f->format = FORMAT_GGUF;
     NIB_TRY(open_parts(f, err));
@@ -148,6 +176,6 @@ nib_status model_gguf_open(model_file *f, bool words_only, nib_error *err) {
     NIB_TRY(fold(f, err));
     f->convention = is_quantized(f) ? QUANT_GGUF : QUANT_NONE;
     if (!f->network_note[0])
-        NIB_TRY(model_shape_check(f, err));
+        NIB_TRY(check_network(f, err));
     return model_gguf_words(f, err);
 }

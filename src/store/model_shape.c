@@ -4,80 +4,22 @@
  * needs, and none that its family does not have. What is missing or misshapen is a damaged file; what nibble
  * cannot read (an unknown block format) is a note.
  */
+#include "nouns/family.h"
 #include "store/model_parts.h"
 #include "store/names.h"
 #include "store/quote.h"
 
-typedef struct shape {
-    size_t rows, cols; /* rows 1: a vector */
-} shape;
-
-/* Slots whose absence is no damage: a tied head, RoPE divisors of Llama 3. */
-static bool is_optional(const hparams *hp, slot s) {
-    return s == SLOT_ROPE_FREQS || (s == SLOT_HEAD && hp->tied);
-}
-
-static bool family_has(family f, slot s) {
-    switch (s) {
-    case SLOT_Q_NORM:
-    case SLOT_K_NORM:
-        return f == FAMILY_QWEN3 || f == FAMILY_GEMMA3;
-    case SLOT_POST_ATTN_NORM:
-    case SLOT_POST_FFN_NORM:
-        return f == FAMILY_GEMMA3;
-    case SLOT_ROPE_FREQS:
-        return f == FAMILY_LLAMA;
-    case SLOT_EMBED:
-    case SLOT_HEAD:
-    case SLOT_FINAL_NORM:
-    case SLOT_ATTN_NORM:
-    case SLOT_Q:
-    case SLOT_K:
-    case SLOT_V:
-    case SLOT_O:
-    case SLOT_FFN_NORM:
-    case SLOT_GATE:
-    case SLOT_UP:
-    case SLOT_DOWN:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static shape shape_of(const hparams *hp, slot s) {
-    size_t dim = (size_t)hp->dim, ffn = (size_t)hp->ffn_dim, head = (size_t)hp->head_dim;
-    size_t q = (size_t)hp->n_heads * head, kv = (size_t)hp->n_kv_heads * head, vocab = (size_t)hp->vocab;
-    switch (s) {
-    case SLOT_EMBED:
-    case SLOT_HEAD:
-        return (shape){vocab, dim};
-    case SLOT_ROPE_FREQS:
-        return (shape){1, head / 2};
-    case SLOT_Q:
-        return (shape){q, dim};
-    case SLOT_K:
-    case SLOT_V:
-        return (shape){kv, dim};
-    case SLOT_O:
-        return (shape){dim, q};
-    case SLOT_Q_NORM:
-    case SLOT_K_NORM:
-        return (shape){1, head};
-    case SLOT_GATE:
-    case SLOT_UP:
-        return (shape){ffn, dim};
-    case SLOT_DOWN:
-        return (shape){dim, ffn};
-    default: /* the norms */
-        return (shape){1, dim};
-    }
+/* Of GGUF only, and optional: divisors of the RoPE frequencies. */
+static bool is_rope_table(const hparams *hp, slot s) {
+    if (s == SLOT_ROPE_LONG || s == SLOT_ROPE_SHORT)
+        return hp->rope.kind == ROPE_LONGROPE;
+    return s == SLOT_ROPE_FREQS && family_get(hp->family)->rope_freqs;
 }
 
 /* The name of a place in this file's convention, for sentences. */
 static void name_of(const model_file *f, place p, char out[NAMES_MAX]) {
     if (f->format == FORMAT_GGUF)
-        names_to_gguf(p, out);
+        names_to_gguf(f->hp.family, p, out);
     else
         names_to_hf(f->hp.family, p, "model.", out);
 }
@@ -90,7 +32,9 @@ static bool is_aligned(const tensor *t) {
 
 static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     const hparams *hp = &f->hp;
-    if (!family_has(hp->family, t->place.slot) || t->place.expert != PLACE_NO_EXPERT)
+    size_t rows = 1, cols = (size_t)hp->head_dim / 2;
+    if ((!is_rope_table(hp, t->place.slot) && !hparams_has(hp, t->place.slot, &rows, &cols)) ||
+        t->place.expert != PLACE_NO_EXPERT)
         return model_note_words(f, err, "%s: tensor %s is not part of a %s network as nibble computes it",
                                 f->path, QUOTEZ(t->name), family_name(hp->family));
     if (t->place.layer >= hp->n_layers)
@@ -100,10 +44,9 @@ static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     if (first != t)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensors %s and %s are the same part of the network", f->path,
                         QUOTEZ(first->name), QUOTEZ(t->name));
-    shape want = shape_of(hp, t->place.slot);
-    if (t->rows != want.rows || t->cols != want.cols)
+    if (t->rows != rows || t->cols != cols)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has the shape [%zu, %zu], expected [%zu, %zu]",
-                        f->path, QUOTEZ(t->name), t->rows, t->cols, want.rows, want.cols);
+                        f->path, QUOTEZ(t->name), t->rows, t->cols, rows, cols);
     if (t->dtype == DT_NONE || !dtype_get(t->dtype)->is_weight)
         return model_note_words(f, err, "%s: tensor %s is stored as %s, which nibble does not decode",
                                 f->path, QUOTEZ(t->name), model_file_format_name(f, t));
@@ -112,14 +55,15 @@ static nib_status check(model_file *f, const tensor *t, nib_error *err) {
                                 "%s: tensor %s does not start at a multiple of its element size, nibble "
                                 "reads aligned files only",
                                 f->path, QUOTEZ(t->name));
-    if (want.rows == 1 && t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
+    if (rows == 1 && t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is stored as %s, expected F32, F16 or BF16",
                         f->path, QUOTEZ(t->name), model_file_format_name(f, t));
     return NIB_OK;
 }
 
 static nib_status need(const model_file *f, place p, nib_error *err) {
-    if (model_file_find(f, p) || !family_has(f->hp.family, p.slot) || is_optional(&f->hp, p.slot))
+    size_t rows, cols;
+    if (model_file_find(f, p) || !hparams_has(&f->hp, p.slot, &rows, &cols))
         return NIB_OK;
     char name[NAMES_MAX];
     name_of(f, p, name);

@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 
+#include "nouns/family.h"
+
 /* Names as files write them. N stands for the number of the layer, E for that of the expert; names have no
  * capitals of their own. NULL: the convention has none. */
 typedef struct name_row {
@@ -52,22 +54,13 @@ static const name_row common[] = {
 };
 #define N_COMMON (sizeof common / sizeof common[0])
 
-/* Gemma has four norms a layer; Hugging Face's post_attention_layernorm means another one there. */
-static const struct {
-    slot slot;
-    const char *hf;
-} gemma[] = {
-    {SLOT_POST_ATTN_NORM, "layers.N.post_attention_layernorm.weight"},
-    {SLOT_FFN_NORM, "layers.N.pre_feedforward_layernorm.weight"},
-    {SLOT_POST_FFN_NORM, "layers.N.post_feedforward_layernorm.weight"},
-};
-#define N_GEMMA (sizeof gemma / sizeof gemma[0])
-
-static const char *hf_of(family f, const name_row *row) {
-    for (size_t i = 0; f == FAMILY_GEMMA3 && i < N_GEMMA; i++)
-        if (gemma[i].slot == row->slot)
-            return gemma[i].hf;
-    return row->hf;
+/* The pattern of ROW in family F's files, in GGUF's or in Hugging Face's. */
+static const char *pattern_of(family f, const name_row *row, bool gguf) {
+    const family_name_row *own = family_get(f)->names;
+    for (; own && own->slot; own++)
+        if (own->slot == row->slot)
+            return gguf ? own->gguf : own->hf;
+    return gguf ? row->gguf : row->hf;
 }
 
 /* ---- views ---- */
@@ -149,25 +142,34 @@ static void write_name(const char *prefix, const char *pattern, place p, char ou
     }
 }
 
-/* ---- GGUF ---- */
-
-bool names_from_gguf(strview name, place *out) {
+static bool read_name(family f, strview name, bool gguf, place *out) {
     *out = place_of(SLOT_NONE, PLACE_NO_LAYER);
     for (size_t i = 0; i < N_COMMON; i++)
-        if (matches(name, common[i].gguf, &common[i], out))
+        if (matches(name, pattern_of(f, &common[i], gguf), &common[i], out))
             return true;
     return false;
 }
 
-bool names_to_gguf(place p, char out[NAMES_MAX]) {
+static bool make_name(family f, place p, bool gguf, const char *prefix, char out[NAMES_MAX]) {
     out[0] = '\0';
     for (size_t i = 0; i < N_COMMON; i++) {
-        if (is_row_of(&common[i], common[i].gguf, p)) {
-            write_name("", common[i].gguf, p, out);
+        const char *pattern = pattern_of(f, &common[i], gguf);
+        if (is_row_of(&common[i], pattern, p)) {
+            write_name(prefix, pattern, p, out);
             return true;
         }
     }
     return false;
+}
+
+/* ---- GGUF ---- */
+
+bool names_from_gguf(family f, strview name, place *out) {
+    return read_name(f, name, true, out);
+}
+
+bool names_to_gguf(family f, place p, char out[NAMES_MAX]) {
+    return make_name(f, p, true, "", out);
 }
 
 bool names_gguf_in_layer(strview name) {
@@ -184,26 +186,14 @@ static void drop_hf_prefix(strview *name) {
 }
 
 bool names_from_hf(family f, strview name, place *out) {
-    *out = place_of(SLOT_NONE, PLACE_NO_LAYER);
     drop_hf_prefix(&name);
-    for (size_t i = 0; i < N_COMMON; i++)
-        if (matches(name, hf_of(f, &common[i]), &common[i], out))
-            return true;
-    return false;
+    return read_name(f, name, false, out);
 }
 
 bool names_to_hf(family f, place p, const char *prefix, char out[NAMES_MAX]) {
-    out[0] = '\0';
     if (p.slot == SLOT_HEAD) /* beside the model, not in it */
         prefix = strcmp(prefix, "language_model.model.") == 0 ? "language_model." : "";
-    for (size_t i = 0; i < N_COMMON; i++) {
-        const char *hf = hf_of(f, &common[i]);
-        if (is_row_of(&common[i], hf, p)) {
-            write_name(prefix, hf, p, out);
-            return true;
-        }
-    }
-    return false;
+    return make_name(f, p, false, prefix, out);
 }
 
 bool names_hf_in_layer(strview name) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tensor names: place <-> GGUF name <-> Hugging Face name. One table, read both ways.
+ * Tensor names: place <-> GGUF name <-> Hugging Face name. One table, read both ways; a family
+ * replaces lines of it (nouns/family.h).
  *
  * Hugging Face names carry a prefix (model., language_model.model., model.language_model.) that belongs to
  * the checkpoint, not to the tensor: reading takes any of them, writing takes the wanted one.
@@ -32,11 +33,11 @@ typedef enum names_companion {
 /* The place of a name; false, SLOT_NONE and no layer when it is none of ours. An expert's tensor is known
  * alone
  * ("experts.3.up_proj") and stacked ("ffn_up_exps"). */
-bool names_from_gguf(strview name, place *out);
+bool names_from_gguf(family f, strview name, place *out);
 bool names_from_hf(family f, strview name, place *out);
 
 /* Name of a place's tensor; false when the convention or family has none (OUT is then ""). */
-bool names_to_gguf(place p, char out[NAMES_MAX]);
+bool names_to_gguf(family f, place p, char out[NAMES_MAX]);
 /* PREFIX: "model.", "language_model.model." or "model.language_model."; the head stands beside the model, so
  * of it only "language_model." is kept. */
 bool names_to_hf(family f, place p, const char *prefix, char out[NAMES_MAX]);

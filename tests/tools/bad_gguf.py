@@ -264,9 +264,11 @@ def gguf_files():
          lambda g: g.tensor("blk.0.attn_q.bias", [8]), room="model", command="run")
     keyed("run-experts", p + "expert_count", U32, 8, "{}: a mixture of 8 experts, which nibble does not compute",
           room="model", command="run")
-    keyed("run-yarn", p + "rope.scaling.type", STRING, "yarn",
-          "{}: RoPE scaling \"yarn\", nibble computes linear, and llama3 by rope_freqs.weight", room="model",
-          command="run")
+    keyed("run-rope-kind", p + "rope.scaling.type", STRING, "xpos",
+          "{}: RoPE scaling \"xpos\", nibble computes linear, yarn, longrope, and llama3 by rope_freqs.weight",
+          room="model", command="run")
+    keyed("rope-longrope-bare", p + "rope.scaling.type", STRING, "longrope",
+          "{}: longrope scaling asks for a tensor rope_factors_short.weight of at most 256 divisors")
 
 
 def wide(g):

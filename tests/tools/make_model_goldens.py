@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden models: small random checkpoints of each family and their logits by `transformers` in FP32.
 
-    python3 tests/tools/make_model_goldens.py [OUT]      (default: tests/golden/models)
+    python3 tests/tools/make_model_goldens.py [OUT [CASE...]]      (default: tests/golden/models, all)
 
 needs torch, transformers, tokenizers, safetensors and gguf; the versions used stand in OUT/VERSIONS.
 Each case is a directory: config.json and model.safetensors (BF16), for some the same network as model.gguf,
@@ -105,6 +105,10 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         rope = rope["full_attention"]
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     w.add_rope_freq_base(rope["rope_theta"])
     if arch == "llama":
         w.add_rope_dimension_count(config.head_dim)
@@ -193,6 +197,8 @@ def nested_config(where):
 
 
 def write_case(out, name, model_class, config, n_tokens=N_TOKENS, arch=None, rewrite=None, divisors=False):
+    if sys.argv[2:] and name not in sys.argv[2:]:
+        return
     where = out / name
     where.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(sum(name.encode()))
@@ -243,6 +249,12 @@ def main():
                Qwen3Config(**{**small, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10,
                               "num_hidden_layers": 3}, rms_norm_eps=1e-6, tie_word_embeddings=False,
                            rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
+    # Past the original context of 32, so that what YaRN stretches counts.
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    write_case(out, "qwen3-yarn", Qwen3ForCausalLM,
+               Qwen3Config(**{**small, "head_dim": 16, "num_hidden_layers": 1, "vocab_size": 24,
+                              "max_position_embeddings": 128}, rms_norm_eps=1e-6, tie_word_embeddings=True,
+                           rope_parameters=yarn), n_tokens=100, arch="qwen3")
     gemma_rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                   "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}}
     # Seven layers: six local and one global by the rule of six. Window 12 of 60 tokens.

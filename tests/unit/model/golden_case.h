@@ -29,6 +29,8 @@ static const golden_case golden_cases[] = {
     {"qwen3-tied", ""},
     {"qwen3-tied", "model.gguf"},
     {"qwen3-untied", ""},
+    {"qwen3-yarn", ""},
+    {"qwen3-yarn", "model.gguf"},
     {"gemma3", ""},
     {"gemma3", "model.gguf"},
     {"gemma3-nested", ""},

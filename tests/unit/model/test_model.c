@@ -15,7 +15,6 @@
 #include "golden_case.h"
 #include "model/layerwise.h"
 #include "model/network.h"
-#include "model/rope.h"
 #include "plain_backend.h"
 
 static void test_goldens(void **state) {
@@ -254,39 +253,11 @@ static void test_observe(void **state) {
     model_file_close(o.file);
 }
 
-/* ---- RoPE, against figures worked out by hand ---- */
-
-static void test_rope(void **state) {
-    (void)state;
-    hparams hp = {.head_dim = 4, .rope_theta = 10000, .rope_theta_local = 100, .rope_factor = 8};
-    float f[2];
-    rope_inv_freq(f, &hp, false, NULL);
-    assert_true(f[0] == 1 && fabsf(f[1] - 0.01f) < 1e-9f);
-    rope_inv_freq(f, &hp, true, NULL);
-    assert_true(f[0] == 1 && fabsf(f[1] - 0.1f) < 1e-8f);
-    hp.rope_scaling = ROPE_LINEAR;
-    rope_inv_freq(f, &hp, false, (float[]){1, 2});
-    assert_true(f[0] == 0.125f && fabsf(f[1] - 0.01f / 16) < 1e-9f);
-    rope_inv_freq(f, &hp, true, (float[]){1, 2}); /* local layers are never stretched */
-    assert_true(f[0] == 1 && fabsf(f[1] - 0.1f) < 1e-8f);
-    /* Wavelengths 6.28 and 628 positions; kept below 64 / 4, stretched above 64 / 1. */
-    hp.rope_scaling = ROPE_LLAMA3;
-    hp.rope_low_freq = 1;
-    hp.rope_high_freq = 4;
-    hp.rope_original_context = 64;
-    rope_inv_freq(f, &hp, false, NULL);
-    assert_true(f[0] == 1 && fabsf(f[1] - 0.01f / 8) < 1e-9f);
-    /* Between: wavelength 32 mixes (64 / 32 - 1) / 3 = 1/3 kept, 2/3 stretched. */
-    hp.rope_theta = (float)pow(32 / 6.28318530717958647692, 2);
-    rope_inv_freq(f, &hp, false, NULL);
-    assert_true(fabs(f[1] * 32 / 6.28318530717958647692 - (1.0 / 3 + 2.0 / 3 / 8)) < 1e-6);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens),   cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_layerwise), cmocka_unit_test(test_layerwise_refusals),
-        cmocka_unit_test(test_observe),   cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_observe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

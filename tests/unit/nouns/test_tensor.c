@@ -9,7 +9,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "nouns/hparams.h"
+#include "nouns/family.h"
 #include "nouns/tensor.h"
 
 static void test_nvfp4(void **state) {

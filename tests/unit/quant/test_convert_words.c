@@ -134,8 +134,8 @@ static void test_two_rope_scalings(void **state) {
     model_file *f = open_model(make(hf, "g.gguf", (convert_options){.out = OUT_GGUF}, NULL));
     convert_report r;
     assert_int_equal(convert(f, tiny_path("one"), &(convert_options){0}, &r, &err), NIB_OK);
-    f->hp.rope_scaling = ROPE_LINEAR;
-    f->hp.rope_factor = 2;
+    f->hp.rope.kind = ROPE_LINEAR;
+    f->hp.rope.factor = 2;
     assert_int_equal(convert(f, tiny_path("two"), &(convert_options){0}, &r, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "rope_freqs.weight too"));
     assert_int_equal(access(tiny_path("two"), F_OK), -1);

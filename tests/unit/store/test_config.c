@@ -45,13 +45,13 @@ static void test_defaults(void **state) {
     assert_int_equal(llama.n_kv_heads, 32);
     assert_int_equal(llama.head_dim, 128);
     assert_false(llama.tied || llama.norm_plus_one || llama.rope_interleaved);
-    assert_true(llama.rope_theta == 1e4f && llama.rope_theta_local == 1e4f && llama.embed_scale == 1);
+    assert_true(llama.rope.theta == 1e4f && llama.rope_local.theta == 1e4f && llama.embed_scale == 1);
     assert_true(llama.attn_scale == 1 / sqrtf(128));
     hparams qwen =
         read_sound("{\"model_type\":\"qwen3\",\"hidden_size\":1024,\"num_attention_heads\":16,"
                    "\"num_key_value_heads\":8,\"rope_theta\":1000000,\"tie_word_embeddings\":true}");
     assert_int_equal(qwen.head_dim, 128); /* not 1024 / 16 */
-    assert_true(qwen.tied && qwen.rope_theta == 1e6f && qwen.sliding_window == 0);
+    assert_true(qwen.tied && qwen.rope.theta == 1e6f && qwen.sliding_window == 0);
     hparams gemma = read_sound("{\"model_type\":\"gemma3\",\"torch_dtype\":\"bfloat16\",\"text_config\":"
                                "{\"hidden_size\":3072,\"num_hidden_layers\":62}}");
     assert_int_equal(gemma.vocab, 262208);
@@ -60,7 +60,7 @@ static void test_defaults(void **state) {
     assert_int_equal(gemma.context_len, 131072);
     assert_true(gemma.tied && gemma.norm_plus_one && gemma.norm_eps == 1e-6f);
     assert_true(gemma.embed_scale == 55.5f); /* sqrt(3072) in BF16 */
-    assert_true(gemma.attn_scale == 0.0625f && gemma.rope_theta == 1e6f && gemma.rope_theta_local == 1e4f);
+    assert_true(gemma.attn_scale == 0.0625f && gemma.rope.theta == 1e6f && gemma.rope_local.theta == 1e4f);
     assert_int_equal(gemma.sliding_window, 4096);
     assert_int_equal(n_local(&gemma), 52); /* every sixth of 62 is global */
     assert_true(gemma.local[0] && !gemma.local[5] && gemma.local[60] && gemma.local[61]);
@@ -90,14 +90,14 @@ static void test_rope(void **state) {
         "{\"model_type\":\"llama\",\"rope_parameters\":{\"rope_theta\":500000.0," LLAMA3 "}}"};
     for (int i = 0; i < 2; i++) {
         hparams hp = read_sound(spellings[i]);
-        assert_int_equal(hp.rope_scaling, ROPE_LLAMA3);
-        assert_true(hp.rope_theta == 5e5f && hp.rope_theta_local == 5e5f && hp.rope_factor == 32);
-        assert_true(hp.rope_low_freq == 1 && hp.rope_high_freq == 4);
-        assert_int_equal(hp.rope_original_context, 8192);
+        assert_int_equal(hp.rope.kind, ROPE_LLAMA3);
+        assert_true(hp.rope.theta == 5e5f && hp.rope_local.theta == 5e5f && hp.rope.factor == 32);
+        assert_true(hp.rope.low_freq == 1 && hp.rope.high_freq == 4);
+        assert_int_equal(hp.rope.original_context, 8192);
     }
     hparams linear =
         read_sound("{\"model_type\":\"llama\",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}");
-    assert_true(linear.rope_scaling == ROPE_LINEAR && linear.rope_factor == 2);
+    assert_true(linear.rope.kind == ROPE_LINEAR && linear.rope.factor == 2);
     const char *const gemmas[] = {
         "{\"model_type\":\"gemma3_text\",\"rope_theta\":2000000,\"rope_local_base_freq\":20000,"
         "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}}",
@@ -106,16 +106,56 @@ static void test_rope(void **state) {
         "\"rope_theta\":20000}}}"};
     for (int i = 0; i < 2; i++) {
         hparams hp = read_sound(gemmas[i]);
-        assert_true(hp.rope_scaling == ROPE_LINEAR && hp.rope_factor == 8);
-        assert_true(hp.rope_theta == 2e6f && hp.rope_theta_local == 2e4f);
+        assert_true(hp.rope.kind == ROPE_LINEAR && hp.rope.factor == 8);
+        assert_true(hp.rope.theta == 2e6f && hp.rope_local.theta == 2e4f);
     }
-    expect_unsupported("{\"model_type\":\"qwen3\",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}",
-                       "RoPE scaling \"yarn\"");
     expect_unsupported("{\"model_type\":\"llama\",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}",
                        "nibble rotates whole heads");
-    expect_unsupported("{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"sliding_attention\":"
-                       "{\"rope_type\":\"linear\",\"factor\":8}}}",
-                       "of sliding_attention layers");
+    hparams local = read_sound("{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"sliding_attention\":"
+                               "{\"rope_type\":\"linear\",\"factor\":8}}}");
+    assert_true(local.rope.kind == ROPE_PLAIN && local.rope_local.kind == ROPE_LINEAR);
+    assert_true(local.rope_local.theta == 1e4f && local.rope_local.factor == 8);
+}
+
+static void expect_bad(const char *text, const char *words) {
+    hparams hp;
+    nib_error err = {""};
+    assert_int_equal(read_text(text, &hp, &err), NIB_BAD_FILE);
+    assert_words(&err, words);
+}
+
+#define QWEN(WORDS)                                                                                          \
+    "{\"model_type\":\"qwen3\",\"max_position_embeddings\":8192,\"head_dim\":4,\"rope_scaling\":{" WORDS "}" \
+    "}"
+
+/* YaRN and the rest: what may be left out, and what cannot be. The numbers that follow from the words are
+ * compared with transformers' in test_rope_goldens.c. */
+static void test_stretched(void **state) {
+    (void)state;
+    hparams hp = read_sound(QWEN("\"rope_type\":\"yarn\",\"original_max_position_embeddings\":2048"));
+    assert_true(hp.rope.kind == ROPE_YARN && hp.rope.factor == 4); /* 8192 / 2048 */
+    assert_true(hp.rope.beta_fast == 32 && hp.rope.beta_slow == 1 && !hp.rope.no_truncate);
+    assert_true(hp.rope_local.kind == ROPE_YARN); /* Qwen's windows turn like the rest */
+    hp = read_sound(QWEN("\"rope_type\":\"yarn\",\"factor\":2,\"beta_fast\":null,\"beta_slow\":0"));
+    assert_true(hp.rope.original_context == 8192 && hp.rope.beta_fast == 32 && hp.rope.beta_slow == 1);
+    hp = read_sound("{\"model_type\":\"qwen3\",\"original_max_position_embeddings\":512,\"rope_scaling\":"
+                    "{\"rope_type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":1024}}");
+    assert_int_equal(hp.rope.original_context, 512); /* the outer one goes first */
+    hp = read_sound(QWEN("\"type\":\"dynamic\",\"factor\":2,\"original_max_position_embeddings\":7"));
+    assert_true(hp.rope.kind == ROPE_DYNAMIC && hp.rope.original_context == 8192);
+    expect_bad(QWEN("\"rope_type\":\"dynamic\""), "RoPE scaling without a factor");
+    expect_bad(QWEN("\"rope_type\":\"yarn\",\"factor\":2,\"beta_fast\":1,\"beta_slow\":2"),
+               "beta_fast >= beta_slow");
+    expect_bad(QWEN("\"rope_type\":\"yarn\",\"factor\":2,\"rope_theta\":1"), "rope_theta above 1");
+    expect_bad(QWEN("\"rope_type\":\"yarn\",\"original_max_position_embeddings\":16384"), "factor from 1 on");
+    expect_bad(QWEN("\"rope_type\":\"longrope\",\"short_factor\":[1,1]"),
+               "long_factor is no list of 2 numbers");
+    expect_bad(QWEN("\"rope_type\":\"longrope\",\"short_factor\":[1,0],\"long_factor\":[1,1]"),
+               "short_factor[1] is no number above 0");
+    expect_unsupported(QWEN("\"rope_type\":\"proportional\""), "RoPE scaling \"proportional\"");
+    expect_unsupported(
+        "{\"model_type\":\"llama\",\"head_dim\":1024,\"rope_scaling\":{\"rope_type\":\"longrope\"}}",
+        "longrope for heads of 1024");
 }
 
 static void test_windows(void **state) {
@@ -134,6 +174,12 @@ static void test_windows(void **state) {
     hp = read_sound(
         "{\"model_type\":\"gemma3_text\",\"num_hidden_layers\":1,\"layer_types\":[\"full_attention\"]}");
     assert_int_equal(hp.sliding_window, 0);
+    hp = read_sound("{\"model_type\":\"qwen3\",\"num_hidden_layers\":4,\"use_sliding_window\":true,"
+                    "\"sliding_window\":null,\"max_window_layers\":0}");
+    assert_true(n_local(&hp) == 0 && hp.sliding_window == 0);
+    expect_bad("{\"model_type\":\"gemma3_text\",\"sliding_window\":null}", "there is no sliding_window");
+    expect_bad("{\"model_type\":\"qwen3\",\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}",
+               "use_sliding_window is false");
     expect_unsupported("{\"model_type\":\"gemma3_text\",\"num_hidden_layers\":1,\"layer_types\":[\"mamba\"]}",
                        "layer_types[0] is \"mamba\"");
 }
@@ -206,9 +252,10 @@ static void test_quantization(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_embed_scale),
-        cmocka_unit_test(test_rope),           cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_other_networks), cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_embed_scale),
+        cmocka_unit_test(test_rope),         cmocka_unit_test(test_stretched),
+        cmocka_unit_test(test_windows),      cmocka_unit_test(test_other_networks),
+        cmocka_unit_test(test_quantization),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

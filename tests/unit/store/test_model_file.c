@@ -136,7 +136,7 @@ static void test_gguf_families(void **state) {
     assert_int_equal(f->gguf->version, 2);
     assert_int_equal(f->gguf->alignment, 64);
     assert_false(f->hp.norm_plus_one);
-    assert_true(f->hp.local[0] && f->hp.sliding_window == 16 && f->hp.rope_factor == 8);
+    assert_true(f->hp.local[0] && f->hp.sliding_window == 16 && f->hp.rope.factor == 8);
     assert_int_equal(f->words.add_bos, 1);
     model_file_close(f);
     f = open_good("qwen3.gguf");

@@ -11,7 +11,7 @@ static const char *const prefixes[] = {"model.", "language_model.model.", "model
 /* NAME, written for WANTED, is read as WANTED. */
 static void check_back(bool gguf, family f, const char *name, place wanted) {
     place found;
-    assert_true(gguf ? names_from_gguf(strview_of(name), &found)
+    assert_true(gguf ? names_from_gguf(f, strview_of(name), &found)
                      : names_from_hf(f, strview_of(name), &found));
     if (!place_equal(found, wanted))
         fail_msg("%s is read as %s, layer %d, expert %d", name, slot_name(found.slot), found.layer,
@@ -23,7 +23,7 @@ static void test_there_and_back(void **state) {
     char name[NAMES_MAX];
     for (int i = SLOT_EMBED; i < SLOT_COUNT; i++) {
         place wanted = place_of((slot)i, place_is_in_layer((slot)i) ? 17 : PLACE_NO_LAYER);
-        assert_int_equal(names_to_gguf(wanted, name), i != SLOT_GATE_UP);
+        assert_int_equal(names_to_gguf(FAMILY_NONE, wanted, name), i != SLOT_GATE_UP);
         if (name[0])
             check_back(true, FAMILY_NONE, name, wanted);
         for (int f = FAMILY_LLAMA; f <= FAMILY_GEMMA3; f++) {
@@ -63,7 +63,7 @@ static void test_experts(void **state) {
     };
     char name[NAMES_MAX];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_true(names_to_gguf(cases[i].place, name));
+        assert_true(names_to_gguf(FAMILY_NONE, cases[i].place, name));
         assert_string_equal(name, cases[i].gguf);
         check_back(true, FAMILY_NONE, name, cases[i].place);
         assert_true(names_to_hf(FAMILY_QWEN3, cases[i].place, "model.", name));
@@ -71,10 +71,10 @@ static void test_experts(void **state) {
         check_back(false, FAMILY_QWEN3, name, cases[i].place);
     }
     /* of no expert, no layer, or a layer too many */
-    assert_false(names_to_gguf((place){SLOT_Q, 3, 1}, name));
-    assert_false(names_to_gguf((place){SLOT_Q, 3, PLACE_ALL_EXPERTS}, name));
-    assert_false(names_to_gguf((place){SLOT_Q, PLACE_NO_LAYER, PLACE_NO_EXPERT}, name));
-    assert_false(names_to_gguf((place){SLOT_EMBED, 0, PLACE_NO_EXPERT}, name));
+    assert_false(names_to_gguf(FAMILY_NONE, (place){SLOT_Q, 3, 1}, name));
+    assert_false(names_to_gguf(FAMILY_NONE, (place){SLOT_Q, 3, PLACE_ALL_EXPERTS}, name));
+    assert_false(names_to_gguf(FAMILY_NONE, (place){SLOT_Q, PLACE_NO_LAYER, PLACE_NO_EXPERT}, name));
+    assert_false(names_to_gguf(FAMILY_NONE, (place){SLOT_EMBED, 0, PLACE_NO_EXPERT}, name));
     assert_false(names_to_hf(FAMILY_QWEN3, (place){SLOT_ATTN_NORM, 0, 0}, "model.", name));
 }
 
@@ -105,11 +105,11 @@ static void test_spelled_out(void **state) {
     check_hf(FAMILY_QWEN3, "model.layers.3.mlp.experts..up_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "vision_tower.layers.0.self_attn.q_proj.weight", SLOT_NONE, -1);
-    assert_false(names_from_gguf(strview_of("blk.1.attn_q.scale"), &at));
-    assert_false(names_from_gguf(strview_of("blk.x.attn_q.weight"), &at));
-    assert_false(names_from_gguf(strview_of("attn_q.weight"), &at));
-    assert_false(names_from_gguf(strview_of(""), &at));
-    assert_true(names_to_gguf(place_of(SLOT_O, 2), name));
+    assert_false(names_from_gguf(FAMILY_NONE, strview_of("blk.1.attn_q.scale"), &at));
+    assert_false(names_from_gguf(FAMILY_NONE, strview_of("blk.x.attn_q.weight"), &at));
+    assert_false(names_from_gguf(FAMILY_NONE, strview_of("attn_q.weight"), &at));
+    assert_false(names_from_gguf(FAMILY_NONE, strview_of(""), &at));
+    assert_true(names_to_gguf(FAMILY_NONE, place_of(SLOT_O, 2), name));
     assert_string_equal(name, "blk.2.attn_output.weight");
     assert_true(
         names_to_hf(FAMILY_GEMMA3, place_of(SLOT_HEAD, PLACE_NO_LAYER), "language_model.model.", name));

@@ -290,10 +290,8 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
 static bool set_query_scalar(json_t *c, const hparams *hp) {
     double scalar = 1.0 / ((double)hp->attn_scale * (double)hp->attn_scale);
     bool whole = fabs(scalar - rint(scalar)) < 1e-4 * scalar; /* transformers asks for an integer */
-    bool ok =
-        set(c, "query_pre_attn_scalar", whole ? json_integer((json_int_t)rint(scalar)) : real((float)scalar));
-    return ok && set(c, "attn_logit_softcapping", json_null()) &&
-           set(c, "final_logit_softcapping", json_null());
+    return set(c, "query_pre_attn_scalar",
+               whole ? json_integer((json_int_t)rint(scalar)) : real((float)scalar));
 }
 
 static bool set_windows(json_t *c, const hparams *hp) {
@@ -310,11 +308,13 @@ static bool set_windows(json_t *c, const hparams *hp) {
 /* What only some families say. */
 static bool set_family(json_t *c, const hparams *hp) {
     const family_facts *facts = family_get(hp->family);
-    bool ok = set(c, facts->act_key, json_string(facts->act));
-    if (facts->query_scalar)
-        ok = ok && set_query_scalar(c, hp);
+    bool ok = !facts->query_scalar || set_query_scalar(c, hp);
+    ok = ok && set(c, facts->act_key, json_string(facts->act));
     if (facts->local_rope)
         ok = ok && set(c, "rope_local_base_freq", real(hp->rope_local.theta));
+    if (facts->query_scalar) /* families that scale so may have caps */
+        ok = ok && set(c, "attn_logit_softcapping", json_null()) &&
+             set(c, "final_logit_softcapping", json_null());
     if (facts->windows == WINDOWS_PERIOD)
         ok = ok && set_windows(c, hp);
     return ok && (!facts->mlp_bias_key || set(c, "mlp_bias", json_false()));

@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/quote.h"
 #include "cli/cli.h"
 #include "cli/ui.h"
 #include "cpu/cpu.h"
@@ -18,7 +19,6 @@
 #include "nouns/family.h"
 #include "store/gguf.h"
 #include "store/model_file.h"
-#include "store/quote.h"
 #include "text/chat.h"
 
 typedef struct inspect_args {

@@ -12,10 +12,10 @@
 #include "base/utf8.h"
 #include "cli/cli.h"
 #include "cli/ui.h"
+#include "convert/convert.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
-#include "quant/convert.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
 

@@ -8,7 +8,7 @@
 
 #include "base/progress.h"
 #include "model/layerwise.h"
-#include "quant/convert.h"
+#include "quant/scale_search.h"
 #include "text/tokenizer.h"
 
 #define CALIBRATE_WINDOW       512 /* tokens that see each other */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tensors by chunks of whole rows: a chunk is decoded, put in the output's order, encoded and summed up by
- * all threads, then written by one. Caller: convert and its writers.
+ * all threads, then written by one. Caller: convert.
  *
  * A row is one thread's, and sums are added up in the order of rows: the bytes and the reported errors are
  * the same for every number of threads. Between chunks the mapped source is given back, so memory stays
@@ -17,11 +17,11 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/quote.h"
 #include "base/threads.h"
 #include "num/fp8.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
-#include "store/quote.h"
 
 #define CHUNK_ELEMENTS ((size_t)4 << 20)
 #define WORTH_A_TEAM                                                                                         \
@@ -48,14 +48,14 @@ typedef struct workshop {
 
 /* Row R of the output is this row of the source: Llama's q and k lie in halves (i, i + D/2) in a Hugging Face
  * file and in pairs (2i, 2i + 1) in a GGUF file. */
-static size_t source_row(const recipe_item *item, size_t r) {
+static size_t source_row(const encode_item *item, size_t r) {
     if (item->heads == 0)
         return r;
     size_t d = item->t->rows / (size_t)item->heads, head = r / d, i = r % d;
     return head * d + (item->interleave ? i % 2 * (d / 2) + i / 2 : i % (d / 2) * 2 + i / (d / 2));
 }
 
-static void read_row(const recipe_item *item, size_t r, float *x) {
+static void read_row(const encode_item *item, size_t r, float *x) {
     tensor_decode_row(item->t, source_row(item, r), x);
     if (item->shift != 0.0f)
         for (size_t c = 0; c < item->t->cols; c++)
@@ -171,7 +171,7 @@ nib_status encode_measure(const encode_job *job, float *amax, dtype *exact, nib_
     NIB_TRY(workshop_open(&w, job, 1, err));
     measure m = measure_all(&w);
     workshop_close(&w);
-    if (!m.finite && job->item->action == RECIPE_QUANTIZE)
+    if (!m.finite && job->item->action == ENCODE_QUANTIZE)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s holds a NaN or an infinity", job->where,
                         QUOTEZ(job->item->t->name));
     *amax = m.amax;
@@ -246,7 +246,7 @@ static void cast_row(dtype to, const float *x, size_t n, unsigned char *out) {
 }
 
 static bool quantize_row(const workshop *w, bench *b, unsigned char *out, uint8_t *scales) {
-    const recipe_item *item = w->job->item;
+    const encode_item *item = w->job->item;
     const scale_search *s = &item->search;
     switch (item->to) {
     case DT_NVFP4:
@@ -272,7 +272,7 @@ static bool quantize_row(const workshop *w, bench *b, unsigned char *out, uint8_
     }
 }
 
-static encode_error row_error(const recipe_item *item, const float *x, const float *back, size_t n) {
+static encode_error row_error(const encode_item *item, const float *x, const float *back, size_t n) {
     encode_error e = {0, 0, 0, 0};
     for (size_t i = 0; i < n; i++) {
         double d = (double)x[i] - (double)back[i];
@@ -289,17 +289,17 @@ static encode_error row_error(const recipe_item *item, const float *x, const flo
 /* One row of the output; false when a block's scale has no place in it. */
 static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out, uint8_t *scales,
                        encode_error *sums) {
-    const recipe_item *item = w->job->item;
+    const encode_item *item = w->job->item;
     const tensor *t = item->t;
     size_t from = source_row(item, r);
-    if (item->action == RECIPE_REPACK && (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype)))
+    if (item->action == ENCODE_REPACK && (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype)))
         return unpack_fp4(t, from, b->codes, b->scales) && pack_fp4(item->to, w->cols, b, out, scales);
-    if (item->action == RECIPE_REPACK) { /* FP8, or a block format beside a scale: the bytes stay */
+    if (item->action == ENCODE_REPACK) { /* FP8, or a block format beside a scale: the bytes stay */
         memcpy(out, (const unsigned char *)t->data + from * w->row_bytes, w->row_bytes);
         return true;
     }
     read_row(item, r, b->x);
-    if (item->action == RECIPE_CAST) {
+    if (item->action == ENCODE_CAST) {
         cast_row(item->to, b->x, w->cols, out);
         return true;
     }
@@ -311,7 +311,7 @@ static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out
 
 static nib_status encode_chunk(workshop *w, size_t first, size_t n, uint8_t *scales, encode_error *sums,
                                nib_error *err) {
-    const recipe_item *item = w->job->item;
+    const encode_item *item = w->job->item;
     size_t scale_cols = item->to == DT_NVFP4 ? w->cols / 16 : item->to == DT_MXFP4 ? w->cols / 32 : 0;
 #pragma omp parallel for schedule(dynamic, 8) num_threads(w->threads) if (n * w->cols >= WORTH_A_TEAM)
     for (size_t i = 0; i < n; i++) {
@@ -353,7 +353,7 @@ nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, 
     size_t row_bytes;
     workshop w;
     *sums = (encode_error){0, 0, 0, 0};
-    if (job->item->action == RECIPE_CARRY)
+    if (job->item->action == ENCODE_CARRY)
         return copy_bytes(job, sink, err);
     bool whole = dtype_bytes(job->item->to, t->cols, &row_bytes);
     assert(whole);

@@ -1,13 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Encode: reads a tensor of the source row by row, in the order and with the shift its recipe says, and gives
+ * Encode: reads a tensor of the source row by row, in the order and with the shift its item says, and gives
  * out its stored bytes in the new format, a few rows at a time. Memory: some rows, and the block scales of
  * one tensor. Rows are shared out to threads; the result does not depend on how many there are.
  */
 #ifndef QUANT_ENCODE_H
 #define QUANT_ENCODE_H
 
-#include "quant/recipe.h"
+#include <signal.h>
+
+#include "base/progress.h"
+#include "base/status.h"
+#include "nouns/tensor.h"
+#include "quant/scale_search.h"
+
+typedef enum encode_action {
+    ENCODE_CARRY = 0, /* the same bytes */
+    ENCODE_CAST,      /* the same values in a float type (`to`; DT_NONE: the smallest that holds them) */
+    ENCODE_REPACK,    /* FP4 codes and scales in another layout, or FP8 */
+    ENCODE_QUANTIZE
+} encode_action;
+
+/* One tensor to be encoded. */
+typedef struct encode_item {
+    const tensor *t;
+    slot slot; /* t's, or SLOT_HEAD for the head made from a tied embedding */
+    encode_action action;
+    dtype to;
+    int heads;            /* rows are q or k between the two RoPE orders: so many heads; 0: as they are */
+    bool interleave;      /* halves -> pairs (into a GGUF file); else back */
+    float shift;          /* added to every value: Gemma's norms between (1 + w) and w */
+    const float *weights; /* E[x_j^2] or NULL */
+    scale_search search;  /* ENCODE_QUANTIZE */
+} encode_item;
 
 /* Where the encoded bytes go, in row order. */
 typedef struct encode_sink {
@@ -21,7 +46,7 @@ typedef struct encode_error { /* sums over the tensor's elements */
 } encode_error;
 
 typedef struct encode_job {
-    const recipe_item *item;
+    const encode_item *item;
     const char *where; /* the source, for sentences */
     int threads;
     progress progress; /* counts elements from *done of total */

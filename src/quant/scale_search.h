@@ -8,12 +8,23 @@
  * code, with the tensor's scale made for 256 instead of 448, as the fouroversix package computes it weighted
  * as sweep over codes -8..+7, each squared error times E[x_j^2] of its input channel
  *
- * Rows are independent of each other: any thread may take any row. Callers: quant/convert, tests.
+ * Rows are independent of each other: any thread may take any row. Callers: encode, convert.
  */
 #ifndef QUANT_SCALE_SEARCH_H
 #define QUANT_SCALE_SEARCH_H
 
-#include "quant/convert.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum quant_method { QM_RTN = 0, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED } quant_method;
+
+/* E[x_j^2] per input channel of every linear layer, from calibration: the mean squares of the slot's input.
+ * mean_squares[layer * SLOT_COUNT + slot] is FP32 [cols] or NULL (that tensor is quantized by sweep). */
+typedef struct importance {
+    float **mean_squares;
+    int n_layers;
+} importance;
 
 typedef struct scale_search {
     quant_method method;

@@ -8,9 +8,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/quote.h"
 #include "num/bf16.h"
 #include "store/config_parts.h"
-#include "store/quote.h"
 
 /* ---- layers ---- */
 

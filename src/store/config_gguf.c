@@ -5,10 +5,10 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/quote.h"
 #include "nouns/family.h"
 #include "num/bf16.h"
 #include "store/config.h"
-#include "store/quote.h"
 
 typedef struct source {
     const gguf *g;

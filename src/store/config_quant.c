@@ -4,8 +4,8 @@
  */
 #include <string.h>
 
+#include "base/quote.h"
 #include "store/config_parts.h"
-#include "store/quote.h"
 
 static bool among(const char *text, const char *const *list, size_t n) {
     for (size_t i = 0; i < n; i++)

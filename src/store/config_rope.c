@@ -7,8 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/quote.h"
 #include "store/config_parts.h"
-#include "store/quote.h"
 
 /* ---- one kind of scaling each ---- */
 

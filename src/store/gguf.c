@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
-#include "store/quote.h"
+#include "base/quote.h"
 
 #define MAX_KEYS      65536u
 #define MAX_TENSORS   262144u

@@ -7,8 +7,8 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "base/quote.h"
 #include "store/gguf.h"
-#include "store/quote.h"
 
 static nib_status look_up(const gguf *g, const char *name, const gguf_key **key, bool *found,
                           nib_error *err) {

@@ -16,10 +16,10 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "base/quote.h"
 #include "nouns/family.h"
 #include "store/model_parts.h"
 #include "store/names.h"
-#include "store/quote.h"
 
 typedef struct folder {
     model_file *f;

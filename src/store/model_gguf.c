@@ -6,10 +6,10 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "base/quote.h"
 #include "nouns/family.h"
 #include "store/config.h"
 #include "store/model_parts.h"
-#include "store/quote.h"
 
 /* "PREFIX-00001-of-00003.gguf" to part I (0-based) of N; NULL when the name has another form. */
 static char *part_path(model_file *f, int i, int n) {

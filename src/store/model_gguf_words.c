@@ -3,9 +3,9 @@
  * The words of a GGUF file: tokenizer.ggml.* to token_source. Every array's element type and length is
  * compared with what it is read as; ids must lie inside the vocabulary.
  */
+#include "base/quote.h"
 #include "store/config.h"
 #include "store/model_parts.h"
-#include "store/quote.h"
 
 /* The array KEY of element type ITEM; *out NULL when it is not there. */
 static nib_status get_array(const gguf *g, const char *name, gguf_type item, uint64_t max,

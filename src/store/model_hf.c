@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 
 #include "base/mem.h"
+#include "base/quote.h"
 #include "store/config.h"
 #include "store/json_file.h"
 #include "store/model_parts.h"
-#include "store/quote.h"
 
 #define MAX_CONFIG_BYTES ((size_t)16 << 20) /* lists of excluded layers can be long */
 #define MAX_INDEX_BYTES  ((size_t)16 << 20)

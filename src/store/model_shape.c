@@ -4,10 +4,10 @@
  * needs, and none that its family does not have. What is missing or misshapen is a damaged file; what nibble
  * cannot read (an unknown block format) is a note.
  */
+#include "base/quote.h"
 #include "nouns/family.h"
 #include "store/model_parts.h"
 #include "store/names.h"
-#include "store/quote.h"
 
 /* Of GGUF only, and optional: divisors of the RoPE frequencies. */
 static bool is_rope_table(const hparams *hp, slot s) {

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "base/quote.h"
 #include "store/json_file.h"
-#include "store/quote.h"
 
 #define MAX_NAME        1024u
 #define BYTES_PER_COMMA 4u /* the densest sound entry: eight one-digit dimensions */

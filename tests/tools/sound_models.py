@@ -165,7 +165,7 @@ def sound_gguf_files():
             ("llama-mxfp4-ct", lambda g: None, mxfp4, 0x84), ("llama-mxfp4-head", lambda g: None, mxfp4, 0x54),
             ("qwen3-4over6", qwen3, f16, 0x08), ("qwen3-mxfp4", qwen3, f16, 0x45),
             ("gemma3-fp8", gemma3, q4_0, 0x06), ("gemma3-bf16-gguf", gemma3, q4_0, 0x43)):
-        seed("quant/corpus_quantize", name, wide(change, *kind, choice))
+        seed("convert/corpus_quantize", name, wide(change, *kind, choice))
 
     for name, change in (("llama", lambda g: None), ("qwen3", qwen3), ("gemma3", gemma3), ("nvfp4", nvfp4)):
         g = Gguf()

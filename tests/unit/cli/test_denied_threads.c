@@ -19,10 +19,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "convert/convert.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
 #include "eval/eval.h"
-#include "quant/convert.h"
 
 #define TINY TESTS_DIR "/golden/models/llama-words"
 

@@ -11,8 +11,8 @@
 
 #include "base/mem.h"
 #include "base/outfile.h"
+#include "export/export_parts.h"
 #include "nouns/family.h"
-#include "quant/hf_side.h"
 #include "store/json_file.h"
 
 #define MAX_CONFIG_BYTES ((size_t)32 << 20)
@@ -41,23 +41,23 @@ static const algo_words words_of[ALGO_COUNT] = {
     [ALGO_FP8_ROWS] = {"FP8_PER_CHANNEL_PER_TOKEN", "float-quantized", "channel", NULL, 8, 0},
 };
 
-static algo algo_of(const recipe_item *item) {
-    if (item->action != RECIPE_QUANTIZE && item->action != RECIPE_REPACK)
+static algo algo_of(const export_item *item) {
+    if (item->plain)
         return ALGO_NONE;
     switch (item->to) {
     case DT_NVFP4:
-        return item->t->input_scale > 0 ? ALGO_NVFP4 : ALGO_NVFP4_W4A16;
+        return item->input_scale > 0 ? ALGO_NVFP4 : ALGO_NVFP4_W4A16;
     case DT_MXFP4:
         return ALGO_MXFP4;
     case DT_F8_E4M3:
-        return item->action == RECIPE_REPACK && item->t->row_scales ? ALGO_FP8_ROWS : ALGO_FP8;
+        return item->row_scales ? ALGO_FP8_ROWS : ALGO_FP8;
     default:
         return ALGO_NONE;
     }
 }
 
 /* "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight"; NULL when it is no such name. */
-static json_t *module_name(const recipe_item *item) {
+static json_t *module_name(const export_item *item) {
     size_t n = strlen(item->name);
     return n > 7 && strcmp(item->name + n - 7, ".weight") == 0 ? json_stringn(item->name, n - 7) : NULL;
 }
@@ -69,16 +69,15 @@ typedef struct survey {
     json_t *exclude; /* list of modules left as they are; owned */
 } survey;
 
-static nib_status no_memory(const convert_run *run, nib_error *err) {
-    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its config", run->out_path);
+static nib_status no_memory(const export_plan *plan, nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its config", plan->out_path);
 }
 
-static nib_status survey_make(survey *s, const convert_run *run, nib_error *err) {
-    const recipe *r = &run->recipe;
+static nib_status survey_make(survey *s, const export_plan *plan, nib_error *err) {
     bool head = false, ok = true;
     *s = (survey){.exclude = json_array()};
-    for (size_t i = 0; i < r->n && s->exclude; i++) {
-        const recipe_item *item = &r->items[i];
+    for (size_t i = 0; i < plan->n && s->exclude; i++) {
+        const export_item *item = &plan->items[i];
         algo a = algo_of(item);
         s->counts[a]++;
         head |= item->slot == SLOT_HEAD && a != ALGO_NONE;
@@ -88,7 +87,7 @@ static nib_status survey_make(survey *s, const convert_run *run, nib_error *err)
         }
     }
     if (!s->exclude || !ok || (!head && json_array_append_new(s->exclude, json_string("lm_head")) != 0))
-        return no_memory(run, err);
+        return no_memory(plan, err);
     for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++)
         if (s->counts[a]) {
             s->n_algos++;
@@ -98,21 +97,21 @@ static nib_status survey_make(survey *s, const convert_run *run, nib_error *err)
 }
 
 /* Module names stored by ALGO, or the class name when there is but one. */
-static json_t *targets_of(const convert_run *run, const survey *s, algo wanted) {
+static json_t *targets_of(const export_plan *plan, const survey *s, algo wanted) {
     if (s->n_algos == 1)
         return json_pack("[s]", "Linear");
     json_t *list = json_array();
-    for (size_t i = 0; list && i < run->recipe.n; i++)
-        if (algo_of(&run->recipe.items[i]) == wanted)
-            json_array_append_new(list, module_name(&run->recipe.items[i]));
+    for (size_t i = 0; list && i < plan->n; i++)
+        if (algo_of(&plan->items[i]) == wanted)
+            json_array_append_new(list, module_name(&plan->items[i]));
     return list;
 }
 
-static json_t *quantized_layers(const convert_run *run) {
+static json_t *quantized_layers(const export_plan *plan) {
     json_t *layers = json_object();
-    for (size_t i = 0; layers && i < run->recipe.n; i++) {
-        algo a = algo_of(&run->recipe.items[i]);
-        json_t *name = a != ALGO_NONE ? module_name(&run->recipe.items[i]) : NULL;
+    for (size_t i = 0; layers && i < plan->n; i++) {
+        algo a = algo_of(&plan->items[i]);
+        json_t *name = a != ALGO_NONE ? module_name(&plan->items[i]) : NULL;
         if (!name)
             continue;
         json_t *layer = json_pack("{s:s}", "quant_algo", words_of[a].modelopt);
@@ -126,7 +125,7 @@ static json_t *quantized_layers(const convert_run *run) {
 
 /* ---- ModelOpt ---- */
 
-static json_t *modelopt_file(const convert_run *run, const survey *s) {
+static json_t *modelopt_file(const export_plan *plan, const survey *s) {
     bool mixed = s->n_algos > 1;
     json_t *q =
         json_pack("{s:s, s:n, s:O}", "quant_algo", mixed ? "MIXED_PRECISION" : words_of[s->single].modelopt,
@@ -134,7 +133,7 @@ static json_t *modelopt_file(const convert_run *run, const survey *s) {
     if (!mixed && words_of[s->single].group_size)
         json_object_set_new(q, "group_size", json_integer(words_of[s->single].group_size));
     if (mixed)
-        json_object_set_new(q, "quantized_layers", quantized_layers(run));
+        json_object_set_new(q, "quantized_layers", quantized_layers(plan));
     return json_pack("{s:{s:s, s:s}, s:o}", "producer", "name", "nibble", "version", NIB_VERSION,
                      "quantization", q);
 }
@@ -146,7 +145,7 @@ static json_t *number_scheme(const algo_words *w) {
     return scheme;
 }
 
-static json_t *modelopt_config(const convert_run *run, const survey *s) {
+static json_t *modelopt_config(const export_plan *plan, const survey *s) {
     json_t *groups = json_object();
     int n = 0;
     for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++) {
@@ -155,7 +154,7 @@ static json_t *modelopt_config(const convert_run *run, const survey *s) {
         char name[32];
         snprintf(name, sizeof name, "group_%d", n++);
         json_t *group = json_pack("{s:o, s:o}", "weights", number_scheme(&words_of[a]), "targets",
-                                  targets_of(run, s, (algo)a));
+                                  targets_of(plan, s, (algo)a));
         if (a == ALGO_NVFP4)
             json_object_set_new(group, "input_activations", number_scheme(&words_of[a]));
         json_object_set_new(groups, name, group);
@@ -165,7 +164,7 @@ static json_t *modelopt_config(const convert_run *run, const survey *s) {
                   s->n_algos > 1 ? "MIXED_PRECISION" : words_of[s->single].modelopt, "ignore", s->exclude,
                   "config_groups", groups, "producer", "name", "nibble", "version", NIB_VERSION);
     if (s->n_algos > 1)
-        json_object_set_new(q, "quantized_layers", quantized_layers(run));
+        json_object_set_new(q, "quantized_layers", quantized_layers(plan));
     return q;
 }
 
@@ -183,7 +182,7 @@ static json_t *ct_scheme(const algo_words *w, const char *dynamic) {
     return scheme;
 }
 
-static json_t *ct_config(const convert_run *run, const survey *s) {
+static json_t *ct_config(const export_plan *plan, const survey *s) {
     json_t *groups = json_object();
     int n = 0;
     for (int a = ALGO_NONE + 1; a < ALGO_COUNT; a++) {
@@ -194,7 +193,7 @@ static json_t *ct_config(const convert_run *run, const survey *s) {
         snprintf(name, sizeof name, "group_%d", n++);
         json_t *inputs = w->inputs ? ct_scheme(w, w->inputs) : json_null();
         json_object_set_new(groups, name,
-                            json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets_of(run, s, (algo)a),
+                            json_pack("{s:o, s:o, s:o, s:n, s:s}", "targets", targets_of(plan, s, (algo)a),
                                       "weights", ct_scheme(w, NULL), "input_activations", inputs,
                                       "output_activations", "format", w->format));
     }
@@ -249,13 +248,13 @@ static json_t *scaling_words(const rope_params *rope, int n) {
     }
 }
 
-static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error *err) {
-    const hparams *hp = &run->in->hp;
-    const tensor *freqs = model_file_find(run->in, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER));
+static json_t *scaling_of(const export_plan *plan, nib_status *status, nib_error *err) {
+    const hparams *hp = &plan->in->hp;
+    const tensor *freqs = model_file_find(plan->in, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER));
     if (hp->rope.kind != ROPE_PLAIN && freqs) {
         *status = nib_fail(err, NIB_UNSUPPORTED,
                            "%s: has %s RoPE scaling and rope_freqs.weight too; config.json can say but one",
-                           run->in->path, rope_kind_name(hp->rope.kind));
+                           plan->in->path, rope_kind_name(hp->rope.kind));
         return NULL;
     }
     if (!freqs)
@@ -263,7 +262,7 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
     /* Llama 3: the divisors are 1, then a ramp, then the factor; the other numbers are the family's */
     float divisors[512], factor = 0;
     if (freqs->cols > 512) {
-        *status = nib_fail(err, NIB_UNSUPPORTED, "%s: rope_freqs.weight is too long", run->in->path);
+        *status = nib_fail(err, NIB_UNSUPPORTED, "%s: rope_freqs.weight is too long", plan->in->path);
         return NULL;
     }
     tensor_decode_row(freqs, 0, divisors);
@@ -278,7 +277,7 @@ static json_t *scaling_of(const convert_run *run, nib_status *status, nib_error 
                 err, NIB_UNSUPPORTED,
                 "%s: rope_freqs.weight is not Llama 3's scaling (low_freq_factor 1, high_freq_factor "
                 "4, original context 8192); config.json cannot say it",
-                run->in->path);
+                plan->in->path);
             return NULL;
         }
     }
@@ -330,8 +329,8 @@ static bool set_ids(json_t *c, const token_source *w) {
     return ok && set(c, "eos_token_id", json_pack("[i, i]", w->eos, w->eot));
 }
 
-static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error *err) {
-    const hparams *hp = &run->in->hp;
+static nib_status config_from_hparams(const export_plan *plan, json_t **out, nib_error *err) {
+    const hparams *hp = &plan->in->hp;
     const family_facts *facts = family_get(hp->family);
     nib_status status = NIB_OK;
     json_t *c =
@@ -340,14 +339,14 @@ static nib_status config_from_hparams(convert_run *run, json_t **out, nib_error 
                   "hidden_size", hp->dim, "intermediate_size", hp->ffn_dim, "num_hidden_layers", hp->n_layers,
                   "num_attention_heads", hp->n_heads, "num_key_value_heads", hp->n_kv_heads, "head_dim",
                   hp->head_dim, "vocab_size", hp->vocab, "max_position_embeddings", hp->context_len);
-    json_t *scaling = scaling_of(run, &status, err);
+    json_t *scaling = scaling_of(plan, &status, err);
     *out = c;
     bool ok = set(c, "rope_scaling", scaling);
     ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope.theta));
     ok =
         ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) && set(c, "attention_bias", json_false());
-    ok = ok && set_family(c, hp) && set_ids(c, &run->in->words);
-    return status != NIB_OK ? status : ok ? NIB_OK : no_memory(run, err);
+    ok = ok && set_family(c, hp) && set_ids(c, &plan->in->words);
+    return status != NIB_OK ? status : ok ? NIB_OK : no_memory(plan, err);
 }
 
 /* ---- all of it ---- */
@@ -362,49 +361,49 @@ nib_status hf_config_read(const model_file *in, json_t **out, nib_error *err) {
     return *out ? NIB_OK : nib_fail(err, NIB_BAD_FILE, "%s: has no config.json", in->directory);
 }
 
-static nib_status write_both(convert_run *run, const survey *s, json_t *config, const char *directory,
+static nib_status write_both(const export_plan *plan, const survey *s, json_t *config, const char *directory,
                              nib_error *err) {
     json_t *text = json_object_get(config, "text_config");
     bool ok = true;
     json_object_del(config, "quantization_config");
     json_object_del(text, "quantization_config");
-    if (run->recipe.unties_head) {
+    if (plan->unties_head) {
         ok &= set(config, "tie_word_embeddings", json_false());
         ok &= !text || set(text, "tie_word_embeddings", json_false());
     }
-    bool modelopt = run->o->out == OUT_MODELOPT;
+    bool modelopt = plan->out == OUT_MODELOPT;
     if (s->n_algos)
-        ok &= set(config, "quantization_config", modelopt ? modelopt_config(run, s) : ct_config(run, s));
+        ok &= set(config, "quantization_config", modelopt ? modelopt_config(plan, s) : ct_config(plan, s));
     if (!ok)
-        return no_memory(run, err);
+        return no_memory(plan, err);
     NIB_TRY(hf_side_write_json(directory, "config.json", config, err));
     if (!s->n_algos || !modelopt)
         return NIB_OK;
-    json_t *file = modelopt_file(run, s);
+    json_t *file = modelopt_file(plan, s);
     nib_status status =
-        file ? hf_side_write_json(directory, "hf_quant_config.json", file, err) : no_memory(run, err);
+        file ? hf_side_write_json(directory, "hf_quant_config.json", file, err) : no_memory(plan, err);
     json_decref(file);
     return status;
 }
 
-static nib_status write_mark(const convert_run *run, const char *directory, nib_error *err) {
+static nib_status write_mark(const export_plan *plan, const char *directory, nib_error *err) {
     json_t *mark = json_pack("{s:s}", "nibble", NIB_VERSION);
-    nib_status status = mark ? hf_side_write_json(directory, HF_SIDE_MARK, mark, err) : no_memory(run, err);
+    nib_status status = mark ? hf_side_write_json(directory, HF_SIDE_MARK, mark, err) : no_memory(plan, err);
     json_decref(mark);
     return status;
 }
 
-nib_status hf_config_write(convert_run *run, const char *directory, nib_error *err) {
+nib_status hf_config_write(const export_plan *plan, const char *directory, nib_error *err) {
     survey s;
     json_t *config = NULL;
-    nib_status status = survey_make(&s, run, err);
+    nib_status status = survey_make(&s, plan, err);
     if (status == NIB_OK)
-        status = run->recipe.from_gguf ? config_from_hparams(run, &config, err)
-                                       : hf_config_read(run->in, &config, err);
+        status =
+            plan->in->gguf ? config_from_hparams(plan, &config, err) : hf_config_read(plan->in, &config, err);
     if (status == NIB_OK)
-        status = write_both(run, &s, config, directory, err);
+        status = write_both(plan, &s, config, directory, err);
     if (status == NIB_OK)
-        status = write_mark(run, directory, err);
+        status = write_mark(plan, directory, err);
     json_decref(config);
     json_decref(s.exclude);
     return status;

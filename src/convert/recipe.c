@@ -5,15 +5,15 @@
  * are shifted by. Called once by convert before it writes, and by callers that only ask whether something is
  * quantized. Reads the model file's list, never a tensor's bytes; items keep the order of that list.
  */
-#include "quant/recipe.h"
+#include "convert/recipe.h"
 
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/quote.h"
 #include "nouns/family.h"
 #include "store/names.h"
-#include "store/quote.h"
 
 typedef struct chef {
     recipe *r;
@@ -60,7 +60,7 @@ static bool without_weight(const char *name, char *out, size_t size) {
 
 /* A glob matches the tensor's name in the source or in the output, with or without ".weight". */
 static bool glob_matches(const char *glob, const recipe_item *item) {
-    const char *names[2] = {item->t->name, item->name};
+    const char *names[2] = {item->e.t->name, item->name};
     char stem[512];
     for (int i = 0; i < 2; i++)
         if (fnmatch(glob, names[i], 0) == 0 ||
@@ -117,31 +117,32 @@ static nib_status name_item(const chef *c, const tensor *t, slot s, const char *
 
 /* A tensor that is not quantized: as it is where the container allows, else the same values. */
 static void carry(const chef *c, recipe_item *item) {
-    const tensor *t = item->t;
-    bool repacks = item->slot != SLOT_EMBED || !c->r->from_gguf;
+    const tensor *t = item->e.t;
+    bool repacks = item->e.slot != SLOT_EMBED || !c->r->from_gguf;
     bool scaled = t->block_scales || t->row_scales || t->tensor_scale != 1.0f;
-    item->to = t->dtype;
-    item->action = RECIPE_CARRY;
+    item->e.to = t->dtype;
+    item->e.action = ENCODE_CARRY;
     if (c->r->to_gguf == c->r->from_gguf) {
         bool known = t->place.slot != SLOT_NONE; /* its scale may be 1 */
         bool fp8 = t->dtype == DT_F8_E4M3 && known;
-        item->action = scaled || fp8 ? RECIPE_REPACK : RECIPE_CARRY;
+        item->e.action = scaled || fp8 ? ENCODE_REPACK : ENCODE_CARRY;
         if (t->dtype == DT_F8_E5M2 && (scaled || known)) { /* neither convention has words for it */
-            item->action = RECIPE_CAST;
-            item->to = DT_NONE;
+            item->e.action = ENCODE_CAST;
+            item->e.to = DT_NONE;
         }
     } else if (dtype_is_nvfp4(t->dtype) && repacks && t->cols % 64 == 0) {
-        item->action = RECIPE_REPACK;
-        item->to = target_of(c, QF_NVFP4);
+        item->e.action = ENCODE_REPACK;
+        item->e.to = target_of(c, QF_NVFP4);
     } else if (dtype_is_mxfp4(t->dtype) && repacks) {
-        item->action = RECIPE_REPACK;
-        item->to = target_of(c, QF_MXFP4);
+        item->e.action = ENCODE_REPACK;
+        item->e.to = target_of(c, QF_MXFP4);
     } else if (c->r->to_gguf && t->n_dims <= 1) {
-        item->action = RECIPE_CAST; /* llama.cpp asks for F32 vectors */
-        item->to = DT_F32;
-    } else if (scaled || item->heads || item->shift != 0.0f || (t->dtype != DT_BF16 && t->dtype != DT_F16)) {
-        item->action = RECIPE_CAST;
-        item->to = DT_NONE;
+        item->e.action = ENCODE_CAST; /* llama.cpp asks for F32 vectors */
+        item->e.to = DT_F32;
+    } else if (scaled || item->e.heads || item->e.shift != 0.0f ||
+               (t->dtype != DT_BF16 && t->dtype != DT_F16)) {
+        item->e.action = ENCODE_CAST;
+        item->e.to = DT_NONE;
     }
 }
 
@@ -152,13 +153,13 @@ static bool same_format(dtype stored, dtype wanted) {
 
 /* Engines that join q, k and v (or gate and up) into one matrix want one tensor scale for them. */
 static void set_group(const chef *c, recipe_item *item) {
-    slot s = item->slot;
+    slot s = item->e.slot;
     bool attention = s == SLOT_Q || s == SLOT_K || s == SLOT_V, gated = s == SLOT_GATE || s == SLOT_UP;
-    if ((!attention && !gated) || item->t->place.layer < 0) {
+    if ((!attention && !gated) || item->e.t->place.layer < 0) {
         item->group = c->r->n_groups++;
         return;
     }
-    int *joined = &c->joined[item->t->place.layer][gated];
+    int *joined = &c->joined[item->e.t->place.layer][gated];
     if (*joined < 0)
         *joined = c->r->n_groups++;
     item->group = *joined;
@@ -166,10 +167,10 @@ static void set_group(const chef *c, recipe_item *item) {
 
 static const float *weights_of(const chef *c, const recipe_item *item) {
     const importance *i = c->o->importance;
-    int layer = item->t->place.layer < 0 ? 0 : item->t->place.layer;
+    int layer = item->e.t->place.layer < 0 ? 0 : item->e.t->place.layer;
     if (c->o->method != QM_WEIGHTED || !i || layer >= i->n_layers)
         return NULL;
-    return i->mean_squares[layer * SLOT_COUNT + (int)item->slot];
+    return i->mean_squares[layer * SLOT_COUNT + (int)item->e.slot];
 }
 
 /* llama.cpp has no name for a scale beside the token embedding (and refuses the file), and computes some
@@ -181,7 +182,7 @@ static bool is_scale_unread(const chef *c, slot s) {
 }
 
 static nib_status quantize(const chef *c, recipe_item *item, quant_format format) {
-    const tensor *t = item->t;
+    const tensor *t = item->e.t;
     dtype to = target_of(c, format);
     if (!dtype_get(t->dtype)->is_weight)
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
@@ -191,18 +192,18 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
         carry(c, item);
         return NIB_OK;
     }
-    item->to = to;
-    item->action = RECIPE_QUANTIZE;
+    item->e.to = to;
+    item->e.action = ENCODE_QUANTIZE;
     if (same_format(t->dtype, to) && to != DT_BF16) {
-        item->action = RECIPE_REPACK;
+        item->e.action = ENCODE_REPACK;
         return NIB_OK;
     }
     if (t->dtype == DT_BF16 && to == DT_BF16 && t->tensor_scale == 1.0f) {
-        item->action = item->heads ? RECIPE_CAST : RECIPE_CARRY;
+        item->e.action = item->e.heads ? ENCODE_CAST : ENCODE_CARRY;
         return NIB_OK;
     }
-    item->unit_scale = is_scale_unread(c, item->slot);
-    item->weights = weights_of(c, item);
+    item->unit_scale = is_scale_unread(c, item->e.slot);
+    item->e.weights = weights_of(c, item);
     set_group(c, item);
     return NIB_OK;
 }
@@ -225,15 +226,16 @@ static void fit_container(const chef *c, recipe_item *item) {
     const hparams *hp = &c->in->hp;
     if (c->r->to_gguf == c->r->from_gguf)
         return;
-    if (family_get(hp->family)->gguf_interleaved && (item->slot == SLOT_Q || item->slot == SLOT_K)) {
-        item->heads = item->slot == SLOT_Q ? hp->n_heads : hp->n_kv_heads;
-        item->interleave = c->r->to_gguf;
+    if (family_get(hp->family)->gguf_interleaved && (item->e.slot == SLOT_Q || item->e.slot == SLOT_K)) {
+        item->e.heads = item->e.slot == SLOT_Q ? hp->n_heads : hp->n_kv_heads;
+        item->e.interleave = c->r->to_gguf;
     }
-    bool norm = item->slot == SLOT_FINAL_NORM || item->slot == SLOT_ATTN_NORM || item->slot == SLOT_Q_NORM ||
-                item->slot == SLOT_K_NORM || item->slot == SLOT_POST_ATTN_NORM ||
-                item->slot == SLOT_FFN_NORM || item->slot == SLOT_POST_FFN_NORM;
+    bool norm = item->e.slot == SLOT_FINAL_NORM || item->e.slot == SLOT_ATTN_NORM ||
+                item->e.slot == SLOT_Q_NORM || item->e.slot == SLOT_K_NORM ||
+                item->e.slot == SLOT_POST_ATTN_NORM || item->e.slot == SLOT_FFN_NORM ||
+                item->e.slot == SLOT_POST_FFN_NORM;
     if (family_get(hp->family)->defaults.norm_plus_one && norm)
-        item->shift = c->r->to_gguf ? 1.0f : -1.0f;
+        item->e.shift = c->r->to_gguf ? 1.0f : -1.0f;
 }
 
 static nib_status add(const chef *c, const tensor *t, slot s) {
@@ -241,7 +243,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     if (s != SLOT_NONE && t->place.layer >= HPARAMS_MAX_LAYERS) /* of a network that nibble does not know */
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is of layer %d; expected %d layers at most",
                         c->in->path, QUOTEZ(t->name), t->place.layer, HPARAMS_MAX_LAYERS);
-    *item = (recipe_item){.t = t, .slot = s, .group = -1};
+    *item = (recipe_item){.e = {.t = t, .slot = s}, .group = -1};
     NIB_TRY(name_item(c, t, s, &item->name));
     if (!item->name || !has_place(c, t)) {
         c->r->n_skipped += !is_rope_table(t->place.slot);
@@ -257,11 +259,11 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     } else {
         carry(c, item);
     }
-    bool readable = item->action == RECIPE_CARRY || dtype_get(t->dtype)->is_weight;
+    bool readable = item->e.action == ENCODE_CARRY || dtype_get(t->dtype)->is_weight;
     if (t->dtype == DT_NONE || !readable)
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is stored as %s, which nibble does not read",
                         c->in->path, QUOTEZ(t->name), model_file_format_name(c->in, t));
-    if (item->action == RECIPE_REPACK && dtype_is_nvfp4(t->dtype) && t->tensor_scale != 1.0f)
+    if (item->e.action == ENCODE_REPACK && dtype_is_nvfp4(t->dtype) && t->tensor_scale != 1.0f)
         c->r->n_scales_unread += is_scale_unread(c, s);
     c->r->n++;
     return NIB_OK;
@@ -321,7 +323,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     NIB_TRY(check_keeps(&c));
     size_t n_quantized = 0;
     for (size_t i = 0; i < out->n; i++)
-        n_quantized += recipe_is_linear(out->items[i].slot);
+        n_quantized += recipe_is_linear(out->items[i].e.slot);
     if (n_quantized == 0)
         return nib_fail(err, NIB_BAD_FILE, "%s: has no linear layer that nibble knows by name", in->path);
     return NIB_OK;

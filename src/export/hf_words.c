@@ -9,10 +9,10 @@
 #include <sys/stat.h>
 
 #include "base/mapfile.h"
+#include "base/quote.h"
 #include "base/utf8.h"
-#include "quant/hf_side.h"
-#include "quant/spm_merges.h"
-#include "store/quote.h"
+#include "export/export_parts.h"
+#include "export/spm_merges.h"
 
 static const char WORD_START[] = "\xe2\x96\x81"; /* U+2581 */
 
@@ -60,13 +60,13 @@ static const char *const side_names[] = {
     "USE_POLICY.md",
 };
 
-const char *hf_side_name(size_t i) {
+const char *export_side_name(size_t i) {
     return i < sizeof side_names / sizeof side_names[0] ? side_names[i] : NULL;
 }
 
 bool hf_side_is_ours(const char *name) {
     const char *ours;
-    for (size_t i = 0; (ours = hf_side_name(i)); i++)
+    for (size_t i = 0; (ours = export_side_name(i)); i++)
         if (strcmp(name, ours) == 0)
             return true;
     return false;
@@ -74,7 +74,7 @@ bool hf_side_is_ours(const char *name) {
 
 static nib_status copy_all(const char *from, const char *directory, nib_error *err) {
     const char *name;
-    for (size_t i = N_MADE; (name = hf_side_name(i)); i++)
+    for (size_t i = N_MADE; (name = export_side_name(i)); i++)
         NIB_TRY(copy_file(from, directory, name, err));
     return NIB_OK;
 }
@@ -269,11 +269,11 @@ static bool add_token(json_t *object, const char *key, const token_source *w, in
     return !is_id(w, id) || add(object, key, text_of(w->tokens[id]));
 }
 
-static nib_status fill_config(json_t *root, const convert_run *run, nib_error *err) {
-    const token_source *w = &run->in->words;
+static nib_status fill_config(json_t *root, const export_plan *plan, nib_error *err) {
+    const token_source *w = &plan->in->words;
     bool ok = add(root, "tokenizer_class", json_string("PreTrainedTokenizerFast")) &&
               add(root, "clean_up_tokenization_spaces", json_false()) &&
-              add(root, "model_max_length", json_integer(run->in->hp.context_len)) &&
+              add(root, "model_max_length", json_integer(plan->in->hp.context_len)) &&
               add_token(root, "bos_token", w, w->bos) && add_token(root, "eos_token", w, w->eos) &&
               add_token(root, "unk_token", w, w->unk) && add_token(root, "pad_token", w, w->pad);
     if (w->add_bos >= 0)
@@ -308,14 +308,14 @@ static nib_status fill_generation(json_t *root, const token_source *w, nib_error
     return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
 }
 
-static nib_status write_root(convert_run *run, const char *directory, int which, nib_error *err) {
+static nib_status write_root(const export_plan *plan, const char *directory, int which, nib_error *err) {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"};
-    const token_source *w = &run->in->words;
+    const token_source *w = &plan->in->words;
     json_t *root = json_object();
     nib_status status = root ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its words", w->where);
     if (status == NIB_OK)
         status = which == 0   ? fill_tokenizer(root, w, err)
-                 : which == 1 ? fill_config(root, run, err)
+                 : which == 1 ? fill_config(root, plan, err)
                               : fill_generation(root, w, err);
     if (status == NIB_OK)
         status = hf_side_write_json(directory, names[which], root, err);
@@ -323,13 +323,13 @@ static nib_status write_root(convert_run *run, const char *directory, int which,
     return status;
 }
 
-nib_status hf_words_write(convert_run *run, const char *directory, nib_error *err) {
-    if (!run->recipe.from_gguf)
-        return run->in->directory ? copy_all(run->in->directory, directory, err) : NIB_OK;
-    if (run->in->words.n_tokens == 0)
+nib_status hf_words_write(const export_plan *plan, const char *directory, nib_error *err) {
+    if (!plan->in->gguf)
+        return plan->in->directory ? copy_all(plan->in->directory, directory, err) : NIB_OK;
+    if (plan->in->words.n_tokens == 0)
         return NIB_OK; /* a model without words stays one */
-    NIB_TRY(check_words(&run->in->words, err));
+    NIB_TRY(check_words(&plan->in->words, err));
     for (int which = 0; which < 3; which++)
-        NIB_TRY(write_root(run, directory, which, err));
+        NIB_TRY(write_root(plan, directory, which, err));
     return NIB_OK;
 }

@@ -3,8 +3,8 @@
  * The merges of a SentencePiece vocabulary, which a GGUF file does not hold and tokenizer.json needs. Private
  * to the room; caller: hf_words.
  */
-#ifndef QUANT_SPM_MERGES_H
-#define QUANT_SPM_MERGES_H
+#ifndef EXPORT_SPM_MERGES_H
+#define EXPORT_SPM_MERGES_H
 
 #include "base/json.h"
 #include "nouns/token_source.h"

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Text from a stranger's file, made safe for a sentence: printable ASCII stays, every other byte becomes '?',
- * what is long is cut. Used by the room's readers.
+ * what is long is cut. Used by who reads files.
  */
-#ifndef STORE_QUOTE_H
-#define STORE_QUOTE_H
+#ifndef BASE_QUOTE_H
+#define BASE_QUOTE_H
 
 #include "base/strview.h"
 

@@ -9,8 +9,8 @@
  * Declarations cannot fail by themselves: the first problem sticks and gguf_write_begin reports it. Writing a
  * key again replaces its value in place; gguf_write_drop removes it. Names and values are copied.
  */
-#ifndef STORE_GGUF_WRITE_H
-#define STORE_GGUF_WRITE_H
+#ifndef EXPORT_GGUF_WRITE_H
+#define EXPORT_GGUF_WRITE_H
 
 #include "store/gguf.h"
 

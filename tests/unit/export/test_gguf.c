@@ -3,14 +3,14 @@
  * GGUF written and read back: every value type, raw carry-over, tensors in any cuts, what the writer refuses,
  * and the checked reads.
  */
-#include "fixture.h"
+#include "../store/fixture.h"
 
 #include <math.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "export/gguf_write.h"
 #include "store/gguf.h"
-#include "store/gguf_write.h"
 
 static const strview texts[] = {{"", 0}, {"one", 3}, {"t\303\274", 3}};
 

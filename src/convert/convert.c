@@ -3,7 +3,7 @@
  * The order of work: recipe, one look at every tensor (largest magnitudes, exact float types), scales, then
  * the writer of the output's kind, which encodes one tensor after the other.
  */
-#include "quant/convert.h"
+#include "convert/convert.h"
 
 #include <libgen.h>
 #include <limits.h>
@@ -15,14 +15,25 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/outdir.h"
-#include "base/outfile.h"
+#include "base/quote.h"
+#include "convert/recipe.h"
 #include "num/nvfp4.h"
-#include "quant/convert_run.h"
-#include "quant/hf_side.h"
 
-encode_job convert_job(convert_run *run, size_t i) {
-    return (encode_job){.item = &run->recipe.items[i],
+typedef struct convert_run {
+    const model_file *in;
+    const char *out_path;
+    const convert_options *o;
+    recipe recipe;
+    export_item *written;  /* [recipe.n] */
+    encode_error *errors;  /* [recipe.n] */
+    uint64_t *bytes_after; /* [recipe.n] elements and scales as written */
+    uint64_t done, total;  /* elements, for the progress */
+    uint64_t file_bytes;   /* of the files that hold tensors */
+    int n_scales_rounded;
+} convert_run;
+
+static encode_job job_of(convert_run *run, size_t i) {
+    return (encode_job){.item = &run->recipe.items[i].e,
                         .where = run->in->path,
                         .threads = run->o->threads,
                         .progress = run->o->progress,
@@ -31,28 +42,10 @@ encode_job convert_job(convert_run *run, size_t i) {
                         .interrupted = run->o->interrupted};
 }
 
-int convert_dims(const recipe_item *item, size_t dims[TENSOR_MAX_DIMS]) {
-    const tensor *t = item->t;
-    if (!t->block_scales) {
-        memcpy(dims, t->dims, sizeof t->dims);
-        if (t->n_dims && item->to != t->dtype && (item->to == DT_NVFP4 || item->to == DT_MXFP4))
-            dims[t->n_dims - 1] /= 2;
-        return t->n_dims;
-    }
-    bool packed = item->to == DT_NVFP4 || item->to == DT_MXFP4;
-    dims[0] = t->rows;
-    dims[1] = packed ? t->cols / 2 : t->cols;
-    return 2;
-}
-
-float convert_tensor_scale(const recipe_item *item) {
-    return item->action == RECIPE_QUANTIZE ? item->search.tensor_scale : item->t->tensor_scale;
-}
-
 /* ---- before writing ---- */
 
 static bool needs_measure(const recipe_item *item) {
-    return item->action == RECIPE_QUANTIZE || (item->action == RECIPE_CAST && item->to == DT_NONE);
+    return item->e.action == ENCODE_QUANTIZE || (item->e.action == ENCODE_CAST && item->e.to == DT_NONE);
 }
 
 static nib_status measure(convert_run *run, nib_error *err) {
@@ -62,10 +55,10 @@ static nib_status measure(convert_run *run, nib_error *err) {
         dtype exact;
         if (!needs_measure(item))
             continue;
-        encode_job job = convert_job(run, i);
+        encode_job job = job_of(run, i);
         NIB_TRY(encode_measure(&job, &item->amax, &exact, err));
-        if (item->action == RECIPE_CAST)
-            item->to = exact;
+        if (item->e.action == ENCODE_CAST)
+            item->e.to = exact;
     }
     return NIB_OK;
 }
@@ -89,22 +82,22 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
-    quant_method method = run->o->method == QM_WEIGHTED && !item->weights ? QM_SWEEP : run->o->method;
-    bool casts = dtype_is_nvfp4(item->to) && dtype_is_mxfp4(item->t->dtype);
-    if (dtype_is_nvfp4(item->to) && item->unit_scale) {
+    quant_method method = run->o->method == QM_WEIGHTED && !item->e.weights ? QM_SWEEP : run->o->method;
+    bool casts = dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
+    if (dtype_is_nvfp4(item->e.to) && item->unit_scale) {
         /* the sweep again is exact, where the powers are 2^-9 to 2^8 */
-        choose_unit(&item->search, casts ? QM_SWEEP : method, casts ? NULL : item->weights);
+        choose_unit(&item->e.search, casts ? QM_SWEEP : method, casts ? NULL : item->e.weights);
         return;
     }
     if (casts) {
-        choose_cast(&item->search, amax, ct);
+        choose_cast(&item->e.search, amax, ct);
         return;
     }
-    scale_search_init(&item->search, method, amax, ct, item->weights);
-    if (item->to == DT_F8_E4M3)
-        item->search.tensor_scale = amax > 0 && amax / 448.0f > 0 ? amax / 448.0f : 1.0f;
-    else if (!dtype_is_nvfp4(item->to))
-        item->search.tensor_scale = 1.0f;
+    scale_search_init(&item->e.search, method, amax, ct, item->e.weights);
+    if (item->e.to == DT_F8_E4M3)
+        item->e.search.tensor_scale = amax > 0 && amax / 448.0f > 0 ? amax / 448.0f : 1.0f;
+    else if (!dtype_is_nvfp4(item->e.to))
+        item->e.search.tensor_scale = 1.0f;
 }
 
 /* Members of a group get the scale of the largest of them. */
@@ -114,14 +107,94 @@ static nib_status choose_scales(convert_run *run, nib_error *err) {
     if (!amax)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d tensors", run->in->path, r->n_groups);
     for (size_t i = 0; i < r->n; i++)
-        if (r->items[i].action == RECIPE_QUANTIZE)
+        if (r->items[i].e.action == ENCODE_QUANTIZE)
             amax[r->items[i].group] = fmaxf(amax[r->items[i].group], r->items[i].amax);
     for (size_t i = 0; i < r->n; i++)
-        if (r->items[i].action == RECIPE_QUANTIZE)
+        if (r->items[i].e.action == ENCODE_QUANTIZE)
             choose_scale(run, &r->items[i], amax[r->items[i].group]);
     mem_free(amax);
     return NIB_OK;
 }
+
+/* ---- what is written ---- */
+
+/* The output's dims of an item's elements, outermost first; returns how many. */
+static int dims_of(const encode_item *e, size_t dims[TENSOR_MAX_DIMS]) {
+    const tensor *t = e->t;
+    if (!t->block_scales) {
+        memcpy(dims, t->dims, sizeof t->dims);
+        if (t->n_dims && e->to != t->dtype && (e->to == DT_NVFP4 || e->to == DT_MXFP4))
+            dims[t->n_dims - 1] /= 2;
+        return t->n_dims;
+    }
+    bool packed = e->to == DT_NVFP4 || e->to == DT_MXFP4;
+    dims[0] = t->rows;
+    dims[1] = packed ? t->cols / 2 : t->cols;
+    return 2;
+}
+
+/* compressed-tensors' divisors. */
+static nib_status find_divisors(convert_run *run, const encode_item *e, export_item *x, nib_error *err) {
+    float scale = x->tensor_scale;
+    x->scale_divisor = e->action == ENCODE_QUANTIZE ? e->search.global_scale : scale_search_reciprocal(scale);
+    if (!(scale > 0) || !(x->scale_divisor > 0) || x->scale_divisor > 3.4e38f)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: the scale %g of tensor %s has no reciprocal to divide by",
+                        run->in->path, (double)scale, QUOTEZ(e->t->name));
+    run->n_scales_rounded += 1.0f / x->scale_divisor != scale;
+    x->input_divisor = x->input_scale > 0 ? scale_search_reciprocal(x->input_scale) : 0;
+    return NIB_OK;
+}
+
+static nib_status plan_items(convert_run *run, nib_error *err) {
+    for (size_t i = 0; i < run->recipe.n; i++) {
+        const recipe_item *item = &run->recipe.items[i];
+        const encode_item *e = &item->e;
+        bool plain = e->action == ENCODE_CARRY || e->action == ENCODE_CAST;
+        export_item *x = &run->written[i];
+        *x = (export_item){.t = e->t,
+                           .slot = e->slot,
+                           .name = item->name,
+                           .to = e->to,
+                           .plain = plain,
+                           .tensor_scale = e->action == ENCODE_QUANTIZE ? e->search.tensor_scale
+                                           : e->action == ENCODE_CAST   ? 1.0f
+                                                                        : e->t->tensor_scale,
+                           .input_scale = e->t->input_scale,
+                           .row_scales = e->action == ENCODE_REPACK ? e->t->row_scales : NULL};
+        x->n_dims = dims_of(e, x->dims);
+        if (run->o->out == OUT_COMPRESSED_TENSORS && e->to == DT_NVFP4 && !plain)
+            NIB_TRY(find_divisors(run, e, x, err));
+    }
+    return NIB_OK;
+}
+
+static nib_status encode(void *context, size_t i, export_sink sink, uint8_t *scales, nib_error *err) {
+    convert_run *run = context;
+    encode_job job = job_of(run, i);
+    return encode_run(&job, (encode_sink){sink.write, sink.context}, scales, &run->errors[i], err);
+}
+
+static nib_status write_all(convert_run *run, nib_error *err) {
+    static const dtype formats[] = {
+        [QF_NVFP4] = DT_NVFP4, [QF_MXFP4] = DT_MXFP4, [QF_FP8] = DT_F8_E4M3, [QF_BF16] = DT_BF16};
+    export_plan plan = {.in = run->in,
+                        .out_path = run->out_path,
+                        .out = run->o->out,
+                        .format = formats[run->o->format],
+                        .unties_head = run->recipe.unties_head,
+                        .items = run->written,
+                        .n = run->recipe.n,
+                        .arena = &run->recipe.arena,
+                        .encode = encode,
+                        .context = run,
+                        .bytes_after = run->bytes_after};
+    NIB_TRY(plan_items(run, err));
+    NIB_TRY(export_write(&plan, err));
+    run->file_bytes = plan.file_bytes;
+    return NIB_OK;
+}
+
+/* ---- what must not be replaced ---- */
 
 static bool same_file(const char *a, const char *b) {
     struct stat x, y;
@@ -169,7 +242,7 @@ static nib_status check_sources(const model_file *in, const char *out, const con
     NIB_TRY(refuse_source(out, in->path, err));
     for (int i = 0; i < in->n_files; i++)
         NIB_TRY(refuse_source(out, model_file_part(in, i), err));
-    for (size_t i = 0; in->directory && (name = hf_side_name(i)); i++) {
+    for (size_t i = 0; in->directory && (name = export_side_name(i)); i++) {
         int n = snprintf(path, sizeof path, "%s/%s", in->directory, name);
         if (n > 0 && (size_t)n < sizeof path)
             NIB_TRY(refuse_source(out, path, err));
@@ -183,18 +256,18 @@ static void add_to_group(convert_run *run, size_t i, convert_report *report, dou
     const recipe_item *item = &run->recipe.items[i];
     const encode_error *e = &run->errors[i];
     int g = 0;
-    while (g < report->n_groups && report->groups[g].slot != item->slot)
+    while (g < report->n_groups && report->groups[g].slot != item->e.slot)
         g++;
     convert_group *group = &report->groups[g];
     if (g == report->n_groups) {
         report->n_groups++;
-        *group = (convert_group){.slot = item->slot, .from = item->t->dtype, .to = item->to};
+        *group = (convert_group){.slot = item->e.slot, .from = item->e.t->dtype, .to = item->e.to};
     }
     group->n_tensors++;
-    group->from = group->from == item->t->dtype ? group->from : DT_NONE;
-    group->to = group->to == item->to ? group->to : DT_NONE;
-    group->elements += (uint64_t)item->t->rows * item->t->cols;
-    group->bytes_before += item->slot == item->t->place.slot ? tensor_total_bytes(item->t) : 0;
+    group->from = group->from == item->e.t->dtype ? group->from : DT_NONE;
+    group->to = group->to == item->e.to ? group->to : DT_NONE;
+    group->elements += (uint64_t)item->e.t->rows * item->e.t->cols;
+    group->bytes_before += item->e.slot == item->e.t->place.slot ? tensor_total_bytes(item->e.t) : 0;
     group->bytes_after += run->bytes_after[i];
     errors[2 * g] += e->error;
     norms[2 * g] += e->norm;
@@ -207,14 +280,14 @@ static void fill_report(convert_run *run, convert_report *report) {
     uint64_t bytes = 0, elements = 0, quantized_bytes = 0, quantized_elements = 0;
     for (size_t i = 0; i < run->recipe.n; i++) {
         const recipe_item *item = &run->recipe.items[i];
-        uint64_t n = (uint64_t)item->t->rows * item->t->cols;
-        bool widened = item->action == RECIPE_CAST && item->to == DT_F32 && item->t->n_dims == 2;
-        bool quantized = item->action == RECIPE_QUANTIZE || item->action == RECIPE_REPACK;
+        uint64_t n = (uint64_t)item->e.t->rows * item->e.t->cols;
+        bool widened = item->e.action == ENCODE_CAST && item->e.to == DT_F32 && item->e.t->n_dims == 2;
+        bool quantized = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
         add_to_group(run, i, report, errors, norms);
-        report->n_quantized += item->action == RECIPE_QUANTIZE;
-        report->n_widened += widened && item->t->dtype != DT_F32;
-        report->n_repacked += item->action == RECIPE_REPACK;
-        report->tied_is_quantized |= item->slot == SLOT_EMBED && run->recipe.embed_is_head && quantized;
+        report->n_quantized += item->e.action == ENCODE_QUANTIZE;
+        report->n_widened += widened && item->e.t->dtype != DT_F32;
+        report->n_repacked += item->e.action == ENCODE_REPACK;
+        report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && quantized;
         bytes += run->bytes_after[i];
         elements += n;
         if (quantized) {
@@ -246,15 +319,16 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     NIB_TRY(recipe_make(&run->recipe, run->in, run->o, err));
     run->errors = mem_array(r->n, sizeof *run->errors);
     run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
-    if (!run->errors || !run->bytes_after)
+    run->written = mem_array(r->n, sizeof *run->written);
+    if (!run->errors || !run->bytes_after || !run->written)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
     for (size_t i = 0; i < r->n; i++) {
-        uint64_t n = (uint64_t)r->items[i].t->rows * r->items[i].t->cols;
+        uint64_t n = (uint64_t)r->items[i].e.t->rows * r->items[i].e.t->cols;
         run->total += needs_measure(&r->items[i]) ? 2 * n : n;
     }
     NIB_TRY(measure(run, err));
     NIB_TRY(choose_scales(run, err));
-    return r->to_gguf ? write_gguf_model(run, err) : write_hf_model(run, err);
+    return write_all(run, err);
 }
 
 bool convert_quantizes(const model_file *in, const convert_options *options) {
@@ -264,7 +338,7 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
     plain.method = QM_SWEEP;
     if (recipe_make(&r, in, &plain, NULL) == NIB_OK)
         for (size_t i = 0; i < r.n; i++)
-            any |= r.items[i].action == RECIPE_QUANTIZE;
+            any |= r.items[i].e.action == ENCODE_QUANTIZE;
     arena_free(&r.arena);
     return any;
 }
@@ -272,18 +346,7 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
 nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
                               nib_error *err) {
     NIB_TRY(check_sources(in, out_path, options, err));
-    if (options->out != OUT_GGUF && !in->gguf) {
-        json_t *config;
-        NIB_TRY(hf_config_read(in, &config, err));
-        json_decref(config);
-    }
-    outfile *file = NULL;
-    outdir *directory = NULL;
-    NIB_TRY(options->out == OUT_GGUF ? outfile_open(&file, out_path, err)
-                                     : outdir_open(&directory, out_path, hf_side_is_ours, HF_SIDE_MARK, err));
-    outfile_abandon(file);
-    outdir_abandon(directory);
-    return NIB_OK;
+    return export_try(&(export_plan){.in = in, .out = options->out, .out_path = out_path}, err);
 }
 
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,
@@ -299,6 +362,7 @@ nib_status convert(const model_file *in, const char *out_path, const convert_opt
     }
     mem_free(run.errors);
     mem_free(run.bytes_after);
+    mem_free(run.written);
     arena_free(&run.recipe.arena);
     return status;
 }

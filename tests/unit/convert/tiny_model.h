@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "../../golden/num/golden.h"
+#include "export/safetensors_write.h"
 #include "num/bf16.h"
 #include "store/names.h"
-#include "store/safetensors_write.h"
 
 #define TINY_DIM    64
 #define TINY_FFN    128

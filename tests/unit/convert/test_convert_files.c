@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 
 #include "base/mem.h"
+#include "convert/recipe.h"
 #include "convert_models.h"
-#include "quant/recipe.h"
 
 static int count_entries(void) {
     int n = 0;

@@ -13,7 +13,7 @@
 #include "../../golden/num/golden.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "quant/spm_merges.h"
+#include "export/spm_merges.h"
 
 #define SLOW_S 5.0 /* what was made slow took minutes */
 

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-#include "quant/convert.h"
+#include "convert/convert.h"
 #include "tiny_model.h"
 
 static nib_error err;

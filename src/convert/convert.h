@@ -3,25 +3,18 @@
  * Convert: a model file in, a quantized model file out, one tensor at a time, so that memory stays small
  * whatever the model. The output appears whole or not at all.
  */
-#ifndef QUANT_CONVERT_H
-#define QUANT_CONVERT_H
+#ifndef CONVERT_CONVERT_H
+#define CONVERT_CONVERT_H
 
 #include <signal.h>
 
 #include "base/progress.h"
+#include "export/export.h"
+#include "quant/scale_search.h"
 #include "store/model_file.h"
 
 typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16 } quant_format;
-typedef enum quant_method { QM_RTN = 0, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED } quant_method;
 typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
-typedef enum out_kind { OUT_MODELOPT = 0, OUT_COMPRESSED_TENSORS, OUT_GGUF } out_kind;
-
-/* E[x_j^2] per input channel of every linear layer, from calibration: the mean squares of the slot's input.
- * mean_squares[layer * SLOT_COUNT + slot] is FP32 [cols] or NULL (that tensor is quantized by sweep). */
-typedef struct importance {
-    float **mean_squares;
-    int n_layers;
-} importance;
 
 typedef struct convert_options {
     quant_format format;

@@ -11,14 +11,14 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/utf8.h"
-#include "quant/gguf_side.h"
+#include "export/export_parts.h"
 #include "store/json_file.h"
 
 #define PAD_BYTES        ((size_t)32)
 #define MAX_CONFIG_BYTES ((size_t)32 << 20)
 
 typedef struct lexicon {
-    const convert_run *run;
+    const export_plan *plan;
     json_t *root, *config; /* tokenizer.json, tokenizer_config.json or NULL */
     json_t *model_config;  /* config.json or NULL */
     const json_t *model;
@@ -32,12 +32,12 @@ typedef struct lexicon {
 } lexicon;
 
 static nib_status no_memory(const lexicon *x) {
-    return nib_fail(x->err, NIB_NO_MEMORY, "%s: no memory for its words", x->run->in->path);
+    return nib_fail(x->err, NIB_NO_MEMORY, "%s: no memory for its words", x->plan->in->path);
 }
 
 static nib_status unsupported(const lexicon *x, const char *what) {
     return nib_fail(x->err, NIB_UNSUPPORTED, "%s: tokenizer.json: %s, which nibble does not write as GGUF",
-                    x->run->in->path, what);
+                    x->plan->in->path, what);
 }
 
 static const char *type_of(const json_t *object) {
@@ -102,11 +102,11 @@ static nib_status set_token(lexicon *x, json_int_t id, strview text, int type) {
     if (id < 0 || (size_t)id >= x->n)
         return nib_fail(x->err, NIB_BAD_FILE,
                         "%s: tokenizer.json: id %lld is not below the %zu rows of the embedding",
-                        x->run->in->path, (long long)id, x->n);
+                        x->plan->in->path, (long long)id, x->n);
     if (text.n > TOKEN_SOURCE_MAX_PIECE)
         return nib_fail(x->err, NIB_BAD_FILE,
                         "%s: tokenizer.json: the piece of id %lld has %zu bytes, expected at most %d",
-                        x->run->in->path, (long long)id, text.n, TOKEN_SOURCE_MAX_PIECE);
+                        x->plan->in->path, (long long)id, text.n, TOKEN_SOURCE_MAX_PIECE);
     x->tokens[id] = text;
     x->types[id] = type;
     return NIB_OK;
@@ -270,7 +270,7 @@ static void write_id(gguf_write *out, const char *key, int32_t id) {
 }
 
 static void write_special(const lexicon *x, gguf_write *out) {
-    const token_source *w = &x->run->in->words;
+    const token_source *w = &x->plan->in->words;
     int32_t eos = configured(x, "eos_token"), eot = -1;
     if (eos < 0 && w->n_extra_eos)
         eos = w->extra_eos[0];
@@ -296,9 +296,9 @@ static void write_special(const lexicon *x, gguf_write *out) {
 
 static nib_status write_lexicon(lexicon *x, gguf_write *out) {
     strview chat =
-        x->run->in->words.chat_template; /* a file of its own is any bytes, GGUF's strings are not */
+        x->plan->in->words.chat_template; /* a file of its own is any bytes, GGUF's strings are not */
     if (utf8_valid_prefix(chat.p, chat.n) != chat.n)
-        return nib_fail(x->err, NIB_BAD_FILE, "%s: the chat template is no UTF-8 text", x->run->in->path);
+        return nib_fail(x->err, NIB_BAD_FILE, "%s: the chat template is no UTF-8 text", x->plan->in->path);
     NIB_TRY(read_vocab(x));
     NIB_TRY(pad_vocab(x));
     const char *pre = x->spm ? "default" : pre_of(x->root);
@@ -319,13 +319,13 @@ static nib_status write_lexicon(lexicon *x, gguf_write *out) {
 }
 
 static nib_status open_lexicon(lexicon *x) {
-    const token_source *w = &x->run->in->words;
+    const token_source *w = &x->plan->in->words;
     NIB_TRY(json_read(&x->root, w->json.p, w->json.n, w->where, x->err));
     if (w->config_json.n)
         NIB_TRY(json_read(&x->config, w->config_json.p, w->config_json.n, w->where, x->err));
-    if (x->run->in->directory) {
+    if (x->plan->in->directory) {
         char path[4096];
-        int n = snprintf(path, sizeof path, "%s/config.json", x->run->in->directory);
+        int n = snprintf(path, sizeof path, "%s/config.json", x->plan->in->directory);
         if (n > 0 && (size_t)n < sizeof path)
             NIB_TRY(json_file_read(&x->model_config, path, MAX_CONFIG_BYTES, x->err));
     }
@@ -334,20 +334,20 @@ static nib_status open_lexicon(lexicon *x) {
         !json_is_array(json_object_get(x->model, "merges")))
         return unsupported(x, "a model other than BPE");
     x->spm = json_is_true(json_object_get(x->model, "byte_fallback"));
-    x->n = (size_t)x->run->in->hp.vocab;
+    x->n = (size_t)x->plan->in->hp.vocab;
     x->tokens = mem_array(x->n, sizeof *x->tokens);
     x->types = mem_array(x->n, sizeof *x->types);
     x->scores = mem_array(x->n, sizeof *x->scores);
     return x->tokens && x->types && x->scores ? NIB_OK : no_memory(x);
 }
 
-nib_status gguf_words_write(convert_run *run, gguf_write *out, nib_error *err) {
-    lexicon x = {.run = run, .err = err};
-    if (run->in->words.json.n == 0)
+nib_status gguf_words_write(const export_plan *plan, gguf_write *out, nib_error *err) {
+    lexicon x = {.plan = plan, .err = err};
+    if (plan->in->words.json.n == 0)
         return nib_fail(
             err, NIB_UNSUPPORTED,
             "%s: has no tokenizer.json; without words a GGUF file is of no use, write a directory",
-            run->in->path);
+            plan->in->path);
     nib_status status = open_lexicon(&x);
     if (status == NIB_OK)
         status = write_lexicon(&x, out);

@@ -8,7 +8,7 @@
  * not with a piece's length squared; what no reader of tokenizer.json would take is refused before it is
  * made.
  */
-#include "quant/spm_merges.h"
+#include "export/spm_merges.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "export/export_parts.h"
 #include "nouns/family.h"
-#include "quant/gguf_side.h"
 
 typedef struct key_writer {
     gguf_write *out;
@@ -29,13 +29,13 @@ static void real(key_writer *k, const char *suffix, float value) {
 }
 
 /* llama3's scaling is a tensor (write_gguf.c). */
-static nib_status write_scaling(key_writer *k, const convert_run *run, nib_error *err) {
-    const rope_params *rope = &run->in->hp.rope;
+static nib_status write_scaling(key_writer *k, const export_plan *plan, nib_error *err) {
+    const rope_params *rope = &plan->in->hp.rope;
     if (rope->kind == ROPE_PLAIN || rope->kind == ROPE_LLAMA3)
         return NIB_OK;
     if (rope->kind == ROPE_DYNAMIC || rope->kind == ROPE_LONGROPE || rope->no_truncate)
         return nib_fail(err, NIB_UNSUPPORTED,
-                        "%s: RoPE scaling \"%s\"%s, which nibble does not write to GGUF", run->in->path,
+                        "%s: RoPE scaling \"%s\"%s, which nibble does not write to GGUF", plan->in->path,
                         rope_kind_name(rope->kind), rope->no_truncate ? " without truncation" : "");
     gguf_write_text(k->out, key(k, "rope.scaling.type"), strview_of(rope_kind_name(rope->kind)));
     real(k, "rope.scaling.factor", rope->factor);
@@ -44,7 +44,7 @@ static nib_status write_scaling(key_writer *k, const convert_run *run, nib_error
     if (rope->beta_fast != 32 || rope->beta_slow != 1)
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: YaRN with beta_fast %g and beta_slow %g; GGUF's readers take 32 and 1",
-                        run->in->path, (double)rope->beta_fast, (double)rope->beta_slow);
+                        plan->in->path, (double)rope->beta_fast, (double)rope->beta_slow);
     float usual = 1 + 0.1f * logf(rope->factor); /* which readers multiply with the key */
     number(k, "rope.scaling.original_context_length", rope->original_context);
     if (fabsf(rope->attention_factor - usual) > 1e-6f)
@@ -68,24 +68,24 @@ static void write_windows(key_writer *k, const hparams *hp) {
         real(k, "rope.freq_base_swa", hp->rope_local.theta);
 }
 
-static nib_status check_scale(const convert_run *run, nib_error *err) {
-    const hparams *hp = &run->in->hp;
+static nib_status check_scale(const export_plan *plan, nib_error *err) {
+    const hparams *hp = &plan->in->hp;
     float expected = family_gguf_attn_scale(hp);
     if (fabsf(hp->attn_scale - expected) > 1e-6f * expected)
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: query_pre_attn_scalar is %g; GGUF has no key for it and its readers take %g",
-                        run->in->path, 1 / ((double)hp->attn_scale * (double)hp->attn_scale),
+                        plan->in->path, 1 / ((double)hp->attn_scale * (double)hp->attn_scale),
                         1 / ((double)expected * (double)expected));
     return NIB_OK;
 }
 
-nib_status gguf_keys_write(convert_run *run, gguf_write *out, nib_error *err) {
-    const hparams *hp = &run->in->hp;
+nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *err) {
+    const hparams *hp = &plan->in->hp;
     key_writer k = {.out = out, .arch = family_name(hp->family)};
-    const char *end = run->in->path + strlen(run->in->path), *name;
-    while (end > run->in->path && end[-1] == '/')
+    const char *end = plan->in->path + strlen(plan->in->path), *name;
+    while (end > plan->in->path && end[-1] == '/')
         end--;
-    for (name = end; name > run->in->path && name[-1] != '/';)
+    for (name = end; name > plan->in->path && name[-1] != '/';)
         name--;
     gguf_write_text(out, "general.architecture", strview_of(k.arch));
     gguf_write_text(out, "general.type", strview_of("model"));
@@ -103,11 +103,11 @@ nib_status gguf_keys_write(convert_run *run, gguf_write *out, nib_error *err) {
     real(&k, "rope.freq_base", hp->rope.theta);
     if (family_get(hp->family)->gguf_interleaved)
         number(&k, "rope.dimension_count", hp->head_dim);
-    NIB_TRY(write_scaling(&k, run, err));
+    NIB_TRY(write_scaling(&k, plan, err));
     if (hp->sliding_window && family_get(hp->family)->windows != WINDOWS_PERIOD)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: a sliding window, which GGUF readers do not know for %s",
-                        run->in->path, k.arch);
+                        plan->in->path, k.arch);
     if (hp->sliding_window)
         write_windows(&k, hp);
-    return check_scale(run, err);
+    return check_scale(plan, err);
 }

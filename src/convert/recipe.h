@@ -11,36 +11,19 @@
  * both; a directory gets a head of its own beside the embedding, because readers of directories look rows up
  * in unquantized tensors only.
  */
-#ifndef QUANT_RECIPE_H
-#define QUANT_RECIPE_H
+#ifndef CONVERT_RECIPE_H
+#define CONVERT_RECIPE_H
 
 #include "base/arena.h"
-#include "quant/convert.h"
-#include "quant/scale_search.h"
-
-typedef enum recipe_action {
-    RECIPE_CARRY = 0, /* the same bytes */
-    RECIPE_CAST,      /* the same values in a float type (`to`; DT_NONE: the smallest that holds them) */
-    RECIPE_REPACK,    /* FP4 codes and scales in another layout, or FP8 */
-    RECIPE_QUANTIZE
-} recipe_action;
+#include "convert/convert.h"
+#include "quant/encode.h"
 
 typedef struct recipe_item {
-    const tensor *t;
-    slot slot; /* t's, or SLOT_HEAD for the head made from a tied embedding */
-    recipe_action action;
-    dtype to;
-    const char *name; /* in the output, ending in .weight where t's does */
+    encode_item e;
+    const char *name; /* in the output, ending in .weight where the source's does */
     int group;        /* quantized items with the same number share one tensor scale; -1: none */
-    int heads;        /* rows are Llama's q or k between the two RoPE orders: so many heads; 0: as they are */
-    bool interleave;  /* halves -> pairs (into a GGUF file); else back */
     bool unit_scale;  /* the output's readers know no tensor scale for this one: it has to be 1 */
-    float shift;      /* added to every value: Gemma's norms between (1 + w) and w */
-    const float *weights; /* E[x_j^2] or NULL */
-
-    /* filled by convert before writing */
-    float amax;
-    scale_search search;
+    float amax;       /* filled by convert before writing, and e.search */
 } recipe_item;
 
 typedef struct recipe {

@@ -16,9 +16,9 @@
 
 #include "base/mem.h"
 #include "base/outdir.h"
-#include "quant/hf_side.h"
-#include "store/quote.h"
-#include "store/safetensors_write.h"
+#include "base/quote.h"
+#include "export/export_parts.h"
+#include "export/safetensors_write.h"
 
 typedef enum part_kind { PART_ELEMENTS, PART_SCALES, PART_NUMBER, PART_ROW_SCALES } part_kind;
 
@@ -33,7 +33,7 @@ typedef struct part { /* one tensor of the file */
 } part;
 
 typedef struct hf_writer {
-    convert_run *run;
+    export_plan *plan;
     safetensors_write *out;
     part *parts;
     size_t n_parts;
@@ -49,13 +49,17 @@ static bool is_fp4(dtype t) {
 
 static part *add_part(hf_writer *w, part_kind kind, size_t item, const char *suffix, dtype type) {
     part *p = &w->parts[w->n_parts];
-    const char *name = w->run->recipe.items[item].name;
+    const char *name = w->plan->items[item].name;
     size_t n = strlen(name);
     *p = (part){.kind = kind, .item = item, .name = name, .dtype = type};
+    if (kind == PART_ELEMENTS) {
+        p->n_dims = w->plan->items[item].n_dims;
+        memcpy(p->dims, w->plan->items[item].dims, sizeof p->dims);
+    }
     if (suffix) {
         if (n > 7 && strcmp(name + n - 7, ".weight") == 0)
             n -= 7;
-        p->name = arena_format(&w->run->recipe.arena, "%.*s%s", (int)n, name, suffix);
+        p->name = arena_format(w->plan->arena, "%.*s%s", (int)n, name, suffix);
     }
     if (!p->name)
         return NULL;
@@ -73,54 +77,39 @@ static bool add_number(hf_writer *w, size_t item, const char *suffix, int n_dims
     return true;
 }
 
-/* The divisor that stands for SCALE. */
-static nib_status divisor(hf_writer *w, const recipe_item *item, float scale, float *out) {
-    *out = item->action == RECIPE_QUANTIZE ? item->search.global_scale : scale_search_reciprocal(scale);
-    if (!(scale > 0) || !(*out > 0) || *out > 3.4e38f)
-        return nib_fail(w->err, NIB_UNSUPPORTED,
-                        "%s: the scale %g of tensor %s has no reciprocal to divide by", w->run->in->path,
-                        (double)scale, QUOTEZ(item->t->name));
-    w->run->n_scales_rounded += 1.0f / *out != scale;
-    return NIB_OK;
-}
-
 static nib_status no_memory(const hf_writer *w) {
-    return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to write it", w->run->out_path);
+    return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to write it", w->plan->out_path);
 }
 
 static nib_status add_fp4(hf_writer *w, size_t i) {
-    const recipe_item *item = &w->run->recipe.items[i];
-    bool ct = w->run->o->out == OUT_COMPRESSED_TENSORS, nv = item->to == DT_NVFP4;
+    const export_item *item = &w->plan->items[i];
+    bool ct = w->plan->out == OUT_COMPRESSED_TENSORS, nv = item->to == DT_NVFP4;
     part *elements = add_part(w, PART_ELEMENTS, i, ct ? ".weight_packed" : NULL, item->to);
     part *scales = elements ? add_part(w, PART_SCALES, i, ".weight_scale", nv ? DT_F8_E4M3 : DT_U8) : NULL;
     if (!scales)
         return no_memory(w);
-    elements->n_dims = convert_dims(item, elements->dims);
     scales->n_dims = 2;
     scales->dims[0] = item->t->rows;
     scales->dims[1] = item->t->cols / (nv ? 16 : 32);
     if (!nv)
         return NIB_OK;
-    float scale = convert_tensor_scale(item), input = item->t->input_scale;
-    if (ct)
-        NIB_TRY(divisor(w, item, scale, &scale));
-    bool ok = add_number(w, i, ct ? ".weight_global_scale" : ".weight_scale_2", ct, scale);
-    if (input > 0 && ct)
-        ok = ok && add_number(w, i, ".input_global_scale", 1, scale_search_reciprocal(input));
-    else if (input > 0)
-        ok = ok && add_number(w, i, ".input_scale", 0, input);
+    bool ok = ct ? add_number(w, i, ".weight_global_scale", 1, item->scale_divisor)
+                 : add_number(w, i, ".weight_scale_2", 0, item->tensor_scale);
+    if (item->input_scale > 0 && ct)
+        ok = ok && add_number(w, i, ".input_global_scale", 1, item->input_divisor);
+    else if (item->input_scale > 0)
+        ok = ok && add_number(w, i, ".input_scale", 0, item->input_scale);
     return ok ? NIB_OK : no_memory(w);
 }
 
 static nib_status add_fp8(hf_writer *w, size_t i) {
-    const recipe_item *item = &w->run->recipe.items[i];
-    bool ct = w->run->o->out == OUT_COMPRESSED_TENSORS;
+    const export_item *item = &w->plan->items[i];
+    bool ct = w->plan->out == OUT_COMPRESSED_TENSORS;
     part *elements = add_part(w, PART_ELEMENTS, i, NULL, item->to);
     if (!elements)
         return no_memory(w);
-    elements->n_dims = convert_dims(item, elements->dims);
     bool ok;
-    if (item->action == RECIPE_REPACK && item->t->row_scales) {
+    if (item->row_scales) {
         part *rows = add_part(w, PART_ROW_SCALES, i, ".weight_scale", DT_F32);
         ok = rows != NULL;
         if (rows) {
@@ -129,29 +118,27 @@ static nib_status add_fp8(hf_writer *w, size_t i) {
             rows->dims[1] = 1;
         }
     } else {
-        ok = add_number(w, i, ".weight_scale", ct, convert_tensor_scale(item));
+        ok = add_number(w, i, ".weight_scale", ct, item->tensor_scale);
     }
-    if (item->t->input_scale > 0)
-        ok = ok && add_number(w, i, ".input_scale", ct, item->t->input_scale);
+    if (item->input_scale > 0)
+        ok = ok && add_number(w, i, ".input_scale", ct, item->input_scale);
     return ok ? NIB_OK : no_memory(w);
 }
 
 static nib_status list_parts(hf_writer *w) {
-    const recipe *r = &w->run->recipe;
-    w->parts = mem_array(4 * r->n, sizeof *w->parts);
+    w->parts = mem_array(4 * w->plan->n, sizeof *w->parts);
     if (!w->parts)
         return no_memory(w);
-    for (size_t i = 0; i < r->n; i++) {
-        const recipe_item *item = &r->items[i];
-        if (is_fp4(item->to) && item->action != RECIPE_CARRY) {
+    for (size_t i = 0; i < w->plan->n; i++) {
+        const export_item *item = &w->plan->items[i];
+        if (is_fp4(item->to) && !item->plain) {
             NIB_TRY(add_fp4(w, i));
-        } else if (item->to == DT_F8_E4M3 && item->action != RECIPE_CARRY) {
+        } else if (item->to == DT_F8_E4M3 && !item->plain) {
             NIB_TRY(add_fp8(w, i));
         } else {
             part *p = add_part(w, PART_ELEMENTS, i, NULL, item->to);
             if (!p)
                 return no_memory(w);
-            p->n_dims = convert_dims(item, p->dims);
         }
     }
     return NIB_OK;
@@ -164,11 +151,10 @@ static nib_status sink_write(void *context, const void *bytes, size_t n, nib_err
 }
 
 static nib_status write_elements(hf_writer *w, const part *p) {
-    const recipe_item *item = &w->run->recipe.items[p->item];
-    encode_job job = convert_job(w->run, p->item);
+    const export_item *item = &w->plan->items[p->item];
     mem_free(w->scales);
     w->scales = NULL;
-    if (is_fp4(item->to) && item->action != RECIPE_CARRY) {
+    if (is_fp4(item->to) && !item->plain) {
         w->scales = mem_array(item->t->rows, item->t->cols / (item->to == DT_NVFP4 ? 16 : 32));
         if (!w->scales)
             return no_memory(w);
@@ -176,13 +162,13 @@ static nib_status write_elements(hf_writer *w, const part *p) {
     size_t bytes = 1;
     for (int d = 0; d < p->n_dims; d++)
         bytes *= p->dims[d];
-    w->run->bytes_after[p->item] += is_fp4(p->dtype) ? bytes : bytes * dtype_get(p->dtype)->block_bytes;
-    return encode_run(&job, (encode_sink){sink_write, w->out}, w->scales, &w->run->errors[p->item], w->err);
+    w->plan->bytes_after[p->item] += is_fp4(p->dtype) ? bytes : bytes * dtype_get(p->dtype)->block_bytes;
+    return w->plan->encode(w->plan->context, p->item, (export_sink){sink_write, w->out}, w->scales, w->err);
 }
 
 static nib_status write_part(hf_writer *w, const part *p) {
-    const tensor *t = w->run->recipe.items[p->item].t;
-    uint64_t *bytes = &w->run->bytes_after[p->item];
+    const export_item *item = &w->plan->items[p->item];
+    uint64_t *bytes = &w->plan->bytes_after[p->item];
     switch (p->kind) {
     case PART_ELEMENTS:
         return write_elements(w, p);
@@ -193,8 +179,8 @@ static nib_status write_part(hf_writer *w, const part *p) {
         *bytes += sizeof p->number;
         return safetensors_write_data(w->out, &p->number, sizeof p->number, w->err);
     case PART_ROW_SCALES:
-        *bytes += t->rows * sizeof(float);
-        return safetensors_write_data(w->out, t->row_scales, t->rows * sizeof(float), w->err);
+        *bytes += item->t->rows * sizeof(float);
+        return safetensors_write_data(w->out, item->row_scales, item->t->rows * sizeof(float), w->err);
     }
     return NIB_OK;
 }
@@ -221,32 +207,32 @@ static nib_status write_tensors(hf_writer *w) {
     return NIB_OK;
 }
 
-static nib_status write_file(convert_run *run, const char *path, nib_error *err) {
-    hf_writer w = {.run = run, .err = err};
+static nib_status write_file(export_plan *plan, const char *path, nib_error *err) {
+    hf_writer w = {.plan = plan, .err = err};
     NIB_TRY(safetensors_write_open(&w.out, path, err));
     nib_status status = write_tensors(&w);
     mem_free(w.parts);
     mem_free(w.scales);
     if (status == NIB_OK)
-        return safetensors_write_commit(w.out, &run->file_bytes, err);
+        return safetensors_write_commit(w.out, &plan->file_bytes, err);
     safetensors_write_abandon(w.out);
     return status;
 }
 
-nib_status write_hf_model(convert_run *run, nib_error *err) {
+nib_status export_hf(export_plan *plan, nib_error *err) {
     outdir *dir;
     char path[4096];
-    NIB_TRY(outdir_open(&dir, run->out_path, hf_side_is_ours, HF_SIDE_MARK, err));
+    NIB_TRY(outdir_open(&dir, plan->out_path, hf_side_is_ours, HF_SIDE_MARK, err));
     int n = snprintf(path, sizeof path, "%s/model.safetensors", outdir_path(dir));
     nib_status status = NIB_OK;
     if (n < 0 || (size_t)n >= sizeof path)
-        status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: the name is too long", run->out_path);
+        status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: the name is too long", plan->out_path);
     if (status == NIB_OK)
-        status = hf_config_write(run, outdir_path(dir), err); /* what can be refused comes first */
+        status = hf_config_write(plan, outdir_path(dir), err); /* what can be refused comes first */
     if (status == NIB_OK)
-        status = hf_words_write(run, outdir_path(dir), err);
+        status = hf_words_write(plan, outdir_path(dir), err);
     if (status == NIB_OK)
-        status = write_file(run, path, err);
+        status = write_file(plan, path, err);
     if (status == NIB_OK)
         return outdir_commit(dir, err);
     outdir_abandon(dir);

@@ -4,8 +4,8 @@
  * The header carries {"format":"pt"}, which transformers asks for. The file appears whole or not at all;
  * inside a base/outdir it appears in the temporary directory.
  */
-#ifndef STORE_SAFETENSORS_WRITE_H
-#define STORE_SAFETENSORS_WRITE_H
+#ifndef EXPORT_SAFETENSORS_WRITE_H
+#define EXPORT_SAFETENSORS_WRITE_H
 
 #include "base/status.h"
 #include "num/dtype.h"

@@ -2,10 +2,10 @@
  *
  * safetensors written and read back, and what the writer refuses.
  */
-#include "fixture.h"
+#include "../store/fixture.h"
 
+#include "export/safetensors_write.h"
 #include "store/safetensors.h"
-#include "store/safetensors_write.h"
 
 static const safetensors_tensor *find(const safetensors *s, const char *name) {
     for (size_t i = 0; i < s->n_tensors; i++)

@@ -3,14 +3,14 @@
  * Streaming GGUF writer. Keys are kept as ready bytes (type and value); the header is written at begin, when
  * every tensor's size and offset is known.
  */
-#include "store/gguf_write.h"
+#include "export/gguf_write.h"
 
 #include <assert.h>
 #include <inttypes.h>
 
 #include "base/mem.h"
 #include "base/outfile.h"
-#include "store/quote.h"
+#include "base/quote.h"
 
 #define ALIGNMENT 32u
 

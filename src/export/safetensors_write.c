@@ -3,7 +3,7 @@
  * Streaming safetensors writer. Tensors lie in the order declared; the header is padded with spaces to a
  * multiple of 8, so the data starts aligned.
  */
-#include "store/safetensors_write.h"
+#include "export/safetensors_write.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/outfile.h"
-#include "store/quote.h"
+#include "base/quote.h"
 #include "store/safetensors.h"
 
 struct safetensors_write {

@@ -121,6 +121,8 @@ def gguf_files():
           offset=(1 << 64) - 32)
     moved("offset-overlap", "output_norm.weight",
           "{}: tensors token_embd.weight and output_norm.weight overlap", offset=32)
+    moved("offset-overlap-by-one", "output_norm.weight",
+          "{}: tensors output_norm.weight and blk.0.attn_norm.weight overlap", dims=[33], kind=GGML_F32 + 24)
     gguf("data-cut", "{}: tensor blk.0.ffn_down.weight (128 bytes at 864) leaves the file's 928 data bytes",
          raw=lambda b: b[:-64])
     gguf("tensor-twice", "{}: tensor blk.0.attn_q.weight is there twice", lambda g: g.tensor("blk.0.attn_q.weight", [8]))

@@ -45,6 +45,8 @@ def safetensors_files():
     st("st-dim-2-63", "{}: tensor a has a dimension that is no count",
        b'{"a":{"dtype":"U8","shape":[9223372036854775808],"data_offsets":[0,4]}}', bytes(4))
     st("st-size", "{}: tensor a takes 4 bytes, its shape and dtype ask for 8", {"a": entry(dtype="F16")}, bytes(4))
+    st("st-range-larger", "{}: tensor a takes 5 bytes, its shape and dtype ask for 4",
+       {"a": entry(offsets=(0, 5)), "b": entry(offsets=(5, 9))}, bytes(9))
     st("st-offsets-one", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(0,))}, bytes(4))
     st("st-offsets-back", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(4, 0))}, bytes(4))
     st("st-offsets-negative", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(-4, 0))}, bytes(4))

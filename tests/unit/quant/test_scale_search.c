@@ -228,6 +228,52 @@ static void test_exhaustive(void **state) {
     check_exhaustive("Laplace");
 }
 
+/* Where the best scale lies, in codes above the one that puts the block's largest magnitude just past 6. */
+static int best_distance(const float *block, const float *heed, int *base) {
+    float amax = nvfp4_amax(block, 16);
+    for (*base = 126; *base > 1 && (double)e4m3_to_f32((uint8_t)*base) > (double)amax / 6;)
+        --*base;
+    double least = INFINITY;
+    int best = 0;
+    for (int code = 1; code <= 126; code++) {
+        double step = (double)e4m3_to_f32((uint8_t)code), e = 0;
+        for (int i = 0; i < 16; i++) {
+            double d = nearest_error(fabs((double)block[i]) / step) * step;
+            e += (double)heed[i] * d * d;
+        }
+        if (e < least) {
+            least = e;
+            best = code;
+        }
+    }
+    return best - *base;
+}
+
+/* weighted looks at codes -8 to +7: a block is found whose best scale is either end, and gets it. */
+static void test_weighted_ends(void **state) {
+    (void)state;
+    const int ends[2] = {-8, 7};
+    for (int end = 0; end < 2; end++) {
+        bool found = false;
+        for (uint64_t i = 0; i < 400000 && !found; i++) {
+            float block[16], heed[16];
+            uint8_t code, packed[8];
+            int base;
+            for (uint64_t k = 0; k < 16; k++) {
+                block[k] = (float)(6 * pow(2, 3 + 2 * uniform(90, i)) * (k ? uniform(91, 16 * i + k) : 1));
+                heed[k] = uniform(92, 16 * i + k) < 0.15 ? 1.0f : 1e-4f;
+            }
+            if (best_distance(block, heed, &base) != ends[end] || base < 10 || base > 118)
+                continue;
+            scale_search s = {.method = QM_WEIGHTED, .amax = 2688, .tensor_scale = 1, .weights = heed};
+            scale_search_nvfp4_row(&s, block, 16, packed, &code);
+            assert_int_equal(code, base + ends[end]);
+            found = true;
+        }
+        assert_true(found);
+    }
+}
+
 /* ---- conventions and layouts ---- */
 
 static void test_reciprocal_scales(void **state) {
@@ -370,12 +416,13 @@ static void test_mxfp4(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references_fp32),   cmocka_unit_test(test_references_ties),
-        cmocka_unit_test(test_references_bf16),   cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_weighted),          cmocka_unit_test(test_exhaustive),
-        cmocka_unit_test(test_reciprocal_scales), cmocka_unit_test(test_zeros),
-        cmocka_unit_test(test_gguf_layout),       cmocka_unit_test(test_mxfp4),
-        cmocka_unit_test(test_worked_example),    cmocka_unit_test(test_powers_of_two),
+        cmocka_unit_test(test_references_fp32), cmocka_unit_test(test_references_ties),
+        cmocka_unit_test(test_references_bf16), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_weighted),        cmocka_unit_test(test_weighted_ends),
+        cmocka_unit_test(test_exhaustive),      cmocka_unit_test(test_reciprocal_scales),
+        cmocka_unit_test(test_zeros),           cmocka_unit_test(test_gguf_layout),
+        cmocka_unit_test(test_mxfp4),           cmocka_unit_test(test_worked_example),
+        cmocka_unit_test(test_powers_of_two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

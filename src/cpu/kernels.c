@@ -14,8 +14,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     k->rung = "scalar";
     rows_ref_init(k);
     attn_ref_init(k);
-    k->fp8_keys = kvscale_keys;
-    k->fp8_scales = kvscale_scales;
+    k->fp8_scale = kvscale_fit;
     matmul_ref_init(&k->matmul);
 #if defined(__x86_64__)
     if (features & NIB_CPU_AVX2) {

@@ -78,10 +78,7 @@ typedef struct cpu_kernels {
     void (*to_bf16)(uint16_t *dst, const float *x, size_t n);
     void (*to_fp8)(uint8_t *dst, float factor, const float *x, size_t n);
 
-    /* kvscale_keys and kvscale_scales */
-    void (*fp8_keys)(const kvscale_job *job);
-    void (*fp8_scales)(float *scales, const float *x, size_t x_stride, size_t n_tokens, size_t n,
-                       float *room);
+    float (*fp8_scale)(const float *x, const float *weights, size_t n); /* kvscale_fit */
 
     /* reads n bytes (a multiple of 1024) and returns something made of them all: measures memory */
     uint64_t (*read_all)(const void *src, size_t n);

@@ -56,32 +56,12 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
                op->attn.interleaved);
 }
 
-/* Keys k [n, d] of a KV head in FP8 become E4M3 values in units of their SCALES. The group's queries are
- * rotated already. */
-static void round_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, float *k,
-                       float *scales, float *room) {
-    const attn_params *p = &op->attn;
-    size_t d = (size_t)p->head_dim, group = (size_t)(p->n_heads / p->n_kv_heads);
-    cb->k.fp8_keys(&(kvscale_job){.k = k,
-                                  .scales = scales,
-                                  .queries = act_row(op->out, (size_t)run->row) + head * group * d,
-                                  .q_stride = op->out->stride,
-                                  .n_queries = group,
-                                  .n_tokens = (size_t)run->n,
-                                  .n = d,
-                                  .interleaved = p->interleaved,
-                                  .room = room});
-}
-
-/* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known, and keys
- * rounded. */
-static void encode(const cpu_backend *cb, nib_kv_dtype type, bool is_k, void *dst, const float *scales,
-                   size_t d, size_t n, const float *x, size_t x_stride) {
+/* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known. */
+static void encode(const cpu_backend *cb, nib_kv_dtype type, void *dst, const float *scales, size_t d,
+                   size_t n, const float *x, size_t x_stride) {
     for (size_t j = 0; j < n; j++) {
         const float *row = x + j * x_stride;
-        if (type == NIB_KV_FP8 && is_k)
-            cb->k.to_fp8((uint8_t *)dst + j * d, 1.0f, row, d);
-        else if (type == NIB_KV_FP8)
+        if (type == NIB_KV_FP8)
             cb->k.to_fp8((uint8_t *)dst + j * d, scales[j] > 0 ? 1.0f / scales[j] : 0, row, d);
         else if (type == NIB_KV_BF16)
             cb->k.to_bf16((uint16_t *)dst + j * d, row, d);
@@ -142,22 +122,36 @@ static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, c
     }
 }
 
-/* The vectors x of one KV head, rows of RUN. ROOM: of keys, for a page; of values, for their scales. */
+/* The vectors x of one KV head, rows of RUN; their FP8 scales are known. ROOM: of keys, for a page. */
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
                        const float *x, size_t x_stride, void *room) {
     const kv_cache *kv = op->kv;
     size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
     size_t t = (size_t)run->slot, n = (size_t)run->n;
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
-    float *scales = kv->v_scales ? kv->v_scales + block * KV_PAGE_TOKENS + t : NULL;
     void *codes = is_k ? room : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
-    if (scales && !is_k)
-        cb->k.fp8_scales(scales, x, x_stride, n, d, room);
-    encode(cb, kv->shape.dtype, is_k, codes, scales, d, n, x, x_stride);
+    const float *scales = is_k ? kv->k_scales : kv->v_scales;
+    encode(cb, kv->shape.dtype, codes, scales ? scales + block * KV_PAGE_TOKENS + t : NULL, d, n, x,
+           x_stride);
     if (is_k)
         spread_keys(kv->shape.dtype, bytes, t, codes, d, n);
     if (kv->k_steps)
         store_steps(kv, block, is_k, t, codes, n);
+}
+
+/* Value head HEAD of the rows of RUN. */
+static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
+    const attn_params *p = &op->attn;
+    const kv_cache *kv = op->kv;
+    size_t d = (size_t)p->head_dim, stride = op->in->stride;
+    const float *v = act_row(op->in, (size_t)run->row) + ((size_t)(p->n_heads + p->n_kv_heads) + head) * d;
+    if (kv->v_scales) {
+        float *scales =
+            kv->v_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
+        for (size_t i = 0; i < (size_t)run->n; i++)
+            scales[i] = cb->k.fp8_scale(v + i * stride, NULL, d);
+    }
+    store_head(cb, op, run, head, false, v, stride, NULL);
 }
 
 /* Query head HEAD of the rows of RUN. */
@@ -168,14 +162,14 @@ static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run 
                         op->attn.q_norm, row);
 }
 
-/* Keys of KV head HEAD of the rows of RUN. Those in FP8 are rounded along their queries, which are made
+/* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8 go by their queries, which are made
  * first. */
 static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
                                   float *scratch) {
     const attn_params *p = &op->attn;
     const kv_cache *kv = op->kv;
     size_t h = (size_t)p->n_heads, d = (size_t)p->head_dim, group = h / (size_t)p->n_kv_heads;
-    float *k = scratch, *codes = k + KV_PAGE_TOKENS * d, *room = codes + KV_PAGE_TOKENS * d;
+    float *k = scratch, *room = k + KV_PAGE_TOKENS * d;
     size_t row = (size_t)run->row, n = (size_t)run->n;
     for (size_t i = 0; i < n; i++)
         norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, p->k_norm, row + i);
@@ -184,20 +178,22 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
             kv->k_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < group; i++)
             rotate_head(cb, op, run, head * group + i);
-        round_keys(cb, op, run, head, k, scales, room);
+        for (size_t i = 0; i < n; i++) {
+            kvscale_weigh(room, act_row(op->out, row + i) + head * group * d, group, d);
+            scales[i] = cb->k.fp8_scale(k + i * d, room, d);
+        }
     }
-    store_head(cb, op, run, head, true, k, d, codes);
+    store_head(cb, op, run, head, true, k, d, room);
 }
 
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     const attn_params *p = &op->attn;
-    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, d = (size_t)p->head_dim, slots = h + 2 * g;
+    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, slots = h + 2 * g;
     for (size_t u = begin; u < end; u++) {
         const page_run *run = &cb->runs[u / slots];
         size_t part = u % slots;
         if (part >= h + g)
-            store_head(cb, op, run, part - h - g, false, act_row(op->in, (size_t)run->row) + part * d,
-                       op->in->stride, scratch);
+            store_values(cb, op, run, part - h - g);
         else if (part >= h)
             rotate_and_store_keys(cb, op, run, part - h, scratch);
         else if (!op->kv->k_scales)
@@ -228,5 +224,5 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
 }
 
 size_t kvstore_scratch_bytes(size_t head_dim) {
-    return (2 * KV_PAGE_TOKENS + KVSCALE_ROOM) * head_dim * sizeof(float);
+    return 2 * KV_PAGE_TOKENS * head_dim * sizeof(float);
 }

@@ -83,7 +83,8 @@ typedef struct findings {
     size_t kv_bf16, kv_fp8;               /* bytes of one position in all layers */
     tokenizer *words;                     /* NULL: none */
     nib_error words_problem;              /* why there is no tokenizer, when the file has one */
-    chat_template chat;
+    chat *chat;                           /* NULL: no template that can be used */
+    nib_error chat_problem;               /* why */
 } findings;
 
 static bool is_quantized(const tensor *t) {
@@ -132,6 +133,12 @@ static nib_status count_tensors(findings *r, nib_error *err) {
     return NIB_OK;
 }
 
+static nib_status open_chat(findings *r, nib_error *err) {
+    const strview own = {0};
+    const nib_status status = chat_open_model(&r->chat, &r->f->words, r->words, own, own, &r->chat_problem);
+    return status == NIB_NO_MEMORY ? nib_fail(err, status, "%s", r->chat_problem.text) : NIB_OK;
+}
+
 /* A tokenizer of a kind that nibble does not know is told; a damaged one is a damaged file. */
 static nib_status open_words(findings *r, nib_error *err) {
     const token_source *source = &r->f->words;
@@ -143,17 +150,8 @@ static nib_status open_words(findings *r, nib_error *err) {
     if (status == NIB_UNSUPPORTED)
         r->words = NULL;
     else if (source->chat_template.n)
-        chat_recognize(&r->chat, source, r->words);
+        NIB_TRY(open_chat(r, err));
     return NIB_OK;
-}
-
-static const char *chat_name(chat_kind kind) {
-    static const char *const names[] = {[CHAT_CHATML] = "ChatML",
-                                        [CHAT_GEMMA] = "Gemma",
-                                        [CHAT_LLAMA2] = "Llama 2",
-                                        [CHAT_LLAMA3] = "Llama 3",
-                                        [CHAT_QWEN3] = "Qwen3"};
-    return kind == CHAT_NONE ? NULL : names[kind];
 }
 
 static double bits_per_weight(uint64_t bytes, uint64_t elements) {
@@ -239,14 +237,13 @@ static void print_words(const findings *r) {
                tokenizer_adds_bos(r->words) ? "adds" : "adds no");
     else
         printf("tokenizer  %s\n", r->words_problem.text[0] ? r->words_problem.text : "none");
-    const char *name = chat_name(r->chat.kind);
     if (!w->chat_template.n)
         printf("chat       no template\n");
+    else if (r->chat)
+        printf("chat       a template\n");
     else
-        printf("chat       %s%s\n", name ? name : "a template that nibble does not know: ",
-               name           ? ""
-               : r->chat.note ? r->chat.note
-                              : "the tokenizer is not known");
+        printf("chat       a template that cannot be used: %s\n",
+               r->words ? r->chat_problem.text : "the tokenizer is not known");
 }
 
 static void print_run(const findings *r) {
@@ -398,7 +395,6 @@ static json_t *words_json(const findings *r) {
 
 static bool print_json(const findings *r, bool tensors) {
     const model_file *f = r->f;
-    const char *chat = chat_name(r->chat.kind);
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o}", "path", text_json(f->path), "format",
         f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files, "file_bytes",
@@ -417,9 +413,9 @@ static bool print_json(const findings *r, bool tensors) {
         fits = json_object_set_new(root, "network", json_null()) == 0 &&
                json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
     }
-    fits = fits && json_object_set_new(root, "chat_template", chat ? json_string(chat) : json_null()) == 0;
-    if (fits && !chat && f->words.chat_template.n && r->chat.note)
-        fits = json_object_set_new(root, "chat_template_note", text_json(r->chat.note)) == 0;
+    fits = fits && json_object_set_new(root, "chat_template", json_boolean(r->chat != NULL)) == 0;
+    if (fits && !r->chat && r->chat_problem.text[0])
+        fits = json_object_set_new(root, "chat_template_note", text_json(r->chat_problem.text)) == 0;
     if (fits && tensors)
         fits = json_object_set_new(root, "tensors", tensors_json(r)) == 0;
     fits = fits && json_dumpf(root, stdout, JSON_INDENT(2)) == 0;
@@ -446,6 +442,7 @@ int cmd_inspect(int argc, char **argv) {
     bool printed = status == NIB_OK && (args.json ? print_json : print_text)(&r, args.tensors);
     if (status == NIB_OK && !printed)
         status = nib_fail(&err, NIB_NO_MEMORY, "%s: no memory for a summary", args.path);
+    chat_close(r.chat);
     tokenizer_close(r.words);
     mem_free(r.groups);
     model_file_close(f);

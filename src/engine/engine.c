@@ -258,7 +258,7 @@ void nib_get_info(const nib_engine *e, nib_info *info) {
         .max_model_len = l->options.max_model_len,
         .vocab_size = l->file->hp.vocab,
         .threads = l->threads,
-        .has_chat_template = l->chat.kind != CHAT_NONE,
-        .chat_template_note = l->chat.kind == CHAT_NONE && l->file->words.chat_template.n ? l->chat.note : "",
+        .has_chat_template = l->chat != NULL,
+        .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
     };
 }

@@ -91,7 +91,9 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     NIB_TRY(model_file_need_network(l->file, err));
     NIB_TRY(fill_options(&l->options, path, &l->file->hp, err));
     NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
-    chat_recognize(&l->chat, &l->file->words, l->words);
+    if (chat_open_model(&l->chat, &l->file->words, l->words, (strview){0}, (strview){0}, &l->chat_problem) ==
+        NIB_NO_MEMORY)
+        return nib_fail(err, NIB_NO_MEMORY, "%s", l->chat_problem.text);
     cpu_options cpu = {.threads = l->options.threads,
                        .features = l->options.cpu_features,
                        .activations = l->options.activations};
@@ -135,6 +137,7 @@ void loaded_close(loaded *l) {
     model_close(l->model);
     if (l->be)
         l->be->close(l->be);
+    chat_close(l->chat);
     if (l->words)
         tokenizer_close(l->words);
     model_file_close(l->file);

@@ -24,7 +24,8 @@ typedef struct loaded_needs {
 typedef struct loaded {
     model_file *file;
     tokenizer *words;
-    chat_template chat;
+    chat *chat;             /* NULL: no template that can be used */
+    nib_error chat_problem; /* why */
     backend *be;
     model *model;
     nib_options options; /* every default filled in */

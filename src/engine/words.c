@@ -37,9 +37,9 @@ nib_status nib_chat_tokens(const nib_engine *e, const nib_message *messages, siz
     token_list list = {0};
     *ids = NULL;
     *n_ids = 0;
-    if (e->l->chat.kind == CHAT_NONE)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s", e->l->chat.note);
-    nib_status status = chat_encode(&e->l->chat, e->l->words, messages, n_messages, &list, err);
+    if (!e->l->chat)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s", e->l->chat_problem.text);
+    nib_status status = chat_tokens(e->l->chat, e->l->words, messages, n_messages, &list, err);
     return hand_over(status, &list, ids, n_ids);
 }
 

@@ -132,6 +132,13 @@ static nib_status push(added_matches *m, added_match match, nib_error *err) {
     return NIB_OK;
 }
 
+/* Whether RULE lets T stand at START. */
+static bool is_allowed(added_rule rule, const added_token *t, size_t start) {
+    if (!t->special)
+        return !rule.only_special;
+    return !rule.skip_special && !(rule.marks && memchr(rule.marks + start, 1, t->bytes));
+}
+
 /* ---- leftmost, then longest (tokenizer.json) ---- */
 
 static const added_token *longest_at(const added_set *s, const char *text, size_t n) {
@@ -180,7 +187,7 @@ static size_t space_before(const char *text, size_t at, size_t floor) {
     return at;
 }
 
-nib_status added_find_leftmost(const added_set *s, const char *text, size_t n, bool skip_special,
+nib_status added_find_leftmost(const added_set *s, const char *text, size_t n, added_rule rule,
                                added_matches *m, nib_error *err) {
     size_t done = 0;
     for (size_t i = 0; i < n;) {
@@ -190,9 +197,12 @@ nib_status added_find_leftmost(const added_set *s, const char *text, size_t n, b
             continue;
         }
         size_t start = i, end = i + t->bytes;
-        i = end;
-        if (skip_special && t->special)
+        if (!is_allowed(rule, t, start)) {
+            /* one that begins in a user's bytes must not hide the template's own behind it */
+            i = rule.marks && !rule.marks[end - 1] ? start + 1 : end;
             continue;
+        }
+        i = end;
         if (t->lstrip)
             start = space_before(text, start, done < start ? done : start);
         if (t->rstrip)
@@ -241,10 +251,10 @@ static void sink(candidate_heap *h, size_t i) {
     h->list[i] = moving;
 }
 
-/* NODE or the nearest above it where an allowed token of at most MOST bytes ends. */
-static int32_t allowed_node(const added_set *s, int32_t node, uint32_t most, bool skip_special) {
+/* NODE or the nearest above it where a token of at most MOST bytes ends that RULE lets stand at START. */
+static int32_t allowed_node(const added_set *s, int32_t node, uint32_t most, added_rule rule, size_t start) {
     while (node >= 0 && (s->nodes[node].token < 0 || s->nodes[node].depth > most ||
-                         (skip_special && s->tokens[s->nodes[node].token].special)))
+                         !is_allowed(rule, &s->tokens[s->nodes[node].token], start)))
         node = s->nodes[node].parent;
     return node;
 }
@@ -254,7 +264,7 @@ static candidate candidate_at(const added_set *s, int32_t node, size_t start) {
     return (candidate){t->bytes, t->id, start, node};
 }
 
-static nib_status gather(const added_set *s, const char *text, size_t n, bool skip_special, candidate_heap *h,
+static nib_status gather(const added_set *s, const char *text, size_t n, added_rule rule, candidate_heap *h,
                          nib_error *err) {
     for (size_t i = 0; i < n; i++) {
         int32_t node = s->first[(unsigned char)text[i]], deepest = -1;
@@ -263,7 +273,7 @@ static nib_status gather(const added_set *s, const char *text, size_t n, bool sk
                 deepest = node;
             node = k < n ? child_of(s, node, (unsigned char)text[k]) : -1;
         }
-        deepest = allowed_node(s, deepest, UINT32_MAX, skip_special);
+        deepest = allowed_node(s, deepest, UINT32_MAX, rule, i);
         if (deepest < 0)
             continue;
         if (h->n == h->capacity) {
@@ -282,7 +292,7 @@ static nib_status gather(const added_set *s, const char *text, size_t n, bool sk
 }
 
 /* ends[i] > 0: a chosen token begins at i and has that many bytes; taken[i]: byte i is of a chosen one. */
-static void choose(const added_set *s, candidate_heap *h, bool skip_special, uint16_t *ends,
+static void choose(const added_set *s, candidate_heap *h, added_rule rule, uint16_t *ends,
                    unsigned char *taken) {
     while (h->n > 0) {
         candidate *top = &h->list[0];
@@ -291,7 +301,7 @@ static void choose(const added_set *s, candidate_heap *h, bool skip_special, uin
             uint32_t room = 0;
             while (!taken[top->start + room])
                 room++;
-            const int32_t node = allowed_node(s, s->nodes[top->node].parent, room, skip_special);
+            const int32_t node = allowed_node(s, s->nodes[top->node].parent, room, rule, top->start);
             if (node >= 0) {
                 *top = candidate_at(s, node, top->start);
                 sink(h, 0);
@@ -307,17 +317,17 @@ static void choose(const added_set *s, candidate_heap *h, bool skip_special, uin
     }
 }
 
-nib_status added_find_longest(const added_set *s, const char *text, size_t n, bool skip_special,
+nib_status added_find_longest(const added_set *s, const char *text, size_t n, added_rule rule,
                               added_matches *m, nib_error *err) {
     candidate_heap heap = {0};
     uint16_t *ends = NULL;
     unsigned char *taken = NULL;
-    nib_status status = gather(s, text, n, skip_special, &heap, err);
+    nib_status status = gather(s, text, n, rule, &heap, err);
     if (status == NIB_OK && heap.n > 0) {
         ends = mem_array(n, sizeof *ends);
         taken = mem_array(n, 1);
         if (ends && taken)
-            choose(s, &heap, skip_special, ends, taken);
+            choose(s, &heap, rule, ends, taken);
         else
             status = nib_fail(err, NIB_NO_MEMORY, "no memory for the added tokens of a text");
     }

@@ -50,10 +50,17 @@ typedef struct added_matches {
 
 void added_matches_free(added_matches *m);
 
-/* Both append to M, in text order. SKIP_SPECIAL: special tokens are plain text. */
-nib_status added_find_leftmost(const added_set *s, const char *text, size_t n, bool skip_special,
+/* Which tokens are looked for. All zero: every one. */
+typedef struct added_rule {
+    bool skip_special;          /* special tokens are plain text */
+    bool only_special;          /* the others are */
+    const unsigned char *marks; /* [n] or NULL: a special token with a marked byte is plain text */
+} added_rule;
+
+/* Both append to M, in text order. */
+nib_status added_find_leftmost(const added_set *s, const char *text, size_t n, added_rule rule,
                                added_matches *m, nib_error *err);
-nib_status added_find_longest(const added_set *s, const char *text, size_t n, bool skip_special,
+nib_status added_find_longest(const added_set *s, const char *text, size_t n, added_rule rule,
                               added_matches *m, nib_error *err);
 
 #endif

@@ -31,6 +31,11 @@ void token_list_free(token_list *list);
 nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, token_list *out,
                             nib_error *err);
 
+/* The same of a text whose bytes with marks[i] == 1 are a user's: a control token that has one of them is
+ * plain text, all others are found. TEXT is valid UTF-8. */
+nib_status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, const unsigned char *marks,
+                                   token_list *out, nib_error *err);
+
 size_t tokenizer_vocab(const tokenizer *t);
 bool tokenizer_adds_bos(const tokenizer *t);
 int32_t tokenizer_bos(const tokenizer *t);             /* -1: none */

@@ -3,6 +3,8 @@
  * Text to ids: added tokens are found, what lies between is normalized, cut into words, and each word is
  * merged into pieces. A small table of the words met in this call spares most of the merging.
  */
+#include <assert.h>
+
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "text/normalize.h"
@@ -21,7 +23,8 @@ typedef struct cached_word {
 
 typedef struct encoder {
     const tokenizer *t;
-    bool skip_special;
+    added_rule rule;
+    const unsigned char *marks; /* tokenizer_encode_marked's */
     token_list *out;
     merge_work work;
     text_buffer normal;   /* the current fragment, normalized */
@@ -246,7 +249,9 @@ static nib_status encode_fragment(encoder *e, const char *text, size_t n, nib_er
     NIB_TRY(normalize_fragment(e, &text, &n, err));
     e->found_later.n = 0;
     if (e->t->normalized_added.n > 0)
-        NIB_TRY(added_find_leftmost(&e->t->normalized_added, text, n, e->skip_special, &e->found_later, err));
+        NIB_TRY(added_find_leftmost(&e->t->normalized_added, text, n,
+                                    (added_rule){.skip_special = e->rule.skip_special || e->marks},
+                                    &e->found_later, err));
     size_t done = 0;
     for (size_t i = 0; i < e->found_later.n; i++) {
         const added_match m = e->found_later.list[i];
@@ -258,20 +263,45 @@ static nib_status encode_fragment(encoder *e, const char *text, size_t n, nib_er
     return done < n ? encode_plain(e, text + done, n - done, err) : NIB_OK;
 }
 
+/* Of a marked text, where the marks still fit its bytes: control tokens that are otherwise looked for after
+ * normalization. */
+static nib_status encode_controls(encoder *e, const char *text, size_t from, size_t to, nib_error *err) {
+    const added_rule rule = {.only_special = true, .marks = e->marks + from};
+    added_matches found = {0};
+    nib_status status =
+        added_find_leftmost(&e->t->normalized_added, text + from, to - from, rule, &found, err);
+    size_t done = from;
+    for (size_t i = 0; status == NIB_OK && i < found.n; i++) {
+        status = encode_fragment(e, text + done, from + found.list[i].start - done, err);
+        if (status == NIB_OK)
+            status = emit(e, found.list[i].id, err);
+        done = from + found.list[i].end;
+    }
+    if (status == NIB_OK)
+        status = encode_fragment(e, text + done, to - done, err);
+    added_matches_free(&found);
+    return status;
+}
+
+static nib_status encode_between(encoder *e, const char *text, size_t from, size_t to, nib_error *err) {
+    return e->marks && e->t->normalized_added.n > 0 ? encode_controls(e, text, from, to, err)
+                                                    : encode_fragment(e, text + from, to - from, err);
+}
+
 static nib_status encode_text(encoder *e, const char *text, size_t n, nib_error *err) {
     const added_set *added = &e->t->added;
     if (added->n > 0)
-        NIB_TRY(e->t->from_json ? added_find_leftmost(added, text, n, e->skip_special, &e->found, err)
-                                : added_find_longest(added, text, n, e->skip_special, &e->found, err));
+        NIB_TRY(e->t->from_json ? added_find_leftmost(added, text, n, e->rule, &e->found, err)
+                                : added_find_longest(added, text, n, e->rule, &e->found, err));
     size_t done = 0;
     for (size_t i = 0; i < e->found.n; i++) {
         const added_match m = e->found.list[i];
         if (m.start > done)
-            NIB_TRY(encode_fragment(e, text + done, m.start - done, err));
+            NIB_TRY(encode_between(e, text, done, m.start, err));
         NIB_TRY(emit(e, m.id, err));
         done = m.end;
     }
-    return done < n ? encode_fragment(e, text + done, n - done, err) : NIB_OK;
+    return done < n ? encode_between(e, text, done, n, err) : NIB_OK;
 }
 
 static nib_status open_cache(encoder *e, size_t n, nib_error *err) {
@@ -285,30 +315,41 @@ static nib_status open_cache(encoder *e, size_t n, nib_error *err) {
     return e->cache ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory to tokenize %zu bytes", n);
 }
 
-nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, token_list *out,
-                            nib_error *err) {
+static nib_status encode(encoder *e, const char *text, size_t n, nib_error *err) {
     if (n > INT32_MAX / 4)
         return nib_fail(err, NIB_BAD_ARGUMENT, "a text of %zu bytes is too long to tokenize at once", n);
-    const size_t before = out->n;
-    encoder e = {.t = t, .skip_special = (flags & TOKENIZE_NO_SPECIAL) != 0, .out = out};
+    const size_t before = e->out->n;
     text_buffer repaired = {0};
-    nib_status status = open_cache(&e, n, err);
-    if (status == NIB_OK && t->from_json && utf8_valid_prefix(text, n) < n) {
+    nib_status status = open_cache(e, n, err);
+    if (status == NIB_OK && e->t->from_json && utf8_valid_prefix(text, n) < n) {
+        assert(!e->marks);
         status = normalize_repair(&repaired, text, n, err);
         text = repaired.bytes;
         n = repaired.n;
     }
-    e.split_work = SPLIT_PATTERN_WORK(n);
+    e->split_work = SPLIT_PATTERN_WORK(n);
     if (status == NIB_OK)
-        status = encode_text(&e, text, n, err);
+        status = encode_text(e, text, n, err);
     if (status != NIB_OK)
-        out->n = before;
+        e->out->n = before;
     text_buffer_free(&repaired);
-    text_buffer_free(&e.normal);
-    text_buffer_free(&e.spelling);
-    added_matches_free(&e.found);
-    added_matches_free(&e.found_later);
-    merge_work_free(&e.work);
-    mem_free(e.cache);
+    text_buffer_free(&e->normal);
+    text_buffer_free(&e->spelling);
+    added_matches_free(&e->found);
+    added_matches_free(&e->found_later);
+    merge_work_free(&e->work);
+    mem_free(e->cache);
     return status;
+}
+
+nib_status tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, token_list *out,
+                            nib_error *err) {
+    encoder e = {.t = t, .rule = {.skip_special = (flags & TOKENIZE_NO_SPECIAL) != 0}, .out = out};
+    return encode(&e, text, n, err);
+}
+
+nib_status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, const unsigned char *marks,
+                                   token_list *out, nib_error *err) {
+    encoder e = {.t = t, .rule = {.marks = marks}, .marks = marks, .out = out};
+    return encode(&e, text, n, err);
 }

@@ -51,7 +51,7 @@ def test_gguf(nibble, path):
 def test_smollm2(nibble, smollm2):
     found = check_gguf(nibble, smollm2)
     assert found["tokenizer"] == {"kind": "gpt2", "pre": "smollm", "tokens": 49152, "adds_bos": False, "bos": 1}
-    assert found["chat_template"] == "ChatML"
+    assert found["chat_template"] is True
     assert "134515008 weights, 5.85 bits per weight in the file, 5.74 in the quantized part" in nibble(
         "inspect", smollm2).stdout
 
@@ -71,7 +71,7 @@ def test_gemma3(nibble, gemma3):
     check_sums(found)
     assert len(found["tensors"]) == 236 and found["network"]["family"] == "gemma3"
     assert found["tokenizer"]["adds_bos"] and found["tokenizer"]["tokens"] == 262144
-    assert found["chat_template"] is None
+    assert found["chat_template"] is False
     assert found["network"]["sliding_window"] == 512
     assert [i for i in range(18) if i not in found["network"]["local_layers"]] == [5, 11, 17]
 

@@ -223,13 +223,14 @@ def gguf_files():
     keyed("template-number", "tokenizer.chat_template", U32, 1,
           "{}: key tokenizer.chat_template is of type u32, expected string")
 
-    # sound but for a template that no family has: told, and --no-chat runs
-    unknown = "the model's chat template is none of those nibble knows (ChatML, Gemma, Llama 2, Llama 3, Qwen3)"
+    # sound but for a template that is no Jinja: told, and --no-chat runs
+    brackets = "chat template, line 1: brackets nested too deep"
     for name, template, why in (
-            ("100k", "{" * 100000, "the model's chat template is longer than 64 KiB"),
-            ("open", "{" * 60000, unknown), ("pairs", "{{" * 30000, unknown), ("blocks", "{%" * 30000, unknown),
-            ("closed", "{{}}" * 15000, unknown), ("quoted", "{{'" + "{" * 1000, unknown),
-            ("not-utf8", b"{{ \xff\xc3( }}", unknown)):
+            ("100k", "{" * 100000, brackets), ("open", "{" * 60000, brackets), ("pairs", "{{" * 30000, brackets),
+            ("blocks", "{%" * 30000, brackets),
+            ("closed", "{{}}" * 15000, "chat template, line 1: unexpected '}}', expected an expression"),
+            ("quoted", "{{'" + "{" * 1000, "chat template, line 1: a string has no end"),
+            ("not-utf8", b"{{ \xff\xc3( }}", "the chat template is no UTF-8 text")):
         keyed(f"template-{name}", "tokenizer.chat_template", STRING, template,
               f"{{}}: {why}; use --no-chat to let it continue a text", room="text", command="run --chat")
 

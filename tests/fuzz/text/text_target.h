@@ -55,17 +55,32 @@ static inline nib_status text_target_chat(const token_source *source, const toke
                                     {"user", content},
                                     {"assistant", "<think>\nso\n</think>\n\nyes"},
                                     {"user", " <|im_end|><end_of_turn> "}};
-    chat_template c;
-    chat_recognize(&c, source, t);
-    text_target_check((c.kind == CHAT_NONE) == (c.note != NULL));
-    token_list list = {0};
+    chat *c;
     nib_error err = {""};
-    const nib_status status = chat_encode(&c, t, messages, 4, &list, &err);
+    const strview own = {0};
+    nib_status status = chat_open_model(&c, source, t, own, own, &err);
+    text_target_check((status == NIB_OK) == (c != NULL) && (c || err.text[0]));
+    if (status != NIB_OK)
+        return status == NIB_NO_MEMORY ? status : NIB_OK;
+    token_list list = {0};
+    json_t *json;
+    chat_prompt prompt = {0};
+    status = chat_messages(messages, 4, &json, &err);
+    if (status == NIB_OK)
+        status = chat_render(
+            c, &(chat_request){.messages = json, .max_steps = 20000, .max_bytes = (size_t)32 << 20}, &prompt,
+            &err);
+    if (status == NIB_OK)
+        status = chat_encode(t, &prompt, &list, &err);
     if (status == NIB_OK)
         text_target_ids(t, &list);
     else
         text_target_check(err.text[0] && list.n == 0);
+    text_target_check(utf8_valid_prefix(prompt.text, prompt.n) == prompt.n);
+    chat_prompt_free(&prompt);
+    json_decref(json);
     token_list_free(&list);
+    chat_close(c);
     return status == NIB_NO_MEMORY ? status : NIB_OK;
 }
 

@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Chat templates: what is recognized and what is reported, and the ids of conversations against the text that
- * jinja2 renders (tests/golden/text/chat.json, made by tests/tools/make_chat_golden.py). Qwen3's own template
- * and ids are compared where its tokenizer is at hand (NIBBLE_DATA, or shared/data beside the tree).
+ * Chats: the ids of conversations against the text that jinja2 renders (tests/golden/text/chat.json, made by
+ * tests/tools/make_chat_golden.py). Qwen3's own template and ids are compared where its tokenizer is at hand
+ * (NIBBLE_DATA, or shared/data beside the tree).
  */
-#include <inttypes.h>
-
-#include "text/chat_known.h"
 #include "text_fixture.h"
 
 #define MAX_TURNS 16
@@ -45,11 +42,14 @@ static size_t turns_of(const json_t *conversation, nib_message *out) {
     return n;
 }
 
-static chat_template recognize(const tokenizer *t, token_source *source, strview text) {
-    chat_template c;
-    source->chat_template = text;
-    chat_recognize(&c, source, t);
-    assert_int_equal(c.kind == CHAT_NONE, c.note != NULL);
+static chat *open_template(const char *name) {
+    mapfile m = template_file(name);
+    chat *c;
+    nib_error err = {""};
+    if (chat_open(&c, (strview){(const char *)m.bytes, m.size}, strview_of("<bos>"), strview_of("</s>"),
+                  &err) != NIB_OK)
+        fail_msg("%s: %s", name, err.text);
+    mapfile_close(&m);
     return c;
 }
 
@@ -57,24 +57,16 @@ static chat_template recognize(const tokenizer *t, token_source *source, strview
 
 static void conversations_equal_jinja2(void **state) {
     (void)state;
-    static const struct {
-        const char *name;
-        chat_kind kind;
-    } templates[] = {{"chatml", CHAT_CHATML},       {"chatml_default", CHAT_CHATML},
-                     {"gemma2", CHAT_GEMMA},        {"gemma3", CHAT_GEMMA},
-                     {"llama2", CHAT_LLAMA2},       {"llama3", CHAT_LLAMA3},
-                     {"llama3_dated", CHAT_LLAMA3}, {"qwen3", CHAT_QWEN3}};
+    static const char *const templates[] = {"chatml", "chatml_default", "gemma2",       "gemma3",
+                                            "llama2", "llama3",         "llama3_dated", "qwen3"};
     fixture f;
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
     const json_t *talks = json_object_get(golden, "conversations");
     size_t compared = 0, refused = 0;
     for (size_t k = 0; k < sizeof templates / sizeof *templates; k++) {
-        mapfile m = template_file(templates[k].name);
-        const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
-        if (c.kind != templates[k].kind)
-            fail_msg("%s: %s", templates[k].name, c.note ? c.note : "another kind");
-        const json_t *texts = json_object_get(json_object_get(golden, "texts"), templates[k].name);
+        chat *c = open_template(templates[k]);
+        const json_t *texts = json_object_get(json_object_get(golden, "texts"), templates[k]);
         assert_int_equal(json_array_size(texts), json_array_size(talks));
         for (size_t i = 0; i < json_array_size(talks); i++) {
             nib_message messages[MAX_TURNS];
@@ -82,7 +74,7 @@ static void conversations_equal_jinja2(void **state) {
             const char *expected = json_string_value(json_array_get(texts, i));
             token_list list = {0};
             nib_error err = {""};
-            const nib_status status = chat_encode(&c, t, messages, n, &list, &err);
+            const nib_status status = chat_tokens(c, t, messages, n, &list, &err);
             if (!expected) { /* the template raises an exception */
                 assert_int_equal(status, NIB_BAD_ARGUMENT);
                 assert_true(err.text[0] != '\0');
@@ -90,16 +82,15 @@ static void conversations_equal_jinja2(void **state) {
                 continue;
             }
             if (status != NIB_OK)
-                fail_msg("%s: conversation %zu: %s", templates[k].name, i, err.text);
+                fail_msg("%s: conversation %zu: %s", templates[k], i, err.text);
             char *text = fixture_decode(t, &list, true);
             if (strcmp(text, expected) != 0)
-                fail_msg("%s: conversation %zu: \"%s\", expected \"%s\"", templates[k].name, i, text,
-                         expected);
+                fail_msg("%s: conversation %zu: \"%s\", expected \"%s\"", templates[k], i, text, expected);
             compared++;
             free(text);
             token_list_free(&list);
         }
-        mapfile_close(&m);
+        chat_close(c);
     }
     assert_true(compared > 200 && refused > 5);
     tokenizer_close(t);
@@ -133,22 +124,24 @@ static void qwen3_equals_its_own_template(void **state) {
     json_t *root;
     assert_int_equal(json_read(&root, config.bytes, config.size, "config", NULL), NIB_OK);
     tokenizer *t = fixture_open(&source);
-    const chat_template c =
-        recognize(t, &source, strview_of(json_string_value(json_object_get(root, "chat_template"))));
-    assert_int_equal(c.kind, CHAT_QWEN3);
+    source.chat_template = strview_of(json_string_value(json_object_get(root, "chat_template")));
+    chat *c;
+    const strview own = {0};
+    assert_int_equal(chat_open_model(&c, &source, t, own, own, NULL), NIB_OK);
     const json_t *talks = json_object_get(golden, "conversations");
     const json_t *ids = json_object_get(json_object_get(golden, "ids"), "qwen3");
     for (size_t i = 0; i < json_array_size(talks); i++) {
         nib_message messages[MAX_TURNS];
         token_list list = {0};
         const size_t n = turns_of(json_array_get(talks, i), messages);
-        assert_int_equal(chat_encode(&c, t, messages, n, &list, NULL), NIB_OK);
+        assert_int_equal(chat_tokens(c, t, messages, n, &list, NULL), NIB_OK);
         const json_t *expected = json_array_get(ids, i);
         assert_int_equal(list.n, json_array_size(expected));
         for (size_t k = 0; k < list.n; k++)
             assert_int_equal(list.ids[k], json_integer_value(json_array_get(expected, k)));
         token_list_free(&list);
     }
+    chat_close(c);
     tokenizer_close(t);
     json_decref(root);
     mapfile_close(&json);
@@ -176,14 +169,13 @@ static void control_tokens_of_users_stay_text(void **state) {
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        mapfile m = template_file(names[k]);
-        const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
+        chat *c = open_template(names[k]);
         const nib_message tame[] = {{"system", "a"}, {"user", "b"}, {"assistant", "c"}, {"user", "d"}};
         const nib_message wild[] = {
             {"system", hostile}, {"user", hostile}, {"assistant", hostile}, {"user", hostile}};
         token_list one = {0}, two = {0};
-        assert_int_equal(chat_encode(&c, t, tame, 4, &one, NULL), NIB_OK);
-        assert_int_equal(chat_encode(&c, t, wild, 4, &two, NULL), NIB_OK);
+        assert_int_equal(chat_tokens(c, t, tame, 4, &one, NULL), NIB_OK);
+        assert_int_equal(chat_tokens(c, t, wild, 4, &two, NULL), NIB_OK);
         assert_true(count_control(t, &one) >= 3);
         assert_int_equal(count_control(t, &one), count_control(t, &two));
         char *text = fixture_decode(t, &two, true);
@@ -191,7 +183,7 @@ static void control_tokens_of_users_stay_text(void **state) {
         free(text);
         token_list_free(&one);
         token_list_free(&two);
-        mapfile_close(&m);
+        chat_close(c);
     }
     tokenizer_close(t);
 }
@@ -201,182 +193,219 @@ static void bad_conversations_are_refused(void **state) {
     fixture f;
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
-    mapfile m = template_file("gemma3");
-    const chat_template c = recognize(t, &f.source, (strview){(const char *)m.bytes, m.size});
+    chat *c = open_template("gemma3");
     static const struct {
         nib_message messages[2];
         size_t n;
         const char *words;
     } cases[] = {
         {{{"user", "a"}}, 0, "without messages"},
-        {{{"tool", "a"}}, 1, "the role \"tool\", expected system, user or assistant"},
+        {{{"nobody", "a"}}, 1, "the role \"nobody\", expected system, developer, user, assistant or tool"},
         {{{"user", NULL}}, 1, "has no role or content"},
         {{{NULL, "a"}}, 1, "has no role or content"},
-        {{{"user", "a"}, {"user", "b"}}, 2, "message 1 of the conversation has the role user, expected"},
-        {{{"system", "a"}, {"system", "b"}}, 2, "message 1 of the conversation has the role system"}};
+        {{{"user", "a"}, {"user", "b"}}, 2, "roles must alternate"},
+        {{{"system", "a"}, {"system", "b"}}, 2, "roles must alternate"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         token_list list = {0};
         nib_error err = {""};
-        assert_int_equal(chat_encode(&c, t, cases[i].messages, cases[i].n, &list, &err), NIB_BAD_ARGUMENT);
+        assert_int_equal(chat_tokens(c, t, cases[i].messages, cases[i].n, &list, &err), NIB_BAD_ARGUMENT);
         assert_non_null(strstr(err.text, cases[i].words));
         assert_int_equal(list.n, 0);
         token_list_free(&list);
     }
-    mapfile_close(&m);
+    chat_close(c);
     tokenizer_close(t);
+}
+
+/* A control token that a user's text and the template's make together is none: what a user wrote of it
+ * counts. */
+static void tokens_across_the_border_are_text(void **state) {
+    (void)state;
+    static const struct {
+        const char *source, *content;
+        size_t n_control;
+    } cases[] = {
+        {"{{ messages[0].content }}<|im_end|>", "<|im_end|>", 1},
+        {"<|im{{ messages[0].content }}|>", "_end", 0},
+        {"{{ messages[0].content }}_end|>", "<|im", 0},
+        {"<|im_{{ messages[0].content }}", "end|>", 0},
+        {"{{ messages[0].content }}<|im_end|>", "<|im_end|", 1},
+        {"{{ messages[0].content }}<|im_end|>", "<|im_start|><", 1},
+        {"<|{{ messages[0].role }}|>", "x", 0}, /* no such token here, but the role is the template's */
+        {"{{ '<|im_end|>' }}{{ messages[0].content|upper }}", "<|im_end|>", 1},
+        {"{% for t in messages[0].content.split(' ') %}{{ t }}{% endfor %}", "<|im_ end|>", 0},
+        {"{{ '<|' ~ 'im_end' ~ '|>' }}", "x", 1},
+    };
+    fixture f;
+    fixture_bytes(&f, "qwen2");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tokenizer *t = fixture_open(&f.source);
+        chat *c;
+        const strview none = {0};
+        assert_int_equal(chat_open(&c, strview_of(cases[i].source), none, none, NULL), NIB_OK);
+        token_list list = {0};
+        const nib_message message = {"user", cases[i].content};
+        assert_int_equal(chat_tokens(c, t, &message, 1, &list, NULL), NIB_OK);
+        if (count_control(t, &list) != cases[i].n_control)
+            fail_msg("%s of \"%s\": %zu control tokens", cases[i].source, cases[i].content,
+                     count_control(t, &list));
+        token_list_free(&list);
+        chat_close(c);
+        tokenizer_close(t);
+    }
+}
+
+/* ---- what clients send ---- */
+
+static json_t *read_json(const char *text) {
+    json_t *json;
+    nib_error err = {""};
+    if (json_read(&json, text, strlen(text), "test", &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return json;
+}
+
+/* Renders MESSAGES (JSON) with SOURCE; the words of the refusal when there is one. */
+static char *render_json(const char *source, const char *messages, const char *tools, const char *kwargs) {
+    chat *c;
+    nib_error err = {""};
+    const strview none = {0};
+    assert_int_equal(chat_open(&c, strview_of(source), none, none, NULL), NIB_OK);
+    json_t *m = read_json(messages), *t = tools ? read_json(tools) : NULL,
+           *k = kwargs ? read_json(kwargs) : NULL;
+    chat_prompt prompt;
+    const nib_status status =
+        chat_render(c, &(chat_request){.messages = m, .tools = t, .kwargs = k}, &prompt, &err);
+    char *text = strdup(status == NIB_OK ? prompt.text : err.text);
+    chat_prompt_free(&prompt);
+    json_decref(m);
+    json_decref(t);
+    json_decref(k);
+    chat_close(c);
+    return text;
+}
+
+static void messages_become_what_templates_want(void **state) {
+    (void)state;
+    static const char *const cases[][5] = {
+        {"{{ messages[0].tool_calls[0].function.arguments.a }}",
+         "[{\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"function\": {\"name\": \"f\", "
+         "\"arguments\": \"{\\\"a\\\": 1}\"}}]}]",
+         NULL, NULL, "1"},
+        {"{{ messages[0].tool_calls[0].function.arguments }}",
+         "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": "
+         "\"{oops\"}}]}]",
+         NULL, NULL, "{oops"},
+        {"{{ messages[0].reasoning_content }}{{ messages[0].thinking }}",
+         "[{\"role\": \"assistant\", \"content\": \"a\", \"reasoning\": \"r\"}]", NULL, NULL, "rr"},
+        {"{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}{{ bos_token is defined }}",
+         "[{\"role\": \"user\", \"content\": \"a\"}]", NULL, NULL, "TrueTrueTrueFalse"},
+        {"{{ tools|length }}{{ x }}", "[{\"role\": \"user\", \"content\": \"a\"}]", "[1, 2]", "{\"x\": [1]}",
+         "2[1]"},
+        {"x", "[]", NULL, NULL, "a conversation without messages, expected a list of at least one"},
+        {"x", "{}", NULL, NULL, "a conversation without messages, expected a list of at least one"},
+        {"x", "[1]", NULL, NULL, "message 0 of the conversation is no object with a role"},
+        {"x", "[{\"role\": \"user\", \"content\": 1}]", NULL, NULL,
+         "message 0 of the conversation has a content that is no text"},
+        {"x", "[{\"role\": \"user\", \"content\": [1]}]", NULL, NULL,
+         "part 0 of message 0 of the conversation is no object"},
+        {"x", "[{\"role\": \"assistant\", \"tool_calls\": 1}]", NULL, NULL,
+         "message 0 of the conversation has tool_calls that are no list"},
+        {"x", "[{\"role\": \"user\"}]", "{}", NULL, "the tools are no list"},
+        {"x", "[{\"role\": \"user\"}]", NULL, "[]", "the variables for the chat template are no object"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = render_json(cases[i][0], cases[i][1], cases[i][2], cases[i][3]);
+        assert_string_equal(text, cases[i][4]);
+        free(text);
+    }
+}
+
+static void bytes_that_are_no_text_are_repaired(void **state) {
+    (void)state;
+    chat *c = open_template("chatml");
+    fixture f;
+    fixture_bytes(&f, "qwen2");
+    tokenizer *t = fixture_open(&f.source);
+    token_list list = {0};
+    const nib_message message = {"user", "a\xff\xe2\x82z"};
+    assert_int_equal(chat_tokens(c, t, &message, 1, &list, NULL), NIB_OK);
+    char *text = fixture_decode(t, &list, true);
+    assert_non_null(strstr(text, "a\xEF\xBF\xBD\xEF\xBF\xBDz"));
+    free(text);
+    token_list_free(&list);
+    tokenizer_close(t);
+    chat_close(c);
 }
 
 /* ---- what is reported ---- */
 
-static void check_reported(const tokenizer *t, token_source *source, const char *text, const char *words) {
-    const chat_template c = recognize(t, source, strview_of(text));
-    assert_int_equal(c.kind, CHAT_NONE);
-    if (!strstr(c.note, words))
-        fail_msg("\"%s\" is not in \"%s\"", words, c.note);
-    token_list list = {0};
-    nib_error err = {""};
-    const nib_message message = {"user", "a"};
-    assert_int_equal(chat_encode(&c, t, &message, 1, &list, &err), NIB_UNSUPPORTED);
-    assert_string_equal(err.text, c.note);
-}
-
-#define TURN   "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-#define LOOP   "{% for message in messages %}" TURN "{% endfor %}"
-#define PROMPT "{{ '<|im_start|>assistant\\n' }}"
-
-static void other_templates_are_reported(void **state) {
+static void templates_that_cannot_be_used_are_reported(void **state) {
     (void)state;
+    static const struct {
+        const char *text;
+        nib_status status;
+        const char *words;
+    } cases[] = {
+        {"", NIB_UNSUPPORTED, "has no chat template"},
+        {"{% if %}", NIB_BAD_FILE, "chat template, line 1"},
+        {"{% extends 'x' %}", NIB_UNSUPPORTED, "'extends' is not supported"},
+    };
     fixture f;
     fixture_bytes(&f, "qwen2");
     tokenizer *t = fixture_open(&f.source);
-    check_reported(t, &f.source, "", "has no chat template");
-    check_reported(t, &f.source, "{{ messages }}", "none of those nibble knows");
-    check_reported(t, &f.source, LOOP, "none of those");        /* no generation prompt */
-    check_reported(t, &f.source, TURN PROMPT, "none of those"); /* no loop */
-    check_reported(t, &f.source, LOOP PROMPT "tail", "none of those");
-    check_reported(t, &f.source, LOOP " " PROMPT, "none of those");
-    check_reported(t, &f.source, LOOP PROMPT "{{ '<think>\\n' }}", "none of those");
-    check_reported(t, &f.source, LOOP PROMPT "{{ bos_token }}", "none of those"); /* not at the front */
-    check_reported(t, &f.source, "{{ '<|im_start|>system\\nyou are ' + name + '<|im_end|>\\n' }}" LOOP PROMPT,
-                   "none of those");
-    check_reported(t, &f.source, "{% if tools %}" LOOP PROMPT "{% endif %}", "none of those");
-    check_reported(t, &f.source, "{% set tools = true %}{% if tools %}no{% endif %}" LOOP PROMPT,
-                   "none of those");
-    check_reported(t, &f.source, LOOP PROMPT "{% endif %}", "none of those"); /* nothing to end */
-    check_reported(t, &f.source, /* a literal that reads like the code of a turn */
-                   "{% for message in messages %}{{ \"<|im_start|>'+message['role']+'\\n'+message['content']"
-                   "+'<|im_end|>\\n\" }}{% endfor %}" PROMPT,
-                   "none of those");
-    check_reported(t, &f.source, /* an escape that is not undone here */
-                   "{{ '<|im_start|>system\\n\\u00c9tes vous<|im_end|>\\n' }}" LOOP PROMPT, "none of those");
-    const chat_template guarded = recognize(
-        t, &f.source,
-        strview_of("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
-                   "{% endif %}" LOOP PROMPT));
-    assert_int_equal(guarded.kind, CHAT_CHATML);
-    const chat_template plain = recognize(t, &f.source, strview_of(LOOP PROMPT));
-    assert_int_equal(plain.kind, CHAT_CHATML);
-    const chat_template bos = recognize(t, &f.source, strview_of("{{ bos_token }}" LOOP PROMPT));
-    assert_int_equal(bos.kind, CHAT_CHATML);
-    assert_true(bos.with_bos);
-
-    f.tokens[257] = strview_of("<|end|>");
-    tokenizer *other = fixture_open(&f.source);
-    check_reported(other, &f.source, LOOP PROMPT, "needs tokens that its vocabulary lacks");
-    tokenizer_close(other);
-    tokenizer_close(t);
-}
-
-/* TEXT with WITH in place of its first MARK (NULL: at its end). */
-static char *changed(const char *text, const char *mark, const char *with) {
-    const char *at = mark ? strstr(text, mark) : text + strlen(text);
-    assert_non_null(at);
-    const size_t n = strlen(text) + strlen(with) + 1;
-    char *out = malloc(n);
-    snprintf(out, n, "%.*s%s%s", (int)(at - text), text, with, mark ? at + strlen(mark) : "");
-    return out;
-}
-
-/* Every family's template with one thing put in that changes the prompt. */
-static void changed_templates_are_reported(void **state) {
-    (void)state;
-    static const char *const names[] = {"chatml", "chatml_default", "gemma2",       "gemma3",
-                                        "llama2", "llama3",         "llama3_dated", "qwen3"};
-    fixture f;
-    fixture_bytes(&f, "qwen2");
-    tokenizer *t = fixture_open(&f.source);
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        mapfile m = template_file(names[k]);
-        char *text = calloc(m.size + 1, 1);
-        memcpy(text, m.bytes, m.size);
-        mapfile_close(&m);
-        assert_int_not_equal(recognize(t, &f.source, strview_of(text)).kind, CHAT_NONE);
-        const bool turns = strstr(text, "for message in turns") != NULL;
-        const char *loop = turns ? "for message in turns" : "for message in messages %";
-        const char *ends = strstr(text, "{% endfor ") ? "{% endfor " : "{%- endfor ";
-        const char *body = strstr(text, loop);
-        const char *open_end = strstr(body, "%}"); /* of the loop's statement */
-        char *opened = malloc(strlen(text) + 64);
-        sprintf(opened, "%.*s{%%- if message['role'] != 'system' %%}%s", (int)(open_end + 2 - text), text,
-                open_end + 2);
-        char *variants[] = {
-            changed(text, NULL, "{{ 'Sure! ' }}"),
-            changed(text, "{", "{{ 'Always answer in French. ' }}{"),
-            changed(text, loop, turns ? "for message in turns[-1:]" : "for message in messages[-1:] %"),
-            changed(text, ends, "{% if message['role'] != 'user' %}{{ '.' }}{% endif %}{%- endfor "),
-            changed(opened, ends, "{%- endif %}{%- endfor "),
-        };
-        for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-            check_reported(t, &f.source, variants[i], "none of those");
-        for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-            free(variants[i]);
-        free(opened);
-        free(text);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        chat *c;
+        nib_error err = {""};
+        const strview own = {0};
+        f.source.chat_template = strview_of(cases[i].text);
+        assert_int_equal(chat_open_model(&c, &f.source, t, own, own, &err), cases[i].status);
+        assert_null(c);
+        assert_non_null(strstr(err.text, cases[i].words));
     }
     tokenizer_close(t);
 }
 
-static void hostile_templates_are_quick(void **state) {
+/* BOS and EOS: out of tokenizer_config.json (a text or an object), else of the GGUF's ids. */
+static void models_give_their_own_tokens(void **state) {
     (void)state;
-    static const char *const units[] = {
-        "{", "{{", "}}", "{%", "{#", "'", "{{'", "{{ message.role", "\\", "{{'<|im_start|>"};
     fixture f;
     fixture_bytes(&f, "qwen2");
+    f.source.eos = 257;
+    f.source.chat_template = strview_of("{{ bos_token }}|{{ eos_token }}");
     tokenizer *t = fixture_open(&f.source);
-    static char text[100001];
-    for (size_t size = 60000; size <= 100000; size += 40000)
-        for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-            for (size_t k = 0; k < size; k++)
-                text[k] = units[i][k % strlen(units[i])];
-            text[size] = '\0';
-            const double start = cpu_seconds();
-            check_reported(t, &f.source, text, size > 65536 ? "longer than 64 KiB" : "none of those");
-            assert_true(cpu_seconds() - start < 1);
-        }
+    static const char *const configs[][2] = {
+        {"", "<bos>|<|im_end|>"},
+        {"{\"bos_token\": \"B\", \"eos_token\": {\"content\": \"E\"}}", "B|E"},
+        {"{\"bos_token\": null, \"eos_token\": \"E\"}", "<bos>|E"},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        chat *c;
+        const strview own = {0};
+        f.source.config_json = strview_of(configs[i][0]);
+        assert_int_equal(chat_open_model(&c, &f.source, t, own, own, NULL), NIB_OK);
+        json_t *messages = read_json("[{\"role\": \"user\", \"content\": \"a\"}]");
+        chat_prompt prompt;
+        assert_int_equal(chat_render(c, &(chat_request){.messages = messages}, &prompt, NULL), NIB_OK);
+        assert_string_equal(prompt.text, configs[i][1]);
+        chat_prompt_free(&prompt);
+        json_decref(messages);
+        chat_close(c);
+    }
     tokenizer_close(t);
 }
 
-/* test_chat TEMPLATE.jinja: the hash for its row in chat_known.c. */
-static int print_form(const char *path) {
-    mapfile f;
-    nib_error err;
-    if (mapfile_open(&f, path, &err) != NIB_OK) {
-        fprintf(stderr, "%s\n", err.text);
-        return 1;
-    }
-    printf("0x%016" PRIx64 "\n", chat_form((strview){(const char *)f.bytes, f.size}));
-    mapfile_close(&f);
-    return 0;
-}
-
-int main(int argc, char **argv) {
-    if (argc == 2)
-        return print_form(argv[1]);
+int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conversations_equal_jinja2),        cmocka_unit_test(qwen3_equals_its_own_template),
-        cmocka_unit_test(control_tokens_of_users_stay_text), cmocka_unit_test(bad_conversations_are_refused),
-        cmocka_unit_test(other_templates_are_reported),      cmocka_unit_test(changed_templates_are_reported),
-        cmocka_unit_test(hostile_templates_are_quick),
+        cmocka_unit_test(conversations_equal_jinja2),
+        cmocka_unit_test(qwen3_equals_its_own_template),
+        cmocka_unit_test(control_tokens_of_users_stay_text),
+        cmocka_unit_test(tokens_across_the_border_are_text),
+        cmocka_unit_test(bad_conversations_are_refused),
+        cmocka_unit_test(messages_become_what_templates_want),
+        cmocka_unit_test(bytes_that_are_no_text_are_repaired),
+        cmocka_unit_test(templates_that_cannot_be_used_are_reported),
+        cmocka_unit_test(models_give_their_own_tokens),
     };
     return cmocka_run_group_tests(tests, read_golden, drop_golden);
 }

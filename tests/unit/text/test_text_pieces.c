@@ -313,9 +313,10 @@ static void check_found(const added_set *s, bool longest, const char *text, bool
     added_matches m = {0};
     char out[256] = "";
     size_t n = 0;
-    assert_int_equal(longest ? added_find_longest(s, text, strlen(text), skip, &m, NULL)
-                             : added_find_leftmost(s, text, strlen(text), skip, &m, NULL),
-                     NIB_OK);
+    assert_int_equal(
+        longest ? added_find_longest(s, text, strlen(text), (added_rule){.skip_special = skip}, &m, NULL)
+                : added_find_leftmost(s, text, strlen(text), (added_rule){.skip_special = skip}, &m, NULL),
+        NIB_OK);
     for (size_t i = 0; i < m.n; i++)
         n += (size_t)snprintf(out + n, sizeof out - n, "%d@%zu-%zu ", (int)m.list[i].id, m.list[i].start,
                               m.list[i].end);

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/ui.h"
 #include "store/model_file.h"
 #include "text/tokenizer.h"
@@ -82,29 +83,18 @@ typedef struct input {
     size_t n;
 } input;
 
-static nib_status read_stream(FILE *stream, const char *name, input *in, nib_error *err) {
-    size_t capacity = 0;
-    do {
-        if (in->n == capacity) {
-            capacity = capacity ? 2 * capacity : 65536;
-            char *grown = mem_resize(in->copy, capacity, 1);
-            if (!grown)
-                return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu bytes of text", name, capacity);
-            in->copy = grown;
-        }
-        in->n += fread(in->copy + in->n, 1, capacity - in->n, stream);
-    } while (!feof(stream) && !ferror(stream));
+static nib_status keep(input *in, nib_status status) {
     in->bytes = in->copy;
-    return ferror(stream) ? nib_fail(err, NIB_IO, "%s: cannot be read: %s", name, strerror(errno)) : NIB_OK;
+    return status;
 }
 
 static nib_status read_input(const char *path, input *in, nib_error *err) {
     if (!path)
-        return read_stream(stdin, "standard input", in, err);
+        return keep(in, files_read_stream(stdin, "standard input", &in->copy, &in->n, err));
     FILE *file = fopen(path, "rb");
     if (!file)
         return nib_fail(err, NIB_IO, "%s: cannot be opened: %s", path, strerror(errno));
-    const nib_status status = read_stream(file, path, in, err);
+    const nib_status status = keep(in, files_read_stream(file, path, &in->copy, &in->n, err));
     fclose(file);
     return status;
 }

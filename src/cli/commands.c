@@ -12,6 +12,8 @@ const cli_command cli_commands[] = {
      "nibble eval kld model-nvfp4.gguf --base model.gguf --text wiki.test.txt --chunks 60"},
     {"tokenize", cmd_tokenize, "text to token ids and back",
      "nibble tokenize model.gguf --text wiki.test.txt --ids"},
+    {"template", cmd_template, "the prompt that a chat template makes of a conversation",
+     "nibble template model.gguf --messages talk.json"},
     {"inspect", cmd_inspect, "what a model file holds, and what it takes to run",
      "nibble inspect model.gguf --tensors"},
     {"bench", cmd_bench, "tokens per second, and the share of the memory bandwidth",

@@ -73,6 +73,9 @@ def test_help_lists_commands_with_examples(nibble):
     ["eval", "ppl", "m", "--text", "t", "--ctx", "2"],
     ["eval", "ppl", "m", "--text", "t", "--chunks", "0"],
     ["eval", "ppl", "m", "--text", "t", "--ctx", "512", "--max-model-len", "256"],
+    ["template"],
+    ["template", "m"],
+    ["template", "m", "n", "--messages", "t"],
     ["bench"],
     ["bench", "m", "n"],
     ["bench", "m", "-p", "1,,2"],
@@ -104,6 +107,9 @@ def test_wrong_usage(nibble, arguments):
     ["quantize", "MODEL", "OUT", "--keep", "nothing"],
     ["tokenize", "SHORT"],
     ["inspect", "SHORT"],
+    ["template", "SHORT", "--messages", "SHORT"],
+    ["template", "MODEL", "--messages", "SHORT"],
+    ["template", "MODEL", "--messages", "MISSING"],
 ])
 def test_bad_input(nibble, tree, tmp_path, arguments):
     """What depends on a file is bad input, whatever flag it contradicts."""

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble template: the prompt that a chat template makes of a conversation. Needs no weights.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/files.h"
+#include "cli/ui.h"
+#include "store/model_file.h"
+#include "text/chat.h"
+
+typedef struct template_args {
+    const char *model, *messages, *tools, *kwargs, *bos, *eos;
+    bool no_generation_prompt;
+} template_args;
+
+enum { KEY_MESSAGES = 0x3100, KEY_TOOLS, KEY_KWARGS, KEY_BOS, KEY_EOS, KEY_NO_GENERATION_PROMPT };
+
+static const struct argp_option options[] = {
+    {"messages", KEY_MESSAGES, "FILE", 0,
+     "The conversation: a JSON list of {role, content, ...}; - reads standard input", 0},
+    {"tools", KEY_TOOLS, "FILE", 0, "A JSON list of the tools that the model may call", 0},
+    {"kwargs", KEY_KWARGS, "JSON", 0,
+     "Further variables of the template, an object: '{\"enable_thinking\": false}'", 0},
+    {"bos", KEY_BOS, "TEXT", 0, "The template's bos_token (default: the model's)", 0},
+    {"eos", KEY_EOS, "TEXT", 0, "The template's eos_token (default: the model's)", 0},
+    {"no-generation-prompt", KEY_NO_GENERATION_PROMPT, NULL, 0, "Do not open an answer at the end", 0},
+    {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    template_args *a = state->input;
+    switch (key) {
+    case KEY_MESSAGES:
+        a->messages = arg;
+        return 0;
+    case KEY_TOOLS:
+        a->tools = arg;
+        return 0;
+    case KEY_KWARGS:
+        a->kwargs = arg;
+        return 0;
+    case KEY_BOS:
+        a->bos = arg;
+        return 0;
+    case KEY_EOS:
+        a->eos = arg;
+        return 0;
+    case KEY_NO_GENERATION_PROMPT:
+        a->no_generation_prompt = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->model)
+            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
+        a->model = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->model)
+            argp_error(state, "expected a MODEL or a FILE.jinja");
+        if (!a->messages)
+            argp_error(state, "expected --messages FILE");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MODEL|FILE.jinja",
+    .doc =
+        "Prints the prompt that a chat template makes of a conversation, and nothing else. The template is a "
+        "model's own (a GGUF file or a model directory) or a file that ends in .jinja. When the template "
+        "itself "
+        "refuses the conversation, its words are printed as the error.\v"
+        "Examples:\n"
+        "  nibble template model.gguf --messages talk.json\n"
+        "  nibble template qwen3.jinja --messages talk.json --tools tools.json",
+};
+
+static strview text_or(const char *given, strview otherwise) {
+    return given ? strview_of(given) : otherwise;
+}
+
+/* Opens FILE.jinja, or the template of a model with the flags' tokens in place of its own. */
+static nib_status open_chat(const template_args *a, chat **out, nib_error *err) {
+    const strview none = {0};
+    if (files_is_template(a->model)) {
+        mapfile text;
+        NIB_TRY(mapfile_open(&text, a->model, err));
+        const nib_status status = chat_open(out, (strview){(const char *)text.bytes, text.size},
+                                            text_or(a->bos, none), text_or(a->eos, none), err);
+        mapfile_close(&text);
+        return status;
+    }
+    model_file *model;
+    tokenizer *t = NULL;
+    NIB_TRY(model_file_open_words(&model, a->model, err));
+    nib_status status = tokenizer_open(&t, &model->words, err);
+    if (status == NIB_OK)
+        status = chat_open_model(out, &model->words, t, text_or(a->bos, none), text_or(a->eos, none), err);
+    tokenizer_close(t);
+    model_file_close(model);
+    return status;
+}
+
+static nib_status read_inputs(const template_args *a, chat_request *q, nib_error *err) {
+    json_t *json;
+    NIB_TRY(files_read_json(a->messages, &json, err));
+    q->messages = json;
+    if (a->tools) {
+        NIB_TRY(files_read_json(a->tools, &json, err));
+        q->tools = json;
+    }
+    if (a->kwargs) {
+        NIB_TRY(json_read(&json, a->kwargs, strlen(a->kwargs), "--kwargs", err));
+        q->kwargs = json;
+    }
+    return NIB_OK;
+}
+
+static nib_status print_prompt(const template_args *a, nib_error *err) {
+    chat_request q = {.no_generation_prompt = a->no_generation_prompt};
+    chat *c = NULL;
+    chat_prompt prompt = {0};
+    nib_status status = open_chat(a, &c, err);
+    if (status == NIB_OK)
+        status = read_inputs(a, &q, err);
+    if (status == NIB_OK)
+        status = chat_render(c, &q, &prompt, err);
+    if (status == NIB_OK)
+        ui_put_text(stdout, ui_is_terminal(stdout), prompt.text, prompt.n);
+    chat_prompt_free(&prompt);
+    json_decref((json_t *)q.messages);
+    json_decref((json_t *)q.tools);
+    json_decref((json_t *)q.kwargs);
+    chat_close(c);
+    return status;
+}
+
+int cmd_template(int argc, char **argv) {
+    template_args args = {0};
+    cli_parse(&argp, argc, argv, &args);
+    nib_error err = {""};
+    const nib_status status = print_prompt(&args, &err);
+    return cli_finish_output(cli_fail(status, &err));
+}

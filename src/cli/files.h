@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Small files that flags name: JSON, chat templates.
+ */
+#ifndef CLI_FILES_H
+#define CLI_FILES_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/json.h"
+
+/* Reads all of STREAM; *out is freed with mem_free. NAME stands in the sentence. */
+nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t *n, nib_error *err);
+/* The JSON of a file, or of standard input for "-"; freed with json_decref. */
+nib_status files_read_json(const char *path, json_t **out, nib_error *err);
+/* Whether PATH is the name of a template's file, not a model's. */
+bool files_is_template(const char *path);
+
+#endif

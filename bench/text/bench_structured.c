@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Structured output, without a model. SHAPES is a JSON list of
+ * {"name": ..., "kind": "schema|object|regex|choice|gbnf", "schema": {...} or "text": ..., "docs": [...],
+ * "bad": [...]}.
+ *
+ *   bench_structured speed SHAPES MODEL   per shape: CPU time to compile, and of each mask along DOCS
+ * (MODEL's own tokens); all caches are cold when a shape begins bench_structured walk SHAPES MODEL N SEED N
+ * random answers over the shapes in turn, one JSON object a line bench_structured check SHAPES         which
+ * docs and bad ones a shape allows, byte by byte
+ *
+ *   ninja -C build/release bench_structured
+ *   build/release/bench_structured speed tests/golden/text/shapes.json models/SmolLM2-135M-Instruct.Q4_1.gguf
+ *
+ * MODEL is a GGUF file, a model directory, or a directory with a tokenizer.json.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/json.h"
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "store/model_file.h"
+#include "text/guide.h"
+
+#define MAX_STEPS 6000
+
+typedef struct words {
+    model_file *file;
+    tokenizer *t;
+    trie *trie;
+} words;
+
+/* Of this thread: the machine may be busy with other things. */
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void die(const nib_error *err) {
+    fprintf(stderr, "bench_structured: %s\n", err->text);
+    exit(1);
+}
+
+static words open_words(const char *path) {
+    words w = {0};
+    nib_error err = {""};
+    if (model_file_open_words(&w.file, path, &err) != NIB_OK ||
+        tokenizer_open(&w.t, &w.file->words, &err) != NIB_OK)
+        die(&err);
+    const double from = cpu_seconds();
+    if (trie_open(&w.trie, w.t, 0, &err) != NIB_OK)
+        die(&err);
+    fprintf(stderr, "%s: %zu tokens; trie: %.1f ms, %zu plain and %zu other nodes\n", path,
+            tokenizer_vocab(w.t), (cpu_seconds() - from) * 1e3, w.trie->plain.n, w.trie->other.n);
+    return w;
+}
+
+static void close_words(words *w) {
+    trie_release(w->trie);
+    tokenizer_close(w->t);
+    model_file_close(w->file);
+}
+
+static json_t *read_shapes(const char *path) {
+    mapfile file;
+    json_t *shapes;
+    nib_error err = {""};
+    if (mapfile_open(&file, path, &err) != NIB_OK ||
+        json_read(&shapes, file.bytes, file.size, path, &err) != NIB_OK)
+        die(&err);
+    mapfile_close(&file);
+    return shapes;
+}
+
+static guide_kind kind_of(const json_t *shape) {
+    static const char *const names[] = {"object", "schema", "regex", "choice", "gbnf"};
+    const char *kind = json_string_value(json_object_get(shape, "kind"));
+    for (int i = 0; kind && i < 5; i++)
+        if (strcmp(kind, names[i]) == 0)
+            return (guide_kind)i;
+    fprintf(stderr, "bench_structured: a shape of no known kind\n");
+    exit(1);
+}
+
+/* A plan of the shape, timed; NULL when it was refused. */
+static guide_plan *open_plan(const words *w, const json_t *shape, double *took, nib_error *err) {
+    json_t *schema = json_object_get(shape, "schema");
+    char *dumped = schema ? json_dumps(schema, JSON_ENCODE_ANY) : NULL;
+    const char *text = dumped ? dumped : json_string_value(json_object_get(shape, "text"));
+    guide_plan *plan;
+    const double from = cpu_seconds();
+    (void)guide_plan_open(&plan, kind_of(shape), strview_of(text ? text : ""), strview_of(""), w->trie, w->t,
+                          err);
+    *took = cpu_seconds() - from;
+    free(dumped);
+    return plan;
+}
+
+static void print_line(json_t *object) {
+    char *text = json_dumps(object, JSON_COMPACT);
+    puts(text ? text : "{\"error\": \"the answer is no UTF-8\"}");
+    free(text);
+    json_decref(object);
+}
+
+/* ---- speed ---- */
+
+typedef struct timing {
+    double compile, mask, worst;
+    size_t n;
+} timing;
+
+/* Masks along one document. */
+static void time_document(const words *w, guide_plan *plan, const char *doc, timing *t) {
+    guide *g;
+    nib_error err = {""};
+    token_list ids = {0};
+    if (guide_open(&g, plan, &err) != NIB_OK ||
+        tokenizer_encode(w->t, doc, strlen(doc), TOKENIZE_NO_SPECIAL, &ids, &err) != NIB_OK)
+        die(&err);
+    for (size_t i = 0; i <= ids.n; i++) {
+        const double from = cpu_seconds();
+        const uint32_t *mask = guide_mask(g);
+        const double took = cpu_seconds() - from;
+        t->mask += took;
+        t->worst = took > t->worst ? took : t->worst;
+        t->n++;
+        if (!mask || (i < ids.n && !guide_accept(g, ids.ids[i]))) {
+            (void)guide_failure(g, &err);
+            fprintf(stderr, "bench_structured: token %zu of %s is not allowed %s\n", i, doc, err.text);
+            exit(1);
+        }
+    }
+    guide_close(g);
+    token_list_free(&ids);
+}
+
+static int speed(const words *w, json_t *shapes) {
+    timing all = {0};
+    size_t i, k;
+    json_t *shape, *doc;
+    printf("%-28s %10s %8s %10s %10s\n", "shape", "compile ms", "masks", "mean us", "worst us");
+    json_array_foreach(shapes, i, shape) {
+        timing t = {.compile = 1e9};
+        guide_plan *plan = NULL;
+        nib_error err = {""};
+        for (int repeat = 0; repeat < 5; repeat++) { /* the best */
+            double took;
+            guide_plan_release(plan);
+            plan = open_plan(w, shape, &took, &err);
+            if (!plan)
+                die(&err);
+            t.compile = took < t.compile ? took : t.compile;
+        }
+        json_array_foreach(json_object_get(shape, "docs"), k, doc) {
+            time_document(w, plan, json_string_value(doc), &t);
+        }
+        guide_plan_release(plan);
+        printf("%-28s %10.2f %8zu %10.1f %10.1f\n", json_string_value(json_object_get(shape, "name")),
+               t.compile * 1e3, t.n, t.n ? t.mask / (double)t.n * 1e6 : 0, t.worst * 1e6);
+        all.compile = t.compile > all.compile ? t.compile : all.compile;
+        all.worst = t.worst > all.worst ? t.worst : all.worst;
+        all.mask += t.mask;
+        all.n += t.n;
+    }
+    printf("all: compile worst %.2f ms; %zu masks, mean %.1f us, worst %.1f us\n", all.compile * 1e3, all.n,
+           all.n ? all.mask / (double)all.n * 1e6 : 0, all.worst * 1e6);
+    return 0;
+}
+
+/* ---- random answers ---- */
+
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t n) {
+    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)((random_state >> 33) * n >> 31);
+}
+
+static bool allows(const uint32_t *mask, int32_t id) {
+    return id >= 0 && (mask[id >> 5] >> (id & 31) & 1);
+}
+
+/* Any of the tokens that MASK allows, all alike. */
+static int32_t any_token(const words *w, const uint32_t *mask) {
+    size_t n = 0;
+    for (size_t i = 0; i < w->trie->n_words; i++)
+        n += (size_t)__builtin_popcount(mask[i]);
+    size_t pick = n ? random_below((uint32_t)n) : 0;
+    for (size_t i = 0; n && i < w->trie->n_words; i++) {
+        const size_t here = (size_t)__builtin_popcount(mask[i]);
+        if (pick >= here) {
+            pick -= here;
+            continue;
+        }
+        for (int bit = 0; bit < 32; bit++)
+            if (mask[i] >> bit & 1 && pick-- == 0)
+                return (int32_t)(32 * i) + bit;
+    }
+    return -1;
+}
+
+/* In a hurry to end: the end, or else mostly what closes. */
+static int32_t closing_token(const words *w, const uint32_t *mask) {
+    static const char *const closing[] = {"}", "]", "\"", "1", "a"};
+    for (size_t i = 0; i < w->trie->n_ends; i++)
+        if (allows(mask, (int32_t)w->trie->ends[i]))
+            return (int32_t)w->trie->ends[i];
+    const size_t n = sizeof closing / sizeof *closing, from = random_below((uint32_t)n);
+    for (size_t i = 0; i < n && random_below(8); i++) {
+        const int32_t id = tokenizer_find(w->t, strview_of(closing[(from + i) % n]));
+        if (allows(mask, id))
+            return id;
+    }
+    return any_token(w, mask);
+}
+
+/* Now and then a token of structure, so that strings end. */
+static int32_t walking_token(const words *w, const uint32_t *mask) {
+    static const char *const marks[] = {"\"", ",", "}", "]", "\",", "\":", "{", "[", "1", "\\", " ", "\n"};
+    if (random_below(3) == 0) {
+        const int32_t id =
+            tokenizer_find(w->t, strview_of(marks[random_below(sizeof marks / sizeof *marks)]));
+        if (allows(mask, id))
+            return id;
+    }
+    return any_token(w, mask);
+}
+
+/* One answer; its text, freed with free. NULL: it did not end. */
+static char *walk(const words *w, guide_plan *plan, size_t *bytes, nib_error *err) {
+    guide *g;
+    char *text = NULL;
+    size_t room = 0, n = 0;
+    if (guide_open(&g, plan, err) != NIB_OK)
+        die(err);
+    const uint32_t calm = random_below(60);
+    bool ended = false;
+    for (uint32_t step = 0; step < MAX_STEPS && !ended; step++) {
+        const uint32_t *mask = guide_mask(g);
+        const int32_t token = !mask ? -1 : step < calm ? walking_token(w, mask) : closing_token(w, mask);
+        if (token < 0 || !guide_accept(g, token)) {
+            snprintf(err->text, sizeof err->text, "token %d is in the mask and not accepted, after %.*s",
+                     (int)token, (int)(n < 300 ? n : 300), text ? text : "");
+            break;
+        }
+        const strview piece = tokenizer_piece(w->t, token, false);
+        ended = tokenizer_is_end(w->t, token);
+        if (n + piece.n + 1 > room) {
+            room = 2 * room + piece.n + 64;
+            text = realloc(text, room);
+            if (!text)
+                abort();
+        }
+        memcpy(text + n, piece.p, ended ? 0 : piece.n);
+        n += ended ? 0 : piece.n;
+    }
+    if (guide_failure(g, err) == NIB_OK && !ended && !err->text[0])
+        snprintf(err->text, sizeof err->text, "no end after %d tokens: %.*s", MAX_STEPS,
+                 (int)(n < 200 ? n : 200), text ? text + (n < 200 ? 0 : n - 200) : "");
+    guide_close(g);
+    *bytes = n;
+    if (!ended) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+static int walks(const words *w, json_t *shapes, size_t n_walks) {
+    const size_t n = json_array_size(shapes);
+    guide_plan **plans = calloc(n + 1, sizeof(guide_plan *));
+    nib_error err = {""};
+    double took;
+    for (size_t i = 0; plans && i < n; i++) {
+        plans[i] = open_plan(w, json_array_get(shapes, i), &took, &err);
+        if (!plans[i])
+            die(&err);
+    }
+    for (size_t i = 0; plans && n && i < n_walks; i++) {
+        size_t bytes;
+        char *text = walk(w, plans[i % n], &bytes, &err);
+        if (text)
+            print_line(json_pack("{s:i,s:s%}", "shape", (int)(i % n), "text", text, bytes));
+        else
+            print_line(json_pack("{s:i,s:s}", "shape", (int)(i % n), "error", err.text));
+        free(text);
+    }
+    for (size_t i = 0; plans && i < n; i++)
+        guide_plan_release(plans[i]);
+    free(plans);
+    return 0;
+}
+
+/* ---- documents ---- */
+
+/* A vocabulary of the 256 bytes and an end. */
+static words byte_words(void) {
+    static strview tokens[257];
+    static char names[257][8];
+    static int32_t types[257];
+    static float scores[257];
+    words w = {0};
+    nib_error err = {""};
+    for (int i = 0; i < 257; i++) {
+        snprintf(names[i], sizeof names[i], i < 256 ? "<0x%02X>" : "</s>", i);
+        tokens[i] = strview_of(names[i]);
+        types[i] = i < 256 ? TOKEN_BYTE : TOKEN_CONTROL;
+    }
+    token_source s = token_source_unset("bytes");
+    s.model = strview_of("llama");
+    s.tokens = tokens;
+    s.types = types;
+    s.scores = scores;
+    s.n_tokens = 257;
+    s.eos = 256;
+    s.add_space_prefix = 0;
+    if (tokenizer_open(&w.t, &s, &err) != NIB_OK || trie_open(&w.trie, w.t, 0, &err) != NIB_OK)
+        die(&err);
+    return w;
+}
+
+static bool check_document(guide_plan *plan, const char *doc, size_t n) {
+    guide *g;
+    nib_error err = {""};
+    if (guide_open(&g, plan, &err) != NIB_OK)
+        die(&err);
+    bool allowed = true;
+    for (size_t i = 0; i <= n && allowed; i++) {
+        const int32_t token = i < n ? (unsigned char)doc[i] : 256;
+        const uint32_t *mask = guide_mask(g);
+        const bool in_mask = mask && allows(mask, token);
+        allowed = guide_accept(g, token);
+        if (allowed != in_mask) {
+            fprintf(stderr, "bench_structured: mask and matcher disagree at byte %zu of %s\n", i, doc);
+            exit(1);
+        }
+    }
+    guide_close(g);
+    return allowed;
+}
+
+static json_t *check_documents(guide_plan *plan, const json_t *docs) {
+    json_t *results = json_array(), *doc;
+    size_t k;
+    json_array_foreach(docs, k, doc) {
+        const bool allowed = check_document(plan, json_string_value(doc), json_string_length(doc));
+        json_array_append_new(results, json_boolean(allowed));
+    }
+    return results;
+}
+
+static int check(json_t *shapes) {
+    words w = byte_words();
+    json_t *shape;
+    size_t i;
+    json_array_foreach(shapes, i, shape) {
+        nib_error err = {""};
+        double took;
+        guide_plan *plan = open_plan(&w, shape, &took, &err);
+        if (plan)
+            print_line(json_pack(
+                "{s:o,s:o,s:f}", "docs", check_documents(plan, json_object_get(shape, "docs")), "bad",
+                check_documents(plan, json_object_get(shape, "bad")), "compile_ms", took * 1e3));
+        else
+            print_line(json_pack("{s:s,s:f}", "error", err.text, "compile_ms", took * 1e3));
+        guide_plan_release(plan);
+    }
+    close_words(&w);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "";
+    const bool is_walk = strcmp(mode, "walk") == 0, is_speed = strcmp(mode, "speed") == 0;
+    if (!(is_walk && argc == 6) && !(is_speed && argc == 4) && !(strcmp(mode, "check") == 0 && argc == 3)) {
+        fprintf(stderr,
+                "usage: bench_structured speed SHAPES MODEL | walk SHAPES MODEL N SEED | check SHAPES\n");
+        return 2;
+    }
+    json_t *shapes = read_shapes(argv[2]);
+    int code;
+    if (is_speed || is_walk) {
+        words w = open_words(argv[3]);
+        random_state = is_walk ? strtoull(argv[5], NULL, 10) : 0;
+        code = is_walk ? walks(&w, shapes, strtoull(argv[4], NULL, 10)) : speed(&w, shapes);
+        close_words(&w);
+    } else {
+        code = check(shapes);
+    }
+    json_decref(shapes);
+    return code;
+}

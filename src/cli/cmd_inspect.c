@@ -322,6 +322,8 @@ static bool print_text(const findings *r, bool tensors) {
     putchar('\n');
     print_words(r);
     print_run(r);
+    for (int i = 0; i < r->f->n_notes; i++)
+        printf("note       %s\n", r->f->notes[i]);
     putchar('\n');
     if (!print_groups(r))
         return false;
@@ -393,15 +395,22 @@ static json_t *words_json(const findings *r) {
                      (int)tokenizer_adds_bos(r->words), "bos", (int)tokenizer_bos(r->words));
 }
 
+static json_t *notes_json(const findings *r) {
+    json_t *list = json_array();
+    for (int i = 0; i < r->f->n_notes; i++)
+        json_array_append_new(list, text_json(r->f->notes[i]));
+    return list;
+}
+
 static bool print_json(const findings *r, bool tensors) {
     const model_file *f = r->f;
     json_t *root = json_pack(
-        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o}", "path", text_json(f->path), "format",
+        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "path", text_json(f->path), "format",
         f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files, "file_bytes",
         (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements, "bits_per_weight",
         bits_per_weight(f->file_bytes, r->elements), "bits_per_weight_quantized",
         r->quant_elements ? json_real(bits_per_weight(r->quant_bytes, r->quant_elements)) : json_null(),
-        "groups", groups_json(r), "tokenizer", words_json(r));
+        "groups", groups_json(r), "tokenizer", words_json(r), "notes", notes_json(r));
     bool fits = root != NULL;
     if (fits && f->has_network) {
         fits =

@@ -361,13 +361,19 @@ nib_status hf_config_read(const model_file *in, json_t **out, nib_error *err) {
     return *out ? NIB_OK : nib_fail(err, NIB_BAD_FILE, "%s: has no config.json", in->directory);
 }
 
+/* Does a source's config.json tie a head that stands beside in truth? */
+static bool ties(const json_t *config, const json_t *text) {
+    return json_is_true(json_object_get(config, "tie_word_embeddings")) ||
+           json_is_true(json_object_get(text, "tie_word_embeddings"));
+}
+
 static nib_status write_both(const export_plan *plan, const survey *s, json_t *config, const char *directory,
                              nib_error *err) {
     json_t *text = json_object_get(config, "text_config");
     bool ok = true;
     json_object_del(config, "quantization_config");
     json_object_del(text, "quantization_config");
-    if (plan->unties_head) {
+    if (plan->unties_head || (plan->in->has_network && !plan->in->hp.tied && ties(config, text))) {
         ok &= set(config, "tie_word_embeddings", json_false());
         ok &= !text || set(text, "tie_word_embeddings", json_false());
     }

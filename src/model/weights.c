@@ -11,8 +11,6 @@
 #include <string.h>
 
 #include "base/mapfile.h"
-#include "nouns/family.h"
-#include "store/names.h"
 
 typedef struct binder {
     weights *w;
@@ -39,20 +37,6 @@ static nib_status find(const binder *b, const tensor **out, slot s, int layer, s
         return nib_fail(err, NIB_UNSUPPORTED, "%s: tensor '%s' is stored as %s, which is no weight format",
                         b->file->path, t->name, dtype_get(t->dtype)->name);
     *out = t;
-    return NIB_OK;
-}
-
-/* A tensor that stands in a layer and has no place in the family would change the result: a bias, a gate. */
-static nib_status check_nothing_left_over(const binder *b, nib_error *err) {
-    for (size_t i = 0; i < b->file->n_tensors; i++) {
-        const tensor *t = &b->file->tensors[i];
-        strview name = strview_of(t->name);
-        bool in_layer = b->file->format == FORMAT_GGUF ? names_gguf_in_layer(name)
-                                                       : names_hf_in_layer(name) && !names_hf_is_tower(name);
-        if (t->place.slot == SLOT_NONE && in_layer && !strstr(t->name, "rotary_emb.inv_freq"))
-            return nib_fail(err, NIB_UNSUPPORTED, "%s: tensor '%s' has no place in nibble's %s network",
-                            b->file->path, t->name, family_name(b->hp->family));
-    }
     return NIB_OK;
 }
 
@@ -169,7 +153,6 @@ static nib_status make_rope_tables(const binder *b, nib_error *err) {
 
 static nib_status bind_common(const binder *b, nib_error *err) {
     weights *w = b->w;
-    NIB_TRY(check_nothing_left_over(b, err));
     NIB_TRY(make_rope_tables(b, err));
     w->layers = arena_alloc(&w->arena, (size_t)b->hp->n_layers, sizeof *w->layers);
     if (!w->layers)

@@ -35,6 +35,8 @@ const char *slot_name(slot s) {
         [SLOT_GATE_UP] = "ffn_gate_up",
         [SLOT_DOWN] = "ffn_down",
         [SLOT_POST_FFN_NORM] = "post_ffn_norm",
+        [SLOT_K_SCALE] = "k_scale",
+        [SLOT_V_SCALE] = "v_scale",
         [SLOT_ROUTER] = "router",
     };
     assert(s >= SLOT_NONE && s < SLOT_COUNT);

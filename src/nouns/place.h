@@ -36,6 +36,8 @@ typedef enum slot {
     SLOT_GATE_UP, /* the two in one, rows joined, gate first */
     SLOT_DOWN,    /* [dim, ffn_dim] */
     SLOT_POST_FFN_NORM,
+    SLOT_K_SCALE, /* one number: what an FP8 cache of keys is multiplied with when read */
+    SLOT_V_SCALE,
     SLOT_ROUTER, /* [n_experts, dim] */
     SLOT_COUNT
 } slot;

@@ -22,14 +22,33 @@ static const char *key(source *s, const char *suffix) {
     return s->name;
 }
 
+/* A number per layer, all of them the same. */
+static nib_status get_same(source *s, const gguf_key *k, int64_t min, int64_t max, int32_t *out) {
+    bool ints = k->item_type == GGUF_I32 || k->item_type == GGUF_U32 || k->item_type == GGUF_I64 ||
+                k->item_type == GGUF_U64;
+    if (!ints || k->n_items == 0)
+        return nib_fail(s->err, NIB_BAD_FILE, "%s: key %s is neither an integer nor an array of them",
+                        s->g->where, s->name);
+    int64_t first = gguf_item_int(k, 0);
+    for (uint64_t i = 1; i < k->n_items; i++)
+        if (gguf_item_int(k, i) != first)
+            return nib_fail(s->err, NIB_UNSUPPORTED,
+                            "%s: key %s differs by layer, which nibble does not compute", s->g->where,
+                            s->name);
+    if (first < min || first > max)
+        return nib_fail(s->err, NIB_BAD_FILE, "%s: key %s is out of bounds, expected %lld to %lld",
+                        s->g->where, s->name, (long long)min, (long long)max);
+    *out = (int32_t)first;
+    return NIB_OK;
+}
+
 /* OUT keeps its default when the key is not there. */
 static nib_status get_int(source *s, const char *suffix, int64_t min, int64_t max, int32_t *out) {
     bool found;
     int64_t value;
     const gguf_key *k = gguf_find(s->g, key(s, suffix));
     if (k && k->type == GGUF_ARRAY)
-        return nib_fail(s->err, NIB_UNSUPPORTED, "%s: key %s differs by layer, which nibble does not compute",
-                        s->g->where, s->name);
+        return get_same(s, k, min, max, out);
     NIB_TRY(gguf_get_int(s->g, s->name, min, max, &value, &found, s->err));
     if (found)
         *out = (int32_t)value;

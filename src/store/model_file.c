@@ -12,19 +12,37 @@
 #include "base/mem.h"
 #include "store/model_parts.h"
 
-nib_status model_note_words(model_file *f, nib_error *err, const char *format, ...) {
-    if (f->network_note[0])
-        return NIB_OK;
+static nib_status keep_words(model_file *f, const char **out, nib_error *err, const char *format,
+                             va_list args) {
     char words[sizeof err->text];
-    va_list args;
-    va_start(args, format);
     vsnprintf(words, sizeof words, format, args);
-    va_end(args);
     const char *copy = arena_text(&f->owned->arena, words, strlen(words));
     if (!copy)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory", f->path);
-    f->network_note = copy;
+    *out = copy;
     return NIB_OK;
+}
+
+nib_status model_note_words(model_file *f, nib_error *err, const char *format, ...) {
+    if (f->network_note[0])
+        return NIB_OK;
+    va_list args;
+    va_start(args, format);
+    nib_status status = keep_words(f, &f->network_note, err, format, args);
+    va_end(args);
+    return status;
+}
+
+nib_status model_add_note(model_file *f, nib_error *err, const char *format, ...) {
+    if (f->n_notes == MODEL_MAX_NOTES)
+        return NIB_OK;
+    va_list args;
+    va_start(args, format);
+    nib_status status = keep_words(f, &f->owned->notes[f->n_notes], err, format, args);
+    va_end(args);
+    f->n_notes += status == NIB_OK;
+    f->notes = f->owned->notes;
+    return status;
 }
 
 nib_status model_note(model_file *f, nib_status status, const nib_error *problem, nib_error *err) {
@@ -35,12 +53,20 @@ nib_status model_note(model_file *f, nib_status status, const nib_error *problem
     return model_note_words(f, err, "%s", problem->text);
 }
 
-/* GGUF by its first bytes; anything else must be safetensors, whose ninth byte opens a JSON object. */
+/* JSON's white space, then a brace. */
+static bool opens_object(const unsigned char *p, size_t n) {
+    size_t i = 0;
+    while (i < n && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t'))
+        i++;
+    return i < n && p[i] == '{';
+}
+
+/* GGUF by its first bytes; anything else must be safetensors, whose ninth byte begins a JSON object. */
 static nib_status open_file(model_file *f, bool words_only, nib_error *err) {
     mapfile map;
     NIB_TRY(mapfile_open(&map, f->path, err));
     bool is_gguf = map.size >= 4 && memcmp(map.bytes, "GGUF", 4) == 0;
-    bool is_safetensors = map.size > 8 && map.bytes[8] == '{';
+    bool is_safetensors = map.size > 8 && opens_object(map.bytes + 8, map.size - 8);
     size_t size = map.size;
     mapfile_close(&map);
     if (is_gguf)

@@ -37,6 +37,9 @@ typedef struct model_file {
     const char *network_note; /* why has_network is false, one sentence; "" when it is true */
     hparams hp;
 
+    const char *const *notes; /* [n_notes] what of the file is read otherwise than it says, a sentence each */
+    int n_notes;
+
     const tensor *tensors;
     size_t n_tensors;
     token_source words;

@@ -105,6 +105,22 @@ static bool is_matrix_of(const model_raw *r, size_t rows, size_t cols) {
     return r->n_dims == 2 && r->dims[0] == rows && r->dims[1] == cols;
 }
 
+/* No block scale is a NaN: in E4M3 the byte 0x7f under any sign, in E8M0 0xff. A value of the block, or of
+ * its product, would be none either. PER_ROW of them a row. */
+static nib_status check_block_scales(const folder *d, const model_raw *r, const model_raw *scales,
+                                     size_t per_row, uint8_t nan) {
+    const uint8_t *p = scales->data, mask = nan == 0x7f ? 0x7f : 0xff;
+    bool any = false;
+    for (size_t i = 0; i < scales->bytes; i++)
+        any |= (p[i] & mask) == nan;
+    for (size_t i = 0; any && i < scales->bytes; i++)
+        if ((p[i] & mask) == nan)
+            return nib_fail(d->err, NIB_BAD_FILE,
+                            "%s: tensor %s: the scale of block %zu in row %zu is no number", r->where,
+                            QUOTEZ(r->name), i % per_row, i / per_row);
+    return NIB_OK;
+}
+
 /* ---- the conventions ---- */
 
 /* U8 codes beside block scales: NVFP4 or MXFP4. *folded says whether it was one. */
@@ -128,6 +144,7 @@ static nib_status fold_codes(const folder *d, model_raw *r, strview stem, bool p
     t->cols = cols;
     t->block_scales = scales->data;
     scales->used = true;
+    NIB_TRY(check_block_scales(d, r, scales, cols / block, nvfp4 ? 0x7f : 0xff));
     *folded = true;
     d->f->convention = packed ? QUANT_COMPRESSED_TENSORS : QUANT_MODELOPT;
     if (!nvfp4)
@@ -235,8 +252,6 @@ static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
     NIB_TRY(is_gguf ? fold_gguf(d, r, t) : fold_hf(d, r, t, &name));
     bool known = is_gguf ? names_from_gguf(d->f->hp.family, name, &t->place)
                          : names_from_hf(d->f->hp.family, name, &t->place);
-    if (t->place.slot == SLOT_HEAD && d->f->hp.tied && d->f->hp.family != FAMILY_NONE)
-        t->place.slot = SLOT_NONE; /* config.json ties the head: transformers ignores what is stored */
     return known ? NIB_OK : note_unknown(d, r, name);
 }
 
@@ -264,6 +279,44 @@ static nib_status fold_all(folder *d, tensor *tensors, const char **format_names
     return NIB_OK;
 }
 
+/* ---- the head ---- */
+
+static tensor *at_slot(const model_file *f, tensor *tensors, slot s) {
+    for (size_t i = 0; i < f->n_tensors; i++)
+        if (tensors[i].place.slot == s)
+            return &tensors[i];
+    return NULL;
+}
+
+static bool same_values(const tensor *a, const tensor *b) {
+    return a->dtype == b->dtype && a->rows == b->rows && a->cols == b->cols && a->bytes == b->bytes &&
+           !a->block_scales && !b->block_scales && !a->row_scales && !b->row_scales &&
+           a->tensor_scale == b->tensor_scale && memcmp(a->data, b->data, a->bytes) == 0;
+}
+
+/* config.json ties the head to the embedding, and yet a head is stored: what is stored counts, as in
+ * transformers 5. The same values twice are one tensor; a head alone is the embedding. */
+static nib_status settle_head(const folder *d, tensor *tensors) {
+    model_file *f = d->f;
+    tensor *head = at_slot(f, tensors, SLOT_HEAD), *embed = at_slot(f, tensors, SLOT_EMBED);
+    if (f->hp.family == FAMILY_NONE || !f->hp.tied || !head)
+        return NIB_OK;
+    if (!embed) {
+        head->place.slot = SLOT_EMBED;
+        return NIB_OK;
+    }
+    if (same_values(head, embed)) {
+        head->place.slot = SLOT_NONE;
+        return NIB_OK;
+    }
+    f->hp.tied = false;
+    return model_add_note(
+        f, d->err,
+        "%s: config.json ties the head to the embedding, and %s is stored with other values: "
+        "nibble computes with what is stored",
+        f->path, QUOTEZ(head->name));
+}
+
 /* The list is FOLDER's until model_fold returns. */
 static nib_status sort_names(folder *d) {
     for (size_t i = 0; i < d->n; i++)
@@ -289,6 +342,8 @@ nib_status model_fold(model_file *f, model_raw *raws, size_t n, nib_error *err) 
     nib_status status = sort_names(&d);
     if (status == NIB_OK)
         status = fold_all(&d, tensors, f->owned->format_names);
+    if (status == NIB_OK && f->format == FORMAT_SAFETENSORS)
+        status = settle_head(&d, tensors);
     mem_free(d.by_name);
     return status == NIB_OK ? model_index(f, err) : status;
 }

@@ -51,10 +51,14 @@ static nib_status copy_numbers(model_file *f, const char *name, gguf_type item, 
     return NIB_OK;
 }
 
+/* An id outside the vocabulary is as good as none: files are full of them, and llama.cpp warns. */
 static nib_status get_id(model_file *f, const char *name, int32_t *out, nib_error *err) {
     int64_t id;
     bool found;
-    NIB_TRY(gguf_get_int(f->gguf, name, 0, (int64_t)f->words.n_tokens - 1, &id, &found, err));
+    NIB_TRY(gguf_get_int(f->gguf, name, INT64_MIN, INT64_MAX, &id, &found, err));
+    if (found && (id < 0 || id >= (int64_t)f->words.n_tokens))
+        return model_add_note(f, err, "%s: key %s is %lld, outside a vocabulary of %zu tokens: ignored",
+                              f->path, name, (long long)id, f->words.n_tokens);
     if (found)
         *out = (int32_t)id;
     return NIB_OK;
@@ -98,7 +102,8 @@ static nib_status read_vocabulary(model_file *f, const gguf_key *tokens, nib_err
     const gguf_key *merges;
     const void *scores = NULL, *kinds = NULL;
     NIB_TRY(copy_texts(f, tokens, &w->tokens, &w->n_tokens, err));
-    NIB_TRY(copy_numbers(f, "tokenizer.ggml.scores", GGUF_F32, &scores, err));
+    if (strview_is(w->model, "llama")) /* byte pairs are ranked by merges: theirs are of any type */
+        NIB_TRY(copy_numbers(f, "tokenizer.ggml.scores", GGUF_F32, &scores, err));
     NIB_TRY(copy_numbers(f, "tokenizer.ggml.token_type", GGUF_I32, &kinds, err));
     NIB_TRY(check_lengths(f, err));
     w->scores = scores;

@@ -14,7 +14,8 @@
 #include "store/safetensors.h"
 
 #define MODEL_MAX_FILES 1024 /* parts of a split file, shards of a directory */
-#define MODEL_N_SIDE    4    /* tokenizer.json, tokenizer_config.json, chat_template.jinja, spare */
+#define MODEL_MAX_NOTES 16
+#define MODEL_N_SIDE    4 /* tokenizer.json, tokenizer_config.json, chat_template.jinja, spare */
 
 struct model_file_owned {
     arena arena;
@@ -24,8 +25,9 @@ struct model_file_owned {
     int n_shards;
     mapfile side[MODEL_N_SIDE];
     json_t *config, *generation_config, *tokenizer_config; /* NULL: not there */
-    const char **format_names;                             /* [n_tensors] */
-    const tensor **index; /* [index_mask + 1] hash of the tensors that have a place; NULL: free */
+    const char *notes[MODEL_MAX_NOTES];
+    const char **format_names; /* [n_tensors] */
+    const tensor **index;      /* [index_mask + 1] hash of the tensors that have a place; NULL: free */
     size_t index_mask;
 };
 
@@ -60,7 +62,10 @@ nib_status model_hf_words(model_file *f, nib_error *err);
 
 /* Turns a status of NIB_UNSUPPORTED into a note: the file is sound, its network is not computed. */
 nib_status model_note(model_file *f, nib_status status, const nib_error *problem, nib_error *err);
-/* The same with words at hand. The first note stays. */
+/* A note about something that is read all the same; past MODEL_MAX_NOTES they are dropped. */
+nib_status model_add_note(model_file *f, nib_error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* As model_note with words at hand. The first note stays. */
 nib_status model_note_words(model_file *f, nib_error *err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

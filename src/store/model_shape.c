@@ -4,6 +4,8 @@
  * needs, and none that its family does not have. What is missing or misshapen is a damaged file; what nibble
  * cannot read (an unknown block format) is a note.
  */
+#include <float.h>
+
 #include "base/quote.h"
 #include "nouns/family.h"
 #include "store/model_parts.h"
@@ -16,6 +18,26 @@ static bool is_rope_table(const hparams *hp, slot s) {
     return s == SLOT_ROPE_FREQS && family_get(hp->family)->rope_freqs;
 }
 
+/* A number beside the network, which computes without it: a scale for caches in FP8. */
+static bool is_cache_scale(slot s) {
+    return s == SLOT_K_SCALE || s == SLOT_V_SCALE;
+}
+
+static nib_status check_cache_scale(model_file *f, const tensor *t, nib_error *err) {
+    float scale = 0;
+    if (t->rows * t->cols == 1 && dtype_get(t->dtype)->is_weight)
+        tensor_decode_row(t, 0, &scale);
+    if (!(scale > 0 && scale <= FLT_MAX))
+        return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is no single number above 0", f->path,
+                        QUOTEZ(t->name));
+    if (f->n_notes == 0 || !strstr(f->notes[f->n_notes - 1], "KV cache in FP8"))
+        return model_add_note(f, err,
+                              "%s: holds scales for a KV cache in FP8 (%s); nibble fits its own to what the "
+                              "cache holds",
+                              f->path, QUOTEZ(t->name));
+    return NIB_OK;
+}
+
 /* The name of a place in this file's convention, for sentences. */
 static void name_of(const model_file *f, place p, char out[NAMES_MAX]) {
     if (f->format == FORMAT_GGUF)
@@ -24,15 +46,11 @@ static void name_of(const model_file *f, place p, char out[NAMES_MAX]) {
         names_to_hf(f->hp.family, p, "model.", out);
 }
 
-/* PyTorch and GGUF align numbers to their size; a file that does not cannot be read in place. */
-static bool is_aligned(const tensor *t) {
-    size_t size = t->dtype == DT_F32 ? 4 : t->dtype == DT_F16 || t->dtype == DT_BF16 ? 2 : 1;
-    return (uintptr_t)t->data % size == 0;
-}
-
 static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     const hparams *hp = &f->hp;
     size_t rows = 1, cols = (size_t)hp->head_dim / 2;
+    if (is_cache_scale(t->place.slot))
+        return check_cache_scale(f, t, err);
     if ((!is_rope_table(hp, t->place.slot) && !hparams_has(hp, t->place.slot, &rows, &cols)) ||
         t->place.expert != PLACE_NO_EXPERT)
         return model_note_words(f, err, "%s: tensor %s is not part of a %s network as nibble computes it",
@@ -50,11 +68,6 @@ static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     if (t->dtype == DT_NONE || !dtype_get(t->dtype)->is_weight)
         return model_note_words(f, err, "%s: tensor %s is stored as %s, which nibble does not decode",
                                 f->path, QUOTEZ(t->name), model_file_format_name(f, t));
-    if (!is_aligned(t))
-        return model_note_words(f, err,
-                                "%s: tensor %s does not start at a multiple of its element size, nibble "
-                                "reads aligned files only",
-                                f->path, QUOTEZ(t->name));
     if (rows == 1 && t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is stored as %s, expected F32, F16 or BF16",
                         f->path, QUOTEZ(t->name), model_file_format_name(f, t));

@@ -43,6 +43,14 @@ static const name_row common[] = {
     {SLOT_GATE_UP, NULL, "layers.N.mlp.gate_up_proj.weight", false},
     {SLOT_DOWN, "blk.N.ffn_down.weight", "layers.N.mlp.down_proj.weight", false},
     {SLOT_POST_FFN_NORM, "blk.N.post_ffw_norm.weight", NULL, false},
+    {SLOT_K_SCALE, NULL, "layers.N.self_attn.k_proj.k_scale", false},
+    {SLOT_K_SCALE, NULL, "layers.N.self_attn.k_proj.output_scale", false}, /* compressed-tensors, older */
+    {SLOT_K_SCALE, NULL, "layers.N.self_attn.k_scale", false},             /* compressed-tensors */
+    {SLOT_K_SCALE, NULL, "layers.N.self_attn.attn.k_scale", false},        /* as vLLM saves it */
+    {SLOT_V_SCALE, NULL, "layers.N.self_attn.v_proj.v_scale", false},
+    {SLOT_V_SCALE, NULL, "layers.N.self_attn.v_proj.output_scale", false},
+    {SLOT_V_SCALE, NULL, "layers.N.self_attn.v_scale", false},
+    {SLOT_V_SCALE, NULL, "layers.N.self_attn.attn.v_scale", false},
     {SLOT_ROUTER, "blk.N.ffn_gate_inp.weight", "layers.N.mlp.gate.weight", false},
     {SLOT_GATE, "blk.N.ffn_gate.E.weight", "layers.N.mlp.experts.E.gate_proj.weight", false},
     {SLOT_UP, "blk.N.ffn_up.E.weight", "layers.N.mlp.experts.E.up_proj.weight", false},
@@ -241,6 +249,10 @@ names_companion names_hf_companion(strview name, strview *stem) {
         {".input_global_scale", COMPANION_INPUT_GLOBAL_SCALE},
         {".k_scale", COMPANION_KV_SCALE},
         {".v_scale", COMPANION_KV_SCALE},
+        {".kv_scale", COMPANION_KV_SCALE},
+        {".q_scale", COMPANION_KV_SCALE},
+        {".prob_scale", COMPANION_KV_SCALE},
+        {".output_scale", COMPANION_KV_SCALE},
     };
     return match(suffixes, sizeof suffixes / sizeof suffixes[0], name, stem);
 }

@@ -26,7 +26,7 @@ typedef enum names_companion {
     COMPANION_WEIGHT_GLOBAL_SCALE, /* .weight_global_scale: divides (compressed-tensors) */
     COMPANION_INPUT_GLOBAL_SCALE,  /* .input_global_scale: divides */
     COMPANION_SCALE,               /* .scale or .weight.scale: multiplies (GGUF) */
-    COMPANION_KV_SCALE,            /* .k_scale, .v_scale: of a KV cache that nibble scales itself; ignored */
+    COMPANION_KV_SCALE,            /* .k_scale, .v_scale, ...: of attention in FP8 */
     COMPANION_COUNT
 } names_companion;
 

@@ -3,6 +3,7 @@
  * safetensors parser. See safetensors.h for what it promises. The layout: u64 n (little-endian), n bytes of
  * JSON {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [from, to]}, ...}, then the data that the
  * offsets count from. "__metadata__" holds strings and is skipped.
+ * Codes of four bits (F4) are presented as the bytes they fill, half as many to a row.
  */
 #include "store/safetensors.h"
 
@@ -25,7 +26,7 @@ static const struct {
               {"F8_E8M0", 8, DT_U8},      {"I8", 8, DT_I8},           {"I16", 16, DT_I16},
               {"I32", 32, DT_I32},        {"I64", 64, DT_I64},        {"F64", 64, DT_F64},
               {"BOOL", 8, DT_BOOL},       {"U16", 16, DT_NONE},       {"U32", 32, DT_NONE},
-              {"U64", 64, DT_NONE},       {"F4", 4, DT_NONE},         {"F6_E2M3", 6, DT_NONE},
+              {"U64", 64, DT_NONE},       {"F4", 4, DT_U8},           {"F6_E2M3", 6, DT_NONE},
               {"F6_E3M2", 6, DT_NONE},    {"C64", 64, DT_NONE},       {"F8_E4M3FNUZ", 8, DT_NONE},
               {"F8_E5M2FNUZ", 8, DT_NONE}};
 #define N_DTYPES (sizeof dtypes / sizeof dtypes[0])
@@ -59,18 +60,20 @@ static nib_status parse_shape(const char *where, safetensors_tensor *t, const js
     if (!json_is_array(shape) || json_array_size(shape) > SAFETENSORS_MAX_DIMS)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has no shape of at most %d dimensions", where,
                         QUOTEZ(t->name), SAFETENSORS_MAX_DIMS);
+    bool empty = false;
     t->n_dims = (int)json_array_size(shape);
     *elements = 1;
     for (int i = 0; i < t->n_dims; i++) {
         if (!read_count(json_array_get(shape, (size_t)i), &t->dims[i]))
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has a dimension that is no count", where,
                             QUOTEZ(t->name));
-        if (t->dims[i] == 0) /* beside it the others could be of any size without a byte of data */
-            return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has a dimension of 0", where, QUOTEZ(t->name));
-        if (!mem_mul(*elements, t->dims[i], elements) || *elements > INT64_MAX / 64)
+        empty |= t->dims[i] == 0; /* the others are bounded as if it were 1 */
+        if (!mem_mul(*elements, t->dims[i] ? t->dims[i] : 1, elements) || *elements > INT64_MAX / 64)
             return nib_fail(err, NIB_BAD_FILE, "%s: the dimensions of tensor %s multiply past 2^57", where,
                             QUOTEZ(t->name));
     }
+    if (empty)
+        *elements = 0;
     return NIB_OK;
 }
 
@@ -111,6 +114,17 @@ static nib_status parse_offsets(const char *where, safetensors_tensor *t, const 
     return NIB_OK;
 }
 
+/* Two codes to a byte. */
+static nib_status pair_codes(const char *where, safetensors_tensor *t, nib_error *err) {
+    size_t *last = &t->dims[t->n_dims - 1];
+    if (t->n_dims == 0 || *last % 2)
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: tensor %s has 4-bit codes that do not fill whole bytes of a row", where,
+                        QUOTEZ(t->name));
+    *last /= 2;
+    return NIB_OK;
+}
+
 static nib_status parse_tensor(safetensors *s, safetensors_tensor *t, const char *name, const json_t *entry,
                                const unsigned char *data, size_t data_bytes, nib_error *err) {
     if (!name_is_sound(name))
@@ -126,8 +140,22 @@ static nib_status parse_tensor(safetensors *s, safetensors_tensor *t, const char
     size_t elements = 0, bits = 0;
     NIB_TRY(parse_dtype(s, t, json_object_get(entry, "dtype"), &bits, err));
     NIB_TRY(parse_shape(s->where, t, json_object_get(entry, "shape"), &elements, err));
-    return parse_offsets(s->where, t, json_object_get(entry, "data_offsets"), data, data_bytes, elements,
-                         bits, err);
+    NIB_TRY(parse_offsets(s->where, t, json_object_get(entry, "data_offsets"), data, data_bytes, elements,
+                          bits, err));
+    if (bits == 4)
+        NIB_TRY(pair_codes(s->where, t, err));
+    return NIB_OK;
+}
+
+/* The strings that stand beside the tensors. */
+static nib_status check_metadata(const char *where, const json_t *metadata, nib_error *err) {
+    const char *key;
+    json_t *value;
+    bool sound = json_is_object(metadata);
+    json_object_foreach((json_t *)metadata, key, value) {
+        sound = sound && json_is_string(value);
+    }
+    return sound ? NIB_OK : nib_fail(err, NIB_BAD_FILE, "%s: __metadata__ is no object of texts", where);
 }
 
 static int data_compare(const void *a, const void *b) {
@@ -169,8 +197,10 @@ static nib_status parse_root(safetensors *s, json_t *root, const unsigned char *
     const char *name;
     json_t *entry;
     json_object_foreach(root, name, entry) {
-        if (strcmp(name, "__metadata__") == 0)
+        if (strcmp(name, "__metadata__") == 0) {
+            NIB_TRY(check_metadata(s->where, entry, err));
             continue;
+        }
         NIB_TRY(parse_tensor(s, &tensors[s->n_tensors], name, entry, data, data_bytes, err));
         s->n_tensors++;
     }

@@ -17,8 +17,8 @@
 
 typedef struct safetensors_tensor {
     const char *name;
-    const char *dtype_name; /* as in the file: "BF16", "F8_E8M0", ... */
-    dtype dtype;            /* DT_NONE: nibble counts it but does not read it; F8_E8M0 is DT_U8 */
+    const char *dtype_name; /* as in the file: "BF16", "F8_E8M0", "F4", ... */
+    dtype dtype;            /* DT_NONE: nibble counts it but does not read it; F8_E8M0 and F4 are DT_U8 */
     int n_dims;
     size_t dims[SAFETENSORS_MAX_DIMS]; /* outermost first */
     const void *data;

@@ -5,7 +5,7 @@ networks that are not computed. Each is the tiny Llama with one thing wrong.
 import struct
 
 from tiny_models import (ARRAY, BIG, BOOL, DIM, F32, F64, GGML_F16, GGML_F32, GGML_IQ2_XXS, GGML_Q4_0,
-                         HEAD_DIM, I32, INF, NAN, SCORES, STRING, TOKENS, TYPES, U16, U32, U64, U8, VOCAB,
+                         HEAD_DIM, I32, INF, KV_HEADS, NAN, SCORES, STRING, TOKENS, TYPES, U16, U32, U64, U8, VOCAB,
                          Gguf, expect, text, value, write)
 
 
@@ -208,10 +208,16 @@ def gguf_files():
           "{}: key tokenizer.ggml.token_type is no array of i32")
     keyed("types-7", t + "token_type", ARRAY, (I32, TYPES[:7] + [7]),
           "{}: tokenizer.ggml.token_type of piece 7 is 7, expected 0 to 6", room="text")
-    for name, kind, item in (("bos", U32, 8), ("eos", U32, 0xFFFFFFFF), ("eot", I32, -1), ("unknown", U64, BIG),
-                             ("padding", U32, 8), ("eom", U32, 1 << 31)):
-        keyed(f"{name}-outside", f"{t}{name}_token_id", kind, item,
-              f"{{}}: key tokenizer.ggml.{name}_token_id is out of bounds, expected 0 to 7")
+    keyed("eos-of-a-text", t + "eos_token_id", STRING, "2", "{}: key tokenizer.ggml.eos_token_id is of type string, expected an integer")
+    keyed("kv-heads-by-layer", p + "attention.head_count_kv", ARRAY, (U32, [KV_HEADS, 2 * KV_HEADS]),
+          "{}: key llama.attention.head_count_kv differs by layer, which nibble does not compute", room="model",
+          command="run")
+    keyed("kv-heads-of-texts", p + "attention.head_count_kv", ARRAY, (STRING, ["1"]),
+          "{}: key llama.attention.head_count_kv is neither an integer nor an array of them")
+    keyed("kv-heads-none", p + "attention.head_count_kv", ARRAY, (U32, []),
+          "{}: key llama.attention.head_count_kv is neither an integer nor an array of them")
+    keyed("kv-heads-2000", p + "attention.head_count_kv", ARRAY, (U32, [2000]),
+          "{}: key llama.attention.head_count_kv is out of bounds, expected 1 to 1024")
     keyed("add-bos-number", t + "add_bos_token", U32, 1, "{}: key tokenizer.ggml.add_bos_token is of type u32, expected bool")
     for name, spelling in (("minus", "<0x-1>"), ("long", "<0x0041>"), ("empty", "<0x>"), ("space", "<0x 4>")):
         keyed(f"byte-token-{name}", t + "tokens", ARRAY, (STRING, TOKENS[:3] + [spelling] + TOKENS[4:]),

@@ -35,6 +35,10 @@ def safetensors_files():
        bytes(4))
     st("st-no-object", "{}: tensor a is no {dtype, shape, data_offsets}", {"a": 1})
     st("st-extra-field", "{}: tensor a is no {dtype, shape, data_offsets}", {"a": {**entry(), "more": 1}}, bytes(4))
+    st("st-metadata-number", "{}: __metadata__ is no object of texts", {"__metadata__": {"step": 4}, "a": entry()}, bytes(4))
+    st("st-metadata-text", "{}: __metadata__ is no object of texts", {"__metadata__": "pt", "a": entry()}, bytes(4))
+    st("st-f4-odd", "{}: tensor a has 4-bit codes that do not fill whole bytes of a row",
+       {"a": entry(dtype="F4", shape=(2, 1), offsets=(0, 1))}, bytes(1))
     st("st-dtype-number", "{}: tensor a has no dtype", {"a": entry(dtype=4)}, bytes(4))
     st("st-dtype-unknown", "{}: tensor a has dtype Q9, which nibble does not know", {"a": entry(dtype="Q9")}, bytes(4))
     st("st-dim-negative", "{}: tensor a has a dimension that is no count", {"a": entry(shape=(-4,))}, bytes(4))
@@ -74,12 +78,13 @@ def configured(name, field, item, sentence, **more):
     hf(name, sentence, lambda d: d.config.__setitem__(field, item), **more)
 
 
-def nvfp4(d, rows=FFN, cols=32, scale="F8_E4M3", scale_shape=None, second=1.0, packed=False):
+def nvfp4(d, rows=FFN, cols=32, scale="F8_E4M3", scale_shape=None, second=1.0, packed=False,
+          scale_data=None):
     """mlp.up_proj in NVFP4 (32 columns: the network does not fit any more, the companions come first)."""
     stem = "model.layers.0.mlp.up_proj"
     del d.tensors[f"{stem}.weight"]
     d.tensors[f"{stem}.weight_packed" if packed else f"{stem}.weight"] = ("U8", [rows, cols // 2], None)
-    d.tensors[f"{stem}.weight_scale"] = (scale, scale_shape or [rows, cols // 16], None)
+    d.tensors[f"{stem}.weight_scale"] = (scale, scale_shape or [rows, cols // 16], scale_data)
     if second is not None:
         name = "weight_global_scale" if packed else "weight_scale_2"
         d.tensors[f"{stem}.{name}"] = ("F32", [1] if packed else [], struct.pack("<f", second))
@@ -127,8 +132,14 @@ def directories():
        lambda d: d.files.__setitem__("generation_config.json", '{"eos_token_id":[1,-1]}'))
     hf("hf-missing", "{}: tensor model.layers.0.mlp.up_proj.weight is missing",
        lambda d: d.tensors.pop("model.layers.0.mlp.up_proj.weight"))
-    hf("hf-dim-0", "{}/model.safetensors: tensor x.weight has a dimension of 0",
-       lambda d: d.tensors.__setitem__("x.weight", ("BF16", [1 << 50, 0], b"")), command="quantize")
+    hf("hf-dims-beside-0", "{}/model.safetensors: the dimensions of tensor x.weight multiply past 2^57",
+       lambda d: d.tensors.__setitem__("x.weight", ("BF16", [1 << 50, 0, 256], b"")), command="quantize")
+    hf("hf-norm-of-0", "{}: tensor model.norm.weight has the shape [1, 0], expected [1, 8]",
+       lambda d: d.tensors.__setitem__("model.norm.weight", ("F16", [0], b"")))
+    hf("kv-scale-nan", "{}: tensor model.layers.0.self_attn.k_proj.k_scale is no single number above 0",
+       lambda d: d.tensors.__setitem__("model.layers.0.self_attn.k_proj.k_scale", ("F32", [], struct.pack("<f", NAN))))
+    hf("kv-scales-of-two", "{}: tensor model.layers.0.self_attn.v_scale is no single number above 0",
+       lambda d: d.tensors.__setitem__("model.layers.0.self_attn.v_scale", ("F32", [2], None)))
     hf("hf-untied", "{}: tensor lm_head.weight is missing", lambda d: d.config.__setitem__("tie_word_embeddings", False))
     hf("hf-two-prefixes", "{}: tensors model.norm.weight and language_model.model.norm.weight are the same part of the network",
        lambda d: d.tensors.__setitem__("language_model.model.norm.weight", ("F16", [DIM], None)))
@@ -142,6 +153,10 @@ def directories():
        lambda d: nvfp4(d, scale_shape=[FFN * 2]))
     hf("nvfp4-half-block", s + f"block scales {up}.weight_scale do not match the shape [8, 8] in blocks of 16",
        lambda d: nvfp4(d, cols=8, scale_shape=[FFN, 1]))
+    hf("nvfp4-scale-nan", s + f"tensor {up}.weight: the scale of block 1 in row 3 is no number",
+       lambda d: nvfp4(d, scale_data=bytes([0x38] * 7 + [0xff] + [0x38] * 8)))
+    hf("mxfp4-scale-nan", s + f"tensor {up}.weight: the scale of block 0 in row 7 is no number",
+       lambda d: nvfp4(d, scale="U8", scale_shape=[FFN, 1], second=None, scale_data=bytes([0x7f] * 7 + [0xff])))
     hf("nvfp4-no-second", s + f"{up}.weight has no weight_scale_2 beside it", lambda d: nvfp4(d, second=None))
     hf("nvfp4-second-nan", s + f"scale {up}.weight_scale_2 is nan, expected a finite number >= 0",
        lambda d: nvfp4(d, second=NAN))

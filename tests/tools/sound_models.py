@@ -134,6 +134,17 @@ def sound_gguf_files():
         g.tensor("blk.0.ffn_down.input_scale", [1], GGML_F32, f32(0.5))
         g.tensor("rope_freqs.weight", [HEAD_DIM // 2], GGML_F32, f32(1.0, 8.0))
 
+    def careless(g):
+        """Metadata as people's files have it: ids outside the vocabulary, scores that nobody reads, an array of
+        one number per layer, a key of nobody's."""
+        qwen3(g)
+        g.key("tokenizer.ggml.scores", ARRAY, (I32, [-1000] * VOCAB))
+        g.key("tokenizer.ggml.padding_token_id", U32, 0xFFFFFFFF)
+        g.key("tokenizer.ggml.eos_token_id", U32, VOCAB)
+        g.key("tokenizer.ggml.eot_token_id", I32, -1)
+        g.key("qwen3.attention.head_count_kv", ARRAY, (I32, [KV_HEADS]))
+        g.key("qwen3.nobody.knows", STRING, "this")
+
     def wide(change, kind, scale, choice):
         """Blocks of 64 fit, so that something is quantized; CHOICE is what fuzz_quantize reads in the last byte."""
         g = Gguf()
@@ -167,7 +178,8 @@ def sound_gguf_files():
             ("gemma3-fp8", gemma3, q4_0, 0x06), ("gemma3-bf16-gguf", gemma3, q4_0, 0x43)):
         seed("convert/corpus_quantize", name, wide(change, *kind, choice))
 
-    for name, change in (("llama", lambda g: None), ("qwen3", qwen3), ("gemma3", gemma3), ("nvfp4", nvfp4)):
+    for name, change in (("llama", lambda g: None), ("qwen3", qwen3), ("gemma3", gemma3), ("nvfp4", nvfp4),
+                         ("careless", careless)):
         g = Gguf()
         change(g)
         write(f"good/{name}.gguf", g.build())

@@ -55,6 +55,33 @@ static void test_round_trip(void **state) {
     assert_non_null(strstr(head + 8, "{\"__metadata__\":{\"format\":\"pt\"}"));
 }
 
+static safetensors parse(const char *header, size_t data_bytes) {
+    static char file[1024];
+    size_t n = strlen(header);
+    safetensors s = {0};
+    nib_error err = {""};
+    assert_true(8 + n + data_bytes <= sizeof file);
+    memcpy(file, &(uint64_t){n}, 8);
+    memcpy(file + 8, header, n);
+    ASSERT_OK(safetensors_parse(&s, file, 8 + n + data_bytes, "file", &err));
+    return s;
+}
+
+/* What the format allows though we do not write it: white space in front, no elements, codes of four bits. */
+static void test_legal(void **state) {
+    (void)state;
+    safetensors s = parse("\n {\"none\":{\"dtype\":\"F32\",\"shape\":[3,0],\"data_offsets\":[0,0]},"
+                          "\"codes\":{\"dtype\":\"F4\",\"shape\":[2,6],\"data_offsets\":[0,6]},"
+                          "\"none either\":{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[6,6]}}",
+                          6);
+    assert_int_equal(s.n_tensors, 3);
+    assert_true(find(&s, "none")->bytes == 0 && find(&s, "none either")->bytes == 0);
+    const safetensors_tensor *t = find(&s, "codes");
+    assert_true(t->dtype == DT_U8 && t->bytes == 6 && t->dims[0] == 2 && t->dims[1] == 3);
+    assert_string_equal(t->dtype_name, "F4");
+    safetensors_close(&s);
+}
+
 static void expect_refused(const char *words, dtype first, dtype second, const char *second_name) {
     nib_error err = {""};
     safetensors_write *w;
@@ -87,6 +114,7 @@ static void test_writer_refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_legal),
         cmocka_unit_test(test_writer_refusals),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

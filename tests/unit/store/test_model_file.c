@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The sound models of tests/golden/bad/good, one per convention: what is folded, its values written out here
- * from the formats' definitions, words, split files; and a tied head, unaligned data, an unreadable format.
+ * from the formats' definitions, words, split files; and heads beside tied embeddings, unaligned data,
+ * careless metadata.
  */
 #include "fixture.h"
 
@@ -218,8 +219,11 @@ static void add(header *h, const char *name, size_t rows) {
     h->at += 16 * rows;
 }
 
-/* A llama directory with FIRST bytes of a U8 tensor in front, so that what follows may be unaligned. */
-static const char *write_llama(const char *name, const char *tied, size_t first, bool head) {
+enum { EMBED = 1, HEAD = 2, DIFFERS = 4 }; /* which of the two there are; with other values */
+
+/* A llama directory with FIRST bytes of a U8 tensor in front, so that what follows may be unaligned. The
+ * embedding and the head begin with the BF16 numbers 1, 1 + 1/128, ... */
+static const char *write_llama(const char *name, const char *tied, size_t first, int parts) {
     static const char *const layer[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                         "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
                                         "mlp.down_proj"};
@@ -232,10 +236,14 @@ static const char *write_llama(const char *name, const char *tied, size_t first,
     h.n = (size_t)snprintf(h.text, sizeof h.text,
                            "{\"other\":{\"dtype\":\"U8\",\"shape\":[%zu],\"data_offsets\":[0,%zu]}", first,
                            first);
-    add(&h, "model.embed_tokens", 4);
+    size_t numbers[2] = {h.at, h.at};
+    if (parts & EMBED)
+        add(&h, "model.embed_tokens", 4);
     add(&h, "model.norm", 1);
-    if (head)
+    if (parts & HEAD) {
+        numbers[1] = h.at;
         add(&h, "lm_head", 4);
+    }
     add(&h, "model.layers.0.input_layernorm", 1);
     add(&h, "model.layers.0.post_attention_layernorm", 1);
     for (size_t i = 0; i < 7; i++) {
@@ -249,30 +257,75 @@ static const char *write_llama(const char *name, const char *tied, size_t first,
     assert_non_null(file);
     memcpy(file, &(uint64_t){h.n}, 8);
     memcpy(file + 8, h.text, h.n);
+    for (int i = 0; i < 2; i++)
+        for (size_t k = 0; k < 32; k++)
+            memcpy(file + 8 + h.n + numbers[i] + 2 * k, &(uint16_t){(uint16_t)(0x3f80 + k)}, 2);
+    if (parts & DIFFERS)
+        file[8 + h.n + numbers[1]] ^= 1;
     snprintf(path, sizeof path, "%s/model.safetensors", name);
     fixture_write(path, file, 8 + h.n + h.at);
     free(file);
     return fixture_path(name);
 }
 
-static void test_heads_and_alignment(void **state) {
+/* A head beside a tied embedding: the same values are one tensor, others count, alone it is the embedding. */
+static void test_heads(void **state) {
     (void)state;
     model_file *f;
     nib_error err = {""};
-    ASSERT_OK(model_file_open(&f, write_llama("tied", "true", 8, true), &err));
+    const place head = place_of(SLOT_HEAD, PLACE_NO_LAYER), embed = place_of(SLOT_EMBED, PLACE_NO_LAYER);
+    ASSERT_OK(model_file_open(&f, write_llama("tied", "true", 8, EMBED | HEAD), &err));
+    assert_true(f->has_network && f->hp.tied && f->n_notes == 0);
+    assert_null(model_file_find(f, head));
+    model_file_close(f);
+    ASSERT_OK(model_file_open(&f, write_llama("differs", "true", 8, EMBED | HEAD | DIFFERS), &err));
+    assert_true(f->has_network && !f->hp.tied && f->n_notes == 1);
+    assert_non_null(strstr(f->notes[0], "lm_head.weight is stored with other values"));
+    assert_string_equal(model_file_find(f, head)->name, "lm_head.weight");
+    model_file_close(f);
+    ASSERT_OK(model_file_open(&f, write_llama("only", "true", 8, HEAD), &err));
     assert_true(f->has_network && f->hp.tied);
-    assert_null(model_file_find(
-        f, place_of(SLOT_HEAD, PLACE_NO_LAYER))); /* transformers ignores a stored head that is tied */
+    assert_string_equal(model_file_find(f, embed)->name, "lm_head.weight");
     model_file_close(f);
-    ASSERT_OK(model_file_open(&f, write_llama("untied", "false", 8, true), &err));
-    assert_non_null(model_file_find(f, place_of(SLOT_HEAD, PLACE_NO_LAYER)));
+    ASSERT_OK(model_file_open(&f, write_llama("untied", "false", 8, EMBED | HEAD), &err));
+    assert_true(!f->hp.tied && model_file_find(f, head));
     model_file_close(f);
-    ASSERT_OK(model_file_open(&f, write_llama("odd", "true", 7, false), &err));
-    assert_int_equal(model_file_need_network(f, &err), NIB_UNSUPPORTED);
-    assert_words(&err, "tensor model.embed_tokens.weight does not start at a multiple of its element size");
-    assert_null(model_file_find(f, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER)));
-    assert_non_null(
-        model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER))); /* still there for who only looks */
+    assert_int_equal(model_file_open(&f, write_llama("bare", "false", 8, HEAD), &err), NIB_BAD_FILE);
+    assert_words(&err, "tensor model.embed_tokens.weight is missing");
+}
+
+/* Numbers at odd addresses, as MLX leaves them. */
+static void test_unaligned(void **state) {
+    (void)state;
+    model_file *f;
+    nib_error err = {""};
+    for (size_t first = 6; first < 8; first++) { /* bytes in front */
+        ASSERT_OK(model_file_open(&f, write_llama("odd", "true", first, EMBED), &err));
+        const tensor *t = model_file_find(f, place_of(SLOT_EMBED, PLACE_NO_LAYER));
+        assert_int_equal((uintptr_t)t->data % 2, first % 2);
+        assert_true(f->has_network);
+        float row[8];
+        tensor_decode_row(t, 1, row);
+        for (size_t i = 0; i < 8; i++)
+            assert_true(row[i] == ldexpf(1 + (float)(i + 8) / 128, 0)); /* BF16 0x3f80 + element */
+        model_file_close(f);
+    }
+}
+
+/* What files say beside the point is read over, and told where it might be missed. */
+static void test_careless(void **state) {
+    (void)state;
+    model_file *f = open_good("careless.gguf");
+    assert_true(f->has_network && f->hp.n_kv_heads > 0);
+    assert_null(f->words.scores);
+    assert_true(f->words.pad == -1 && f->words.eos == -1 && f->words.eot == -1 && f->words.bos == 1);
+    assert_int_equal(f->n_notes, 3);
+    assert_non_null(strstr(f->notes[2], "key tokenizer.ggml.padding_token_id is 4294967295, outside"));
+    model_file_close(f);
+    f = open_good("modelopt"); /* with a k_scale */
+    assert_int_equal(f->n_notes, 1);
+    assert_non_null(strstr(f->notes[0], "scales for a KV cache in FP8"));
+    assert_non_null(model_file_find(f, place_of(SLOT_K_SCALE, 0)));
     model_file_close(f);
 }
 
@@ -280,7 +333,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conventions),     cmocka_unit_test(test_gguf_nvfp4),
         cmocka_unit_test(test_gguf_families),   cmocka_unit_test(test_split),
-        cmocka_unit_test(test_directory_words), cmocka_unit_test(test_heads_and_alignment),
+        cmocka_unit_test(test_directory_words), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_unaligned),       cmocka_unit_test(test_careless),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

@@ -23,7 +23,8 @@ static void test_there_and_back(void **state) {
     char name[NAMES_MAX];
     for (int i = SLOT_EMBED; i < SLOT_COUNT; i++) {
         place wanted = place_of((slot)i, place_is_in_layer((slot)i) ? 17 : PLACE_NO_LAYER);
-        assert_int_equal(names_to_gguf(FAMILY_NONE, wanted, name), i != SLOT_GATE_UP);
+        bool hf_only = i == SLOT_GATE_UP || i == SLOT_K_SCALE || i == SLOT_V_SCALE;
+        assert_int_equal(names_to_gguf(FAMILY_NONE, wanted, name), !hf_only);
         if (name[0])
             check_back(true, FAMILY_NONE, name, wanted);
         for (int f = FAMILY_LLAMA; f <= FAMILY_GEMMA3; f++) {
@@ -97,6 +98,10 @@ static void test_spelled_out(void **state) {
     check_hf(FAMILY_GEMMA3, "language_model.lm_head.weight", SLOT_HEAD, -1);
     check_hf(FAMILY_NONE, "model.layers.0.mlp.down_proj.weight", SLOT_DOWN, 0);
     check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.q_proj.bias", SLOT_Q_BIAS, 3);
+    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.k_scale", SLOT_K_SCALE, 3);
+    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.attn.v_scale", SLOT_V_SCALE, 3);
+    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.v_proj.output_scale", SLOT_V_SCALE, 3);
+    check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.kv_scale", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers.03.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers.999999.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers..self_attn.q_proj.weight", SLOT_NONE, -1);

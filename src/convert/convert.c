@@ -5,6 +5,7 @@
  */
 #include "convert/convert.h"
 
+#include <float.h>
 #include <libgen.h>
 #include <limits.h>
 #include <math.h>
@@ -95,7 +96,7 @@ static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     }
     scale_search_init(&item->e.search, method, amax, ct, item->e.weights);
     if (item->e.to == DT_F8_E4M3)
-        item->e.search.tensor_scale = amax > 0 && amax / 448.0f > 0 ? amax / 448.0f : 1.0f;
+        item->e.search.tensor_scale = amax > 0 ? fmaxf(amax / 448.0f, FLT_MIN) : 1.0f;
     else if (!dtype_is_nvfp4(item->e.to))
         item->e.search.tensor_scale = 1.0f;
 }

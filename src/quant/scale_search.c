@@ -27,6 +27,9 @@ float scale_search_reciprocal(float s) {
 }
 
 void scale_search_init(scale_search *s, quant_method method, float amax, bool ct, const float *weights) {
+    float most = method == QM_FOUR_OVER_SIX ? 1536.0f : NVFP4_MAX;
+    if (amax > 0.0f && amax < most * FLT_MIN) /* a tensor scale below, subnormal, has no reciprocal */
+        amax = most * FLT_MIN;
     *s = (scale_search){.method = method, .amax = amax, .tensor_scale = 1.0f, .weights = weights};
     if (method == QM_RTN && ct) {
         s->global_scale = nvfp4_ct_global_scale(amax, false);
@@ -34,9 +37,7 @@ void scale_search_init(scale_search *s, quant_method method, float amax, bool ct
         return;
     }
     if (amax > 0.0f) {
-        s->tensor_scale = amax / (method == QM_FOUR_OVER_SIX ? 1536.0f : NVFP4_MAX);
-        if (s->tensor_scale < FLT_MIN) /* a subnormal has no reciprocal */
-            s->tensor_scale = FLT_MIN;
+        s->tensor_scale = amax / most;
         if (method == QM_SWEEP || method == QM_WEIGHTED)
             while (1.0f / scale_search_reciprocal(s->tensor_scale) != s->tensor_scale)
                 s->tensor_scale = nextafterf(s->tensor_scale, INFINITY);
@@ -139,11 +140,32 @@ static void four_over_six(const scale_search *s, const float *x, float amax, uin
     }
 }
 
-void scale_search_nvfp4_row(const scale_search *s, const float *x, size_t cols, uint8_t *codes,
+/* Squares of very small or large numbers leave FP32: the power of two that brings a scale of that kind to
+ * [1, 2), else 1. Multiplying with it is exact, so it changes no choice but where squares were lost. */
+static float unit_of(float scale) {
+    return scale >= 0x1p-40f && scale < 0x1p40f ? 1.0f : ldexpf(1.0f, -ilogbf(scale));
+}
+
+/* X times UNIT: itself, or in ROOM. */
+static const float *in_units(const float *x, size_t n, float unit, float *room) {
+    if (unit == 1.0f)
+        return x;
+    for (size_t i = 0; i < n; i++)
+        room[i] = x[i] * unit;
+    return room;
+}
+
+void scale_search_nvfp4_row(const scale_search *search, const float *x, size_t cols, uint8_t *codes,
                             uint8_t *scales) {
     assert(cols % NVFP4_BLOCK == 0);
+    float unit = unit_of(search->tensor_scale), room[NVFP4_BLOCK];
+    scale_search lifted = *search;
+    lifted.amax *= unit;
+    lifted.tensor_scale *= unit;
+    lifted.global_scale /= unit;
+    const scale_search *s = &lifted;
     for (size_t col = 0; col < cols; col += NVFP4_BLOCK, codes += NVFP4_BLOCK_BYTES, scales++) {
-        const float *block = x + col;
+        const float *block = in_units(x + col, NVFP4_BLOCK, unit, room);
         float amax = nvfp4_amax(block, NVFP4_BLOCK);
         if (s->method == QM_FOUR_OVER_SIX && s->amax > 0.0f) {
             four_over_six(s, block, amax, codes, scales);
@@ -168,11 +190,11 @@ void scale_search_mxfp4_row(const scale_search *s, const float *x, size_t cols, 
         const float *block = x + col;
         int base = mxfp4_block_scale(nvfp4_amax(block, MXFP4_BLOCK)), best = base;
         if (s->method != QM_RTN && base > 0) {
-            float a[MXFP4_BLOCK], least = INFINITY;
+            float a[MXFP4_BLOCK], least = INFINITY, unit = unit_of(e8m0_to_f32((uint8_t)base));
             for (int i = 0; i < MXFP4_BLOCK; i++)
-                a[i] = fabsf(block[i]);
+                a[i] = fabsf(block[i]) * unit;
             for (int scale = base - 1; scale <= base + 1 && scale < 0xff; scale++) {
-                float step = e8m0_to_f32((uint8_t)scale);
+                float step = e8m0_to_f32((uint8_t)scale) * unit;
                 float error = block_error(a, block_weights(s, col), step) +
                               block_error(a + 16, block_weights(s, col + 16), step);
                 if (error < least) {

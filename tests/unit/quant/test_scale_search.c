@@ -274,6 +274,56 @@ static void test_weighted_ends(void **state) {
     }
 }
 
+/* A power of two on every weight changes the tensor's scale and nothing else; at the end of FP32's range,
+ * where the scale stays behind, the error is still that of round to nearest or less. */
+static void test_magnitudes(void **state) {
+    (void)state;
+    static const quant_method methods[] = {QM_RTN, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED};
+    static uint8_t first_codes[sizeof codes], first_scales[sizeof scales];
+    static float heed[GOLDEN_COLS];
+    for (size_t c = 0; c < GOLDEN_COLS; c++)
+        heed[c] = (float)exp(3.0 * (uniform(51, c) + uniform(52, c) - 1.0));
+    for (int m = 0; m < 8; m++) {
+        bool ct = m % 2;
+        quant_method method = methods[m / 2];
+        scale_search s;
+        draw_gaussian(80);
+        scale_search_init(&s, method, nvfp4_amax(x, GOLDEN_N), ct, method == QM_WEIGHTED ? heed : NULL);
+        double at_one = relative_mse(&s, s.weights);
+        memcpy(first_codes, codes, sizeof codes);
+        memcpy(first_scales, scales, sizeof scales);
+        for (int power = -125; power <= 120; power += 7) {
+            draw_gaussian(80);
+            for (size_t i = 0; i < GOLDEN_N; i++)
+                x[i] = ldexpf(x[i], power);
+            scale_search_init(&s, method, nvfp4_amax(x, GOLDEN_N), ct, method == QM_WEIGHTED ? heed : NULL);
+            double mse = relative_mse(&s, s.weights);
+            bool same = memcmp(codes, first_codes, sizeof codes) == 0 &&
+                        memcmp(scales, first_scales, sizeof scales) == 0;
+            if (power > -110 ? !same : !(mse < 1.25 * at_one))
+                fail_msg("method %d%s at 2^%d: an error of %g, %g at 1", (int)method, ct ? ", divisors" : "",
+                         power, mse, at_one);
+        }
+    }
+}
+
+static void test_mxfp4_magnitudes(void **state) {
+    (void)state;
+    static uint8_t c[2][GOLDEN_COLS / 2], e[2][GOLDEN_COLS / 32];
+    draw_gaussian(81);
+    scale_search s = {.method = QM_SWEEP, .amax = 8, .tensor_scale = 1};
+    scale_search_mxfp4_row(&s, x, GOLDEN_COLS, c[0], e[0]);
+    for (int power = -118; power <= 120; power += 7) {
+        draw_gaussian(81);
+        for (size_t i = 0; i < GOLDEN_COLS; i++)
+            x[i] = ldexpf(x[i], power);
+        scale_search_mxfp4_row(&s, x, GOLDEN_COLS, c[1], e[1]);
+        assert_memory_equal(c[0], c[1], sizeof c[0]);
+        for (size_t i = 0; i < sizeof e[0]; i++)
+            assert_int_equal(e[1][i], e[0][i] + power);
+    }
+}
+
 /* ---- conventions and layouts ---- */
 
 static void test_reciprocal_scales(void **state) {
@@ -419,6 +469,7 @@ int main(void) {
         cmocka_unit_test(test_references_fp32), cmocka_unit_test(test_references_ties),
         cmocka_unit_test(test_references_bf16), cmocka_unit_test(test_errors),
         cmocka_unit_test(test_weighted),        cmocka_unit_test(test_weighted_ends),
+        cmocka_unit_test(test_magnitudes),      cmocka_unit_test(test_mxfp4_magnitudes),
         cmocka_unit_test(test_exhaustive),      cmocka_unit_test(test_reciprocal_scales),
         cmocka_unit_test(test_zeros),           cmocka_unit_test(test_gguf_layout),
         cmocka_unit_test(test_mxfp4),           cmocka_unit_test(test_worked_example),

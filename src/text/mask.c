@@ -72,7 +72,7 @@ static bool find_finishable(mask_cache *m, uint32_t state, unsigned left) {
     return false;
 }
 
-static bool is_finishable(mask_cache *m, uint32_t state) {
+static inline bool is_finishable(mask_cache *m, uint32_t state) {
     if (m->a->states[state].finishable < 0) {
         const bool is = find_finishable(m, state, 3);
         m->a->states[state].finishable = is;
@@ -133,9 +133,17 @@ static uint32_t plain_of(mask_cache *m, uint32_t state) {
     return m->a->states[state].plain;
 }
 
-/* Any plain text keeps STATE as it is. */
-static bool takes_all_plain(mask_cache *m, uint32_t state) {
-    return plain_of(m, state) == state;
+/* Any plain text keeps STATE as it is. Two characters tell most that it does not. */
+static bool find_all_plain(mask_cache *m, uint32_t state) {
+    const bool is = automaton_step(m->a, state, ' ') == state && automaton_step(m->a, state, 'e') == state &&
+                    plain_of(m, state) == state;
+    m->a->states[state].all_plain = is;
+    return is;
+}
+
+static inline bool takes_all_plain(mask_cache *m, uint32_t state) {
+    const int8_t known = m->a->states[state].all_plain;
+    return known < 0 ? find_all_plain(m, state) : known;
 }
 
 /* The states after 0, 1, ... plain characters, whatever they are, up to TRIE_MAX_PLAIN or where no more may

@@ -116,12 +116,39 @@ def gguf_seeds():
     }
 
 
+GRAMMARS = {
+    "classes": 'root ::= "a" b | "c"\nb ::= [x-z]+ # tail',
+    "groups": 'root ::= ("a"\n  | "b")* "!"',
+    "escapes": 'root ::= "\\x41\\n" . "\\""',
+    "counts": 'root ::= x{2} x{0,1} y{,2} z{1,}\nx ::= "x"\ny ::= "y"\nz ::= "z"',
+    "recursion": 'root ::= "(" root ")" | ""',
+    "many": "root ::= [^a-c\\n]{3,300}",
+    "left": 'root ::= root "a" | "b"',
+}
+PATTERNS = {
+    "word": "abc", "branches": "a|bc|", "counts": "(?:ab){2,3}x{2}y{1,}z{0,2}?", "classes": "[a-c^-]+[^a-c\\d]",
+    "escapes": r"\d\w\s\.\x41\u00e9\D\W\S", "properties": r"\p{L}+\p{N}", "far": r"[\u{1F600}-\u{1F64F}]",
+    "empty": "(a?){3}b(a*){2,5}", "anchors": "(^a|b)c$", "refused": "(?<n>x)(?=y)",
+}
+
+
+def shape_seeds():
+    shapes = json.loads((TREE / "tests/golden/text/shapes.json").read_text())
+    named = {kind: {s["name"].replace(" ", "-"): s for s in shapes if s["kind"] == kind} for kind in ("schema", "regex", "gbnf")}
+    schemas = {name: json.dumps(s["schema"], ensure_ascii=False) for name, s in named["schema"].items()}
+    patterns = {**PATTERNS, **{name: s["text"] for name, s in named["regex"].items()}}
+    grammars = {**GRAMMARS, **{name: s["text"] for name, s in named["gbnf"].items()}}
+    return (("schema", schemas), ("regex", patterns), ("gbnf", grammars))
+
+
 def main():
+    shapes = [(name, {k: v.encode() for k, v in seeds.items()}) for name, seeds in shape_seeds()]
     for name, seeds in (("tokenizer_json", {k: json.dumps(v, ensure_ascii=False).encode() + (
             b'\0{"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}}' if k != "qwen3" else b"")
             for k, v in json_seeds().items()}),
                         ("tokenizer_gguf", gguf_seeds()),
-                        ("chat_template", {p.stem: p.read_bytes() for p in (TREE / "tests/golden/text/templates").iterdir()})):
+                        ("chat_template", {p.stem: p.read_bytes() for p in (TREE / "tests/golden/text/templates").iterdir()}),
+                        *shapes):
         folder = FUZZ / f"corpus_{name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

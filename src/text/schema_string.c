@@ -32,7 +32,7 @@
 #define PCHAR     "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%" HEX "{2})"
 #define REG       "(?:[A-Za-z0-9._~!$&'()*+,;=-]|%" HEX "{2})"
 #define TAIL      "(?:\\?(?:" PCHAR "|[/?])*)?(?:#(?:" PCHAR "|[/?])*)?"
-#define AUTHORITY "//(?:(?:" REG "|:)*@)?(?:" REG "+|\\[" IPV6 "\\])(?::[0-9]{1,5})?(?:/" PCHAR "*)*"
+#define AUTHORITY "//(?:(?:" REG "|:){0,64}@)?(?:" REG "+|\\[" IPV6 "\\])(?::[0-9]{1,5})?(?:/" PCHAR "*)*"
 #define URI       "[A-Za-z][A-Za-z0-9+.-]{0,31}:(?:" AUTHORITY "|/?" PCHAR "+(?:/" PCHAR "*)*)" TAIL
 #define ATOM      "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 

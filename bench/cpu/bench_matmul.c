@@ -157,9 +157,9 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
                   const options *o, const uint64_t *buffer) {
     tensor t = random_tensor(f->dtype, s->rows, s->cols);
     size_t bytes = tensor_total_bytes(&t), copies = o->quick || m > 1 ? 1 : FOOTPRINT / bytes + 1;
-    weight **w = must(mem_array(copies, sizeof *w));
+    packed **w = must(mem_array(copies, sizeof *w));
     void **data = must(mem_array(copies, sizeof *data)); /* of formats that are read where they lie */
-    buf *a = NULL, *out = NULL;
+    act *a = NULL, *out = NULL;
     bool ok = act_new(&a, BUF_ACT, m, s->cols, true, NULL) == NIB_OK &&
               act_new(&out, BUF_F32, m, s->rows, false, NULL) == NIB_OK;
     for (size_t i = 0; i < copies; i++) {
@@ -193,7 +193,7 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
         seconds[r] = (seconds_now(o) - start) / (double)inner;
     }
     double median = sort_median(seconds, repeats), best = o->cpu_time ? seconds[0] : median;
-    double gb = (double)pack_bytes(w[0]) * (double)copies / best / 1e9;
+    double gb = (double)w[0]->head.bytes * (double)copies / best / 1e9;
     printf("%-15s %-6s %-5s %-12s M %4zu  %8.1f Gw/s  %6.1f GB/s", s->name, f->name, int8 ? "int8" : "f32",
            k->rung, m, macs / best / 1e9, gb);
     if (m == 1 && !o->quick) {

@@ -126,7 +126,8 @@ static const struct argp argp = {
 typedef struct bench_row {
     speed_test test;
     speed_result result;
-    cpu_profile_row profile[CPU_OP_KINDS];
+    op_profile profile[OP_PROFILE_MAX];
+    size_t n_profile;
 } bench_row;
 
 typedef struct bench_session {
@@ -143,7 +144,7 @@ static nib_status session_open(bench_session *s, nib_error *err) {
     const bench_args *a = s->args;
     s->limits = speed_limits(longest_test(a), a->compute.kv_cache);
     loaded_needs needs = {
-        .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_kv_pages};
+        .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_pages[0]};
     NIB_TRY(loaded_open(&s->model, a->model, &a->compute, &needs, err));
     s->rows = mem_array((size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n), sizeof *s->rows);
     if (!s->rows)
@@ -154,7 +155,7 @@ static nib_status session_open(bench_session *s, nib_error *err) {
 
 static void start_profile(void *context) {
     bench_session *s = context;
-    cpu_profile_start(s->model->be);
+    s->model->be->profile_start(s->model->be);
 }
 
 static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth, nib_error *err) {
@@ -171,7 +172,7 @@ static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth,
     NIB_TRY(speed_run(s->model->model, &s->limits, &row->test, &p, &cli_interrupted, &row->result, err));
     ui_bar_clear(&s->bar);
     if (s->args->profile)
-        memcpy(row->profile, cpu_profile(s->model->be), sizeof row->profile);
+        row->n_profile = s->model->be->profile_stop(s->model->be, row->profile, OP_PROFILE_MAX);
     s->n_rows++;
     return NIB_OK;
 }
@@ -282,13 +283,11 @@ static bool print_profile(const bench_session *s, const bench_row *row) {
         {"of the time", "share", true},    {"GB/s", "gb_s", true},   {"of readable", "of_readable", true}};
     ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
     double all = 0, tokens = (double)(row->test.n_prompt + row->test.n_gen) * row->test.repeats;
-    for (int k = 0; k < CPU_OP_KINDS; k++)
+    for (size_t k = 0; k < row->n_profile; k++)
         all += row->profile[k].seconds;
     bool ok = true;
-    for (int k = 0; ok && k < CPU_OP_KINDS; k++) {
-        const cpu_profile_row *p = &row->profile[k];
-        if (p->calls == 0)
-            continue;
+    for (size_t k = 0; ok && k < row->n_profile; k++) {
+        const op_profile *p = &row->profile[k];
         double rate = p->seconds > 0 ? (double)p->bytes / p->seconds : 0;
         ok = ui_table_add(&t, "%s", p->name) && ui_table_add(&t, "%llu", (unsigned long long)p->calls) &&
              ui_table_add(&t, "%.4f", 1e3 * p->seconds / tokens) &&

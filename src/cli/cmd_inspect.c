@@ -164,13 +164,10 @@ static nib_status measure_kv(findings *r, nib_error *err) {
     if (!r->f->has_network)
         return NIB_OK;
     NIB_TRY(cpu_open(&be, &(cpu_options){.threads = 1}, err));
-    nib_status status = loaded_page_bytes(be, &r->f->hp, NIB_KV_BF16, &r->kv_bf16, err);
-    if (status == NIB_OK)
-        status = loaded_page_bytes(be, &r->f->hp, NIB_KV_FP8, &r->kv_fp8, err);
+    r->kv_bf16 = loaded_page_bytes(be, &r->f->hp, NIB_KV_BF16) / KV_PAGE_TOKENS;
+    r->kv_fp8 = loaded_page_bytes(be, &r->f->hp, NIB_KV_FP8) / KV_PAGE_TOKENS;
     be->close(be);
-    r->kv_bf16 /= KV_PAGE_TOKENS;
-    r->kv_fp8 /= KV_PAGE_TOKENS;
-    return status;
+    return NIB_OK;
 }
 
 static const char *plural(int n) {

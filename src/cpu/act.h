@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backend memory: what `struct buf` is on a CPU.
+ * Backend memory: what a buf and a vec are on a CPU.
  *
  * FP32 values are always there. A BUF_ACT in int8 mode also holds the same values as 8-bit integers, written
  * once by the op that produces the activation: weights stored in 4 or 8 bits multiply the integers, all
@@ -33,19 +33,28 @@ typedef struct act_block {
     int32_t zero;
 } act_block;
 
-struct buf {
-    buf_kind kind;
-    size_t max_rows, cols;
+typedef struct act {
+    buf head;          /* first: a buf * is an act * */
     size_t stride;     /* columns from one row to the next */
-    size_t rows;       /* set by the op that writes it */
     float *f32;        /* [max_rows, stride] */
     act_block *blocks; /* [max_rows, stride / ACT_BLOCK], NULL unless BUF_ACT in int8 mode */
-};
+} act;
 
-nib_status act_new(buf **out, buf_kind kind, size_t max_rows, size_t cols, bool int8, nib_error *err);
-void act_free(buf *b);
+typedef struct cpu_vec {
+    vec head;     /* first */
+    void *values; /* [n] float or double, by head.kind */
+} cpu_vec;
 
-static inline act_block *act_blocks(const buf *b, size_t row) {
+static inline const float *vec_f32(const vec *v) {
+    return v ? ((const cpu_vec *)v)->values : NULL;
+}
+
+nib_status act_new(act **out, buf_kind kind, size_t max_rows, size_t cols, bool int8, nib_error *err);
+void act_free(act *b);
+nib_status act_vec_new(cpu_vec **out, vec_kind kind, size_t n, const void *values, nib_error *err);
+void act_vec_free(cpu_vec *v);
+
+static inline act_block *act_blocks(const act *b, size_t row) {
     return b->blocks + row * (b->stride / ACT_BLOCK);
 }
 
@@ -54,7 +63,7 @@ static inline size_t act_column(size_t i) {
     return (i & ~(size_t)7) | (i & 3) << 1 | (i >> 2 & 1);
 }
 
-static inline float *act_row(const buf *b, size_t row) {
+static inline float *act_row(const act *b, size_t row) {
     return b->f32 + row * b->stride;
 }
 

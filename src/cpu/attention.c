@@ -93,13 +93,13 @@ static size_t room_cut(room *r, void *memory, size_t d) {
 }
 
 static const float *query_of(const cpu_op *op, const tile *t, size_t i) {
-    size_t g = group_of(&op->attn), token = (t->first + i) / g, head = t->kv_head * g + (t->first + i) % g;
-    return act_row(op->in, (size_t)t->seq->row + token) + head * (size_t)op->attn.head_dim;
+    size_t g = group_of(op->attn), token = (t->first + i) / g, head = t->kv_head * g + (t->first + i) % g;
+    return act_row(op->in, (size_t)t->seq->row + token) + head * (size_t)op->attn->head_dim;
 }
 
 /* The tile's queries as integers, where attention is in integers. */
 static void quantize_queries(const cpu_backend *cb, const cpu_op *op, const tile *t, const room *r) {
-    size_t d = (size_t)op->attn.head_dim;
+    size_t d = (size_t)op->attn->head_dim;
     if (op->kv->k_steps)
         for (size_t i = 0; i < t->n; i++)
             cb->k.attn_quantize(r->q16 + i * d, r->q_steps + i, query_of(op, t, i), d);
@@ -109,19 +109,20 @@ static void quantize_queries(const cpu_backend *cb, const cpu_op *op, const tile
 static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, size_t skipped,
                      attn_page_job *job, const room *r) {
     const kv_cache *kv = op->kv;
-    size_t d = (size_t)op->attn.head_dim;
-    size_t block = kv_block(kv, op->attn.layer, t->seq->pages[t->first_page + j], (int)t->kv_head);
+    size_t d = (size_t)op->attn->head_dim;
+    size_t block =
+        kv_block(kv, op->attn->layer, t->seq->pages[op->attn->group][t->first_page + j], (int)t->kv_head);
     size_t at = block * KV_PAGE_TOKENS;
     job->k = kv->k + block * kv->block_bytes;
     job->v = kv->v + block * kv->block_bytes;
     job->k_scale = kv->k_scales ? kv->k_scales + at : NULL;
     job->v_scale = kv->v_scales ? kv->v_scales + at : NULL;
     if (j + 1 < t->n_pages) {
-        int next = t->seq->pages[t->first_page + j + 1];
-        job->next_k = kv->k + kv_block(kv, op->attn.layer, next, (int)t->kv_head) * kv->block_bytes;
+        int next = t->seq->pages[op->attn->group][t->first_page + j + 1];
+        job->next_k = kv->k + kv_block(kv, op->attn->layer, next, (int)t->kv_head) * kv->block_bytes;
     }
     job->head_dim = d;
-    job->scale = op->attn.scale;
+    job->scale = op->attn->scale;
     job->scratch = r->scores;
     if (!kv->k_steps) {
         cb->k.attn_page[kv->shape.dtype](job);
@@ -142,10 +143,10 @@ static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, 
     const float *q[ATTN_MAX_ROWS];
     uint8_t first[ATTN_MAX_ROWS], last[ATTN_MAX_ROWS];
     int start = (t->first_page + j) * KV_PAGE_TOKENS;
-    size_t g = group_of(&op->attn), skipped = 0, n = 0; /* rows that see the page follow each other */
+    size_t g = group_of(op->attn), skipped = 0, n = 0; /* rows that see the page follow each other */
     for (size_t i = 0; i < t->n; i++) {
         int pos = t->seq->pos + (int)((t->first + i) / g);
-        int from = first_seen(&op->attn, pos) - start, to = pos + 1 - start;
+        int from = first_seen(op->attn, pos) - start, to = pos + 1 - start;
         if (from >= KV_PAGE_TOKENS || to <= 0) {
             skipped += n == 0;
             continue;
@@ -177,7 +178,7 @@ static void start_rows(float *acc, size_t stride, size_t d, float *max, float *s
 
 static void end_row(const cpu_backend *cb, const cpu_op *op, size_t row, size_t head, const float *acc,
                     float sum) {
-    size_t d = (size_t)op->attn.head_dim;
+    size_t d = (size_t)op->attn->head_dim;
     cb->k.attn_end(act_row(op->out, row) + head * d, acc, sum, d);
     if (d % ACT_BLOCK == 0)
         rowops_quantize(cb, op->out, row, head * d, d);
@@ -185,11 +186,11 @@ static void end_row(const cpu_backend *cb, const cpu_op *op, size_t row, size_t 
 
 /* A unit is a tile. */
 static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn);
+    size_t d = (size_t)op->attn->head_dim, g = group_of(op->attn);
     room r;
     room_cut(&r, scratch, d);
     for (size_t u = begin; u < end; u++) {
-        tile t = tile_find(cb->batch, &op->attn, u);
+        tile t = tile_find(queue_batch(cb), op->attn, u);
         quantize_queries(cb, op, &t, &r);
         start_rows(r.acc, d, d, r.max, r.sum, t.n);
         for (int j = 0; j < t.n_pages; j++)
@@ -204,26 +205,26 @@ static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
  * acc [pairs, max_pages, head_dim], then max, sum [pairs, max_pages, 2] */
 static size_t partial_pair(const cpu_backend *cb, const attn_params *p, size_t row, size_t head) {
     size_t g = group_of(p);
-    return (head / g * (size_t)cb->batch->n_rows + row) * g + head % g;
+    return (head / g * (size_t)queue_batch(cb)->n_rows + row) * g + head % g;
 }
 
 static float *partial_scalars(const cpu_backend *cb, const cpu_op *op) {
-    size_t pairs = (size_t)cb->batch->n_rows * (size_t)op->attn.n_heads;
-    return cb->partial + pairs * (size_t)op->max_pages * (size_t)op->attn.head_dim;
+    size_t pairs = (size_t)queue_batch(cb)->n_rows * (size_t)op->attn->n_heads;
+    return cb->partial + pairs * (size_t)op->max_pages * (size_t)op->attn->head_dim;
 }
 
 /* A unit is one page of a tile. */
 static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    size_t d = (size_t)op->attn.head_dim, g = group_of(&op->attn), max_pages = (size_t)op->max_pages;
+    size_t d = (size_t)op->attn->head_dim, g = group_of(op->attn), max_pages = (size_t)op->max_pages;
     room r;
     room_cut(&r, scratch, d);
     for (size_t u = begin; u < end; u++) {
-        tile t = tile_find(cb->batch, &op->attn, u / max_pages);
+        tile t = tile_find(queue_batch(cb), op->attn, u / max_pages);
         size_t j = u % max_pages;
         if (j >= (size_t)t.n_pages)
             continue;
         size_t pair =
-            partial_pair(cb, &op->attn, (size_t)t.seq->row + t.first / g, t.kv_head * g + t.first % g);
+            partial_pair(cb, op->attn, (size_t)t.seq->row + t.first / g, t.kv_head * g + t.first % g);
         float *acc = cb->partial + (pair * max_pages + j) * d;
         quantize_queries(cb, op, &t, &r);
         start_rows(acc, max_pages * d, d, r.max, r.sum, t.n);
@@ -238,13 +239,13 @@ static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
 
 /* A unit is a (row, head): joins its pages in order. */
 static void run_join(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    const attn_params *p = &op->attn;
+    const attn_params *p = op->attn;
     size_t d = (size_t)p->head_dim, h = (size_t)p->n_heads, g = group_of(p);
     size_t max_pages = (size_t)op->max_pages;
     float *acc = scratch;
     for (size_t u = begin; u < end; u++) {
         size_t row = u / h, head = u % h;
-        const batch_seq *seq = cb->batch->seqs;
+        const batch_seq *seq = queue_batch(cb)->seqs;
         while (row >= (size_t)(seq->row + seq->n_rows))
             seq++;
         size_t pair_in_seq = (row - (size_t)seq->row) * g + head % g;
@@ -267,11 +268,11 @@ size_t attention_scratch_bytes(size_t head_dim) {
 
 /* Sets the units of OP: tiles, or pages of tiles when tiles are too few to occupy the threads. */
 static void choose_units(const cpu_backend *cb, cpu_op *op) {
-    const attn_params *p = &op->attn;
+    const attn_params *p = op->attn;
     size_t tiles = 0, block_pages = 0;
     int max_pages = 0;
-    for (int32_t s = 0; s < cb->batch->n_seqs; s++) {
-        const batch_seq *seq = &cb->batch->seqs[s];
+    for (int32_t s = 0; s < queue_batch(cb)->n_seqs; s++) {
+        const batch_seq *seq = &queue_batch(cb)->seqs[s];
         size_t n = seq_tiles(seq, p);
         tiles += n * (size_t)p->n_kv_heads;
         for (size_t i = 0; i < n; i++) {
@@ -282,7 +283,7 @@ static void choose_units(const cpu_backend *cb, cpu_op *op) {
     }
     op->bytes = block_pages * 2 * op->kv->block_bytes;
     op->units = tiles;
-    size_t slots = op->out->rows * (size_t)p->n_heads * (size_t)max_pages;
+    size_t slots = op->out->head.rows * (size_t)p->n_heads * (size_t)max_pages;
     bool fits = slots * ((size_t)p->head_dim + 2) <= cb->partial_floats;
     if (cb->team.threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->team.threads) && max_pages > 1 &&
         fits) {
@@ -292,14 +293,16 @@ static void choose_units(const cpu_backend *cb, cpu_op *op) {
     }
 }
 
-void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p, kv_cache *kv) {
+void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p, cache *c,
+                      const weight *reader) {
+    (void)reader; /* one activation format for all */
     cpu_backend *cb = queue_backend(be);
-    assert(q->kind == BUF_F32 && q->rows == (size_t)cb->batch->n_rows && q->rows <= out->max_rows);
-    assert(out->cols == (size_t)p->n_heads * (size_t)p->head_dim && q->cols == out->cols);
-    assert(p->n_heads % p->n_kv_heads == 0 && p->n_kv_heads == kv->shape.n_kv_heads &&
-           p->head_dim == kv->shape.head_dim && p->layer >= 0 && p->layer < kv->shape.n_layers);
-    out->rows = q->rows;
-    cpu_op op = {.run = run_tiles, .kind = CPU_OP_ATTENTION, .out = out, .in = q, .attn = *p, .kv = kv};
+    cpu_op op = {.run = run_tiles,
+                 .kind = CPU_OP_ATTENTION,
+                 .out = (act *)out,
+                 .in = (const act *)q,
+                 .attn = p,
+                 .kv = kv_group(c, p->group)};
     choose_units(cb, &op);
     queue_push(cb, &op);
     if (op.max_pages) {
@@ -310,5 +313,5 @@ void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p,
         queue_push(cb, &op);
     }
     if (p->head_dim % ACT_BLOCK)
-        rowops_push_quantize(cb, out);
+        rowops_push_quantize(cb, op.out);
 }

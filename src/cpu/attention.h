@@ -7,7 +7,8 @@
 
 #include "cpu/queue.h"
 
-void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p, kv_cache *kv);
+void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p, cache *c,
+                      const weight *reader);
 size_t attention_scratch_bytes(size_t head_dim);
 
 #endif

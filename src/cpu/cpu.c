@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/threads.h"
@@ -51,113 +52,203 @@ static nib_status grow_rope(cpu_backend *cb, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status cpu_buf_new(backend *be, buf **out, buf_kind kind, size_t max_rows, size_t cols,
-                              nib_error *err) {
+/* One rank: every split is whole. */
+static nib_status cpu_buf_new(backend *be, buf **out, buf_kind kind, split_kind split, size_t max_rows,
+                              size_t cols, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
+    act *b;
+    (void)split;
     NIB_TRY(grow_rows(cb, max_rows, err));
     NIB_TRY(grow_rope(cb, err));
-    return act_new(out, kind, max_rows, cols, cb->int8, err);
+    NIB_TRY(act_new(&b, kind, max_rows, cols, cb->int8, err));
+    *out = &b->head;
+    return NIB_OK;
 }
 
 static void cpu_buf_free(backend *be, buf *b) {
     (void)be;
-    act_free(b);
+    act_free((act *)b);
 }
 
-static const float *cpu_buf_read(backend *be, const buf *b) {
+static void cpu_buf_write(backend *be, buf *b, const float *values, size_t rows, const weight *reader) {
+    cpu_backend *cb = queue_backend(be);
+    act *a = (act *)b;
+    (void)reader;
+    assert(rows <= b->max_rows);
+    b->rows = rows;
+    for (size_t r = 0; r < rows; r++) {
+        memcpy(act_row(a, r), values + r * b->cols, b->cols * sizeof *values);
+        rowops_quantize(cb, a, r, 0, b->cols);
+    }
+}
+
+static void cpu_buf_read(backend *be, const buf *b, float *dst) {
+    (void)be;
+    for (size_t r = 0; r < b->rows; r++)
+        memcpy(dst + r * b->cols, act_row((const act *)b, r), b->cols * sizeof *dst);
+}
+
+static const float *cpu_buf_view(backend *be, const buf *b) {
     (void)be;
     assert(b->kind == BUF_F32);
-    return b->f32;
+    return ((const act *)b)->f32;
+}
+
+static nib_status cpu_vec_new(backend *be, vec **out, vec_kind kind, size_t n, const void *values,
+                              nib_error *err) {
+    cpu_vec *v;
+    (void)be;
+    NIB_TRY(act_vec_new(&v, kind, n, values, err));
+    *out = &v->head;
+    return NIB_OK;
+}
+
+static void cpu_vec_read(backend *be, const vec *v, void *dst) {
+    (void)be;
+    memcpy(dst, ((const cpu_vec *)v)->values, v->n * (v->kind == VEC_F32 ? sizeof(float) : sizeof(double)));
+}
+
+static void cpu_vec_free(backend *be, vec *v) {
+    (void)be;
+    act_vec_free((cpu_vec *)v);
 }
 
 static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
-                                  nib_error *err) {
+                                  split_kind split, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
-    weight *w;
+    packed *w;
     NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->team.threads, err));
     nib_status status = queue_reserve(cb, pack_scratch_bytes(w), err);
     if (status != NIB_OK) {
         pack_free(w);
         return status;
     }
-    *out = w;
+    w->head.split = split;
+    *out = &w->head;
     return NIB_OK;
 }
 
 static void cpu_weight_free(backend *be, weight *w) {
     (void)be;
-    pack_free(w);
+    pack_free((packed *)w);
 }
 
 static void cpu_weight_unpack_row(backend *be, const weight *w, size_t row, float *dst) {
     (void)be;
-    pack_unpack_row(w, row, dst);
+    pack_unpack_row(pack_of(w), row, dst);
 }
 
-static nib_status cpu_kv_new(backend *be, kv_cache **out, const kv_shape *shape, nib_error *err) {
-    cpu_backend *cb = queue_backend(be);
+/* ---- caches ---- */
+
+static bool keeps_steps(const cpu_backend *cb, const cache_shape *shape) {
     size_t d = (size_t)shape->head_dim;
+    return cb->int8 && cb->k.attn_quantize && d % 64 == 0 && d <= ATTN_INT_MAX_DIM;
+}
+
+static size_t cpu_cache_page_bytes(backend *be, const cache_shape *shape) {
+    return kv_page_bytes(shape, keeps_steps(queue_backend(be), shape));
+}
+
+static size_t cpu_memory_free(backend *be) {
+    (void)be;
+    long pages = sysconf(_SC_AVPHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (size_t)pages * (size_t)bytes : 0;
+}
+
+/* What attention over heads of D dimensions needs beside the pages. */
+static nib_status reserve_attention(cpu_backend *cb, size_t d, nib_error *err) {
     if (d / 2 > cb->max_half) {
         cb->max_half = d / 2;
         NIB_TRY(grow_rope(cb, err));
     }
     NIB_TRY(queue_reserve(cb, attention_scratch_bytes(d), err));
     NIB_TRY(queue_reserve(cb, kvstore_scratch_bytes(d), err));
-    if (!cb->partial && cb->team.threads > 1) {
-        cb->partial = mem_aligned(PARTIAL_FLOATS * sizeof(float));
-        if (!cb->partial)
-            return nib_fail(err, NIB_NO_MEMORY, "no memory for partial attention results");
-        cb->partial_floats = PARTIAL_FLOATS;
-    }
-    bool steps = cb->int8 && cb->k.attn_quantize && d % 64 == 0 && d <= ATTN_INT_MAX_DIM;
-    return kv_cache_new(out, shape, steps, err);
+    if (cb->partial || cb->team.threads == 1)
+        return NIB_OK;
+    cb->partial = mem_aligned(PARTIAL_FLOATS * sizeof(float));
+    if (!cb->partial)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for partial attention results");
+    cb->partial_floats = PARTIAL_FLOATS;
+    return NIB_OK;
 }
 
-static void cpu_kv_free(backend *be, kv_cache *kv) {
+static void cpu_cache_free(backend *be, cache *c) {
     (void)be;
-    kv_cache_free(kv);
+    for (int i = 0; c && i < c->n_groups; i++)
+        kv_close(kv_group(c, i));
+    mem_free(c);
+}
+
+static nib_status cpu_cache_new(backend *be, cache **out, const cache_shape *shapes, int n_groups,
+                                nib_error *err) {
+    cpu_backend *cb = queue_backend(be);
+    assert(n_groups > 0 && n_groups <= CACHE_MAX_GROUPS);
+    cpu_cache *c = mem_array(1, sizeof *c);
+    if (!c)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a cache");
+    nib_status status = NIB_OK;
+    for (int i = 0; i < n_groups && status == NIB_OK; i++) {
+        const cache_shape *s = &shapes[i];
+        c->head.shapes[c->head.n_groups++] = *s;
+        c->head.bytes += cpu_cache_page_bytes(be, s) * (size_t)s->group.n_pages;
+        status = reserve_attention(cb, (size_t)s->head_dim, err);
+        if (status == NIB_OK)
+            status = kv_open(&c->groups[i], s, keeps_steps(cb, s), err);
+    }
+    if (status != NIB_OK) {
+        cpu_cache_free(be, &c->head);
+        return status;
+    }
+    *out = &c->head;
+    return NIB_OK;
+}
+
+static void cpu_cache_copy(backend *be, cache *c, int group, int32_t to, int32_t from) {
+    (void)be;
+    kv_copy_page(kv_group(c, group), to, from);
 }
 
 /* ---- steps ---- */
 
 /* Cuts the batch into runs of rows within one KV page. */
 static void cut_runs(cpu_backend *cb, const batch *b) {
-    int32_t row = 0;
     cb->n_runs = 0;
     for (int32_t s = 0; s < b->n_seqs; s++) {
         const batch_seq *seq = &b->seqs[s];
-        assert(seq->row == row && seq->n_rows > 0 && seq->pos >= 0);
-        assert((seq->pos + seq->n_rows - 1) / KV_PAGE_TOKENS < seq->n_pages);
         for (int32_t i = 0; i < seq->n_rows;) {
-            int32_t pos = seq->pos + i, slot_in_page = pos % KV_PAGE_TOKENS;
+            int32_t row = seq->row + i, pos = seq->pos + i, slot_in_page = pos % KV_PAGE_TOKENS;
             int32_t n = KV_PAGE_TOKENS - slot_in_page;
             n = n < seq->n_rows - i ? n : seq->n_rows - i;
-            cb->runs[cb->n_runs++] = (page_run){
-                .row = row + i, .n = n, .page = seq->pages[pos / KV_PAGE_TOKENS], .slot = slot_in_page};
+            cb->runs[cb->n_runs++] =
+                (page_run){.row = row, .n = n, .seq = s, .page = pos / KV_PAGE_TOKENS, .slot = slot_in_page};
             for (int32_t j = 0; j < n; j++)
-                cb->positions[row + i + j] = pos + j;
+                cb->positions[row + j] = pos + j;
             i += n;
         }
-        row += seq->n_rows;
     }
-    assert(row == b->n_rows);
 }
 
-static void cpu_step_begin(backend *be, const batch *b) {
+/* Nothing is replayed: queueing costs microseconds. */
+static bool cpu_step_begin(backend *be, const batch *b, uint64_t key) {
     cpu_backend *cb = queue_backend(be);
-    assert(b->n_rows > 0 && (size_t)b->n_rows <= cb->max_rows && cb->n_ops == 0);
-    cb->batch = b;
+    (void)key;
+    assert((size_t)b->n_rows <= cb->max_rows && cb->n_ops == 0);
     cut_runs(cb, b);
     for (int i = 0; i < ROPE_TABLES; i++)
         cb->rope[i].inv_freq = NULL;
     cb->next_rope = 0;
+    return false;
+}
+
+/* The caller's thread is one of those that compute, so the work is done in step_wait. */
+static void cpu_step_submit(backend *be) {
+    (void)be;
 }
 
 /* No op on a CPU can fail; the threads for it can. */
-static nib_status cpu_step_finish(backend *be, nib_error *err) {
+static nib_status cpu_step_wait(backend *be, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
     queue_run(cb);
-    cb->batch = NULL;
     nib_status status = cb->failed;
     cb->failed = NIB_OK;
     return status == NIB_OK ? NIB_OK : nib_fail(err, status, "%s", cb->failure.text);
@@ -170,51 +261,45 @@ static void run_matmul(const cpu_backend *cb, const cpu_op *op, size_t begin, si
     matmul_run(&op->matmul, begin, end, scratch);
 }
 
-static void push_matmul(backend *be, buf *out, const buf *a, const weight *w, bool add) {
+static void push_matmul(backend *be, buf *out, const buf *a, const weight *w, const vec *bias, bool add) {
     cpu_backend *cb = queue_backend(be);
-    assert(out->kind == BUF_F32 && a->kind == BUF_ACT && out->cols == pack_rows(w) &&
-           a->cols == pack_cols(w));
-    assert(a->rows <= out->max_rows && (!add || out->rows == a->rows));
-    out->rows = a->rows;
     matmul_job job = {.k = &cb->k,
-                      .w = w,
-                      .a = a,
-                      .out = out->f32,
-                      .out_stride = out->stride,
+                      .w = pack_of(w),
+                      .a = (const act *)a,
+                      .out = ((act *)out)->f32,
+                      .out_stride = ((act *)out)->stride,
                       .n_rows = a->rows,
-                      .add = add};
+                      .add = add,
+                      .bias = vec_f32(bias)};
     queue_push(cb, &(cpu_op){.run = run_matmul,
                              .kind = add ? CPU_OP_MATMUL_ADD : CPU_OP_MATMUL,
                              .units = a->rows ? matmul_units(&job) : 0,
-                             .bytes = pack_bytes(w) + a->rows * (a->cols + out->cols) * 4,
-                             .out = out,
-                             .in = a,
-                             .weight = w,
+                             .bytes = w->bytes + a->rows * (a->cols + out->cols) * 4,
                              .matmul = job});
 }
 
-static void cpu_matmul(backend *be, buf *out, const buf *a, const weight *w) {
-    push_matmul(be, out, a, w, false);
+static void cpu_matmul(backend *be, buf *out, const buf *a, const weight *w, const vec *bias) {
+    push_matmul(be, out, a, w, bias, false);
 }
 
-static void cpu_matmul_add(backend *be, buf *x, const buf *a, const weight *w) {
-    push_matmul(be, x, a, w, true);
+static void cpu_matmul_add(backend *be, buf *x, const buf *a, const weight *w, const vec *bias) {
+    push_matmul(be, x, a, w, bias, true);
 }
 
-static void cpu_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind) {
+static void cpu_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind,
+                           const weight *reader) {
     cpu_backend *cb = queue_backend(be);
-    assert(out->kind == BUF_ACT && a->kind == BUF_ACT && a->cols == pack_cols(w) && a != out);
-    assert(w->n_parts == 2 && w->parts[0].rows == out->cols && w->parts[1].rows == out->cols);
-    assert(a->rows <= out->max_rows);
-    out->rows = a->rows;
-    matmul_job job = {.k = &cb->k, .w = w, .a = a, .n_rows = a->rows, .gated = out, .glu = kind};
+    (void)reader; /* one activation format for all */
+    matmul_job job = {.k = &cb->k,
+                      .w = pack_of(w),
+                      .a = (const act *)a,
+                      .n_rows = a->rows,
+                      .gated = (act *)out,
+                      .glu = kind};
     queue_push(cb, &(cpu_op){.run = run_matmul,
                              .kind = CPU_OP_MATMUL_GLU,
                              .units = a->rows ? matmul_units(&job) : 0,
-                             .bytes = pack_bytes(w) + a->rows * (a->cols * 4 + out->cols * 5),
-                             .out = out,
-                             .in = a,
-                             .weight = w,
+                             .bytes = w->bytes + a->rows * (a->cols * 4 + out->cols * 5),
                              .matmul = job});
 }
 
@@ -240,29 +325,40 @@ static void cpu_close(backend *be) {
 static void set_table(backend *be) {
     *be = (backend){
         .name = "cpu",
+        .row_bits_fixed = true,
+        .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,
+        .buf_write = cpu_buf_write,
         .buf_read = cpu_buf_read,
+        .buf_view = cpu_buf_view,
+        .vec_new = cpu_vec_new,
+        .vec_read = cpu_vec_read,
+        .vec_free = cpu_vec_free,
         .weight_pack = cpu_weight_pack,
         .weight_free = cpu_weight_free,
-        .weight_bytes = pack_bytes,
         .weight_unpack_row = cpu_weight_unpack_row,
-        .kv_new = cpu_kv_new,
-        .kv_free = cpu_kv_free,
-        .kv_bytes = kv_cache_bytes,
+        .cache_page_bytes = cpu_cache_page_bytes,
+        .memory_free = cpu_memory_free,
+        .cache_new = cpu_cache_new,
+        .cache_free = cpu_cache_free,
+        .cache_copy = cpu_cache_copy,
         .step_begin = cpu_step_begin,
-        .step_finish = cpu_step_finish,
+        .step_submit = cpu_step_submit,
+        .step_wait = cpu_step_wait,
+        .profile_start = queue_profile_start,
+        .profile_stop = queue_profile_stop,
         .close = cpu_close,
-        .embed = rowops_embed,
-        .rmsnorm = rowops_rmsnorm,
-        .rmsnorm_out = rowops_rmsnorm_out,
-        .rmsnorm_add = rowops_rmsnorm_add,
-        .matmul = cpu_matmul,
-        .matmul_add = cpu_matmul_add,
-        .qk_norm_rope_store = kvstore_qk_norm_rope_store,
-        .attention = attention_attend,
-        .matmul_glu = cpu_matmul_glu,
-        .sum_squares = rowops_sum_squares,
+        .op = {.embed = rowops_embed,
+               .rmsnorm = rowops_rmsnorm,
+               .rmsnorm_out = rowops_rmsnorm_out,
+               .rmsnorm_add = rowops_rmsnorm_add,
+               .matmul = cpu_matmul,
+               .matmul_add = cpu_matmul_add,
+               .matmul_glu = cpu_matmul_glu,
+               .qk_norm_rope_store = kvstore_qk_norm_rope_store,
+               .attention = attention_attend,
+               .sum_squares = rowops_sum_squares},
     };
 }
 
@@ -291,6 +387,7 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
     const char *how = !cb->int8             ? "activations f32 (exact)"
                       : cb->k.attn_quantize ? "activations int8 (a scale per 16), attention in integers"
                                             : "activations int8 (a scale per 16)";
+    cb->be.mode = cb->int8 ? COMPUTE_W4A8_INT8 : COMPUTE_EXACT;
     snprintf(cb->be.path, sizeof cb->be.path, "cpu %s, %s", cb->k.rung, how);
     *out = &cb->be;
     return NIB_OK;
@@ -298,34 +395,4 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
 
 int cpu_threads(const backend *be) {
     return ((const cpu_backend *)be)->team.threads;
-}
-
-void cpu_profile_start(backend *be) {
-    static const char *const names[CPU_OP_KINDS] = {
-        [CPU_OP_EMBED] = "embed",
-        [CPU_OP_RMSNORM] = "rmsnorm",
-        [CPU_OP_RMSNORM_OUT] = "rmsnorm_out",
-        [CPU_OP_RMSNORM_ADD] = "rmsnorm_add",
-        [CPU_OP_MATMUL] = "matmul",
-        [CPU_OP_MATMUL_ADD] = "matmul_add",
-        [CPU_OP_MATMUL_GLU] = "matmul_glu",
-        [CPU_OP_ROPE_TABLE] = "rope_table",
-        [CPU_OP_QK_NORM_ROPE_STORE] = "qk_norm_rope_store",
-        [CPU_OP_ATTENTION] = "attention",
-        [CPU_OP_ATTENTION_JOIN] = "attention_join",
-        [CPU_OP_QUANTIZE] = "quantize",
-        [CPU_OP_SUM_SQUARES] = "sum_squares",
-    };
-    cpu_backend *cb = queue_backend(be);
-    cb->profiling = true;
-    for (int i = 0; i < CPU_OP_KINDS; i++)
-        cb->profile[i] = (cpu_profile_row){.name = names[i]};
-}
-
-void cpu_profile_stop(backend *be) {
-    queue_backend(be)->profiling = false;
-}
-
-const cpu_profile_row *cpu_profile(const backend *be) {
-    return ((const cpu_backend *)be)->profile;
 }

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/mem.h"
 
@@ -23,49 +24,56 @@ static void *zeroed(void **memory, size_t n, size_t size) {
     return *memory ? (void *)(((uintptr_t)*memory + 63) & ~(uintptr_t)63) : NULL;
 }
 
-nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_error *err) {
-    assert(shape->n_layers > 0 && shape->n_kv_heads > 0 && shape->n_pages > 0 && shape->head_dim > 0 &&
-           shape->head_dim % 2 == 0);
-    kv_cache *kv = mem_array(1, sizeof *kv);
-    if (!kv)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for the KV cache");
-    kv->shape = *shape;
-    if (kv->shape.dtype == NIB_KV_AUTO)
-        kv->shape.dtype = NIB_KV_BF16;
-    size_t blocks;
-    kv->block_bytes = (size_t)KV_PAGE_TOKENS * (size_t)shape->head_dim * element_bytes(kv->shape.dtype);
-    bool ok = mem_mul((size_t)shape->n_layers * (size_t)shape->n_kv_heads, (size_t)shape->n_pages, &blocks);
-    kv->n_blocks = ok ? blocks : 0;
-    ok = ok && (kv->k = zeroed(&kv->memory[0], blocks, kv->block_bytes)) &&
-         (kv->v = zeroed(&kv->memory[1], blocks, kv->block_bytes));
-    if (ok && kv->shape.dtype == NIB_KV_FP8) {
-        size_t scale_bytes = KV_PAGE_TOKENS * sizeof(float);
-        ok = (kv->k_scales = zeroed(&kv->memory[2], blocks, scale_bytes)) &&
-             (kv->v_scales = zeroed(&kv->memory[3], blocks, scale_bytes));
-    }
-    if (ok && steps) {
-        size_t step_bytes = KV_PAGE_TOKENS * sizeof(float);
-        ok = (kv->k_steps = zeroed(&kv->memory[4], blocks, step_bytes)) &&
-             (kv->v_steps = zeroed(&kv->memory[5], blocks, step_bytes));
-    }
-    if (!ok) {
-        kv_cache_free(kv);
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a KV cache of %d pages of %d tokens",
-                        shape->n_pages, KV_PAGE_TOKENS);
-    }
-    *out = kv;
-    return NIB_OK;
+/* Bytes of keys (or values) of one page and KV head. */
+static size_t block_bytes(const cache_shape *shape) {
+    return (size_t)KV_PAGE_TOKENS * (size_t)shape->head_dim * element_bytes(shape->dtype);
 }
 
-void kv_cache_free(kv_cache *kv) {
-    if (!kv)
-        return;
+nib_status kv_open(kv_cache *kv, const cache_shape *shape, bool steps, nib_error *err) {
+    int n_pages = shape->group.n_pages;
+    assert(shape->n_layers > 0 && shape->n_kv_heads > 0 && n_pages > 0 && shape->head_dim > 0 &&
+           shape->head_dim % 2 == 0 && shape->group.kind != CACHE_STATE && shape->dtype != NIB_KV_AUTO);
+    *kv = (kv_cache){.shape = *shape, .block_bytes = block_bytes(shape)};
+    size_t blocks, line = KV_PAGE_TOKENS * sizeof(float);
+    bool ok = mem_mul((size_t)shape->n_layers * (size_t)shape->n_kv_heads, (size_t)n_pages, &blocks) &&
+              (kv->k = zeroed(&kv->memory[0], blocks, kv->block_bytes)) &&
+              (kv->v = zeroed(&kv->memory[1], blocks, kv->block_bytes));
+    if (ok && shape->dtype == NIB_KV_FP8)
+        ok = (kv->k_scales = zeroed(&kv->memory[2], blocks, line)) &&
+             (kv->v_scales = zeroed(&kv->memory[3], blocks, line));
+    if (ok && steps)
+        ok = (kv->k_steps = zeroed(&kv->memory[4], blocks, line)) &&
+             (kv->v_steps = zeroed(&kv->memory[5], blocks, line));
+    if (ok)
+        return NIB_OK;
+    kv_close(kv);
+    return nib_fail(err, NIB_NO_MEMORY, "no memory for a KV cache of %d pages of %d tokens", n_pages,
+                    KV_PAGE_TOKENS);
+}
+
+void kv_close(kv_cache *kv) {
     for (int i = 0; i < 6; i++)
         mem_free(kv->memory[i]);
-    mem_free(kv);
+    *kv = (kv_cache){0};
 }
 
-size_t kv_cache_bytes(const kv_cache *kv) {
-    size_t token_floats = (kv->k_scales ? 2 : 0) + (kv->k_steps ? 2 : 0);
-    return kv->n_blocks * (2 * kv->block_bytes + token_floats * KV_PAGE_TOKENS * sizeof(float));
+size_t kv_page_bytes(const cache_shape *shape, bool steps) {
+    size_t token_floats = (shape->dtype == NIB_KV_FP8 ? 2 : 0) + (steps ? 2 : 0);
+    return (size_t)shape->n_layers * (size_t)shape->n_kv_heads *
+           (2 * block_bytes(shape) + token_floats * KV_PAGE_TOKENS * sizeof(float));
+}
+
+void kv_copy_page(kv_cache *kv, int to, int from) {
+    size_t heads = (size_t)kv->shape.n_kv_heads, bytes = heads * kv->block_bytes;
+    size_t tokens = heads * KV_PAGE_TOKENS;
+    float *const scalars[] = {kv->k_scales, kv->v_scales, kv->k_steps, kv->v_steps};
+    for (int layer = 0; layer < kv->shape.n_layers; layer++) {
+        size_t a = kv_block(kv, layer, to, 0), b = kv_block(kv, layer, from, 0);
+        memcpy(kv->k + a * kv->block_bytes, kv->k + b * kv->block_bytes, bytes);
+        memcpy(kv->v + a * kv->block_bytes, kv->v + b * kv->block_bytes, bytes);
+        for (int i = 0; i < 4; i++)
+            if (scalars[i])
+                memcpy(scalars[i] + a * KV_PAGE_TOKENS, scalars[i] + b * KV_PAGE_TOKENS,
+                       tokens * sizeof(float));
+    }
 }

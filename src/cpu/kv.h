@@ -25,23 +25,34 @@
 #define KV_K_MAX 2047
 #define KV_V_MAX 127
 
-struct kv_cache {
-    kv_shape shape;
-    size_t n_blocks;
+typedef struct kv_cache {
+    cache_shape shape;
     size_t block_bytes;         /* of keys (or values) of one page and KV head */
     uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
     float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
     float *k_steps, *v_steps;   /* [blocks, ...]; NULL unless attention is in integers */
     void *memory[6];
-};
+} kv_cache;
 
-nib_status kv_cache_new(kv_cache **out, const kv_shape *shape, bool steps, nib_error *err);
-void kv_cache_free(kv_cache *kv);
-size_t kv_cache_bytes(const kv_cache *kv);
+/* A cache: a kv_cache for every group. */
+typedef struct cpu_cache {
+    cache head; /* first: a cache * is a cpu_cache * */
+    kv_cache groups[CACHE_MAX_GROUPS];
+} cpu_cache;
+
+static inline kv_cache *kv_group(cache *c, int group) {
+    return &((cpu_cache *)c)->groups[group];
+}
+
+/* STEPS: attention is in integers. */
+nib_status kv_open(kv_cache *kv, const cache_shape *shape, bool steps, nib_error *err);
+void kv_close(kv_cache *kv);
+size_t kv_page_bytes(const cache_shape *shape, bool steps);
+void kv_copy_page(kv_cache *kv, int to, int from);
 
 /* Index of a block among those of the cache. */
 static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {
-    return ((size_t)layer * (size_t)kv->shape.n_pages + (size_t)page) * (size_t)kv->shape.n_kv_heads +
+    return ((size_t)layer * (size_t)kv->shape.group.n_pages + (size_t)page) * (size_t)kv->shape.n_kv_heads +
            (size_t)head;
 }
 

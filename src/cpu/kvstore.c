@@ -15,45 +15,49 @@
 /* Angles are products in FP32, as in transformers, and only then exact. */
 static void run_rope_table(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     (void)scratch;
-    size_t half = (size_t)op->attn.head_dim / 2;
+    const rope_table *t = op->rope;
+    const float *inv_freq = vec_f32(t->inv_freq);
+    size_t n = t->inv_freq->n;
     for (size_t r = begin; r < end; r++) {
-        float position = (float)cb->positions[r];
-        for (size_t i = 0; i < half; i++) {
-            float angle = position * op->attn.inv_freq[i];
-            sincosf(angle, &op->rope->sines[r * half + i], &op->rope->cosines[r * half + i]);
+        float position = (float)cb->positions[r], *cosines = t->cosines + r * n, *sines = t->sines + r * n;
+        for (size_t i = 0; i < n; i++)
+            sincosf(position * inv_freq[i], &sines[i], &cosines[i]);
+        for (size_t i = 0; i < n && t->scale != 1.0f; i++) {
+            cosines[i] *= t->scale;
+            sines[i] *= t->scale;
         }
     }
 }
 
 /* The table of P's frequencies for this step's rows; queues its making when no layer before asked for it. */
 static const rope_table *rope_for(cpu_backend *cb, const attn_params *p) {
-    size_t half = (size_t)p->head_dim / 2;
+    if (!p->inv_freq)
+        return NULL;
     for (int i = 0; i < ROPE_TABLES; i++)
-        if (cb->rope[i].inv_freq == p->inv_freq && cb->rope[i].half == half)
+        if (cb->rope[i].inv_freq == p->inv_freq && cb->rope[i].scale == p->rope_scale)
             return &cb->rope[i];
     rope_table *t = &cb->rope[cb->next_rope++ % ROPE_TABLES];
     t->inv_freq = p->inv_freq;
-    t->half = half;
-    size_t rows = (size_t)cb->batch->n_rows;
+    t->scale = p->rope_scale;
+    size_t rows = (size_t)queue_batch(cb)->n_rows;
     queue_push(cb, &(cpu_op){.run = run_rope_table,
                              .kind = CPU_OP_ROPE_TABLE,
                              .by_row = true,
                              .units = rows,
-                             .bytes = rows * half * 8,
-                             .attn = *p,
+                             .bytes = rows * p->inv_freq->n * 8,
                              .rope = t});
     return t;
 }
 
 static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst, const float *src,
                             const float *norm, size_t row) {
-    size_t d = (size_t)op->attn.head_dim;
+    size_t d = (size_t)op->attn->head_dim, n = op->rope ? op->rope->inv_freq->n : 0;
     if (norm)
-        cb->k.rmsnorm(dst, src, norm, op->attn.norm_eps, d);
+        cb->k.rmsnorm(dst, src, norm, op->attn->norm_eps, d);
     else
         memcpy(dst, src, d * sizeof *dst);
-    cb->k.rope(dst, op->rope->cosines + row * (d / 2), op->rope->sines + row * (d / 2), d / 2,
-               op->attn.interleaved);
+    if (n)
+        cb->k.rope(dst, op->rope->cosines + row * n, op->rope->sines + row * n, n, op->attn->interleaved);
 }
 
 /* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known. */
@@ -126,7 +130,8 @@ static void store_steps(const kv_cache *kv, size_t block, bool is_k, size_t t, c
 static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head, bool is_k,
                        const float *x, size_t x_stride, void *room) {
     const kv_cache *kv = op->kv;
-    size_t block = kv_block(kv, op->attn.layer, run->page, (int)head), d = (size_t)op->attn.head_dim;
+    size_t block = kv_block(kv, op->attn->layer, queue_page(cb, run, op->attn->group), (int)head);
+    size_t d = (size_t)op->attn->head_dim;
     size_t t = (size_t)run->slot, n = (size_t)run->n;
     uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
     void *codes = is_k ? room : bytes + t * (kv->block_bytes / KV_PAGE_TOKENS);
@@ -141,13 +146,13 @@ static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *
 
 /* Value head HEAD of the rows of RUN. */
 static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
-    const attn_params *p = &op->attn;
+    const attn_params *p = op->attn;
     const kv_cache *kv = op->kv;
     size_t d = (size_t)p->head_dim, stride = op->in->stride;
     const float *v = act_row(op->in, (size_t)run->row) + ((size_t)(p->n_heads + p->n_kv_heads) + head) * d;
     if (kv->v_scales) {
-        float *scales =
-            kv->v_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
+        size_t block = kv_block(kv, p->layer, queue_page(cb, run, p->group), (int)head);
+        float *scales = kv->v_scales + block * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < (size_t)run->n; i++)
             scales[i] = cb->k.fp8_scale(v + i * stride, NULL, d);
     }
@@ -156,26 +161,27 @@ static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run
 
 /* Query head HEAD of the rows of RUN. */
 static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
-    size_t d = (size_t)op->attn.head_dim;
+    size_t d = (size_t)op->attn->head_dim;
     for (size_t row = (size_t)run->row; row < (size_t)(run->row + run->n); row++)
         norm_and_rotate(cb, op, act_row(op->out, row) + head * d, act_row(op->in, row) + head * d,
-                        op->attn.q_norm, row);
+                        vec_f32(op->attn->q_norm), row);
 }
 
 /* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8 go by their queries, which are made
  * first. */
 static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
                                   float *scratch) {
-    const attn_params *p = &op->attn;
+    const attn_params *p = op->attn;
     const kv_cache *kv = op->kv;
     size_t h = (size_t)p->n_heads, d = (size_t)p->head_dim, group = h / (size_t)p->n_kv_heads;
     float *k = scratch, *room = k + KV_PAGE_TOKENS * d;
     size_t row = (size_t)run->row, n = (size_t)run->n;
     for (size_t i = 0; i < n; i++)
-        norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, p->k_norm, row + i);
+        norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, vec_f32(p->k_norm),
+                        row + i);
     if (kv->k_scales) {
-        float *scales =
-            kv->k_scales + kv_block(kv, p->layer, run->page, (int)head) * KV_PAGE_TOKENS + run->slot;
+        size_t block = kv_block(kv, p->layer, queue_page(cb, run, p->group), (int)head);
+        float *scales = kv->k_scales + block * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < group; i++)
             rotate_head(cb, op, run, head * group + i);
         for (size_t i = 0; i < n; i++) {
@@ -187,7 +193,7 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
 }
 
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    const attn_params *p = &op->attn;
+    const attn_params *p = op->attn;
     size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, slots = h + 2 * g;
     for (size_t u = begin; u < end; u++) {
         const page_run *run = &cb->runs[u / slots];
@@ -201,24 +207,19 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
     }
 }
 
-void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, kv_cache *kv) {
+void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
     cpu_backend *cb = queue_backend(be);
     size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads;
-    assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && q->cols == h * (size_t)p->head_dim &&
-           qkv->cols == q->cols + 2 * g * (size_t)p->head_dim);
-    assert(qkv->rows == (size_t)cb->batch->n_rows && qkv->rows <= q->max_rows);
-    assert(p->n_kv_heads == kv->shape.n_kv_heads && p->head_dim == kv->shape.head_dim && p->layer >= 0 &&
-           p->layer < kv->shape.n_layers);
-    q->rows = qkv->rows;
+    const kv_cache *kv = kv_group(c, p->group);
     const rope_table *rope = rope_for(cb, p);
     queue_push(cb, &(cpu_op){.run = run_store,
                              .kind = CPU_OP_QK_NORM_ROPE_STORE,
                              .units = cb->n_runs * (h + 2 * g),
                              .bytes = qkv->rows * (qkv->cols + q->cols) * 4 +
                                       qkv->rows * 2 * g * (kv->block_bytes / KV_PAGE_TOKENS),
-                             .out = q,
-                             .in = qkv,
-                             .attn = *p,
+                             .out = (act *)q,
+                             .in = (const act *)qkv,
+                             .attn = p,
                              .kv = kv,
                              .rope = rope});
 }

@@ -7,7 +7,7 @@
 
 #include "cpu/queue.h"
 
-void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, kv_cache *kv);
+void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c);
 size_t kvstore_scratch_bytes(size_t head_dim);
 
 #endif

@@ -36,7 +36,7 @@ static size_t part_units(const matmul_job *job, const pack_part *p) {
 
 size_t matmul_units(const matmul_job *job) {
     size_t units = 0;
-    for (size_t i = 0; i < (job->gated ? 1 : job->w->n_parts); i++)
+    for (size_t i = 0; i < (job->gated ? 1 : job->w->head.n_parts); i++)
         units += part_units(job, &job->w->parts[i]);
     return units;
 }
@@ -45,10 +45,10 @@ static size_t padded(size_t cols) {
     return (cols + PACK_COLS - 1) / PACK_COLS * PACK_COLS;
 }
 
-size_t pack_scratch_bytes(const weight *w) {
+size_t pack_scratch_bytes(const packed *w) {
     size_t tile8 = MATMUL_TILE8_CODES + MATMUL_TILE8_SCALES;
     size_t tile32 = MATMUL_TILE32_VALUES + MATMUL_TILE32_SCALES;
-    size_t rows = MATMUL_ROWS * padded(w->cols) * sizeof(float);
+    size_t rows = MATMUL_ROWS * padded(w->head.cols) * sizeof(float);
     size_t most = tile8 > tile32 ? tile8 : tile32;
     return 2 * MATMUL_ACC_BYTES + (rows > most ? rows : most);
 }
@@ -65,7 +65,7 @@ static void row_factors(const pack_part *p, size_t first, size_t n, float factor
         factors[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
 }
 
-/* out[token, rows of the part from FIRST on] = or += sums * scale */
+/* out[token, rows of the part from FIRST on] = or += sums * scale (+ bias) */
 static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                 size_t n_tokens, const float *acc) {
     float factors[MATMUL_TILE];
@@ -78,6 +78,8 @@ static void put(const matmul_job *job, const pack_part *p, size_t first, size_t 
         else
             for (size_t i = 0; i < n; i++)
                 out[i] = acc[i] * factors[i];
+        for (size_t i = 0; job->bias && i < n; i++)
+            out[i] += job->bias[p->row0 + first + i];
     }
 }
 
@@ -284,10 +286,11 @@ static void run_chunk(const matmul_job *job, const pack_part *p, size_t tile, si
 }
 
 void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) {
-    const weight *w = job->w;
-    assert(job->a->cols == w->cols && job->a->stride >= padded(w->cols) && job->n_rows <= job->a->max_rows);
+    const packed *w = job->w;
+    assert(job->a->head.cols == w->head.cols && job->a->stride >= padded(w->head.cols) &&
+           job->n_rows <= job->a->head.max_rows);
     size_t chunks = chunks_of(job), unit = 0;
-    for (size_t i = 0; i < w->n_parts && unit < end; i++) {
+    for (size_t i = 0; i < w->head.n_parts && unit < end; i++) {
         const pack_part *p = &w->parts[i];
         size_t n = part_units(job, p);
         size_t from = begin > unit ? begin - unit : 0, to = min(n, end - unit);

@@ -14,15 +14,16 @@ struct cpu_kernels;
 
 typedef struct matmul_job {
     const struct cpu_kernels *k;
-    const weight *w;
-    const buf *a; /* BUF_ACT */
-    float *out;   /* FP32 [n_rows, out_stride] */
+    const packed *w;
+    const act *a;
+    float *out; /* FP32 [n_rows, out_stride] */
     size_t out_stride;
     size_t n_rows;
-    bool add; /* out += a W^T */
+    bool add;          /* out += a W^T */
+    const float *bias; /* [weight rows] or NULL */
 
     /* Not NULL: instead of out, BUF_ACT [n_rows, F] = f(gate) * up; W has two parts of F rows, gate and up */
-    buf *gated;
+    act *gated;
     glu_kind glu;
 } matmul_job;
 

@@ -307,55 +307,45 @@ static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
     return NIB_OK;
 }
 
-nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+static size_t part_bytes(const pack_part *p) {
+    return p->kind == PACK_ROWS ? tensor_total_bytes(&p->source)
+                                : pack_groups(p) * p->n_super * p->super_bytes;
+}
+
+nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
                        nib_error *err) {
-    assert(n_parts > 0 && threads > 0);
-    weight *w = mem_array(1, sizeof *w + n_parts * sizeof w->parts[0]);
+    assert(n_parts > 0 && n_parts <= WEIGHT_MAX_PARTS && threads > 0);
+    packed *w = mem_array(1, sizeof *w);
     if (!w)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight of %zu tensors", n_parts);
-    w->cols = parts[0]->cols;
+    weight *head = &w->head;
+    head->cols = parts[0]->cols;
     w->int8 = int8;
     for (size_t i = 0; i < n_parts; i++) {
-        assert(parts[i]->cols == w->cols && parts[i]->rows > 0);
-        pack_part *p = &w->parts[w->n_parts++];
-        *p = (pack_part){.source = *parts[i], .row0 = w->rows, .rows = parts[i]->rows, .cols = w->cols};
+        assert(parts[i]->cols == head->cols && parts[i]->rows > 0);
+        pack_part *p = &w->parts[i];
+        *p = (pack_part){.source = *parts[i], .row0 = head->rows, .rows = parts[i]->rows, .cols = head->cols};
         p->unit = 1.0f;
         p->row_scales = p->source.row_scales;
-        w->rows += p->rows;
+        head->part_rows[head->n_parts++] = p->rows;
+        head->rows += p->rows;
         nib_status status = pack_one(p, threads, err);
         if (status != NIB_OK) {
             pack_free(w);
             return status;
         }
+        head->bytes += part_bytes(p);
     }
     *out = w;
     return NIB_OK;
 }
 
-void pack_free(weight *w) {
+void pack_free(packed *w) {
     if (!w)
         return;
-    for (size_t i = 0; i < w->n_parts; i++)
+    for (size_t i = 0; i < w->head.n_parts; i++)
         pack_slab_release(w->parts[i].slab);
     mem_free(w);
-}
-
-size_t pack_bytes(const weight *w) {
-    size_t bytes = 0;
-    for (size_t i = 0; i < w->n_parts; i++) {
-        const pack_part *p = &w->parts[i];
-        bytes += p->kind == PACK_ROWS ? tensor_total_bytes(&p->source)
-                                      : pack_groups(p) * p->n_super * p->super_bytes;
-    }
-    return bytes;
-}
-
-size_t pack_rows(const weight *w) {
-    return w->rows;
-}
-
-size_t pack_cols(const weight *w) {
-    return w->cols;
 }
 
 /* ---- back ---- */
@@ -402,8 +392,8 @@ static void unpack_part_row(const pack_part *p, size_t row, float *dst) {
             dst[c] *= p->source.tensor_scale;
 }
 
-void pack_unpack_row(const weight *w, size_t row, float *dst) {
-    assert(row < w->rows);
+void pack_unpack_row(const packed *w, size_t row, float *dst) {
+    assert(row < w->head.rows);
     const pack_part *p = w->parts;
     while (row >= p->row0 + p->rows)
         p++;

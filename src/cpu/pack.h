@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Weights in memory: `struct weight`, packed once at load into the layout the kernels read. One layout serves
- * AVX2 (half a line) and AVX-512 (a line), so it does not depend on the machine.
+ * Weights in memory: what a weight is on a CPU, packed once at load into the layout the kernels read. One
+ * layout serves AVX2 (half a line) and AVX-512 (a line), so it does not depend on the machine.
  *
  * A weight is a list of parts, one per joined tensor. A part is cut into groups of PACK_LANES = 16 rows, a
  * group into superblocks of PACK_COLS = 64 columns; rows and columns that are missing are zeros with scale 0.
@@ -56,24 +56,24 @@ typedef struct pack_part {
     const float *row_scales; /* [rows] or NULL */
 } pack_part;
 
-struct weight {
-    size_t rows, cols;
+typedef struct packed {
+    weight head; /* first: a weight * is a packed * */
     bool int8;
-    size_t n_parts;
-    pack_part parts[];
-};
+    pack_part parts[WEIGHT_MAX_PARTS];
+} packed;
+
+static inline const packed *pack_of(const weight *w) {
+    return (const packed *)w;
+}
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
  * One layout for every rung, whatever the THREADS that pack. The pages of a mapped file that were copied
  * leave resident memory, some MiB at a time. */
-nib_status pack_weight(weight **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
                        nib_error *err);
-void pack_free(weight *w);
-size_t pack_bytes(const weight *w); /* what one pass over it reads */
-size_t pack_rows(const weight *w);
-size_t pack_cols(const weight *w);
-size_t pack_scratch_bytes(const weight *w); /* that matmul_run needs per thread */
-void pack_unpack_row(const weight *w, size_t row, float *dst);
+void pack_free(packed *w);
+size_t pack_scratch_bytes(const packed *w); /* that matmul_run needs per thread */
+void pack_unpack_row(const packed *w, size_t row, float *dst);
 
 /* Block BLOCK (16 columns) of a row of a packed part as stored: a nibble or a byte per code. */
 void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale);

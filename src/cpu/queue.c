@@ -55,7 +55,7 @@ static size_t own_units(const cpu_backend *cb, const cpu_op *op, size_t thread, 
                         size_t *begin, size_t *end) {
     size_t dealt = op->units;
     if (op->units > n_threads) {
-        if (cb->batch->n_rows > FEW_ROWS)
+        if (queue_batch(cb)->n_rows > FEW_ROWS)
             dealt = 0;
         else if (op->bytes / n_threads > LONG_BYTES)
             dealt = op->units * 3 / 4;
@@ -116,7 +116,7 @@ static void walk(void *arg, int thread, int n_threads) {
             team_barrier(&cb->team, thread, n_threads, run_alone, &rest);
         if (timed) {
             double now = clock_seconds();
-            cpu_profile_row *row = &cb->profile[cb->ops[first].kind];
+            op_profile *row = &cb->profile[cb->ops[first].kind];
             row->calls++;
             row->seconds += now - start;
             row->bytes += cb->ops[first].bytes;
@@ -146,4 +146,39 @@ nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err) {
     }
     cb->scratch_bytes = bytes;
     return NIB_OK;
+}
+
+/* ---- where the time goes ---- */
+
+void queue_profile_start(backend *be) {
+    cpu_backend *cb = queue_backend(be);
+    cb->profiling = true;
+    memset(cb->profile, 0, sizeof cb->profile);
+}
+
+size_t queue_profile_stop(backend *be, op_profile *rows, size_t max_rows) {
+    static const char *const names[CPU_OP_KINDS] = {
+        [CPU_OP_EMBED] = "embed",
+        [CPU_OP_RMSNORM] = "rmsnorm",
+        [CPU_OP_RMSNORM_OUT] = "rmsnorm_out",
+        [CPU_OP_RMSNORM_ADD] = "rmsnorm_add",
+        [CPU_OP_MATMUL] = "matmul",
+        [CPU_OP_MATMUL_ADD] = "matmul_add",
+        [CPU_OP_MATMUL_GLU] = "matmul_glu",
+        [CPU_OP_ROPE_TABLE] = "rope_table",
+        [CPU_OP_QK_NORM_ROPE_STORE] = "qk_norm_rope_store",
+        [CPU_OP_ATTENTION] = "attention",
+        [CPU_OP_ATTENTION_JOIN] = "attention_join",
+        [CPU_OP_QUANTIZE] = "quantize",
+        [CPU_OP_SUM_SQUARES] = "sum_squares",
+    };
+    cpu_backend *cb = queue_backend(be);
+    size_t n = 0;
+    cb->profiling = false;
+    for (int i = 0; i < CPU_OP_KINDS && n < max_rows; i++)
+        if (cb->profile[i].calls > 0) {
+            rows[n] = cb->profile[i];
+            rows[n++].name = names[i];
+        }
+    return n;
 }

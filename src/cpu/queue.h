@@ -21,6 +21,24 @@ enum { QUEUE_OPS = 4096, ROPE_TABLES = 4 };
 typedef struct cpu_backend cpu_backend;
 typedef struct cpu_op cpu_op;
 
+/* What the profile tells apart. */
+typedef enum cpu_op_kind {
+    CPU_OP_EMBED = 0,
+    CPU_OP_RMSNORM,
+    CPU_OP_RMSNORM_OUT,
+    CPU_OP_RMSNORM_ADD,
+    CPU_OP_MATMUL,
+    CPU_OP_MATMUL_ADD,
+    CPU_OP_MATMUL_GLU,
+    CPU_OP_ROPE_TABLE,
+    CPU_OP_QK_NORM_ROPE_STORE,
+    CPU_OP_ATTENTION,
+    CPU_OP_ATTENTION_JOIN, /* pages computed apart, put together */
+    CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself */
+    CPU_OP_SUM_SQUARES,
+    CPU_OP_KINDS
+} cpu_op_kind;
+
 /* Computes units [begin, end); SCRATCH is the thread's own. */
 typedef void (*cpu_op_fn)(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch);
 
@@ -31,30 +49,32 @@ struct cpu_op {
     size_t rows;
     size_t units; /* 0: nothing to do */
     size_t bytes; /* moved from and to memory, for the profile */
-    buf *out;
-    const buf *in;
-    const weight *weight;
+    act *out;
+    const act *in;
+    const packed *weight;
     const float *w; /* norm weights */
     float value;    /* eps, or the embedding's factor */
     double *sums;
-    attn_params attn;
-    kv_cache *kv;
+    const attn_params *attn;
+    const kv_cache *kv;
     const struct rope_table *rope;
     int max_pages; /* attention cut by pages: of one tile; 0 when whole tiles are units */
     matmul_job matmul;
     atomic_size_t next; /* first unit nobody has taken */
 };
 
-/* Cosines and sines of every row's position, [max_rows, half]; reused by all layers of a step. */
+/* Cosines and sines of every row's position, [max_rows, angles]; reused by all layers of a step. */
 typedef struct rope_table {
-    const float *inv_freq; /* NULL: empty */
-    size_t half;
+    const vec *inv_freq; /* NULL: empty */
+    float scale;         /* of the cosines and sines */
     float *cosines, *sines;
 } rope_table;
 
 /* Rows [row, row + n) of the batch: successive positions of one sequence within one KV page. */
 typedef struct page_run {
-    int32_t row, n, page, slot; /* slot of the first position in the page */
+    int32_t row, n;
+    int32_t seq, page; /* entry PAGE of the sequence's page tables */
+    int32_t slot;      /* of the first position in the page */
 } page_run;
 
 struct cpu_backend {
@@ -72,8 +92,7 @@ struct cpu_backend {
     nib_status failed; /* what kept the step from being computed: told by step_finish */
     nib_error failure;
 
-    /* the batch of the step; arrays of max_rows */
-    const batch *batch;
+    /* the rows of the step; arrays of max_rows */
     size_t max_rows, max_half;
     int32_t *positions;
     page_run *runs;
@@ -89,16 +108,28 @@ struct cpu_backend {
 
     /* profile */
     bool profiling;
-    cpu_profile_row profile[CPU_OP_KINDS];
+    op_profile profile[CPU_OP_KINDS];
 };
 
 static inline cpu_backend *queue_backend(backend *be) {
     return (cpu_backend *)be;
 }
 
+static inline const batch *queue_batch(const cpu_backend *cb) {
+    return cb->be.batch;
+}
+
+/* The page of group GROUP that RUN's rows lie in. */
+static inline int queue_page(const cpu_backend *cb, const page_run *run, int group) {
+    return cb->be.batch->seqs[run->seq].pages[group][run->page];
+}
+
 /* Appends an op; a full queue is computed first. */
 void queue_push(cpu_backend *cb, const cpu_op *op);
 void queue_run(cpu_backend *cb); /* or sets FAILED */
+/* The backend's profile calls. */
+void queue_profile_start(backend *be);
+size_t queue_profile_stop(backend *be, op_profile *rows, size_t max_rows);
 /* Sees to it that every thread has at least BYTES of scratch. */
 nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err);
 

@@ -8,14 +8,14 @@
 #include "cpu/queue.h"
 
 void rowops_embed(backend *be, buf *x, const weight *table, float scale);
-void rowops_rmsnorm(backend *be, buf *out, const buf *x, const float *w, float eps);
-void rowops_rmsnorm_out(backend *be, buf *out, const buf *x, const float *w, float eps);
-void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const float *w, float eps);
-void rowops_sum_squares(backend *be, double *sums, const buf *a);
+void rowops_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
+void rowops_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
+void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float eps);
+void rowops_sum_squares(backend *be, vec *sums, const buf *a);
 
 /* For op files: queues the quantizing of OUT's rows, unless OUT holds no codes. */
-void rowops_push_quantize(cpu_backend *cb, buf *out);
+void rowops_push_quantize(cpu_backend *cb, act *out);
 /* Quantizes columns [col, col + n) of a row at once; col and n whole ACT_BLOCKs (n may end the row). */
-void rowops_quantize(const cpu_backend *cb, buf *out, size_t row, size_t col, size_t n);
+void rowops_quantize(const cpu_backend *cb, act *out, size_t row, size_t col, size_t n);
 
 #endif

@@ -134,7 +134,7 @@ static void step(nib_engine *e) {
 static nib_status open_parts(nib_engine *e, nib_error *err) {
     NIB_TRY(loaded_open(&e->l, e->path, &e->options, &e->needs, err));
     const nib_options *o = &e->l->options;
-    sched_limits limits = {.n_pages = e->l->limits.n_kv_pages,
+    sched_limits limits = {.n_pages = e->l->limits.n_pages[0],
                            .max_seqs = o->max_num_seqs,
                            .max_rows = o->max_num_batched_tokens,
                            .max_len = o->max_model_len};

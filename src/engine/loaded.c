@@ -61,28 +61,20 @@ static nib_status fill_options(nib_options *o, const char *path, const hparams *
     return NIB_OK;
 }
 
-nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, size_t *bytes, nib_error *err) {
-    kv_shape one = {.n_layers = hp->n_layers,
-                    .n_kv_heads = hp->n_kv_heads,
-                    .head_dim = hp->head_dim,
-                    .n_pages = 1,
-                    .dtype = kv};
-    kv_cache *page;
-    NIB_TRY(be->kv_new(be, &page, &one, err));
-    *bytes = be->kv_bytes(page);
-    be->kv_free(be, page);
-    return NIB_OK;
+size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv) {
+    cache_shape groups[CACHE_MAX_GROUPS];
+    size_t bytes = 0;
+    for (int i = 0, n = model_groups(hp, kv, groups); i < n; i++)
+        bytes += be->cache_page_bytes(be, &groups[i]);
+    return bytes;
 }
 
-nib_status loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, int *pages, nib_error *err) {
-    size_t page_bytes;
-    NIB_TRY(loaded_page_bytes(be, hp, o->kv_cache, &page_bytes, err));
-    size_t in_budget = LOADED_KV_BUDGET / page_bytes;
+int loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o) {
+    size_t in_budget = LOADED_KV_BUDGET / loaded_page_bytes(be, hp, o->kv_cache);
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t wanted = of_one * (size_t)o->max_num_seqs;
     size_t n = wanted < in_budget ? wanted : in_budget;
-    *pages = (int)(n > of_one ? n : of_one);
-    return NIB_OK;
+    return (int)(n > of_one ? n : of_one);
 }
 
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
@@ -103,14 +95,14 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         return NIB_OK;
     int pages = needs->n_kv_pages;
     if (pages <= 0)
-        NIB_TRY(loaded_kv_pages(l->be, &l->file->hp, &l->options, &pages, err));
+        pages = loaded_kv_pages(l->be, &l->file->hp, &l->options);
     l->limits = (model_limits){
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
-        .n_kv_pages = pages,
+        .n_pages = CACHE_EVERY_GROUP(pages),
         .kv_dtype = l->options.kv_cache,
     };
-    return model_open(&l->model, l->file, l->be, &l->limits, err);
+    return model_open(&l->model, l->file, l->be, &l->limits, NULL, err);
 }
 
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,

@@ -38,15 +38,14 @@ nib_status loaded_open(loaded **out, const char *path, const nib_options *option
                        nib_error *err);
 void loaded_close(loaded *l); /* NULL is fine */
 
-/* What a KV page of such a model takes: the backend's to say. */
-nib_status loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv, size_t *bytes, nib_error *err);
+/* What a KV page of every cache group of such a model takes together. */
+size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv);
 
 /* KV memory, in bytes, that many sequences share; more only where one whole sequence needs it. */
 #define LOADED_KV_BUDGET ((size_t)512 << 20)
 
 /* Pages for every sequence of OPTIONS (every default filled in) at full length, if the budget holds them;
  * else what it holds, and the scheduler makes sequences wait. One whole sequence always fits. */
-nib_status loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options, int *pages,
-                           nib_error *err);
+int loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options);
 
 #endif

@@ -112,7 +112,7 @@ static nib_status run_windows(calibration *c, size_t first, size_t n, batch *bat
                               nib_error *err) {
     layerwise_job job = {.limits = {.max_rows = MAX_ROWS,
                                     .max_out = MAX_ROWS / OUT_ONE_IN,
-                                    .n_kv_pages = CALIBRATE_WINDOW / KV_PAGE_TOKENS,
+                                    .n_pages = CACHE_EVERY_GROUP(CALIBRATE_WINDOW / KV_PAGE_TOKENS),
                                     .kv_dtype = NIB_KV_FP32},
                          .batches = batches,
                          .sums = c->sums,
@@ -126,7 +126,7 @@ static nib_status run_windows(calibration *c, size_t first, size_t n, batch *bat
         int rows = n - row < MAX_ROWS ? (int)(n - row) : MAX_ROWS;
         for (int i = OUT_ONE_IN - 1; i < rows; i += OUT_ONE_IN)
             p->out_rows[n_out++] = i;
-        p->seq = (batch_seq){.pages = c->pages,
+        p->seq = (batch_seq){.pages = CACHE_EVERY_GROUP(c->pages),
                              .n_pages = (pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
                              .n_rows = rows,
                              .pos = pos};

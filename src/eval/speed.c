@@ -13,7 +13,7 @@
 model_limits speed_limits(int longest, nib_kv_dtype kv_dtype) {
     model_limits l = {.max_rows = longest < SPEED_MAX_ROWS ? longest : SPEED_MAX_ROWS,
                       .max_out = 1,
-                      .n_kv_pages = (longest + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
+                      .n_pages = CACHE_EVERY_GROUP((longest + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS),
                       .kv_dtype = kv_dtype};
     return l;
 }
@@ -45,7 +45,7 @@ static nib_status feed(speed_session *s, int pos, int n, int max_rows, nib_error
     for (int end = pos + n; pos < end;) {
         int rows = end - pos < max_rows ? end - pos : max_rows;
         int32_t last = rows - 1;
-        batch_seq seq = {.pages = s->pages,
+        batch_seq seq = {.pages = CACHE_EVERY_GROUP(s->pages),
                          .n_pages = (pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
                          .n_rows = rows,
                          .pos = pos};
@@ -117,20 +117,20 @@ nib_status speed_run(model *m, const model_limits *limits, const speed_test *tes
                      const volatile sig_atomic_t *stop, speed_result *out, nib_error *err) {
     *out = (speed_result){0};
     int longest = test->depth + test->n_prompt + test->n_gen;
-    if (longest > limits->n_kv_pages * KV_PAGE_TOKENS || test->repeats < 1 ||
+    if (longest > limits->n_pages[0] * KV_PAGE_TOKENS || test->repeats < 1 ||
         test->repeats > SPEED_MAX_REPEATS || (test->n_prompt > 0) == (test->n_gen > 0))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "a test of %d tokens, %d times; expected at most %d tokens and %d times", longest,
-                        test->repeats, limits->n_kv_pages * KV_PAGE_TOKENS, SPEED_MAX_REPEATS);
+                        test->repeats, limits->n_pages[0] * KV_PAGE_TOKENS, SPEED_MAX_REPEATS);
     speed_session s = {.m = m,
                        .limits = limits,
                        .p = p,
                        .stop = stop,
                        .tokens = mem_array((size_t)longest, sizeof(int32_t)),
-                       .pages = mem_array((size_t)limits->n_kv_pages, sizeof(int32_t)),
+                       .pages = mem_array((size_t)limits->n_pages[0], sizeof(int32_t)),
                        .weight_bytes = (double)model_bytes_per_token(m),
                        .kv_bytes_per_position =
-                           (double)model_kv_bytes(m) / ((double)limits->n_kv_pages * KV_PAGE_TOKENS)};
+                           (double)model_kv_bytes(m) / ((double)limits->n_pages[0] * KV_PAGE_TOKENS)};
     nib_status status = NIB_OK;
     if (!s.tokens || !s.pages)
         status = nib_fail(err, NIB_NO_MEMORY, "out of memory for a test of %d tokens", longest);
@@ -139,7 +139,7 @@ nib_status speed_run(model *m, const model_limits *limits, const speed_test *tes
         random = random * 1664525u + 1013904223u;
         s.tokens[i] = (int32_t)((random >> 8) % (uint32_t)model_hparams(m)->vocab);
     }
-    for (int i = 0; status == NIB_OK && i < limits->n_kv_pages; i++)
+    for (int i = 0; status == NIB_OK && i < limits->n_pages[0]; i++)
         s.pages[i] = i;
     if (status == NIB_OK)
         status = run_test(&s, test, out, err);

@@ -73,7 +73,7 @@ nib_status eval_text_compare(const eval_text *text, const eval_text *base_text, 
 model_limits eval_limits(int n_ctx, nib_kv_dtype kv_dtype) {
     model_limits l = {.max_rows = WINDOWS_MAX_ROWS,
                       .max_out = WINDOWS_MAX_OUT,
-                      .n_kv_pages = (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
+                      .n_pages = CACHE_EVERY_GROUP((n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS),
                       .kv_dtype = kv_dtype};
     return l;
 }
@@ -100,7 +100,7 @@ static nib_status run_batch(run *r, int pos, int n, bool scored, size_t row, nib
     int32_t out_rows[WINDOWS_MAX_OUT];
     for (int i = 0; scored && i < n; i++)
         out_rows[i] = i;
-    batch_seq seq = {.pages = r->pages,
+    batch_seq seq = {.pages = CACHE_EVERY_GROUP(r->pages),
                      .n_pages = (pos + n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
                      .n_rows = n,
                      .pos = pos};

@@ -12,7 +12,8 @@ typedef struct walk {
     const model_file *file;
     const layerwise_job *job;
     model *m;
-    buf **x; /* [n_batches] F32 [rows, dim] */
+    buf **x;        /* [n_batches] F32 [rows, dim] */
+    vec **observed; /* the model's; those of one layer at a time */
     uint64_t done;
     nib_error *err;
 } walk;
@@ -23,18 +24,31 @@ static nib_status open_streams(walk *w) {
     if (!w->x)
         return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to calibrate", w->file->path);
     for (size_t i = 0; i < job->n_batches; i++)
-        NIB_TRY(w->m->be->buf_new(w->m->be, &w->x[i], BUF_F32, (size_t)job->batches[i].n_rows,
+        NIB_TRY(w->m->be->buf_new(w->m->be, &w->x[i], BUF_F32, SPLIT_NONE, (size_t)job->batches[i].n_rows,
                                   (size_t)w->m->hp->dim, w->err));
     return NIB_OK;
+}
+
+/* Pages of one layer, which serve every layer in turn. */
+static nib_status open_cache(walk *w) {
+    model *m = w->m;
+    for (int i = 0; i < m->hp->n_layers; i++)
+        m->w.layers[i].attn.group = m->w.layers[i].attn.layer = 0;
+    cache_shape one = {.group = {.kind = CACHE_FULL, .n_pages = w->job->limits.n_pages[0]},
+                       .n_layers = 1,
+                       .n_kv_heads = m->hp->n_kv_heads,
+                       .head_dim = m->hp->head_dim,
+                       .dtype = w->job->limits.kv_dtype};
+    return m->be->cache_new(m->be, &m->cache, &one, 1, w->err);
 }
 
 static nib_status open_all(walk *w, backend *be) {
     NIB_TRY(network_open(&w->m, w->file, be, &w->job->limits, w->err));
     NIB_TRY(weights_bind_vectors(&w->m->w, w->file, be, w->err));
-    for (int i = 0; i < w->m->hp->n_layers; i++)
-        w->m->w.layers[i].attn.layer = 0; /* of the pages, which serve every layer in turn */
-    NIB_TRY(network_kv(w->m, 1, w->err));
-    w->m->observed = w->job->sums;
+    w->m->observed = w->observed = mem_array((size_t)w->m->hp->n_layers * SLOT_COUNT, sizeof *w->observed);
+    if (!w->observed)
+        return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to calibrate", w->file->path);
+    NIB_TRY(open_cache(w));
     return open_streams(w);
 }
 
@@ -43,40 +57,69 @@ static void close_all(walk *w) {
         if (w->x[i])
             w->m->be->buf_free(w->m->be, w->x[i]);
     mem_free(w->x);
+    for (int i = 0; w->m && w->observed && i < w->m->hp->n_layers * SLOT_COUNT; i++)
+        if (w->observed[i])
+            w->m->be->vec_free(w->m->be, w->observed[i]);
+    mem_free(w->observed);
     if (w->m)
         w->m->x = NULL; /* one of those */
     network_close(w->m);
 }
 
+static size_t inputs_of(const hparams *hp, slot s) {
+    if (s == SLOT_O)
+        return (size_t)hp->n_heads * (size_t)hp->head_dim;
+    return (size_t)(s == SLOT_DOWN ? hp->ffn_dim : hp->dim);
+}
+
+/* The sums of LAYER that the job asks for begin where they stand, */
+static nib_status observe_from(walk *w, int layer) {
+    model *m = w->m;
+    for (int i = layer * SLOT_COUNT; i < (layer + 1) * SLOT_COUNT; i++)
+        if (w->job->sums[i])
+            NIB_TRY(m->be->vec_new(m->be, &w->observed[i], VEC_F64, inputs_of(m->hp, (slot)(i % SLOT_COUNT)),
+                                   w->job->sums[i], w->err));
+    return NIB_OK;
+}
+
+/* and go back there. */
+static void observe_to(walk *w, int layer) {
+    model *m = w->m;
+    for (int i = layer * SLOT_COUNT; i < (layer + 1) * SLOT_COUNT; i++) {
+        if (!w->observed[i])
+            continue;
+        m->be->vec_read(m->be, w->observed[i], w->job->sums[i]);
+        m->be->vec_free(m->be, w->observed[i]);
+        w->observed[i] = NULL;
+    }
+}
+
 static void queue_part(model *m, weights_part part, int layer) {
     switch (part) {
     case WEIGHTS_EMBED:
-        m->be->embed(m->be, m->x, m->w.embed, m->hp->embed_scale);
+        op_embed(m->be, m->x, m->w.embed, m->hp->embed_scale);
         break;
     case WEIGHTS_ATTENTION:
-        m->layer->attention_half(m, &m->w.layers[layer], layer);
+        attention_half(m, &m->w.layers[layer]);
         break;
     case WEIGHTS_MLP:
-        m->layer->mlp_half(m, &m->w.layers[layer], layer);
+        mlp_half(m, &m->w.layers[layer]);
         break;
     }
 }
 
-/* One part of the network over all batches. After the last layer comes the norm that the head reads. */
+/* One part of the network over all batches. */
 static nib_status run_part(walk *w, weights_part part, int layer) {
     model *m = w->m;
-    bool last = part == WEIGHTS_MLP && layer == m->hp->n_layers - 1;
     NIB_TRY(weights_bind_part(&m->w, w->file, m->be, part, layer, w->err));
     for (size_t i = 0; i < w->job->n_batches; i++) {
         const batch *b = &w->job->batches[i];
         if (w->job->interrupted && *w->job->interrupted)
             return nib_fail(w->err, NIB_CANCELLED, "interrupted");
         m->x = w->x[i];
-        m->be->step_begin(m->be, b);
+        step_begin(m->be, b, 0);
         queue_part(m, part, layer);
-        if (last && b->n_out > 0)
-            network_final_norm(m);
-        NIB_TRY(m->be->step_finish(m->be, w->err));
+        NIB_TRY(step_finish(m->be, w->err));
         w->done += part == WEIGHTS_MLP ? (uint64_t)b->n_rows : 0;
         progress_report(w->job->progress, "calibrating", w->done, w->job->total);
     }
@@ -84,14 +127,36 @@ static nib_status run_part(walk *w, weights_part part, int layer) {
     return NIB_OK;
 }
 
+static nib_status run_layer(walk *w, int layer) {
+    NIB_TRY(observe_from(w, layer));
+    NIB_TRY(run_part(w, WEIGHTS_ATTENTION, layer));
+    NIB_TRY(run_part(w, WEIGHTS_MLP, layer));
+    observe_to(w, layer);
+    return NIB_OK;
+}
+
+/* The norm that the head reads, for its sums, which stand at layer 0. */
+static nib_status run_final_norm(walk *w) {
+    model *m = w->m;
+    NIB_TRY(observe_from(w, 0));
+    for (size_t i = 0; i < w->job->n_batches; i++) {
+        if (w->job->batches[i].n_out == 0)
+            continue;
+        m->x = w->x[i];
+        step_begin(m->be, &w->job->batches[i], 0);
+        network_final_norm(m);
+        NIB_TRY(step_finish(m->be, w->err));
+    }
+    observe_to(w, 0);
+    return NIB_OK;
+}
+
 static nib_status run_all(walk *w, backend *be) {
     NIB_TRY(open_all(w, be));
-    NIB_TRY(run_part(w, WEIGHTS_EMBED, -1));
-    for (int layer = 0; layer < w->m->hp->n_layers; layer++) {
-        NIB_TRY(run_part(w, WEIGHTS_ATTENTION, layer));
-        NIB_TRY(run_part(w, WEIGHTS_MLP, layer));
-    }
-    return NIB_OK;
+    NIB_TRY(run_part(w, WEIGHTS_EMBED, PLACE_NO_LAYER));
+    for (int layer = 0; layer < w->m->hp->n_layers; layer++)
+        NIB_TRY(run_layer(w, layer));
+    return run_final_norm(w);
 }
 
 nib_status layerwise_run(const model_file *file, backend *be, const layerwise_job *job, nib_error *err) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A model is opened: weights bound, buffers and KV pages sized by its limits; after that a forward allocates
+ * A model is opened: weights bound, buffers and caches sized by its limits; after that a forward allocates
  * nothing.
  */
 #include "model/model.h"
@@ -9,21 +9,9 @@
 
 #include "base/mem.h"
 #include "model/network.h"
+#include "nouns/family.h"
 
-static const network_layer *layer_of(family f) {
-    switch (f) {
-    case FAMILY_LLAMA:
-        return &llama_layer;
-    case FAMILY_QWEN3:
-        return &qwen3_layer;
-    case FAMILY_GEMMA3:
-        return &gemma3_layer;
-    case FAMILY_NONE:
-    case FAMILY_COUNT:
-        break;
-    }
-    return NULL;
-}
+/* ---- memory ---- */
 
 static nib_status new_buffers(model *m, nib_error *err) {
     const hparams *hp = m->hp;
@@ -33,47 +21,69 @@ static nib_status new_buffers(model *m, nib_error *err) {
     const struct {
         buf **out;
         buf_kind kind;
+        split_kind split;
         size_t rows, cols;
     } list[] = {
-        {&m->h, BUF_ACT, rows, dim},       {&m->qkv, BUF_F32, rows, (heads + 2 * kv_heads) * d},
-        {&m->q, BUF_F32, rows, heads * d}, {&m->a, BUF_ACT, rows, heads * d},
-        {&m->g, BUF_ACT, rows, ffn_dim},   {hp->family == FAMILY_GEMMA3 ? &m->y : NULL, BUF_F32, rows, dim},
-        {&m->h_out, BUF_ACT, outs, dim},
+        {&m->h, BUF_ACT, SPLIT_NONE, rows, dim},
+        {&m->qkv, BUF_F32, SPLIT_HEADS, rows, (heads + 2 * kv_heads) * d},
+        {&m->q, BUF_F32, SPLIT_HEADS, rows, heads * d},
+        {&m->a, BUF_ACT, SPLIT_HEADS, rows, heads * d},
+        {&m->g, BUF_ACT, SPLIT_COLS, rows, ffn_dim},
+        {weights_have_post_norms(hp) ? &m->y : NULL, BUF_F32, SPLIT_NONE, rows, dim},
+        {&m->h_out, BUF_ACT, SPLIT_NONE, outs, dim},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i].out)
-            NIB_TRY(m->be->buf_new(m->be, list[i].out, list[i].kind, list[i].rows, list[i].cols, err));
+            NIB_TRY(m->be->buf_new(m->be, list[i].out, list[i].kind, list[i].split, list[i].rows,
+                                   list[i].cols, err));
     return NIB_OK;
 }
 
-nib_status network_kv(model *m, int n_layers, nib_error *err) {
-    kv_shape shape = {.n_layers = n_layers,
-                      .n_kv_heads = m->hp->n_kv_heads,
-                      .head_dim = m->hp->head_dim,
-                      .n_pages = m->limits.n_kv_pages,
-                      .dtype = m->limits.kv_dtype};
-    return m->be->kv_new(m->be, &m->kv, &shape, err);
+int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CACHE_MAX_GROUPS]) {
+    int n_local = 0, n = 0;
+    for (int i = 0; i < hp->n_layers; i++)
+        n_local += hp->local[i];
+    const struct {
+        cache_group group;
+        int n_layers;
+    } kinds[] = {{{.kind = CACHE_FULL}, hp->n_layers - n_local},
+                 {{.kind = CACHE_WINDOW, .window = hp->sliding_window}, n_local}};
+    for (int i = 0; i < 2; i++)
+        if (kinds[i].n_layers > 0)
+            groups[n++] = (cache_shape){.group = kinds[i].group,
+                                        .n_layers = kinds[i].n_layers,
+                                        .n_kv_heads = hp->n_kv_heads,
+                                        .head_dim = hp->head_dim,
+                                        .dtype = kv_dtype == NIB_KV_AUTO ? NIB_KV_BF16 : kv_dtype};
+    return n;
 }
+
+static nib_status new_cache(model *m, nib_error *err) {
+    cache_shape groups[CACHE_MAX_GROUPS];
+    int n = model_groups(m->hp, m->limits.kv_dtype, groups);
+    for (int i = 0; i < n; i++)
+        groups[i].group.n_pages = m->limits.n_pages[i];
+    return m->be->cache_new(m->be, &m->cache, groups, n, err);
+}
+
+/* ---- opening and closing ---- */
 
 nib_status network_open(model **out, const model_file *file, backend *be, const model_limits *limits,
                         nib_error *err) {
     *out = NULL;
-    const network_layer *layer = file->has_network ? layer_of(file->hp.family) : NULL;
-    if (!layer)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (llama, qwen3, gemma3)",
-                        file->path);
-    if (limits->max_rows < 1 || limits->max_out < 1 || limits->n_kv_pages < 1)
+    char families[FAMILY_LIST_MAX];
+    if (!file->has_network || file->hp.family == FAMILY_NONE)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (%s)", file->path,
+                        family_list(families));
+    if (limits->max_rows < 1 || limits->max_out < 1 || limits->n_pages[0] < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows, %d outputs and %d KV pages; each must be at least 1",
-                        limits->max_rows, limits->max_out, limits->n_kv_pages);
+                        limits->max_rows, limits->max_out, limits->n_pages[0]);
     model *m = mem_array(1, sizeof *m);
     if (!m)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the model", file->path);
     m->be = be;
     m->hp = &file->hp;
-    m->layer = layer;
     m->limits = *limits;
-    if (m->limits.kv_dtype == NIB_KV_AUTO)
-        m->limits.kv_dtype = NIB_KV_BF16;
     *out = m;
     return new_buffers(m, err);
 }
@@ -85,26 +95,28 @@ void network_close(model *m) {
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             m->be->buf_free(m->be, bufs[i]);
-    if (m->kv)
-        m->be->kv_free(m->be, m->kv);
+    if (m->cache)
+        m->be->cache_free(m->be, m->cache);
     weights_free(&m->w, m->hp, m->be);
     mem_free(m);
 }
 
-static nib_status open_rest(model *m, const model_file *file, nib_error *err) {
+static nib_status open_rest(model *m, const model_file *file, const progress *watch, nib_error *err) {
     const hparams *hp = m->hp;
-    NIB_TRY(weights_bind(&m->w, file, m->be, err));
-    NIB_TRY(m->be->buf_new(m->be, &m->x, BUF_F32, (size_t)m->limits.max_rows, (size_t)hp->dim, err));
-    NIB_TRY(m->be->buf_new(m->be, &m->logits, BUF_F32, (size_t)m->limits.max_out, (size_t)hp->vocab, err));
-    return network_kv(m, hp->n_layers, err);
+    backend *be = m->be;
+    size_t rows = (size_t)m->limits.max_rows, outs = (size_t)m->limits.max_out;
+    NIB_TRY(weights_bind(&m->w, file, be, watch, err));
+    NIB_TRY(be->buf_new(be, &m->x, BUF_F32, SPLIT_NONE, rows, (size_t)hp->dim, err));
+    NIB_TRY(be->buf_new(be, &m->logits, BUF_F32, SPLIT_ROWS, outs, (size_t)hp->vocab, err));
+    return new_cache(m, err);
 }
 
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
-                      nib_error *err) {
+                      const progress *watch, nib_error *err) {
     model *m;
     nib_status status = network_open(&m, file, be, limits, err);
     if (status == NIB_OK)
-        status = open_rest(m, file, err);
+        status = open_rest(m, file, watch, err);
     if (status != NIB_OK) {
         network_close(m);
         m = NULL;
@@ -117,40 +129,64 @@ void model_close(model *m) {
     network_close(m);
 }
 
-static void forward(model *m, const batch *b) {
-    backend *be = m->be;
-    be->embed(be, m->x, m->w.embed, m->hp->embed_scale); /* x [rows, dim] */
+/* ---- a forward ---- */
+
+static void forward(model *m, bool wants_logits) {
+    op_embed(m->be, m->x, m->w.embed, m->hp->embed_scale); /* x [rows, dim] */
     for (int layer = 0; layer < m->hp->n_layers; layer++) {
-        m->layer->attention_half(m, &m->w.layers[layer], layer);
-        m->layer->mlp_half(m, &m->w.layers[layer], layer);
+        attention_half(m, &m->w.layers[layer]);
+        mlp_half(m, &m->w.layers[layer]);
     }
-    if (b->n_out == 0)
+    if (!wants_logits)
         return;
     network_final_norm(m);
-    be->matmul(be, m->logits, m->h_out, m->w.head); /* logits [n_out, vocab] */
+    op_matmul(m->be, m->logits, m->h_out, m->w.head, NULL); /* logits [n_out, vocab] */
+}
+
+void model_begin(model *m, const batch *b, const sample_row *rows, sampled *out) {
+    enum { KEY_HIDDEN = 1, KEY_LOGITS };
+    assert(b->n_rows <= m->limits.max_rows && b->n_out <= m->limits.max_out);
+    bool wants_logits = b->n_out > 0;
+    if (!step_begin(m->be, b, wants_logits ? KEY_LOGITS : KEY_HIDDEN))
+        forward(m, wants_logits);
+    if (wants_logits && rows)
+        op_sample(m->be, out, m->logits, rows);
+    step_submit(m->be);
+}
+
+nib_status model_wait(model *m, const float **logits, nib_error *err) {
+    bool wants_logits = m->be->batch->n_out > 0;
+    if (logits)
+        *logits = NULL;
+    NIB_TRY(step_wait(m->be, err));
+    if (logits && wants_logits)
+        *logits = m->be->buf_view(m->be, m->logits);
+    return NIB_OK;
 }
 
 nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err) {
-    assert(b->n_rows > 0 && b->n_rows <= m->limits.max_rows && b->n_out <= m->limits.max_out);
-    m->be->step_begin(m->be, b);
-    forward(m, b);
-    NIB_TRY(m->be->step_finish(m->be, err));
-    *logits = b->n_out > 0 ? m->be->buf_read(m->be, m->logits) : NULL;
-    return NIB_OK;
+    model_begin(m, b, NULL, NULL);
+    return model_wait(m, logits, err);
 }
+
+void model_copy_page(model *m, int group, int32_t to, int32_t from) {
+    m->be->cache_copy(m->be, m->cache, group, to, from);
+}
+
+/* ---- views ---- */
 
 const hparams *model_hparams(const model *m) {
     return m->hp;
 }
 
 size_t model_weight_bytes(const model *m) {
-    return weights_bytes(&m->w, m->hp, m->be);
+    return weights_bytes(&m->w, m->hp);
 }
 
 size_t model_bytes_per_token(const model *m) {
-    return weights_bytes_per_token(&m->w, m->hp, m->be);
+    return weights_bytes_per_token(&m->w, m->hp);
 }
 
 size_t model_kv_bytes(const model *m) {
-    return m->be->kv_bytes(m->kv);
+    return m->cache->bytes;
 }

@@ -1,29 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Model: a network bound to a backend: its packed weights, its KV pages, its buffers. One forward per batch.
+ * Model: a network bound to a backend: its packed weights, its caches, its buffers. One forward per batch.
  */
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 
+#include "base/progress.h"
 #include "ops/ops.h"
 #include "store/model_file.h"
 
 typedef struct model model;
 
 typedef struct model_limits {
-    int max_rows; /* of one batch */
-    int max_out;  /* rows whose logits one batch may ask for */
-    int n_kv_pages;
+    int max_rows;                  /* of one batch */
+    int max_out;                   /* rows whose logits one batch may ask for */
+    int n_pages[CACHE_MAX_GROUPS]; /* of each of model_groups */
     nib_kv_dtype kv_dtype;
 } model_limits;
 
-/* FILE and BE outlive the model. */
+/* The cache groups of a network: layers that see everything, layers that see a window. Returns how many;
+ * group.n_pages is left 0. */
+int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CACHE_MAX_GROUPS]);
+
+/* FILE and BE outlive the model. WATCH (may be NULL) hears of the bytes packed, and can stop it. */
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
-                      nib_error *err);
+                      const progress *watch, nib_error *err);
 void model_close(model *m); /* NULL is fine */
 
-/* Computes one batch. *logits: FP32 [n_out, vocab], valid until the next call. */
+/* Starts a batch. With ROWS [n_out], OUT [n_out] has a token for each out row once model_wait returns; B,
+ * ROWS and OUT live until then. Without (NULL), the logits are wanted. On a backend that computes by itself
+ * the caller can prepare the next batch meanwhile. */
+void model_begin(model *m, const batch *b, const sample_row *rows, sampled *out);
+/* *logits (may be NULL): FP32 [n_out, vocab], valid until the next batch; NULL where none were wanted. */
+nib_status model_wait(model *m, const float **logits, nib_error *err);
+
+/* Both, for logits. */
 nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err);
+
+/* Page (or slot) FROM of a group becomes TO as well: a shared page that one of its holders goes on writing.
+ */
+void model_copy_page(model *m, int group, int32_t to, int32_t from);
 
 const hparams *model_hparams(const model *m);
 size_t model_weight_bytes(const model *m);    /* packed, all weights */

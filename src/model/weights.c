@@ -11,28 +11,31 @@
 #include <string.h>
 
 #include "base/mapfile.h"
+#include "base/mem.h"
 
 typedef struct binder {
     weights *w;
     const model_file *file;
     const hparams *hp;
     backend *be;
+    const progress *watch; /* may be NULL */
+    uint64_t total;        /* bytes of all matrices */
 } binder;
 
 /* ---- tensors, checked ---- */
 
-static nib_status find(const binder *b, const tensor **out, slot s, int layer, size_t rows, size_t cols,
+static nib_status find(const binder *b, const tensor **out, place at, size_t rows, size_t cols,
                        nib_error *err) {
-    const tensor *t = model_file_find(b->file, place_of(s, layer));
+    const tensor *t = model_file_find(b->file, at);
     char where[32] = "";
-    if (layer >= 0)
-        snprintf(where, sizeof where, " of layer %d", layer);
+    if (at.layer >= 0)
+        snprintf(where, sizeof where, " of layer %d", at.layer);
     if (!t)
         return nib_fail(err, NIB_BAD_FILE, "%s: no tensor for %s%s, expected one of [%zu, %zu]",
-                        b->file->path, slot_name(s), where, rows, cols);
+                        b->file->path, slot_name(at.slot), where, rows, cols);
     if (t->rows != rows || t->cols != cols)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor '%s' is [%zu, %zu]; %s%s must be [%zu, %zu]",
-                        b->file->path, t->name, t->rows, t->cols, slot_name(s), where, rows, cols);
+                        b->file->path, t->name, t->rows, t->cols, slot_name(at.slot), where, rows, cols);
     if (!dtype_get(t->dtype)->is_weight)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: tensor '%s' is stored as %s, which is no weight format",
                         b->file->path, t->name, dtype_get(t->dtype)->name);
@@ -40,39 +43,58 @@ static nib_status find(const binder *b, const tensor **out, slot s, int layer, s
     return NIB_OK;
 }
 
-static nib_status vector(const binder *b, const float **out, slot s, int layer, size_t n, float plus,
-                         nib_error *err) {
+/* Values of a vector's tensor, FP32 [n], freed with mem_free. */
+static nib_status read_vector(const binder *b, float **out, place at, size_t n, float plus, nib_error *err) {
     const tensor *t;
-    NIB_TRY(find(b, &t, s, layer, 1, n, err));
-    float *v = arena_alloc(&b->w->arena, n, sizeof *v);
+    NIB_TRY(find(b, &t, at, 1, n, err));
+    float *v = mem_array(n, sizeof *v);
     if (!v)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor '%s'", b->file->path, t->name);
     tensor_decode_row(t, 0, v);
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(v[i]))
+        if (!isfinite(v[i])) {
+            mem_free(v);
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor '%s' holds a number that is not finite",
                             b->file->path, t->name);
+        }
         v[i] += plus;
     }
     *out = v;
     return NIB_OK;
 }
 
-static nib_status norm(const binder *b, const float **out, slot s, int layer, size_t n, nib_error *err) {
-    return vector(b, out, s, layer, n, b->hp->norm_plus_one ? 1.0f : 0.0f, err);
+static nib_status norm(const binder *b, vec **out, slot s, int layer, size_t n, nib_error *err) {
+    float *values;
+    NIB_TRY(read_vector(b, &values, place_of(s, layer), n, b->hp->norm_plus_one ? 1.0f : 0.0f, err));
+    nib_status status = b->be->vec_new(b->be, out, VEC_F32, n, values, err);
+    mem_free(values);
+    return status;
 }
 
-static nib_status matrix(const binder *b, weight **out, slot s, int layer, size_t rows, size_t cols,
+/* One tensor, or several as one: rows joined in order. */
+static nib_status pack(const binder *b, weight **out, const tensor *const *parts, size_t n_parts,
+                       split_kind split, nib_error *err) {
+    if (progress_stopped(b->watch))
+        return nib_fail(err, NIB_CANCELLED, "%s: loading was cancelled", b->file->path);
+    NIB_TRY(b->be->weight_pack(b->be, out, parts, n_parts, split, err));
+    for (size_t i = 0; i < n_parts; i++)
+        b->w->bound_bytes += tensor_total_bytes(parts[i]);
+    progress_report(b->watch, "loading", b->w->bound_bytes, b->total);
+    return NIB_OK;
+}
+
+static nib_status matrix(const binder *b, weight **out, place at, size_t rows, size_t cols, split_kind split,
                          nib_error *err) {
     const tensor *t;
-    NIB_TRY(find(b, &t, s, layer, rows, cols, err));
-    return b->be->weight_pack(b->be, out, &t, 1, err);
+    NIB_TRY(find(b, &t, at, rows, cols, err));
+    return pack(b, out, &t, 1, split, err);
 }
 
 /* ---- the parts of a network ---- */
 
 static nib_status bind_embed(const binder *b, nib_error *err) {
-    return matrix(b, &b->w->embed, SLOT_EMBED, -1, (size_t)b->hp->vocab, (size_t)b->hp->dim, err);
+    return matrix(b, &b->w->embed, place_of(SLOT_EMBED, PLACE_NO_LAYER), (size_t)b->hp->vocab,
+                  (size_t)b->hp->dim, b->hp->tied ? SPLIT_ROWS : SPLIT_NONE, err);
 }
 
 static nib_status bind_attention(const binder *b, int layer, nib_error *err) {
@@ -81,83 +103,132 @@ static nib_status bind_attention(const binder *b, int layer, nib_error *err) {
     size_t dim = (size_t)hp->dim, d = (size_t)hp->head_dim;
     size_t q_rows = (size_t)hp->n_heads * d, kv_rows = (size_t)hp->n_kv_heads * d;
     const tensor *parts[3];
-    NIB_TRY(find(b, &parts[0], SLOT_Q, layer, q_rows, dim, err));
-    NIB_TRY(find(b, &parts[1], SLOT_K, layer, kv_rows, dim, err));
-    NIB_TRY(find(b, &parts[2], SLOT_V, layer, kv_rows, dim, err));
-    NIB_TRY(b->be->weight_pack(b->be, &l->qkv, parts, 3, err));
-    return matrix(b, &l->attn_out, SLOT_O, layer, dim, q_rows, err);
+    NIB_TRY(find(b, &parts[0], place_of(SLOT_Q, layer), q_rows, dim, err));
+    NIB_TRY(find(b, &parts[1], place_of(SLOT_K, layer), kv_rows, dim, err));
+    NIB_TRY(find(b, &parts[2], place_of(SLOT_V, layer), kv_rows, dim, err));
+    NIB_TRY(pack(b, &l->qkv, parts, 3, SPLIT_HEADS, err));
+    return matrix(b, &l->attn_out, place_of(SLOT_O, layer), dim, q_rows, SPLIT_COLS, err);
+}
+
+/* Layer LAYER is the how-many-th of its cache group? */
+static int layer_in_group(const hparams *hp, int layer) {
+    int n = 0;
+    for (int i = 0; i < layer; i++)
+        n += hp->local[i] == hp->local[layer];
+    return n;
+}
+
+/* Global layers come first where there are any: the order of model_groups. */
+static int group_of(const hparams *hp, int layer) {
+    if (!hp->local[layer])
+        return 0;
+    for (int i = 0; i < hp->n_layers; i++)
+        if (!hp->local[i])
+            return 1;
+    return 0;
 }
 
 static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *err) {
     const hparams *hp = b->hp;
     layer_weights *l = &b->w->layers[layer];
     size_t d = (size_t)hp->head_dim;
-    float turned = rope_attention_factor(hp->local[layer] ? &hp->rope_local : &hp->rope);
     NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, (size_t)hp->dim, err));
+    if (hp->qk_norm == QK_NORM_HEAD) {
+        NIB_TRY(norm(b, &l->q_norm, SLOT_Q_NORM, layer, d, err));
+        NIB_TRY(norm(b, &l->k_norm, SLOT_K_NORM, layer, d, err));
+    }
     l->attn = (attn_params){
-        .layer = layer,
+        .group = group_of(hp, layer),
+        .layer = layer_in_group(hp, layer),
         .n_heads = hp->n_heads,
         .n_kv_heads = hp->n_kv_heads,
         .head_dim = hp->head_dim,
+        .q_norm = l->q_norm,
+        .k_norm = l->k_norm,
         .norm_eps = hp->norm_eps,
         .inv_freq = hp->local[layer] ? b->w->inv_freq_local : b->w->inv_freq,
+        .rope_scale = rope_attention_factor(hp->local[layer] ? &hp->rope_local : &hp->rope),
         .interleaved = hp->rope_interleaved,
-        .scale = hp->attn_scale * turned * turned,
+        .scale = hp->attn_scale,
         .window = hp->local[layer] ? hp->sliding_window : 0,
     };
-    if (hp->family == FAMILY_LLAMA)
-        return NIB_OK;
-    NIB_TRY(norm(b, &l->attn.q_norm, SLOT_Q_NORM, layer, d, err));
-    return norm(b, &l->attn.k_norm, SLOT_K_NORM, layer, d, err);
+    return NIB_OK;
 }
 
 static nib_status bind_mlp(const binder *b, int layer, nib_error *err) {
     layer_weights *l = &b->w->layers[layer];
     size_t dim = (size_t)b->hp->dim, ffn_dim = (size_t)b->hp->ffn_dim;
     const tensor *parts[2];
-    NIB_TRY(find(b, &parts[0], SLOT_GATE, layer, ffn_dim, dim, err));
-    NIB_TRY(find(b, &parts[1], SLOT_UP, layer, ffn_dim, dim, err));
-    NIB_TRY(b->be->weight_pack(b->be, &l->gate_up, parts, 2, err));
-    return matrix(b, &l->down, SLOT_DOWN, layer, dim, ffn_dim, err);
+    NIB_TRY(find(b, &parts[0], place_of(SLOT_GATE, layer), ffn_dim, dim, err));
+    NIB_TRY(find(b, &parts[1], place_of(SLOT_UP, layer), ffn_dim, dim, err));
+    NIB_TRY(pack(b, &l->gate_up, parts, 2, SPLIT_ROWS, err));
+    return matrix(b, &l->down, place_of(SLOT_DOWN, layer), dim, ffn_dim, SPLIT_COLS, err);
+}
+
+bool weights_have_post_norms(const hparams *hp) {
+    return hp->norms == NORM_AROUND;
 }
 
 static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
     layer_weights *l = &b->w->layers[layer];
     size_t dim = (size_t)b->hp->dim;
     NIB_TRY(norm(b, &l->ffn_norm, SLOT_FFN_NORM, layer, dim, err));
-    if (b->hp->family != FAMILY_GEMMA3)
+    if (!weights_have_post_norms(b->hp))
         return NIB_OK;
     NIB_TRY(norm(b, &l->post_attn_norm, SLOT_POST_ATTN_NORM, layer, dim, err));
     return norm(b, &l->post_ffn_norm, SLOT_POST_FFN_NORM, layer, dim, err);
 }
 
-static nib_status make_rope_tables(const binder *b, nib_error *err) {
-    size_t n = (size_t)b->hp->head_dim / 2;
-    const float *divisors = NULL;
-    if (model_file_find(b->file, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER))) {
-        NIB_TRY(vector(b, &divisors, SLOT_ROPE_FREQS, -1, n, 0.0f, err));
-        for (size_t i = 0; i < n; i++)
-            if (!(divisors[i] > 0))
-                return nib_fail(err, NIB_BAD_FILE, "%s: a RoPE frequency divisor of %g, expected more than 0",
-                                b->file->path, (double)divisors[i]);
-    }
-    float *table = arena_alloc(&b->w->arena, 2 * n, sizeof *table);
-    if (!table)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
-    rope_inv_freq(table, &b->hp->rope, b->hp->head_dim, b->hp->context_len, divisors);
-    rope_inv_freq(table + n, &b->hp->rope_local, b->hp->head_dim, b->hp->context_len, NULL);
-    b->w->inv_freq = table;
-    b->w->inv_freq_local = table + n;
+/* ---- RoPE ---- */
+
+/* The divisors that a GGUF file may hold, [n], freed with mem_free; NULL: none. */
+static nib_status read_divisors(const binder *b, float **out, size_t n, nib_error *err) {
+    place at = place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER);
+    *out = NULL;
+    if (!model_file_find(b->file, at))
+        return NIB_OK;
+    NIB_TRY(read_vector(b, out, at, n, 0.0f, err));
+    for (size_t i = 0; i < n; i++)
+        if (!((*out)[i] > 0)) {
+            float bad = (*out)[i];
+            mem_free(*out);
+            return nib_fail(err, NIB_BAD_FILE, "%s: a RoPE frequency divisor of %g, expected more than 0",
+                            b->file->path, (double)bad);
+        }
     return NIB_OK;
 }
+
+static nib_status make_rope_table(const binder *b, vec **out, const rope_params *r, const float *divisors,
+                                  nib_error *err) {
+    size_t n = (size_t)b->hp->head_dim / 2;
+    float *inv_freq = mem_array(n, sizeof *inv_freq);
+    if (!inv_freq)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
+    rope_inv_freq(inv_freq, r, b->hp->head_dim, b->hp->context_len, divisors);
+    nib_status status = b->be->vec_new(b->be, out, VEC_F32, n, inv_freq, err);
+    mem_free(inv_freq);
+    return status;
+}
+
+static nib_status make_rope_tables(const binder *b, nib_error *err) {
+    float *divisors;
+    NIB_TRY(read_divisors(b, &divisors, (size_t)b->hp->head_dim / 2, err));
+    nib_status status = make_rope_table(b, &b->w->inv_freq, &b->hp->rope, divisors, err);
+    if (status == NIB_OK)
+        status = make_rope_table(b, &b->w->inv_freq_local, &b->hp->rope_local, NULL, err);
+    mem_free(divisors);
+    return status;
+}
+
+/* ---- all of it ---- */
 
 static nib_status bind_common(const binder *b, nib_error *err) {
     weights *w = b->w;
     NIB_TRY(make_rope_tables(b, err));
-    w->layers = arena_alloc(&w->arena, (size_t)b->hp->n_layers, sizeof *w->layers);
+    w->layers = mem_array((size_t)b->hp->n_layers, sizeof *w->layers);
     if (!w->layers)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d layers", b->file->path, b->hp->n_layers);
-    return norm(b, &w->final_norm, SLOT_FINAL_NORM, -1, (size_t)b->hp->dim, err);
+    return norm(b, &w->final_norm, SLOT_FINAL_NORM, PLACE_NO_LAYER, (size_t)b->hp->dim, err);
 }
 
 static nib_status bind(const binder *b, nib_error *err) {
@@ -167,7 +238,8 @@ static nib_status bind(const binder *b, nib_error *err) {
     if (b->hp->tied)
         w->head = w->embed;
     else
-        NIB_TRY(matrix(b, &w->head, SLOT_HEAD, -1, (size_t)b->hp->vocab, (size_t)b->hp->dim, err));
+        NIB_TRY(matrix(b, &w->head, place_of(SLOT_HEAD, PLACE_NO_LAYER), (size_t)b->hp->vocab,
+                       (size_t)b->hp->dim, SPLIT_ROWS, err));
     for (int i = 0; i < b->hp->n_layers; i++) {
         NIB_TRY(bind_attention(b, i, err));
         NIB_TRY(bind_attention_vectors(b, i, err));
@@ -187,22 +259,26 @@ static nib_status bind_vectors(const binder *b, nib_error *err) {
 }
 
 static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), weights *w,
-                          const model_file *file, backend *be, nib_error *err) {
+                          const model_file *file, backend *be, const progress *watch, nib_error *err) {
     assert(file->has_network);
     *w = (weights){0};
-    binder b = {.w = w, .file = file, .hp = &file->hp, .be = be};
+    binder b = {.w = w, .file = file, .hp = &file->hp, .be = be, .watch = watch};
+    for (size_t i = 0; i < file->n_tensors; i++)
+        if (file->tensors[i].place.slot != SLOT_NONE && file->tensors[i].rows > 1)
+            b.total += tensor_total_bytes(&file->tensors[i]);
     nib_status status = how(&b, err);
     if (status != NIB_OK)
         weights_free(w, &file->hp, be);
     return status;
 }
 
-nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err) {
-    return bind_by(bind, w, file, be, err);
+nib_status weights_bind(weights *w, const model_file *file, backend *be, const progress *watch,
+                        nib_error *err) {
+    return bind_by(bind, w, file, be, watch, err);
 }
 
 nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err) {
-    return bind_by(bind_vectors, w, file, be, err);
+    return bind_by(bind_vectors, w, file, be, NULL, err);
 }
 
 nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,
@@ -222,6 +298,11 @@ nib_status weights_bind_part(weights *w, const model_file *file, backend *be, we
 static void free_one(backend *be, weight *packed) {
     if (packed)
         be->weight_free(be, packed);
+}
+
+static void free_vec(backend *be, vec *v) {
+    if (v)
+        be->vec_free(be, v);
 }
 
 static void free_at(backend *be, weight **packed) {
@@ -252,34 +333,37 @@ void weights_unbind_part(weights *w, const model_file *file, backend *be, weight
 void weights_free(weights *w, const hparams *hp, backend *be) {
     for (int i = 0; w->layers && i < hp->n_layers; i++) {
         layer_weights *l = &w->layers[i];
-        free_one(be, l->qkv);
-        free_one(be, l->attn_out);
-        free_one(be, l->gate_up);
-        free_one(be, l->down);
+        weight *const matrices[] = {l->qkv, l->attn_out, l->gate_up, l->down};
+        vec *const vectors[] = {l->attn_norm, l->post_attn_norm, l->ffn_norm, l->post_ffn_norm,
+                                l->q_norm,    l->k_norm,         l->qkv_bias, l->attn_out_bias};
+        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++)
+            free_one(be, matrices[j]);
+        for (size_t j = 0; j < sizeof vectors / sizeof *vectors; j++)
+            free_vec(be, vectors[j]);
     }
     if (w->head != w->embed)
         free_one(be, w->head);
     free_one(be, w->embed);
-    arena_free(&w->arena);
+    free_vec(be, w->final_norm);
+    free_vec(be, w->inv_freq);
+    free_vec(be, w->inv_freq_local);
+    mem_free(w->layers);
     *w = (weights){0};
 }
 
-static size_t layer_bytes(const weights *w, const hparams *hp, const backend *be) {
+static size_t layer_bytes(const weights *w, const hparams *hp) {
     size_t bytes = 0;
     for (int i = 0; i < hp->n_layers; i++) {
         const layer_weights *l = &w->layers[i];
-        bytes += be->weight_bytes(l->qkv) + be->weight_bytes(l->attn_out);
-        bytes += be->weight_bytes(l->gate_up) + be->weight_bytes(l->down);
+        bytes += l->qkv->bytes + l->attn_out->bytes + l->gate_up->bytes + l->down->bytes;
     }
     return bytes;
 }
 
-size_t weights_bytes(const weights *w, const hparams *hp, const backend *be) {
-    size_t head = w->head != w->embed ? be->weight_bytes(w->head) : 0;
-    return layer_bytes(w, hp, be) + be->weight_bytes(w->embed) + head;
+size_t weights_bytes(const weights *w, const hparams *hp) {
+    return layer_bytes(w, hp) + w->embed->bytes + (w->head != w->embed ? w->head->bytes : 0);
 }
 
-size_t weights_bytes_per_token(const weights *w, const hparams *hp, const backend *be) {
-    size_t embed_row = be->weight_bytes(w->embed) / (size_t)hp->vocab;
-    return layer_bytes(w, hp, be) + be->weight_bytes(w->head) + embed_row;
+size_t weights_bytes_per_token(const weights *w, const hparams *hp) {
+    return layer_bytes(w, hp) + w->head->bytes + w->embed->bytes / w->embed->rows;
 }

@@ -2,39 +2,45 @@
  *
  * Weights: a file's tensors bound to the places where a network uses them, checked and packed.
  *
- * Owned by the model. Norm vectors are FP32 on the host with Gemma's +1 applied; matrices are the backend's.
- * Q, K and V are one weight, and so are gate and up: rows joined in that order.
+ * Owned by the model. Vectors and matrices are the backend's; norms have Gemma's +1 applied. Q, K and V are
+ * one weight, and so are gate and up: rows joined in that order.
  */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
-#include "base/arena.h"
+#include "base/progress.h"
 #include "ops/ops.h"
 #include "store/model_file.h"
 
 typedef struct layer_weights {
-    const float *attn_norm;      /* [dim] */
-    const float *post_attn_norm; /* [dim] Gemma; else NULL */
-    const float *ffn_norm;       /* [dim] */
-    const float *post_ffn_norm;  /* [dim] Gemma; else NULL */
-    weight *qkv;                 /* [(H + 2G) * D, dim] */
-    weight *attn_out;            /* [dim, H * D] */
-    weight *gate_up;             /* [2 * ffn_dim, dim] */
-    weight *down;                /* [dim, ffn_dim] */
+    vec *attn_norm;       /* [dim] */
+    vec *post_attn_norm;  /* [dim] of the branch, before it joins the residual stream; NULL: none */
+    vec *ffn_norm;        /* [dim] */
+    vec *post_ffn_norm;   /* [dim] or NULL */
+    vec *q_norm, *k_norm; /* [D] per head, or NULL */
+    vec *qkv_bias;        /* [(H + 2G) * D] or NULL */
+    vec *attn_out_bias;   /* [dim] or NULL */
+    weight *qkv;          /* [(H + 2G) * D, dim] */
+    weight *attn_out;     /* [dim, H * D] */
+    weight *gate_up;      /* [2 * ffn_dim, dim] */
+    weight *down;         /* [dim, ffn_dim] */
     attn_params attn;
 } layer_weights;
 
 typedef struct weights {
     weight *embed; /* [vocab, dim] */
     weight *head;  /* [vocab, dim]; the embedding itself when tied */
-    const float *final_norm;
-    const float *inv_freq, *inv_freq_local; /* [head_dim / 2] each */
-    layer_weights *layers;                  /* [n_layers] */
-    arena arena;                            /* layers, norms, RoPE tables */
+    vec *final_norm;
+    vec *inv_freq, *inv_freq_local; /* [D / 2] each */
+    layer_weights *layers;          /* [n_layers] */
+    uint64_t bound_bytes;           /* as stored, of the matrices bound so far */
 } weights;
 
-/* FILE and BE outlive the weights. On failure nothing is left. */
-nib_status weights_bind(weights *w, const model_file *file, backend *be, nib_error *err);
+bool weights_have_post_norms(const hparams *hp);
+
+/* FILE and BE outlive the weights. On failure nothing is left. WATCH may be NULL. */
+nib_status weights_bind(weights *w, const model_file *file, backend *be, const progress *watch,
+                        nib_error *err);
 
 /* The same in pieces, for who wants few matrices in memory at a time: all vectors first, then the matrices of
  * a part, which weights_unbind_part frees again. */
@@ -46,7 +52,7 @@ void weights_unbind_part(weights *w, const model_file *file, backend *be, weight
 void weights_free(weights *w, const hparams *hp, backend *be); /* safe on a zeroed or half-bound struct */
 
 /* Bytes packed, all of them; and those that computing one token reads: every matrix and one embedding row. */
-size_t weights_bytes(const weights *w, const hparams *hp, const backend *be);
-size_t weights_bytes_per_token(const weights *w, const hparams *hp, const backend *be);
+size_t weights_bytes(const weights *w, const hparams *hp);
+size_t weights_bytes_per_token(const weights *w, const hparams *hp);
 
 #endif

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ops, how far a result may lie from FP64 of the same operands, and the shapes they are tried on. Read by
- * the parity test (every op, every rung) and by the benchmark.
+ * The ops: how far a result may lie from FP64 of the same operands where a backend computes exactly, and the
+ * shapes they are tried on. Every op of ops.h stands here, and every op that stands here has a case with an
+ * FP64 oracle (op_oracles.c): without one it does not compile. The op suite, the parity test and the
+ * benchmark loop over this list.
  *
  * Errors of one output row: L2 is |got - want| / |want| over the row; ELEMENT the largest |got - want| /
  * |want| of an element (differences below 1e-37 do not count).
@@ -13,7 +15,7 @@
 
 typedef enum op_error { OP_ERROR_L2, OP_ERROR_ELEMENT } op_error;
 
-/* OP(name, error, tolerance) */
+/* OP(name, error, tolerance of an exact backend) */
 #define OP_LIST(OP)                                                                                          \
     OP(embed, OP_ERROR_ELEMENT, 1.2e-7)                                                                      \
     OP(rmsnorm, OP_ERROR_ELEMENT, 5e-7)                                                                      \
@@ -22,8 +24,8 @@ typedef enum op_error { OP_ERROR_L2, OP_ERROR_ELEMENT } op_error;
     OP(matmul, OP_ERROR_L2, 2e-6)                                                                            \
     OP(matmul_add, OP_ERROR_L2, 2e-6)                                                                        \
     OP(matmul_glu, OP_ERROR_L2, 4e-6)                                                                        \
-    OP(qk_norm_rope_store, OP_ERROR_L2, 3e-7)                                                                \
-    OP(attention, OP_ERROR_L2, 2e-6)                                                                         \
+    OP(qk_norm_rope_store, OP_ERROR_L2, 4e-7)                                                                \
+    OP(attention, OP_ERROR_L2, 3e-6)                                                                         \
     OP(sum_squares, OP_ERROR_ELEMENT, 1e-12)
 
 typedef enum op_id {

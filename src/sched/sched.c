@@ -214,8 +214,11 @@ static void plan_rows(sched *s, seq *q, int32_t n_rows) {
     batch *b = &s->batch;
     assert(n_rows > 0 && b->n_rows + n_rows <= s->limits.max_rows && b->n_seqs < s->limits.max_seqs);
     s->seq_ids[b->n_seqs] = q->id;
-    s->seqs[b->n_seqs++] = (batch_seq){
-        .pages = q->pages, .n_pages = q->n_pages, .row = b->n_rows, .n_rows = n_rows, .pos = q->n_computed};
+    s->seqs[b->n_seqs++] = (batch_seq){.pages = CACHE_EVERY_GROUP(q->pages),
+                                       .n_pages = q->n_pages,
+                                       .row = b->n_rows,
+                                       .n_rows = n_rows,
+                                       .pos = q->n_computed};
     memcpy(s->tokens + b->n_rows, q->tokens + q->n_computed, (size_t)n_rows * sizeof *s->tokens);
     b->n_rows += n_rows;
     q->n_planned = n_rows;
@@ -368,7 +371,7 @@ static void check_batch(const sched *s) {
         const batch_seq *r = &b->seqs[i];
         const seq *q = s->by_id[s->seq_ids[i]];
         assert(q && r->row == row && r->n_rows == q->n_planned && r->pos == q->n_computed);
-        assert(r->pages == q->pages && r->n_pages * KV_PAGE_TOKENS >= r->pos + r->n_rows);
+        assert(r->pages[0] == q->pages && r->n_pages * KV_PAGE_TOKENS >= r->pos + r->n_rows);
         assert(memcmp(b->tokens + row, q->tokens + r->pos, (size_t)r->n_rows * sizeof *b->tokens) == 0);
         row += r->n_rows;
         if (r->pos + r->n_rows == q->n_tokens) {

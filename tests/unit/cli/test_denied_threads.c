@@ -115,14 +115,14 @@ static nib_status pack(loaded *l, nib_error *err) {
                       .tensor_scale = 1};
     const tensor *part = &t;
     weight *w;
-    NIB_TRY(l->be->weight_pack(l->be, &w, &part, 1, err));
+    NIB_TRY(l->be->weight_pack(l->be, &w, &part, 1, SPLIT_NONE, err));
     l->be->weight_free(l->be, w);
     return NIB_OK;
 }
 
 static nib_status step(loaded *l, nib_error *err) {
     const int32_t tokens[] = {1, 2, 3}, page = 0, out_row = 2;
-    batch_seq seq = {.pages = &page, .n_pages = 1, .n_rows = 3};
+    batch_seq seq = {.pages = CACHE_EVERY_GROUP(&page), .n_pages = 1, .n_rows = 3};
     batch b = {.tokens = tokens, .n_rows = 3, .seqs = &seq, .n_seqs = 1, .out_rows = &out_row, .n_out = 1};
     const float *logits;
     return model_forward(l->model, &b, &logits, err);

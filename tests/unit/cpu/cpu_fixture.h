@@ -56,7 +56,7 @@ static inline backend *fixture_open(uint32_t features, int threads, nib_activati
 static inline buf *fixture_buf(backend *be, buf_kind kind, size_t rows, size_t cols) {
     nib_error err;
     buf *b = NULL;
-    if (be->buf_new(be, &b, kind, rows, cols, &err) != NIB_OK)
+    if (be->buf_new(be, &b, kind, SPLIT_NONE, rows, cols, &err) != NIB_OK)
         fail_msg("%s", err.text);
     return b;
 }
@@ -110,11 +110,38 @@ static inline float *fixture_vector(size_t n, fixture_pattern pattern, float lar
     return x;
 }
 
+static inline float *fixture_row(const buf *b, size_t row) {
+    return act_row((const act *)b, row);
+}
+
 /* Writes rows into a buffer as if an op had. */
 static inline void fixture_set(buf *b, const float *x, size_t rows) {
     b->rows = rows;
     for (size_t r = 0; r < rows; r++)
-        memcpy(act_row(b, r), x + r * b->cols, b->cols * sizeof *x);
+        memcpy(fixture_row(b, r), x + r * b->cols, b->cols * sizeof *x);
+}
+
+static inline vec *fixture_vec(backend *be, const float *x, size_t n) {
+    nib_error err;
+    vec *v = NULL;
+    if (be->vec_new(be, &v, VEC_F32, n, x, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return v;
+}
+
+/* One group that sees everything. */
+static inline cache *fixture_cache(backend *be, nib_kv_dtype type, int layers, int kv_heads, int head_dim,
+                                   int n_pages) {
+    nib_error err;
+    cache *c = NULL;
+    cache_shape shape = {.group = {.kind = CACHE_FULL, .n_pages = n_pages},
+                         .n_layers = layers,
+                         .n_kv_heads = kv_heads,
+                         .head_dim = head_dim,
+                         .dtype = type};
+    if (be->cache_new(be, &c, &shape, 1, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    return c;
 }
 
 /* ---- comparing with FP64 ---- */
@@ -165,7 +192,7 @@ static inline void fixture_add(fixture_batch *f, int s, int pos, int n) {
     for (int j = 0; j < FIXTURE_PAGES; j++)
         f->pages[s][j] = fixture_page(s, j);
     *seq = (batch_seq){
-        .pages = f->pages[s], .n_pages = FIXTURE_PAGES, .row = f->b.n_rows, .n_rows = n, .pos = pos};
+        .pages = {f->pages[s]}, .n_pages = FIXTURE_PAGES, .row = f->b.n_rows, .n_rows = n, .pos = pos};
     for (int i = 0; i < n; i++)
         f->tokens[f->b.n_rows + i] = (s * 7919 + (pos + i) * 31) % 97;
     f->out_rows[f->b.n_seqs] = f->b.n_rows + n - 1;
@@ -179,14 +206,14 @@ static inline void fixture_add(fixture_batch *f, int s, int pos, int n) {
 
 static inline void fixture_finish(backend *be) {
     nib_error err;
-    if (be->step_finish(be, &err) != NIB_OK)
+    if (step_finish(be, &err) != NIB_OK)
         fail_msg("%s", err.text);
 }
 
 /* ---- reading the pages (layout: kv.h) ---- */
 
-static inline double fixture_kv_at(const kv_cache *kv, bool is_k, int layer, int page, int head, size_t t,
-                                   size_t i) {
+static inline double fixture_kv_at(cache *c, bool is_k, int layer, int page, int head, size_t t, size_t i) {
+    const kv_cache *kv = kv_group(c, 0);
     size_t block = kv_block(kv, layer, page, head), d = (size_t)kv->shape.head_dim;
     const uint8_t *bytes = (is_k ? kv->k : kv->v) + block * kv->block_bytes;
     size_t pair = (i / 2 * KV_PAGE_TOKENS + t) * 2 + i % 2, at = is_k ? pair : t * d + i;

@@ -15,9 +15,10 @@ typedef struct rig {
     backend *be;
     const op_shape *shape;
     nib_kv_dtype type;
-    kv_cache *kv;
+    cache *kv;
     attn_params p;
     float *inv_freq, *q_norm, *k_norm;
+    vec *vecs[3];
     buf *qkv, *q, *out;
     char where[256];
 } rig;
@@ -34,22 +35,20 @@ static rig rig_open(uint32_t features, int threads, nib_activations mode, const 
     r.qkv = fixture_buf(r.be, BUF_F32, MAX_ROWS, (h + 2 * g) * d);
     r.q = fixture_buf(r.be, BUF_F32, MAX_ROWS, h * d);
     r.out = fixture_buf(r.be, BUF_ACT, MAX_ROWS, h * d);
-    nib_error err;
-    kv_shape kvs = {.n_layers = LAYERS,
-                    .n_kv_heads = shape->n_kv_heads,
-                    .head_dim = shape->head_dim,
-                    .n_pages = FIXTURE_SEQS * FIXTURE_PAGES,
-                    .dtype = type};
-    if (r.be->kv_new(r.be, &r.kv, &kvs, &err) != NIB_OK)
-        fail_msg("%s", err.text);
+    r.kv =
+        fixture_cache(r.be, type, LAYERS, shape->n_kv_heads, shape->head_dim, FIXTURE_SEQS * FIXTURE_PAGES);
+    r.vecs[0] = fixture_vec(r.be, r.q_norm, d);
+    r.vecs[1] = fixture_vec(r.be, r.k_norm, d);
+    r.vecs[2] = fixture_vec(r.be, r.inv_freq, d / 2);
     r.p = (attn_params){.layer = LAYER,
                         .n_heads = shape->n_heads,
                         .n_kv_heads = shape->n_kv_heads,
                         .head_dim = shape->head_dim,
-                        .q_norm = shape->qk_norm ? r.q_norm : NULL,
-                        .k_norm = shape->qk_norm ? r.k_norm : NULL,
+                        .q_norm = shape->qk_norm ? r.vecs[0] : NULL,
+                        .k_norm = shape->qk_norm ? r.vecs[1] : NULL,
                         .norm_eps = 1e-6f,
-                        .inv_freq = r.inv_freq,
+                        .inv_freq = r.vecs[2],
+                        .rope_scale = 1,
                         .interleaved = shape->interleaved,
                         .scale = 1 / sqrtf((float)d),
                         .window = shape->window};
@@ -60,7 +59,9 @@ static void rig_close(rig *r) {
     r->be->buf_free(r->be, r->qkv);
     r->be->buf_free(r->be, r->q);
     r->be->buf_free(r->be, r->out);
-    r->be->kv_free(r->be, r->kv);
+    for (int i = 0; i < 3; i++)
+        r->be->vec_free(r->be, r->vecs[i]);
+    r->be->cache_free(r->be, r->kv);
     r->be->close(r->be);
     test_free(r->inv_freq);
     test_free(r->q_norm);
@@ -69,9 +70,9 @@ static void rig_close(rig *r) {
 
 static void rig_step(rig *r, const fixture_batch *f, const float *qkv) {
     fixture_set(r->qkv, qkv, (size_t)f->b.n_rows);
-    r->be->step_begin(r->be, &f->b);
-    r->be->qk_norm_rope_store(r->be, r->q, r->qkv, &r->p, r->kv);
-    r->be->attention(r->be, r->out, r->q, &r->p, r->kv);
+    step_begin(r->be, &f->b, 0);
+    op_qk_norm_rope_store(r->be, r->q, r->qkv, &r->p, r->kv);
+    op_attention(r->be, r->out, r->q, &r->p, r->kv, NULL);
     fixture_finish(r->be);
 }
 
@@ -115,13 +116,13 @@ static void check_store(const rig *r, const fixture_batch *f, const float *qkv) 
     for (int32_t s = 0; s < f->b.n_seqs; s++)
         for (int32_t i = 0; i < f->seqs[s].n_rows; i++) {
             size_t row = (size_t)(f->seqs[s].row + i);
-            int pos = f->seqs[s].pos + i, page = f->seqs[s].pages[pos / KV_PAGE_TOKENS];
+            int pos = f->seqs[s].pos + i, page = f->seqs[s].pages[0][pos / KV_PAGE_TOKENS];
             const float *x = qkv + row * (h + 2 * g) * d;
             for (size_t k = 0; k < h; k++)
-                norm_rope64(r, x + k * d, r->p.q_norm, pos, want + k * d);
-            fixture_check(OP_qk_norm_rope_store, r->where, act_row(r->q, row), want, h * d);
+                norm_rope64(r, x + k * d, r->p.q_norm ? r->q_norm : NULL, pos, want + k * d);
+            fixture_check(OP_qk_norm_rope_store, r->where, fixture_row(r->q, row), want, h * d);
             for (size_t k = 0; k < g; k++) {
-                norm_rope64(r, x + (h + k) * d, r->p.k_norm, pos, want);
+                norm_rope64(r, x + (h + k) * d, r->p.k_norm ? r->k_norm : NULL, pos, want);
                 check_stored(r, true, page, (int)k, (size_t)(pos % KV_PAGE_TOKENS), want);
                 for (size_t c = 0; c < d; c++)
                     want[c] = x[(h + g + k) * d + c];
@@ -175,7 +176,7 @@ static void check_attention(const rig *r, const fixture_batch *f) {
         for (size_t kv_head = 0; kv_head < g; kv_head++) {
             for (size_t t = 0; t < n; t++)
                 for (size_t i = 0; i < d; i++) {
-                    int page = seq->pages[t / KV_PAGE_TOKENS];
+                    int page = seq->pages[0][t / KV_PAGE_TOKENS];
                     size_t at = t % KV_PAGE_TOKENS;
                     keys[t * d + i] = fixture_kv_at(r->kv, true, LAYER, page, (int)kv_head, at, i);
                     values[t * d + i] = fixture_kv_at(r->kv, false, LAYER, page, (int)kv_head, at, i);
@@ -183,8 +184,9 @@ static void check_attention(const rig *r, const fixture_batch *f) {
             for (int32_t i = 0; i < seq->n_rows; i += 1 + seq->n_rows / 16)
                 for (size_t k = kv_head * (h / g); k < (kv_head + 1) * (h / g); k++) {
                     size_t row = (size_t)(seq->row + i);
-                    double size = attend64(r, act_row(r->q, row) + k * d, keys, values, seq->pos + i, want);
-                    double e = fixture_error(OP_ERROR_L2, act_row(r->out, row) + k * d, want, d);
+                    double size =
+                        attend64(r, fixture_row(r->q, row) + k * d, keys, values, seq->pos + i, want);
+                    double e = fixture_error(OP_ERROR_L2, fixture_row(r->out, row) + k * d, want, d);
                     double tolerance = op_infos[OP_attention].tolerance * fmax(1, size / 8);
                     if (!(e <= tolerance))
                         fail_msg("attention, %s, row %zu, head %zu: error %g, tolerance %g", r->where, row, k,
@@ -267,8 +269,8 @@ static void test_int_mode(void **state) {
             rig_step(&fast, f, qkv);
             for (size_t row = 0; row < 600; row++) {
                 for (size_t i = 0; i < cols; i++)
-                    want[i] = act_row(exact.out, row)[i];
-                double e = fixture_error(OP_ERROR_L2, act_row(fast.out, row), want, cols);
+                    want[i] = fixture_row(exact.out, row)[i];
+                double e = fixture_error(OP_ERROR_L2, fixture_row(fast.out, row), want, cols);
                 if (!(e <= 0.02))
                     fail_msg("%s, KV %d, row %zu: error %g", fast.be->path, (int)kv_types[t], row, e);
             }
@@ -301,11 +303,11 @@ static void test_fp8_keys(void **state) {
             rig_step(&fp8, f, qkv);
             for (size_t row = 0; row < ROWS; row++)
                 for (size_t head = 0; head < g; head++) {
-                    int page = f->seqs[0].pages[row / KV_PAGE_TOKENS];
+                    int page = f->seqs[0].pages[0][row / KV_PAGE_TOKENS];
                     size_t t = row % KV_PAGE_TOKENS;
                     for (size_t i = 0; i < d; i++)
                         k[i] = (float)fixture_kv_at(exact.kv, true, LAYER, page, (int)head, t, i);
-                    const float *queries = act_row(exact.q, row) + head * group * d;
+                    const float *queries = fixture_row(exact.q, row) + head * group * d;
                     kvscale_weigh(weights, queries, group, d);
                     float scale = kvscale_fit(k, weights, d);
                     for (size_t i = 0; i < d; i++)
@@ -351,9 +353,9 @@ static void test_partial_room(void **state) {
             used = cb->partial[i] != 12345 ? i + 1 : used;
         assert_int_equal(used, lack ? 0 : wanted);
         for (size_t row = 0; row < ROWS && !lack; row++)
-            memcpy(first + row * h * d, act_row(r.out, row), h * d * sizeof *first);
+            memcpy(first + row * h * d, fixture_row(r.out, row), h * d * sizeof *first);
         for (size_t row = 0; row < ROWS; row++)
-            assert_memory_equal(first + row * h * d, act_row(r.out, row), h * d * sizeof *first);
+            assert_memory_equal(first + row * h * d, fixture_row(r.out, row), h * d * sizeof *first);
         test_free(f);
         rig_close(&r);
     }
@@ -371,11 +373,11 @@ static void attend_prompt(rig *r, const float *qkv, float *out) {
     fixture_add(f, 2, 0, NAN_ROWS - 1);
     rig_step(r, f, qkv);
     for (size_t row = 0; row < NAN_ROWS - 1; row++)
-        memcpy(out + row * cols, act_row(r->out, row), cols * sizeof *out);
+        memcpy(out + row * cols, fixture_row(r->out, row), cols * sizeof *out);
     memset(f, 0, sizeof *f);
     fixture_add(f, 2, NAN_ROWS - 1, 1);
     rig_step(r, f, qkv + (NAN_ROWS - 1) * width);
-    memcpy(out + (NAN_ROWS - 1) * cols, act_row(r->out, 0), cols * sizeof *out);
+    memcpy(out + (NAN_ROWS - 1) * cols, fixture_row(r->out, 0), cols * sizeof *out);
     test_free(f);
 }
 

@@ -18,10 +18,11 @@ typedef struct part {
 
 typedef struct net {
     backend *be;
-    kv_cache *kv;
+    cache *kv;
     part embed, qkv, attn_out, gate_up, down;
     buf *x, *h, *wide, *q, *a, *act, *out;
-    float norm[FFN], inv_freq[2][HEAD_DIM / 2];
+    vec *norm, *head_norms[2], *inv_freq[2];
+    attn_params attn[LAYERS];
 } net;
 
 /* Of one tensor, or of two with half the rows each. */
@@ -53,7 +54,7 @@ static void make_part(net *m, part *p, size_t rows, size_t cols, bool nvfp4, siz
     second.block_scales = nvfp4 ? t.block_scales + t.bytes / 8 : NULL;
     const tensor *parts[] = {&t, &second};
     nib_error err;
-    if (m->be->weight_pack(m->be, &p->w, parts, n_parts, &err) != NIB_OK)
+    if (m->be->weight_pack(m->be, &p->w, parts, n_parts, SPLIT_NONE, &err) != NIB_OK)
         fail_msg("%s", err.text);
 }
 
@@ -72,19 +73,18 @@ static void net_open(net *m, uint32_t features, int threads, nib_activations mod
     m->a = fixture_buf(m->be, BUF_ACT, MAX_ROWS, HEADS * HEAD_DIM);
     m->act = fixture_buf(m->be, BUF_ACT, MAX_ROWS, FFN);
     m->out = fixture_buf(m->be, BUF_F32, MAX_ROWS, DIM);
-    fixture_fill(m->norm, FFN, PATTERN_NORMAL, 0, 9);
+    float norm[FFN], inv_freq[2][HEAD_DIM / 2];
+    fixture_fill(norm, FFN, PATTERN_NORMAL, 0, 9);
     for (size_t i = 0; i < HEAD_DIM / 2; i++) {
-        m->inv_freq[0][i] = (float)pow(10000, -2.0 * (double)i / HEAD_DIM);
-        m->inv_freq[1][i] = (float)pow(500, -2.0 * (double)i / HEAD_DIM);
+        inv_freq[0][i] = (float)pow(10000, -2.0 * (double)i / HEAD_DIM);
+        inv_freq[1][i] = (float)pow(500, -2.0 * (double)i / HEAD_DIM);
     }
-    kv_shape shape = {.n_layers = LAYERS,
-                      .n_kv_heads = KV_HEADS,
-                      .head_dim = HEAD_DIM,
-                      .n_pages = FIXTURE_SEQS * FIXTURE_PAGES,
-                      .dtype = type};
-    nib_error err;
-    if (m->be->kv_new(m->be, &m->kv, &shape, &err) != NIB_OK)
-        fail_msg("%s", err.text);
+    m->norm = fixture_vec(m->be, norm, DIM);
+    for (int i = 0; i < 2; i++) {
+        m->head_norms[i] = fixture_vec(m->be, norm + 64 * i, HEAD_DIM);
+        m->inv_freq[i] = fixture_vec(m->be, inv_freq[i], HEAD_DIM / 2);
+    }
+    m->kv = fixture_cache(m->be, type, LAYERS, KV_HEADS, HEAD_DIM, FIXTURE_SEQS * FIXTURE_PAGES);
 }
 
 static void net_close(net *m) {
@@ -98,36 +98,43 @@ static void net_close(net *m) {
     }
     for (size_t i = 0; i < 7; i++)
         m->be->buf_free(m->be, bufs[i]);
-    m->be->kv_free(m->be, m->kv);
+    m->be->cache_free(m->be, m->kv);
+    m->be->vec_free(m->be, m->norm);
+    for (int i = 0; i < 2; i++) {
+        m->be->vec_free(m->be, m->head_norms[i]);
+        m->be->vec_free(m->be, m->inv_freq[i]);
+    }
     m->be->close(m->be);
 }
 
 /* Layer 0 looks at everything, layer 1 through a window and with other frequencies. */
 static void net_step(net *m, const fixture_batch *f) {
     backend *be = m->be;
-    be->step_begin(be, &f->b);
-    be->embed(be, m->x, m->embed.w, 2.5f);
+    step_begin(be, &f->b, 0);
+    op_embed(be, m->x, m->embed.w, 2.5f);
     for (int layer = 0; layer < LAYERS; layer++) {
-        attn_params p = {.layer = layer,
-                         .n_heads = HEADS,
-                         .n_kv_heads = KV_HEADS,
-                         .head_dim = HEAD_DIM,
-                         .q_norm = layer ? m->norm : NULL,
-                         .k_norm = layer ? m->norm + 64 : NULL,
-                         .norm_eps = 1e-6f,
-                         .inv_freq = m->inv_freq[layer],
-                         .interleaved = layer == 0,
-                         .scale = 0.2f,
-                         .window = layer ? 70 : 0};
-        be->rmsnorm(be, m->h, m->x, m->norm, 1e-6f);
-        be->matmul(be, m->wide, m->h, m->qkv.w);
-        be->qk_norm_rope_store(be, m->q, m->wide, &p, m->kv);
-        be->attention(be, m->a, m->q, &p, m->kv);
-        be->matmul_add(be, m->x, m->a, m->attn_out.w);
-        be->rmsnorm(be, m->h, m->x, m->norm, 1e-6f);
-        be->matmul_glu(be, m->act, m->h, m->gate_up.w, layer ? GLU_GELU_TANH : GLU_SILU);
-        be->matmul(be, m->out, m->act, m->down.w);
-        be->rmsnorm_add(be, m->x, m->out, m->norm, 1e-6f);
+        attn_params *p = &m->attn[layer];
+        *p = (attn_params){.layer = layer,
+                           .n_heads = HEADS,
+                           .n_kv_heads = KV_HEADS,
+                           .head_dim = HEAD_DIM,
+                           .q_norm = layer ? m->head_norms[0] : NULL,
+                           .k_norm = layer ? m->head_norms[1] : NULL,
+                           .norm_eps = 1e-6f,
+                           .inv_freq = m->inv_freq[layer],
+                           .rope_scale = 1,
+                           .interleaved = layer == 0,
+                           .scale = 0.2f,
+                           .window = layer ? 70 : 0};
+        op_rmsnorm(be, m->h, m->x, m->norm, 1e-6f, m->qkv.w);
+        op_matmul(be, m->wide, m->h, m->qkv.w, NULL);
+        op_qk_norm_rope_store(be, m->q, m->wide, p, m->kv);
+        op_attention(be, m->a, m->q, p, m->kv, m->attn_out.w);
+        op_matmul_add(be, m->x, m->a, m->attn_out.w, NULL);
+        op_rmsnorm(be, m->h, m->x, m->norm, 1e-6f, m->gate_up.w);
+        op_matmul_glu(be, m->act, m->h, m->gate_up.w, layer ? GLU_GELU_TANH : GLU_SILU, m->down.w);
+        op_matmul(be, m->out, m->act, m->down.w, NULL);
+        op_rmsnorm_add(be, m->x, m->out, m->norm, 1e-6f);
     }
     fixture_finish(be);
 }
@@ -146,7 +153,7 @@ static void compute(net *m, int chunk, int mates, float *rows) {
         for (int s = mates / 2 + 1; s <= mates; s++)
             fixture_add(f, s, step, 1);
         net_step(m, f);
-        const float *x = m->be->buf_read(m->be, m->x) + (size_t)f->seqs[mates / 2].row * DIM;
+        const float *x = m->be->buf_view(m->be, m->x) + (size_t)f->seqs[mates / 2].row * DIM;
         memcpy(rows + (size_t)pos * DIM, x, (size_t)n * DIM * sizeof *rows);
         test_free(f);
         pos += n;

@@ -61,32 +61,32 @@ static float x_value(x_fill f, size_t c, rng *r) {
     }
 }
 
-static buf *make_act(size_t rows, size_t cols, x_fill f, rng *r) {
-    buf *a = NULL;
+static act *make_act(size_t rows, size_t cols, x_fill f, rng *r) {
+    act *a = NULL;
     assert_int_equal(act_new(&a, BUF_ACT, rows, cols, true, NULL), NIB_OK);
-    a->rows = rows;
+    a->head.rows = rows;
     for (size_t t = 0; t < rows; t++)
         for (size_t c = 0; c < cols; c++)
             act_row(a, t)[c] = x_value(f, c, r);
     return a;
 }
 
-static void quantize(buf *a, const cpu_kernels *k) {
-    for (size_t t = 0; t < a->rows; t++)
+static void quantize(act *a, const cpu_kernels *k) {
+    for (size_t t = 0; t < a->head.rows; t++)
         k->matmul.quantize_act(act_blocks(a, t), act_row(a, t), a->stride);
 }
 
-static size_t act_bytes(const buf *a) {
-    return a->max_rows * a->stride / ACT_BLOCK * sizeof(act_block);
+static size_t act_bytes(const act *a) {
+    return a->head.max_rows * a->stride / ACT_BLOCK * sizeof(act_block);
 }
 
 /* Computes into OUT (poisoned first, unless ADD), units in N_RANGES pieces, last piece first. */
-static void compute(float *out, const cpu_kernels *k, const weight *w, const buf *a, size_t n_rows, bool add,
+static void compute(float *out, const cpu_kernels *k, const packed *w, const act *a, size_t n_rows, bool add,
                     size_t n_ranges) {
     matmul_job job = {
-        .k = k, .w = w, .a = a, .out = out, .out_stride = w->rows, .n_rows = n_rows, .add = add};
+        .k = k, .w = w, .a = a, .out = out, .out_stride = w->head.rows, .n_rows = n_rows, .add = add};
     if (!add)
-        memset(out, 0xff, n_rows * w->rows * sizeof *out);
+        memset(out, 0xff, n_rows * w->head.rows * sizeof *out);
     size_t units = matmul_units(&job), bytes = pack_scratch_bytes(w);
     unsigned char *scratch = mem_aligned(bytes);
     memset(scratch, 0xff, bytes);
@@ -96,7 +96,7 @@ static void compute(float *out, const cpu_kernels *k, const weight *w, const buf
 }
 
 /* One output in FP64 over the operands as the mode gives them, and the sum of |terms| for the tolerance. */
-static double oracle(const weight *w, const buf *a, size_t row, size_t token, bool int8, float *values,
+static double oracle(const packed *w, const act *a, size_t row, size_t token, bool int8, float *values,
                      double *size) {
     pack_unpack_row(w, row, values);
     const float *x = act_row(a, token);
@@ -105,7 +105,7 @@ static double oracle(const weight *w, const buf *a, size_t row, size_t token, bo
     for (size_t i = 0; i < a->stride; i++) {
         size_t c = int8 ? act_column(i) : i;
         const act_block *block = act_blocks(a, token) + i / ACT_BLOCK;
-        if (c >= w->cols)
+        if (c >= w->head.cols)
             continue;
         double xv = int8 ? (double)block->codes[i % ACT_BLOCK] * (double)block->scale : (double)x[c];
         sum += (double)values[c] * xv;
@@ -114,17 +114,17 @@ static double oracle(const weight *w, const buf *a, size_t row, size_t token, bo
     return sum;
 }
 
-static void check_oracle(const float *out, const weight *w, const buf *a, size_t n_rows) {
-    float *values = malloc(w->cols * sizeof *values);
-    size_t t_step = n_rows > 64 ? 37 : 1, r_step = w->rows > 256 ? 29 : 1;
-    for (size_t i = 0; i < w->n_parts; i++) {
+static void check_oracle(const float *out, const packed *w, const act *a, size_t n_rows) {
+    float *values = malloc(w->head.cols * sizeof *values);
+    size_t t_step = n_rows > 64 ? 37 : 1, r_step = w->head.rows > 256 ? 29 : 1;
+    for (size_t i = 0; i < w->head.n_parts; i++) {
         const pack_part *p = &w->parts[i];
         bool int8 = w->int8 && p->kind != PACK_ROWS;
         for (size_t t = 0; t < n_rows; t += t_step)
             for (size_t r = 0; r < p->rows; r += r_step) {
                 double size, sum = oracle(w, a, p->row0 + r, t, int8, values, &size);
-                double limit = size * (double)(w->cols / 16 + 24) * 0x1p-24 + 1e-36;
-                double got = (double)out[t * w->rows + p->row0 + r];
+                double limit = size * (double)(w->head.cols / 16 + 24) * 0x1p-24 + 1e-36;
+                double got = (double)out[t * w->head.rows + p->row0 + r];
                 if (!(fabs(got - sum) <= limit))
                     fail_msg("%s, row %zu, token %zu: %.9g instead of %.9g (allowed %.3g)",
                              dtype_get(p->source.dtype)->name, r, t, got, sum, limit);
@@ -134,20 +134,20 @@ static void check_oracle(const float *out, const weight *w, const buf *a, size_t
 }
 
 /* All rungs on one weight and one activation: REF against the oracle, the others against REF's bits. */
-static void check_job(const rungs *all, const weight *w, buf *a, bool oracle_too) {
-    size_t n = a->rows * w->rows;
+static void check_job(const rungs *all, const packed *w, act *a, bool oracle_too) {
+    size_t n = a->head.rows * w->head.rows;
     float *expected = malloc(n * sizeof *expected), *got = malloc(n * sizeof *got);
     quantize(a, &all->k[0]);
-    compute(expected, &all->k[0], w, a, a->rows, false, 1);
+    compute(expected, &all->k[0], w, a, a->head.rows, false, 1);
     if (oracle_too)
-        check_oracle(expected, w, a, a->rows);
+        check_oracle(expected, w, a, a->head.rows);
     for (int i = 1; i < all->n; i++) {
-        compute(got, &all->k[i], w, a, a->rows, false, 3);
+        compute(got, &all->k[i], w, a, a->head.rows, false, 3);
         for (size_t j = 0; j < n; j++)
             if (memcmp(got + j, expected + j, sizeof *got) != 0)
                 fail_msg("%s, %s, %zu rows of %zu x %zu, [%zu, %zu]: %.9g instead of %.9g", all->k[i].rung,
-                         dtype_get(w->parts[0].source.dtype)->name, a->rows, w->rows, w->cols, j / w->rows,
-                         j % w->rows, (double)got[j], (double)expected[j]);
+                         dtype_get(w->parts[0].source.dtype)->name, a->head.rows, w->head.rows, w->head.cols,
+                         j / w->head.rows, j % w->head.rows, (double)got[j], (double)expected[j]);
     }
     free(expected);
     free(got);
@@ -158,8 +158,8 @@ static const dtype formats[] = {DT_F32,    DT_F16,  DT_BF16, DT_F8_E4M3, DT_F8_E
                                 DT_IQ4_NL, DT_Q4_K, DT_Q5_K, DT_Q6_K,    DT_GGUF_NVFP4, DT_GGUF_MXFP4};
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
-static weight *pack_one_tensor(const tensor *t, bool int8) {
-    weight *w = NULL;
+static packed *pack_one_tensor(const tensor *t, bool int8) {
+    packed *w = NULL;
     assert_int_equal(pack_weight(&w, &t, 1, int8, 2, NULL), NIB_OK);
     return w;
 }
@@ -179,8 +179,8 @@ static void every_rung_gives_the_same_bits(void **state) {
                                                : block * (j + 2);
                     fill kind = (fill)((i + j) % FILL_COUNT);
                     tensor t = fixture_tensor(formats[f], rows[i], cols, &r, kind, (i + j) % 2);
-                    weight *w = pack_one_tensor(&t, int8);
-                    buf *a = make_act(tokens[j], cols, (x_fill)((i * 5 + j) % X_COUNT), &r);
+                    packed *w = pack_one_tensor(&t, int8);
+                    act *a = make_act(tokens[j], cols, (x_fill)((i * 5 + j) % X_COUNT), &r);
                     check_job(all, w, a, true);
                     act_free(a);
                     pack_free(w);
@@ -199,8 +199,8 @@ static void large_shapes(void **state) {
             for (size_t i = 0; i < 4; i++) {
                 size_t cols = i % 2 ? 640 : 1120;
                 tensor t = fixture_tensor(some[f], rows[i], cols, &r, FILL_RANDOM, true);
-                weight *w = pack_one_tensor(&t, int8);
-                buf *a = make_act(tokens[i], cols, X_NORMAL, &r);
+                packed *w = pack_one_tensor(&t, int8);
+                act *a = make_act(tokens[i], cols, X_NORMAL, &r);
                 check_job(all, w, a, true);
                 act_free(a);
                 pack_free(w);
@@ -212,18 +212,18 @@ static void large_shapes(void **state) {
  * of a tile and past it. */
 static void every_number_of_rows(void **state) {
     const rungs *all = *state;
-    static const dtype packed[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_MXFP4, DT_GGUF_MXFP4,
-                                   DT_Q4_0,  DT_IQ4_NL,     DT_Q8_0};
+    static const dtype in_groups[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_MXFP4, DT_GGUF_MXFP4,
+                                      DT_Q4_0,  DT_IQ4_NL,     DT_Q8_0};
     static const size_t rows[] = {16, 32, 41}, cols[] = {64, 96, 576, 1088};
     rng r = {18};
-    for (size_t f = 0; f < sizeof packed / sizeof *packed; f++)
+    for (size_t f = 0; f < sizeof in_groups / sizeof *in_groups; f++)
         for (size_t tokens = 1; tokens <= 40; tokens++) {
-            size_t n_cols = packed[f] == DT_GGUF_NVFP4 && tokens % 4 == 1 ? 128 : cols[tokens % 4];
+            size_t n_cols = in_groups[f] == DT_GGUF_NVFP4 && tokens % 4 == 1 ? 128 : cols[tokens % 4];
             fill kind = tokens % 8 == 3 ? FILL_MAX : FILL_RANDOM;
-            tensor t = fixture_tensor(packed[f], rows[tokens % 3], n_cols, &r, kind, tokens % 2);
-            weight *w = pack_one_tensor(&t, true);
+            tensor t = fixture_tensor(in_groups[f], rows[tokens % 3], n_cols, &r, kind, tokens % 2);
+            packed *w = pack_one_tensor(&t, true);
             assert_true(w->parts[0].kind != PACK_ROWS);
-            buf *a = make_act(tokens, n_cols, tokens % 5 ? X_NORMAL : X_MAX, &r);
+            act *a = make_act(tokens, n_cols, tokens % 5 ? X_NORMAL : X_MAX, &r);
             check_job(all, w, a, false);
             act_free(a);
             pack_free(w);
@@ -241,8 +241,8 @@ static void batch_mates_change_nothing(void **state) {
         for (int int8 = 0; int8 < 2; int8++) {
             size_t cols = some[f] == DT_Q6_K ? 512 : COLS;
             tensor t = fixture_tensor(some[f], ROWS, cols, &r, FILL_RANDOM, false);
-            weight *w = pack_one_tensor(&t, int8);
-            buf *a = make_act(TOKENS, cols, X_NORMAL, &r), *one = make_act(1, cols, X_NORMAL, &r);
+            packed *w = pack_one_tensor(&t, int8);
+            act *a = make_act(TOKENS, cols, X_NORMAL, &r), *one = make_act(1, cols, X_NORMAL, &r);
             float *whole = malloc(sizeof(float) * TOKENS * ROWS),
                   *pieces = malloc(sizeof(float) * TOKENS * ROWS);
             float alone[ROWS];
@@ -306,10 +306,10 @@ static void joined_parts_and_adding(void **state) {
     tensor k = fixture_tensor(DT_Q6_K, 17, COLS, &r, FILL_RANDOM, true);
     tensor v = fixture_tensor(DT_Q8_0, 40, COLS, &r, FILL_RANDOM, true);
     const tensor *parts[] = {&q, &k, &v};
-    weight *w = NULL;
+    packed *w = NULL;
     assert_int_equal(pack_weight(&w, parts, 3, true, 2, NULL), NIB_OK);
     for (size_t tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1) {
-        buf *a = make_act(tokens, COLS, X_NORMAL, &r);
+        act *a = make_act(tokens, COLS, X_NORMAL, &r);
         check_job(all, w, a, true);
         float *x = malloc(tokens * ROWS * sizeof *x), *plain = malloc(tokens * ROWS * sizeof *x);
         for (int i = 0; i < all->n; i++) {
@@ -337,7 +337,7 @@ static void quantizers_agree(void **state) {
     enum { ROWS = 40, COLS = 1000 };
     rng r = {15};
     for (int f = 0; f < X_COUNT; f++) {
-        buf *a = make_act(ROWS, COLS, (x_fill)f, &r), *b = make_act(ROWS, COLS, X_ZERO, &r);
+        act *a = make_act(ROWS, COLS, (x_fill)f, &r), *b = make_act(ROWS, COLS, X_ZERO, &r);
         act_row(a, 3)[500] = NAN;
         act_row(a, 4)[501] = -INFINITY;
         act_row(a, 5)[17] = 0x1p-120f;
@@ -359,7 +359,7 @@ static void quantizers_agree(void **state) {
 static void quantizer_is_near(void **state) {
     const rungs *all = *state;
     rng r = {16};
-    buf *a = make_act(8, 640, X_NORMAL, &r);
+    act *a = make_act(8, 640, X_NORMAL, &r);
     quantize(a, &all->k[0]);
     for (size_t b = 0; b < 8 * a->stride / ACT_BLOCK; b++) {
         const act_block *block = a->blocks + b;

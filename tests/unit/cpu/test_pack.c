@@ -12,7 +12,7 @@ static const dtype formats[] = {DT_F32,   DT_F16,        DT_BF16,       DT_F8_E4
                                 DT_Q5_1,  DT_Q8_0,       DT_Q4_K,       DT_Q5_K,    DT_Q6_K,    DT_IQ4_NL};
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
-static void check_rows(const weight *w, const tensor *const *parts, size_t n_parts) {
+static void check_rows(const packed *w, const tensor *const *parts, size_t n_parts) {
     size_t row0 = 0, cols = parts[0]->cols;
     float *expected = malloc(cols * sizeof(float)), *got = malloc(cols * sizeof(float));
     for (size_t i = 0; i < n_parts; row0 += parts[i]->rows, i++)
@@ -21,7 +21,7 @@ static void check_rows(const weight *w, const tensor *const *parts, size_t n_par
             pack_unpack_row(w, row0 + r, got);
             assert_memory_equal(got, expected, cols * sizeof(float));
         }
-    assert_int_equal(pack_rows(w), row0);
+    assert_int_equal(w->head.rows, row0);
     free(expected);
     free(got);
 }
@@ -38,7 +38,7 @@ static void unpacks_to_the_same_values(void **state) {
                     tensor t = fixture_tensor(formats[f], rows[i], blocks[j] * (block < 16 ? 17 : block), &r,
                                               (fill)kind, kind == FILL_RANDOM);
                     const tensor *part = &t;
-                    weight *w = NULL;
+                    packed *w = NULL;
                     assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
                     check_rows(w, &part, 1);
                     pack_free(w);
@@ -53,7 +53,7 @@ static void joins_tensors_of_several_formats(void **state) {
     tensor k = fixture_tensor(DT_Q6_K, 17, 256, &r, FILL_RANDOM, true);
     tensor v = fixture_tensor(DT_Q8_0, 300, 256, &r, FILL_RANDOM, true);
     const tensor *parts[] = {&q, &k, &v};
-    weight *w = NULL;
+    packed *w = NULL;
     for (int threads = 1; threads <= 3; threads++) {
         assert_int_equal(pack_weight(&w, parts, 3, true, threads, NULL), NIB_OK);
         check_rows(w, parts, 3);
@@ -74,7 +74,7 @@ static void keeps_codes_and_scales(void **state) {
     for (size_t i = 0; i < ROWS * COLS / 16; i++)
         scales[i] = (uint8_t)(i % 0x7f);
     const tensor *part = &t;
-    weight *w = NULL;
+    packed *w = NULL;
     assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_NVFP4);
     for (size_t row = 0; row < ROWS; row++)
@@ -102,7 +102,7 @@ static void keeps_odd_scales_by_rows(void **state) {
         tensor t = fixture_tensor(DT_NVFP4, 20, 64, &r, FILL_RANDOM, true);
         ((uint8_t *)t.block_scales)[37] = odd[i];
         const tensor *part = &t;
-        weight *w = NULL;
+        packed *w = NULL;
         assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
         assert_int_equal(w->parts[0].kind, PACK_ROWS);
         check_rows(w, &part, 1);
@@ -113,7 +113,7 @@ static void keeps_odd_scales_by_rows(void **state) {
     tensor t = fixture_tensor(DT_MXFP4, 20, 64, &r, FILL_RANDOM, false);
     ((uint8_t *)t.block_scales)[3] = 160; /* more than E5M3's span above the others */
     const tensor *part = &t;
-    weight *w = NULL;
+    packed *w = NULL;
     assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_ROWS);
     check_rows(w, &part, 1);
@@ -123,14 +123,14 @@ static void keeps_odd_scales_by_rows(void **state) {
 
 static void takes_no_more_room_than_the_file(void **state) {
     (void)state;
-    static const dtype packed[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_Q4_0, DT_IQ4_NL, DT_Q8_0};
-    for (size_t i = 0; i < sizeof packed / sizeof packed[0]; i++) {
+    static const dtype in_groups[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_Q4_0, DT_IQ4_NL, DT_Q8_0};
+    for (size_t i = 0; i < sizeof in_groups / sizeof in_groups[0]; i++) {
         rng r = {6};
-        tensor t = fixture_tensor(packed[i], 64, 640, &r, FILL_RANDOM, false);
+        tensor t = fixture_tensor(in_groups[i], 64, 640, &r, FILL_RANDOM, false);
         const tensor *part = &t;
-        weight *w = NULL;
+        packed *w = NULL;
         assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
-        assert_int_equal(pack_bytes(w), tensor_total_bytes(&t));
+        assert_int_equal(w->head.bytes, tensor_total_bytes(&t));
         pack_free(w);
         fixture_free(&t);
     }
@@ -144,7 +144,7 @@ static void says_when_memory_is_short(void **state) {
     tensor t = fixture_tensor(DT_NVFP4, 40000, 1536, &r, FILL_ZERO, false);
     const tensor *part = &t;
     for (long n = 0; n < 3; n++) {
-        weight *w = NULL;
+        packed *w = NULL;
         nib_error err = {{0}};
         mem_fail_after(n);
         assert_int_equal(pack_weight(&w, &part, 1, NULL, true, &err), NIB_NO_MEMORY);
@@ -161,7 +161,7 @@ static void weights_come_and_go(void **state) {
     enum { N = 12 };
     rng r = {8};
     tensor t[N];
-    weight *w[N] = {0};
+    packed *w[N] = {0};
     for (size_t i = 0; i < 3 * N; i++) {
         size_t at = i * 5 % N;
         const tensor *part = &t[at];

@@ -247,10 +247,10 @@ static void test_bad_opens(void **state) {
 
 /* ---- failures inside ---- */
 
-static nib_status (*sound_step_finish)(backend *be, nib_error *err);
+static nib_status (*sound_step_wait)(backend *be, nib_error *err);
 
 static nib_status failing_step(backend *be, nib_error *err) {
-    sound_step_finish(be, err);
+    sound_step_wait(be, err);
     return nib_fail(err, NIB_NO_MEMORY, "the device went away");
 }
 
@@ -282,13 +282,13 @@ static void test_failed_steps(void **state) {
     (void)state;
     nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
     backend *be = e->l->be, sound = *be; /* the engine's thread is idle whenever this one changes BE */
-    sound_step_finish = be->step_finish;
-    be->step_finish = failing_step;
+    sound_step_wait = be->step_wait;
+    be->step_wait = failing_step;
     expect_failure(e, NIB_NO_MEMORY, "the device went away");
-    be->step_finish = sound.step_finish;
-    be->buf_read = not_numbers;
+    be->step_wait = sound.step_wait;
+    be->buf_view = not_numbers;
     expect_failure(e, NIB_BAD_FILE, "not a number");
-    be->buf_read = sound.buf_read;
+    be->buf_view = sound.buf_view;
     nib_request *r = submit(e, 2);
     assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
     assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);

@@ -57,7 +57,7 @@ nib_status model_forward(model *m, const batch *b, const float **logits, nib_err
     assert_true(s->n_rows == b->n_rows && s->row == 0);
     assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
     for (int i = 0; i < b->n_rows; i++)
-        m->seen[s->pages[(s->pos + i) / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + (s->pos + i) % KV_PAGE_TOKENS] =
+        m->seen[s->pages[0][(s->pos + i) / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + (s->pos + i) % KV_PAGE_TOKENS] =
             b->tokens[i];
     for (int i = 0; i < b->n_out; i++)
         for (int v = 0; v < VOCAB; v++)
@@ -99,7 +99,7 @@ nib_status layerwise_run(const model_file *file, backend *be, const layerwise_jo
         const batch_seq *s = &b->seqs[0];
         assert_true(b->n_seqs == 1 && s->n_rows == b->n_rows && s->row == 0);
         assert_true(b->n_rows <= job->limits.max_rows && b->n_out <= job->limits.max_out);
-        assert_true(s->pos == walk.next_pos && s->n_pages <= job->limits.n_kv_pages);
+        assert_true(s->pos == walk.next_pos && s->n_pages <= job->limits.n_pages[0]);
         assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
         assert_true((s->pos == 0) == (b->tokens[0] == BOS));
         walk.next_pos = (s->pos + s->n_rows) % CALIBRATE_WINDOW;
@@ -502,7 +502,7 @@ static void count_warm(void *context) {
 static void test_speed(void **unused) {
     (void)unused;
     model *m = new_model(1);
-    model_limits l = {.max_rows = 100, .max_out = 1, .n_kv_pages = 64};
+    model_limits l = {.max_rows = 100, .max_out = 1, .n_pages = CACHE_EVERY_GROUP(64)};
     m->max_rows = 100;
     m->max_out = 1;
     speed_test pp = {.n_prompt = 250, .depth = 50, .repeats = 3, .timing = count_warm};

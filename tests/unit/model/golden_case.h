@@ -66,7 +66,8 @@ static void golden_forward(model *m, const int32_t *tokens, int n, int chunk, fl
         int32_t out_rows[GOLDEN_MAX_TOKENS];
         for (int i = 0; i < rows; i++)
             out_rows[i] = i;
-        batch_seq seq = {.pages = pages, .n_pages = 4, .row = 0, .n_rows = rows, .pos = pos};
+        batch_seq seq = {
+            .pages = CACHE_EVERY_GROUP(pages), .n_pages = 4, .row = 0, .n_rows = rows, .pos = pos};
         batch b = {.tokens = tokens + pos,
                    .n_rows = rows,
                    .seqs = &seq,
@@ -100,8 +101,8 @@ static double golden_check(const golden_case *c, backend *be, nib_kv_dtype kv_dt
     golden_path(path, c, c->file);
     if (model_file_open(&file, path, &err) != NIB_OK)
         fail_msg("%s", err.text);
-    model_limits limits = {GOLDEN_MAX_TOKENS, GOLDEN_MAX_TOKENS, 4, kv_dtype};
-    if (model_open(&m, file, be, &limits, &err) != NIB_OK)
+    model_limits limits = {GOLDEN_MAX_TOKENS, GOLDEN_MAX_TOKENS, CACHE_EVERY_GROUP(4), kv_dtype};
+    if (model_open(&m, file, be, &limits, NULL, &err) != NIB_OK)
         fail_msg("%s", err.text);
 
     size_t n, n_prefill, n_decode, vocab = (size_t)file->hp.vocab;

@@ -11,11 +11,11 @@
 
 #include <cmocka.h>
 
+#include "../ops/plain_backend.h"
 #include "base/mem.h"
 #include "golden_case.h"
 #include "model/layerwise.h"
 #include "model/network.h"
-#include "plain_backend.h"
 
 static void test_goldens(void **state) {
     (void)state;
@@ -53,7 +53,8 @@ static tensor *spoil(opened *o, slot s, int layer) {
 static void expect_refused(opened *o, nib_status expected, const char *words) {
     model *m;
     nib_error err = {""};
-    assert_int_equal(model_open(&m, &o->changed, &plain_backend, &(model_limits){8, 8, 1, NIB_KV_FP32}, &err),
+    assert_int_equal(model_open(&m, &o->changed, &plain_backend,
+                                &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32}, NULL, &err),
                      expected);
     assert_null(m);
     if (!strstr(err.text, words))
@@ -131,12 +132,25 @@ static void observe_whole(const model_file *file, const int32_t *tokens, size_t 
     nib_error err;
     model *m;
     float *logits = malloc(n * (size_t)file->hp.vocab * sizeof *logits);
-    assert_int_equal(model_open(&m, file, &plain_backend, &(model_limits){64, 64, 4, NIB_KV_FP32}, &err),
+    assert_int_equal(model_open(&m, file, &plain_backend,
+                                &(model_limits){64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, NULL, &err),
                      NIB_OK);
-    m->observed = sums;
+    backend *be = &plain_backend;
+    int n_sums = file->hp.n_layers * SLOT_COUNT;
+    vec **observed = m->observed = calloc((size_t)n_sums, sizeof *observed);
+    for (int i = 0; i < n_sums; i++)
+        if (sums[i])
+            be->vec_new(be, &observed[i], VEC_F64, observed_cols(&file->hp, (slot)(i % SLOT_COUNT)), NULL,
+                        &err);
     golden_forward(m, tokens, (int)n, CHUNK, logits);
     golden_forward(m, tokens, (int)n, CHUNK, logits); /* a second text */
     model_close(m);
+    for (int i = 0; i < n_sums; i++)
+        if (sums[i]) {
+            be->vec_read(be, observed[i], sums[i]);
+            be->vec_free(be, observed[i]);
+        }
+    free(observed);
     free(logits);
 }
 
@@ -147,14 +161,15 @@ static nib_status observe_layers(const model_file *file, const int32_t *tokens, 
     batch batches[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
     batch_seq seqs[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
     int32_t all[CHUNK];
-    layerwise_job job = {.limits = {64, 64, 4, NIB_KV_FP32}, .batches = batches, .sums = sums};
+    layerwise_job job = {
+        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, .batches = batches, .sums = sums};
     for (int i = 0; i < CHUNK; i++)
         all[i] = i;
     for (int text = 0; text < 2; text++)
         for (size_t pos = 0; pos < n; pos += CHUNK, job.n_batches++) {
             int32_t rows = n - pos < CHUNK ? (int32_t)(n - pos) : CHUNK;
-            seqs[job.n_batches] =
-                (batch_seq){.pages = pages, .n_pages = 4, .n_rows = rows, .pos = (int32_t)pos};
+            seqs[job.n_batches] = (batch_seq){
+                .pages = CACHE_EVERY_GROUP(pages), .n_pages = 4, .n_rows = rows, .pos = (int32_t)pos};
             batches[job.n_batches] = (batch){.tokens = tokens + pos,
                                              .n_rows = rows,
                                              .seqs = &seqs[job.n_batches],
@@ -209,8 +224,10 @@ static void test_layerwise_refusals(void **state) {
         assert_true(status == NIB_OK || (i < 999 && status == NIB_NO_MEMORY));
     }
     volatile sig_atomic_t stop = 1;
-    layerwise_job job = {.limits = {64, 64, 4, NIB_KV_FP32}, .sums = sums, .interrupted = &stop};
-    batch_seq seq = {.pages = (int32_t[]){0}, .n_pages = 1, .n_rows = 1};
+    static const int32_t page = 0;
+    layerwise_job job = {
+        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, .sums = sums, .interrupted = &stop};
+    batch_seq seq = {.pages = CACHE_EVERY_GROUP(&page), .n_pages = 1, .n_rows = 1};
     job.batches = &(batch){.tokens = &token, .n_rows = 1, .seqs = &seq, .n_seqs = 1};
     job.n_batches = 1;
     assert_int_equal(layerwise_run(o.file, &plain_backend, &job, &err), NIB_CANCELLED);

@@ -118,7 +118,8 @@ static void simulate(const world *w, const batch *b, int32_t *sampled) {
         const batch_seq *r = &b->seqs[i];
         for (int j = 0; j < r->n_rows; j++) {
             int p = r->pos + j;
-            w->kv[r->pages[p / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + p % KV_PAGE_TOKENS] = b->tokens[r->row + j];
+            w->kv[r->pages[0][p / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + p % KV_PAGE_TOKENS] =
+                b->tokens[r->row + j];
         }
     }
     for (int i = 0; i < b->n_seqs; i++) {
@@ -127,7 +128,7 @@ static void simulate(const world *w, const batch *b, int32_t *sampled) {
             continue;
         uint64_t h = 0;
         for (int p = 0; p < r->pos + r->n_rows; p++)
-            h = hash_push(h, w->kv[r->pages[p / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + p % KV_PAGE_TOKENS]);
+            h = hash_push(h, w->kv[r->pages[0][p / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + p % KV_PAGE_TOKENS]);
         sampled[out++] = (int32_t)(h % VOCAB);
     }
     assert_int_equal(out, b->n_out);

@@ -67,7 +67,7 @@ static void close_words(words *w) {
 
 static json_t *read_shapes(const char *path) {
     mapfile file;
-    json_t *shapes;
+    json_t *shapes = NULL;
     nib_error err = {""};
     if (mapfile_open(&file, path, &err) != NIB_OK ||
         json_read(&shapes, file.bytes, file.size, path, &err) != NIB_OK)

@@ -307,23 +307,37 @@ void guide_close(guide *g) {
     mem_free(g);
 }
 
-const uint32_t *guide_mask(guide *g) {
-    const size_t bytes = g->plan->words->n_words * sizeof *g->bits;
+/* Writes the mask to BITS [n_words of the trie]. */
+static nib_status find_mask(guide *g, uint32_t *bits) {
+    const size_t n_words = g->plan->words->n_words;
     if (g->ended || g->status != NIB_OK) {
-        memset(g->bits, 0, bytes);
-        return g->status == NIB_OK ? g->bits : NULL;
+        memset(bits, 0, n_words * sizeof *bits);
+        return g->status;
     }
     pthread_mutex_lock(&g->plan->lock);
     renew(g);
     if (g->status == NIB_OK)
-        g->status = mask_find(g->cache->masks, state_of(g), g->bits, &g->err);
+        g->status = mask_find(g->cache->masks, state_of(g), bits, &g->err);
     pthread_mutex_unlock(&g->plan->lock);
     bool any = false;
-    for (size_t i = 0; i < g->plan->words->n_words && !any; i++)
-        any = g->bits[i] != 0;
+    for (size_t i = 0; i < n_words && !any; i++)
+        any = bits[i] != 0;
     if (!any)
         fail(g, NIB_UNSUPPORTED, "the vocabulary has no token that goes on as the answer must");
-    return g->status == NIB_OK ? g->bits : NULL;
+    return g->status;
+}
+
+const uint32_t *guide_mask(guide *g) {
+    return find_mask(g, g->bits) == NIB_OK ? g->bits : NULL;
+}
+
+nib_status guide_fill(guide *g, uint32_t *bits, size_t n_words, nib_error *err) {
+    const size_t own = g->plan->words->n_words;
+    if (n_words < own)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "a mask of %zu words for a vocabulary that takes %zu", n_words,
+                        own);
+    memset(bits + own, 0, (n_words - own) * sizeof *bits);
+    return find_mask(g, bits) == NIB_OK ? NIB_OK : guide_failure(g, err);
 }
 
 bool guide_accept(guide *g, int32_t token) {

@@ -304,6 +304,10 @@ static void test_characters_can_be_finished(void **state) {
     guide *g = guide_of(plan);
     const uint32_t *mask = guide_mask(g);
     assert_true(mask_has(mask, 0) && !mask_has(mask, 3) && !mask_has(mask, 2));
+    uint32_t bits[3] = {7, 7, 7};
+    assert_int_equal(guide_fill(g, bits, 1, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(guide_fill(g, bits, 3, &err), NIB_OK);
+    assert_true(memcmp(bits, mask, 8) == 0 && bits[2] == 0);
     assert_int_equal(mask[1], 0); /* logits past the vocabulary */
     assert_true(guide_accept(g, 0) && guide_accept(g, 1));
     assert_true(mask_has(guide_mask(g), 2) && mask_has(guide_mask(g), 4));
@@ -316,7 +320,9 @@ static void test_characters_can_be_finished(void **state) {
     assert_non_null(strstr(err.text, "no token"));
     guide_close(g);
     guide_plan_release(plan);
-    assert_int_equal(trie_open(&v.words, t, 3, &err), NIB_BAD_ARGUMENT);
+    trie *too_small;
+    assert_int_equal(trie_open(&too_small, t, 3, &err), NIB_BAD_ARGUMENT);
+    assert_null(too_small);
     trie_release(v.words);
     tokenizer_close(t);
 }

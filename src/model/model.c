@@ -29,7 +29,7 @@ static nib_status new_buffers(model *m, nib_error *err) {
         {&m->q, BUF_F32, SPLIT_HEADS, rows, heads * d},
         {&m->a, BUF_ACT, SPLIT_HEADS, rows, heads * d},
         {&m->g, BUF_ACT, SPLIT_COLS, rows, ffn_dim},
-        {weights_have_post_norms(hp) ? &m->y : NULL, BUF_F32, SPLIT_NONE, rows, dim},
+        {hp->norms == NORM_AROUND ? &m->y : NULL, BUF_F32, SPLIT_NONE, rows, dim},
         {&m->h_out, BUF_ACT, SPLIT_NONE, outs, dim},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)

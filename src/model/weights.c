@@ -24,12 +24,17 @@ typedef struct binder {
 
 /* ---- tensors, checked ---- */
 
-static nib_status find(const binder *b, const tensor **out, place at, size_t rows, size_t cols,
-                       nib_error *err) {
+/* The tensor at AT, which the network has. */
+static nib_status find(const binder *b, const tensor **out, place at, nib_error *err) {
     const tensor *t = model_file_find(b->file, at);
+    size_t rows, cols;
+    bool has = hparams_has(b->hp, at.slot, &rows, &cols);
+    assert(has || at.slot == SLOT_ROPE_FREQS);
     char where[32] = "";
     if (at.layer >= 0)
         snprintf(where, sizeof where, " of layer %d", at.layer);
+    if (!has) /* RoPE's divisors, which a file may leave out */
+        rows = 1, cols = (size_t)b->hp->head_dim / 2;
     if (!t)
         return nib_fail(err, NIB_BAD_FILE, "%s: no tensor for %s%s, expected one of [%zu, %zu]",
                         b->file->path, slot_name(at.slot), where, rows, cols);
@@ -43,33 +48,54 @@ static nib_status find(const binder *b, const tensor **out, place at, size_t row
     return NIB_OK;
 }
 
-/* Values of a vector's tensor, FP32 [n], freed with mem_free. */
-static nib_status read_vector(const binder *b, float **out, place at, size_t n, float plus, nib_error *err) {
-    const tensor *t;
-    NIB_TRY(find(b, &t, at, 1, n, err));
-    float *v = mem_array(n, sizeof *v);
-    if (!v)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor '%s'", b->file->path, t->name);
-    tensor_decode_row(t, 0, v);
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(v[i])) {
-            mem_free(v);
+static bool has(const binder *b, slot s) {
+    size_t rows, cols;
+    return hparams_has(b->hp, s, &rows, &cols);
+}
+
+/* ---- vectors ---- */
+
+/* Values of a vector's tensor into DST. */
+static nib_status read_values(const binder *b, float *dst, const tensor *t, nib_error *err) {
+    tensor_decode_row(t, 0, dst);
+    for (size_t i = 0; i < t->cols; i++)
+        if (!isfinite(dst[i]))
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor '%s' holds a number that is not finite",
                             b->file->path, t->name);
-        }
-        v[i] += plus;
-    }
-    *out = v;
     return NIB_OK;
 }
 
-static nib_status norm(const binder *b, vec **out, slot s, int layer, size_t n, nib_error *err) {
-    float *values;
-    NIB_TRY(read_vector(b, &values, place_of(s, layer), n, b->hp->norm_plus_one ? 1.0f : 0.0f, err));
-    nib_status status = b->be->vec_new(b->be, out, VEC_F32, n, values, err);
+/* Vectors in SLOTS [n_slots] of LAYER, one after the other, as (value + PLUS) * TIMES; *out stays NULL where
+ * the network has none. */
+static nib_status vectors(const binder *b, vec **out, const slot *slots, int n_slots, int layer, float plus,
+                          float times, nib_error *err) {
+    const tensor *parts[3];
+    size_t n = 0, at = 0;
+    if (!has(b, slots[0]))
+        return NIB_OK;
+    for (int i = 0; i < n_slots; i++) {
+        NIB_TRY(find(b, &parts[i], place_of(slots[i], layer), err));
+        n += parts[i]->cols;
+    }
+    float *values = mem_array(n, sizeof *values);
+    if (!values)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor '%s'", b->file->path, parts[0]->name);
+    nib_status status = NIB_OK;
+    for (int i = 0; i < n_slots && status == NIB_OK; at += parts[i++]->cols)
+        status = read_values(b, values + at, parts[i], err);
+    for (size_t i = 0; i < n; i++)
+        values[i] = (values[i] + plus) * times;
+    if (status == NIB_OK)
+        status = b->be->vec_new(b->be, out, VEC_F32, n, values, err);
     mem_free(values);
     return status;
 }
+
+static nib_status norm(const binder *b, vec **out, slot s, int layer, nib_error *err) {
+    return vectors(b, out, &s, 1, layer, b->hp->norm_plus_one ? 1 : 0, 1, err);
+}
+
+/* ---- matrices ---- */
 
 /* One tensor, or several as one: rows joined in order. */
 static nib_status pack(const binder *b, weight **out, const tensor *const *parts, size_t n_parts,
@@ -83,31 +109,50 @@ static nib_status pack(const binder *b, weight **out, const tensor *const *parts
     return NIB_OK;
 }
 
-static nib_status matrix(const binder *b, weight **out, place at, size_t rows, size_t cols, split_kind split,
+/* What the matrix gives is multiplied by TIMES. */
+static nib_status matrix(const binder *b, weight **out, place at, split_kind split, float times,
                          nib_error *err) {
     const tensor *t;
-    NIB_TRY(find(b, &t, at, rows, cols, err));
-    return pack(b, out, &t, 1, split, err);
+    NIB_TRY(find(b, &t, at, err));
+    tensor scaled = *t;
+    scaled.tensor_scale *= times;
+    const tensor *part = &scaled;
+    return pack(b, out, &part, 1, split, err);
+}
+
+/* The tensors in SLOTS [n] of LAYER as one matrix, or JOINED, which holds them as one in the file: its rows
+ * are cut into N_ROWS. */
+static nib_status joined_matrix(const binder *b, weight **out, slot joined, const slot *slots,
+                                const size_t *n_rows, size_t n, int layer, split_kind split, nib_error *err) {
+    const tensor *parts[WEIGHT_MAX_PARTS], *whole = NULL;
+    tensor cut[WEIGHT_MAX_PARTS];
+    if (has(b, joined))
+        NIB_TRY(find(b, &whole, place_of(joined, layer), err));
+    for (size_t i = 0, row = 0; i < n; row += n_rows[i++]) {
+        if (whole)
+            cut[i] = tensor_rows(whole, row, n_rows[i]);
+        else
+            NIB_TRY(find(b, &parts[i], place_of(slots[i], layer), err));
+        if (whole)
+            parts[i] = &cut[i];
+    }
+    return pack(b, out, parts, n, split, err);
 }
 
 /* ---- the parts of a network ---- */
 
 static nib_status bind_embed(const binder *b, nib_error *err) {
-    return matrix(b, &b->w->embed, place_of(SLOT_EMBED, PLACE_NO_LAYER), (size_t)b->hp->vocab,
-                  (size_t)b->hp->dim, b->hp->tied ? SPLIT_ROWS : SPLIT_NONE, err);
+    return matrix(b, &b->w->embed, place_of(SLOT_EMBED, PLACE_NO_LAYER),
+                  b->hp->tied ? SPLIT_ROWS : SPLIT_NONE, 1, err);
 }
 
 static nib_status bind_attention(const binder *b, int layer, nib_error *err) {
+    static const slot slots[] = {SLOT_Q, SLOT_K, SLOT_V};
     const hparams *hp = b->hp;
     layer_weights *l = &b->w->layers[layer];
-    size_t dim = (size_t)hp->dim, d = (size_t)hp->head_dim;
-    size_t q_rows = (size_t)hp->n_heads * d, kv_rows = (size_t)hp->n_kv_heads * d;
-    const tensor *parts[3];
-    NIB_TRY(find(b, &parts[0], place_of(SLOT_Q, layer), q_rows, dim, err));
-    NIB_TRY(find(b, &parts[1], place_of(SLOT_K, layer), kv_rows, dim, err));
-    NIB_TRY(find(b, &parts[2], place_of(SLOT_V, layer), kv_rows, dim, err));
-    NIB_TRY(pack(b, &l->qkv, parts, 3, SPLIT_HEADS, err));
-    return matrix(b, &l->attn_out, place_of(SLOT_O, layer), dim, q_rows, SPLIT_COLS, err);
+    size_t q = (size_t)hp->n_heads * (size_t)hp->head_dim, kv = (size_t)hp->n_kv_heads * (size_t)hp->head_dim;
+    NIB_TRY(joined_matrix(b, &l->qkv, SLOT_QKV, slots, (size_t[]){q, kv, kv}, 3, layer, SPLIT_HEADS, err));
+    return matrix(b, &l->attn_out, place_of(SLOT_O, layer), SPLIT_COLS, hp->residual_scale, err);
 }
 
 /* Layer LAYER is the how-many-th of its cache group? */
@@ -129,14 +174,17 @@ static int group_of(const hparams *hp, int layer) {
 }
 
 static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *err) {
+    static const slot biases[] = {SLOT_Q_BIAS, SLOT_K_BIAS, SLOT_V_BIAS};
+    static const slot out_bias = SLOT_O_BIAS;
     const hparams *hp = b->hp;
     layer_weights *l = &b->w->layers[layer];
-    size_t d = (size_t)hp->head_dim;
-    NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, (size_t)hp->dim, err));
-    if (hp->qk_norm == QK_NORM_HEAD) {
-        NIB_TRY(norm(b, &l->q_norm, SLOT_Q_NORM, layer, d, err));
-        NIB_TRY(norm(b, &l->k_norm, SLOT_K_NORM, layer, d, err));
-    }
+    bool local = hp->local[layer];
+    NIB_TRY(norm(b, &l->attn_norm, SLOT_ATTN_NORM, layer, err));
+    NIB_TRY(norm(b, &l->post_attn_norm, SLOT_POST_ATTN_NORM, layer, err));
+    NIB_TRY(norm(b, &l->q_norm, SLOT_Q_NORM, layer, err));
+    NIB_TRY(norm(b, &l->k_norm, SLOT_K_NORM, layer, err));
+    NIB_TRY(vectors(b, &l->qkv_bias, biases, 3, layer, 0, 1, err));
+    NIB_TRY(vectors(b, &l->attn_out_bias, &out_bias, 1, layer, 0, hp->residual_scale, err));
     l->attn = (attn_params){
         .group = group_of(hp, layer),
         .layer = layer_in_group(hp, layer),
@@ -146,37 +194,30 @@ static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *
         .q_norm = l->q_norm,
         .k_norm = l->k_norm,
         .norm_eps = hp->norm_eps,
-        .inv_freq = hp->local[layer] ? b->w->inv_freq_local : b->w->inv_freq,
-        .rope_scale = rope_attention_factor(hp->local[layer] ? &hp->rope_local : &hp->rope),
+        .inv_freq = hp->no_rope[layer] ? NULL
+                    : local            ? b->w->inv_freq_local
+                                       : b->w->inv_freq,
+        .rope_scale = rope_attention_factor(local ? &hp->rope_local : &hp->rope),
         .interleaved = hp->rope_interleaved,
         .scale = hp->attn_scale,
-        .window = hp->local[layer] ? hp->sliding_window : 0,
+        .window = local ? hp->sliding_window : 0,
     };
     return NIB_OK;
 }
 
 static nib_status bind_mlp(const binder *b, int layer, nib_error *err) {
+    static const slot slots[] = {SLOT_GATE, SLOT_UP};
     layer_weights *l = &b->w->layers[layer];
-    size_t dim = (size_t)b->hp->dim, ffn_dim = (size_t)b->hp->ffn_dim;
-    const tensor *parts[2];
-    NIB_TRY(find(b, &parts[0], place_of(SLOT_GATE, layer), ffn_dim, dim, err));
-    NIB_TRY(find(b, &parts[1], place_of(SLOT_UP, layer), ffn_dim, dim, err));
-    NIB_TRY(pack(b, &l->gate_up, parts, 2, SPLIT_ROWS, err));
-    return matrix(b, &l->down, place_of(SLOT_DOWN, layer), dim, ffn_dim, SPLIT_COLS, err);
-}
-
-bool weights_have_post_norms(const hparams *hp) {
-    return hp->norms == NORM_AROUND;
+    size_t ffn = (size_t)b->hp->ffn_dim;
+    NIB_TRY(
+        joined_matrix(b, &l->gate_up, SLOT_GATE_UP, slots, (size_t[]){ffn, ffn}, 2, layer, SPLIT_ROWS, err));
+    return matrix(b, &l->down, place_of(SLOT_DOWN, layer), SPLIT_COLS, b->hp->residual_scale, err);
 }
 
 static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
     layer_weights *l = &b->w->layers[layer];
-    size_t dim = (size_t)b->hp->dim;
-    NIB_TRY(norm(b, &l->ffn_norm, SLOT_FFN_NORM, layer, dim, err));
-    if (!weights_have_post_norms(b->hp))
-        return NIB_OK;
-    NIB_TRY(norm(b, &l->post_attn_norm, SLOT_POST_ATTN_NORM, layer, dim, err));
-    return norm(b, &l->post_ffn_norm, SLOT_POST_FFN_NORM, layer, dim, err);
+    NIB_TRY(norm(b, &l->ffn_norm, SLOT_FFN_NORM, layer, err));
+    return norm(b, &l->post_ffn_norm, SLOT_POST_FFN_NORM, layer, err);
 }
 
 /* ---- RoPE ---- */
@@ -184,18 +225,24 @@ static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
 /* The divisors that a GGUF file may hold, [n], freed with mem_free; NULL: none. */
 static nib_status read_divisors(const binder *b, float **out, size_t n, nib_error *err) {
     place at = place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER);
+    const tensor *t;
     *out = NULL;
     if (!model_file_find(b->file, at))
         return NIB_OK;
-    NIB_TRY(read_vector(b, out, at, n, 0.0f, err));
-    for (size_t i = 0; i < n; i++)
-        if (!((*out)[i] > 0)) {
-            float bad = (*out)[i];
-            mem_free(*out);
-            return nib_fail(err, NIB_BAD_FILE, "%s: a RoPE frequency divisor of %g, expected more than 0",
-                            b->file->path, (double)bad);
-        }
-    return NIB_OK;
+    NIB_TRY(find(b, &t, at, err));
+    float *divisors = mem_array(n, sizeof *divisors);
+    if (!divisors)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor '%s'", b->file->path, t->name);
+    nib_status status = read_values(b, divisors, t, err);
+    for (size_t i = 0; i < n && status == NIB_OK; i++)
+        if (!(divisors[i] > 0))
+            status = nib_fail(err, NIB_BAD_FILE, "%s: a RoPE frequency divisor of %g, expected more than 0",
+                              b->file->path, (double)divisors[i]);
+    if (status == NIB_OK)
+        *out = divisors;
+    else
+        mem_free(divisors);
+    return status;
 }
 
 static nib_status make_rope_table(const binder *b, vec **out, const rope_params *r, const float *divisors,
@@ -224,11 +271,14 @@ static nib_status make_rope_tables(const binder *b, nib_error *err) {
 
 static nib_status bind_common(const binder *b, nib_error *err) {
     weights *w = b->w;
+    assert(b->hp->norms == NORM_BEFORE || b->hp->residual_scale == 1); /* a norm would undo it */
     NIB_TRY(make_rope_tables(b, err));
     w->layers = mem_array((size_t)b->hp->n_layers, sizeof *w->layers);
     if (!w->layers)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %d layers", b->file->path, b->hp->n_layers);
-    return norm(b, &w->final_norm, SLOT_FINAL_NORM, PLACE_NO_LAYER, (size_t)b->hp->dim, err);
+    static const slot final_norm = SLOT_FINAL_NORM; /* what it multiplies, the logits are multiplied by too */
+    return vectors(b, &w->final_norm, &final_norm, 1, PLACE_NO_LAYER, b->hp->norm_plus_one ? 1 : 0,
+                   b->hp->logit_scale, err);
 }
 
 static nib_status bind(const binder *b, nib_error *err) {
@@ -238,8 +288,7 @@ static nib_status bind(const binder *b, nib_error *err) {
     if (b->hp->tied)
         w->head = w->embed;
     else
-        NIB_TRY(matrix(b, &w->head, place_of(SLOT_HEAD, PLACE_NO_LAYER), (size_t)b->hp->vocab,
-                       (size_t)b->hp->dim, SPLIT_ROWS, err));
+        NIB_TRY(matrix(b, &w->head, place_of(SLOT_HEAD, PLACE_NO_LAYER), SPLIT_ROWS, 1, err));
     for (int i = 0; i < b->hp->n_layers; i++) {
         NIB_TRY(bind_attention(b, i, err));
         NIB_TRY(bind_attention_vectors(b, i, err));
@@ -312,9 +361,9 @@ static void free_at(backend *be, weight **packed) {
 
 /* The part's pages of the mapped file leave memory too. */
 void weights_unbind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer) {
-    static const slot slots[][5] = {[WEIGHTS_EMBED] = {SLOT_EMBED},
-                                    [WEIGHTS_ATTENTION] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_O},
-                                    [WEIGHTS_MLP] = {SLOT_GATE, SLOT_UP, SLOT_DOWN}};
+    static const slot slots[][6] = {[WEIGHTS_EMBED] = {SLOT_EMBED},
+                                    [WEIGHTS_ATTENTION] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_QKV, SLOT_O},
+                                    [WEIGHTS_MLP] = {SLOT_GATE, SLOT_UP, SLOT_GATE_UP, SLOT_DOWN}};
     if (part == WEIGHTS_EMBED) {
         free_at(be, &w->embed);
     } else if (part == WEIGHTS_ATTENTION) {
@@ -326,7 +375,8 @@ void weights_unbind_part(weights *w, const model_file *file, backend *be, weight
     }
     for (int i = 0; slots[part][i]; i++) {
         const tensor *t = model_file_find(file, place_of(slots[part][i], layer));
-        mapfile_forget(t->data, t->bytes);
+        if (t)
+            mapfile_forget(t->data, t->bytes);
     }
 }
 

@@ -36,8 +36,6 @@ typedef struct weights {
     uint64_t bound_bytes;           /* as stored, of the matrices bound so far */
 } weights;
 
-bool weights_have_post_norms(const hparams *hp);
-
 /* FILE and BE outlive the weights. On failure nothing is left. WATCH may be NULL. */
 nib_status weights_bind(weights *w, const model_file *file, backend *be, const progress *watch,
                         nib_error *err);

@@ -29,6 +29,20 @@ static void apply_block_scales(const tensor *t, size_t row, float *dst) {
     }
 }
 
+tensor tensor_rows(const tensor *t, size_t first, size_t n) {
+    size_t row_bytes = t->bytes / t->rows;
+    assert(t->bytes % t->rows == 0 && first + n <= t->rows);
+    tensor part = *t;
+    part.rows = part.dims[0] = n;
+    part.data = (const unsigned char *)t->data + first * row_bytes;
+    part.bytes = n * row_bytes;
+    if (t->block_scales)
+        part.block_scales = t->block_scales + first * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16));
+    if (t->row_scales)
+        part.row_scales = t->row_scales + first;
+    return part;
+}
+
 void tensor_decode_row(const tensor *t, size_t row, float *dst) {
     size_t row_bytes;
     bool whole = dtype_bytes(t->dtype, t->cols, &row_bytes);

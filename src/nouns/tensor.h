@@ -36,6 +36,9 @@ typedef struct tensor {
 /* Bytes of everything that stores the tensor: data and scales. */
 size_t tensor_total_bytes(const tensor *t);
 
+/* Rows [first, first + n) of T, a view as well. T's rows are whole bytes. */
+tensor tensor_rows(const tensor *t, size_t first, size_t n);
+
 /* Exact values of one row, FP32 [cols]. */
 void tensor_decode_row(const tensor *t, size_t row, float *dst);
 

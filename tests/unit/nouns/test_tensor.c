@@ -73,6 +73,37 @@ static void test_row_scales(void **state) {
     assert_int_equal(tensor_total_bytes(&t), 4 + 8 + 4);
 }
 
+/* A view of rows has the values of those rows, whatever lies beside the elements. */
+static void test_rows(void **state) {
+    (void)state;
+    enum { ROWS = 5, COLS = 64 };
+    static uint8_t codes[ROWS * COLS / 2], scales[ROWS * COLS / 16];
+    static const float row_scales[ROWS] = {1, 2, 3, 4, 5};
+    for (size_t i = 0; i < sizeof codes; i++)
+        codes[i] = (uint8_t)(i * 37);
+    for (size_t i = 0; i < sizeof scales; i++)
+        scales[i] = (uint8_t)(0x30 + i % 16);
+    for (int mx = 0; mx < 2; mx++) {
+        tensor t = {.dtype = mx ? DT_MXFP4 : DT_NVFP4,
+                    .rows = ROWS,
+                    .cols = COLS,
+                    .dims = {ROWS, COLS},
+                    .data = codes,
+                    .bytes = sizeof codes,
+                    .block_scales = scales,
+                    .row_scales = row_scales,
+                    .tensor_scale = 0.5f};
+        tensor part = tensor_rows(&t, 2, 3);
+        assert_true(part.rows == 3 && part.dims[0] == 3 && part.bytes == 3 * COLS / 2);
+        for (size_t r = 0; r < 3; r++) {
+            float want[COLS], got[COLS];
+            tensor_decode_row(&t, 2 + r, want);
+            tensor_decode_row(&part, r, got);
+            assert_memory_equal(got, want, sizeof got);
+        }
+    }
+}
+
 static void test_names(void **state) {
     (void)state;
     for (int s = 0; s < SLOT_COUNT; s++) {
@@ -86,6 +117,7 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_nvfp4), cmocka_unit_test(test_mxfp4),
-                                       cmocka_unit_test(test_row_scales), cmocka_unit_test(test_names)};
+                                       cmocka_unit_test(test_row_scales), cmocka_unit_test(test_rows),
+                                       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

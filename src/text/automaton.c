@@ -84,7 +84,8 @@ static uint32_t find_frame(automaton *a, uint32_t pc, uint32_t count, uint32_t p
         if (f->pc == pc && f->count == count && f->parent == parent)
             return a->frame_slots[i] - 1;
     }
-    a->frames[a->n_frames] = (automaton_frame){pc, count, parent, a->frames[parent].depth + 1};
+    const uint32_t limit = a->g->program[pc].op == OP_LIMIT ? (uint32_t)a->n_frames : a->frames[parent].limit;
+    a->frames[a->n_frames] = (automaton_frame){pc, count, parent, a->frames[parent].depth + 1, limit};
     a->frame_slots[i] = (uint32_t)++a->n_frames;
     return (uint32_t)a->n_frames - 1;
 }
@@ -219,9 +220,27 @@ static bool grow_seen(automaton *a) {
     return true;
 }
 
+/* May the way from PC still end within the limit that FRAME is in? */
+static bool is_within_limit(const automaton *a, uint32_t pc, uint32_t frame) {
+    const uint32_t limit = a->frames[frame].limit;
+    const automaton_frame *l = &a->frames[limit];
+    uint64_t ticks = (uint64_t)l->count + a->g->least[pc];
+    for (; frame != limit; frame = a->frames[frame].parent) { /* and what must follow when it returns */
+        const automaton_frame *f = &a->frames[frame];
+        const grammar_instruction *i = &a->g->program[f->pc];
+        ticks += a->g->least[i->next];
+        if (i->op == OP_COUNT && a->g->counters[i->a].min > f->count + 1)
+            ticks +=
+                (uint64_t)(a->g->counters[i->a].min - f->count - 1) * a->g->least[a->g->counters[i->a].body];
+    }
+    return ticks <= a->g->counters[a->g->program[l->pc].a].max;
+}
+
 /* To be followed, unless it was or cannot come to an end. */
 static void follow(automaton *a, uint32_t pc, uint32_t frame) {
     if (a->frames[frame].depth + a->g->needs[pc] > GRAMMAR_MAX_DEPTH)
+        return;
+    if (a->frames[frame].limit && !is_within_limit(a, pc, frame))
         return;
     const automaton_thread t = {frame, pc};
     if (a->g->program[pc].op == OP_SET) { /* one that is there twice is taken out later */
@@ -258,10 +277,26 @@ static void follow_turn(automaton *a, uint32_t pc, uint32_t count, uint32_t pare
     follow(a, c->body, find_frame(a, pc, count, parent));
 }
 
+/* FRAME as it is after one more tick. */
+static uint32_t ticked(automaton *a, uint32_t frame) {
+    uint32_t path[GRAMMAR_MAX_DEPTH + 2];
+    size_t n = 0;
+    const uint32_t limit = a->frames[frame].limit;
+    for (; frame != limit && n < GRAMMAR_MAX_DEPTH + 2; frame = a->frames[frame].parent)
+        path[n++] = frame;
+    const automaton_frame l = a->frames[limit];
+    frame = find_frame(a, l.pc, l.count + 1, l.parent);
+    while (n > 0) {
+        const automaton_frame f = a->frames[path[--n]];
+        frame = find_frame(a, f.pc, f.count, frame);
+    }
+    return frame;
+}
+
 static void follow_return(automaton *a, uint32_t frame) {
     const automaton_frame f = a->frames[frame];
     const grammar_instruction *i = &a->g->program[f.pc];
-    if (i->op == OP_CALL)
+    if (i->op != OP_COUNT)
         follow(a, i->next, f.parent);
     else
         follow_turn(a, f.pc, f.count + 1, f.parent);
@@ -286,6 +321,12 @@ static uint32_t settle(automaton *a) {
             break;
         case OP_COUNT:
             follow_turn(a, t.pc, 0, t.frame);
+            break;
+        case OP_LIMIT:
+            follow(a, a->g->counters[i->a].body, find_frame(a, t.pc, 0, t.frame));
+            break;
+        case OP_TICK:
+            follow(a, i->next, a->frames[t.frame].limit ? ticked(a, t.frame) : t.frame);
             break;
         case OP_RETURN:
             if (t.frame == 0)
@@ -375,7 +416,7 @@ nib_status automaton_open(automaton **out, grammar *g, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "no memory to follow the grammar");
     a->g = grammar_share(g);
     if (reserve(a, &a->frames, &a->frames_capacity, 1, sizeof *a->frames)) {
-        a->frames[0] = (automaton_frame){0, 0, 0, 0}; /* the bottom, which nothing finds */
+        a->frames[0] = (automaton_frame){0, 0, 0, 0, 0}; /* the bottom, which nothing finds */
         a->n_frames = 1;
     }
     if (a->status != NIB_OK || !add_state(a, NULL, 0, false)) { /* AUTOMATON_DEAD */

@@ -20,8 +20,9 @@
 #define AUTOMATON_MAX_BYTES   ((size_t)160 << 20) /* steps fail from here on */
 
 typedef struct automaton_frame {
-    uint32_t pc, count; /* an OP_CALL, or an OP_COUNT with its finished turns */
+    uint32_t pc, count; /* an OP_CALL, an OP_COUNT with its finished turns, an OP_LIMIT with its ticks */
     uint32_t parent, depth;
+    uint32_t limit; /* the nearest frame of an OP_LIMIT, this or below; 0: none */
 } automaton_frame;
 
 typedef struct automaton_state {

@@ -60,6 +60,10 @@ grammar_node grammar_repeat(grammar_builder *b, grammar_node x, uint32_t min, ui
 static inline grammar_node grammar_option(grammar_builder *b, grammar_node x) {
     return grammar_repeat(b, x, 0, 1);
 }
+/* X, with at most MAX grammar_tick in it; none of them inside another grammar_limit. X may not repeat itself
+ * without a tick for ever, and has a way with no more than MAX. */
+grammar_node grammar_limit(grammar_builder *b, grammar_node x, uint32_t max);
+grammar_node grammar_tick(grammar_builder *b);
 #define GRAMMAR_SEQ(b, ...)                                                                                  \
     grammar_seq((b), (const grammar_node[]){__VA_ARGS__},                                                    \
                 sizeof((const grammar_node[]){__VA_ARGS__}) / sizeof(grammar_node))
@@ -79,7 +83,9 @@ typedef enum grammar_op {
     OP_SPLIT, /* one of choices[a .. a + n) */
     OP_GOTO,  /* next */
     OP_CALL,  /* from a to its OP_RETURN, then next */
-    OP_COUNT, /* repeats[a] of its body, then next */
+    OP_COUNT, /* counters[a]: min to max times its body, then next */
+    OP_LIMIT, /* counters[a]: its body with at most max ticks, then next */
+    OP_TICK,  /* next */
     OP_RETURN,
     OP_FAIL
 } grammar_op;
@@ -100,8 +106,9 @@ typedef struct grammar {
     grammar_counter *counters;
     uint8_t (*sets)[32];       /* bit b of a set: byte b is in it */
     uint64_t (*class_sets)[4]; /* the same sets by classes */
-    uint16_t *needs;           /* [n_program] depth that the way to OP_RETURN takes at least; more than
-                                * GRAMMAR_MAX_DEPTH: there is none */
+    uint32_t *least; /* [n_program] ticks that the way to OP_RETURN takes at least; NULL: there is no limit */
+    uint16_t *needs; /* [n_program] depth that the way to OP_RETURN takes at least; more than
+                      * GRAMMAR_MAX_DEPTH: there is none */
     uint32_t start;
     uint32_t marker_first, marker_end; /* the marker's part of the program (grammar_compile), may be empty */
     uint8_t classes[256];              /* bytes that no set tells apart have the same class */

@@ -19,6 +19,7 @@ static unsigned sources(const grammar *g, uint32_t pc, uint32_t two[2], const ui
     switch ((grammar_op)i->op) {
     case OP_SET:
     case OP_GOTO:
+    case OP_TICK:
         two[0] = i->next;
         return 1;
     case OP_CALL:
@@ -26,6 +27,7 @@ static unsigned sources(const grammar *g, uint32_t pc, uint32_t two[2], const ui
         two[1] = i->next;
         return 2;
     case OP_COUNT:
+    case OP_LIMIT:
         two[0] = g->counters[i->a].body;
         two[1] = i->next;
         return 2;
@@ -71,10 +73,9 @@ static nib_status find_users(users *u, const grammar *g, nib_error *err) {
 
 /* The need of a call or counter once both its parts are known; NO_WAY while one is not. */
 static uint16_t need_of_two(const grammar *g, const grammar_instruction *i) {
-    const bool counter = i->op == OP_COUNT;
     const uint16_t after = g->needs[i->next];
-    const uint16_t body = g->needs[counter ? g->counters[i->a].body : i->a];
-    if (counter && g->counters[i->a].min == 0)
+    const uint16_t body = g->needs[i->op == OP_CALL ? i->a : g->counters[i->a].body];
+    if (i->op == OP_COUNT && g->counters[i->a].min == 0)
         return after;
     if (after == NO_WAY || body == NO_WAY)
         return NO_WAY;
@@ -99,7 +100,8 @@ static void find_needs(grammar *g, const users *u, uint32_t *work) {
                 const grammar_instruction *i = &g->program[user];
                 if (g->needs[user] != NO_WAY)
                     continue;
-                const uint16_t need = i->op == OP_CALL || i->op == OP_COUNT ? need_of_two(g, i) : level;
+                const bool two = i->op == OP_CALL || i->op == OP_COUNT || i->op == OP_LIMIT;
+                const uint16_t need = two ? need_of_two(g, i) : level;
                 if (need == NO_WAY)
                     continue;
                 g->needs[user] = need;
@@ -131,9 +133,11 @@ static void find_empty(const grammar *g, const users *u, bool *empty, uint32_t *
         for (uint32_t k = u->first[pc]; k < u->first[pc + 1]; k++) {
             const uint32_t user = u->list[k];
             const grammar_instruction *i = &g->program[user];
-            bool is = i->op == OP_SPLIT || i->op == OP_GOTO;
+            bool is = i->op == OP_SPLIT || i->op == OP_GOTO || i->op == OP_TICK;
             if (i->op == OP_CALL)
                 is = empty[i->a] && empty[i->next];
+            else if (i->op == OP_LIMIT)
+                is = empty[i->next] && empty[g->counters[i->a].body];
             else if (i->op == OP_COUNT)
                 is = empty[i->next] && (g->counters[i->a].min == 0 || empty[g->counters[i->a].body]);
             if (is && !empty[user]) {
@@ -155,15 +159,17 @@ static uint32_t step_without_byte(const grammar *g, const bool *empty, uint32_t 
     case OP_SPLIT:
         return k < i->n ? g->choices[i->a + k] : UINT32_MAX;
     case OP_GOTO:
+    case OP_TICK:
         return k == 0 ? i->next : UINT32_MAX;
     case OP_CALL:
-    case OP_COUNT: {
-        const bool counter = i->op == OP_COUNT;
-        const uint32_t body = counter ? g->counters[i->a].body : i->a;
+    case OP_COUNT:
+    case OP_LIMIT: {
+        const uint32_t body = i->op == OP_CALL ? i->a : g->counters[i->a].body;
+        const bool skips = i->op == OP_COUNT && g->counters[i->a].min == 0;
         *pushes = k == 0;
         if (k == 0)
             return body;
-        return k == 1 && (empty[body] || (counter && g->counters[i->a].min == 0)) ? i->next : UINT32_MAX;
+        return k == 1 && (empty[body] || skips) ? i->next : UINT32_MAX;
     }
     case OP_SET:
     case OP_RETURN:
@@ -240,7 +246,63 @@ static uint32_t find_left_recursion(const grammar *g, const bool *empty, uint32_
     return 0;
 }
 
-nib_status grammar_analyze(grammar *g, size_t n_counters, uint32_t *recursive, nib_error *err) {
+/* ---- ticks ---- */
+
+static uint32_t add_ticks(uint32_t a, uint64_t n, uint32_t b) {
+    const uint64_t sum = a == UINT32_MAX || b == UINT32_MAX ? UINT32_MAX : a * n + b;
+    return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
+}
+
+static uint32_t least_of(const grammar *g, uint32_t pc) {
+    const grammar_instruction *i = &g->program[pc];
+    uint32_t least = UINT32_MAX;
+    switch ((grammar_op)i->op) {
+    case OP_SET:
+    case OP_GOTO:
+    case OP_LIMIT: /* its ticks are its own */
+        return g->least[i->next];
+    case OP_TICK:
+        return add_ticks(1, 1, g->least[i->next]);
+    case OP_SPLIT:
+        for (uint32_t c = 0; c < i->n; c++)
+            least = g->least[g->choices[i->a + c]] < least ? g->least[g->choices[i->a + c]] : least;
+        return least;
+    case OP_CALL:
+        return add_ticks(g->least[i->a], 1, g->least[i->next]);
+    case OP_COUNT:
+        return g->counters[i->a].min
+                   ? add_ticks(g->least[g->counters[i->a].body], g->counters[i->a].min, g->least[i->next])
+                   : g->least[i->next];
+    case OP_RETURN:
+        return 0;
+    case OP_FAIL:
+        break;
+    }
+    return UINT32_MAX;
+}
+
+/* What follows stands at lower places but for loops and calls, so few rounds do; rules that call others of
+ * higher places one inside the other take one each. */
+static nib_status find_least(grammar *g, nib_error *err) {
+    g->least = mem_array(g->n_program, sizeof *g->least);
+    if (!g->least)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a grammar");
+    memset(g->least, 0xFF, g->n_program * sizeof *g->least);
+    bool changed = true;
+    for (int round = 0; changed; round++) {
+        if (round == 200)
+            return nib_fail(err, NIB_UNSUPPORTED, "the grammar's lengths take too long to find");
+        changed = false;
+        for (uint32_t pc = 0; pc < g->n_program; pc++) {
+            const uint32_t least = least_of(g, pc);
+            changed |= least < g->least[pc];
+            g->least[pc] = least < g->least[pc] ? least : g->least[pc];
+        }
+    }
+    return NIB_OK;
+}
+
+nib_status grammar_analyze(grammar *g, bool limits, uint32_t *recursive, nib_error *err) {
     users u = {0};
     const size_t n = g->n_program;
     uint32_t *room = mem_array(6 * n, sizeof *room);
@@ -251,11 +313,13 @@ nib_status grammar_analyze(grammar *g, size_t n_counters, uint32_t *recursive, n
     if (status == NIB_OK) {
         find_needs(g, &u, room);
         find_empty(g, &u, empty, room);
-        for (size_t i = 0; i < n_counters && status == NIB_OK; i++)
-            if (empty[g->counters[i].body])
+        for (size_t pc = 0; pc < n && status == NIB_OK; pc++)
+            if (g->program[pc].op == OP_COUNT && empty[g->counters[g->program[pc].a].body])
                 status =
                     nib_fail(err, NIB_UNSUPPORTED, "the grammar repeats what may be empty a number of times");
         memset(room, 0, 6 * n * sizeof *room);
+        if (status == NIB_OK && limits)
+            status = find_least(g, err);
         if (status == NIB_OK && (*recursive = find_left_recursion(g, empty, room)) != 0)
             status = nib_fail(err, NIB_UNSUPPORTED, "the grammar is left-recursive");
     }

@@ -8,8 +8,8 @@
 
 #include "text/grammar.h"
 
-/* Fills g->needs. Refuses (NIB_UNSUPPORTED) left recursion, giving in *RECURSIVE the entry of a rule that
- * begins with itself, and counted repeats of what may be empty. */
-nib_status grammar_analyze(grammar *g, size_t n_counters, uint32_t *recursive, nib_error *err);
+/* Fills g->needs, and g->least where there are LIMITS. Refuses (NIB_UNSUPPORTED) left recursion, giving in
+ * *RECURSIVE the entry of a rule that begins with itself, and counted repeats of what may be empty. */
+nib_status grammar_analyze(grammar *g, bool limits, uint32_t *recursive, nib_error *err);
 
 #endif

@@ -338,6 +338,17 @@ grammar_node grammar_repeat(grammar_builder *b, grammar_node x, uint32_t min, ui
     return add_node(b, (node){NODE_REPEAT, x, min, max});
 }
 
+grammar_node grammar_limit(grammar_builder *b, grammar_node x, uint32_t max) {
+    if (x == GRAMMAR_NEVER || x == GRAMMAR_EMPTY)
+        return x;
+    b->has_limits = true;
+    return add_node(b, (node){NODE_LIMIT, x, 0, max});
+}
+
+grammar_node grammar_tick(grammar_builder *b) {
+    return add_node(b, (node){NODE_TICK, 0, 0, 0});
+}
+
 uint32_t grammar_rule(grammar_builder *b, strview name) {
     if (!grammar_reserve(b, &b->rules, &b->rules_capacity, b->n_rules, 1, sizeof *b->rules,
                          GRAMMAR_MAX_RULES) ||

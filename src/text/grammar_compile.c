@@ -73,6 +73,8 @@ static bool may_be_empty(const grammar_builder *b, grammar_node x) {
     bool any = n->kind == NODE_EMPTY, all = true;
     if (n->kind == NODE_REPEAT)
         return n->n == 0 || may_be_empty(b, n->a);
+    if (n->kind == NODE_LIMIT)
+        return may_be_empty(b, n->a);
     if (n->kind != NODE_SEQ && n->kind != NODE_ALT)
         return any;
     for (uint32_t i = 0; i < n->n; i++) {
@@ -90,6 +92,8 @@ static grammar_node not_empty(grammar_builder *b, grammar_node x) {
         return GRAMMAR_NEVER;
     if (!may_be_empty(b, x))
         return x;
+    if (n.kind == NODE_LIMIT)
+        return grammar_limit(b, not_empty(b, n.a), n.max);
     if (n.kind == NODE_REPEAT) {
         const uint32_t min = may_be_empty(b, n.a) || n.n == 0 ? 1 : n.n;
         return grammar_repeat(b, not_empty(b, n.a), min, n.max);
@@ -123,13 +127,15 @@ static uint32_t write_loop(compiler *c, grammar_node x, bool at_least_once, uint
     return at_least_once ? body : loop;
 }
 
-static uint32_t write_counted(compiler *c, grammar_node x, uint32_t min, uint32_t max, uint32_t next) {
+/* OP_COUNT or OP_LIMIT. */
+static uint32_t write_counted(compiler *c, grammar_op op, grammar_node x, uint32_t min, uint32_t max,
+                              uint32_t next) {
     const uint32_t body = write_node(c, x, PC_RETURN);
     if (!grammar_reserve(c->b, &c->g->counters, &c->counters_capacity, c->n_counters, 1,
                          sizeof *c->g->counters, GRAMMAR_MAX_PROGRAM))
         return PC_FAIL;
     c->g->counters[c->n_counters] = (grammar_counter){min, max, body};
-    return emit(c, (grammar_instruction){OP_COUNT, (uint32_t)c->n_counters++, 0, next});
+    return emit(c, (grammar_instruction){op, (uint32_t)c->n_counters++, 0, next});
 }
 
 static uint32_t write_repeat(compiler *c, grammar_node x, uint32_t min, uint32_t max, uint32_t next) {
@@ -143,7 +149,7 @@ static uint32_t write_repeat(compiler *c, grammar_node x, uint32_t min, uint32_t
         return write_loop(c, x, min == 1, next);
     const unsigned turns = max == GRAMMAR_NO_MAX ? min : max;
     if (turns > WRITE_OUT || node_size(c->b, x, WRITE_OUT) * turns > WRITE_OUT)
-        return write_counted(c, x, min, max, next);
+        return write_counted(c, OP_COUNT, x, min, max, next);
     uint32_t at = next;
     if (max == GRAMMAR_NO_MAX)
         at = write_loop(c, x, false, next);
@@ -227,6 +233,12 @@ static uint32_t write_node(compiler *c, grammar_node x, uint32_t next) {
         break;
     case NODE_RULE:
         next = write_rule(c, n.a, next);
+        break;
+    case NODE_LIMIT:
+        next = write_counted(c, OP_LIMIT, n.a, 0, n.max, next);
+        break;
+    case NODE_TICK:
+        next = emit(c, (grammar_instruction){OP_TICK, 0, 0, next});
         break;
     }
     c->depth--;
@@ -359,7 +371,7 @@ static nib_status finish(compiler *c, nib_error *err) {
         memcpy(g->sets, c->b->sets, c->b->n_sets * sizeof *g->sets);
     find_classes(g, c->b->n_sets);
     uint32_t recursive = 0;
-    const nib_status status = grammar_analyze(g, c->n_counters, &recursive, err);
+    const nib_status status = grammar_analyze(g, c->b->has_limits, &recursive, err);
     if (status == NIB_UNSUPPORTED && recursive)
         return name_left_recursion(c, recursive, err);
     NIB_TRY(status);
@@ -407,5 +419,6 @@ void grammar_release(grammar *g) {
     mem_free(g->sets);
     mem_free(g->class_sets);
     mem_free(g->needs);
+    mem_free(g->least);
     mem_free(g);
 }

@@ -15,7 +15,9 @@ typedef enum node_kind {
     NODE_SEQ,    /* kids[a .. a + n) */
     NODE_ALT,    /* kids[a .. a + n) */
     NODE_REPEAT, /* a, min to max times */
-    NODE_RULE    /* rules[a] */
+    NODE_RULE,   /* rules[a] */
+    NODE_LIMIT,  /* a, max ticks */
+    NODE_TICK
 } node_kind;
 
 typedef struct node {
@@ -41,6 +43,7 @@ struct grammar_builder {
     size_t n_sets, sets_capacity;
     rule *rules;
     size_t n_rules, rules_capacity;
+    bool has_limits;
     size_t n_language_states; /* made so far, counted by language.c */
     nib_status status;
     nib_error err;

@@ -532,6 +532,17 @@ regex *regex_read(grammar_builder *b, arena *a, strview pattern, bool whole, con
     return x;
 }
 
+uint32_t regex_least(const regex *x) {
+    uint64_t least = x->kind == REGEX_ALT ? GRAMMAR_MAX_REPEAT + 1 : x->kind == REGEX_CLASS;
+    if (x->kind == REGEX_REPEAT)
+        least = (uint64_t)x->min * regex_least(x->kids[0]);
+    for (size_t i = 0; i < x->n_kids && x->kind != REGEX_REPEAT; i++) {
+        const uint64_t kid = regex_least(x->kids[i]);
+        least = x->kind == REGEX_SEQ ? least + kid : kid < least ? kid : least;
+    }
+    return least > GRAMMAR_MAX_REPEAT ? GRAMMAR_MAX_REPEAT + 1 : (uint32_t)least;
+}
+
 grammar_node regex_node(grammar_builder *b, const regex *x, spelling how) {
     grammar_node all = x->kind == REGEX_ALT ? GRAMMAR_NEVER : GRAMMAR_EMPTY;
     switch (x->kind) {

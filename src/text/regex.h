@@ -36,6 +36,8 @@ typedef struct regex {
  * end; else anywhere in it, as JSON Schema says, and the tree then holds the rest of the text too. WHERE
  * names the pattern in sentences. NULL when it was refused: B has failed. */
 regex *regex_read(grammar_builder *b, arena *a, strview pattern, bool whole, const char *where);
+/* The fewest characters of a text that R matches; at most GRAMMAR_MAX_REPEAT + 1, which stands for more. */
+uint32_t regex_least(const regex *r);
 grammar_node regex_node(grammar_builder *b, const regex *r, spelling how);
 
 #endif

@@ -137,6 +137,15 @@ const language *schema_string_language(schema_compiler *c, const json_t *schema,
     return *is_free ? NULL : limits_language(c, &l);
 }
 
+/* One pattern whose texts are long enough by themselves; the largest length is counted as they are read. */
+static grammar_node limited_pattern(schema_compiler *c, const limits *l) {
+    if (l->max == GRAMMAR_NO_MAX)
+        return regex_node(c->b, l->patterns[0], SPELL_JSON);
+    if (regex_least(l->patterns[0]) > l->max)
+        return GRAMMAR_NEVER;
+    return grammar_limit(c->b, regex_node(c->b, l->patterns[0], SPELL_JSON_COUNTED), l->max);
+}
+
 grammar_node schema_string(schema_compiler *c, const json_t *schema) {
     limits l;
     if (!read_limits(c, schema, &l))
@@ -147,8 +156,8 @@ grammar_node schema_string(schema_compiler *c, const json_t *schema) {
     grammar_node inside;
     if (l.n_patterns == 0)
         inside = grammar_repeat(c->b, spell_free_char(c->b), l.min, l.max);
-    else if (l.n_patterns == 1 && !l.has_length)
-        inside = regex_node(c->b, l.patterns[0], SPELL_JSON);
+    else if (l.n_patterns == 1 && l.min <= regex_least(l.patterns[0]))
+        inside = limited_pattern(c, &l);
     else
         inside = language_node(c->b, limits_language(c, &l), SPELL_JSON);
     return GRAMMAR_SEQ(c->b, quote, inside, quote);

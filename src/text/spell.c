@@ -77,7 +77,8 @@ grammar_node spell_char(grammar_builder *b, const grammar_span *spans, size_t n,
         parts[n_parts++] = escaped(b, '"');
     if (has(spans, n, '\\'))
         parts[n_parts++] = escaped(b, '\\');
-    return grammar_alt(b, parts, n_parts);
+    const grammar_node any = grammar_alt(b, parts, n_parts);
+    return how == SPELL_JSON_COUNTED ? GRAMMAR_SEQ(b, any, grammar_tick(b)) : any;
 }
 
 grammar_node spell_text(grammar_builder *b, strview text, spelling how) {

@@ -9,7 +9,11 @@
 
 #include "text/grammar.h"
 
-typedef enum spelling { SPELL_PLAIN, SPELL_JSON } spelling;
+typedef enum spelling {
+    SPELL_PLAIN,
+    SPELL_JSON,
+    SPELL_JSON_COUNTED /* and each character is a tick of grammar_limit */
+} spelling;
 
 #define SPELL_LAST_CODE 0x10FFFFu
 

@@ -137,6 +137,7 @@ static bool add_state(automaton *a, const automaton_thread *threads, size_t n, b
                                                  .in_marker = in_marker,
                                                  .finishable = -1,
                                                  .all_plain = -1,
+                                                 .runs = {-1, -1},
                                                  .plain = AUTOMATON_UNKNOWN,
                                                  .mask = AUTOMATON_UNKNOWN};
     a->n_threads += n;

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 
 #define WORTH_KEEPING 512              /* nodes visited */
+#define RUN_END       32               /* bytes; more are not looked for */
 #define PLAIN_MIXED   (UINT32_MAX - 1) /* plain characters lead to different states */
 
 nib_status mask_open(mask_cache **out, grammar *g, trie *words, nib_error *err) {
@@ -159,6 +160,32 @@ static int plain_run(mask_cache *m, uint32_t state, uint32_t chain[TRIE_MAX_PLAI
     return TRIE_MAX_PLAIN;
 }
 
+/* How many bytes of KIND may come, whichever they are; RUN_END for ever. */
+static int8_t find_run(mask_cache *m, uint32_t state, trie_kind kind, unsigned depth) {
+    const int8_t known = m->a->states[state].runs[kind];
+    if (known >= 0)
+        return known;
+    uint32_t to = AUTOMATON_UNKNOWN;
+    int8_t run = 0;
+    const bool same =
+        same_way(m, state, 'a', 'z', 0, &to) && (kind == TRIE_LOWER || same_way(m, state, 'A', 'Z', 0, &to));
+    if (same && to == state)
+        run = RUN_END;
+    else if (same && to != AUTOMATON_DEAD && depth < RUN_END)
+        run = (int8_t)(find_run(m, to, kind, depth + 1) + 1);
+    run = run > RUN_END ? RUN_END : run;
+    m->a->states[state].runs[kind] = run;
+    return run;
+}
+
+/* All of the subtree below N is taken in STATE. */
+static inline bool takes_below(mask_cache *m, const trie_node *n, uint32_t state) {
+    for (int kind = 0; kind < TRIE_KINDS; kind++)
+        if (n->height[kind] < RUN_END && find_run(m, state, (trie_kind)kind, 0) >= n->height[kind])
+            return true;
+    return false;
+}
+
 /* ---- walks: each returns the nodes that it visited ---- */
 
 static void set_bit(uint32_t *bits, int32_t id) {
@@ -219,7 +246,8 @@ static size_t walk_plain(mask_cache *m, uint32_t state, uint32_t *bits) {
     for (size_t i = 0; i < part->n; visited++) {
         const trie_node n = part->nodes[i];
         const uint32_t to = automaton_step(m->a, path[n.depth], n.byte);
-        const bool taken = to != AUTOMATON_DEAD && takes_all_plain(m, to);
+        const bool taken =
+            to != AUTOMATON_DEAD && (takes_all_plain(m, to) || (n.skip > 1 && takes_below(m, &n, to)));
         if (to == AUTOMATON_DEAD || taken) {
             for (size_t k = n.rank, end = trie_end(part, i); taken != all && k < end; k++) {
                 if (taken)

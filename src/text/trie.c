@@ -57,7 +57,7 @@ static void add_nodes(trie_part *part, const entry *entries, size_t n) {
             part->nodes[open[k]].skip = (uint32_t)part->n - open[k];
         for (size_t k = common; k < text.n; k++) {
             open[k] = (uint32_t)part->n;
-            part->nodes[part->n++] = (trie_node){0, (uint32_t)i, -1, (uint16_t)k, (uint8_t)text.p[k]};
+            part->nodes[part->n++] = (trie_node){0, (uint32_t)i, -1, (uint8_t)k, (uint8_t)text.p[k], {0}};
         }
         last = text;
         trie_node *end = &part->nodes[open[text.n - 1]];
@@ -67,6 +67,20 @@ static void add_nodes(trie_part *part, const entry *entries, size_t n) {
     }
     for (size_t k = 0; k < last.n; k++)
         part->nodes[open[k]].skip = (uint32_t)part->n - open[k];
+}
+
+/* Heights, from the last node to the first, so that those below are known. */
+static void find_heights(trie_part *part) {
+    for (size_t i = part->n; i-- > 0;)
+        for (size_t k = i + 1; k < i + part->nodes[i].skip; k += part->nodes[k].skip)
+            for (int kind = 0; kind < TRIE_KINDS; kind++) {
+                const trie_node *below = &part->nodes[k];
+                uint8_t *height = &part->nodes[i].height[kind];
+                if (!trie_is_kind(below->byte, (trie_kind)kind) || below->height[kind] >= TRIE_TOO_HIGH - 1)
+                    *height = TRIE_TOO_HIGH;
+                else if (*height <= below->height[kind])
+                    *height = (uint8_t)(below->height[kind] + 1);
+            }
 }
 
 /* A part of the ENTRIES at the front that are of one group; their number is taken off *N. */
@@ -81,6 +95,7 @@ static nib_status write_part(trie_part *part, int32_t *same, unsigned group, con
     if (!part->nodes || !part->order)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a trie of the vocabulary");
     add_nodes(part, *entries, count);
+    find_heights(part);
     trie_node *fitting = mem_resize(part->nodes, part->n + 1, sizeof *fitting);
     if (fitting)
         part->nodes = fitting;

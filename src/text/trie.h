@@ -18,12 +18,18 @@
 #define TRIE_MAX_TOKEN 256 /* bytes; longer tokens are never allowed */
 #define TRIE_MAX_PLAIN 16  /* characters */
 
+/* Kinds of bytes whose subtrees can be taken at once by a state that takes so many of them. */
+typedef enum trie_kind { TRIE_LOWER, TRIE_LETTERS, TRIE_KINDS } trie_kind; /* a to z; and A to Z */
+
+#define TRIE_TOO_HIGH 255
+
 typedef struct trie_node {
-    uint32_t skip;  /* nodes of this subtree */
-    uint32_t rank;  /* place of its first token in trie_part.order */
-    int32_t token;  /* that ends here, -1: none */
-    uint16_t depth; /* bytes before this one */
+    uint32_t skip; /* nodes of this subtree */
+    uint32_t rank; /* place of its first token in trie_part.order */
+    int32_t token; /* that ends here, -1: none */
+    uint8_t depth; /* bytes before this one */
     uint8_t byte;
+    uint8_t height[TRIE_KINDS]; /* bytes of the longest way below, when all below are of this kind */
 } trie_node;
 
 typedef struct trie_part {
@@ -31,15 +37,14 @@ typedef struct trie_part {
     size_t n;
     int32_t *order; /* [n_order]: tokens by their bytes */
     size_t n_order;
-    int32_t
-        *same; /* [vocabulary]: the next token with the same bytes, -1: none; all parts share it but tails */
+    int32_t *same; /* [vocabulary]: the next token with the same bytes, -1: none; shared by all but tails */
 } trie_part;
 
 typedef struct trie {
     trie_part plain; /* of 1 to TRIE_MAX_PLAIN plain characters */
     trie_part other;
-    trie_part
-        tails[TRIE_MAX_PLAIN + 1]; /* other, by the number of their first plain characters, without these */
+    /* other, by the number of their first plain characters, without these */
+    trie_part tails[TRIE_MAX_PLAIN + 1];
     int32_t *same, *same_tail;
     uint32_t *at_most; /* [TRIE_MAX_PLAIN, n_words]: plain tokens of at most i + 1 characters */
     uint32_t *control; /* [n_words]: tokens that are not in the trie and end no answer */
@@ -49,6 +54,10 @@ typedef struct trie {
     bool single[256];         /* a token is just this byte */
     int refs;
 } trie;
+
+static inline bool trie_is_kind(uint8_t byte, trie_kind kind) {
+    return (byte >= 'a' && byte <= 'z') || (kind == TRIE_LETTERS && byte >= 'A' && byte <= 'Z');
+}
 
 /* The tokens of the subtree of node I are order[nodes[i].rank ... trie_end). */
 static inline size_t trie_end(const trie_part *p, size_t i) {

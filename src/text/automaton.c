@@ -136,7 +136,7 @@ static bool add_state(automaton *a, const automaton_thread *threads, size_t n, b
                                                  .can_end = can_end,
                                                  .in_marker = in_marker,
                                                  .finishable = -1,
-                                                 .all_plain = -1,
+                                                 .universal = -1,
                                                  .runs = {-1, -1},
                                                  .plain = AUTOMATON_UNKNOWN,
                                                  .mask = AUTOMATON_UNKNOWN};

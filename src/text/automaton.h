@@ -30,7 +30,7 @@ typedef struct automaton_state {
     bool can_end;
     bool in_marker; /* the marker is still to come */
     /* kept here for mask.c */
-    int8_t finishable, all_plain, runs[2]; /* -1: not known */
+    int8_t finishable, universal, runs[2]; /* -1: not known */
     uint32_t plain, mask;
 } automaton_state;
 

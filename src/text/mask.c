@@ -10,6 +10,7 @@
 
 #define WORTH_KEEPING 512              /* nodes visited */
 #define RUN_END       32               /* bytes; more are not looked for */
+#define MAX_UNIVERSAL 16               /* states that plain text leads to and fro between */
 #define PLAIN_MIXED   (UINT32_MAX - 1) /* plain characters lead to different states */
 
 nib_status mask_open(mask_cache **out, grammar *g, trie *words, nib_error *err) {
@@ -83,68 +84,95 @@ static inline bool is_finishable(mask_cache *m, uint32_t state) {
 
 /* ---- plain characters ---- */
 
-/* The one state that all of FROM to LAST lead to, as far as *TO does not say otherwise yet; by classes, since
- * bytes of one class go one way. TAIL continuation bytes follow. */
-static bool same_way(mask_cache *m, uint32_t state, unsigned from, unsigned last, unsigned tail,
-                     uint32_t *to) {
+/* A few states, each once. */
+typedef struct states {
+    uint32_t list[MAX_UNIVERSAL];
+    size_t n;
+} states;
+
+/* False when there is no room. */
+static bool states_add(states *s, uint32_t state) {
+    for (size_t i = 0; i < s->n; i++)
+        if (s->list[i] == state)
+            return true;
+    if (s->n == MAX_UNIVERSAL)
+        return false;
+    s->list[s->n++] = state;
+    return true;
+}
+
+/* Adds to TO where STATE goes by the bytes FIRST to LAST and TAIL continuation bytes; by classes, since bytes
+ * of one class go one way. False when there is no room. */
+static bool add_ways(mask_cache *m, uint32_t state, unsigned first, unsigned last, unsigned tail,
+                     states *to) {
     uint32_t seen[8] = {0};
-    for (unsigned byte = from; byte <= last; byte++) {
+    for (unsigned byte = first; byte <= last; byte++) {
         const unsigned class = m->a->g->classes[byte];
         if (seen[class >> 5] >> (class & 31) & 1)
             continue;
         seen[class >> 5] |= UINT32_C(1) << (class & 31);
         const uint32_t next = automaton_step(m->a, state, (unsigned char)byte);
-        if (tail > 0 && next != AUTOMATON_DEAD) {
-            if (!same_way(m, next, 0x80, 0xBF, tail - 1, to))
-                return false;
-        } else if (*to == AUTOMATON_UNKNOWN) {
-            *to = next;
-        } else if (*to != next) {
+        const bool more = tail > 0 && next != AUTOMATON_DEAD;
+        if (!(more ? add_ways(m, next, 0x80, 0xBF, tail - 1, to) : states_add(to, next)))
             return false;
-        }
     }
     return true;
 }
 
-/* After E0, ED, F0 and F4 not every continuation byte makes a character. */
-static bool same_way_edge(mask_cache *m, uint32_t state, unsigned char lead, unsigned from, unsigned last,
-                          unsigned tail, uint32_t *to) {
-    const uint32_t next = automaton_step(m->a, state, lead);
-    if (next != AUTOMATON_DEAD)
-        return same_way(m, next, from, last, tail, to);
-    return *to == AUTOMATON_DEAD || (*to == AUTOMATON_UNKNOWN && (*to = AUTOMATON_DEAD, true));
+/* Adds where STATE goes by a plain character, whichever it is. */
+static bool add_plain_ways(mask_cache *m, uint32_t state, states *to) {
+    static const struct {
+        uint8_t first, last; /* lead bytes */
+        uint8_t from, till;  /* the first continuation byte, where not all are characters */
+        uint8_t tail;        /* bytes after these */
+    } plain[] = {{0x20, 0x21, 0, 0, 0},       {0x23, 0x5B, 0, 0, 0},       {0x5D, 0x7F, 0, 0, 0},
+                 {0xC2, 0xDF, 0, 0, 1},       {0xE0, 0xE0, 0xA0, 0xBF, 1}, {0xE1, 0xEC, 0, 0, 2},
+                 {0xED, 0xED, 0x80, 0x9F, 1}, {0xEE, 0xEF, 0, 0, 2},       {0xF0, 0xF0, 0x90, 0xBF, 2},
+                 {0xF1, 0xF3, 0, 0, 3},       {0xF4, 0xF4, 0x80, 0x8F, 2}};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (!plain[i].till) {
+            if (!add_ways(m, state, plain[i].first, plain[i].last, plain[i].tail, to))
+                return false;
+            continue;
+        }
+        const uint32_t next = automaton_step(m->a, state, plain[i].first);
+        if (!(next == AUTOMATON_DEAD ? states_add(to, next)
+                                     : add_ways(m, next, plain[i].from, plain[i].till, plain[i].tail, to)))
+            return false;
+    }
+    return true;
 }
 
-static uint32_t find_plain(mask_cache *m, uint32_t s) {
-    uint32_t to = AUTOMATON_UNKNOWN;
-    const bool same = same_way(m, s, 0x20, 0x21, 0, &to) && same_way(m, s, 0x23, 0x5B, 0, &to) &&
-                      same_way(m, s, 0x5D, 0x7F, 0, &to) && same_way(m, s, 0xC2, 0xDF, 1, &to) &&
-                      same_way_edge(m, s, 0xE0, 0xA0, 0xBF, 1, &to) && same_way(m, s, 0xE1, 0xEC, 2, &to) &&
-                      same_way_edge(m, s, 0xED, 0x80, 0x9F, 1, &to) && same_way(m, s, 0xEE, 0xEF, 2, &to) &&
-                      same_way_edge(m, s, 0xF0, 0x90, 0xBF, 2, &to) && same_way(m, s, 0xF1, 0xF3, 3, &to) &&
-                      same_way_edge(m, s, 0xF4, 0x80, 0x8F, 2, &to);
-    return same ? to : PLAIN_MIXED;
-}
-
+/* The one state that all plain characters lead to, PLAIN_MIXED when there are several. */
 static uint32_t plain_of(mask_cache *m, uint32_t state) {
     if (m->a->states[state].plain == AUTOMATON_UNKNOWN) {
-        const uint32_t to = find_plain(m, state);
-        m->a->states[state].plain = to;
+        states to = {.n = 0};
+        const bool one = add_plain_ways(m, state, &to) && to.n == 1;
+        m->a->states[state].plain = one ? to.list[0] : PLAIN_MIXED;
     }
     return m->a->states[state].plain;
 }
 
-/* Any plain text keeps STATE as it is. Two characters tell most that it does not. */
-static bool find_all_plain(mask_cache *m, uint32_t state) {
-    const bool is = automaton_step(m->a, state, ' ') == state && automaton_step(m->a, state, 'e') == state &&
-                    plain_of(m, state) == state;
-    m->a->states[state].all_plain = is;
+/* Does STATE take any plain text, of any length? It does when all states that plain characters lead to, and
+ * those that they lead to from there, are few and alive. */
+static bool find_universal(mask_cache *m, uint32_t state) {
+    states known = {.list = {state}, .n = 1};
+    bool is = automaton_step(m->a, state, ' ') != AUTOMATON_DEAD &&
+              automaton_step(m->a, state, 'e') != AUTOMATON_DEAD;
+    for (size_t i = 0; is && i < known.n; i++)
+        is = add_plain_ways(m, known.list[i], &known);
+    for (size_t i = 0; is && i < known.n; i++)
+        is = known.list[i] != AUTOMATON_DEAD;
+    for (size_t i = 0; i < known.n;
+         i++) /* of those that led here it holds when it does; else it is not claimed */
+        if (is || i == 0)
+            m->a->states[known.list[i]].universal = is;
     return is;
 }
 
 static inline bool takes_all_plain(mask_cache *m, uint32_t state) {
-    const int8_t known = m->a->states[state].all_plain;
-    return known < 0 ? find_all_plain(m, state) : known;
+    const int8_t known = m->a->states[state].universal;
+    return known < 0 ? find_universal(m, state) : known;
 }
 
 /* The states after 0, 1, ... plain characters, whatever they are, up to TRIE_MAX_PLAIN or where no more may
@@ -165,14 +193,14 @@ static int8_t find_run(mask_cache *m, uint32_t state, trie_kind kind, unsigned d
     const int8_t known = m->a->states[state].runs[kind];
     if (known >= 0)
         return known;
-    uint32_t to = AUTOMATON_UNKNOWN;
+    states to = {.n = 0};
     int8_t run = 0;
-    const bool same =
-        same_way(m, state, 'a', 'z', 0, &to) && (kind == TRIE_LOWER || same_way(m, state, 'A', 'Z', 0, &to));
-    if (same && to == state)
+    if (add_ways(m, state, 'a', 'z', 0, &to) && to.n == 1 && kind == TRIE_LETTERS)
+        add_ways(m, state, 'A', 'Z', 0, &to);
+    if (to.n == 1 && to.list[0] == state)
         run = RUN_END;
-    else if (same && to != AUTOMATON_DEAD && depth < RUN_END)
-        run = (int8_t)(find_run(m, to, kind, depth + 1) + 1);
+    else if (to.n == 1 && to.list[0] != AUTOMATON_DEAD && depth < RUN_END)
+        run = (int8_t)(find_run(m, to.list[0], kind, depth + 1) + 1);
     run = run > RUN_END ? RUN_END : run;
     m->a->states[state].runs[kind] = run;
     return run;

@@ -16,6 +16,7 @@
 #include "cpu/features.h"
 #include "cpu/kvstore.h"
 #include "cpu/rowops.h"
+#include "cpu/sample.h"
 
 enum { MAX_THREADS = 1024, PARTIAL_FLOATS = 1 << 21 };
 
@@ -60,6 +61,8 @@ static nib_status cpu_buf_new(backend *be, buf **out, buf_kind kind, split_kind 
     (void)split;
     NIB_TRY(grow_rows(cb, max_rows, err));
     NIB_TRY(grow_rope(cb, err));
+    if (kind == BUF_F32) /* any may be sampled from */
+        NIB_TRY(queue_reserve(cb, sample_scratch_bytes(cols), err));
     NIB_TRY(act_new(&b, kind, max_rows, cols, cb->int8, err));
     *out = &b->head;
     return NIB_OK;
@@ -358,7 +361,8 @@ static void set_table(backend *be) {
                .matmul_glu = cpu_matmul_glu,
                .qk_norm_rope_store = kvstore_qk_norm_rope_store,
                .attention = attention_attend,
-               .sum_squares = rowops_sum_squares},
+               .sum_squares = rowops_sum_squares,
+               .sample = sample_tokens},
     };
 }
 

@@ -36,6 +36,7 @@ typedef enum cpu_op_kind {
     CPU_OP_ATTENTION_JOIN, /* pages computed apart, put together */
     CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself */
     CPU_OP_SUM_SQUARES,
+    CPU_OP_SAMPLE,
     CPU_OP_KINDS
 } cpu_op_kind;
 
@@ -60,6 +61,8 @@ struct cpu_op {
     const struct rope_table *rope;
     int max_pages; /* attention cut by pages: of one tile; 0 when whole tiles are units */
     matmul_job matmul;
+    sampled *sampled; /* [units], for SAMPLE_ROWS [units] */
+    const sample_row *sample_rows;
     atomic_size_t next; /* first unit nobody has taken */
 };
 

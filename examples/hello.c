@@ -13,8 +13,10 @@
 /* The model's own chat template where nibble knows it; else the bare text. */
 static nib_status question_tokens(nib_engine *engine, const char *question, int32_t **ids, size_t *n_ids,
                                   nib_error *err) {
-    nib_info info;
-    nib_get_info(engine, &info);
+    nib_info info = {.size = sizeof info};
+    nib_status status = nib_get_info(engine, &info, err);
+    if (status != NIB_OK)
+        return status;
     if (!info.has_chat_template)
         return nib_tokenize(engine, question, strlen(question), 0, ids, n_ids, err);
     nib_message message = {"user", question};
@@ -25,10 +27,11 @@ static nib_status answer(nib_engine *engine, const char *question, nib_error *er
     int32_t *ids = NULL;
     size_t n_ids = 0;
     nib_request *request = NULL;
-    nib_event event = {.kind = NIB_EVENT_NONE};
+    nib_event event = {.size = sizeof event};
     nib_status status = question_tokens(engine, question, &ids, &n_ids, err);
     if (status == NIB_OK) {
-        nib_request_options options = {.prompt = ids, .n_prompt = n_ids, .max_tokens = 100};
+        nib_request_options options = {
+            .size = sizeof options, .prompt = ids, .n_prompt = n_ids, .max_tokens = 100};
         status = nib_submit(engine, &options, &request, err);
     }
     while (status == NIB_OK && event.kind != NIB_EVENT_END) {

@@ -5,18 +5,24 @@
  * One engine holds one model and takes many requests at a time. The library never prints and never exits:
  * what can fail returns a nib_status and puts words into a nib_error (which may be NULL).
  *
- * Threads. The engine has a thread of its own. Any thread may submit, tokenize and ask for facts, many at
- * once. One request has one waiter: nib_next_event is called by one thread at a time; nib_cancel comes from
- * any thread, also beside it. No call on a request may overlap its nib_release or come after it, and no call
- * on an engine or its requests may overlap nib_close or come after it. Threads are OpenMP's, which ends a
- * process that is denied one: so nib_open first shows that the system gives as many, or fails in words.
+ * Threads. An engine has a thread of its own, and a program may have several engines. Any thread may submit,
+ * tokenize and ask for facts, many at once. A request tells what becomes of it in one of two ways: it is
+ * waited for (nib_next_event, by one thread at a time), or it calls back from the engine's thread (on_event).
+ * nib_cancel comes from any thread, also beside either. No call on a request may overlap its nib_release or
+ * come after it, and no call on an engine or its requests may overlap nib_close or come after it.
  *
- * The process. JSON is read with jansson, whose allocators belong to the whole process: the first model that
- * is opened sets them (malloc and free underneath) unless the program has set its own before. A program that
- * sets jansson's allocators does so before its first nib_open, or keeps no JSON across it.
+ * Callbacks run on the engine's thread while it holds no lock, and hold up every request: they must not wait.
+ * They may call nib_submit, nib_cancel, the functions for words, and nib_release on a request whose END they
+ * are told of; not nib_open, nib_close or nib_next_event.
  *
- * Compatibility. Structs are the caller's, so their layout is part of the interface: they grow at their end
- * only, and only with a new soname.
+ * Files. The model's files are read while the engine is opened, and not touched after nib_open returns: what
+ * becomes of them then does not matter.
+ *
+ * Compatibility. Every struct but nib_error and the pairs (nib_message, nib_token_bias, nib_token_logprob,
+ * which never change) begins with its size: set it to sizeof the struct. A library newer than the program's
+ * header takes what is missing at the end for zero, and an older one refuses what it does not know unless
+ * that is zero. Structs that the library fills are filled as far as their size. A NULL where a pointer is
+ * needed is refused (NIB_BAD_ARGUMENT), not followed; an error's may always be NULL.
  */
 #ifndef NIBBLE_H
 #define NIBBLE_H
@@ -45,7 +51,8 @@ typedef enum nib_status {
     NIB_UNSUPPORTED,  /* a sound file that nibble does not handle */
     NIB_NO_MEMORY,
     NIB_IO, /* the system could not read or write */
-    NIB_CANCELLED
+    NIB_CANCELLED,
+    NIB_BUSY /* too many requests wait already: try again later */
 } nib_status;
 
 typedef struct nib_error {
@@ -70,6 +77,9 @@ typedef enum nib_kv_dtype {
 } nib_kv_dtype; /* AUTO is BF16 */
 
 typedef struct nib_options {
+    size_t size;
+    /* "auto" (NULL too): the best there is; "cpu"; "cuda:0" one GPU, "cuda:0,1" several */
+    const char *device;
     int threads; /* 0: physical cores */
     /* NIB_CPU_* mask that lowers the CPU rung; a bit brings those below it; 0: all the machine has */
     uint32_t cpu_features;
@@ -80,6 +90,14 @@ typedef struct nib_options {
     int max_model_len;
     int max_num_seqs;           /* sequences in flight; 0: 16 */
     int max_num_batched_tokens; /* rows of one step; 0: 512 */
+    int max_waiting;            /* requests that wait for their turn; more are refused (NIB_BUSY); 0: 1024 */
+    /* Tokens of prompts in a step in which others are answered; 0: as many as let such a step take about
+     * twice the time of one without. */
+    int prefill_beside;
+    bool no_prefix_cache; /* remember no beginnings of texts */
+    /* Called now and then by nib_open, on the engine's thread; false ends it (NIB_CANCELLED). */
+    bool (*progress)(void *context, const char *what, uint64_t done, uint64_t total);
+    void *progress_context;
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u
@@ -92,24 +110,53 @@ typedef struct nib_options {
 
 typedef struct nib_engine nib_engine;
 
-/* PATH is a GGUF file or a Hugging Face model directory. */
+/* PATH is a GGUF file or a Hugging Face model directory. OPTIONS may be NULL. */
 nib_status nib_open(nib_engine **out, const char *path, const nib_options *options, nib_error *err);
-/* Every nib_request must have been released before; what still runs of them ends. */
+/* Every nib_request must have been released before; what still runs of them ends. NULL is fine. */
 void nib_close(nib_engine *engine);
 
 typedef struct nib_info {
+    size_t size;
+    const char *name;         /* of the model, as its file gives it; else its file's or directory's */
     const char *family;       /* "llama", "qwen3", "gemma3" */
     const char *compute_path; /* what computes, for people: "cpu avx2, activations int8 ..." */
+    const char *compute_mode; /* what is done to weights and activations: "exact", "w4a8-int8", ... */
+    bool row_bits_fixed;      /* an answer's bits do not depend on what runs beside it */
     uint64_t weight_bytes;    /* as packed in memory */
     uint64_t kv_bytes;        /* shared by all sequences; at most 512 MiB unless one alone needs more */
-    int max_model_len;
+    int max_model_len;        /* of this engine */
+    int model_len;            /* what the model was made for */
     int vocab_size;
     int threads;
+    int32_t bos;         /* begins a text; -1: none */
+    const int32_t *ends; /* [n_ends] end an answer (EOS and its like) */
+    size_t n_ends;
+    bool adds_bos;                  /* nib_tokenize puts BOS in front */
     bool has_chat_template;         /* a template nibble knows */
     const char *chat_template_note; /* why not; "" too where the model has none */
 } nib_info;
 
-void nib_get_info(const nib_engine *engine, nib_info *info); /* strings live as long as the engine */
+/* Strings and lists live as long as the engine. */
+nib_status nib_get_info(const nib_engine *engine, nib_info *info, nib_error *err);
+
+/* What happened since nib_open; as of the last step. */
+typedef struct nib_stats {
+    size_t size;
+    int waiting, running;
+    uint64_t submitted, refused; /* requests taken; those refused with NIB_BUSY */
+    uint64_t ended[4];           /* by nib_end_reason */
+    uint64_t prompt_tokens, cached_prompt_tokens, generated_tokens;
+    uint64_t prefix_queries, prefix_hits; /* tokens looked for in the prefix cache, and found */
+    uint64_t preemptions;
+    uint64_t steps, step_rows;                        /* rows: tokens computed */
+    double step_seconds;                              /* spent in steps */
+    int kv_pages, kv_pages_free, kv_pages_remembered; /* free ones that still serve the prefix cache */
+} nib_stats;
+
+nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);
+
+/* Forgets all beginnings of texts that the prefix cache remembers, before the next step. */
+nib_status nib_reset_prefix_cache(nib_engine *engine, nib_error *err);
 
 /* ---- words ---- */
 
@@ -138,54 +185,117 @@ void nib_free(void *memory);
 
 /* ---- requests ---- */
 
+/* How the next token is chosen, in this order: bias and guide (of the request), penalties, temperature,
+ * top-k, top-p of what top-k left, min-p, one draw. */
 typedef struct nib_sampling {
-    float temperature;    /* 0: greedy */
-    int top_k;            /* 0: off */
-    float top_p;          /* 0 or 1: off */
-    float min_p;          /* 0: off */
-    float repeat_penalty; /* 0 or 1: off; else 0.01 to 100; over the last 64 tokens */
-    uint64_t seed;
+    size_t size;
+    float temperature;       /* 0: greedy */
+    int top_k;               /* 0: off */
+    float top_p;             /* 0 or 1: off */
+    float min_p;             /* 0: off */
+    float repeat_penalty;    /* 0 or 1: off; else 0.01 to 100; over the last 64 tokens, prompt too */
+    float presence_penalty;  /* -100 to 100, off the logits of tokens that were generated */
+    float frequency_penalty; /* the same, for each time */
+    uint64_t seed;           /* the same seed gives the same answer, where row_bits_fixed */
+    bool random_seed;        /* take a random one; events tell which */
 } nib_sampling;
 
-typedef struct nib_request_options {
-    const int32_t *prompt; /* copied */
-    size_t n_prompt;       /* >= 1 */
-    int max_tokens;        /* 0: up to max_model_len */
-    bool ignore_eos;
-    nib_sampling sampling;
-} nib_request_options;
+typedef struct nib_token_bias {
+    int32_t token;
+    float bias; /* added to its logit; -INFINITY: never */
+} nib_token_bias;
+
+typedef struct nib_token_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, of the network's own distribution: before bias and temperature */
+} nib_token_logprob;
+
+/* What may come next, decided by the program; called on the engine's thread. A failure ends the request with
+ * its words. */
+typedef struct nib_guide {
+    size_t size;
+    void *context; /* lives until the END event, as the guide itself need not */
+    /* Before a token is chosen: set bit t % 32 of BITS [n_words][t / 32] where token t may come. All are 0.
+     */
+    nib_status (*mask)(void *context, uint32_t *bits, size_t n_words, nib_error *err);
+    /* TOKEN was chosen. Tokens that end the answer are not told. */
+    nib_status (*accept)(void *context, int32_t token, nib_error *err);
+} nib_guide;
 
 typedef struct nib_request nib_request;
+typedef struct nib_event nib_event;
 
+#define NIB_MAX_LOGPROBS 20
+
+/* Everything that is pointed to is copied, but the contexts. */
+typedef struct nib_request_options {
+    size_t size;
+    const int32_t *prompt;
+    size_t n_prompt; /* >= 1 */
+    int max_tokens;  /* 0: up to max_model_len */
+    int min_tokens;  /* before them nothing that would end the answer can come, but a stop text */
+    bool ignore_eos; /* go on where the model would end */
+    const nib_sampling *sampling; /* NULL: greedy */
+    const int32_t *stop_ids;      /* [n_stop_ids] end the answer, as the model's own ends do */
+    size_t n_stop_ids;
+    const char *const *stop_texts; /* [n_stop_texts] UTF-8; where one appears the answer ends before it */
+    size_t n_stop_texts;
+    const nib_token_bias *bias; /* [n_bias] distinct tokens */
+    size_t n_bias;
+    bool logprobs;          /* tell the log-probability of every token */
+    int top_logprobs;       /* and those of the N most probable, up to NIB_MAX_LOGPROBS */
+    int priority;           /* lower first; 0 */
+    const nib_guide *guide; /* NULL: everything may come */
+    bool no_prefix_cache;   /* neither use nor leave remembered beginnings */
+    uint64_t cache_salt;    /* they are shared only with requests of the same salt */
+    nib_request
+        *same_prompt; /* NULL, or a request of the same prompt, not yet released: it is computed once */
+    /* NULL: the request is waited for. Else it is told of every event, with nib_next_event's contents. */
+    void (*on_event)(void *context, nib_request *request, const nib_event *event);
+    void *event_context;
+} nib_request_options;
+
+/* Also refused: NIB_BUSY, when max_waiting requests wait. */
 nib_status nib_submit(nib_engine *engine, const nib_request_options *options, nib_request **out,
                       nib_error *err);
 
 typedef enum nib_event_kind { NIB_EVENT_NONE = 0, NIB_EVENT_TOKEN, NIB_EVENT_END } nib_event_kind;
 typedef enum nib_end_reason {
-    NIB_END_STOP = 0,
+    NIB_END_STOP = 0, /* the model ended, or a stop id or stop text came */
     NIB_END_LENGTH,
     NIB_END_CANCELLED,
     NIB_END_FAILED
 } nib_end_reason;
 
-typedef struct nib_event {
+struct nib_event {
+    size_t size;
     nib_event_kind kind;
-    int32_t token;
+    int32_t token; /* of NIB_EVENT_TOKEN */
     const char
         *text; /* UTF-8, never a broken character, maybe empty; lives until the next call on this request */
     size_t text_bytes;
     nib_end_reason reason; /* of NIB_EVENT_END; its text holds what was still held back */
-    const char *error;     /* of NIB_END_FAILED */
+    nib_status status;     /* of NIB_END_FAILED: what kind of failure; else NIB_OK */
+    const char *error;     /* of NIB_END_FAILED; else "" */
+    int32_t end_token;     /* of NIB_END_STOP: the token that ended it, which has no event; -1: a stop text */
+    int end_text;          /* of NIB_END_STOP by a stop text: its number; else -1 */
     int n_prompt, n_generated;
-    double prompt_ms, generate_ms; /* engine time: submission to first token; first token to last */
-    nib_status status;             /* of NIB_END_FAILED: what kind of failure; else NIB_OK */
-} nib_event;
+    int n_cached; /* tokens of the prompt that were found in the prefix cache */
+    uint64_t seed;
+    /* Engine time: submission to first step; submission to first token; first token to last. */
+    double queue_ms, prompt_ms, generate_ms;
+    float logprob;                /* of NIB_EVENT_TOKEN, where asked for */
+    const nib_token_logprob *top; /* [n_top] descending; lives as text does */
+    int n_top;
+};
 
 /* Wait up to TIMEOUT_MS (-1: for ever) for the next event; NIB_EVENT_NONE when none came. One waiter per
  * request: no two calls on the same request at the same time. */
 nib_status nib_next_event(nib_request *request, nib_event *event, int timeout_ms, nib_error *err);
-void nib_cancel(nib_request *request);  /* from any thread; an END event follows */
-void nib_release(nib_request *request); /* cancels what still runs; no call may overlap it */
+void nib_cancel(nib_request *request); /* from any thread; an END event follows; NULL is fine */
+/* Cancels what still runs; no call may overlap it. on_event is still told of the END, so what its context
+ * points to lives until then. NULL is fine. */
+void nib_release(nib_request *request);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

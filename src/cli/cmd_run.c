@@ -203,7 +203,7 @@ static nib_status keep_answer(run_session *s, const nib_event *e, nib_error *err
 static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
     s->answer_bytes = 0;
     bool cancelled = false;
-    nib_event e = {0};
+    nib_event e = {.size = sizeof e};
     while (e.kind != NIB_EVENT_END) {
         if (cli_interrupted && !cancelled) {
             nib_cancel(request);
@@ -230,11 +230,12 @@ static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
 }
 
 static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_error *err) {
-    nib_request_options o = {.prompt = ids,
+    nib_request_options o = {.size = sizeof o,
+                             .prompt = ids,
                              .n_prompt = n_ids,
                              .max_tokens = s->args->max_tokens,
                              .ignore_eos = s->args->ignore_eos,
-                             .sampling = s->args->sampling};
+                             .sampling = &s->args->sampling};
     nib_request *request;
     NIB_TRY(nib_submit(s->engine, &o, &request, err));
     nib_status status = stream(s, request, err);
@@ -374,7 +375,8 @@ static nib_status choose_chat(run_session *s, nib_error *err) {
 
 static nib_status run(run_session *s, nib_error *err) {
     NIB_TRY(nib_open(&s->engine, s->args->model, &s->args->compute, err));
-    nib_get_info(s->engine, &s->info);
+    s->info.size = sizeof s->info;
+    NIB_TRY(nib_get_info(s->engine, &s->info, err));
     NIB_TRY(choose_chat(s, err));
     if (s->args->verbose)
         print_verbose_head(s);
@@ -386,12 +388,13 @@ static nib_status run(run_session *s, nib_error *err) {
 }
 
 int cmd_run(int argc, char **argv) {
-    run_args args = {.sampling = {.temperature = 0.8f,
+    run_args args = {.sampling = {.size = sizeof args.sampling,
+                                  .temperature = 0.8f,
                                   .top_k = 40,
                                   .top_p = 0.95f,
                                   .min_p = 0.05f,
                                   .repeat_penalty = 1.0f},
-                     .compute = {.max_num_seqs = 1}};
+                     .compute = {.size = sizeof args.compute, .max_num_seqs = 1}};
     cli_parse(&argp, argc, argv, &args);
     if (!args.has_seed && getrandom(&args.sampling.seed, sizeof args.sampling.seed, 0) < 0)
         args.sampling.seed = (uint64_t)getpid();

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The step loop: take what was submitted, see what was cancelled, ask the scheduler for a batch, compute it,
- * sample, commit. A failed step ends its own requests with words; the loop goes on.
+ * An engine's life, and what it says of itself.
  */
 #include "engine/engine.h"
 
@@ -10,151 +9,70 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
+#include "engine/sized.h"
 #include "nouns/family.h"
+#include "store/gguf.h"
 
-/* ---- requests enter ---- */
+/* ---- what is known once it is open ---- */
 
-static bool grow_by_seq(nib_engine *e, int n) {
-    if (n <= e->n_by_seq)
-        return true;
-    nib_request **grown = mem_resize(e->by_seq, (size_t)n, sizeof *grown);
-    if (!grown)
-        return false;
-    memset(grown + e->n_by_seq, 0, (size_t)(n - e->n_by_seq) * sizeof *grown);
-    e->by_seq = grown;
-    e->n_by_seq = n;
-    return true;
+/* The model's own name where a GGUF file gives one; else the last part of its path. */
+static nib_status name_model(nib_engine *e, nib_error *err) {
+    const char *path = e->path;
+    strview own = {NULL, 0};
+    bool found = false;
+    if (e->l->file->gguf && gguf_get_text(e->l->file->gguf, "general.name", &own, &found, NULL) != NIB_OK)
+        found = false;
+    if (found && own.n > 0 && utf8_valid_prefix(own.p, own.n) == own.n && !memchr(own.p, 0, own.n)) {
+        e->name = mem_copy_text(own.p, own.n);
+        return e->name ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", path);
+    }
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/')
+        begin--;
+    e->name = mem_copy_text(path + begin, end - begin);
+    return e->name ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", path);
 }
 
-static void start_request(nib_engine *e, nib_request *r) {
-    nib_error err = {""};
-    nib_status status = sched_add(e->sched, r->prompt, r->n_prompt, r->max_tokens, &r->seq, &err);
-    if (status == NIB_OK && !grow_by_seq(e, sched_id_bound(e->sched))) {
-        sched_end(e->sched, r->seq);
-        status = nib_fail(&err, NIB_NO_MEMORY, "no memory for one more request");
+static nib_status list_ends(nib_engine *e, nib_error *err) {
+    const tokenizer *words = e->l->words;
+    size_t vocab = tokenizer_vocab(words);
+    for (int pass = 0; pass < 2; pass++) {
+        e->n_ends = 0;
+        for (size_t id = 0; id < vocab; id++) {
+            size_t piece = tokenizer_piece(words, (int32_t)id, false).n;
+            e->longest_piece = piece > e->longest_piece ? piece : e->longest_piece;
+            if (!tokenizer_is_end(words, (int32_t)id) || id >= (size_t)e->l->file->hp.vocab)
+                continue;
+            if (e->ends)
+                e->ends[e->n_ends] = (int32_t)id;
+            e->n_ends++;
+        }
+        if (!e->ends)
+            e->ends = mem_array(e->n_ends + 1, sizeof *e->ends);
+        if (!e->ends)
+            return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", e->path);
     }
-    if (status != NIB_OK) {
-        request_end(r, NIB_END_FAILED, status, err.text);
-        return;
-    }
-    mem_free(r->prompt);
-    r->prompt = NULL;
-    e->by_seq[r->seq] = r;
-    e->n_active++;
-}
-
-/* Waits until there is something to do; false when the engine closes. */
-static bool take_submitted(nib_engine *e) {
-    pthread_mutex_lock(&e->lock);
-    sched_count(e->sched, &e->counts);
-    while (!e->closing && !e->submitted && e->n_active == 0)
-        pthread_cond_wait(&e->wake, &e->lock);
-    nib_request *list = e->submitted;
-    bool closing = e->closing;
-    e->submitted = NULL;
-    e->submitted_end = &e->submitted;
-    pthread_mutex_unlock(&e->lock);
-    while (list) {
-        nib_request *r = list;
-        list = r->next;
-        start_request(e, r);
-    }
-    return !closing;
-}
-
-/* ---- requests leave ---- */
-
-static void finish(nib_engine *e, int seq, nib_end_reason reason, nib_status status, const char *error) {
-    nib_request *r = e->by_seq[seq];
-    e->by_seq[seq] = NULL;
-    e->n_active--;
-    request_end(r, reason, status, error);
-}
-
-static void see_cancelled(nib_engine *e, bool all) {
-    for (int i = 0; i < e->n_by_seq && e->n_active > 0; i++) {
-        if (!e->by_seq[i] || !(all || atomic_load(&e->by_seq[i]->cancelled)))
-            continue;
-        sched_end(e->sched, i);
-        finish(e, i, NIB_END_CANCELLED, NIB_OK, NULL);
-    }
-}
-
-/* ---- a step ---- */
-
-/* One token for out row I of the batch; ended[i] and the request's fate follow from it. */
-static void take_token(nib_engine *e, int i, const float *logits) {
-    int seq = e->out_seqs[i], n_tokens, limit;
-    nib_request *r = e->by_seq[seq];
-    const int32_t *tokens = sched_tokens(e->sched, seq, &n_tokens, &limit);
-    int n_drawn = n_tokens - r->n_prompt;
-    int32_t token = sampler_pick(e->sampler, &r->sampling, logits, tokens, n_tokens, (uint64_t)n_drawn);
-    bool ends_answer =
-        token >= 0 && (size_t)token < tokenizer_vocab(e->l->words) && tokenizer_is_end(e->l->words, token);
-    e->sampled[i] = token;
-    e->ended[i] = true;
-    if (token < 0) {
-        finish(e, seq, NIB_END_FAILED, NIB_BAD_FILE,
-               "the network's output is not a number: a damaged model, or an overflow");
-        return;
-    }
-    if (ends_answer && !r->ignore_eos) {
-        finish(e, seq, NIB_END_STOP, NIB_OK, NULL);
-        return;
-    }
-    request_token(r, token);
-    e->ended[i] = n_tokens + 1 == limit;
-    if (e->ended[i])
-        finish(e, seq, NIB_END_LENGTH, NIB_OK, NULL);
-}
-
-static void step(nib_engine *e) {
-    nib_error err = {""};
-    const int *seqs;
-    const float *logits;
-    const batch *b = sched_next(e->sched, &seqs);
-    if (!b)
-        return;
-    nib_status status = model_forward(e->l->model, b, &logits, &err);
-    if (status != NIB_OK) {
-        int n = sched_drop(e->sched, &seqs);
-        for (int i = 0; i < n; i++)
-            finish(e, seqs[i], NIB_END_FAILED, status, err.text);
-        return;
-    }
-    size_t vocab = (size_t)e->l->file->hp.vocab;
-    memcpy(e->out_seqs, seqs, (size_t)b->n_out * sizeof *seqs);
-    for (int i = 0; i < b->n_out; i++)
-        take_token(e, i, logits + (size_t)i * vocab);
-    sched_commit(e->sched, e->sampled, e->ended);
+    return NIB_OK;
 }
 
 /* ---- life ---- */
 
 static nib_status open_parts(nib_engine *e, nib_error *err) {
     NIB_TRY(loaded_open(&e->l, e->path, &e->options, &e->needs, err));
-    const nib_options *o = &e->l->options;
-    sched_limits limits = {.n_pages = e->l->limits.n_pages[0],
-                           .max_seqs = o->max_num_seqs,
-                           .max_rows = o->max_num_batched_tokens,
-                           .max_len = o->max_model_len};
-    NIB_TRY(sched_open(&e->sched, &limits, err));
-    NIB_TRY(sampler_open(&e->sampler, e->l->file->hp.vocab, err));
-    e->sampled = mem_array((size_t)o->max_num_seqs, sizeof *e->sampled);
-    e->ended = mem_array((size_t)o->max_num_seqs, sizeof *e->ended);
-    e->out_seqs = mem_array((size_t)o->max_num_seqs, sizeof *e->out_seqs);
-    if (!e->sampled || !e->ended || !e->out_seqs)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", e->path);
-    return NIB_OK;
+    e->l->options.device = NULL; /* the caller's, until opened */
+    NIB_TRY(name_model(e, err));
+    NIB_TRY(list_ends(e, err));
+    return loop_open(e, err);
 }
 
 static void close_parts(nib_engine *e) {
-    mem_free(e->by_seq);
-    mem_free(e->sampled);
-    mem_free(e->ended);
-    mem_free(e->out_seqs);
-    sampler_close(e->sampler);
-    sched_close(e->sched);
+    loop_close(e);
+    mem_free(e->name);
+    mem_free(e->ends);
     loaded_close(e->l);
 }
 
@@ -168,12 +86,8 @@ static void *engine_main(void *argument) {
     e->opened = true;
     pthread_cond_broadcast(&e->wake);
     pthread_mutex_unlock(&e->lock);
-    while (status == NIB_OK && take_submitted(e)) {
-        see_cancelled(e, false);
-        step(e);
-    }
     if (status == NIB_OK)
-        see_cancelled(e, true);
+        loop_run(e);
     close_parts(e);
     return NULL;
 }
@@ -234,7 +148,13 @@ nib_status engine_open(nib_engine **out, const char *path, const nib_options *op
 }
 
 nib_status nib_open(nib_engine **out, const char *path, const nib_options *options, nib_error *err) {
-    return engine_open(out, path, options, NULL, err);
+    nib_options o;
+    if (out)
+        *out = NULL;
+    if (!out || !path)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_open: the path or the place for the engine is NULL");
+    NIB_TRY(sized_read(&o, sizeof o, options, "nib_options", err));
+    return engine_open(out, path, &o, NULL, err);
 }
 
 void nib_close(nib_engine *e) {
@@ -248,17 +168,48 @@ void nib_close(nib_engine *e) {
     engine_free(e);
 }
 
-void nib_get_info(const nib_engine *e, nib_info *info) {
+/* ---- facts ---- */
+
+nib_status nib_get_info(const nib_engine *e, nib_info *info, nib_error *err) {
+    if (!e)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_get_info: the engine is NULL");
     const loaded *l = e->l;
-    *info = (nib_info){
+    nib_info all = {
+        .name = e->name,
         .family = family_name(l->file->hp.family),
         .compute_path = l->be->path,
+        .compute_mode = compute_mode_name(l->be->mode),
+        .row_bits_fixed = l->be->row_bits_fixed,
         .weight_bytes = model_weight_bytes(l->model),
         .kv_bytes = model_kv_bytes(l->model),
         .max_model_len = l->options.max_model_len,
+        .model_len = l->file->hp.context_len,
         .vocab_size = l->file->hp.vocab,
         .threads = l->threads,
+        .bos = tokenizer_bos(l->words),
+        .ends = e->ends,
+        .n_ends = e->n_ends,
+        .adds_bos = tokenizer_adds_bos(l->words),
         .has_chat_template = l->chat != NULL,
         .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
     };
+    return sized_write(info, &all, sizeof all, "nib_info", err);
+}
+
+nib_status nib_get_stats(nib_engine *e, nib_stats *stats, nib_error *err) {
+    if (!e)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_get_stats: the engine is NULL");
+    pthread_mutex_lock(&e->lock);
+    nib_stats all = e->stats;
+    pthread_mutex_unlock(&e->lock);
+    return sized_write(stats, &all, sizeof all, "nib_stats", err);
+}
+
+nib_status nib_reset_prefix_cache(nib_engine *e, nib_error *err) {
+    if (!e)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_reset_prefix_cache: the engine is NULL");
+    pthread_mutex_lock(&e->lock);
+    e->forget_prefixes = true;
+    pthread_mutex_unlock(&e->lock);
+    return NIB_OK;
 }

@@ -4,9 +4,12 @@
  * tests).
  *
  * Two kinds of threads. The engine's own thread holds the tensors: it opens the model, runs the step loop and
- * closes the model. The callers' threads hold the text: they tokenize, wait for events and turn ids into
- * text. Between them stand two queues: submitted requests (engine->lock) and each request's tokens
- * (request->lock). The engine never waits for a caller: a request's queue has room for all it may generate.
+ * closes the model. The callers' threads submit, wait for events and turn ids into text (of a request with a
+ * callback, the engine's thread does). Between them stand two queues: submitted requests (engine->lock) and
+ * each request's tokens (request->lock). The engine never waits for a caller: a request has room for all it
+ * may generate.
+ *
+ * What a step gave is told to the callers when the next step has begun, so that a device computes meanwhile.
  */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
@@ -14,41 +17,76 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/flow.h"
 #include "engine/loaded.h"
-#include "engine/sampler.h"
+#include "engine/pace.h"
 #include "sched/sched.h"
+
+#define ENGINE_PENALTY_WINDOW 64 /* tokens back that repeat_penalty looks at */
+
+/* How a request ended. */
+typedef struct request_end {
+    nib_end_reason reason;
+    nib_status status; /* of NIB_END_FAILED, as the next */
+    nib_error error;
+    int32_t token; /* of NIB_END_STOP, or -1 */
+    int text;      /* of a stop text, or -1 */
+} request_end;
 
 struct nib_request {
     /* set by nib_submit, then constant */
     nib_engine *engine;
-    nib_sampling sampling;
-    bool ignore_eos;
-    int32_t *prompt; /* [n_prompt]; freed once the scheduler has it */
-    int n_prompt, max_tokens;
+    sample_row how;   /* the settings; what changes is filled in for each step */
+    token_bias *bias; /* [n_banned] ends, forbidden at first; then the caller's [n_bias], of
+                         which the last n_bias_of_banned are for those */
+    int n_banned, n_bias, n_bias_of_banned;
+    bool ignore_eos, no_prefix_cache;
+    int32_t *stop_ids;
+    size_t n_stop_ids;
+    flow_stops stops;
+    nib_guide guide; /* .mask NULL: none */
+    int n_prompt, max_tokens, min_tokens, priority;
+    uint64_t salt;
+    void (*on_event)(void *context, nib_request *request, const nib_event *event);
+    void *event_context;
     double submitted; /* clock_seconds */
 
     atomic_bool cancelled; /* anyone's */
 
+    /* The prompt, then what is generated [max_tokens]: written by the engine's thread beyond n_tokens, read
+     * by anyone below. So are log-probabilities, of the token and HOW.N_TOP others. */
+    int32_t *tokens;
+    token_logprob *logprobs; /* [max_tokens, 1 + how.n_top], NULL where not asked for */
+
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
-    int32_t *tokens; /* [max_tokens] generated so far, n_tokens of them */
-    int n_tokens;
-    double first_token, last_token; /* clock_seconds; 0 before */
+    int n_tokens;                            /* generated, that can be told */
+    double started, first_token, last_token; /* clock_seconds; 0 before */
+    int n_cached;
     bool ended;
-    nib_end_reason reason;
-    nib_status status; /* of NIB_END_FAILED, as the next */
-    nib_error error;
-    int n_owners; /* the engine and the caller; the last to leave frees */
+    request_end end;
+    int n_owners; /* the engine, the caller, requests of the same prompt; the last to leave frees */
 
-    /* the caller's, in nib_next_event */
+    /* the consumer's: in nib_next_event, or the engine's thread before a callback */
     int n_taken;
-    detokenizer detokenizer;
-    char *text;
-    size_t text_capacity;
+    bool end_told;
+    flow told;
 
     /* the engine thread's */
-    nib_request *next; /* in the submitted queue: engine->lock */
-    int seq;           /* the scheduler's id */
+    nib_request *next;                 /* in the submitted queue (engine->lock), or the line of twins */
+    nib_request *twin;                 /* it waits for this one's prompt; owned in part, or NULL */
+    int seq;                           /* the scheduler's id; -1: none */
+    int n_generated;                   /* n_tokens as it will be told */
+    double begun, got_first, got_last; /* as will be told */
+    int found;                         /* n_cached, as will be told */
+    bool is_over;                      /* OVER is how */
+    request_end over;
+    bool has_news;
+    nib_request *next_news;
+    flow watched;            /* where there are stop texts */
+    uint32_t *mask;          /* [ceil(vocab / 32)], where there is a guide */
+    nib_status guide_status; /* of its last call */
+    nib_error guide_error;
 };
 
 struct nib_engine {
@@ -56,35 +94,54 @@ struct nib_engine {
     pthread_mutex_t lock; /* guards the fields down to the blank line */
     pthread_cond_t wake;  /* something was submitted, or closing; at start: opened */
     nib_request *submitted, **submitted_end;
-    bool closing, opened;
-    sched_counts counts; /* as of the last step */
+    int n_waiting; /* submitted, and those that have no place yet: at most max_waiting */
+    bool closing, opened, forget_prefixes;
+    nib_stats stats; /* as of the last step; submitted and refused as of now */
     nib_status open_status;
     nib_error open_error;
+
+    atomic_bool any_cancelled;
 
     /* set before opened, then constant */
     const char *path;
     nib_options options;
     loaded_needs needs;
     loaded *l;
+    char *name;
+    int32_t *ends; /* [n_ends] tokens that end an answer */
+    size_t n_ends, longest_piece;
 
     /* the engine thread's */
     sched *sched;
-    sampler *sampler;
+    pace pace;
+    double step_began, step_ended; /* clock_seconds */
+    nib_stats counted;
     nib_request **by_seq; /* [n_by_seq] indexed by the scheduler's id; NULL where none */
-    int n_by_seq;
-    int n_active;
-    int32_t *sampled; /* [max_num_seqs] */
-    bool *ended;      /* [max_num_seqs] */
-    int *out_seqs;    /* [max_num_seqs] */
+    int n_by_seq, n_active;
+    nib_request *twins, *news; /* of these lists, n_twins and any */
+    int n_twins;
+    sample_row *rows; /* [max_out] as the next five */
+    sampled *sampled;
+    int32_t *tokens;
+    int *n_accepted;
+    bool *ended;
 };
 
 /* nib_open, with needs of its own: tests give an engine few pages. NEEDS may be NULL. */
 nib_status engine_open(nib_engine **out, const char *path, const nib_options *options,
                        const loaded_needs *needs, nib_error *err);
 
-/* request.c, for the engine thread */
-void request_token(nib_request *r, int32_t token);
-/* Drops the engine's share. STATUS and ERROR (may be NULL) say why it failed. */
-void request_end(nib_request *r, nib_end_reason reason, nib_status status, const char *error);
+/* loop.c: what the engine's thread does from opened to closing. */
+nib_status loop_open(nib_engine *e, nib_error *err);
+void loop_run(nib_engine *e);
+void loop_close(nib_engine *e);
+
+/* request.c */
+nib_status request_make(nib_request **out, nib_engine *e, const nib_request_options *o, nib_error *err);
+void request_leave(nib_request *r); /* one owner less */
+
+/* event.c, for the engine's thread: what it has found out can be told now, and callbacks are told it. After
+ * the end the engine's share is gone. */
+void event_publish(nib_request *r);
 
 #endif

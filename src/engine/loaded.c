@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Opens everything a model needs, in order: file, words, backend, network. The one place that names a
- * backend.
+ * Opens everything a model needs, in order: file, words, backend, network.
  */
 #include "engine/loaded.h"
 
 #include "base/mem.h"
-#include "cpu/cpu.h"
+#include "engine/backends.h"
 
 enum {
     DEFAULT_MODEL_LEN = 4096,
     DEFAULT_NUM_SEQS = 16,
     DEFAULT_BATCHED_TOKENS = 512,
     MAX_NUM_SEQS = 1024,
+    DEFAULT_WAITING = 1024,
+    MAX_WAITING = 1 << 20,
     MAX_BATCHED_TOKENS = 65536
 };
 
@@ -34,6 +35,10 @@ static nib_status check_options(const nib_options *o, nib_error *err) {
                         "threads %d, max_model_len %d, max_num_seqs %d, max_num_batched_tokens %d: none may "
                         "be negative",
                         o->threads, o->max_model_len, o->max_num_seqs, o->max_num_batched_tokens);
+    if (o->max_waiting < 0 || o->max_waiting > MAX_WAITING || o->prefill_beside < 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "max_waiting is %d and prefill_beside %d; expected 0 to %d, and 0 or more",
+                        o->max_waiting, o->prefill_beside, MAX_WAITING);
     if (o->max_num_seqs > MAX_NUM_SEQS || o->max_num_batched_tokens > MAX_BATCHED_TOKENS)
         return nib_fail(err, NIB_BAD_ARGUMENT, "max_num_seqs is at most %d, max_num_batched_tokens %d",
                         MAX_NUM_SEQS, MAX_BATCHED_TOKENS);
@@ -49,6 +54,8 @@ static nib_status fill_options(nib_options *o, const char *path, const hparams *
         o->max_model_len = hp->context_len < DEFAULT_MODEL_LEN ? hp->context_len : DEFAULT_MODEL_LEN;
     if (o->max_num_seqs == 0)
         o->max_num_seqs = DEFAULT_NUM_SEQS;
+    if (o->max_waiting == 0)
+        o->max_waiting = DEFAULT_WAITING;
     if (o->max_num_batched_tokens == 0)
         o->max_num_batched_tokens =
             o->max_num_seqs > DEFAULT_BATCHED_TOKENS ? o->max_num_seqs : DEFAULT_BATCHED_TOKENS;
@@ -69,12 +76,45 @@ size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv) {
     return bytes;
 }
 
-int loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o) {
-    size_t in_budget = LOADED_KV_BUDGET / loaded_page_bytes(be, hp, o->kv_cache);
+/* Pages of a window group that MAX_NUM_SEQS sequences hold at most: their windows, and a step's rows. */
+static size_t window_pages(const cache_group *g, const nib_options *o) {
+    size_t window = ((size_t)g->window + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS + 2;
+    return window * (size_t)o->max_num_seqs +
+           ((size_t)o->max_num_batched_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+}
+
+void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, int n_pages[CACHE_MAX_GROUPS]) {
+    cache_shape shapes[CACHE_MAX_GROUPS];
+    int n_groups = model_groups(hp, o->kv_cache, shapes);
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    size_t wanted = of_one * (size_t)o->max_num_seqs;
-    size_t n = wanted < in_budget ? wanted : in_budget;
-    return (int)(n > of_one ? n : of_one);
+    size_t n = of_one * (size_t)o->max_num_seqs;
+    size_t per_page = 0,
+           windows = 0; /* bytes of one page of groups that grow with N, and of those that do not */
+    for (int g = 0; g < n_groups; g++) {
+        size_t bytes = be->cache_page_bytes(be, &shapes[g]), most = window_pages(&shapes[g].group, o);
+        if (shapes[g].group.kind == CACHE_WINDOW && most < n)
+            windows += most * bytes;
+        else
+            per_page += bytes;
+    }
+    if (per_page > 0 && n * per_page + windows > LOADED_KV_BUDGET)
+        n = windows < LOADED_KV_BUDGET ? (LOADED_KV_BUDGET - windows) / per_page : 0;
+    n = n > of_one ? n : of_one;
+    for (int g = 0; g < CACHE_MAX_GROUPS; g++) {
+        bool is_window = g < n_groups && shapes[g].group.kind == CACHE_WINDOW;
+        size_t most = is_window ? window_pages(&shapes[g].group, o) : n;
+        n_pages[g] = (int)(most < n ? most : n);
+    }
+}
+
+/* nib_options' callback as the library's own. */
+static void report(void *context, const char *what, uint64_t done, uint64_t total) {
+    loaded *l = context;
+    l->stopped = l->stopped || !l->options.progress(l->options.progress_context, what, done, total);
+}
+
+static bool stopped(void *context) {
+    return ((const loaded *)context)->stopped;
 }
 
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
@@ -86,23 +126,21 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     if (chat_open_model(&l->chat, &l->file->words, l->words, (strview){0}, (strview){0}, &l->chat_problem) ==
         NIB_NO_MEMORY)
         return nib_fail(err, NIB_NO_MEMORY, "%s", l->chat_problem.text);
-    cpu_options cpu = {.threads = l->options.threads,
-                       .features = l->options.cpu_features,
-                       .activations = l->options.activations};
-    NIB_TRY(cpu_open(&l->be, &cpu, err));
-    l->threads = cpu_threads(l->be);
+    NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     if (needs->no_model)
         return NIB_OK;
-    int pages = needs->n_kv_pages;
-    if (pages <= 0)
-        pages = loaded_kv_pages(l->be, &l->file->hp, &l->options);
     l->limits = (model_limits){
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
-        .n_pages = CACHE_EVERY_GROUP(pages),
+        .n_pages = CACHE_EVERY_GROUP(needs->n_kv_pages),
         .kv_dtype = l->options.kv_cache,
     };
-    return model_open(&l->model, l->file, l->be, &l->limits, NULL, err);
+    if (needs->n_kv_pages <= 0)
+        loaded_kv_pages(l->be, &l->file->hp, &l->options, l->limits.n_pages);
+    progress watch = {.context = l};
+    if (l->options.progress)
+        watch = (progress){report, stopped, l};
+    return model_open(&l->model, l->file, l->be, &l->limits, &watch, err);
 }
 
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,

@@ -31,6 +31,7 @@ typedef struct loaded {
     nib_options options; /* every default filled in */
     model_limits limits; /* what the model was opened with */
     int threads;
+    bool stopped; /* by the caller's progress */
 } loaded;
 
 /* OPTIONS and NEEDS may be NULL. max_model_len is at most what the model was made for. */
@@ -44,8 +45,10 @@ size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv);
 /* KV memory, in bytes, that many sequences share; more only where one whole sequence needs it. */
 #define LOADED_KV_BUDGET ((size_t)512 << 20)
 
-/* Pages for every sequence of OPTIONS (every default filled in) at full length, if the budget holds them;
- * else what it holds, and the scheduler makes sequences wait. One whole sequence always fits. */
-int loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options);
+/* Pages of each cache group for every sequence of OPTIONS (every default filled in) at full length, if the
+ * budget holds them; else what it holds, and the scheduler makes sequences wait. One whole sequence always
+ * fits. A window group needs no more than the windows. */
+void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options,
+                     int n_pages[CACHE_MAX_GROUPS]);
 
 #endif

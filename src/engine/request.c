@@ -1,35 +1,44 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A request as its caller sees it: submitted, waited for, cancelled, released. Ids become text here, on the
- * caller's thread. The engine's side is request_token and request_end: a few instructions under the request's
- * lock, never a wait for the caller.
+ * A request is checked and made, all on the caller's thread: whatever it will need is allocated here.
  */
-#include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <time.h>
+#include <sys/random.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "engine/sized.h"
 
 /* ---- life ---- */
 
 static void request_free(nib_request *r) {
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);
-    mem_free(r->prompt);
+    flow_close(&r->told);
+    flow_close(&r->watched);
+    flow_stops_close(&r->stops);
+    mem_free(r->bias);
+    mem_free(r->stop_ids);
     mem_free(r->tokens);
-    mem_free(r->text);
+    mem_free(r->logprobs);
+    mem_free(r->mask);
     mem_free(r);
 }
 
-static void leave(nib_request *r) {
+void request_leave(nib_request *r) {
     pthread_mutex_lock(&r->lock);
     bool last = --r->n_owners == 0;
     pthread_mutex_unlock(&r->lock);
     if (last)
         request_free(r);
+}
+
+/* ---- checks ---- */
+
+static bool is_in(double x, double least, double most) {
+    return x >= least && x <= most; /* no NaN */
 }
 
 static nib_status check_sampling(const nib_sampling *s, nib_error *err) {
@@ -38,18 +47,50 @@ static nib_status check_sampling(const nib_sampling *s, nib_error *err) {
                         (double)s->temperature);
     if (s->top_k < 0)
         return nib_fail(err, NIB_BAD_ARGUMENT, "top_k is %d; it must be 0 (off) or more", s->top_k);
-    if (!(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
+    if (!is_in((double)s->top_p, 0, 1) || !is_in((double)s->min_p, 0, 1))
         return nib_fail(err, NIB_BAD_ARGUMENT, "top_p is %g and min_p %g; both must lie between 0 and 1",
                         (double)s->top_p, (double)s->min_p);
     if (s->repeat_penalty != 0 && !(s->repeat_penalty >= 0.01f && s->repeat_penalty <= 100))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "repeat_penalty is %g; it must be 0 (off) or lie between 0.01 and 100",
                         (double)s->repeat_penalty);
+    if (!is_in((double)s->presence_penalty, -100, 100) || !is_in((double)s->frequency_penalty, -100, 100))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "presence_penalty is %g and frequency_penalty %g; both must lie between -100 and 100",
+                        (double)s->presence_penalty, (double)s->frequency_penalty);
     return NIB_OK;
 }
 
-static nib_status check_request(const nib_engine *e, const nib_request_options *o, nib_error *err) {
-    int max_len = e->l->options.max_model_len, vocab = e->l->file->hp.vocab;
+static nib_status check_ids(const int32_t *ids, size_t n, int vocab, const char *what, nib_error *err) {
+    if (n > 0 && !ids)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s is NULL; expected %zu tokens", what, n);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return nib_fail(err, NIB_BAD_ARGUMENT, "token %zu of the %s is %d; the vocabulary has %d", i,
+                            what, ids[i], vocab);
+    return NIB_OK;
+}
+
+static nib_status check_bias(const nib_token_bias *bias, size_t n, int vocab, nib_error *err) {
+    if (n > (size_t)vocab || (n > 0 && !bias))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "a bias for %zu tokens%s; the vocabulary has %d", n,
+                        bias ? "" : " at NULL", vocab);
+    for (size_t i = 0; i < n; i++) {
+        NIB_TRY(check_ids(&bias[i].token, 1, vocab, "bias", err));
+        if (isnan(bias[i].bias) || bias[i].bias == INFINITY)
+            return nib_fail(err, NIB_BAD_ARGUMENT,
+                            "the bias of token %d is %g; expected a number, or minus infinity", bias[i].token,
+                            (double)bias[i].bias);
+        for (size_t j = 0; n <= 1024 && j < i; j++)
+            if (bias[j].token == bias[i].token)
+                return nib_fail(err, NIB_BAD_ARGUMENT, "token %d has two biases; expected one",
+                                bias[i].token);
+    }
+    return NIB_OK;
+}
+
+static nib_status check_lengths(const nib_engine *e, const nib_request_options *o, nib_error *err) {
+    int max_len = e->l->options.max_model_len;
     if (!o->prompt || o->n_prompt < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "an empty prompt; it needs at least one token");
     if (o->n_prompt >= (size_t)max_len)
@@ -59,23 +100,132 @@ static nib_status check_request(const nib_engine *e, const nib_request_options *
     if (o->max_tokens < 0)
         return nib_fail(err, NIB_BAD_ARGUMENT, "max_tokens is %d; it must be 0 (no limit) or more",
                         o->max_tokens);
-    for (size_t i = 0; i < o->n_prompt; i++)
-        if (o->prompt[i] < 0 || o->prompt[i] >= vocab)
-            return nib_fail(err, NIB_BAD_ARGUMENT, "token %zu of the prompt is %d; the vocabulary has %d", i,
-                            o->prompt[i], vocab);
-    return check_sampling(&o->sampling, err);
+    if (o->min_tokens < 0 || (o->max_tokens > 0 && o->min_tokens > o->max_tokens))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "min_tokens is %d; it must lie between 0 and max_tokens, %d",
+                        o->min_tokens, o->max_tokens);
+    if (o->top_logprobs < 0 || o->top_logprobs > NIB_MAX_LOGPROBS || (o->top_logprobs > 0 && !o->logprobs))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "top_logprobs is %d; it must lie between 0 and %d, and needs logprobs to be set",
+                        o->top_logprobs, NIB_MAX_LOGPROBS);
+    return NIB_OK;
 }
 
-static nib_request *request_new(nib_engine *e, const nib_request_options *o) {
+static nib_status check_twin(const nib_engine *e, const nib_request_options *o, nib_error *err) {
+    const nib_request *t = o->same_prompt;
+    if (t && (t->engine != e || (size_t)t->n_prompt != o->n_prompt ||
+              memcmp(t->tokens, o->prompt, o->n_prompt * sizeof *o->prompt) != 0))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "same_prompt is a request of another prompt or another engine");
+    return NIB_OK;
+}
+
+static nib_status check_request(const nib_engine *e, const nib_request_options *o, nib_error *err) {
+    int vocab = e->l->file->hp.vocab;
+    NIB_TRY(check_lengths(e, o, err));
+    NIB_TRY(check_ids(o->prompt, o->n_prompt, vocab, "prompt", err));
+    NIB_TRY(check_ids(o->stop_ids, o->n_stop_ids, vocab, "stop_ids", err));
+    NIB_TRY(check_bias(o->bias, o->n_bias, vocab, err));
+    return check_twin(e, o, err);
+}
+
+/* ---- making ---- */
+
+static bool is_banned(const nib_request *r, int32_t token) {
+    for (int i = 0; i < r->n_banned; i++)
+        if (r->bias[i].token == token)
+            return true;
+    return false;
+}
+
+/* Before min_tokens the ends are banned, which takes the place of a bias for them. */
+static nib_status make_bias(nib_request *r, const nib_request_options *o, nib_error *err) {
+    const nib_engine *e = r->engine;
+    size_t n_ends = r->min_tokens > 0 ? e->n_ends * !r->ignore_eos + r->n_stop_ids : 0;
+    r->bias = mem_array(n_ends + o->n_bias + 1, sizeof *r->bias);
+    if (!r->bias)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a bias of %zu tokens", o->n_bias);
+    for (size_t i = 0; i < n_ends; i++) {
+        int32_t token = i < r->n_stop_ids ? r->stop_ids[i] : e->ends[i - r->n_stop_ids];
+        if (!is_banned(r, token))
+            r->bias[r->n_banned++] = (token_bias){token, -INFINITY};
+    }
+    for (int of_banned = 0; of_banned < 2; of_banned++)
+        for (size_t i = 0; i < o->n_bias; i++)
+            if (is_banned(r, o->bias[i].token) == of_banned) {
+                r->bias[r->n_banned + r->n_bias++] = (token_bias){o->bias[i].token, o->bias[i].bias};
+                r->n_bias_of_banned += of_banned;
+            }
+    return NIB_OK;
+}
+
+static nib_status make_sampling(nib_request *r, const nib_request_options *o, nib_error *err) {
+    nib_sampling s;
+    NIB_TRY(sized_read(&s, sizeof s, o->sampling, "nib_sampling", err));
+    NIB_TRY(check_sampling(&s, err));
+    if (s.random_seed && getrandom(&s.seed, sizeof s.seed, 0) != sizeof s.seed)
+        return nib_fail(err, NIB_IO, "the system gives no random seed");
+    r->how = (sample_row){.temperature = s.temperature,
+                          .top_k = s.top_k,
+                          .top_p = s.top_p,
+                          .min_p = s.min_p,
+                          .repeat_penalty = s.repeat_penalty,
+                          .presence_penalty = s.presence_penalty,
+                          .frequency_penalty = s.frequency_penalty,
+                          .penalty_window = ENGINE_PENALTY_WINDOW,
+                          .tokens = r->tokens,
+                          .n_prompt = r->n_prompt,
+                          .seed = s.seed,
+                          .n_top = o->logprobs ? o->top_logprobs : -1};
+    return make_bias(r, o, err);
+}
+
+static nib_status make_guide(nib_request *r, const nib_guide *guide, nib_error *err) {
+    if (!guide)
+        return NIB_OK;
+    NIB_TRY(sized_read(&r->guide, sizeof r->guide, guide, "nib_guide", err));
+    if (!r->guide.mask || !r->guide.accept)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_guide: mask or accept is NULL; expected functions");
+    r->mask = mem_array(((size_t)r->engine->l->file->hp.vocab + 31) / 32, sizeof *r->mask);
+    return r->mask ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for a guide's mask");
+}
+
+static nib_status make_parts(nib_request *r, const nib_request_options *o, nib_error *err) {
+    size_t n_max = o->n_prompt + (size_t)r->max_tokens;
+    NIB_TRY(flow_stops_open(&r->stops, o->stop_texts, o->n_stop_texts, err));
+    NIB_TRY(flow_open(&r->told, &r->stops, r->engine->longest_piece, err));
+    if (r->stops.n > 0)
+        NIB_TRY(flow_open(&r->watched, &r->stops, r->engine->longest_piece, err));
+    r->tokens = mem_array(n_max, sizeof *r->tokens);
+    r->stop_ids = mem_array(o->n_stop_ids + 1, sizeof *r->stop_ids);
+    if (o->logprobs)
+        r->logprobs = mem_array((size_t)r->max_tokens, (1 + (size_t)o->top_logprobs) * sizeof *r->logprobs);
+    if (!r->tokens || !r->stop_ids || (o->logprobs && !r->logprobs))
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a request of %zu tokens", o->n_prompt);
+    memcpy(r->tokens, o->prompt, o->n_prompt * sizeof *r->tokens);
+    if (o->n_stop_ids > 0)
+        memcpy(r->stop_ids, o->stop_ids, o->n_stop_ids * sizeof *r->stop_ids);
+    NIB_TRY(make_guide(r, o->guide, err));
+    return make_sampling(r, o, err);
+}
+
+nib_status request_make(nib_request **out, nib_engine *e, const nib_request_options *o, nib_error *err) {
+    NIB_TRY(check_request(e, o, err));
     nib_request *r = mem_array(1, sizeof *r);
     if (!r)
-        return NULL;
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a request of %zu tokens", o->n_prompt);
     int room = e->l->options.max_model_len - (int)o->n_prompt;
     r->engine = e;
-    r->sampling = o->sampling;
     r->ignore_eos = o->ignore_eos;
+    r->no_prefix_cache = o->no_prefix_cache;
     r->n_prompt = (int)o->n_prompt;
     r->max_tokens = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
+    r->min_tokens = o->min_tokens;
+    r->priority = o->priority;
+    r->salt = o->cache_salt;
+    r->n_stop_ids = o->n_stop_ids;
+    r->on_event = o->on_event;
+    r->event_context = o->event_context;
+    r->seq = -1;
     r->n_owners = 2;
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attributes; /* nib_next_event's timeouts must not jump with the wall clock */
@@ -83,139 +233,75 @@ static nib_request *request_new(nib_engine *e, const nib_request_options *o) {
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&r->changed, &attributes);
     pthread_condattr_destroy(&attributes);
-    r->prompt = mem_array(o->n_prompt, sizeof *r->prompt);
-    r->tokens = mem_array((size_t)r->max_tokens, sizeof *r->tokens);
-    if (!r->prompt || !r->tokens) {
+    nib_status status = make_parts(r, o, err);
+    if (status != NIB_OK) {
         request_free(r);
-        return NULL;
+        return status;
     }
-    memcpy(r->prompt, o->prompt, o->n_prompt * sizeof *r->prompt);
-    return r;
-}
-
-nib_status nib_submit(nib_engine *e, const nib_request_options *options, nib_request **out, nib_error *err) {
-    *out = NULL;
-    NIB_TRY(check_request(e, options, err));
-    nib_request *r = request_new(e, options);
-    if (!r)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a request of %zu tokens", options->n_prompt);
-    r->submitted = clock_seconds();
-    pthread_mutex_lock(&e->lock);
-    *e->submitted_end = r;
-    e->submitted_end = &r->next;
-    pthread_cond_signal(&e->wake);
-    pthread_mutex_unlock(&e->lock);
     *out = r;
     return NIB_OK;
 }
 
+/* ---- the caller's side ---- */
+
+static nib_status enqueue(nib_engine *e, nib_request *r, nib_error *err) {
+    nib_status status = NIB_OK;
+    pthread_mutex_lock(&e->lock);
+    if (e->n_waiting >= e->l->options.max_waiting) {
+        e->stats.refused++;
+        status =
+            nib_fail(err, NIB_BUSY, "%d requests wait already, as many as max_waiting lets; try again later",
+                     e->n_waiting);
+    } else {
+        *e->submitted_end = r;
+        e->submitted_end = &r->next;
+        e->n_waiting++;
+        e->stats.submitted++;
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return status;
+}
+
+nib_status nib_submit(nib_engine *e, const nib_request_options *options, nib_request **out, nib_error *err) {
+    nib_request_options o;
+    nib_request *r;
+    if (out)
+        *out = NULL;
+    if (!e || !options || !out)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_submit: the engine, the options or the place for the request is "
+                        "NULL");
+    NIB_TRY(sized_read(&o, sizeof o, options, "nib_request_options", err));
+    NIB_TRY(request_make(&r, e, &o, err));
+    r->submitted = clock_seconds();
+    if (o.same_prompt) {
+        pthread_mutex_lock(&o.same_prompt->lock);
+        o.same_prompt->n_owners++;
+        pthread_mutex_unlock(&o.same_prompt->lock);
+        r->twin = o.same_prompt;
+    }
+    *out = r; /* a callback may come before nib_submit returns */
+    nib_status status = enqueue(e, r, err);
+    if (status != NIB_OK) {
+        *out = NULL;
+        if (r->twin)
+            request_leave(r->twin);
+        request_free(r);
+    }
+    return status;
+}
+
 void nib_cancel(nib_request *r) {
+    if (!r)
+        return;
     atomic_store(&r->cancelled, true);
+    atomic_store(&r->engine->any_cancelled, true);
 }
 
 void nib_release(nib_request *r) {
     if (!r)
         return;
     nib_cancel(r);
-    leave(r);
-}
-
-/* ---- the engine's side ---- */
-
-void request_token(nib_request *r, int32_t token) {
-    double now = clock_seconds();
-    pthread_mutex_lock(&r->lock);
-    if (r->n_tokens == 0)
-        r->first_token = now;
-    r->last_token = now;
-    r->tokens[r->n_tokens++] = token;
-    pthread_cond_signal(&r->changed);
-    pthread_mutex_unlock(&r->lock);
-}
-
-void request_end(nib_request *r, nib_end_reason reason, nib_status status, const char *error) {
-    pthread_mutex_lock(&r->lock);
-    r->ended = true;
-    r->reason = reason;
-    r->status = status;
-    if (error)
-        nib_fail(&r->error, status, "%s", error);
-    pthread_cond_signal(&r->changed);
-    pthread_mutex_unlock(&r->lock);
-    leave(r);
-}
-
-/* ---- events ---- */
-
-/* With r->lock held: until there is something to tell, or the time is over. */
-static void wait_for_news(nib_request *r, int timeout_ms) {
-    struct timespec until;
-    if (timeout_ms >= 0) {
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-    }
-    while (r->n_taken == r->n_tokens && !r->ended) {
-        if (timeout_ms < 0)
-            pthread_cond_wait(&r->changed, &r->lock);
-        else if (pthread_cond_timedwait(&r->changed, &r->lock, &until) == ETIMEDOUT)
-            return;
-    }
-}
-
-static nib_status make_room_for_text(nib_request *r, size_t bytes, nib_error *err) {
-    if (bytes <= r->text_capacity)
-        return NIB_OK;
-    char *grown = mem_resize(r->text, bytes, 1);
-    if (!grown)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu bytes of text", bytes);
-    r->text = grown;
-    r->text_capacity = bytes;
-    return NIB_OK;
-}
-
-/* What the event says of a token, or of the end when TOKEN is negative. */
-static nib_status write_text(nib_request *r, nib_event *event, int32_t token, nib_error *err) {
-    const tokenizer *words = r->engine->l->words;
-    bool known = token >= 0 && (size_t)token < tokenizer_vocab(words); /* the head may have rows to spare */
-    size_t piece = known ? tokenizer_piece(words, token, false).n : 0;
-    NIB_TRY(make_room_for_text(r, DETOKENIZER_ROOM(piece) + 1, err)); /* and a NUL */
-    event->text = r->text;
-    if (known)
-        event->text_bytes = detokenizer_push(words, &r->detokenizer, token, false, r->text);
-    else if (token < 0)
-        event->text_bytes = detokenizer_flush(&r->detokenizer, r->text);
-    r->text[event->text_bytes] = 0;
-    return NIB_OK;
-}
-
-nib_status nib_next_event(nib_request *r, nib_event *event, int timeout_ms, nib_error *err) {
-    *event = (nib_event){.text = "", .error = "", .n_prompt = r->n_prompt};
-    /* So that a failure here loses no event. */
-    NIB_TRY(make_room_for_text(r, DETOKENIZER_ROOM(0) + 1, err));
-    pthread_mutex_lock(&r->lock);
-    wait_for_news(r, timeout_ms);
-    if (r->n_taken < r->n_tokens) {
-        event->kind = NIB_EVENT_TOKEN;
-        event->token = r->tokens[r->n_taken];
-        event->n_generated = r->n_taken + 1;
-    } else if (r->ended) {
-        event->kind = NIB_EVENT_END;
-        event->reason = r->reason;
-        event->error = r->error.text; /* written once, before ended */
-        event->status = r->status;
-        event->n_generated = r->n_tokens;
-    }
-    if (r->n_tokens > 0) {
-        event->prompt_ms = (r->first_token - r->submitted) * 1e3;
-        event->generate_ms = (r->last_token - r->first_token) * 1e3;
-    }
-    pthread_mutex_unlock(&r->lock);
-    if (event->kind == NIB_EVENT_NONE)
-        return NIB_OK;
-    NIB_TRY(write_text(r, event, event->kind == NIB_EVENT_TOKEN ? event->token : -1, err));
-    r->n_taken += event->kind == NIB_EVENT_TOKEN;
-    return NIB_OK;
+    request_leave(r);
 }

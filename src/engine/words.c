@@ -19,9 +19,12 @@ static nib_status hand_over(nib_status status, token_list *list, int32_t **ids, 
 
 nib_status nib_tokenize(const nib_engine *e, const char *text, size_t bytes, unsigned flags, int32_t **ids,
                         size_t *n_ids, nib_error *err) {
-    const tokenizer *words = e->l->words;
     token_list list = {0};
     nib_status status = NIB_OK;
+    if (!e || (!text && bytes > 0) || !ids || !n_ids)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_tokenize: the engine, the text or a place for ids is NULL");
+    const tokenizer *words = e->l->words;
     *ids = NULL;
     *n_ids = 0;
     if (!(flags & NIB_TOKENIZE_NO_BOS) && tokenizer_adds_bos(words))
@@ -35,6 +38,12 @@ nib_status nib_tokenize(const nib_engine *e, const char *text, size_t bytes, uns
 nib_status nib_chat_tokens(const nib_engine *e, const nib_message *messages, size_t n_messages, int32_t **ids,
                            size_t *n_ids, nib_error *err) {
     token_list list = {0};
+    if (!e || (!messages && n_messages > 0) || !ids || !n_ids)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_chat_tokens: the engine, the messages or a place for ids is NULL");
+    for (size_t i = 0; i < n_messages; i++)
+        if (!messages[i].role || !messages[i].content)
+            return nib_fail(err, NIB_BAD_ARGUMENT, "message %zu has no role or no content", i);
     *ids = NULL;
     *n_ids = 0;
     if (!e->l->chat)
@@ -46,6 +55,9 @@ nib_status nib_chat_tokens(const nib_engine *e, const nib_message *messages, siz
 /* Room for all pieces at once: the detokenizer's bound is per byte, whatever the pieces it comes in. */
 nib_status nib_detokenize(const nib_engine *e, const int32_t *ids, size_t n, char **text, size_t *bytes,
                           nib_error *err) {
+    if (!e || (!ids && n > 0) || !text || !bytes)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_detokenize: the engine, the ids or a place for text is NULL");
     const tokenizer *words = e->l->words;
     size_t known = tokenizer_vocab(words), rows = (size_t)e->l->file->hp.vocab, all = 0;
     *text = NULL;

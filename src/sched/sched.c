@@ -1,124 +1,92 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The scheduler. A sequence is its tokens and how many of them have keys and values in its pages
- * (n_computed); what is left is the rows it needs before its next token can be sampled. One left row is
- * decoding, more are prefill, and a preempted sequence is simply one with n_computed = 0 again.
- *
- * The last token of a sequence is never computed (nothing follows it), so a sequence of LIMIT tokens needs
- * pages for LIMIT - 1 positions.
+ * The scheduler: sequences come and go, steps are planned and committed. Which pages they hold is hold.c's.
  */
 #include "sched/sched.h"
 
-#undef NDEBUG /* integers are cheap to check, and a page with two holders is the worst of mistakes */
+#undef NDEBUG /* integers are cheap to check, and a page with two writers is the worst of mistakes */
 #include <assert.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "sched/pages.h"
-
-typedef struct seq {
-    int id;
-    uint64_t arrival;
-    bool running;
-    int32_t *tokens; /* [limit] */
-    int32_t n_tokens, limit;
-    int32_t n_computed; /* positions whose keys and values are in the pages */
-    int32_t n_planned;  /* rows of the step being computed; 0 when not in it */
-    int32_t *pages;     /* [pages_of(limit - 1)] */
-    int32_t n_pages;
-    struct seq *prev, *next; /* in the waiting or the running list, oldest first */
-} seq;
-
-typedef struct seq_list {
-    seq *first, *last;
-    int n;
-} seq_list;
-
-struct sched {
-    sched_limits limits;
-    pages pages;
-    seq **by_id; /* [n_ids]; NULL where the id is free */
-    int n_ids;
-    seq_list waiting, running; /* both in order of arrival */
-    uint64_t n_arrivals, n_preemptions;
-    bool in_step; /* between sched_next and sched_commit */
-
-    batch batch; /* the step's arrays, sized once */
-    int32_t *tokens, *out_rows;
-    batch_seq *seqs;
-    int *out_ids, *seq_ids;
-};
-
-static int32_t pages_of(int32_t n_positions) {
-    return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-}
+#include "sched/hold.h"
 
 static int32_t min_i32(int32_t a, int32_t b) {
     return a < b ? a : b;
 }
 
-/* ---- lists ---- */
-
-static void list_append(seq_list *l, seq *q) {
-    q->prev = l->last;
-    q->next = NULL;
-    *(l->last ? &l->last->next : &l->first) = q;
-    l->last = q;
-    l->n++;
-}
-
-static void list_prepend(seq_list *l, seq *q) {
-    q->prev = NULL;
-    q->next = l->first;
-    *(l->first ? &l->first->prev : &l->last) = q;
-    l->first = q;
-    l->n++;
-}
-
-static void list_remove(seq_list *l, seq *q) {
-    *(q->prev ? &q->prev->next : &l->first) = q->next;
-    *(q->next ? &q->next->prev : &l->last) = q->prev;
-    q->prev = q->next = NULL;
-    l->n--;
-}
-
 /* ---- open and close ---- */
 
+/* Pages of a group that one sequence may need at once. */
+static int32_t pages_of_one(const sched_limits *l, const cache_group *g) {
+    int32_t whole = seq_pages_of(l->max_len - 1);
+    return g->kind == CACHE_WINDOW ? min_i32(whole, seq_pages_of(g->window + l->max_rows) + 1) : 1;
+}
+
+static nib_status check_limits(const sched_limits *l, nib_error *err) {
+    if (l->n_groups < 1 || l->n_groups > CACHE_MAX_GROUPS || l->max_seqs < 1 || l->max_len < 2 ||
+        l->max_rows < l->max_seqs || l->max_out < l->max_seqs)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "scheduler limits: %d cache groups, %d sequences of %d tokens, %d rows and %d outputs of "
+            "a step; expected 1 to %d groups, sequences of 2 tokens at least, and a row and an "
+            "output for every sequence",
+            l->n_groups, l->max_seqs, l->max_len, l->max_rows, l->max_out, CACHE_MAX_GROUPS);
+    for (int i = 0; i < l->n_groups; i++) {
+        const cache_group *g = &l->groups[i];
+        int32_t least = g->kind == CACHE_STATE ? l->max_seqs : pages_of_one(l, g);
+        if (g->n_pages < least || (g->kind == CACHE_WINDOW && g->window < 1))
+            return nib_fail(err, NIB_BAD_ARGUMENT,
+                            "scheduler limits: cache group %d has %d pages and a window of %d; expected at "
+                            "least %d pages, and 1",
+                            i, g->n_pages, g->window, least);
+    }
+    return NIB_OK;
+}
+
+static nib_status open_step(sched *s, nib_error *err) {
+    const sched_limits *l = &s->limits;
+    size_t n_seqs = (size_t)l->max_seqs;
+    s->max_copies = 3 * l->max_seqs * l->n_groups; /* one at a commit, two of a plan */
+    s->tokens = mem_array((size_t)l->max_rows, sizeof *s->tokens);
+    s->out_rows = mem_array((size_t)l->max_out, sizeof *s->out_rows);
+    s->seqs = mem_array(n_seqs, sizeof *s->seqs);
+    s->seq_ids = mem_array(n_seqs, sizeof *s->seq_ids);
+    s->outs = mem_array(n_seqs, sizeof *s->outs);
+    s->copies = mem_array((size_t)s->max_copies, sizeof *s->copies);
+    s->matched = mem_array((size_t)seq_pages_of(l->max_len), sizeof *s->matched);
+    if (!s->tokens || !s->out_rows || !s->seqs || !s->seq_ids || !s->outs || !s->copies || !s->matched)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for the scheduler");
+    s->batch = (batch){.tokens = s->tokens, .seqs = s->seqs, .out_rows = s->out_rows};
+    s->step = (sched_step){.batch = &s->batch, .ids = s->seq_ids, .outs = s->outs, .copies = s->copies};
+    return NIB_OK;
+}
+
+static nib_status open_parts(sched *s, nib_error *err) {
+    const sched_limits *l = &s->limits;
+    s->remembers = !l->no_prefix_cache;
+    for (int g = 0; g < l->n_groups; g++) {
+        s->has_state |= l->groups[g].kind == CACHE_STATE;
+        NIB_TRY(pages_open(&s->pools[g], l->groups[g].n_pages, err));
+    }
+    NIB_TRY(prefix_open(&s->prefix, s->pools, l->n_groups, err));
+    return open_step(s, err);
+}
+
 nib_status sched_open(sched **out, const sched_limits *limits, nib_error *err) {
-    const sched_limits *l = limits;
     *out = NULL;
-    if (l->n_pages < 1 || l->max_seqs < 1 || l->max_len < 1 || l->max_rows < l->max_seqs)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "scheduler limits: %d pages, %d sequences, %d tokens of one, %d rows of a step; all "
-                        "must be at least 1, and a step must have a row for every sequence",
-                        l->n_pages, l->max_seqs, l->max_len, l->max_rows);
+    NIB_TRY(check_limits(limits, err));
     sched *s = mem_array(1, sizeof *s);
     if (!s)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the scheduler");
     s->limits = *limits;
-    nib_status status = pages_open(&s->pages, l->n_pages, err);
-    s->tokens = mem_array((size_t)l->max_rows, sizeof *s->tokens);
-    s->seqs = mem_array((size_t)l->max_seqs, sizeof *s->seqs);
-    s->out_rows = mem_array((size_t)l->max_seqs, sizeof *s->out_rows);
-    s->out_ids = mem_array((size_t)l->max_seqs, sizeof *s->out_ids);
-    s->seq_ids = mem_array((size_t)l->max_seqs, sizeof *s->seq_ids);
-    if (status == NIB_OK && (!s->tokens || !s->seqs || !s->out_rows || !s->out_ids || !s->seq_ids))
-        status = nib_fail(err, NIB_NO_MEMORY, "no memory for the scheduler");
+    nib_status status = open_parts(s, err);
     if (status != NIB_OK) {
         sched_close(s);
         return status;
     }
-    s->batch = (batch){.tokens = s->tokens, .seqs = s->seqs, .out_rows = s->out_rows};
     *out = s;
     return NIB_OK;
-}
-
-static void seq_free(seq *q) {
-    if (!q)
-        return;
-    mem_free(q->tokens);
-    mem_free(q->pages);
-    mem_free(q);
 }
 
 void sched_close(sched *s) {
@@ -127,268 +95,348 @@ void sched_close(sched *s) {
     for (int i = 0; i < s->n_ids; i++)
         seq_free(s->by_id[i]);
     mem_free(s->by_id);
-    pages_close(&s->pages);
+    mem_free(s->free_ids);
+    prefix_close(&s->prefix);
+    for (int g = 0; g < s->limits.n_groups; g++)
+        pages_close(&s->pools[g]);
+    mem_free(s->matched);
     mem_free(s->tokens);
-    mem_free(s->seqs);
     mem_free(s->out_rows);
-    mem_free(s->out_ids);
+    mem_free(s->seqs);
     mem_free(s->seq_ids);
+    mem_free(s->outs);
+    mem_free(s->copies);
     mem_free(s);
 }
 
 /* ---- sequences come and go ---- */
 
-static int find_free_id(sched *s) {
-    for (int i = 0; i < s->n_ids; i++)
-        if (!s->by_id[i])
-            return i;
+static bool reserve_id(sched *s) {
+    if (s->n_free_ids > 0)
+        return true;
     int n = s->n_ids ? 2 * s->n_ids : 16;
-    seq **grown = mem_resize(s->by_id, (size_t)n, sizeof *grown);
-    if (!grown)
-        return -1;
-    memset(grown + s->n_ids, 0, (size_t)(n - s->n_ids) * sizeof *grown);
-    int id = s->n_ids;
-    s->by_id = grown;
+    seq **by_id = mem_resize(s->by_id, (size_t)n, sizeof *by_id);
+    if (!by_id)
+        return false;
+    s->by_id = by_id;
+    int *free_ids = mem_resize(s->free_ids, (size_t)n, sizeof *free_ids);
+    if (!free_ids)
+        return false;
+    s->free_ids = free_ids;
+    for (int id = n - 1; id >= s->n_ids; id--) {
+        s->by_id[id] = NULL;
+        s->free_ids[s->n_free_ids++] = id;
+    }
     s->n_ids = n;
-    return id;
+    return true;
 }
 
-nib_status sched_add(sched *s, const int32_t *prompt, int n_prompt, int max_tokens, int *id, nib_error *err) {
-    assert(!s->in_step);
-    int max_len = s->limits.max_len;
-    if (n_prompt < 1 || max_tokens < 1 || n_prompt >= max_len)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "a prompt of %d tokens and %d more to come; both must be at least 1, and the prompt "
-                        "shorter than max_model_len, %d",
-                        n_prompt, max_tokens, max_len);
-    int32_t limit = max_tokens < max_len - n_prompt ? n_prompt + max_tokens : max_len;
-    if (pages_of(limit - 1) > s->limits.n_pages)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "a sequence of %d tokens needs %d KV pages of %d positions; there are %d", limit,
-                        pages_of(limit - 1), KV_PAGE_TOKENS, s->limits.n_pages);
-    seq *q = mem_array(1, sizeof *q);
-    if (q) {
-        q->tokens = mem_array((size_t)limit, sizeof *q->tokens);
-        q->pages = mem_array((size_t)pages_of(limit - 1), sizeof *q->pages);
-    }
-    int free_id = q && q->tokens && q->pages ? find_free_id(s) : -1;
-    if (free_id < 0) {
-        seq_free(q);
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a sequence of %d tokens", limit);
-    }
-    q->id = *id = free_id;
-    q->arrival = s->n_arrivals++;
-    q->limit = limit;
-    q->n_tokens = n_prompt;
-    memcpy(q->tokens, prompt, (size_t)n_prompt * sizeof *prompt);
-    s->by_id[q->id] = q;
-    list_append(&s->waiting, q);
+static nib_status check_request(const sched *s, const sched_request *r, nib_error *err) {
+    const sched_limits *l = &s->limits;
+    if (r->n_prompt < 1 || r->limit <= r->n_prompt || r->limit > l->max_len)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "a prompt of %d tokens in a sequence of %d; expected a prompt of at least 1, room for at "
+            "least 1 more, and %d in all at most",
+            r->n_prompt, r->limit, l->max_len);
+    int32_t needed = seq_pages_of(r->limit - 1);
+    for (int g = 0; g < l->n_groups; g++)
+        if (l->groups[g].kind == CACHE_FULL && needed > l->groups[g].n_pages)
+            return nib_fail(err, NIB_BAD_ARGUMENT,
+                            "a sequence of %d tokens needs %d KV pages of %d positions; there are %d",
+                            r->limit, needed, KV_PAGE_TOKENS, l->groups[g].n_pages);
     return NIB_OK;
 }
 
-static void give_pages_back(sched *s, seq *q) {
-    while (q->n_pages > 0)
-        pages_give(&s->pages, q->pages[--q->n_pages], q->id);
-    q->n_computed = 0;
+/* In no list yet. */
+static nib_status make(sched *s, const sched_request *r, seq **out, nib_error *err) {
+    NIB_TRY(check_request(s, r, err));
+    seq *q = seq_new(r, s->limits.n_groups);
+    if (!q || !reserve_id(s)) {
+        seq_free(q);
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a sequence of %d tokens", r->limit);
+    }
+    q->id = s->free_ids[--s->n_free_ids];
+    q->arrival = s->n_arrivals++;
+    q->remembers = s->remembers && !r->no_prefix_cache;
+    s->by_id[q->id] = q;
+    *out = q;
+    return NIB_OK;
+}
+
+nib_status sched_add(sched *s, const sched_request *r, int *id, nib_error *err) {
+    seq *q;
+    NIB_TRY(make(s, r, &q, err));
+    seq_list_insert(&s->waiting, q);
+    *id = q->id;
+    return NIB_OK;
+}
+
+static seq *find(const sched *s, int id) {
+    assert(id >= 0 && id < s->n_ids && s->by_id[id]);
+    return s->by_id[id];
+}
+
+/* Q has started with the pages it holds. */
+static void set_running(sched *s, seq *q) {
+    q->running = true;
+    seq_list_insert(&s->running, q);
+    if (q->n_cached < 0)
+        q->n_cached = q->n_computed;
+    if (q->remembers) {
+        s->prefix_queries += (uint64_t)q->n_tokens;
+        s->prefix_hits += (uint64_t)q->n_computed;
+    }
+}
+
+nib_status sched_fork(sched *s, int from, const sched_request *r, int *id, nib_error *err) {
+    const seq *f = find(s, from);
+    seq *q;
+    assert(!s->in_step && r->n_prompt <= f->n_tokens);
+    assert(memcmp(r->tokens, f->tokens, (size_t)r->n_prompt * sizeof *r->tokens) == 0);
+    NIB_TRY(make(s, r, &q, err));
+    if (s->running.n < s->limits.max_seqs && hold_fork(s, q, f))
+        set_running(s, q);
+    else
+        seq_list_insert(&s->waiting, q);
+    *id = q->id;
+    return NIB_OK;
 }
 
 static void end(sched *s, seq *q) {
-    give_pages_back(s, q);
-    list_remove(q->running ? &s->running : &s->waiting, q);
+    hold_give(s, q);
+    seq_list_remove(q->running ? &s->running : &s->waiting, q);
     s->by_id[q->id] = NULL;
+    s->free_ids[s->n_free_ids++] = q->id;
     seq_free(q);
 }
 
+void sched_end(sched *s, int id) {
+    assert(!s->in_step);
+    end(s, find(s, id));
+}
+
+void sched_clear_prefix(sched *s) {
+    assert(!s->in_step);
+    prefix_clear(&s->prefix);
+}
+
+void sched_set_budget(sched *s, int prefill_rows) {
+    s->budget = prefill_rows;
+}
+
+static bool decodes(const seq *q) {
+    return q->n_tokens - q->n_computed == 1;
+}
+
+int sched_draft(sched *s, int id, const int32_t *guesses, int n) {
+    seq *q = find(s, id);
+    assert(!s->in_step && n >= 0);
+    if (!q->running || !decodes(q) || s->has_state)
+        return 0;
+    q->n_drafts = min_i32(n, q->limit - q->n_tokens - 1); /* and room for the token behind them */
+    memcpy(q->tokens + q->n_tokens, guesses, (size_t)q->n_drafts * sizeof *guesses);
+    return q->n_drafts;
+}
+
+/* ---- planning ---- */
+
 static void preempt(sched *s, seq *q) {
     assert(q->running && q->n_planned == 0);
-    give_pages_back(s, q);
-    list_remove(&s->running, q);
+    hold_give(s, q);
+    seq_list_remove(&s->running, q);
     q->running = false;
-    list_prepend(&s->waiting, q); /* whoever waits came later than whoever ran: the front is its place */
+    q->n_drafts = 0;
+    seq_list_insert(&s->waiting, q);
     s->n_preemptions++;
 }
 
-/* ---- a step ---- */
-
-static void plan_rows(sched *s, seq *q, int32_t n_rows) {
+/* The next N_ROWS rows of Q, with N_OUT outputs at their end; it holds the pages. */
+static void plan_rows(sched *s, seq *q, int32_t n_rows, int32_t n_out) {
     batch *b = &s->batch;
     assert(n_rows > 0 && b->n_rows + n_rows <= s->limits.max_rows && b->n_seqs < s->limits.max_seqs);
-    s->seq_ids[b->n_seqs] = q->id;
-    s->seqs[b->n_seqs++] = (batch_seq){.pages = CACHE_EVERY_GROUP(q->pages),
-                                       .n_pages = q->n_pages,
-                                       .row = b->n_rows,
-                                       .n_rows = n_rows,
-                                       .pos = q->n_computed};
+    assert(b->n_out + n_out <= s->limits.max_out);
+    hold_reach(s, q, q->n_computed + n_rows);
+    batch_seq *r = &s->seqs[b->n_seqs];
+    *r = (batch_seq){.n_pages = seq_pages_of(q->n_computed + n_rows),
+                     .row = b->n_rows,
+                     .n_rows = n_rows,
+                     .pos = q->n_computed};
+    for (int g = 0; g < s->limits.n_groups; g++)
+        r->pages[g] = q->pages[g];
+    s->seq_ids[b->n_seqs++] = q->id;
     memcpy(s->tokens + b->n_rows, q->tokens + q->n_computed, (size_t)n_rows * sizeof *s->tokens);
     b->n_rows += n_rows;
     q->n_planned = n_rows;
-    if (q->n_computed + n_rows == q->n_tokens) {
-        s->out_ids[b->n_out] = q->id;
-        s->out_rows[b->n_out++] = b->n_rows - 1;
-    }
+    q->n_out = n_out;
+    if (n_out > 0)
+        s->outs[s->step.n_outs++] = (sched_out){q->id, b->n_out, n_out};
+    for (int32_t row = b->n_rows - n_out; row < b->n_rows; row++)
+        s->out_rows[b->n_out++] = row;
 }
 
-/* One row for everyone who decodes, oldest first. A sequence at the end of its last page takes another;
- * where there is none the youngest runner gives way, and that may be the asker itself. */
+/* Where the first in the line is of a higher priority than the last who runs, that one makes way. */
+static void make_way(sched *s) {
+    const seq *q = s->waiting.first;
+    while (q && s->running.last && s->running.last->priority > q->priority &&
+           (s->running.n == s->limits.max_seqs || !hold_can_start(s, q)))
+        preempt(s, s->running.last);
+}
+
+/* A row for everyone who decodes, in their order, and rows for guesses where nobody has to give way for them.
+ * Where there is no page the last runner gives way, and that may be the asker itself. */
 static void plan_decode(sched *s) {
+    int32_t n_left = 0;
+    for (const seq *q = s->running.first; q; q = q->next)
+        n_left += decodes(q);
     for (seq *q = s->running.first, *next; q; q = next) {
-        bool preempted_itself = false;
-        if (q->n_tokens - q->n_computed == 1) {
-            while (pages_of(q->n_tokens) > q->n_pages && !preempted_itself) {
-                if (s->pages.n_free > 0) {
-                    q->pages[q->n_pages++] = pages_take(&s->pages, q->id);
-                } else {
-                    preempted_itself = s->running.last == q;
-                    preempt(s, s->running.last);
-                }
+        if (decodes(q)) {
+            bool preempted_itself = false;
+            while (!preempted_itself && hold_room(s, q) < q->n_tokens) {
+                seq *last = s->running.last;
+                n_left -= last != q && decodes(last);
+                preempted_itself = last == q;
+                preempt(s, last);
             }
-            if (!preempted_itself)
-                plan_rows(s, q, 1);
+            if (preempted_itself)
+                break; /* it was the last */
+            n_left--;
+            int32_t room =
+                min_i32(hold_room(s, q) - q->n_tokens,
+                        min_i32(s->limits.max_rows - s->batch.n_rows, s->limits.max_out - s->batch.n_out) -
+                            n_left - 1);
+            q->n_drafts = min_i32(q->n_drafts, room);
+            plan_rows(s, q, 1 + q->n_drafts, 1 + q->n_drafts);
         }
-        next = preempted_itself ? NULL : q->next; /* whoever preempts itself was the last */
+        next = q->next;
     }
+    s->step.n_decode_rows = s->batch.n_rows;
+}
+
+/* How many of WANTED rows of prefill Q gets: what the step has room for. A sequence with STATE groups stops
+ * at its last whole page, where its state can be remembered. */
+static int32_t prefill_rows(const sched *s, const seq *q) {
+    int32_t left = s->limits.max_rows - s->batch.n_rows;
+    if (s->step.n_decode_rows > 0 && s->budget > 0)
+        left = min_i32(left, s->budget - (s->batch.n_rows - s->step.n_decode_rows));
+    int32_t end = q->n_tokens, whole = (end - 1) / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
+    if (s->has_state && q->remembers && q->n_computed < whole)
+        end = whole;
+    if (s->batch.n_out == s->limits.max_out)
+        end = min_i32(end, q->n_tokens - 1);
+    return min_i32(left, end - q->n_computed);
+}
+
+static void plan_prefill_of(sched *s, seq *q, int32_t n_rows) {
+    plan_rows(s, q, n_rows, q->n_computed + n_rows == q->n_tokens);
 }
 
 static void plan_prefill(sched *s) {
-    for (seq *q = s->running.first; q && s->batch.n_rows < s->limits.max_rows; q = q->next)
-        if (q->n_planned == 0)
-            plan_rows(s, q, min_i32(q->n_tokens - q->n_computed, s->limits.max_rows - s->batch.n_rows));
+    for (seq *q = s->running.first; q; q = q->next) {
+        if (q->n_planned > 0)
+            continue;
+        int32_t wanted = prefill_rows(s, q);
+        while (wanted > 0 && hold_room(s, q) <= q->n_computed && s->running.last != q &&
+               s->running.last->n_planned == 0)
+            preempt(s, s->running.last);
+        wanted = min_i32(wanted, hold_room(s, q) - q->n_computed);
+        if (wanted > 0)
+            plan_prefill_of(s, q, wanted);
+    }
 }
 
 /* The first in the waiting line starts when there is room; nobody overtakes. */
 static void admit(sched *s) {
-    while (s->waiting.first && s->running.n < s->limits.max_seqs && s->batch.n_rows < s->limits.max_rows) {
+    while (s->waiting.first && s->running.n < s->limits.max_seqs) {
         seq *q = s->waiting.first;
-        int32_t n_pages = pages_of(min_i32(q->n_tokens + 1, q->limit - 1));
-        if (n_pages > s->pages.n_free)
+        if (prefill_rows(s, q) < 1 || !hold_start(s, q))
             return;
-        list_remove(&s->waiting, q);
-        q->running = true;
-        list_append(&s->running, q);
-        while (q->n_pages < n_pages)
-            q->pages[q->n_pages++] = pages_take(&s->pages, q->id);
-        plan_rows(s, q, min_i32(q->n_tokens, s->limits.max_rows - s->batch.n_rows));
+        seq_list_remove(&s->waiting, q);
+        set_running(s, q);
+        plan_prefill_of(s, q, min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed));
     }
 }
 
-const batch *sched_next(sched *s, const int **ids) {
+const sched_step *sched_next(sched *s) {
     assert(!s->in_step);
     s->batch.n_rows = s->batch.n_seqs = s->batch.n_out = 0;
-    *ids = s->out_ids;
+    s->step.n_outs = 0;
+    make_way(s);
     plan_decode(s);
     plan_prefill(s);
     admit(s);
     if (s->batch.n_rows == 0) {
-        assert(s->running.n == 0 && s->waiting.n == 0); /* the oldest can always go on */
+        assert(s->running.n == 0 && s->waiting.n == 0); /* the first can always go on */
         return NULL;
     }
     s->in_step = true;
-    return &s->batch;
+    return &s->step;
 }
 
-void sched_commit(sched *s, const int32_t *tokens, const bool *ended) {
+/* ---- what became of it ---- */
+
+static void close_step(sched *s) {
     assert(s->in_step);
     s->in_step = false;
-    for (int i = 0; i < s->batch.n_seqs; i++) {
+    s->step.n_copies = 0;
+}
+
+void sched_commit(sched *s, const int32_t *tokens, const int *n_accepted, const bool *ended) {
+    close_step(s);
+    for (int i = 0, k = 0; i < s->batch.n_seqs; i++) {
         seq *q = s->by_id[s->seq_ids[i]];
-        q->n_computed += q->n_planned;
-        q->n_planned = 0;
-    }
-    for (int i = 0; i < s->batch.n_out; i++) {
-        seq *q = s->by_id[s->out_ids[i]];
-        q->tokens[q->n_tokens++] = tokens[i];
-        assert(ended[i] || q->n_tokens < q->limit);
-        if (ended[i])
+        bool has_out = k < s->step.n_outs && s->outs[k].id == q->id;
+        int32_t n = has_out ? n_accepted[k] : 0;
+        assert(n >= 0 && n <= q->n_out && (n > 0 || !has_out || ended[k]));
+        for (int32_t j = 0; j < n; j++) { /* a guess was right where it is what was sampled */
+            int32_t *place = &q->tokens[q->n_tokens++];
+            assert(j == n - 1 || *place == tokens[s->outs[k].out + j]);
+            *place = tokens[s->outs[k].out + j];
+        }
+        q->n_computed += n > 0 ? q->n_planned - q->n_out + n : q->n_planned - q->n_drafts;
+        hold_computed(s, q);
+        q->n_planned = q->n_out = q->n_drafts = 0;
+        bool ends = has_out && ended[k];
+        assert(ends || q->n_tokens < q->limit);
+        k += has_out;
+        if (ends)
             end(s, q);
     }
 }
 
 int sched_drop(sched *s, const int **ids) {
-    assert(s->in_step);
-    s->in_step = false;
+    close_step(s);
     for (int i = 0; i < s->batch.n_seqs; i++)
         end(s, s->by_id[s->seq_ids[i]]);
     *ids = s->seq_ids;
     return s->batch.n_seqs;
 }
 
-void sched_end(sched *s, int id) {
-    assert(!s->in_step && id >= 0 && id < s->n_ids && s->by_id[id]);
-    end(s, s->by_id[id]);
-}
-
 /* ---- views ---- */
-
-const int32_t *sched_tokens(const sched *s, int id, int *n, int *limit) {
-    assert(id >= 0 && id < s->n_ids && s->by_id[id]);
-    *n = s->by_id[id]->n_tokens;
-    if (limit)
-        *limit = s->by_id[id]->limit;
-    return s->by_id[id]->tokens;
-}
 
 int sched_id_bound(const sched *s) {
     return s->n_ids;
 }
 
+sched_view sched_see(const sched *s, int id) {
+    const seq *q = find(s, id);
+    return (sched_view){.tokens = q->tokens,
+                        .n_tokens = q->n_tokens,
+                        .limit = q->limit,
+                        .n_computed = q->n_computed,
+                        .n_cached = q->n_cached,
+                        .running = q->running};
+}
+
 void sched_count(const sched *s, sched_counts *out) {
     *out = (sched_counts){.waiting = s->waiting.n,
                           .running = s->running.n,
-                          .free_pages = s->pages.n_free,
-                          .preemptions = s->n_preemptions};
-}
-
-static void check_seq(const sched *s, const seq *q, bool running) {
-    assert(s->by_id[q->id] == q && q->running == running);
-    assert(q->n_tokens >= 1 && q->n_tokens < q->limit && q->limit <= s->limits.max_len);
-    assert(q->n_computed >= 0 && q->n_computed + q->n_planned <= q->n_tokens);
-    assert(q->n_pages <= pages_of(q->limit - 1));
-    for (int i = 0; i < q->n_pages; i++)
-        assert(s->pages.holder[q->pages[i]] == q->id);
-    if (running)
-        assert(q->n_pages >= pages_of(q->n_computed + q->n_planned));
-    else
-        assert(q->n_pages == 0 && q->n_computed == 0 && q->n_planned == 0);
-}
-
-static int check_list(const sched *s, const seq_list *l, bool running, uint64_t *last_arrival) {
-    int n = 0, n_held = 0;
-    for (const seq *q = l->first; q; q = q->next, n++) {
-        assert(q->next ? q->next->prev == q : l->last == q);
-        assert(*last_arrival == UINT64_MAX || q->arrival > *last_arrival);
-        *last_arrival = q->arrival;
-        check_seq(s, q, running);
-        n_held += q->n_pages;
+                          .preemptions = s->n_preemptions,
+                          .prefix_queries = s->prefix_queries,
+                          .prefix_hits = s->prefix_hits};
+    for (int g = 0; g < s->limits.n_groups; g++) {
+        out->n_pages[g] = s->pools[g].n_pages;
+        out->free_pages[g] = pages_available(&s->pools[g]);
+        out->remembered_pages += s->pools[g].n_kept;
     }
-    assert(n == l->n);
-    return n_held;
-}
-
-static void check_batch(const sched *s) {
-    const batch *b = &s->batch;
-    int row = 0, out = 0;
-    for (int i = 0; i < b->n_seqs; i++) {
-        const batch_seq *r = &b->seqs[i];
-        const seq *q = s->by_id[s->seq_ids[i]];
-        assert(q && r->row == row && r->n_rows == q->n_planned && r->pos == q->n_computed);
-        assert(r->pages[0] == q->pages && r->n_pages * KV_PAGE_TOKENS >= r->pos + r->n_rows);
-        assert(memcmp(b->tokens + row, q->tokens + r->pos, (size_t)r->n_rows * sizeof *b->tokens) == 0);
-        row += r->n_rows;
-        if (r->pos + r->n_rows == q->n_tokens) {
-            assert(s->out_ids[out] == q->id && b->out_rows[out] == row - 1);
-            out++;
-        }
-    }
-    assert(row == b->n_rows && row > 0 && row <= s->limits.max_rows && out == b->n_out);
-}
-
-void sched_check(const sched *s) {
-    uint64_t last_arrival = UINT64_MAX;
-    int n_held = check_list(s, &s->running, true, &last_arrival);
-    n_held += check_list(s, &s->waiting, false, &last_arrival);
-    assert(n_held + s->pages.n_free == s->pages.n_pages);
-    assert(s->running.n <= s->limits.max_seqs);
-    pages_check(&s->pages);
-    if (s->in_step)
-        check_batch(s);
 }

@@ -19,6 +19,7 @@ int main(void) {
     nib_error err = {{0}};
     nib_options options;
     memset(&options, 0, sizeof options);
+    options.size = sizeof options;
     nib_status status = nib_open(&engine, "there-is-no-such-model.gguf", &options, &err);
     printf("nibble %s: %d, %s\n", NIB_VERSION, (int)status, err.text);
     nib_close(engine);

@@ -88,7 +88,8 @@ static void test_open(void **state) {
         nib_engine *e;
         nib_error err = {""};
         places = k;
-        nib_status status = nib_open(&e, TINY, &(nib_options){.threads = N}, &err);
+        nib_status status =
+            nib_open(&e, TINY, &(nib_options){.size = sizeof(nib_options), .threads = N}, &err);
         places = INT_MAX;
         assert_int_equal(status, k < N ? NIB_NO_MEMORY : NIB_OK);
         assert_true(k == N || strlen(err.text) > 20);

@@ -17,7 +17,8 @@
 
 typedef struct overlap_request {
     nib_engine *engine;
-    nib_request_options options;
+    nib_request_options options; /* .sampling is SAMPLING below */
+    nib_sampling sampling;
     int delay_ms;     /* before it is submitted */
     int cancel_after; /* tokens; 0: never */
 
@@ -34,11 +35,14 @@ static void *overlap_run(void *argument) {
     overlap_request *r = argument;
     nib_error err = {""};
     nib_request *request;
-    nib_event event = {.kind = NIB_EVENT_NONE};
+    nib_event event = {.size = sizeof event};
     r->n_tokens = 0;
     r->text_bytes = 0;
     r->error[0] = 0;
     r->reason = NIB_END_FAILED;
+    r->sampling.size = sizeof r->sampling;
+    r->options.sampling = &r->sampling;
+    r->options.size = sizeof r->options;
     usleep((useconds_t)r->delay_ms * 1000);
     if (nib_submit(r->engine, &r->options, &request, &err) != NIB_OK) {
         memcpy(r->error, err.text, sizeof r->error);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The engine over a model of 25 kB (tests/golden/models/llama-words): many threads, few pages, cancels,
- * failed steps. Small enough for TSan, ASan and a failing allocator. One OpenMP thread per engine: TSan does
- * not know OpenMP's own synchronization, and these tests are about ours.
+ * The engine over a tiny model: many threads, few pages, cancels, failed steps. Small enough for TSan, ASan
+ * and a failing allocator.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -14,20 +13,8 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
-#include "engine/engine.h"
 #include "overlap.h"
-
-#define TINY TESTS_DIR "/golden/models/llama-words"
-
-static nib_engine *open_tiny(const nib_options *options, const loaded_needs *needs) {
-    nib_engine *e;
-    nib_error err = {""};
-    nib_options o = *options;
-    o.threads = 1;
-    if (engine_open(&e, TINY, &o, needs, &err) != NIB_OK)
-        fail_msg("%s", err.text);
-    return e;
-}
+#include "tiny_engine.h"
 
 /* ---- overlapping requests ---- */
 
@@ -51,12 +38,12 @@ static void make_requests(overlap_request *requests, int32_t (*prompts)[200]) {
             .n_prompt = (size_t)n_prompt,
             .max_tokens = i % 5 == 0 ? 0 : 1 + (int)rng(&state, 60),
             .ignore_eos = i % 2,
-            .sampling = {.temperature = i % 4 ? 0.5f * (float)(i % 4) : 0,
-                         .top_k = i % 3 ? 40 : 0,
-                         .top_p = i % 7 ? 0.95f : 0,
-                         .repeat_penalty = i % 6 ? 0 : 1.2f,
-                         .seed = (uint64_t)i},
         };
+        r->sampling = (nib_sampling){.temperature = i % 4 ? 0.5f * (float)(i % 4) : 0,
+                                     .top_k = i % 3 ? 40 : 0,
+                                     .top_p = i % 7 ? 0.95f : 0,
+                                     .repeat_penalty = i % 6 ? 0 : 1.2f,
+                                     .seed = (uint64_t)i};
     }
 }
 
@@ -89,7 +76,7 @@ static void check_overlap(nib_activations activations, nib_kv_dtype kv_dtype) {
             overlap_expect_equal(&beside[i], &alone[i]);
     }
     pthread_mutex_lock(&e->lock);
-    assert_true(e->counts.preemptions > 0);
+    assert_true(e->stats.preemptions > 0);
     pthread_mutex_unlock(&e->lock);
     nib_close(e);
 }
@@ -102,22 +89,6 @@ static void test_overlap_equals_alone(void **state) {
 }
 
 /* ---- a request's life ---- */
-
-static nib_request *submit(nib_engine *e, int max_tokens) {
-    static const int32_t prompt[] = {40, 41, 42};
-    nib_request *r;
-    nib_error err = {""};
-    nib_request_options o = {.prompt = prompt, .n_prompt = 3, .max_tokens = max_tokens, .ignore_eos = true};
-    if (nib_submit(e, &o, &r, &err) != NIB_OK)
-        fail_msg("%s", err.text);
-    return r;
-}
-
-static nib_event next(nib_request *r, int timeout_ms) {
-    nib_event event;
-    assert_int_equal(nib_next_event(r, &event, timeout_ms, NULL), NIB_OK);
-    return event;
-}
 
 static void test_events(void **state) {
     (void)state;
@@ -183,30 +154,36 @@ static void test_bad_requests(void **state) {
     static int32_t prompt[64];
     static const struct {
         nib_request_options options;
+        nib_sampling sampling;
         int32_t first;
         const char *words;
     } cases[] = {
-        {{.prompt = prompt, .n_prompt = 0}, 0, "an empty prompt"},
-        {{.prompt = prompt, .n_prompt = 64}, 0, "with max_model_len 64 it can have at most 63"},
-        {{.prompt = prompt, .n_prompt = 2, .max_tokens = -1}, 0, "max_tokens is -1"},
-        {{.prompt = prompt, .n_prompt = 2}, 280, "token 0 of the prompt is 280; the vocabulary has 280"},
-        {{.prompt = prompt, .n_prompt = 2}, -1, "token 0 of the prompt is -1"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.temperature = -1}}, 0, "temperature is -1"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.temperature = NAN}}, 0, "temperature is"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.top_k = -1}}, 0, "top_k is -1"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.top_p = 1.5f}}, 0, "top_p is 1.5"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.min_p = -0.5f}}, 0, "min_p -0.5"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = INFINITY}}, 0, "repeat_penalty is"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = NAN}}, 0, "repeat_penalty is"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = 101}}, 0, "between 0.01 and 100"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = 1e-40f}}, 0, "repeat_penalty is"},
-        {{.prompt = prompt, .n_prompt = 2, .sampling = {.repeat_penalty = -1}}, 0, "repeat_penalty is -1"},
+        {{.prompt = prompt, .n_prompt = 0}, {0}, 0, "an empty prompt"},
+        {{.prompt = prompt, .n_prompt = 64}, {0}, 0, "with max_model_len 64 it can have at most 63"},
+        {{.prompt = prompt, .n_prompt = 2, .max_tokens = -1}, {0}, 0, "max_tokens is -1"},
+        {{.prompt = prompt, .n_prompt = 2}, {0}, 280, "token 0 of the prompt is 280; the vocabulary has 280"},
+        {{.prompt = prompt, .n_prompt = 2}, {0}, -1, "token 0 of the prompt is -1"},
+        {{.prompt = prompt, .n_prompt = 2}, {.temperature = -1}, 0, "temperature is -1"},
+        {{.prompt = prompt, .n_prompt = 2}, {.temperature = NAN}, 0, "temperature is"},
+        {{.prompt = prompt, .n_prompt = 2}, {.top_k = -1}, 0, "top_k is -1"},
+        {{.prompt = prompt, .n_prompt = 2}, {.top_p = 1.5f}, 0, "top_p is 1.5"},
+        {{.prompt = prompt, .n_prompt = 2}, {.min_p = -0.5f}, 0, "min_p -0.5"},
+        {{.prompt = prompt, .n_prompt = 2}, {.repeat_penalty = INFINITY}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2}, {.repeat_penalty = NAN}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2}, {.repeat_penalty = 101}, 0, "between 0.01 and 100"},
+        {{.prompt = prompt, .n_prompt = 2}, {.repeat_penalty = 1e-40f}, 0, "repeat_penalty is"},
+        {{.prompt = prompt, .n_prompt = 2}, {.repeat_penalty = -1}, 0, "repeat_penalty is -1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_request *r;
         nib_error err = {""};
         prompt[0] = cases[i].first;
-        assert_int_equal(nib_submit(e, &cases[i].options, &r, &err), NIB_BAD_ARGUMENT);
+        nib_request_options o = cases[i].options;
+        nib_sampling sampling = cases[i].sampling;
+        sampling.size = sizeof sampling;
+        o.size = sizeof o;
+        o.sampling = &sampling;
+        assert_int_equal(nib_submit(e, &o, &r, &err), NIB_BAD_ARGUMENT);
         if (!strstr(err.text, cases[i].words))
             fail_msg("'%s' does not say '%s'", err.text, cases[i].words);
         assert_null(r);
@@ -234,14 +211,23 @@ static void test_bad_opens(void **state) {
         {TINY, {.kv_cache = (nib_kv_dtype)4}, NIB_BAD_ARGUMENT},
         {TINY, {.kv_cache = (nib_kv_dtype)-1}, NIB_BAD_ARGUMENT},
         {TINY, {.cpu_features = NIB_CPU_ALL + 1}, NIB_BAD_ARGUMENT},
+        {TINY, {.max_waiting = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.prefill_beside = -1}, NIB_BAD_ARGUMENT},
+        {TINY, {.device = "gpu"}, NIB_BAD_ARGUMENT},
+        {TINY, {.device = "cuda:"}, NIB_BAD_ARGUMENT},
+        {TINY, {.device = "cuda:0,"}, NIB_BAD_ARGUMENT},
+        {TINY, {.device = "cuda:0"}, NIB_UNSUPPORTED},
+        {TINY, {.device = "cuda:0,1"}, NIB_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_engine *e;
         nib_error err = {""};
-        assert_int_equal(nib_open(&e, cases[i].path, &cases[i].options, &err), cases[i].status);
+        nib_options o = cases[i].options;
+        o.size = sizeof o;
+        assert_int_equal(nib_open(&e, cases[i].path, &o, &err), cases[i].status);
         assert_null(e);
         assert_true(strlen(err.text) > 10);
-        assert_int_equal(nib_open(&e, cases[i].path, &cases[i].options, NULL), cases[i].status);
+        assert_int_equal(nib_open(&e, cases[i].path, &o, NULL), cases[i].status);
     }
 }
 
@@ -254,12 +240,10 @@ static nib_status failing_step(backend *be, nib_error *err) {
     return nib_fail(err, NIB_NO_MEMORY, "the device went away");
 }
 
-static const float *not_numbers(backend *be, const buf *b) {
-    (void)be, (void)b;
-    static float nan[16 * 280];
-    for (size_t i = 0; i < sizeof nan / sizeof *nan; i++)
-        nan[i] = NAN;
-    return nan;
+static void not_numbers(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
+    (void)be, (void)rows;
+    for (size_t i = 0; i < logits->rows; i++)
+        out[i] = (sampled){.token = -1};
 }
 
 /* Requests under way end with the words; the engine serves the next one as if nothing had been. */
@@ -286,9 +270,9 @@ static void test_failed_steps(void **state) {
     be->step_wait = failing_step;
     expect_failure(e, NIB_NO_MEMORY, "the device went away");
     be->step_wait = sound.step_wait;
-    be->buf_view = not_numbers;
+    be->op.sample = not_numbers;
     expect_failure(e, NIB_BAD_FILE, "not a number");
-    be->buf_view = sound.buf_view;
+    be->op.sample = sound.op.sample;
     nib_request *r = submit(e, 2);
     assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
     assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
@@ -304,7 +288,8 @@ static void test_no_memory(void **state) {
         nib_engine *e;
         nib_error err = {""};
         mem_fail_after(n);
-        nib_status status = nib_open(&e, TINY, &(nib_options){.threads = 1, .max_model_len = 64}, &err);
+        nib_status status = nib_open(
+            &e, TINY, &(nib_options){.size = sizeof(nib_options), .threads = 1, .max_model_len = 64}, &err);
         mem_fail_after(-1);
         opened = status == NIB_OK;
         if (opened)
@@ -313,12 +298,13 @@ static void test_no_memory(void **state) {
             fail_msg("allocation %ld failed: status %d, %s", n, status, err.text);
     }
     nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
-    for (long n = 0; n < 12; n++) { /* the caller's allocations and the engine's, in whatever order */
-        nib_request_options o = {.prompt = (int32_t[]){5, 6}, .n_prompt = 2, .max_tokens = 3};
+    for (long n = 0; n < 20; n++) { /* the caller's allocations and the engine's, in whatever order */
+        nib_request_options o = {
+            .size = sizeof o, .prompt = (int32_t[]){5, 6}, .n_prompt = 2, .max_tokens = 3};
         nib_request *r;
         mem_fail_after(n);
         nib_status status = nib_submit(e, &o, &r, NULL);
-        nib_event event = {.kind = NIB_EVENT_NONE};
+        nib_event event = {.size = sizeof event};
         while (status == NIB_OK && event.kind != NIB_EVENT_END)
             status = nib_next_event(r, &event, 100, NULL);
         mem_fail_after(-1);
@@ -365,6 +351,7 @@ static void test_pieces_of_invalid_bytes(void **state) {
     nib_engine *e = open_tiny(&(nib_options){.max_model_len = 64}, NULL);
     tokenizer *sound = e->l->words;
     e->l->words = hostile_words(); /* the engine's thread is idle */
+    e->longest_piece = LONGEST;
     nib_request *r = submit(e, 4);
     for (int i = 0; i < 4; i++) {
         nib_event event = next(r, -1);
@@ -418,8 +405,14 @@ static void test_text_and_back(void **state) {
 static void test_words(void **state) {
     (void)state;
     nib_engine *e = open_tiny(&(nib_options){0}, NULL);
-    nib_info info;
-    nib_get_info(e, &info);
+    nib_info info = {.size = sizeof info};
+    assert_int_equal(nib_get_info(e, &info, NULL), NIB_OK);
+    assert_string_equal(info.name, "llama-words");
+    assert_string_equal(info.compute_mode, "w4a8-int8");
+    assert_true(info.row_bits_fixed);
+    assert_int_equal(info.model_len, 512);
+    assert_int_equal(info.n_ends, 2);
+    assert_int_equal(info.ends[1], 2);
     assert_string_equal(info.family, "llama");
     assert_non_null(strstr(info.compute_path, "cpu"));
     assert_int_equal(info.max_model_len, 512); /* of the model, less than the default */

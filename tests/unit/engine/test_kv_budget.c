@@ -26,7 +26,7 @@ static size_t page_bytes;
 
 static size_t sim_page_bytes(backend *be, const cache_shape *shape) {
     (void)be;
-    assert_int_equal(shape->n_layers, 28);
+    assert_true(shape->n_layers == 28 || shape->n_layers == 7 || shape->n_layers == 21);
     assert_int_equal(shape->dtype, NIB_KV_FP8);
     return page_bytes;
 }
@@ -35,8 +35,10 @@ static int pages(size_t bytes, int max_len, int max_seqs) {
     backend be = {.cache_page_bytes = sim_page_bytes};
     hparams hp = {.n_layers = 28, .n_kv_heads = 8, .head_dim = 128};
     nib_options o = {.max_model_len = max_len, .max_num_seqs = max_seqs, .kv_cache = NIB_KV_FP8};
+    int n[CACHE_MAX_GROUPS];
     page_bytes = bytes;
-    return loaded_kv_pages(&be, &hp, &o);
+    loaded_kv_pages(&be, &hp, &o, n);
+    return n[0];
 }
 
 /* ---- the budget ---- */
@@ -77,24 +79,66 @@ static void test_bounds(void **state) {
             }
 }
 
+/* Of 28 layers 21 see the last 1000 positions: their pages need not grow with the sequences. */
+static void test_windows(void **state) {
+    (void)state;
+    backend be = {.cache_page_bytes = sim_page_bytes};
+    static hparams hp = {.n_layers = 28, .n_kv_heads = 8, .head_dim = 128, .sliding_window = 1000};
+    for (int i = 0; i < 28; i++)
+        hp.local[i] = i % 4 != 3;
+    for (size_t bytes = 1; bytes < LOADED_KV_BUDGET; bytes = bytes * 3 / 2 + 1)
+        for (int len = 2; len < 100000; len = len * 2 + 1)
+            for (int seqs = 1; seqs <= 64; seqs *= 4) {
+                nib_options o = {.max_model_len = len,
+                                 .max_num_seqs = seqs,
+                                 .max_num_batched_tokens = 512,
+                                 .kv_cache = NIB_KV_FP8};
+                int n[CACHE_MAX_GROUPS], of_one = (len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+                page_bytes = bytes;
+                loaded_kv_pages(&be, &hp, &o, n);
+                assert_true(n[0] >= of_one && n[0] <= of_one * seqs && n[1] <= n[0]);
+                assert_true(n[1] == n[0] || n[1] == 18 * seqs + 8);
+                assert_true(n[0] == of_one || (size_t)(n[0] + n[1]) * bytes <= LOADED_KV_BUDGET);
+                sched *s; /* takes them */
+                sched_limits l = {.n_groups = 2,
+                                  .groups = {{.kind = CACHE_FULL, .n_pages = n[0]},
+                                             {.kind = CACHE_WINDOW, .window = 1000, .n_pages = n[1]}},
+                                  .max_seqs = seqs,
+                                  .max_rows = 512,
+                                  .max_out = seqs,
+                                  .max_len = len};
+                if (n[0] < 5000)
+                    assert_int_equal(sched_open(&s, &l, NULL), NIB_OK);
+                if (n[0] < 5000)
+                    sched_close(s);
+            }
+}
+
 /* ---- what comes of it ---- */
 
 /* A scheduler with these pages takes a sequence of any length up to max_len, and no longer one. */
 static void test_every_sequence_fits(void **state) {
     (void)state;
-    static int32_t prompt[4096];
+    static int32_t tokens[4096];
     static const size_t sizes[] = {1000, MIB, 64 * MIB};
     for (size_t i = 0; i < 3; i++) {
         sched *s;
         int id;
         nib_error err;
-        sched_limits limits = {
-            .n_pages = pages(sizes[i], 4096, 16), .max_seqs = 16, .max_rows = 512, .max_len = 4096};
+        sched_limits limits = {.n_groups = 1,
+                               .groups = {{.kind = CACHE_FULL, .n_pages = pages(sizes[i], 4096, 16)}},
+                               .max_seqs = 16,
+                               .max_rows = 512,
+                               .max_out = 16,
+                               .max_len = 4096};
+        sched_request r = {.tokens = tokens, .n_prompt = 4095, .limit = 4096};
         assert_int_equal(sched_open(&s, &limits, &err), NIB_OK);
-        assert_int_equal(sched_add(s, prompt, 4095, 1, &id, &err), NIB_OK);
-        assert_int_equal(sched_add(s, prompt, 1, 4095, &id, &err), NIB_OK);
-        assert_int_equal(sched_add(s, prompt, 4096, 1, &id, &err), NIB_BAD_ARGUMENT);
-        assert_non_null(strstr(err.text, "shorter than max_model_len, 4096"));
+        assert_int_equal(sched_add(s, &r, &id, &err), NIB_OK);
+        r.n_prompt = 1;
+        assert_int_equal(sched_add(s, &r, &id, &err), NIB_OK);
+        r.limit = 4097;
+        assert_int_equal(sched_add(s, &r, &id, &err), NIB_BAD_ARGUMENT);
+        assert_non_null(strstr(err.text, "4096 in all at most"));
         sched_check(s);
         sched_close(s);
     }
@@ -103,9 +147,12 @@ static void test_every_sequence_fits(void **state) {
 static nib_event end_of(nib_engine *e, size_t n_prompt, int max_tokens, char *words) {
     static const int32_t prompt[300];
     nib_request *r;
-    nib_event event = {.kind = NIB_EVENT_NONE};
-    nib_request_options o = {
-        .prompt = prompt, .n_prompt = n_prompt, .max_tokens = max_tokens, .ignore_eos = true};
+    nib_event event = {.size = sizeof event};
+    nib_request_options o = {.size = sizeof o,
+                             .prompt = prompt,
+                             .n_prompt = n_prompt,
+                             .max_tokens = max_tokens,
+                             .ignore_eos = true};
     assert_int_equal(nib_submit(e, &o, &r, NULL), NIB_OK);
     while (event.kind != NIB_EVENT_END)
         assert_int_equal(nib_next_event(r, &event, -1, NULL), NIB_OK);
@@ -136,9 +183,8 @@ static void test_never_fits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_every_sequence_fits),
+        cmocka_unit_test(test_pages),      cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_windows),    cmocka_unit_test(test_every_sequence_fits),
         cmocka_unit_test(test_never_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

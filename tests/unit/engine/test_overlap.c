@@ -56,12 +56,12 @@ static void make_requests(overlap_request *requests, nib_engine *e) {
             .n_prompt = n,
             .max_tokens = 6 + 3 * (i % 7),
             .ignore_eos = i % 5 == 0,
-            .sampling = {.temperature = i % 3 ? 0.8f : 0,
-                         .top_k = i % 2 ? 40 : 0,
-                         .top_p = 0.95f,
-                         .repeat_penalty = i % 4 ? 0 : 1.1f,
-                         .seed = 1000 + (uint64_t)i},
         };
+        requests[i].sampling = (nib_sampling){.temperature = i % 3 ? 0.8f : 0,
+                                              .top_k = i % 2 ? 40 : 0,
+                                              .top_p = 0.95f,
+                                              .repeat_penalty = i % 4 ? 0 : 1.1f,
+                                              .seed = 1000 + (uint64_t)i};
     }
 }
 
@@ -83,11 +83,12 @@ static void test_sixteen(void **state) {
     nib_engine *e;
     nib_error err = {""};
     /* 100 rows a step: the long prompts come in chunks; 6 in flight: the others wait for their turn. */
-    nib_options options = {.max_model_len = 256, .max_num_seqs = 6, .max_num_batched_tokens = 100};
+    nib_options options = {
+        .size = sizeof options, .max_model_len = 256, .max_num_seqs = 6, .max_num_batched_tokens = 100};
     if (nib_open(&e, path, &options, &err) != NIB_OK)
         fail_msg("%s", err.text);
-    nib_info info;
-    nib_get_info(e, &info);
+    nib_info info = {.size = sizeof info};
+    assert_int_equal(nib_get_info(e, &info, &err), NIB_OK);
     print_message("%s, %d threads\n", info.compute_path, info.threads);
     make_requests(alone, e);
     make_requests(beside, e);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Flow: tokens to text as it is streamed: whole characters only, up to where a stop text begins. What may
+ * become a stop text is held back until it is clear that it does not.
+ *
+ * The same tokens give the same text and the same end, so the engine's thread can watch for the end with one
+ * flow and the caller's thread tell the text with another.
+ */
+#ifndef ENGINE_FLOW_H
+#define ENGINE_FLOW_H
+
+#include "text/tokenizer.h"
+
+#define FLOW_MAX_STOPS      64
+#define FLOW_MAX_STOP_BYTES 1024
+
+/* Copies of a request's stop texts. */
+typedef struct flow_stops {
+    size_t n;
+    strview *texts; /* [n] in one piece of memory with their bytes */
+    size_t longest;
+} flow_stops;
+
+/* Refused: an empty text, one that is not UTF-8, too many or too long. FIELD names them, for words. */
+nib_status flow_stops_open(flow_stops *out, const char *const *texts, size_t n, nib_error *err);
+void flow_stops_close(flow_stops *s); /* safe on a zeroed struct */
+
+typedef struct flow {
+    const flow_stops *stops;
+    detokenizer detokenizer;
+    char *text; /* what the last call gave, with a NUL behind */
+    size_t n_text;
+    char *held; /* [stops->longest] may become a stop text */
+    size_t n_held;
+    size_t room;
+} flow;
+
+/* LONGEST_PIECE: bytes of the vocabulary's longest. STOPS outlives the flow. */
+nib_status flow_open(flow *f, const flow_stops *stops, size_t longest_piece, nib_error *err);
+void flow_close(flow *f); /* safe on a zeroed struct */
+
+/* f->text becomes what TOKEN adds. Returns the number of the stop text that it completes, or -1; nothing
+ * follows it. Ids without a piece (the head may have rows to spare) add nothing. */
+int flow_push(flow *f, const tokenizer *words, int32_t token);
+/* f->text becomes all that was held back. */
+void flow_end(flow *f);
+
+#endif

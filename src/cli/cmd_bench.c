@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/load.h"
 #include "cli/ui.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
@@ -27,10 +28,12 @@ typedef struct bench_args {
     int repeats;
     ui_table_format format;
     bool profile;
+    bool has_prompt;
+    int n_streams; /* of --server-load; 0: the usual tests */
     nib_options compute;
 } bench_args;
 
-enum { KEY_PROFILE = 0x3000 };
+enum { KEY_PROFILE = 0x3000, KEY_LOAD };
 
 static const struct argp_option options[] = {
     {"n-prompt", 'p', "N,...", 0, "Prompt lengths to measure, 0: none (default 512)", 1},
@@ -39,6 +42,10 @@ static const struct argp_option options[] = {
     {"repetitions", 'r', "N", 0, "Timed runs of each test (default 5)", 1},
     {"output", 'o', "md|json|csv", 0, "How to print (default md)", 1},
     {"profile", KEY_PROFILE, NULL, 0, "Also print where the time goes, per kind of operation", 1},
+    {"server-load", KEY_LOAD, "STREAMS", OPTION_ARG_OPTIONAL,
+     "Instead: how long STREAMS answers (default 8) wait from token to token, alone and while a long prompt "
+     "(--n-prompt, default 3400) is read, and that prompt for its first token",
+     1},
     {0}};
 
 static void parse_list(const struct argp_state *state, const char *flag, const char *text, number_list *out) {
@@ -74,6 +81,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case 'p':
         parse_list(state, "--n-prompt", arg, &a->n_prompt);
+        a->has_prompt = true;
         return 0;
     case 'n':
         parse_list(state, "--n-gen", arg, &a->n_gen);
@@ -90,6 +98,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_PROFILE:
         a->profile = true;
         return 0;
+    case KEY_LOAD:
+        a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->model)
             argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
@@ -100,7 +111,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "expected a MODEL");
         if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
             argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
-        if (a->compute.max_model_len && longest_test(a) > a->compute.max_model_len)
+        if (a->n_streams && a->has_prompt && (a->n_prompt.n != 1 || a->n_prompt.values[0] < 1))
+            argp_error(state, "--server-load takes one --n-prompt of at least 1");
+        if (!a->n_streams && a->compute.max_model_len && longest_test(a) > a->compute.max_model_len)
             argp_error(state, "a test of %d tokens is longer than --max-model-len %d", longest_test(a),
                        a->compute.max_model_len);
         return 0;
@@ -319,10 +332,61 @@ static nib_status print(const bench_session *s, nib_error *err) {
     return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the table");
 }
 
+/* ---- --server-load ---- */
+
+static const ui_column load_columns[] = {{"prompt tokens beside", "prefill_beside", false},
+                                         {"streams", "streams", true},
+                                         {"prompt", "n_prompt", true},
+                                         {"gap alone ms", "alone_median_ms", true},
+                                         {"p99", "alone_p99_ms", true},
+                                         {"gap beside ms", "beside_median_ms", true},
+                                         {"p99", "beside_p99_ms", true},
+                                         {"max", "beside_max_ms", true},
+                                         {"p99 / p99 alone", "ratio", true},
+                                         {"first token ms", "first_token_ms", true}};
+
+/* With prompts read as if nobody waited, and within the budget that the engine finds. */
+static nib_status run_load(const bench_args *a, nib_error *err) {
+    static const struct {
+        const char *name;
+        int prefill_beside;
+    } policies[] = {{"512", 512}, {"auto", 0}};
+    ui_table t = {.columns = load_columns, .n_columns = sizeof load_columns / sizeof *load_columns};
+    nib_status status = NIB_OK;
+    for (int i = 0; status == NIB_OK && i < 2; i++) {
+        load_test test = {.n_streams = a->n_streams,
+                          .n_prompt = a->has_prompt ? a->n_prompt.values[0] : 0,
+                          .prefill_beside = policies[i].prefill_beside};
+        load_result r;
+        status = load_run(a->model, &a->compute, &test, &r, err);
+        if (status == NIB_OK &&
+            !(ui_table_add(&t, "%s", policies[i].name) && ui_table_add(&t, "%d", a->n_streams) &&
+              ui_table_add(&t, "%d", r.n_prompt) && ui_table_add(&t, "%.1f", r.alone.median) &&
+              ui_table_add(&t, "%.1f", r.alone.p99) && ui_table_add(&t, "%.1f", r.beside.median) &&
+              ui_table_add(&t, "%.1f", r.beside.p99) && ui_table_add(&t, "%.1f", r.beside.max) &&
+              ui_table_add(&t, "%.2f", r.alone.p99 > 0 ? r.beside.p99 / r.alone.p99 : 0) &&
+              ui_table_add(&t, "%.0f", r.first_token_ms)))
+            status = nib_fail(err, NIB_NO_MEMORY, "out of memory for the table");
+    }
+    if (status == NIB_OK)
+        ui_table_print(&t, a->format, stdout);
+    ui_table_free(&t);
+    return status;
+}
+
+static int bench_load(const bench_args *a) {
+    nib_error err = {{0}};
+    cli_catch_interrupt(false);
+    nib_status status = run_load(a, &err);
+    return cli_fail(status, &err);
+}
+
 int cmd_bench(int argc, char **argv) {
     bench_args args = {
         .n_prompt = {{512}, 1}, .n_gen = {{128}, 1}, .depth = {{0}, 1}, .repeats = 5, .format = UI_MD};
     cli_parse(&argp, argc, argv, &args);
+    if (args.n_streams)
+        return bench_load(&args);
     bench_session session = {.args = &args};
     nib_error err = {{0}};
     nib_status status = session_open(&session, &err);

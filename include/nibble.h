@@ -9,7 +9,9 @@
  * tokenize and ask for facts, many at once. A request tells what becomes of it in one of two ways: it is
  * waited for (nib_next_event, by one thread at a time), or it calls back from the engine's thread (on_event).
  * nib_cancel comes from any thread, also beside either. No call on a request may overlap its nib_release or
- * come after it, and no call on an engine or its requests may overlap nib_close or come after it.
+ * come after it, and no call on an engine or its requests may overlap nib_close or come after it. An
+ * engine's threads start in nib_open, which fails in words when the system denies one, and have ended when
+ * nib_close returns. They take no signals. A forked child must leave the engines of its parent alone.
  *
  * Callbacks run on the engine's thread while it holds no lock, and hold up every request: they must not wait.
  * They may call nib_submit, nib_cancel, the functions for words, and nib_release on a request whose END they

@@ -13,7 +13,7 @@
  * runs: for tuning on a machine that others use.
  */
 #include <getopt.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,9 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/cores.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "cpu/cpu.h"
 #include "cpu/features.h"
 #include "cpu/kernels.h"
@@ -52,6 +54,7 @@ static const format formats[] = {{"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0"
 
 typedef struct options {
     int threads;
+    pool *pool;
     const char *rung, *format, *mode, *shape;
     size_t m;
     bool quick, cpu_time;
@@ -114,41 +117,54 @@ static tensor random_tensor(dtype t, size_t rows, size_t cols) {
     return w;
 }
 
-/* GB/s at which THREADS threads add up a buffer. */
+typedef struct reading {
+    const uint64_t *buffer;
+    size_t bytes;
+    atomic_uint_fast64_t sum;
+} reading;
+
+static void add_share(void *arg, int thread, int n_threads) {
+    reading *r = arg;
+    size_t lines = r->bytes / 256, n = (size_t)n_threads, t = (size_t)thread;
+    uint64_t sum = 0;
+    for (size_t i = lines * t / n * 32; i < lines * (t + 1) / n * 32; i += 32) {
+        uint64_t s[32];
+        for (size_t j = 0; j < 32; j++)
+            s[j] = r->buffer[i + j];
+        __builtin_prefetch(r->buffer + i + 576, 0, 2);
+        __builtin_prefetch(r->buffer + i + 576 + 8, 0, 2);
+        __builtin_prefetch(r->buffer + i + 576 + 16, 0, 2);
+        __builtin_prefetch(r->buffer + i + 576 + 24, 0, 2);
+        for (size_t j = 0; j < 32; j++)
+            sum += s[j];
+    }
+    atomic_fetch_add(&r->sum, sum);
+}
+
+/* GB/s at which the pool's threads add up a buffer. */
 static double read_bandwidth(const uint64_t *buffer, size_t bytes, const options *o) {
     double seconds[REPEATS];
-    volatile uint64_t sink;
+    reading all = {.buffer = buffer, .bytes = bytes};
     for (int r = 0; r < REPEATS; r++) {
         double start = seconds_now(o);
-        uint64_t sum = 0;
-#pragma omp parallel for schedule(static) num_threads(o->threads) reduction(+ : sum)
-        for (size_t i = 0; i < bytes / 8; i += 32) {
-            uint64_t s[32];
-            for (size_t j = 0; j < 32; j++)
-                s[j] = buffer[i + j];
-            __builtin_prefetch(buffer + i + 576, 0, 2);
-            __builtin_prefetch(buffer + i + 576 + 8, 0, 2);
-            __builtin_prefetch(buffer + i + 576 + 16, 0, 2);
-            __builtin_prefetch(buffer + i + 576 + 24, 0, 2);
-            for (size_t j = 0; j < 32; j++)
-                sum += s[j];
-        }
-        sink = sum;
-        (void)sink;
+        pool_run(o->pool, add_share, &all);
         seconds[r] = seconds_now(o) - start;
     }
     return (double)bytes / sort_median(seconds, REPEATS) / 1e9;
 }
 
-static void run(const matmul_job *jobs, size_t n_jobs, unsigned char *scratch, size_t scratch_bytes,
-                int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        size_t id = (size_t)omp_get_thread_num(), n = (size_t)omp_get_num_threads();
-        for (size_t j = 0; j < n_jobs; j++) {
-            size_t units = matmul_units(&jobs[j]);
-            matmul_run(&jobs[j], units * id / n, units * (id + 1) / n, scratch + id * scratch_bytes);
-        }
+typedef struct work {
+    const matmul_job *jobs;
+    size_t n_jobs, scratch_bytes;
+    unsigned char *scratch;
+} work;
+
+static void run(void *arg, int thread, int n_threads) {
+    const work *w = arg;
+    size_t id = (size_t)thread, n = (size_t)n_threads;
+    for (size_t j = 0; j < w->n_jobs; j++) {
+        size_t units = matmul_units(&w->jobs[j]);
+        matmul_run(&w->jobs[j], units * id / n, units * (id + 1) / n, w->scratch + id * w->scratch_bytes);
     }
 }
 
@@ -169,7 +185,7 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
             copy.data = data[i] = must(mem_alloc(t.bytes));
             memcpy(data[i], t.data, t.bytes);
         }
-        ok = ok && pack_weight(&w[i], &part, 1, int8, o->threads, NULL) == NIB_OK;
+        ok = ok && pack_weight(&w[i], &part, 1, int8, o->pool, NULL) == NIB_OK;
     }
     matmul_job *jobs = must(mem_array(copies, sizeof *jobs));
     must(ok ? jobs : NULL);
@@ -183,13 +199,14 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
     for (size_t i = 0; i < copies; i++)
         jobs[i] =
             (matmul_job){.k = k, .w = w[i], .a = a, .out = out->f32, .out_stride = s->rows, .n_rows = m};
+    work all = {.jobs = jobs, .n_jobs = copies, .scratch_bytes = scratch_bytes, .scratch = scratch};
     double seconds[SHORT_REPEATS], macs = (double)s->rows * (double)s->cols * (double)m * (double)copies;
     size_t inner = o->cpu_time || m > 1 || o->quick ? (size_t)((o->cpu_time ? 2e8 : 2e9) / macs) + 1 : 1;
     int repeats = o->cpu_time ? SHORT_REPEATS : REPEATS;
     for (int r = 0; r < repeats; r++) {
         double start = seconds_now(o);
         for (size_t i = 0; i < inner; i++)
-            run(jobs, copies, scratch, scratch_bytes, o->threads);
+            pool_run(o->pool, run, &all);
         seconds[r] = (seconds_now(o) - start) / (double)inner;
     }
     double median = sort_median(seconds, repeats), best = o->cpu_time ? seconds[0] : median;
@@ -230,8 +247,7 @@ static void parse(options *o, int argc, char **argv) {
         {"threads", 1, 0, 't'}, {"rung", 1, 0, 'r'},     {"format", 1, 0, 'f'},
         {"mode", 1, 0, 'a'},    {"m", 1, 0, 'm'},        {"shape", 1, 0, 's'},
         {"quick", 0, 0, 'q'},   {"cpu-time", 0, 0, 'c'}, {0, 0, 0, 0}};
-    *o = (options){
-        .threads = cpu_physical_cores(), .rung = "", .format = "nvfp4", .mode = "int8", .shape = ""};
+    *o = (options){.threads = cores_physical(), .rung = "", .format = "nvfp4", .mode = "int8", .shape = ""};
     for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
         if (c == 't')
             o->threads = atoi(optarg);
@@ -267,6 +283,8 @@ int main(int argc, char **argv) {
                  {"vnni", NIB_CPU_AVX512_VNNI}};
     options o;
     parse(&o, argc, argv);
+    if (pool_new(&o.pool, o.threads, NULL) != NIB_OK)
+        exit(1);
     uint64_t *buffer = must(aligned_alloc((size_t)2 << 20, FOOTPRINT));
     madvise(buffer, FOOTPRINT, MADV_HUGEPAGE); /* as packed weights do; a failure only slows the reading */
     memset(buffer, 1, FOOTPRINT);
@@ -291,5 +309,6 @@ int main(int argc, char **argv) {
                         bench(&k, &shapes[s], &formats[f], strcmp(o.mode, "int8") == 0, ms[i], &o, buffer);
     }
     free(buffer);
+    pool_free(o.pool);
     return 0;
 }

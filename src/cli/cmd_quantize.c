@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "base/clock.h"
+#include "base/cores.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -371,7 +372,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     a->convert.keep = a->keep;
     a->convert.also_read = a->calib;
     if (a->convert.threads == 0)
-        a->convert.threads = cpu_physical_cores();
+        a->convert.threads = cores_physical();
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(choose_method(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);

@@ -24,6 +24,7 @@ typedef struct convert_run {
     const model_file *in;
     const char *out_path;
     const convert_options *o;
+    pool *pool;
     recipe recipe;
     export_item *written;  /* [recipe.n] */
     encode_error *errors;  /* [recipe.n] */
@@ -36,7 +37,7 @@ typedef struct convert_run {
 static encode_job job_of(convert_run *run, size_t i) {
     return (encode_job){.item = &run->recipe.items[i].e,
                         .where = run->in->path,
-                        .threads = run->o->threads,
+                        .pool = run->pool,
                         .progress = run->o->progress,
                         .done = &run->done,
                         .total = run->total,
@@ -318,6 +319,7 @@ static void fill_report(convert_run *run, convert_report *report) {
 static nib_status convert_all(convert_run *run, nib_error *err) {
     const recipe *r = &run->recipe;
     NIB_TRY(recipe_make(&run->recipe, run->in, run->o, err));
+    NIB_TRY(pool_new(&run->pool, run->o->threads > 1 ? run->o->threads : 1, err));
     run->errors = mem_array(r->n, sizeof *run->errors);
     run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
     run->written = mem_array(r->n, sizeof *run->written);
@@ -361,6 +363,7 @@ nib_status convert(const model_file *in, const char *out_path, const convert_opt
         fill_report(&run, report);
         report->seconds = clock_seconds() - from;
     }
+    pool_free(run.pool);
     mem_free(run.errors);
     mem_free(run.bytes_after);
     mem_free(run.written);

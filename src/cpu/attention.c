@@ -285,8 +285,7 @@ static void choose_units(const cpu_backend *cb, cpu_op *op) {
     op->units = tiles;
     size_t slots = op->out->head.rows * (size_t)p->n_heads * (size_t)max_pages;
     bool fits = slots * ((size_t)p->head_dim + 2) <= cb->partial_floats;
-    if (cb->team.threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->team.threads) && max_pages > 1 &&
-        fits) {
+    if (cb->threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->threads) && max_pages > 1 && fits) {
         op->max_pages = max_pages;
         op->units = tiles * (size_t)max_pages;
         op->run = run_pages;

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cores.h"
 #include "base/mem.h"
-#include "base/threads.h"
 #include "cpu/attention.h"
 #include "cpu/features.h"
 #include "cpu/kvstore.h"
@@ -120,7 +120,7 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
                                   split_kind split, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
     packed *w;
-    NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->team.threads, err));
+    NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->pool, err));
     nib_status status = queue_reserve(cb, pack_scratch_bytes(w), err);
     if (status != NIB_OK) {
         pack_free(w);
@@ -166,7 +166,7 @@ static nib_status reserve_attention(cpu_backend *cb, size_t d, nib_error *err) {
     }
     NIB_TRY(queue_reserve(cb, attention_scratch_bytes(d), err));
     NIB_TRY(queue_reserve(cb, kvstore_scratch_bytes(d), err));
-    if (cb->partial || cb->team.threads == 1)
+    if (cb->partial || cb->threads == 1)
         return NIB_OK;
     cb->partial = mem_aligned(PARTIAL_FLOATS * sizeof(float));
     if (!cb->partial)
@@ -248,13 +248,12 @@ static void cpu_step_submit(backend *be) {
     (void)be;
 }
 
-/* No op on a CPU can fail; the threads for it can. */
+/* No op on a CPU can fail. */
 static nib_status cpu_step_wait(backend *be, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
+    (void)err;
     queue_run(cb);
-    nib_status status = cb->failed;
-    cb->failed = NIB_OK;
-    return status == NIB_OK ? NIB_OK : nib_fail(err, status, "%s", cb->failure.text);
+    return NIB_OK;
 }
 
 /* ---- matrix products ---- */
@@ -313,10 +312,10 @@ static void cpu_close(backend *be) {
         return;
     cpu_backend *cb = queue_backend(be);
     if (cb->scratch)
-        for (int i = 0; i < cb->team.threads; i++)
+        for (int i = 0; i < cb->threads; i++)
             mem_free(cb->scratch[i]);
     mem_free(cb->scratch);
-    team_free(&cb->team);
+    pool_free(cb->pool);
     mem_free(cb->ops);
     mem_free(cb->positions);
     mem_free(cb->runs);
@@ -367,7 +366,7 @@ static void set_table(backend *be) {
 }
 
 nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
-    int threads = options->threads ? options->threads : cpu_physical_cores();
+    int threads = options->threads ? options->threads : cores_physical();
     if (threads < 1 || threads > MAX_THREADS)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d threads: expected 1 to %d", threads, MAX_THREADS);
     cpu_backend *cb = mem_aligned(sizeof *cb);
@@ -375,9 +374,8 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the CPU backend");
     memset(cb, 0, sizeof *cb);
     set_table(&cb->be);
-    nib_status status = team_init(&cb->team, threads, features_cpus(), err);
-    if (status == NIB_OK)
-        status = threads_ready(threads, err); /* a step would tell too, but late */
+    cb->threads = threads;
+    nib_status status = pool_new(&cb->pool, threads, err);
     cb->ops = mem_array(QUEUE_OPS, sizeof *cb->ops);
     cb->scratch = mem_array((size_t)threads, sizeof *cb->scratch);
     if (status == NIB_OK && (!cb->ops || !cb->scratch))
@@ -398,5 +396,5 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
 }
 
 int cpu_threads(const backend *be) {
-    return ((const cpu_backend *)be)->team.threads;
+    return ((const cpu_backend *)be)->threads;
 }

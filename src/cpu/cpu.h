@@ -15,8 +15,7 @@ typedef struct cpu_options {
 
 nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err);
 
-uint32_t cpu_features(void);  /* NIB_CPU_* bits of this machine: CPUID and XCR0 */
-int cpu_physical_cores(void); /* of those this process may run on */
+uint32_t cpu_features(void); /* NIB_CPU_* bits of this machine: CPUID and XCR0 */
 int cpu_threads(const backend *be);
 
 /* Bytes per second that THREADS threads together read from memory (0: physical cores); takes about a second

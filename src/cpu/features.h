@@ -10,6 +10,5 @@
 
 /* This machine's features within MASK (0: all); a rung that MASK names brings those below it. */
 uint32_t features_lowered(uint32_t mask);
-int features_cpus(void); /* logical CPUs this process may run on, within its control group's quota */
 
 #endif

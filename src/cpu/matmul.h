@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Matrix products: a packed weight times the rows of an activation. cpu.c queues a matmul_job; the threads of
- * the team take ranges of its units. A unit is a fixed part of the weight's rows times a fixed part of the
+ * the pool take ranges of its units. A unit is a fixed part of the weight's rows times a fixed part of the
  * activation's rows: how units are shared out never changes a bit of the result.
  */
 #ifndef CPU_MATMUL_H

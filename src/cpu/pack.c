@@ -6,11 +6,11 @@
 #include "cpu/pack.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/mapfile.h"
 #include "base/mem.h"
-#include "base/threads.h"
 #include "cpu/matmul.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
@@ -269,38 +269,55 @@ static uint32_t pack_group(const pack_source *s, pack_row_fn pack_row, size_t g,
     return seen;
 }
 
-static nib_status pack_one(pack_part *p, int threads, nib_error *err) {
-    pack_source s = {.part = p, .data = p->source.data};
-    pack_row_fn pack_row = choose(&s, p);
+/* What the threads that pack a part share. */
+typedef struct pack_run {
+    pack_source source;
+    pack_row_fn pack_row;
+    size_t n_groups, group_bytes, stripe;
+    atomic_uint seen; /* the or of every scale entry */
+} pack_run;
+
+/* Stripes [begin, end) of groups. */
+static void pack_stripes(void *arg, int thread, size_t begin, size_t end) {
+    (void)thread;
+    pack_run *run = arg;
+    const pack_source *s = &run->source;
+    uint32_t seen = 0;
+    for (size_t i = begin; i < end; i++) {
+        size_t first = i * run->stripe, last = first + run->stripe;
+        last = last < run->n_groups ? last : run->n_groups;
+        for (size_t g = first; g < last; g++)
+            seen |= pack_group(s, run->pack_row, g, run->group_bytes);
+        size_t row = first * PACK_LANES, rows = s->part->rows;
+        size_t end_row = last * PACK_LANES < rows ? last * PACK_LANES : rows;
+        mapfile_forget(s->data + row * s->row_bytes, (end_row - row) * s->row_bytes);
+    }
+    atomic_fetch_or(&run->seen, seen);
+}
+
+static nib_status pack_one(pack_part *p, pool *team, nib_error *err) {
+    pack_run run = {.source = {.part = p, .data = p->source.data}};
     size_t bytes;
-    bool whole = dtype_bytes(p->source.dtype, p->cols, &s.row_bytes);
+    run.pack_row = choose(&run.source, p);
+    bool whole = dtype_bytes(p->source.dtype, p->cols, &run.source.row_bytes);
     assert(whole);
     (void)whole;
-    if (!pack_row) {
+    if (!run.pack_row) {
         keep_rows(p);
         return NIB_OK;
     }
     p->n_super = (p->cols + PACK_COLS - 1) / PACK_COLS;
     p->super_bytes = (p->kind == PACK_BYTE ? 17 : 9) * PACK_LINE;
-    size_t n_groups = pack_groups(p), group_bytes;
-    if (!mem_mul(p->n_super, p->super_bytes, &group_bytes) || !mem_mul(group_bytes, n_groups, &bytes) ||
-        !(p->groups = pack_slab_take(&p->slab, bytes)))
+    run.n_groups = pack_groups(p);
+    if (!mem_mul(p->n_super, p->super_bytes, &run.group_bytes) ||
+        !mem_mul(run.group_bytes, run.n_groups, &bytes) || !(p->groups = pack_slab_take(&p->slab, bytes)))
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
-    uint32_t seen = 0; /* the or of every scale entry */
-    threads = p->rows >= PARALLEL_ROWS ? threads : 1;
-    NIB_TRY(threads_ready(threads, err));
-    size_t stripe = STRIPE_BYTES / (PACK_LANES * s.row_bytes) + 1;
-#pragma omp parallel for schedule(dynamic) reduction(| : seen) num_threads(threads)
-    for (size_t first = 0; first < n_groups; first += stripe) {
-        size_t last = first + stripe < n_groups ? first + stripe : n_groups, row = first * PACK_LANES;
-        for (size_t g = first; g < last; g++)
-            seen |= pack_group(&s, pack_row, g, group_bytes);
-        size_t end = last * PACK_LANES < p->rows ? last * PACK_LANES : p->rows;
-        mapfile_forget(s.data + row * s.row_bytes, (end - row) * s.row_bytes);
-    }
+    run.stripe = STRIPE_BYTES / (PACK_LANES * run.source.row_bytes) + 1;
+    size_t n_stripes = (run.n_groups + run.stripe - 1) / run.stripe;
+    pool_for(p->rows >= PARALLEL_ROWS ? team : NULL, n_stripes, 1, pack_stripes, &run);
     p->scale = p->unit * p->source.tensor_scale;
-    if (seen & BAD_SCALE)
+    if (run.seen & BAD_SCALE)
         keep_rows(p);
     else
         mapfile_forget(p->source.data, p->source.bytes);
@@ -312,9 +329,9 @@ static size_t part_bytes(const pack_part *p) {
                                 : pack_groups(p) * p->n_super * p->super_bytes;
 }
 
-nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, pool *team,
                        nib_error *err) {
-    assert(n_parts > 0 && n_parts <= WEIGHT_MAX_PARTS && threads > 0);
+    assert(n_parts > 0 && n_parts <= WEIGHT_MAX_PARTS);
     packed *w = mem_array(1, sizeof *w);
     if (!w)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight of %zu tensors", n_parts);
@@ -329,7 +346,7 @@ nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts,
         p->row_scales = p->source.row_scales;
         head->part_rows[head->n_parts++] = p->rows;
         head->rows += p->rows;
-        nib_status status = pack_one(p, threads, err);
+        nib_status status = pack_one(p, team, err);
         if (status != NIB_OK) {
             pack_free(w);
             return status;

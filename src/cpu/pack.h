@@ -23,6 +23,7 @@
 #ifndef CPU_PACK_H
 #define CPU_PACK_H
 
+#include "base/pool.h"
 #include "cpu/pack_slab.h"
 #include "ops/ops.h"
 
@@ -67,9 +68,9 @@ static inline const packed *pack_of(const weight *w) {
 }
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
- * One layout for every rung, whatever the THREADS that pack. The pages of a mapped file that were copied
+ * One layout for every rung, whatever the TEAM that packs. The pages of a mapped file that were copied
  * leave resident memory, some MiB at a time. */
-nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, int threads,
+nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, pool *team,
                        nib_error *err);
 void pack_free(packed *w);
 size_t pack_scratch_bytes(const packed *w); /* that matmul_run needs per thread */

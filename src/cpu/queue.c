@@ -113,7 +113,7 @@ static void walk(void *arg, int thread, int n_threads) {
         run_chain(cb, first, last, (size_t)thread, (size_t)n_threads);
         alone rest = {.cb = cb, .first = last, .end = alone_end(cb, last)};
         if (rest.end < cb->n_ops || rest.end > last || cb->profiling)
-            team_barrier(&cb->team, thread, n_threads, run_alone, &rest);
+            pool_barrier(cb->pool, thread, run_alone, &rest);
         if (timed) {
             double now = clock_seconds();
             op_profile *row = &cb->profile[cb->ops[first].kind];
@@ -127,8 +127,8 @@ static void walk(void *arg, int thread, int n_threads) {
 }
 
 void queue_run(cpu_backend *cb) {
-    if (cb->n_ops && cb->failed == NIB_OK)
-        cb->failed = team_run(&cb->team, walk, cb, &cb->failure);
+    if (cb->n_ops)
+        pool_run(cb->pool, walk, cb);
     cb->n_ops = 0;
 }
 
@@ -136,7 +136,7 @@ nib_status queue_reserve(cpu_backend *cb, size_t bytes, nib_error *err) {
     if (bytes <= cb->scratch_bytes)
         return NIB_OK;
     assert(cb->n_ops == 0);
-    for (int i = 0; i < cb->team.threads; i++) {
+    for (int i = 0; i < cb->threads; i++) {
         void *memory = mem_aligned(bytes);
         if (!memory)
             return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu bytes of scratch per thread", bytes);

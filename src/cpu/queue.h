@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A step: ops are queued as small descriptors and computed together, in one parallel region. An op is cut
+ * A step: ops are queued as small descriptors and computed together, in one run of the pool. An op is cut
  * into units; which thread takes which unit never changes a bit. Ops of one row after the other (by_row) that
  * follow each other on the same rows are run as one, without a barrier between them.
  *
@@ -11,10 +11,10 @@
 
 #include <stdatomic.h>
 
+#include "base/pool.h"
 #include "cpu/cpu.h"
 #include "cpu/kernels.h"
 #include "cpu/pack.h"
-#include "cpu/team.h"
 
 enum { QUEUE_OPS = 4096, ROPE_TABLES = 4 };
 
@@ -84,16 +84,14 @@ struct cpu_backend {
     backend be; /* first: a backend * is a cpu_backend * */
     cpu_kernels k;
     bool int8;
-    team team;
+    pool *pool;
+    int threads; /* of the pool */
 
     /* the queue */
     cpu_op *ops;
     size_t n_ops;
     void **scratch; /* [threads] */
     size_t scratch_bytes;
-
-    nib_status failed; /* what kept the step from being computed: told by step_finish */
-    nib_error failure;
 
     /* the rows of the step; arrays of max_rows */
     size_t max_rows, max_half;
@@ -129,7 +127,7 @@ static inline int queue_page(const cpu_backend *cb, const page_run *run, int gro
 
 /* Appends an op; a full queue is computed first. */
 void queue_push(cpu_backend *cb, const cpu_op *op);
-void queue_run(cpu_backend *cb); /* or sets FAILED */
+void queue_run(cpu_backend *cb);
 /* The backend's profile calls. */
 void queue_profile_start(backend *be);
 size_t queue_profile_stop(backend *be, op_profile *rows, size_t max_rows);

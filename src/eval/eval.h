@@ -39,7 +39,7 @@ nib_status eval_text_compare(const eval_text *text, const eval_text *base_text, 
                              const char *model_name, const char *base_name, nib_error *err);
 
 typedef struct eval_options {
-    int threads; /* of the statistics; 0: OpenMP's default */
+    int threads; /* of the statistics; 0: physical cores */
     progress progress;
     const volatile sig_atomic_t *stop; /* looked at between batches, may be NULL: then NIB_CANCELLED */
 } eval_options;

@@ -14,15 +14,16 @@
 typedef struct kld_run {
     scores scores;
     size_t vocab;
-    int threads;
     kldfile_reader *file;                    /* against a file */
     kldfile_record records[WINDOWS_MAX_OUT]; /* the rows at hand */
 } kld_run;
 
-static nib_status check_rows(const kld_run *r, size_t row, int n_rows, nib_error *err) {
-    NIB_TRY(scores_check(r->scores.nll + row, (size_t)n_rows, row, err));
-    NIB_TRY(scores_check(r->scores.nll_base + row, (size_t)n_rows, row, err));
-    return scores_check(r->scores.kld + row, (size_t)n_rows, row, err);
+static nib_status check_rows(const windows_rows *rows, nib_error *err) {
+    const kld_run *r = rows->context;
+    size_t row = rows->first, n = (size_t)rows->n;
+    NIB_TRY(scores_check(r->scores.nll + row, n, row, err));
+    NIB_TRY(scores_check(r->scores.nll_base + row, n, row, err));
+    return scores_check(r->scores.kld + row, n, row, err);
 }
 
 /* Scored row ROW: the true token's ln p, and the base's. */
@@ -32,36 +33,46 @@ static void set_target(kld_run *r, size_t row, double log_prob, double log_prob_
     r->scores.p_diff[row] = exp(log_prob) - exp(log_prob_base);
 }
 
-static nib_status score_pair(void *context, const float *const *logits, int n_rows, const int32_t *targets,
-                             size_t row, nib_error *err) {
-    kld_run *r = context;
-#pragma omp parallel for schedule(static) num_threads(r->threads)
-    for (int i = 0; i < n_rows; i++) {
-        const float *x = logits[0] + (size_t)i * r->vocab, *base = logits[1] + (size_t)i * r->vocab;
+static void score_pairs(void *arg, int thread, size_t begin, size_t end) {
+    (void)thread;
+    const windows_rows *rows = arg;
+    kld_run *r = rows->context;
+    for (size_t i = begin; i < end; i++) {
+        const float *x = rows->logits[0] + i * r->vocab, *base = rows->logits[1] + i * r->vocab;
         softmax_row sx = softmax_of(x, r->vocab), sb = softmax_of(base, r->vocab);
-        size_t at = row + (size_t)i;
-        set_target(r, at, softmax_log_prob(x, &sx, targets[i]), softmax_log_prob(base, &sb, targets[i]));
+        size_t at = rows->first + i;
+        set_target(r, at, softmax_log_prob(x, &sx, rows->targets[i]),
+                   softmax_log_prob(base, &sb, rows->targets[i]));
         r->scores.kld[at] = softmax_kl(base, &sb, x, &sx, r->vocab);
         r->scores.same_top[at] = sx.argmax == sb.argmax;
     }
-    return check_rows(r, row, n_rows, err);
 }
 
-static nib_status score_file(void *context, const float *const *logits, int n_rows, const int32_t *targets,
-                             size_t row, nib_error *err) {
-    kld_run *r = context;
-    for (int i = 0; i < n_rows; i++)
-        NIB_TRY(kldfile_next(r->file, &r->records[i], err));
-#pragma omp parallel for schedule(static) num_threads(r->threads)
-    for (int i = 0; i < n_rows; i++) {
-        const float *x = logits[0] + (size_t)i * r->vocab;
+static nib_status score_pair(windows_rows *rows, nib_error *err) {
+    pool_for(rows->pool, (size_t)rows->n, 1, score_pairs, rows);
+    return check_rows(rows, err);
+}
+
+static void score_records(void *arg, int thread, size_t begin, size_t end) {
+    (void)thread;
+    const windows_rows *rows = arg;
+    kld_run *r = rows->context;
+    for (size_t i = begin; i < end; i++) {
+        const float *x = rows->logits[0] + i * r->vocab;
         softmax_row sx = softmax_of(x, r->vocab);
-        size_t at = row + (size_t)i;
-        set_target(r, at, softmax_log_prob(x, &sx, targets[i]), r->records[i].target_log_prob);
+        size_t at = rows->first + i;
+        set_target(r, at, softmax_log_prob(x, &sx, rows->targets[i]), r->records[i].target_log_prob);
         r->scores.kld[at] = kldfile_kl(&r->records[i], x, &sx);
         r->scores.same_top[at] = sx.argmax == r->records[i].top;
     }
-    return check_rows(r, row, n_rows, err);
+}
+
+static nib_status score_file(windows_rows *rows, nib_error *err) {
+    kld_run *r = rows->context;
+    for (int i = 0; i < rows->n; i++)
+        NIB_TRY(kldfile_next(r->file, &r->records[i], err));
+    pool_for(rows->pool, (size_t)rows->n, 1, score_records, rows);
+    return check_rows(rows, err);
 }
 
 static nib_status compare(model *const *models, int n_models, kldfile_reader *file, const eval_text *text,
@@ -71,7 +82,6 @@ static nib_status compare(model *const *models, int n_models, kldfile_reader *fi
     if (!r)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
     r->vocab = (size_t)model_hparams(models[0])->vocab;
-    r->threads = windows_threads(options);
     r->file = file;
     double start = clock_seconds();
     nib_status status = scores_open(&r->scores, windows_scored(text), err);
@@ -106,30 +116,33 @@ nib_status eval_kld_against_file(model *m, const eval_text *text, const char *pa
 typedef struct save_run {
     double *nll;
     size_t vocab;
-    int threads;
     kldfile_writer *file;
 } save_run;
 
-static nib_status save_rows(void *context, const float *const *logits, int n_rows, const int32_t *targets,
-                            size_t row, nib_error *err) {
-    save_run *r = context;
-#pragma omp parallel for schedule(static) num_threads(r->threads)
-    for (int i = 0; i < n_rows; i++) {
-        const float *x = logits[0] + (size_t)i * r->vocab;
+static void encode_range(void *arg, int thread, size_t begin, size_t end) {
+    (void)thread;
+    const windows_rows *rows = arg;
+    save_run *r = rows->context;
+    for (size_t i = begin; i < end; i++) {
+        const float *x = rows->logits[0] + i * r->vocab;
         softmax_row s = softmax_of(x, r->vocab);
-        r->nll[row + (size_t)i] = -softmax_log_prob(x, &s, targets[i]);
-        kldfile_encode(r->file, i, x, &s, targets[i]);
+        r->nll[rows->first + i] = -softmax_log_prob(x, &s, rows->targets[i]);
+        kldfile_encode(r->file, (int)i, x, &s, rows->targets[i]);
     }
-    NIB_TRY(scores_check(r->nll + row, (size_t)n_rows, row, err));
-    return kldfile_write(r->file, n_rows, err);
+}
+
+static nib_status save_rows(windows_rows *rows, nib_error *err) {
+    save_run *r = rows->context;
+    pool_for(rows->pool, (size_t)rows->n, 1, encode_range, rows);
+    NIB_TRY(scores_check(r->nll + rows->first, (size_t)rows->n, rows->first, err));
+    return kldfile_write(r->file, rows->n, err);
 }
 
 nib_status eval_kld_save(model *base, const eval_text *text, const char *path, const eval_options *options,
                          eval_ppl_result *out, nib_error *err) {
     *out = (eval_ppl_result){.n_scored = windows_scored(text)};
     save_run r = {.nll = mem_array(out->n_scored, sizeof(double)),
-                  .vocab = (size_t)model_hparams(base)->vocab,
-                  .threads = windows_threads(options)};
+                  .vocab = (size_t)model_hparams(base)->vocab};
     if (!r.nll)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for the scores of %zu tokens", out->n_scored);
     double start = clock_seconds();

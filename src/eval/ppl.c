@@ -13,27 +13,29 @@
 typedef struct ppl_run {
     double *nll; /* [n_scored] */
     size_t vocab;
-    int threads;
 } ppl_run;
 
-static nib_status score(void *context, const float *const *logits, int n_rows, const int32_t *targets,
-                        size_t row, nib_error *err) {
-    ppl_run *r = context;
-#pragma omp parallel for schedule(static) num_threads(r->threads)
-    for (int i = 0; i < n_rows; i++) {
-        const float *x = logits[0] + (size_t)i * r->vocab;
+static void score_range(void *arg, int thread, size_t begin, size_t end) {
+    (void)thread;
+    const windows_rows *rows = arg;
+    ppl_run *r = rows->context;
+    for (size_t i = begin; i < end; i++) {
+        const float *x = rows->logits[0] + i * r->vocab;
         softmax_row s = softmax_of(x, r->vocab);
-        r->nll[row + (size_t)i] = -softmax_log_prob(x, &s, targets[i]);
+        r->nll[rows->first + i] = -softmax_log_prob(x, &s, rows->targets[i]);
     }
-    return scores_check(r->nll + row, (size_t)n_rows, row, err);
+}
+
+static nib_status score(windows_rows *rows, nib_error *err) {
+    ppl_run *r = rows->context;
+    pool_for(rows->pool, (size_t)rows->n, 1, score_range, rows);
+    return scores_check(r->nll + rows->first, (size_t)rows->n, rows->first, err);
 }
 
 nib_status eval_ppl(model *m, const eval_text *text, const eval_options *options, eval_ppl_result *out,
                     nib_error *err) {
     *out = (eval_ppl_result){.n_scored = windows_scored(text)};
-    ppl_run r = {.nll = mem_array(out->n_scored, sizeof(double)),
-                 .vocab = (size_t)model_hparams(m)->vocab,
-                 .threads = windows_threads(options)};
+    ppl_run r = {.nll = mem_array(out->n_scored, sizeof(double)), .vocab = (size_t)model_hparams(m)->vocab};
     if (!r.nll)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for the scores of %zu tokens", out->n_scored);
     double start = clock_seconds();

@@ -4,11 +4,10 @@
  */
 #include "eval/windows.h"
 
-#include <omp.h>
 #include <string.h>
 
+#include "base/cores.h"
 #include "base/mem.h"
-#include "base/threads.h"
 
 nib_status eval_text_open(eval_text *out, const tokenizer *words, const char *text, size_t bytes, int n_ctx,
                           int n_chunks, const char *where, nib_error *err) {
@@ -78,10 +77,6 @@ model_limits eval_limits(int n_ctx, nib_kv_dtype kv_dtype) {
     return l;
 }
 
-int windows_threads(const eval_options *options) {
-    return options->threads > 0 ? options->threads : omp_get_max_threads();
-}
-
 typedef struct run {
     model *const *models;
     int n_models;
@@ -90,6 +85,7 @@ typedef struct run {
     const char *what;
     windows_rows_fn rows;
     void *context;
+    pool *pool;
     int32_t *window; /* [n_ctx] ids with BOS in place */
     int32_t *pages;  /* 0, 1, 2, ...: every window uses the same pages again */
     uint64_t done, total;
@@ -120,8 +116,13 @@ static nib_status run_batch(run *r, int pos, int n, bool scored, size_t row, nib
     }
     if (!scored)
         return NIB_OK;
-    NIB_TRY(threads_ready(windows_threads(r->options), err)); /* for the team of rows() */
-    return r->rows(r->context, logits, n, r->window + pos + 1, row, err);
+    windows_rows rows = {.context = r->context,
+                         .logits = logits,
+                         .targets = r->window + pos + 1,
+                         .first = row,
+                         .n = n,
+                         .pool = r->pool};
+    return r->rows(&rows, err);
 }
 
 static nib_status run_window(run *r, int chunk, nib_error *err) {
@@ -174,13 +175,14 @@ nib_status windows_run(model *const *models, int n_models, const eval_text *text
              .window = mem_array((size_t)text->n_ctx, sizeof(int32_t)),
              .pages = mem_array((size_t)n_pages, sizeof(int32_t)),
              .total = (uint64_t)text->n_chunks * (uint64_t)(text->n_ctx - 1) * (uint64_t)n_models};
-    nib_status status = NIB_OK;
-    if (!r.window || !r.pages)
+    nib_status status = pool_new(&r.pool, options->threads > 0 ? options->threads : cores_physical(), err);
+    if (status == NIB_OK && (!r.window || !r.pages))
         status = nib_fail(err, NIB_NO_MEMORY, "out of memory for a window of %d tokens", text->n_ctx);
     for (int i = 0; status == NIB_OK && i < n_pages; i++)
         r.pages[i] = i;
     for (int c = 0; status == NIB_OK && c < text->n_chunks; c++)
         status = run_window(&r, c, err);
+    pool_free(r.pool);
     mem_free(r.window);
     mem_free(r.pages);
     return status;

@@ -12,32 +12,37 @@
 #include <assert.h>
 #include <float.h>
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/quote.h"
-#include "base/threads.h"
 #include "num/fp8.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
 
 #define CHUNK_ELEMENTS ((size_t)4 << 20)
-#define WORTH_A_TEAM                                                                                         \
-    ((size_t)1 << 17) /* elements below which waking other threads costs more than it gives */
+#define WORTH_WAKING   ((size_t)1 << 17) /* elements from which on waking other threads pays */
+#define GRAIN          8                 /* rows */
+
+typedef struct measure {
+    float amax;
+    bool bf16, f16, finite;
+} measure;
 
 /* What one thread works with. */
 typedef struct bench {
     float *x, *back;         /* [cols] values, values as they will be read */
     uint8_t *codes, *scales; /* a row in the Hugging Face layout */
+    measure seen;
 } bench;
 
 typedef struct workshop {
     const encode_job *job;
     size_t rows, cols, row_bytes; /* row_bytes of the output */
     size_t chunk_rows;
-    int threads;
+    pool *pool;
+    int threads;            /* of the pool */
     bench *benches;         /* [threads] */
     unsigned char *out;     /* [chunk_rows, row_bytes] */
     encode_error *row_sums; /* [chunk_rows]: added up in row order */
@@ -90,8 +95,8 @@ static void workshop_close(workshop *w) {
 static nib_status workshop_open(workshop *w, const encode_job *job, size_t row_bytes, nib_error *err) {
     const tensor *t = job->item->t;
     *w = (workshop){.job = job, .rows = t->rows, .cols = t->cols, .row_bytes = row_bytes};
-    w->threads = job->threads > 1 ? job->threads : 1;
-    NIB_TRY(threads_ready(w->threads, err));
+    w->pool = t->rows * t->cols >= WORTH_WAKING ? job->pool : NULL;
+    w->threads = pool_threads(w->pool);
     w->chunk_rows = t->cols < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / (t->cols ? t->cols : 1) : 1;
     if (w->chunk_rows > t->rows)
         w->chunk_rows = t->rows;
@@ -116,11 +121,6 @@ static nib_status workshop_open(workshop *w, const encode_job *job, size_t row_b
 
 /* ---- measuring ---- */
 
-typedef struct measure {
-    float amax;
-    bool bf16, f16, finite;
-} measure;
-
 static bool row_is_f16(const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (f16_to_f32(f16_from_f32(x[i])) != x[i])
@@ -143,24 +143,26 @@ static void measure_row(const float *x, size_t n, measure *m) {
     m->finite &= finite;
 }
 
-static measure measure_all(const workshop *w) {
+static void measure_rows(void *arg, int thread, size_t begin, size_t end) {
+    const workshop *w = arg;
+    bench *b = &w->benches[thread];
+    for (size_t r = begin; r < end; r++) {
+        read_row(w->job->item, r, b->x);
+        measure_row(b->x, w->cols, &b->seen);
+    }
+}
+
+static measure measure_all(workshop *w) {
     measure all = {0, true, true, true};
-#pragma omp parallel num_threads(w->threads) if (w->rows * w->cols >= WORTH_A_TEAM)
-    {
-        const bench *b = &w->benches[omp_get_thread_num()];
-        measure mine = {0, true, true, true};
-#pragma omp for schedule(static)
-        for (size_t r = 0; r < w->rows; r++) {
-            read_row(w->job->item, r, b->x);
-            measure_row(b->x, w->cols, &mine);
-        }
-#pragma omp critical
-        {
-            all.amax = mine.amax > all.amax ? mine.amax : all.amax;
-            all.bf16 &= mine.bf16;
-            all.f16 &= mine.f16;
-            all.finite &= mine.finite;
-        }
+    for (int i = 0; i < w->threads; i++)
+        w->benches[i].seen = all;
+    pool_for(w->pool, w->rows, GRAIN, measure_rows, w);
+    for (int i = 0; i < w->threads; i++) {
+        const measure *one = &w->benches[i].seen;
+        all.amax = one->amax > all.amax ? one->amax : all.amax;
+        all.bf16 &= one->bf16;
+        all.f16 &= one->f16;
+        all.finite &= one->finite;
     }
     return all;
 }
@@ -309,17 +311,30 @@ static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out
     return true;
 }
 
+/* Rows of a chunk. */
+typedef struct chunk {
+    workshop *w;
+    size_t first, scale_cols;
+    uint8_t *scales;
+} chunk;
+
+static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
+    const chunk *c = arg;
+    workshop *w = c->w;
+    for (size_t i = begin; i < end; i++) {
+        w->row_sums[i] = (encode_error){0, 0, 0, 0};
+        w->row_bad[i] =
+            !encode_row(w, &w->benches[thread], c->first + i, w->out + i * w->row_bytes,
+                        c->scales ? c->scales + (c->first + i) * c->scale_cols : NULL, &w->row_sums[i]);
+    }
+}
+
 static nib_status encode_chunk(workshop *w, size_t first, size_t n, uint8_t *scales, encode_error *sums,
                                nib_error *err) {
     const encode_item *item = w->job->item;
-    size_t scale_cols = item->to == DT_NVFP4 ? w->cols / 16 : item->to == DT_MXFP4 ? w->cols / 32 : 0;
-#pragma omp parallel for schedule(dynamic, 8) num_threads(w->threads) if (n * w->cols >= WORTH_A_TEAM)
-    for (size_t i = 0; i < n; i++) {
-        w->row_sums[i] = (encode_error){0, 0, 0, 0};
-        w->row_bad[i] =
-            !encode_row(w, &w->benches[omp_get_thread_num()], first + i, w->out + i * w->row_bytes,
-                        scales ? scales + (first + i) * scale_cols : NULL, &w->row_sums[i]);
-    }
+    chunk c = {.w = w, .first = first, .scales = scales};
+    c.scale_cols = item->to == DT_NVFP4 ? w->cols / 16 : item->to == DT_MXFP4 ? w->cols / 32 : 0;
+    pool_for(n * w->cols >= WORTH_WAKING ? w->pool : NULL, n, GRAIN, encode_rows, &c);
     for (size_t i = 0; i < n; i++) {
         if (w->row_bad[i])
             return nib_fail(err, NIB_BAD_FILE, "%s: row %zu of tensor %s has a block scale that is no number",

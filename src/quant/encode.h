@@ -9,6 +9,7 @@
 
 #include <signal.h>
 
+#include "base/pool.h"
 #include "base/progress.h"
 #include "base/status.h"
 #include "nouns/tensor.h"
@@ -48,7 +49,7 @@ typedef struct encode_error { /* sums over the tensor's elements */
 typedef struct encode_job {
     const encode_item *item;
     const char *where; /* the source, for sentences */
-    int threads;
+    pool *pool;
     progress progress; /* counts elements from *done of total */
     uint64_t *done, total;
     const volatile sig_atomic_t *interrupted;

@@ -160,7 +160,7 @@ enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
 static packed *pack_one_tensor(const tensor *t, bool int8) {
     packed *w = NULL;
-    assert_int_equal(pack_weight(&w, &t, 1, int8, 2, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &t, 1, int8, NULL, NULL), NIB_OK);
     return w;
 }
 
@@ -307,7 +307,7 @@ static void joined_parts_and_adding(void **state) {
     tensor v = fixture_tensor(DT_Q8_0, 40, COLS, &r, FILL_RANDOM, true);
     const tensor *parts[] = {&q, &k, &v};
     packed *w = NULL;
-    assert_int_equal(pack_weight(&w, parts, 3, true, 2, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, parts, 3, true, NULL, NULL), NIB_OK);
     for (size_t tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1) {
         act *a = make_act(tokens, COLS, X_NORMAL, &r);
         check_job(all, w, a, true);

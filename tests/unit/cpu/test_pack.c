@@ -39,7 +39,7 @@ static void unpacks_to_the_same_values(void **state) {
                                               (fill)kind, kind == FILL_RANDOM);
                     const tensor *part = &t;
                     packed *w = NULL;
-                    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
+                    assert_int_equal(pack_weight(&w, &part, 1, true, NULL, NULL), NIB_OK);
                     check_rows(w, &part, 1);
                     pack_free(w);
                     fixture_free(&t);
@@ -55,7 +55,10 @@ static void joins_tensors_of_several_formats(void **state) {
     const tensor *parts[] = {&q, &k, &v};
     packed *w = NULL;
     for (int threads = 1; threads <= 3; threads++) {
-        assert_int_equal(pack_weight(&w, parts, 3, true, threads, NULL), NIB_OK);
+        pool *p = NULL;
+        assert_int_equal(pool_new(&p, threads, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w, parts, 3, true, p, NULL), NIB_OK);
+        pool_free(p);
         check_rows(w, parts, 3);
         pack_free(w);
     }
@@ -75,7 +78,7 @@ static void keeps_codes_and_scales(void **state) {
         scales[i] = (uint8_t)(i % 0x7f);
     const tensor *part = &t;
     packed *w = NULL;
-    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &part, 1, true, NULL, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_NVFP4);
     for (size_t row = 0; row < ROWS; row++)
         for (size_t b = 0; b < COLS / 16; b++) {
@@ -103,7 +106,7 @@ static void keeps_odd_scales_by_rows(void **state) {
         ((uint8_t *)t.block_scales)[37] = odd[i];
         const tensor *part = &t;
         packed *w = NULL;
-        assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w, &part, 1, true, NULL, NULL), NIB_OK);
         assert_int_equal(w->parts[0].kind, PACK_ROWS);
         check_rows(w, &part, 1);
         pack_free(w);
@@ -114,7 +117,7 @@ static void keeps_odd_scales_by_rows(void **state) {
     ((uint8_t *)t.block_scales)[3] = 160; /* more than E5M3's span above the others */
     const tensor *part = &t;
     packed *w = NULL;
-    assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
+    assert_int_equal(pack_weight(&w, &part, 1, true, NULL, NULL), NIB_OK);
     assert_int_equal(w->parts[0].kind, PACK_ROWS);
     check_rows(w, &part, 1);
     pack_free(w);
@@ -129,7 +132,7 @@ static void takes_no_more_room_than_the_file(void **state) {
         tensor t = fixture_tensor(in_groups[i], 64, 640, &r, FILL_RANDOM, false);
         const tensor *part = &t;
         packed *w = NULL;
-        assert_int_equal(pack_weight(&w, &part, 1, true, 2, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w, &part, 1, true, NULL, NULL), NIB_OK);
         assert_int_equal(w->head.bytes, tensor_total_bytes(&t));
         pack_free(w);
         fixture_free(&t);
@@ -147,7 +150,7 @@ static void says_when_memory_is_short(void **state) {
         packed *w = NULL;
         nib_error err = {{0}};
         mem_fail_after(n);
-        assert_int_equal(pack_weight(&w, &part, 1, NULL, true, &err), NIB_NO_MEMORY);
+        assert_int_equal(pack_weight(&w, &part, 1, false, NULL, &err), NIB_NO_MEMORY);
         mem_fail_after(-1);
         assert_null(w);
         assert_true(err.text[0]);
@@ -171,7 +174,7 @@ static void weights_come_and_go(void **state) {
             fixture_free(&t[at]);
         }
         t[at] = fixture_tensor(DT_Q8_0, 16 + i, 3200, &r, FILL_RANDOM, false);
-        assert_int_equal(pack_weight(&w[at], &part, 1, NULL, true, NULL), NIB_OK);
+        assert_int_equal(pack_weight(&w[at], &part, 1, false, NULL, NULL), NIB_OK);
         assert_int_equal((uintptr_t)w[at]->parts[0].groups % 64, 0);
     }
     for (size_t i = 0; i < N; i++) {

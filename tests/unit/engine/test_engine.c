@@ -417,7 +417,7 @@ static void test_words(void **state) {
     assert_non_null(strstr(info.compute_path, "cpu"));
     assert_int_equal(info.max_model_len, 512); /* of the model, less than the default */
     assert_int_equal(info.vocab_size, 280);
-    assert_int_equal(info.threads, 1);
+    assert_int_equal(info.threads, 2);
     assert_true(info.weight_bytes > 10000 && info.kv_bytes > 10000);
     assert_true(info.has_chat_template);
     assert_string_equal(info.chat_template_note, "");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * An engine over a model of 25 kB (tests/golden/models/llama-words), and requests to it. One thread of the
- * backend's: these tests are about the engine's own. Included by test programs; everything is static.
+ * An engine over a model of 25 kB (tests/golden/models/llama-words), and requests to it. Included by test
+ * programs; everything is static.
  */
 #ifndef TINY_ENGINE_H
 #define TINY_ENGINE_H
@@ -16,7 +16,7 @@ static inline nib_engine *open_tiny(const nib_options *options, const loaded_nee
     nib_engine *e;
     nib_error err = {""};
     nib_options o = *options;
-    o.threads = 1;
+    o.threads = 2;
     if (engine_open(&e, TINY, &o, needs, &err) != NIB_OK)
         fail_msg("%s", err.text);
     return e;

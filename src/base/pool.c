@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A run is what lies between two barriers: workers wait in the first one until thread 0 lets them go on, and
+ * say in the second that they have come. See pool.h.
+ */
+#include "base/pool.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cores.h"
+#include "base/mem.h"
+
+/* Pauses of some 30 ns: 50 us are longer than most waits inside a step, 1 ms than what one thread does alone
+ * between two steps. */
+enum { SPINS = 1500, IDLE_SPINS = 30000, YIELDS = 20 };
+
+/* A phase that somebody may sleep on. */
+typedef struct word {
+    _Alignas(64) atomic_uint phase;
+    atomic_uint sleepers;
+} word;
+
+typedef struct worker {
+    word seat; /* the phase of ALL that it waits for */
+    pool *pool;
+    pthread_t thread;
+    int number;
+} worker;
+
+struct pool {
+    word all; /* goes up by one when all have come */
+    worker *workers;
+    int threads, n_started; /* n_started: workers, from workers[1] on */
+    int spins, idle_spins;
+    bool quit;
+    pool_fn fn; /* of the run */
+    void *arg;
+};
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Sets W and wakes who sleeps on it. The store comes before the look at sleepers, and a sleeper counts itself
+ * before it looks at the phase: one of the two sees the other. */
+static void announce(word *w, unsigned phase) {
+    atomic_store(&w->phase, phase);
+    if (atomic_load(&w->sleepers))
+        syscall(SYS_futex, &w->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void await(word *w, unsigned wanted, int spins) {
+    for (int i = 0; i < spins + YIELDS; i++) {
+        if (atomic_load_explicit(&w->phase, memory_order_acquire) == wanted)
+            return;
+        if (i < spins)
+            relax();
+        else
+            sched_yield();
+    }
+    atomic_fetch_add(&w->sleepers, 1);
+    for (unsigned seen; (seen = atomic_load(&w->phase)) != wanted;)
+        syscall(SYS_futex, &w->phase, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&w->sleepers, 1);
+}
+
+static unsigned next_phase(const pool *p) {
+    return atomic_load_explicit(&p->all.phase, memory_order_relaxed) + 1;
+}
+
+static void *work(void *argument) {
+    worker *w = argument;
+    pool *p = w->pool;
+    for (unsigned next = 1;;) {
+        await(&p->all, next, p->idle_spins);
+        if (p->quit)
+            return NULL;
+        p->fn(p->arg, w->number, p->threads);
+        next = next_phase(p); /* FN may have had barriers */
+        announce(&w->seat, next);
+    }
+}
+
+static void await_workers(pool *p) {
+    unsigned next = next_phase(p);
+    for (int i = 1; i < p->threads; i++)
+        await(&p->workers[i].seat, next, p->spins);
+}
+
+void pool_run(pool *p, pool_fn fn, void *arg) {
+    if (pool_threads(p) == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    p->fn = fn;
+    p->arg = arg;
+    announce(&p->all, next_phase(p));
+    fn(arg, 0, p->threads);
+    await_workers(p);
+}
+
+void pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg) {
+    if (thread > 0) {
+        unsigned next = next_phase(p);
+        announce(&p->workers[thread].seat, next);
+        await(&p->all, next, p->spins);
+        return;
+    }
+    if (p)
+        await_workers(p);
+    if (alone)
+        alone(arg);
+    if (pool_threads(p) > 1)
+        announce(&p->all, next_phase(p));
+}
+
+/* ---- ranges ---- */
+
+typedef struct ranges {
+    pool_range_fn fn;
+    void *arg;
+    size_t n, grain;
+    atomic_size_t next;
+} ranges;
+
+static void run_ranges(void *argument, int thread, int n_threads) {
+    (void)n_threads;
+    ranges *r = argument;
+    for (;;) {
+        size_t begin = atomic_fetch_add_explicit(&r->next, r->grain, memory_order_relaxed);
+        if (begin >= r->n)
+            return;
+        r->fn(r->arg, thread, begin, r->n - begin < r->grain ? r->n : begin + r->grain);
+    }
+}
+
+void pool_for(pool *p, size_t n, size_t grain, pool_range_fn fn, void *arg) {
+    assert(grain > 0);
+    ranges r = {.fn = fn, .arg = arg, .n = n, .grain = grain};
+    if (n <= grain)
+        run_ranges(&r, 0, 1);
+    else
+        pool_run(p, run_ranges, &r);
+}
+
+/* ---- making and freeing ---- */
+
+/* 0, or why there is no worker I. It takes no signals but those that its own instructions raise. */
+static int start(pool *p, int i) {
+    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t s = 0; s < sizeof own / sizeof *own; s++)
+        sigdelset(&blocked, own[s]);
+    p->workers[i].pool = p;
+    p->workers[i].number = i;
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    int reason = pthread_create(&p->workers[i].thread, NULL, work, &p->workers[i]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return reason;
+}
+
+nib_status pool_new(pool **out, int threads, nib_error *err) {
+    assert(threads >= 1);
+    pool *p = mem_aligned(sizeof *p);
+    worker *workers = mem_aligned((size_t)threads * sizeof *workers);
+    if (!p || !workers) {
+        mem_free(p);
+        mem_free(workers);
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %d threads", threads);
+    }
+    memset(p, 0, sizeof *p);
+    memset(workers, 0, (size_t)threads * sizeof *workers);
+    p->workers = workers;
+    p->threads = threads;
+    bool a_core_each = threads <= cores_usable(); /* else the one waited for may need this very core */
+    p->spins = a_core_each ? SPINS : 0;
+    p->idle_spins = a_core_each ? IDLE_SPINS : 0;
+    for (int i = 1; i < threads; i++) {
+        int reason = start(p, i);
+        if (reason != 0) {
+            pool_free(p);
+            return nib_fail(
+                err, NIB_NO_MEMORY,
+                "%d threads were asked for and the system gives %d (%s); ask for no more than that", threads,
+                i, strerror(reason));
+        }
+        p->n_started = i;
+    }
+    *out = p;
+    return NIB_OK;
+}
+
+void pool_free(pool *p) {
+    if (!p)
+        return;
+    p->quit = true;
+    announce(&p->all, next_phase(p));
+    for (int i = 1; i <= p->n_started; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    mem_free(p->workers);
+    mem_free(p);
+}
+
+int pool_threads(const pool *p) {
+    return p ? p->threads : 1;
+}

@@ -57,11 +57,30 @@ static bool read_patterns(object *o) {
     return true;
 }
 
+/* The strings of a list of names as a language. */
+static const language *listed_names(schema_compiler *c, json_t *list) {
+    const size_t n = json_array_size(list);
+    strview *words = arena_alloc(&c->a, n + 1, sizeof *words);
+    size_t n_words = 0, i;
+    json_t *one;
+    if (!words) {
+        grammar_fail(c->b, NIB_NO_MEMORY, "no memory for a schema");
+        return NULL;
+    }
+    json_array_foreach(list, i, one) {
+        if (json_is_string(one))
+            words[n_words++] = (strview){json_string_value(one), json_string_length(one)};
+    }
+    return language_of_words(c->b, &c->a, words, n_words);
+}
+
 /* propertyNames: a schema of strings. */
 static bool read_names(object *o) {
     schema_compiler *c = o->c;
     json_t *names = json_object_get(o->schema, "propertyNames");
-    static const char *const said[] = {"pattern", "format", "minLength", "maxLength", "type", "$patterns"};
+    json_t *list = json_object_get(names, "enum");
+    static const char *const said[] = {"enum",      "pattern", "format",   "minLength",
+                                       "maxLength", "type",    "$patterns"};
     bool is_free = true;
     if (!names || !schema_constrains(names))
         return true;
@@ -69,9 +88,14 @@ static bool read_names(object *o) {
     for (size_t i = 0; rest && i < sizeof said / sizeof *said; i++)
         rest = json_is_object(rest) ? schema_without(c, rest, said[i]) : NULL;
     if (!rest || schema_constrains(rest) || !(schema_types(c, names) & TYPE_STRING))
-        return schema_refuse(c, "propertyNames", "only pattern, format and lengths are supported") !=
+        return schema_refuse(c, "propertyNames", "only enum, pattern, format and lengths are supported") !=
                GRAMMAR_NEVER;
     o->names = schema_string_language(c, names, &is_free);
+    if (list && (is_free || o->names)) {
+        const language *listed = listed_names(c, list);
+        o->names = is_free ? listed : language_and(c->b, &c->a, o->names, listed);
+        is_free = false;
+    }
     return is_free || o->names;
 }
 

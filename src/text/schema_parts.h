@@ -33,6 +33,11 @@ typedef struct schema_compiler {
         uint32_t rule;
     } * rules; /* open addressing by the schema's address */
     size_t n_rules, rules_mask;
+    struct schema_string_rule { /* strings that were asked for before, for formats are large */
+        const json_t *asked[4]; /* pattern, format, minLength, maxLength */
+        uint32_t rule;
+    } strings[32];
+    size_t n_strings;
     unsigned depth;
     unsigned merges;            /* made so far */
     unsigned *work;             /* schemas walked, shared with compilers that only judge an enum */

@@ -146,7 +146,7 @@ static grammar_node limited_pattern(schema_compiler *c, const limits *l) {
     return grammar_limit(c->b, regex_node(c->b, l->patterns[0], SPELL_JSON_COUNTED), l->max);
 }
 
-grammar_node schema_string(schema_compiler *c, const json_t *schema) {
+static grammar_node string_of(schema_compiler *c, const json_t *schema) {
     limits l;
     if (!read_limits(c, schema, &l))
         return GRAMMAR_NEVER;
@@ -161,4 +161,33 @@ grammar_node schema_string(schema_compiler *c, const json_t *schema) {
     else
         inside = language_node(c->b, limits_language(c, &l), SPELL_JSON);
     return GRAMMAR_SEQ(c->b, quote, inside, quote);
+}
+
+static bool same_value(const json_t *x, const json_t *y) {
+    return x == y || (x && y && json_equal((json_t *)x, (json_t *)y));
+}
+
+grammar_node schema_string(schema_compiler *c, const json_t *schema) {
+    static const char *const keywords[] = {"pattern", "format", "minLength", "maxLength"};
+    struct schema_string_rule asked = {.rule = 0};
+    bool any = false;
+    for (size_t k = 0; k < 4; k++) {
+        asked.asked[k] = json_object_get(schema, keywords[k]);
+        any |= asked.asked[k] != NULL;
+    }
+    if (!any || json_object_get(schema, "$patterns") ||
+        c->n_strings == sizeof c->strings / sizeof *c->strings)
+        return string_of(c, schema);
+    for (size_t i = 0; i < c->n_strings; i++) {
+        bool same = true;
+        for (size_t k = 0; k < 4 && same; k++)
+            same = same_value(c->strings[i].asked[k], asked.asked[k]);
+        if (same)
+            return grammar_use(c->b, c->strings[i].rule);
+    }
+    const grammar_node body = string_of(c, schema);
+    asked.rule = grammar_rule(c->b, (strview){"", 0});
+    grammar_define(c->b, asked.rule, body);
+    c->strings[c->n_strings++] = asked;
+    return grammar_use(c->b, asked.rule);
 }

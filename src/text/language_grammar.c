@@ -54,9 +54,10 @@ static grammar_node rare_way(grammar_builder *b, rare_ways *rare, const grammar_
 /* All ways from a state to TO. */
 static grammar_node steps_to(grammar_builder *b, rare_ways *rare, const language_state *s, uint32_t to,
                              uint32_t rule, spelling how) {
-    grammar_span *spans = mem_array(4 * (size_t)s->n_steps + 2, sizeof *spans), *cut = spans + s->n_steps;
+    grammar_span *spans = mem_array(4 * (size_t)s->n_steps + 2, sizeof *spans);
     if (!spans)
         return grammar_fail(b, NIB_NO_MEMORY, "no memory for a language of texts");
+    grammar_span *cut = spans + s->n_steps;
     size_t n = 0;
     for (uint32_t i = 0; i < s->n_steps; i++)
         if (s->steps[i].to == to)

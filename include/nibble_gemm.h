@@ -105,16 +105,20 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err);
 void nib_gemm_close(nib_gemm *g); /* NULL is legal. Weights must be freed before */
 
 /* Packing. The packed form is one allocation of nib_gemm_packed_bytes on the device, 256-byte aligned: the
- * caller's (DATA) or, when DATA is NULL, made here. K and N are padded inside. Packing values needs
- * nib_gemm_pack_workspace_bytes of workspace. *OUT may be used in the same stream at once. */
+ * caller's (DATA) or, when DATA is NULL, made here. K and N are padded inside. *OUT may be used in the same
+ * stream at once. */
 size_t nib_gemm_packed_bytes(size_t n, size_t k);
-size_t nib_gemm_pack_workspace_bytes(const nib_gemm_source *source);
 nib_status nib_gemm_weight_create(nib_gemm *g, size_t n, size_t k, void *data, nib_gemm_weight **out,
                                   nib_error *err);
-nib_status nib_gemm_weight_pack(nib_gemm *g, nib_gemm_weight *w, const nib_gemm_source *source,
-                                void *workspace, size_t workspace_bytes, void *stream, nib_error *err);
+nib_status nib_gemm_weight_pack(nib_gemm *g, nib_gemm_weight *w, const nib_gemm_source *source, void *stream,
+                                nib_error *err);
 void *nib_gemm_weight_data(const nib_gemm_weight *w);
 void nib_gemm_weight_free(nib_gemm_weight *w); /* NULL is legal */
+
+/* How many values packing MXFP4 changed (those that NVFP4's range of block scales made another value): waits
+ * for the stream. 0 for every other source. */
+nib_status nib_gemm_weight_changed(const nib_gemm_weight *w, void *stream, uint64_t *n_changed,
+                                   nib_error *err);
 
 /* The packed form back to codes [n, k/2], scales E4M3 [n, k/16] and tensor_scale [1] (each may be NULL). */
 nib_status nib_gemm_weight_unpack(nib_gemm *g, const nib_gemm_weight *w, void *codes, void *scales,
@@ -122,8 +126,9 @@ nib_status nib_gemm_weight_unpack(nib_gemm *g, const nib_gemm_weight *w, void *c
 
 /* NVFP4 of values [rows, cols] (cols a multiple of 16), rows ldx apart: codes [rows, cols/2], scales E4M3
  * [rows, cols/16] or, SCALE_TILES, in tiles of 128 rows x 4 blocks (nib_gemm_scale_tile_bytes, padding
- * written). *TENSOR_SCALE (device) is read when GIVEN_SCALE, else amax / 2688 (/ 1536 for 4over6) is written
- * there. Bit-equal to the CPU's codec. */
+ * written). TENSOR_SCALE (device, [2]: the scale, then amax, which only 4over6 computes with) is read when
+ * GIVEN_SCALE; else amax is found and the scale is amax / 2688 (/ 1536 for 4over6; for sweep and fp8-exact
+ * made to have an exact reciprocal). Bit-equal to the CPU's codec. */
 typedef struct nib_gemm_quantize_args {
     const void *x;
     nib_gemm_type x_type; /* BF16, F16, F32 */

@@ -71,37 +71,21 @@ static int gemv16_slices(int arch, size_t m, size_t groups) {
     return (int)ceil_div(groups, rest / (tokens * GEMM_GROUP_K * 2));
 }
 
-/* Microseconds of a tile's work per group of K, and what a second pass over partial sums costs. */
-static double tile_time(const gemm_choice *c) {
-    double t = c->tile_tokens <= 32    ? 0.30
-               : c->tile_tokens <= 64  ? 0.36
-               : c->tile_tokens <= 128 ? 0.60
-                                       : 1.00;
-    return c->mode == NIB_GEMM_W4A8 ? t : t * (c->tile_tokens > 64 ? 1.7 : 1.15);
-}
-
-static double shape_time(const gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t slices) {
-    size_t tiles = ceil_div(n, 128) * ceil_div(m, (size_t)c->tile_tokens) * slices;
-    double us =
-        (double)ceil_div(tiles, (size_t)n_sms) * ((double)ceil_div(groups, slices) + 1.5) * tile_time(c);
-    return slices == 1 ? us : us + 2.0 + (double)(m * n) * (double)(slices * 8 + 2) / 3e6;
-}
-
+/* Microseconds of a tile's work per 128 k, and of its end. Blocks share what is no whole wave (wgmma.cuh). */
 static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
-    static const int tiles[] = {32, 64, 128, 256};
+    static const int tokens[] = {32, 64, 128, 256};
+    static const double e4m3[][2] = {{0.30, 2.0}, {0.36, 2.5}, {0.60, 3.0}, {1.00, 4.0}};
+    static const double bf16[][2] = {{0.32, 2.0}, {0.42, 2.5}, {1.00, 3.0}, {1.70, 4.0}};
     double best = 0.0;
-    gemm_choice t = *c;
     for (int i = 0; i < 4; i++) {
-        t.tile_tokens = tiles[i];
-        if (i > 0 && (size_t)tiles[i] >= 2 * m)
+        const double *cost = c->mode == NIB_GEMM_W4A8 ? e4m3[i] : bf16[i];
+        if (i > 0 && (size_t)tokens[i] >= 2 * m)
             break;
-        for (size_t slices = 1; slices <= 8 && slices * 2 <= groups + 1; slices++) {
-            double us = shape_time(&t, n_sms, m, n, groups, slices);
-            if (best == 0.0 || us < best) {
-                best = us;
-                c->tile_tokens = t.tile_tokens;
-                c->k_slices = (int)slices;
-            }
+        double tiles = (double)(ceil_div(n, 128) * ceil_div(m, (size_t)tokens[i])) / n_sms;
+        double us = tiles * (double)groups * cost[0] + (tiles < 1.0 ? 1.0 : tiles) * cost[1];
+        if (best == 0.0 || us < best) {
+            best = us;
+            c->tile_tokens = tokens[i];
         }
     }
 }

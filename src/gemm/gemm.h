@@ -33,11 +33,11 @@ static inline size_t gemm_scale_offset(size_t n, size_t k) { /* of the tensor's 
 }
 
 struct nib_gemm {
-    int device; /* CUDA ordinal */
-    int arch;   /* 10 * major + minor: 90 */
-    int n_sms;
-    char name[64];    /* the driver's */
-    void *tensor_map; /* cuTensorMapEncodeTiled */
+    int device;            /* CUDA ordinal */
+    int arch;              /* 10 * major + minor: 90 */
+    int n_sms, max_shared; /* bytes of shared memory a block may have */
+    char name[64];         /* the driver's */
+    void *tensor_map;      /* cuTensorMapEncodeTiled */
 };
 
 struct nib_gemm_weight {

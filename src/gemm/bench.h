@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Times of products on the GPU beside cuBLASLt's on the same shape: weights cold in L2 (copies in turn),
+ * launches in a CUDA graph, medians of its replays. Without CUDA there is one function, which says so.
+ */
+#ifndef GEMM_BENCH_H
+#define GEMM_BENCH_H
+
+#include "gemm/gemm.h"
+
+typedef enum bench_kind {
+    BENCH_W4A16 = 0,
+    BENCH_W4A8, /* activations BF16, quantized inside the time */
+    BENCH_AUTO,
+    BENCH_CUBLAS_BF16,
+    BENCH_CUBLAS_FP8,       /* E4M3 weights and activations, one scale each; without quantization */
+    BENCH_CUBLAS_FP8_TOKEN, /* the same with a scale per token and per weight row */
+    BENCH_KINDS
+} bench_kind;
+
+typedef struct bench_row {
+    size_t m, n, k;
+    double us[BENCH_KINDS]; /* 0: there is none on this GPU */
+} bench_row;
+
+typedef struct bench_device {
+    char name[64];
+    int arch, n_sms;
+    double read_tb_s; /* plain reads of 4 GiB, in this run */
+} bench_device;
+
+typedef struct bench bench;
+
+nib_status bench_open(int device, bench **out, bench_device *facts, nib_error *err);
+void bench_close(bench *b);
+/* KINDS: a mask of 1 << bench_kind. */
+nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, bench_row *row,
+                       nib_error *err);
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One token: d[n] = W x, exact. mma.sync m16n8k16 with a block-diagonal B: column 2t is non-zero only in the
+ * lanes g = 2t, which hold x of block t, so the four chained mma of 64 k leave the unscaled sum of block t of a
+ * row in the very lane that holds its scale: two FFMA for 128 k of a row instead of a scale per weight.
+ *
+ * A block has WARPS warps, each owns a slice of K (its own x in shared memory, its own ring of weights, so no
+ * barrier but one per 8 row tiles, where the warps' sums meet). Row tiles of 16 go round the blocks. A stage is
+ * 16 rows x 256 k, 2,304 B. x is BF16 * 2^64 (exact below 2^64), weights are BF16 * 2^-126, sums * 2^62.
+ *
+ * Bytes moved: the packed weights once, x once a block. Measured: docs/gpu/gemv.md.
+ */
+#include "gemm/gpu/ring.cuh"
+
+#define FLUSH_TILES 8
+#define UNIT_BYTES  (2 * GEMM_GROUP_BYTES)
+
+struct gemv_args {
+    const uint8_t *w;
+    const __nv_bfloat16 *x;
+    int k, groups, row_tiles;
+    gemm_out out;
+};
+
+/* Scales of a group: (r0, t) (r0, 4 + t) (r1, t) (r1, 4 + t) as FP32. */
+GEMM_DEV void load_scales(uint32_t q, float *s) {
+#if __CUDA_ARCH__ >= 890
+    uint32_t lo, hi;
+    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(lo) : "h"((uint16_t)q));
+    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(hi) : "h"((uint16_t)(q >> 16)));
+    const float2 a = __half22float2(*(const __half2 *)&lo), b = __half22float2(*(const __half2 *)&hi);
+    s[0] = a.x, s[1] = a.y, s[2] = b.x, s[3] = b.y;
+#else
+#pragma unroll
+    for (int i = 0; i < 4; i++) /* the bits, as FP32, are the scale * 2^-120 */
+        s[i] = __uint_as_float((q >> 8 * i & 0x7f) << 20) * 0x1p120f;
+#endif
+}
+
+/* acc[0..1] (rows r0, r1) += GROUPS x 128 k. STAGE: the lane's 16 B; X: the lane's 32 B of x, STEP bytes a 128 k. */
+template <int GROUPS> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, uint32_t x, uint32_t step, float *acc) {
+    uint32_t w[2 * GROUPS][4], q[GROUPS];
+    float d[2 * GROUPS][4];
+#pragma unroll
+    for (int h = 0; h < 2 * GROUPS; h++) {
+        const uint4 v = lds128(stage + h / 2 * GEMM_GROUP_BYTES + h % 2 * 512);
+        w[h][0] = v.x, w[h][1] = v.y, w[h][2] = v.z, w[h][3] = v.w;
+    }
+#pragma unroll
+    for (int p = 0; p < GROUPS; p++)
+        q[p] = lds32(scales + p * GEMM_GROUP_BYTES);
+#pragma unroll
+    for (int p = 0; p < GROUPS; p++, x += step) {
+        uint32_t b[2][8];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint4 u = lds128(x + 128 * h), v = lds128(x + 128 * h + 16);
+            b[h][0] = u.x, b[h][1] = u.y, b[h][2] = u.z, b[h][3] = u.w;
+            b[h][4] = v.x, b[h][5] = v.y, b[h][6] = v.z, b[h][7] = v.w;
+        }
+#pragma unroll
+        for (int s = 0; s < 4; s++)
+#pragma unroll
+            for (int h = 2 * p; h < 2 * p + 2; h++) { /* two chains in turn */
+                uint32_t f[8];
+                if (s == 0)
+                    d[h][0] = d[h][1] = d[h][2] = d[h][3] = 0.0f;
+                decode_fragments(w[h][s & 2], w[h][s | 1], f); /* of a pair; the compiler keeps one decode */
+                mma_bf16(d[h], f + 4 * (s & 1), b[h & 1][2 * s], b[h & 1][2 * s + 1]);
+            }
+    }
+#pragma unroll
+    for (int p = 0; p < GROUPS; p++) {
+        float s[4];
+        load_scales(q[p], s);
+        acc[0] = fmaf(d[2 * p][0], s[0], acc[0]);
+        acc[1] = fmaf(d[2 * p][2], s[2], acc[1]);
+        acc[0] = fmaf(d[2 * p + 1][0], s[1], acc[0]);
+        acc[1] = fmaf(d[2 * p + 1][2], s[3], acc[1]);
+    }
+}
+
+/* This warp's slice of x, COUNT elements from FIRST, times 2^64; zeros past k. */
+GEMM_DEV void load_x(const gemv_args &a, uint8_t *to, int first, int count) {
+    for (int i = (threadIdx.x & 31) * 8; i < count; i += 256) {
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (first + i < a.k) {
+            v = __ldcg((const uint4 *)(a.x + first + i));
+            v.x = mul_bf16x2(v.x, 0x5f805f80u);
+            v.y = mul_bf16x2(v.y, 0x5f805f80u);
+            v.z = mul_bf16x2(v.z, 0x5f805f80u);
+            v.w = mul_bf16x2(v.w, 0x5f805f80u);
+        }
+        *(uint4 *)(to + 2 * i) = v;
+    }
+    __syncwarp();
+}
+
+template <int WARPS, int STAGES>
+__global__ void __launch_bounds__(WARPS * 32, 16 / WARPS) gemv(const __grid_constant__ gemv_args a) {
+    extern __shared__ __align__(128) uint8_t shared[];
+    uint8_t *xs = shared + WARPS * STAGES * UNIT_BYTES;              /* [groups * 128] BF16, then 256 B of zeros */
+    float *sums = (float *)(xs + a.groups * GEMM_GROUP_K * 2 + 256); /* [2][FLUSH_TILES][WARPS][16] */
+    const uint32_t bars = shared_address(sums + 2 * FLUSH_TILES * WARPS * 16);
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int first = warp * a.groups / WARPS, n_groups = (warp + 1) * a.groups / WARPS - first;
+    const int units = (n_groups + 1) / 2, n_tiles = (a.row_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    const size_t tile_bytes = (size_t)a.groups * GEMM_GROUP_BYTES;
+
+    warp_ring<STAGES, UNIT_BYTES> ring;
+    ring.open(shared_address(shared) + warp * STAGES * UNIT_BYTES, bars + warp * STAGES * 8);
+    const uint8_t *row_src = a.w + blockIdx.x * tile_bytes + (size_t)first * GEMM_GROUP_BYTES;
+    int put_unit = 0, left = n_tiles * units;
+    auto put = [&](int s) {
+        const int n = left > 0 ? min(2, n_groups - 2 * put_unit) * GEMM_GROUP_BYTES : 0;
+        ring.put(s, row_src + put_unit * UNIT_BYTES, nullptr, n, 0);
+        if (++put_unit == units) {
+            put_unit = 0;
+            row_src += gridDim.x * tile_bytes;
+        }
+        if (--left == 0)
+            dependents_go();
+    };
+    for (int s = 0; s < STAGES; s++)
+        put(s);
+    if (threadIdx.x < 16)
+        *(uint4 *)(xs + a.groups * GEMM_GROUP_K * 2 + threadIdx.x * 16) = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    dependency_wait();
+    load_x(a, xs + first * GEMM_GROUP_K * 2, first * GEMM_GROUP_K, n_groups * GEMM_GROUP_K);
+
+    const float factor = 0x1p62f * (a.out.alpha * *a.out.tensor_scale);
+    const bool diagonal = g == 2 * t; /* the others read the zeros, again and again */
+    const uint32_t step = diagonal ? 256 : 0;
+    const uint32_t x0 = diagonal ? shared_address(xs) + first * 256 + t * 32 : shared_address(xs) + a.groups * 256;
+    int slot = 0, parity = 0, flushed = 0;
+    for (int i = 0; i < n_tiles; i++) {
+        float acc[2] = {0.0f, 0.0f};
+        for (int u = 0; u < units; u++) {
+            const uint32_t stage = ring.wait();
+            if (2 * u + 1 < n_groups)
+                add_unit<2>(stage + lane * 16, stage + 1024 + lane * 4, x0 + 2 * u * step, step, acc);
+            else
+                add_unit<1>(stage + lane * 16, stage + 1024 + lane * 4, x0 + 2 * u * step, step, acc);
+            put(ring.release());
+        }
+        float keep = t & 1 ? acc[1] : acc[0], send = t & 1 ? acc[0] : acc[1];
+        keep += __shfl_xor_sync(~0u, send, 1);
+        keep += __shfl_xor_sync(~0u, keep, 2);
+        if (t < 2)
+            sums[((parity * FLUSH_TILES + slot) * WARPS + warp) * 16 + gemm_tile_row(g, t)] = keep;
+        if (++slot == FLUSH_TILES || i == n_tiles - 1) {
+            __syncthreads();
+            if ((int)threadIdx.x < slot * 16) {
+                const float *p = sums + (parity * FLUSH_TILES + threadIdx.x / 16) * WARPS * 16 + threadIdx.x % 16;
+                float v = 0.0f;
+#pragma unroll
+                for (int w = 0; w < WARPS; w++)
+                    v += p[w * 16];
+                const int tile = blockIdx.x + (flushed + threadIdx.x / 16) * gridDim.x;
+                store_result(a.out, 0, tile * 16 + threadIdx.x % 16, v * factor);
+            }
+            flushed += slot;
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+}
+
+template <int WARPS, int STAGES> static int launch(const gemm_task *t, const gemv_args &a) {
+    const size_t shared = (size_t)WARPS * STAGES * (UNIT_BYTES + 8) + a.groups * GEMM_GROUP_K * 2 + 256 +
+                          2 * FLUSH_TILES * WARPS * 16 * sizeof(float);
+    const int blocks = min(t->n_sms * (16 / WARPS), a.row_tiles);
+    return launch_kernel(t, gemv<WARPS, STAGES>, blocks, WARPS * 32, shared, a);
+}
+
+extern "C" int gemm_gemv(const gemm_task *t) {
+    const gemv_args a = {(const uint8_t *)t->w, (const __nv_bfloat16 *)t->a, t->k, t->groups, t->n / 16, t->out};
+    const bool big = (size_t)t->n * t->groups >= (size_t)24576 * 32; /* of 50 MB and more: a third stage pays */
+    if (t->max_shared < 160 * 1024 || t->groups < 32)
+        return launch<8, 2>(t, a);
+    return big ? launch<16, 3>(t, a) : launch<16, 2>(t, a);
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * NVFP4 of values in the plain layout or in scale tiles: a thread a block of 16. For rtn a pass reads 2 or 4 bytes a
+ * value and writes 9/16. Without a given scale a pass over the values finds amax first.
+ */
+#include "gemm/gpu/quant.cuh"
+
+struct quantize_args {
+    const void *x;
+    size_t ldx;
+    int rows, blocks; /* blocks of 16 in a row */
+    bool tiles;
+    uint64_t *codes;
+    uint8_t *scales;
+    const float *tensor_scale; /* and amax after it */
+};
+
+/* Byte of (row, block) in tiles of 128 rows x 4 blocks. */
+GEMM_DEV size_t scale_place(int row, int b, int blocks) {
+    return ((size_t)(row / 128) * ((blocks + 3) / 4) + b / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + b % 4;
+}
+
+template <class T, int METHOD> static __global__ void __launch_bounds__(256) quantize_blocks(const quantize_args a) {
+    const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+    const int row = (int)(id / a.blocks), b = (int)(id % a.blocks);
+    if (row >= a.rows)
+        return;
+    float x[16];
+    uint32_t scale;
+    load_block((const T *)a.x + (size_t)row * a.ldx + b * 16, x);
+    a.codes[id] = quantize_block<METHOD>(x, a.tensor_scale[0], METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f, &scale);
+    a.scales[a.tiles ? scale_place(row, b, a.blocks) : id] = (uint8_t)scale;
+}
+
+template <class T> static __global__ void __launch_bounds__(256) find_row_amax(const quantize_args a, uint32_t *amax) {
+    uint32_t most = 0;
+    const size_t all = (size_t)a.rows * a.blocks;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < all; i += (size_t)gridDim.x * blockDim.x) {
+        float v[16];
+        load_block((const T *)a.x + i / a.blocks * a.ldx + i % a.blocks * 16, v);
+        most = max(most, __float_as_uint(block_amax(v)));
+    }
+    most = __reduce_max_sync(~0u, most);
+    if ((threadIdx.x & 31) == 0)
+        atomicMax(amax, most);
+}
+
+static __global__ void finish_scale(float *tensor_scale, int method) {
+    tensor_scale[0] = tensor_scale_of(tensor_scale[1], method);
+}
+
+template <class T> static int quantize_typed(const nib_gemm_quantize_args *q, quantize_args a, cudaStream_t stream) {
+    if (!q->given_scale) {
+        cudaMemsetAsync(q->tensor_scale + 1, 0, 4, stream);
+        find_row_amax<T><<<1056, 256, 0, stream>>>(a, (uint32_t *)q->tensor_scale + 1);
+        finish_scale<<<1, 1, 0, stream>>>(q->tensor_scale, q->method);
+    }
+    const unsigned grid = (unsigned)(((size_t)a.rows * a.blocks + 255) / 256);
+    switch (q->method) {
+    case NIB_GEMM_RTN:
+        quantize_blocks<T, NIB_GEMM_RTN><<<grid, 256, 0, stream>>>(a);
+        break;
+    case NIB_GEMM_FOUR_OVER_SIX:
+        quantize_blocks<T, NIB_GEMM_FOUR_OVER_SIX><<<grid, 256, 0, stream>>>(a);
+        break;
+    case NIB_GEMM_SWEEP:
+        quantize_blocks<T, NIB_GEMM_SWEEP><<<grid, 256, 0, stream>>>(a);
+        break;
+    default:
+        quantize_blocks<T, NIB_GEMM_FP8_EXACT><<<grid, 256, 0, stream>>>(a);
+    }
+    return cudaGetLastError();
+}
+
+extern "C" int gemm_quantize_launch(const nib_gemm_quantize_args *q, void *stream_) {
+    const cudaStream_t stream = (cudaStream_t)stream_;
+    const quantize_args a = {q->x,           q->ldx ? q->ldx : q->cols, (int)q->rows,          (int)(q->cols / 16),
+                             q->scale_tiles, (uint64_t *)q->codes,      (uint8_t *)q->scales, q->tensor_scale};
+    if (q->scale_tiles)
+        cudaMemsetAsync(q->scales, 0, nib_gemm_scale_tile_bytes(q->rows, q->cols), stream);
+    switch (q->x_type) {
+    case NIB_GEMM_BF16:
+        return quantize_typed<__nv_bfloat16>(q, a, stream);
+    case NIB_GEMM_F16:
+        return quantize_typed<__half>(q, a, stream);
+    default:
+        return quantize_typed<float>(q, a, stream);
+    }
+}

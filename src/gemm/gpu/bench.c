@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The benchmark of products. One call times one shape; buffers are made for it and freed.
+ */
+#include "gemm/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <cuda_runtime_api.h>
+
+#include "base/status.h"
+#include "gemm/gpu/blaslt.h"
+#include "gemm/gpu/check.h"
+#include "gemm/gpu/launch.h"
+
+#define MAX_COPIES 24
+#define BLAS_BYTES ((size_t)64 << 20)
+#define READ_BYTES ((size_t)4 << 30)
+#define COLD_BYTES ((size_t)256 << 20) /* of weights in turn: several times any L2 */
+#define REPLAYS    9
+
+struct bench {
+    nib_gemm *g;
+    blaslt *lt; /* NULL where there is none */
+    cudaStream_t stream;
+    cudaEvent_t begin, end;
+};
+
+/* Everything of one shape. */
+typedef struct setting {
+    bench *b;
+    size_t m, n, k;
+    void *a, *d, *workspace, *codes_of[MAX_COPIES], *wide_of[MAX_COPIES];
+    void *a8;
+    float *a_scale, *w_scale;
+    nib_gemm_weight *weights[MAX_COPIES];
+    int n_copies;
+    size_t workspace_bytes;
+    nib_gemm_product product;
+    blaslt_product *blas;
+} setting;
+
+typedef nib_status (*enqueue)(setting *s, int i, nib_error *err);
+
+#define CUDA_TRY(x) NIB_TRY(check_cuda((x), "benchmark", err))
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static nib_status replay(bench *b, cudaGraphExec_t graph, int n, double *us, nib_error *err) {
+    double times[REPLAYS];
+    for (int i = -2; i < REPLAYS; i++) {
+        float ms = 0.0f;
+        CUDA_TRY(cudaEventRecord(b->begin, b->stream));
+        CUDA_TRY(cudaGraphLaunch(graph, b->stream));
+        CUDA_TRY(cudaEventRecord(b->end, b->stream));
+        CUDA_TRY(cudaStreamSynchronize(b->stream));
+        CUDA_TRY(cudaEventElapsedTime(&ms, b->begin, b->end));
+        if (i >= 0)
+            times[i] = (double)ms * 1000.0 / n;
+    }
+    qsort(times, REPLAYS, sizeof *times, by_value);
+    *us = times[REPLAYS / 2];
+    return NIB_OK;
+}
+
+/* Median time of one call of F in a graph of N. */
+static nib_status time_graph(setting *s, enqueue f, int n, double *us, nib_error *err) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA_TRY(cudaStreamBeginCapture(s->b->stream, cudaStreamCaptureModeThreadLocal));
+    nib_status status = NIB_OK;
+    for (int i = 0; i < n && status == NIB_OK; i++)
+        status = f(s, i, err);
+    cudaError_t captured = cudaStreamEndCapture(s->b->stream, &graph);
+    NIB_TRY(status);
+    CUDA_TRY(captured);
+    CUDA_TRY(cudaGraphInstantiate(&exec, graph, 0));
+    status = replay(s->b, exec, n, us, err);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    return status;
+}
+
+static nib_status run_ours(setting *s, int i, nib_error *err) {
+    s->product.weight = s->weights[i % s->n_copies];
+    return nib_gemm_matmul(s->b->g, &s->product, s->workspace, s->workspace_bytes, s->b->stream, err);
+}
+
+static nib_status run_blas(setting *s, int i, nib_error *err) {
+    const void *a = s->product.a_type == NIB_GEMM_E4M3 ? s->a8 : s->a;
+    int e = blaslt_run(s->blas, s->wide_of[i % s->n_copies], a, s->d, s->workspace, s->b->stream);
+    return e ? nib_fail(err, NIB_IO, "cuBLASLt: error %d", e) : NIB_OK;
+}
+
+nib_status bench_open(int device, bench **out, bench_device *facts, nib_error *err) {
+    bench *b = calloc(1, sizeof *b);
+    *out = NULL;
+    if (!b)
+        return nib_fail(err, NIB_NO_MEMORY, "benchmark: out of memory");
+    nib_status status = nib_gemm_open(device, &b->g, err);
+    if (status != NIB_OK) {
+        free(b);
+        return status;
+    }
+    CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    CUDA_TRY(cudaEventCreate(&b->begin));
+    CUDA_TRY(cudaEventCreate(&b->end));
+    if (blaslt_open(&b->lt, NULL) != NIB_OK)
+        b->lt = NULL;
+    void *p;
+    CUDA_TRY(cudaMalloc(&p, READ_BYTES + 256));
+    CUDA_TRY(gemm_normal_launch(p, READ_BYTES / 2, 1, b->stream));
+    double best = 0.0;
+    for (int i = 0; i < 5; i++) {
+        float ms = 0.0f;
+        CUDA_TRY(cudaEventRecord(b->begin, b->stream));
+        CUDA_TRY(gemm_read_launch(p, READ_BYTES, (char *)p + READ_BYTES, b->stream));
+        CUDA_TRY(cudaEventRecord(b->end, b->stream));
+        CUDA_TRY(cudaStreamSynchronize(b->stream));
+        CUDA_TRY(cudaEventElapsedTime(&ms, b->begin, b->end));
+        double tb_s = (double)READ_BYTES / (double)ms / 1e9;
+        best = tb_s > best ? tb_s : best;
+    }
+    cudaFree(p);
+    *facts = (bench_device){.arch = b->g->arch, .n_sms = b->g->n_sms, .read_tb_s = best};
+    memcpy(facts->name, b->g->name, sizeof facts->name);
+    *out = b;
+    return NIB_OK;
+}
+
+void bench_close(bench *b) {
+    if (!b)
+        return;
+    blaslt_close(b->lt);
+    cudaEventDestroy(b->begin);
+    cudaEventDestroy(b->end);
+    cudaStreamDestroy(b->stream);
+    nib_gemm_close(b->g);
+    free(b);
+}
+
+static int copies_of(size_t bytes) {
+    size_t n = COLD_BYTES / bytes + 2;
+    return (int)(n > MAX_COPIES ? MAX_COPIES : n);
+}
+
+static int calls_of(const setting *s) { /* in a graph */
+    int n = s->m >= 2048 ? 4 : s->m >= 512 ? 12 : 2 * MAX_COPIES;
+    return n < s->n_copies ? s->n_copies : n;
+}
+
+static nib_status set_up(setting *s, unsigned kinds, nib_error *err) {
+    size_t wide = s->n * s->k * 2;
+    CUDA_TRY(cudaMalloc(&s->a, s->m * s->k * 2));
+    CUDA_TRY(cudaMalloc(&s->a8, s->m * s->k));
+    CUDA_TRY(cudaMalloc(&s->d, s->m * s->n * 2));
+    CUDA_TRY(cudaMalloc((void **)&s->a_scale, (s->m + 256) * sizeof(float)));
+    CUDA_TRY(cudaMalloc((void **)&s->w_scale, s->n * sizeof(float)));
+    CUDA_TRY(cudaMalloc(&s->wide_of[0], wide));
+    CUDA_TRY(gemm_normal_launch(s->a, s->m * s->k, 7, s->b->stream));
+    CUDA_TRY(gemm_normal_launch(s->wide_of[0], s->n * s->k, 11, s->b->stream));
+    s->product = (nib_gemm_product){.m = s->m, .a = s->a, .d = s->d};
+    s->n_copies = copies_of(nib_gemm_packed_bytes(s->n, s->k));
+    for (int i = 0; i < s->n_copies && kinds & (1u << BENCH_W4A16 | 1u << BENCH_W4A8 | 1u << BENCH_AUTO);
+         i++) {
+        nib_gemm_source source = {
+            .format = NIB_GEMM_FROM_BF16, .n = s->n, .k = s->k, .values = s->wide_of[0]};
+        NIB_TRY(nib_gemm_weight_create(s->b->g, s->n, s->k, NULL, &s->weights[i], err));
+        NIB_TRY(nib_gemm_weight_pack(s->b->g, s->weights[i], &source, s->b->stream, err));
+        s->product.weight = s->weights[i];
+    }
+    s->workspace_bytes = BLAS_BYTES;
+    for (int mode = NIB_GEMM_AUTO; mode <= NIB_GEMM_W4A8 && s->product.weight; mode++) {
+        s->product.mode = (nib_gemm_mode)mode;
+        size_t bytes = nib_gemm_workspace_bytes(s->b->g, &s->product);
+        s->workspace_bytes = bytes > s->workspace_bytes ? bytes : s->workspace_bytes;
+    }
+    CUDA_TRY(cudaMalloc(&s->workspace, s->workspace_bytes));
+    return NIB_OK;
+}
+
+static void tear_down(setting *s) {
+    cudaStreamSynchronize(s->b->stream);
+    for (int i = 0; i < MAX_COPIES; i++) {
+        nib_gemm_weight_free(s->weights[i]);
+        cudaFree(s->wide_of[i]);
+    }
+    cudaFree(s->a), cudaFree(s->a8), cudaFree(s->d), cudaFree(s->workspace);
+    cudaFree(s->a_scale), cudaFree(s->w_scale);
+}
+
+static nib_status time_ours(setting *s, nib_gemm_mode mode, double *us, nib_error *err) {
+    s->product.mode = mode;
+    s->product.a_type = NIB_GEMM_BF16;
+    return time_graph(s, run_ours, calls_of(s), us, err);
+}
+
+/* E4M3 copies of the wide weights take the place of the BF16 ones. */
+static nib_status narrow(setting *s, nib_error *err) {
+    void *first = NULL;
+    CUDA_TRY(cudaMalloc(&first, s->n * s->k));
+    NIB_TRY(nib_gemm_quantize_e4m3(s->b->g, s->wide_of[0], NIB_GEMM_BF16, s->n, s->k, 0, first, s->w_scale,
+                                   s->b->stream, err));
+    NIB_TRY(nib_gemm_quantize_e4m3(s->b->g, s->a, NIB_GEMM_BF16, s->m, s->k, 0, s->a8, s->a_scale,
+                                   s->b->stream, err));
+    CUDA_TRY(cudaStreamSynchronize(s->b->stream));
+    for (int i = 0; i < MAX_COPIES; i++) {
+        cudaFree(s->wide_of[i]);
+        s->wide_of[i] = NULL;
+    }
+    s->wide_of[0] = first;
+    s->product.a_type = NIB_GEMM_E4M3;
+    return NIB_OK;
+}
+
+static nib_status time_blas(setting *s, blaslt_kind kind, double *us, nib_error *err) {
+    size_t bytes = s->n * s->k * (kind == BLASLT_BF16 ? 2 : 1);
+    if (!s->b->lt || blaslt_plan(s->b->lt, kind, s->m, s->n, s->k, s->w_scale, s->a_scale, BLAS_BYTES,
+                                 &s->blas, NULL) != NIB_OK)
+        return NIB_OK; /* the row stays 0 */
+    s->n_copies = copies_of(bytes);
+    for (int i = 1; i < s->n_copies && !s->wide_of[i]; i++) {
+        CUDA_TRY(cudaMalloc(&s->wide_of[i], bytes));
+        CUDA_TRY(
+            cudaMemcpyAsync(s->wide_of[i], s->wide_of[0], bytes, cudaMemcpyDeviceToDevice, s->b->stream));
+    }
+    nib_status status = time_graph(s, run_blas, calls_of(s), us, err);
+    blaslt_free(s->blas);
+    return status;
+}
+
+static nib_status time_kinds(setting *s, unsigned kinds, bench_row *row, nib_error *err) {
+    static const nib_gemm_mode modes[] = {NIB_GEMM_W4A16, NIB_GEMM_W4A8, NIB_GEMM_AUTO};
+    NIB_TRY(set_up(s, kinds, err));
+    for (int kind = BENCH_W4A16; kind <= BENCH_AUTO; kind++) {
+        gemm_choice c;
+        if (kinds & 1u << kind &&
+            gemm_choose(s->b->g->arch, s->b->g->n_sms, modes[kind], s->m, s->n, s->k, &c, NULL) == NIB_OK)
+            NIB_TRY(time_ours(s, modes[kind], &row->us[kind], err));
+    }
+    if (kinds & 1u << BENCH_CUBLAS_BF16)
+        NIB_TRY(time_blas(s, BLASLT_BF16, &row->us[BENCH_CUBLAS_BF16], err));
+    if (kinds & (1u << BENCH_CUBLAS_FP8 | 1u << BENCH_CUBLAS_FP8_TOKEN)) {
+        NIB_TRY(narrow(s, err));
+        if (kinds & 1u << BENCH_CUBLAS_FP8)
+            NIB_TRY(time_blas(s, BLASLT_FP8, &row->us[BENCH_CUBLAS_FP8], err));
+        if (kinds & 1u << BENCH_CUBLAS_FP8_TOKEN)
+            NIB_TRY(time_blas(s, BLASLT_FP8_TOKEN, &row->us[BENCH_CUBLAS_FP8_TOKEN], err));
+    }
+    return NIB_OK;
+}
+
+nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, bench_row *row,
+                       nib_error *err) {
+    setting s = {.b = b, .m = m, .n = n, .k = k};
+    *row = (bench_row){.m = m, .n = n, .k = k};
+    NIB_TRY(check_device(b->g, err));
+    nib_status status = time_kinds(&s, kinds, row, err);
+    tear_down(&s);
+    return status;
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products: the call is checked, a kernel chosen, the workspace laid out (prepared activations, their token
+ * scales, partial sums), and the kernels enqueued.
+ */
+#include <string.h>
+
+#include "base/status.h"
+#include "gemm/gpu/check.h"
+#include "gemm/gpu/launch.h"
+
+typedef struct product_plan {
+    gemm_choice choice;
+    nib_gemm_type prepare_to; /* GEMM_A_*, or the caller's type where nothing is to prepare */
+    bool prepare;
+    int terms; /* BF16 terms of an activation */
+    size_t prepared_bytes, scale_bytes, flag_bytes, partial_bytes;
+} product_plan;
+
+static size_t round_up(size_t x, size_t to) {
+    return (x + to - 1) / to * to;
+}
+
+static bool is_e4m3(gemm_kernel k) {
+    return k == GEMM_KERNEL_WGMMA_E4M3 || k == GEMM_KERNEL_TILE_E4M3;
+}
+
+static bool is_wgmma(gemm_kernel k) {
+    return k == GEMM_KERNEL_WGMMA_BF16 || k == GEMM_KERNEL_WGMMA_E4M3;
+}
+
+static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, product_plan *out, nib_error *err) {
+    bool fp8 = p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA;
+    bool split = p->a_type == NIB_GEMM_F16 || p->a_type == NIB_GEMM_F32;
+    nib_gemm_mode mode = p->mode;
+    size_t m = p->m;
+    memset(out, 0, sizeof *out);
+    out->terms = 1;
+    if (p->a_type == NIB_GEMM_NVFP4)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "NVFP4 activations need w4a4, which compute capability %d.%d has not", g->arch / 10,
+                        g->arch % 10);
+    if (fp8 && mode == NIB_GEMM_W4A16)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a16 with E4M3 activations: expected BF16, F16 or F32");
+    if (p->a_type == GEMM_A_BF16_MMA && mode == NIB_GEMM_W4A8)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a8 with prepared BF16 activations");
+    if (mode == NIB_GEMM_AUTO && fp8)
+        mode = NIB_GEMM_W4A8;
+    if (mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && m <= 16)))
+        mode = NIB_GEMM_W4A16;
+    /* few tokens in F16, F32 or prepared order: the kernels for few tokens take BF16 as it lies */
+    if (mode == NIB_GEMM_W4A16 && (split || p->a_type == GEMM_A_BF16_MMA) && m <= 16)
+        m = 17;
+    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, m, p->weight->n, p->weight->k, &out->choice, err));
+    gemm_kernel kernel = out->choice.kernel;
+    size_t width = gemm_groups(p->weight->k) * GEMM_GROUP_K;
+    if (is_e4m3(kernel)) {
+        out->prepare_to = GEMM_A_E4M3_MMA;
+        out->prepare = p->a_type != GEMM_A_E4M3_MMA;
+        out->prepared_bytes = p->m * width;
+        out->scale_bytes = round_up(p->m, 256) * sizeof(float);
+    } else if (kernel == GEMM_KERNEL_WGMMA_BF16) {
+        out->prepare_to = GEMM_A_BF16_MMA;
+        out->prepare = p->a_type != GEMM_A_BF16_MMA;
+        out->terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
+        out->prepared_bytes = p->m * width * 2 * (size_t)out->terms;
+    } else if (kernel == GEMM_KERNEL_TILE_BF16) { /* takes BF16 in the natural order */
+        if (p->a_type == GEMM_A_BF16_MMA)
+            return nib_fail(err, NIB_UNSUPPORTED, "prepared BF16 activations are Hopper's");
+        out->prepare_to = NIB_GEMM_BF16;
+        out->prepare = split;
+        out->terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
+        out->prepared_bytes = split ? p->m * width * 2 * (size_t)out->terms : 0;
+    }
+    if (!out->prepare)
+        out->prepared_bytes = out->scale_bytes = 0;
+    out->prepared_bytes = round_up(out->prepared_bytes, 256);
+    if (is_wgmma(kernel)) {
+        out->flag_bytes = round_up((size_t)g->n_sms * sizeof(uint32_t), 256);
+        out->partial_bytes = (size_t)g->n_sms * 128 * (size_t)out->choice.tile_tokens * sizeof(float);
+    } else if (out->choice.k_slices > 1)
+        out->partial_bytes = (size_t)out->choice.k_slices * p->m * p->weight->n * sizeof(float);
+    return NIB_OK;
+}
+
+size_t nib_gemm_workspace_bytes(const nib_gemm *g, const nib_gemm_product *p) {
+    product_plan plan;
+    if (p->m == 0 || make_plan(g, p, &plan, NULL) != NIB_OK)
+        return 0;
+    return plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes;
+}
+
+static nib_status check_product(const nib_gemm_product *p, size_t lda, size_t ldd, nib_error *err) {
+    const nib_gemm_weight *w = p->weight;
+    if (p->m > INT32_MAX || p->d_type > NIB_GEMM_F32 ||
+        (p->a_type > NIB_GEMM_NVFP4 && p->a_type < GEMM_A_BF16_MMA) || p->a_type > GEMM_A_E4M3_MMA)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: m = %zu, type of a %d, of d %d: expected known types", p->m,
+                        (int)p->a_type, (int)p->d_type);
+    if (!p->a || !p->d || (uintptr_t)p->a % 16 || (uintptr_t)p->d % 16 || (uintptr_t)p->c % 16)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: a, d and c must be 16-byte aligned");
+    if (lda < w->k || lda % 8 || (p->a_type == NIB_GEMM_E4M3 && lda % 16) || ldd < w->n || ldd % 4 ||
+        ldd > INT32_MAX || lda > INT32_MAX)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: lda = %zu, ldd = %zu: expected at least k = %zu and n = %zu, "
+                        "multiples of 8 (16 for E4M3) and 4",
+                        lda, ldd, w->k, w->n);
+    if ((p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA) && !p->a_scale)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: E4M3 activations need a_scale");
+    return NIB_OK;
+}
+
+static int launch(const gemm_choice *c, const gemm_task *t) {
+    switch (c->kernel) {
+    case GEMM_KERNEL_GEMV:
+        return gemm_gemv(t);
+    case GEMM_KERNEL_GEMV16:
+        return gemm_gemv16(t);
+    case GEMM_KERNEL_WGMMA_BF16:
+        return gemm_wgmma_bf16(t);
+    case GEMM_KERNEL_WGMMA_E4M3:
+        return gemm_wgmma_e4m3(t);
+    case GEMM_KERNEL_TILE_BF16:
+        return gemm_tile_bf16(t);
+    default:
+        return gemm_tile_e4m3(t);
+    }
+}
+
+nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspace, size_t workspace_bytes,
+                           void *stream, nib_error *err) {
+    product_plan plan;
+    const nib_gemm_weight *w = p->weight;
+    size_t lda = p->lda ? p->lda : w->k, ldd = p->ldd ? p->ldd : w->n;
+    if (p->m == 0)
+        return NIB_OK;
+    NIB_TRY(check_product(p, lda, ldd, err));
+    NIB_TRY(make_plan(g, p, &plan, err));
+    size_t need = plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes;
+    if (need > workspace_bytes || (need && (uintptr_t)workspace % 256))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: workspace of %zu bytes: expected %zu, 256-byte aligned",
+                        workspace_bytes, need);
+    NIB_TRY(check_device(g, err));
+    char *prepared = workspace, *flags = prepared + plan.prepared_bytes + plan.scale_bytes;
+    float *scale = (float *)(void *)(prepared + plan.prepared_bytes);
+    gemm_task t = {
+        .w = w->data,
+        .a = plan.prepare ? prepared : p->a,
+        .m = (int)p->m,
+        .n = (int)w->n,
+        .k = (int)w->k,
+        .groups = (int)gemm_groups(w->k),
+        .lda = (int)(plan.prepare ? gemm_groups(w->k) * GEMM_GROUP_K * (size_t)plan.terms : lda),
+        .terms = plan.terms,
+        .tile_tokens = plan.choice.tile_tokens,
+        .slices = plan.choice.k_slices,
+        .partial = (float *)(void *)(flags + plan.flag_bytes),
+        .flags = plan.flag_bytes ? (uint32_t *)(void *)flags : NULL,
+        .out = {.d = p->d,
+                .c = p->beta != 0.0f ? p->c : NULL,
+                .bias = p->bias,
+                .tensor_scale =
+                    (const float *)(const void *)((const char *)w->data + gemm_scale_offset(w->n, w->k)),
+                .alpha = p->alpha != 0.0f ? p->alpha : 1.0f,
+                .beta = p->beta,
+                .ldd = (int)ldd,
+                .type = (int)p->d_type},
+        .n_sms = g->n_sms,
+        .max_shared = g->max_shared,
+        .dependent = g->arch >= 90,
+        .tensor_map = g->tensor_map,
+        .stream = stream,
+    };
+    if (is_e4m3(plan.choice.kernel))
+        t.out.token_scale = plan.prepare ? scale : p->a_scale;
+    if (plan.prepare)
+        NIB_TRY(check_cuda(gemm_prepare_launch((int)plan.prepare_to, p->a, (int)p->a_type, t.m, t.k, lda,
+                                               t.terms, prepared, p->a_scale, scale, t.flags, t.n_sms,
+                                               t.dependent, stream),
+                           "nib_gemm_matmul", err));
+    else if (t.flags)
+        NIB_TRY(check_cuda(gemm_zero_flags(&t), "nib_gemm_matmul", err));
+    return check_cuda(launch(&plan.choice, &t), "nib_gemm_matmul", err);
+}
+
+nib_status gemm_prepare(const nib_gemm *g, nib_gemm_type to, const void *x, nib_gemm_type x_type, size_t m,
+                        size_t k, size_t ldx, void *out, float *scale, void *stream, nib_error *err) {
+    NIB_TRY(check_device(g, err));
+    return check_cuda(gemm_prepare_launch((int)to, x, (int)x_type, (int)m, (int)k, ldx ? ldx : k, 1, out,
+                                          NULL, scale, NULL, 0, g->arch >= 90, stream),
+                      "gemm_prepare", err);
+}

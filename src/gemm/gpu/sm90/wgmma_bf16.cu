@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * W4A16 on Hopper: exact, BF16 weights and activations. The kernel is wgmma.cuh.
+ */
+#include "gemm/gpu/sm90/wgmma.cuh"
+
+extern "C" int gemm_wgmma_bf16(const gemm_task *t) {
+    switch (t->tile_tokens) {
+    case 32:
+        return launch_wgmma<false, 32, 2>(t);
+    case 64:
+        return launch_wgmma<false, 64, 2>(t);
+    case 128:
+        return launch_wgmma<false, 128, 1>(t);
+    default:
+        return launch_wgmma<false, 256, 1>(t);
+    }
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * W4A8 on Hopper: scales folded into E4M3 weights, activations E4M3 per token. The kernel is wgmma.cuh.
+ */
+#include "gemm/gpu/sm90/wgmma.cuh"
+
+extern "C" int gemm_wgmma_e4m3(const gemm_task *t) {
+    switch (t->tile_tokens) {
+    case 32:
+        return launch_wgmma<true, 32, 2>(t);
+    case 64:
+        return launch_wgmma<true, 64, 2>(t);
+    case 128:
+        return launch_wgmma<true, 128, 1>(t);
+    default:
+        return launch_wgmma<true, 256, 1>(t);
+    }
+}

@@ -123,17 +123,18 @@ template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const flo
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
 
-/* d += the sums that the blocks before left of tile R. */
+/* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
 template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
-    for (int block = block_of_unit(a, r.tile * a.stages); block < (int)blockIdx.x; block++) {
+    const int first = block_of_unit(a, r.tile * a.stages);
+    for (int block = first + (threadIdx.x & 31); block < (int)blockIdx.x; block += 32) {
+        uint32_t raised;
+        do
+            asm volatile("ld.acquire.gpu.global.u32 %0,[%1];" : "=r"(raised) : "l"(a.flags + block) : "memory");
+        while (!raised);
+    }
+    __syncwarp();
+    for (int block = first; block < (int)blockIdx.x; block++) {
         const float *from = a.partial + (size_t)block * REGISTERS * 256 + threadIdx.x;
-        if ((threadIdx.x & 31) == 0) {
-            uint32_t raised;
-            do
-                asm volatile("ld.acquire.gpu.global.u32 %0,[%1];" : "=r"(raised) : "l"(a.flags + block) : "memory");
-            while (!raised);
-        }
-        __syncwarp();
 #pragma unroll
         for (int i = 0; i < REGISTERS; i++)
             d[i] += __ldcg(from + i * 256);

@@ -10,7 +10,10 @@
 
 #include "base/status.h"
 
-/* WHERE names the file in the sentence. *out is freed with json_decref. */
+/* WHERE names the file in the sentence. *out is freed with json_decref. Where memory runs out inside jansson
+ * this is NIB_NO_MEMORY, or NIB_BAD_FILE when jansson does not tell. */
 nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err);
+/* A text of json_dumps, which jansson allocated; NULL is none. */
+void json_text_free(char *text);
 
 #endif

@@ -435,6 +435,6 @@ nib_status hf_side_write_json(const char *directory, const char *name, const jso
     if (!text)
         return nib_fail(err, NIB_NO_MEMORY, "%s/%s: no memory to write it", directory, name);
     nib_status status = hf_side_write_text(directory, name, text, strlen(text), err);
-    mem_free(text);
+    json_text_free(text);
     return status;
 }

@@ -107,7 +107,7 @@ nib_status safetensors_write_begin(safetensors_write *w, nib_error *err) {
         status = outfile_write(w->file, text, n, err);
     if (status == NIB_OK && pad)
         status = outfile_write(w->file, "        ", pad, err);
-    mem_free(text); /* jansson's memory is base/mem's */
+    json_text_free(text);
     return status;
 }
 

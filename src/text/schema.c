@@ -43,12 +43,6 @@ grammar_node schema_comma(schema_compiler *c) {
 
 /* ---- literals ---- */
 
-static void free_dumped(char *text) {
-    json_free_t release;
-    json_get_alloc_funcs(NULL, &release);
-    release(text);
-}
-
 static grammar_node number_literal(schema_compiler *c, const json_t *value) {
     char text[64];
     if (json_is_integer(value)) {
@@ -60,7 +54,7 @@ static grammar_node number_literal(schema_compiler *c, const json_t *value) {
     if (!dumped)
         return grammar_fail(c->b, NIB_NO_MEMORY, "no memory for a schema");
     grammar_node both = grammar_word(c->b, dumped);
-    free_dumped(dumped);
+    json_text_free(dumped);
     if (v == floor(v) && fabs(v) < 1e15) { /* 1.0 is 1 */
         snprintf(text, sizeof text, "%lld", (long long)v);
         both = GRAMMAR_ALT(c->b, both, grammar_word(c->b, text));
@@ -264,7 +258,7 @@ static bool judge_allows(schema_compiler *c, automaton *judge, const json_t *val
     const bool allowed = state != AUTOMATON_DEAD && judge->states[state].can_end;
     if (judge->status != NIB_OK)
         grammar_fail(c->b, judge->status, "%s", judge->err.text);
-    free_dumped(text);
+    json_text_free(text);
     return allowed;
 }
 
@@ -310,7 +304,7 @@ static strview plain_string(schema_compiler *c, const json_t *value) {
         word = (strview){arena_text(&c->a, text, strlen(text)), strlen(text)};
     if (plain && !word.p)
         grammar_fail(c->b, NIB_NO_MEMORY, "no memory for a schema");
-    free_dumped(text);
+    json_text_free(text);
     return word;
 }
 

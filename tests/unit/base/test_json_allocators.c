@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A program that gave jansson its own allocators keeps them. A program of its own: they are the process's,
- * and json_read looks at them once.
+ * jansson's allocators belong to the process, and json_read leaves them alone: those that a program gave, and
+ * jansson's own. A program of its own, since they do.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,24 +25,33 @@ static void count_free(void *block) {
     free(block);
 }
 
-static void test_own_allocators_stay(void **unused) {
+static void assert_functions(json_malloc_t expected_alloc, json_free_t expected_free) {
+    json_malloc_t allocate;
+    json_free_t release;
+    json_get_alloc_funcs(&allocate, &release);
+    assert_true(allocate == expected_alloc && release == expected_free);
+}
+
+static void test_allocators_stay(void **unused) {
     (void)unused;
-    json_set_alloc_funcs(count_alloc, count_free);
     json_t *root;
+    assert_int_equal(json_read(&root, "[1]", 3, "here", NULL), NIB_OK);
+    json_decref(root);
+    assert_functions(malloc, free);
+    json_set_alloc_funcs(count_alloc, count_free);
     nib_error err = {""};
     static const char sound[] = "{\"a\": [1, 2, \"three\"]}", broken[] = "{\"a\": [1, 2";
     assert_int_equal(json_read(&root, sound, sizeof sound - 1, "here", &err), NIB_OK);
     json_decref(root);
     assert_int_equal(json_read(&root, broken, sizeof broken - 1, "here", &err), NIB_BAD_FILE);
-    json_malloc_t allocate;
-    json_free_t release;
-    json_get_alloc_funcs(&allocate, &release);
-    assert_true(allocate == count_alloc && release == count_free);
+    assert_functions(count_alloc, count_free);
+    json_text_free(json_dumps(json_null(), JSON_ENCODE_ANY));
+    json_text_free(NULL);
     assert_true(n_taken > 0);
     assert_int_equal(n_taken, n_given);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_own_allocators_stay)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_allocators_stay)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

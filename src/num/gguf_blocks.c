@@ -11,14 +11,22 @@
  *   IQ4_NL 32 / 18  d, 16 pairs                                    level[q] * d
  *   MXFP4  32 / 17  E8M0 e, 16 pairs                               e2m1(q) * 2^(e - 127)
  *   NVFP4  64 / 36  4 UE4M3, 32 bytes; 16-block s owns bytes 8s..8s+7, pairs (j, j+8)
+ *   Q2_K  256 / 84  16 bytes: 4-bit scale, 4-bit min per 16; 64 B; d, dmin        (d s) q - dmin m
+ *   Q3_K  256 / 110 32 B third bits (set: no -4), 64 B, 12 B of 6-bit scales per 16, d
+ *                   both: two runs of 128; element 32 k + l of a run is bits 2k of byte l
  *   Q4_K  256 / 144 d, dmin, 12 B of 6-bit scales and mins, 128 B: four runs of 64, pairs (l, l+32)
  *   Q5_K  256 / 176 d, dmin, 12 B, 32 B fifth bits, 128 B
  *   Q6_K  256 / 210 128 B low nibbles, 64 B top bits, 16 i8 scales, d
+ *   IQ4_XS 256 / 136 d, u16 and 4 B: 6-bit scales per 32, 128 B as IQ4_NL         (s - 32) d level[q]
+ *   TQ1_0 256 / 54  48 B and 4 B of base-3 digits (five, four to a byte), d       (q - 1) d
+ *   TQ2_0 256 / 66  64 B as Q2_K's, d                                             (q - 1) d
+ * Formats whose codes number vectors: gguf_iq.c.
  */
 #include "num/gguf_blocks.h"
 
 #include "num/e2m1.h"
 #include "num/fp8.h"
+#include "num/gguf_iq.h"
 
 static float half_at(const unsigned char *p) {
     return f16_to_f32((uint16_t)(p[0] | p[1] << 8));
@@ -78,14 +86,83 @@ static void decode_q8_0(const unsigned char *p, float *dst, size_t n_blocks) {
     }
 }
 
+static const float iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 static void decode_iq4_nl(const unsigned char *p, float *dst, size_t n_blocks) {
-    static const float level[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     for (; n_blocks--; p += 18, dst += 32) {
         float d = half_at(p);
         for (int j = 0; j < 16; j++) {
-            dst[j] = d * level[p[2 + j] & 15];
-            dst[j + 16] = d * level[p[2 + j] >> 4];
+            dst[j] = d * iq4_level[p[2 + j] & 15];
+            dst[j + 16] = d * iq4_level[p[2 + j] >> 4];
         }
+    }
+}
+
+static void decode_iq4_xs(const unsigned char *p, float *dst, size_t n_blocks) {
+    for (; n_blocks--; p += 136, dst += 256) {
+        float d = half_at(p);
+        unsigned high = (unsigned)(p[2] | p[3] << 8);
+        for (int i = 0; i < 8; i++) { /* 32 elements each */
+            const unsigned char *q = p + 8 + 16 * i;
+            int scale = (p[4 + i / 2] >> 4 * (i & 1) & 15) | (int)(high >> 2 * i & 3) << 4;
+            float ds = d * (float)(scale - 32);
+            for (int j = 0; j < 16; j++) {
+                dst[32 * i + j] = ds * iq4_level[q[j] & 15];
+                dst[32 * i + j + 16] = ds * iq4_level[q[j] >> 4];
+            }
+        }
+    }
+}
+
+static void decode_q2_k(const unsigned char *p, float *dst, size_t n_blocks) {
+    for (; n_blocks--; p += 84, dst += 256) {
+        float d = half_at(p + 80), dmin = half_at(p + 82);
+        for (int i = 0; i < 16; i++) { /* 16 elements each */
+            const unsigned char *q = p + 16 + 32 * (i / 8) + 16 * (i & 1);
+            float ds = d * (float)(p[i] & 15), m = dmin * (float)(p[i] >> 4);
+            for (int l = 0; l < 16; l++)
+                dst[16 * i + l] = ds * (float)(q[l] >> 2 * (i / 2 % 4) & 3) - m;
+        }
+    }
+}
+
+static void decode_q3_k(const unsigned char *p, float *dst, size_t n_blocks) {
+    for (; n_blocks--; p += 110, dst += 256) {
+        float d = half_at(p + 108);
+        const unsigned char *third = p, *scales = p + 96;
+        for (int i = 0; i < 16; i++) { /* 16 elements each */
+            const unsigned char *q = p + 32 + 32 * (i / 8) + 16 * (i & 1), *t = third + 16 * (i & 1);
+            int scale = (scales[i % 8] >> 4 * (i / 8) & 15) | (scales[8 + i % 4] >> 2 * (i / 4) & 3) << 4;
+            float ds = d * (float)(scale - 32);
+            for (int l = 0; l < 16; l++)
+                dst[16 * i + l] = ds * (float)((q[l] >> 2 * (i / 2 % 4) & 3) - (t[l] >> i / 2 & 1 ? 0 : 4));
+        }
+    }
+}
+
+/* Digit K of the base-3 fraction that byte B holds. */
+static float ternary(unsigned char b, int k) {
+    static const uint8_t power[5] = {1, 3, 9, 27, 81};
+    return (float)((uint8_t)(b * power[k]) * 3 >> 8) - 1;
+}
+
+static void decode_tq1_0(const unsigned char *p, float *dst, size_t n_blocks) {
+    for (; n_blocks--; p += 54, dst += 256) {
+        float d = half_at(p + 52);
+        for (int i = 0; i < 160; i++)
+            dst[i] = d * ternary(p[i % 32], i / 32);
+        for (int i = 0; i < 80; i++)
+            dst[160 + i] = d * ternary(p[32 + i % 16], i / 16);
+        for (int i = 0; i < 16; i++)
+            dst[240 + i] = d * ternary(p[48 + i % 4], i / 4);
+    }
+}
+
+static void decode_tq2_0(const unsigned char *p, float *dst, size_t n_blocks) {
+    for (; n_blocks--; p += 66, dst += 256) {
+        float d = half_at(p + 64);
+        for (int i = 0; i < 256; i++)
+            dst[i] = d * (float)((p[i / 128 * 32 + i % 32] >> 2 * (i / 32 % 4) & 3) - 1);
     }
 }
 
@@ -190,7 +267,17 @@ gguf_block_decoder gguf_blocks_decoder(dtype t) {
         return decode_q5_k;
     case DT_Q6_K:
         return decode_q6_k;
+    case DT_Q2_K:
+        return decode_q2_k;
+    case DT_Q3_K:
+        return decode_q3_k;
+    case DT_IQ4_XS:
+        return decode_iq4_xs;
+    case DT_TQ1_0:
+        return decode_tq1_0;
+    case DT_TQ2_0:
+        return decode_tq2_0;
     default:
-        return NULL;
+        return gguf_iq_decoder(t);
     }
 }

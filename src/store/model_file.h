@@ -59,7 +59,7 @@ nib_status model_file_need_network(const model_file *f, nib_error *err);
 const char *model_file_part(const model_file *f, int i);
 
 /* The stored format of T for people: dtype_get's name, or that of a format nibble counts but cannot decode
- * ("IQ2_XXS"), for which T->dtype is DT_NONE. */
+ * ("Q8_K"), for which T->dtype is DT_NONE. */
 const char *model_file_format_name(const model_file *f, const tensor *t);
 
 /* The tensor at a place, the first in the file's order; NULL when the file has none. O(1). */

@@ -4,7 +4,7 @@ networks that are not computed. Each is the tiny Llama with one thing wrong.
 """
 import struct
 
-from tiny_models import (ARRAY, BIG, BOOL, DIM, F32, F64, GGML_F16, GGML_F32, GGML_IQ2_XXS, GGML_Q4_0,
+from tiny_models import (ARRAY, BIG, BOOL, DIM, F32, F64, GGML_F16, GGML_F32, GGML_Q4_0, GGML_Q8_K,
                          HEAD_DIM, I32, INF, KV_HEADS, NAN, SCORES, STRING, TOKENS, TYPES, U16, U32, U64, U8, VOCAB,
                          Gguf, expect, text, value, write)
 
@@ -265,7 +265,7 @@ def gguf_files():
     keyed("split-2-20", "split.count", U32, 1 << 20, "{}: key split.count is out of bounds, expected 0 to 1024")
 
     # sound files whose network is not computed: inspect tells, run refuses
-    gguf("run-iq2", "{}: tensor blk.0.ffn_up.weight is stored as IQ2_XXS, which nibble does not decode",
+    gguf("run-q8-k", "{}: tensor blk.0.ffn_up.weight is stored as Q8_K, which nibble does not decode",
          wide, room="model", command="run")
     gguf("run-architecture", "{}: architecture \"rwkv7\", nibble computes llama, qwen3 and gemma3",
          lambda g: g.key("general.architecture", STRING, "rwkv7"), room="model", command="run")
@@ -291,6 +291,6 @@ def wide(g):
         outputs = name in ("blk.0.attn_output.weight", "blk.0.ffn_down.weight")
         dims = [dims[0], 256] if outputs else [256] + dims[1:]
         if name == "blk.0.ffn_up.weight":
-            g.tensor(name, dims, GGML_IQ2_XXS, bytes(8 * 66))
+            g.tensor(name, dims, GGML_Q8_K, bytes(8 * 292))
         else:
             g.tensor(name, dims, GGML_F16, bytes(2 * dims[0] * (dims[1] if len(dims) > 1 else 1)))

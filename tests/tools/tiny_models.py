@@ -10,7 +10,7 @@ import struct
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 FORMATS = {U8: "<B", I8: "<b", U16: "<H", I16: "<h", U32: "<I", I32: "<i", F32: "<f", BOOL: "<B", U64: "<Q",
            I64: "<q", F64: "<d"}
-GGML_F32, GGML_F16, GGML_Q4_0, GGML_IQ2_XXS = 0, 1, 2, 16
+GGML_F32, GGML_F16, GGML_Q4_0, GGML_Q8_K = 0, 1, 2, 15
 
 DIM, FFN, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 8, 8, 2, 1, 4, 8
 TOKENS = ["<unk>", "<s>", "</s>", "<0x41>", "\u2581", "a", "b", "ab"]

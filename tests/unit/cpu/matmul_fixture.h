@@ -48,8 +48,14 @@ static inline void half_places(dtype t, int places[2]) {
         places[0] = 208;
     else if (t == DT_Q4_0 || t == DT_Q5_0 || t == DT_Q8_0 || t == DT_IQ4_NL)
         places[0] = 0;
+    else if (t == DT_IQ4_XS || t == DT_IQ3_S)
+        places[0] = 0;
     else if (t == DT_Q4_1 || t == DT_Q5_1 || t == DT_Q4_K || t == DT_Q5_K)
         places[0] = 0, places[1] = 2;
+    else if (t == DT_Q2_K)
+        places[0] = 80, places[1] = 82;
+    else if (t == DT_TQ1_0)
+        places[0] = 52;
 }
 
 static inline void fixture_values(dtype t, void *data, size_t n, rng *r, fill f) {

@@ -153,9 +153,10 @@ static void check_job(const rungs *all, const packed *w, act *a, bool oracle_too
     free(got);
 }
 
-static const dtype formats[] = {DT_F32,    DT_F16,  DT_BF16, DT_F8_E4M3, DT_F8_E5M2,    DT_NVFP4,
-                                DT_MXFP4,  DT_Q4_0, DT_Q4_1, DT_Q5_0,    DT_Q5_1,       DT_Q8_0,
-                                DT_IQ4_NL, DT_Q4_K, DT_Q5_K, DT_Q6_K,    DT_GGUF_NVFP4, DT_GGUF_MXFP4};
+static const dtype formats[] = {DT_F32,    DT_F16,    DT_BF16,  DT_F8_E4M3, DT_F8_E5M2,    DT_NVFP4,
+                                DT_MXFP4,  DT_Q4_0,   DT_Q4_1,  DT_Q5_0,    DT_Q5_1,       DT_Q8_0,
+                                DT_IQ4_NL, DT_Q4_K,   DT_Q5_K,  DT_Q6_K,    DT_GGUF_NVFP4, DT_GGUF_MXFP4,
+                                DT_Q2_K,   DT_IQ4_XS, DT_IQ3_S, DT_TQ1_0};
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
 static packed *pack_one_tensor(const tensor *t, bool int8) {

@@ -210,7 +210,7 @@ static void test_types(void **state) {
         assert_int_equal(gguf_dtype(id), t);
         assert_non_null(gguf_ggml_name(id));
     }
-    assert_int_equal(n, 19); /* F32 F16 BF16 F64, I8 to I64, 8 block formats, IQ4_NL, MXFP4, NVFP4 */
+    assert_int_equal(n, 31); /* F32 F16 BF16 F64, I8 to I64, 10 block formats, 9 IQ, 2 TQ, MXFP4, NVFP4 */
     assert_null(gguf_ggml_name(4));
     assert_null(gguf_ggml_name(1000));
     assert_string_equal(gguf_type_name((gguf_type)77), "unknown");

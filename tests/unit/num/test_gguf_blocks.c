@@ -24,7 +24,11 @@ static const struct {
     {"Q4_0", DT_Q4_0, {0, -1}},         {"Q4_1", DT_Q4_1, {0, 2}},          {"Q5_0", DT_Q5_0, {0, -1}},
     {"Q5_1", DT_Q5_1, {0, 2}},          {"Q8_0", DT_Q8_0, {0, -1}},         {"Q4_K", DT_Q4_K, {0, 2}},
     {"Q5_K", DT_Q5_K, {0, 2}},          {"Q6_K", DT_Q6_K, {208, -1}},       {"IQ4_NL", DT_IQ4_NL, {0, -1}},
-    {"MXFP4", DT_GGUF_MXFP4, {-1, -1}}, {"NVFP4", DT_GGUF_NVFP4, {-1, -1}},
+    {"MXFP4", DT_GGUF_MXFP4, {-1, -1}}, {"NVFP4", DT_GGUF_NVFP4, {-1, -1}}, {"Q2_K", DT_Q2_K, {80, 82}},
+    {"Q3_K", DT_Q3_K, {108, -1}},       {"IQ4_XS", DT_IQ4_XS, {0, -1}},     {"TQ1_0", DT_TQ1_0, {52, -1}},
+    {"TQ2_0", DT_TQ2_0, {64, -1}},      {"IQ1_S", DT_IQ1_S, {0, -1}},       {"IQ1_M", DT_IQ1_M, {54, -1}},
+    {"IQ2_XXS", DT_IQ2_XXS, {0, -1}},   {"IQ2_XS", DT_IQ2_XS, {0, -1}},     {"IQ2_S", DT_IQ2_S, {0, -1}},
+    {"IQ3_XXS", DT_IQ3_XXS, {0, -1}},   {"IQ3_S", DT_IQ3_S, {0, -1}},
 };
 
 static void test_blocks(void **state) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Values of a Jinja template while it renders, and the memory they live in. Everything is allocated from one
- * run's arena and dies with it; nothing but a namespace changes once made (transformers' sandbox forbids it).
+ * run's arena and dies with it.
  *
  * A text knows of each byte whether a user gave it: what is made of texts (slices, joins, JSON) keeps that.
  * Private to the text room; the files jinja_*.c share it.

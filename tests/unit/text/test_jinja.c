@@ -41,6 +41,10 @@ static json_t *read_json(const char *text) {
 static bool is_ours(strview source) {
     static const char *const ours[] = {
         "{% for x in xs recursive %}{% endfor %}x", /* refused: no template uses it */
+        "{{ xs.append(1) }}",
+        "{{ d.pop(\"a\") }}",
+        "{{ d.update({}) }}", /* the sandbox forbids them */
+        "{{ xs.append is defined }}",
     };
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
         if (strview_is(source, ours[i]))
@@ -161,7 +165,7 @@ static void refusals_have_words(void **state) {
     check_refused("{{ raise_exception('Roles must alternate') }}", NIB_BAD_ARGUMENT, "Roles must alternate");
     check_refused("{{ x.y }}", NIB_BAD_ARGUMENT, "'x' is undefined");
     check_refused("{{ {}.x.y }}", NIB_BAD_ARGUMENT, "'dict object' has no attribute 'x'");
-    check_refused("{{ [].append(1) }}", NIB_BAD_ARGUMENT, "unsafe");
+    check_refused("{{ [].sort() }}", NIB_BAD_ARGUMENT, "no attribute 'sort'");
     check_refused("a\n\n{% if %}", NIB_BAD_FILE, "line 3");
     check_refused("{% include 'x' %}", NIB_UNSUPPORTED, "'include' is not supported");
     check_refused("{{ 'a'|nosuch }}", NIB_BAD_ARGUMENT, "No filter named 'nosuch'");
@@ -223,6 +227,35 @@ static void hostile_sources_are_quick(void **state) {
     check_refused(nested, NIB_BAD_FILE, "too deep");
 }
 
+/* transformers' sandbox forbids what jinja2 has and Kimi's template needs. */
+static void lists_and_dicts_change(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}{{ l.pop() }}{{ l }}", "[1, 2]2[1]"},
+        {"{% set l = [1, 2] %}{% set _ = l.insert(0, 0) %}{% set _ = l.extend([3]) %}{{ l }}{{ l.pop(0) }}",
+         "[0, 1, 2, 3]0"},
+        {"{% set l = [1] %}{% set m = l %}{% set _ = m.append(2) %}{{ l }}", "[1, 2]"},
+        {"{% set l = [] %}{% for i in range(3) %}{% set _ = l.append(i) %}{% endfor %}{{ l }}", "[0, 1, 2]"},
+        {"{% set d = {'a': 1} %}{% set _ = d.update({'b': 2}, c=3) %}{{ d }}{{ d.pop('a') }}{{ d }}",
+         "{'a': 1, 'b': 2, 'c': 3}1{'b': 2, 'c': 3}"},
+        {"{% set d = {} %}{{ d.setdefault('a', 1) }}{{ d.setdefault('a', 2) }}{{ d.pop('z', 9) }}", "119"},
+        {"{% set l = [1] %}{% set _ = l.append(1) %}{% for x in l %}{{ x }}{% set _ = l.pop() %}{% endfor %}",
+         "1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        rendered r = render_with(strview_of(cases[i][0]), &(jinja_options){0});
+        if (r.status != NIB_OK)
+            fail_msg("%s: %s", cases[i][0], r.err.text);
+        assert_string_equal(r.out.text, cases[i][1]);
+        jinja_output_free(&r.out);
+    }
+    check_refused("{% set l = [] %}{% set _ = l.append(l) %}{{ l }}", NIB_BAD_ARGUMENT, "too deep");
+    check_refused("{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}", NIB_BAD_ARGUMENT,
+                  "too m");
+    check_refused("{{ [].pop() }}", NIB_BAD_ARGUMENT, "pop from empty list");
+    check_refused("{{ (1,).append(1) }}", NIB_BAD_ARGUMENT, "no attribute 'append'");
+}
+
 static void the_date_is_the_callers(void **state) {
     (void)state;
     setenv("TZ", "UTC", 1);
@@ -254,7 +287,7 @@ int main(void) {
         cmocka_unit_test(golden_rows_equal_jinja2),  cmocka_unit_test(users_bytes_are_marked),
         cmocka_unit_test(refusals_have_words),       cmocka_unit_test(hostile_templates_end),
         cmocka_unit_test(hostile_sources_are_quick), cmocka_unit_test(the_date_is_the_callers),
-        cmocka_unit_test(failing_memory_is_said),
+        cmocka_unit_test(lists_and_dicts_change),    cmocka_unit_test(failing_memory_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

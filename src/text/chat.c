@@ -27,6 +27,8 @@ nib_status chat_open(chat **out, strview template_text, strview bos, strview eos
         status = keep_text(&c->bos, bos, err);
     if (status == NIB_OK)
         status = keep_text(&c->eos, eos, err);
+    if (status == NIB_OK)
+        status = chat_probe(c, template_text, err);
     if (status != NIB_OK) {
         chat_close(c);
         return status;
@@ -76,6 +78,16 @@ nib_status chat_open_model(chat **out, const token_source *s, const tokenizer *t
     const nib_status status = chat_open(out, s->chat_template, bos, eos, err);
     json_decref(config);
     return status;
+}
+
+const char *chat_call_format(const chat *c) {
+    return c->format ? c->format->name : NULL;
+}
+
+const char *chat_reasoning_marker(const chat *c) {
+    return c->thinking                                     ? c->thinking->open
+           : c->format && c->format->shape == CHAT_HARMONY ? "analysis"
+                                                           : NULL;
 }
 
 /* ---- render ---- */

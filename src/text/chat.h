@@ -22,6 +22,11 @@ nib_status chat_open_model(chat **out, const token_source *source, const tokeniz
                            strview eos, nib_error *err);
 void chat_close(chat *c); /* NULL is fine */
 
+/* How the model writes calls ("hermes", "harmony" ...; chat_format.c) and what opens its reasoning; NULL:
+ * nothing of the kind was found in the template. */
+const char *chat_call_format(const chat *c);
+const char *chat_reasoning_marker(const chat *c);
+
 /* What a template is given. */
 typedef struct chat_request {
     /* A list of objects, as in OpenAI's API: role, content (a string, null or a list of parts), tool_calls,

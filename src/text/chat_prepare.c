@@ -16,17 +16,9 @@ static nib_status no_memory(nib_error *err) {
 }
 
 static nib_status check_role(const json_t *message, size_t i, nib_error *err) {
-    const json_t *role = json_object_get(message, "role");
-    if (!json_is_object(message) || !json_is_string(role))
-        return nib_fail(err, NIB_BAD_ARGUMENT, "message %zu of the conversation is no object with a role", i);
-    for (const char *const *known = chat_roles; *known; known++)
-        if (strcmp(json_string_value(role), *known) == 0)
-            return NIB_OK;
-    return nib_fail(
-        err, NIB_BAD_ARGUMENT,
-        "message %zu of the conversation has the role \"%.40s\", expected system, developer, user, "
-        "assistant or tool",
-        i, json_string_value(role));
+    if (json_is_object(message) && json_is_string(json_object_get(message, "role")))
+        return NIB_OK;
+    return nib_fail(err, NIB_BAD_ARGUMENT, "message %zu of the conversation is no object with a role", i);
 }
 
 static nib_status check_content(const json_t *message, size_t i, nib_error *err) {
@@ -157,6 +149,18 @@ static nib_status text_json(const char *text, json_t **out, nib_error *err) {
     return status != NIB_OK ? status : *out ? NIB_OK : no_memory(err);
 }
 
+/* A template that does not know a role may drop its message in silence: so there are no others. */
+static nib_status check_known_role(const char *role, size_t i, nib_error *err) {
+    for (const char *const *known = chat_roles; *known; known++)
+        if (strcmp(role, *known) == 0)
+            return NIB_OK;
+    return nib_fail(
+        err, NIB_BAD_ARGUMENT,
+        "message %zu of the conversation has the role \"%.40s\", expected system, developer, user, "
+        "assistant or tool",
+        i, role);
+}
+
 static nib_status add_message(json_t *all, const nib_message *m, nib_error *err) {
     json_t *role, *content, *message = json_object();
     if (!message || json_array_append_new(all, message) != 0)
@@ -177,6 +181,8 @@ nib_status chat_messages(const nib_message *messages, size_t n, json_t **out, ni
             status =
                 nib_fail(err, NIB_BAD_ARGUMENT, "message %zu of the conversation has no role or content", i);
         else
+            status = check_known_role(messages[i].role, i, err);
+        if (status == NIB_OK)
             status = add_message(all, &messages[i], err);
     }
     if (status != NIB_OK) {

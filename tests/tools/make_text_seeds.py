@@ -141,13 +141,59 @@ def shape_seeds():
     return (("schema", schemas), ("regex", patterns), ("gbnf", grammars))
 
 
+# per format of src/text/chat_format.c, in its order: an answer with a call
+ANSWERS = [
+    '<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json'
+    '<|message|>{"a": 1}<|call|>',
+    "Hi\n<tool_call>\n<function=now>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2\n</parameter>\n</function>\n</tool_call>",
+    "<seed:tool_call>\n<function=now>\n<parameter=a>1</parameter>\n</function>\n</seed:tool_call>",
+    '<think>\nso\n</think>\n\nHi\n<tool_call>\n{"name": "now", "arguments": {"a": "</tool_call>"}}\n</tool_call>',
+    "<think>so</think><tool_call>now\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
+    '<\uff5cDSML\uff5ctool_calls>\n<\uff5cDSML\uff5cinvoke name="now">\n<\uff5cDSML\uff5cparameter name="b" string="false">1'
+    '</\uff5cDSML\uff5cparameter>\n</\uff5cDSML\uff5cinvoke>\n</\uff5cDSML\uff5ctool_calls>',
+    '<\uff5cDSML\uff5cfunction_calls>\n<\uff5cDSML\uff5cinvoke name="now">\n</\uff5cDSML\uff5cinvoke>\n</\uff5cDSML\uff5cfunction_calls>',
+    "<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>function<\uff5ctool\u2581sep\uff5c>now\n```json\n{}\n```"
+    "<\uff5ctool\u2581call\u2581end\uff5c><\uff5ctool\u2581calls\u2581end\uff5c>",
+    "<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>now<\uff5ctool\u2581sep\uff5c>{}<\uff5ctool\u2581call\u2581end\uff5c>"
+    "<\uff5ctool\u2581calls\u2581end\uff5c>",
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    "<|tool_calls_section_end|>",
+    '<|open|>response<|sep|>Hi<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="now" index="1"<|sep|><|open|>argument '
+    'key="a" type="string"<|sep|>x<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+    "<tool_calls:opensource>\n<tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
+    '<minimax:tool_call>\n<invoke name="now">\n<parameter name="b">3</parameter>\n</invoke>\n</minimax:tool_call>',
+    ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="now">]<]minimax[>[<c>]<]minimax[>[<item>1]<]minimax[>[</item>'
+    ']<]minimax[>[</c>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>',
+    '<tool_calls>\n{"name": "now", "arguments": {}}\n{"name": "now"}\n</tool_calls>',
+    'Hi<|tool_call>call:now{a:<|"|>x<|"|>,b:[1,{c:true}]}<tool_call|>',
+    '[THINK]so[/THINK][TOOL_CALLS]now[CALL_ID]abcdefghi[ARGS]{"a": [1]}[TOOL_CALLS] [{"name": "now", "arguments": "{}"}]',
+    '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "now", "parameters": {}}\n]<|END_ACTION|>',
+    '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>',
+    '<function=now>{"a": "</function>"}</function>',
+    '<function name="now"><param name="a">1</param></function>',
+    '<|function_call|>{"name": "now", "arguments": {}}',
+    '{"name": "now", "parameters": {"a": 1}}',
+]
+MESSAGES = [
+    {"messages": [{"role": "user", "content": "Hi"}]},
+    {"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}]},
+                  {"role": "assistant", "content": None, "reasoning": "r", "tool_calls": [
+                      {"id": "1", "function": {"name": "f", "arguments": '{"a": [1, 2.5, null]}'}}]}],
+     "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "kwargs": {"x": [1, "a"]}},
+]
+
+
 def main():
     shapes = [(name, {k: v.encode() for k, v in seeds.items()}) for name, seeds in shape_seeds()]
     for name, seeds in (("tokenizer_json", {k: json.dumps(v, ensure_ascii=False).encode() + (
             b'\0{"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}}' if k != "qwen3" else b"")
             for k, v in json_seeds().items()}),
                         ("tokenizer_gguf", gguf_seeds()),
-                        ("chat_template", {p.stem: p.read_bytes() for p in (TREE / "tests/golden/text/templates").iterdir()}),
+                        ("chat_answer", {f"{k:02}": bytes([k, 1 + 2 + 16 * (k % 6)]) + a.encode() for k, a in enumerate(ANSWERS)}),
+                        ("chat_messages", {str(k): json.dumps(m).encode() for k, m in enumerate(MESSAGES)}),
+                        ("chat_template", {**{p.stem: p.read_bytes() for p in (TREE / "tests/golden/text/templates").iterdir()},
+                                           **{f"family_{p.stem}": p.read_bytes()
+                                              for p in (TREE / "tests/golden/text/families").iterdir()}}),
                         *shapes):
         folder = FUZZ / f"corpus_{name}"
         shutil.rmtree(folder, ignore_errors=True)

@@ -226,6 +226,10 @@ static void print_network(const findings *r) {
     putchar('\n');
 }
 
+static const char *or_none(const char *text) {
+    return text ? text : "none";
+}
+
 static void print_words(const findings *r) {
     const token_source *w = &r->f->words;
     if (r->words)
@@ -237,7 +241,8 @@ static void print_words(const findings *r) {
     if (!w->chat_template.n)
         printf("chat       no template\n");
     else if (r->chat)
-        printf("chat       a template\n");
+        printf("chat       a template; calls of tools: %s; reasoning: %s\n",
+               or_none(chat_call_format(r->chat)), or_none(chat_reasoning_marker(r->chat)));
     else
         printf("chat       a template that cannot be used: %s\n",
                r->words ? r->chat_problem.text : "the tokenizer is not known");
@@ -399,6 +404,10 @@ static json_t *notes_json(const findings *r) {
     return list;
 }
 
+static json_t *name_json(const char *name) {
+    return name ? json_string(name) : json_null();
+}
+
 static bool print_json(const findings *r, bool tensors) {
     const model_file *f = r->f;
     json_t *root = json_pack(
@@ -420,6 +429,9 @@ static bool print_json(const findings *r, bool tensors) {
                json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
     }
     fits = fits && json_object_set_new(root, "chat_template", json_boolean(r->chat != NULL)) == 0;
+    if (fits && r->chat)
+        fits = json_object_set_new(root, "call_format", name_json(chat_call_format(r->chat))) == 0 &&
+               json_object_set_new(root, "reasoning_marker", name_json(chat_reasoning_marker(r->chat))) == 0;
     if (fits && !r->chat && r->chat_problem.text[0])
         fits = json_object_set_new(root, "chat_template_note", text_json(r->chat_problem.text)) == 0;
     if (fits && tensors)

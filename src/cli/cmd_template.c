@@ -7,18 +7,19 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/ui.h"
 #include "store/model_file.h"
-#include "text/chat.h"
+#include "text/chat_reader.h"
 
 typedef struct template_args {
-    const char *model, *messages, *tools, *kwargs, *bos, *eos;
+    const char *model, *messages, *tools, *kwargs, *bos, *eos, *answer;
     bool no_generation_prompt;
 } template_args;
 
-enum { KEY_MESSAGES = 0x3100, KEY_TOOLS, KEY_KWARGS, KEY_BOS, KEY_EOS, KEY_NO_GENERATION_PROMPT };
+enum { KEY_MESSAGES = 0x3100, KEY_TOOLS, KEY_KWARGS, KEY_BOS, KEY_EOS, KEY_NO_GENERATION_PROMPT, KEY_ANSWER };
 
 static const struct argp_option options[] = {
     {"messages", KEY_MESSAGES, "FILE", 0,
@@ -29,6 +30,8 @@ static const struct argp_option options[] = {
     {"bos", KEY_BOS, "TEXT", 0, "The template's bos_token (default: the model's)", 0},
     {"eos", KEY_EOS, "TEXT", 0, "The template's eos_token (default: the model's)", 0},
     {"no-generation-prompt", KEY_NO_GENERATION_PROMPT, NULL, 0, "Do not open an answer at the end", 0},
+    {"answer", KEY_ANSWER, "FILE", 0,
+     "Print no prompt but what is in an answer to it, as JSON: content, reasoning_content, tool_calls", 0},
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -48,6 +51,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_EOS:
         a->eos = arg;
+        return 0;
+    case KEY_ANSWER:
+        a->answer = arg;
         return 0;
     case KEY_NO_GENERATION_PROMPT:
         a->no_generation_prompt = true;
@@ -123,6 +129,48 @@ static nib_status read_inputs(const template_args *a, chat_request *q, nib_error
     return NIB_OK;
 }
 
+static json_t *calls_json(const chat_answer *a) {
+    json_t *calls = json_array();
+    for (size_t i = 0; i < a->n_calls; i++) {
+        const struct chat_answer_call *c = &a->calls[i];
+        json_array_append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id", c->id, "type", "function",
+                                               "function", "name", c->name, "arguments", c->arguments));
+    }
+    return calls;
+}
+
+/* A message as OpenAI's API has it; reasoning and calls only where there are some. */
+static nib_status print_answer(const chat_answer *a, nib_error *err) {
+    json_t *message = json_pack("{s:s, s:s}", "role", "assistant", "content", a->text);
+    bool fits = message != NULL;
+    if (fits && a->reasoning[0])
+        fits = json_object_set_new(message, "reasoning_content", json_string(a->reasoning)) == 0;
+    if (fits && a->n_calls)
+        fits = json_object_set_new(message, "tool_calls", calls_json(a)) == 0;
+    fits = fits && json_dumpf(message, stdout, JSON_INDENT(2)) == 0;
+    if (fits)
+        putchar('\n');
+    json_decref(message);
+    return fits ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for the answer");
+}
+
+static nib_status read_answer(const template_args *a, const chat *c, const json_t *tools,
+                              const chat_prompt *prompt, nib_error *err) {
+    char *text;
+    size_t n;
+    chat_answer answer;
+    NIB_TRY(files_read(a->answer, &text, &n, err));
+    nib_status status = utf8_valid_prefix(text, n) == n
+                            ? chat_read(c, tools, prompt, text, n, &answer, err)
+                            : nib_fail(err, NIB_BAD_FILE, "%s: no UTF-8 text", a->answer);
+    if (status == NIB_OK) {
+        status = print_answer(&answer, err);
+        chat_answer_free(&answer);
+    }
+    mem_free(text);
+    return status;
+}
+
 static nib_status print_prompt(const template_args *a, nib_error *err) {
     chat_request q = {.no_generation_prompt = a->no_generation_prompt};
     chat *c = NULL;
@@ -132,7 +180,9 @@ static nib_status print_prompt(const template_args *a, nib_error *err) {
         status = read_inputs(a, &q, err);
     if (status == NIB_OK)
         status = chat_render(c, &q, &prompt, err);
-    if (status == NIB_OK)
+    if (status == NIB_OK && a->answer)
+        status = read_answer(a, c, q.tools, &prompt, err);
+    else if (status == NIB_OK)
         ui_put_text(stdout, ui_is_terminal(stdout), prompt.text, prompt.n);
     chat_prompt_free(&prompt);
     json_decref((json_t *)q.messages);

@@ -3,7 +3,6 @@
  * nibble tokenize: text to ids and back, with the tokenizer of a model (or of a directory that holds only a
  * tokenizer). Needs no weights.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -83,19 +82,9 @@ typedef struct input {
     size_t n;
 } input;
 
-static nib_status keep(input *in, nib_status status) {
-    in->bytes = in->copy;
-    return status;
-}
-
 static nib_status read_input(const char *path, input *in, nib_error *err) {
-    if (!path)
-        return keep(in, files_read_stream(stdin, "standard input", &in->copy, &in->n, err));
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return nib_fail(err, NIB_IO, "%s: cannot be opened: %s", path, strerror(errno));
-    const nib_status status = keep(in, files_read_stream(file, path, &in->copy, &in->n, err));
-    fclose(file);
+    const nib_status status = files_read(path ? path : "-", &in->copy, &in->n, err);
+    in->bytes = in->copy;
     return status;
 }
 

@@ -34,20 +34,27 @@ nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t 
     return nib_fail(err, NIB_IO, "%s: cannot be read: %s", name, strerror(errno));
 }
 
-nib_status files_read_json(const char *path, json_t **out, nib_error *err) {
-    const bool standard = strcmp(path, "-") == 0;
-    const char *name = standard ? "standard input" : path;
-    FILE *file = standard ? stdin : fopen(path, "rb");
+static const char *name_of(const char *path) {
+    return strcmp(path, "-") == 0 ? "standard input" : path;
+}
+
+nib_status files_read(const char *path, char **out, size_t *n, nib_error *err) {
+    if (strcmp(path, "-") == 0)
+        return files_read_stream(stdin, name_of(path), out, n, err);
+    FILE *file = fopen(path, "rb");
     if (!file)
         return nib_fail(err, NIB_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    const nib_status status = files_read_stream(file, path, out, n, err);
+    fclose(file);
+    return status;
+}
+
+nib_status files_read_json(const char *path, json_t **out, nib_error *err) {
     char *text;
     size_t n;
-    nib_status status = files_read_stream(file, name, &text, &n, err);
-    if (status == NIB_OK)
-        status = json_read(out, text, n, name, err);
+    NIB_TRY(files_read(path, &text, &n, err));
+    const nib_status status = json_read(out, text, n, name_of(path), err);
     mem_free(text);
-    if (!standard)
-        fclose(file);
     return status;
 }
 

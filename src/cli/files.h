@@ -12,6 +12,8 @@
 
 /* Reads all of STREAM; *out is freed with mem_free. NAME stands in the sentence. */
 nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t *n, nib_error *err);
+/* The same of a file, or of standard input for "-". */
+nib_status files_read(const char *path, char **out, size_t *n, nib_error *err);
 /* The JSON of a file, or of standard input for "-"; freed with json_decref. */
 nib_status files_read_json(const char *path, json_t **out, nib_error *err);
 /* Whether PATH is the name of a template's file, not a model's. */

@@ -10,7 +10,7 @@ vendor/llama.cpp/models/templates holds some seventy.
 """
 import argparse
 import collections
-import concurrent.futures
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -18,6 +18,7 @@ import sys
 import tempfile
 
 import jinja2
+import jinja2.sandbox
 import transformers
 from transformers.utils import chat_template_utils
 
@@ -36,6 +37,16 @@ def oracle(source, talk):
                                add_generation_prompt=not talk.get("no_generation_prompt", False), **variables), None
     except Exception as problem:  # whatever a template raises
         return None, problem
+
+
+@contextlib.contextmanager
+def changing_values():
+    """jinja2 without the ban of transformers' sandbox on list.append and its like."""
+    ban, jinja2.sandbox.modifies_known_mutable = jinja2.sandbox.modifies_known_mutable, lambda *_: False
+    try:
+        yield
+    finally:
+        jinja2.sandbox.modifies_known_mutable = ban
 
 
 def nibble(program, template, talk, folder):
@@ -73,8 +84,14 @@ def compare(program, path, verbose):
     with tempfile.TemporaryDirectory() as folder:
         for talk in CONVERSATIONS:
             expected, raised = oracle(source, talk)
+            beyond = isinstance(raised, jinja2.exceptions.SecurityError)
+            if beyond:
+                with changing_values():
+                    expected, raised = oracle(source, talk)
             text, said = nibble(program, path, talk, pathlib.Path(folder))
             verdict = judge(expected, raised, text, said)
+            if beyond and verdict == "same text":
+                verdict = "beyond the sandbox"
             counts[verdict] += 1
             if verdict == "different" or (verbose and verdict == "both fail"):
                 notes.append(f"{path.name}: {talk['name']}: {verdict}\n  jinja2: {raised!r} {expected!r}\n"
@@ -90,17 +107,16 @@ def main():
     a = parser.parse_args()
     paths = [p for given in a.templates for p in (sorted(given.glob("*.jinja")) if given.is_dir() else [given])]
     total = collections.Counter()
-    kinds = ["same text", "same refusal", "both fail", "different"]
+    kinds = ["same text", "beyond the sandbox", "same refusal", "both fail", "different"]
     print(f"jinja2 {jinja2.__version__}, transformers {transformers.__version__}, {len(paths)} templates, "
           f"{len(CONVERSATIONS)} conversations\n")
     print("| template | " + " | ".join(kinds) + " |\n| --- | " + " | ".join("---:" for _ in kinds) + " |")
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda path: compare(a.nibble, path, a.verbose), paths)
-        all_notes = []
-        for path, (counts, notes) in zip(paths, results):
-            total += counts
-            all_notes += notes
-            print(f"| {path.stem} | " + " | ".join(str(counts[k]) for k in kinds) + " |")
+    all_notes = []
+    for path in paths:
+        counts, notes = compare(a.nibble, path, a.verbose)
+        total += counts
+        all_notes += notes
+        print(f"| {path.stem} | " + " | ".join(str(counts[k]) for k in kinds) + " |")
     print("| **all** | " + " | ".join(f"**{total[k]}**" for k in kinds) + " |")
     for note in all_notes:
         print(note, file=sys.stderr)

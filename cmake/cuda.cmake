@@ -49,22 +49,42 @@ function(nibble_cuda_room room)
     endforeach()
     add_library(room_${room}_cu STATIC ${kernels})
     target_include_directories(room_${room}_cu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-    target_compile_options(room_${room}_cu PRIVATE -O3 -lineinfo -fmad=false -Xcompiler=-fvisibility=hidden,-fno-exceptions)
+    target_compile_options(room_${room}_cu PRIVATE -O3 -lineinfo -Xcompiler=-fvisibility=hidden,-fno-exceptions)
+    if(room STREQUAL "gemm") # its quantizers are bit-exact; its kernels write their FMAs out
+        target_compile_options(room_${room}_cu PRIVATE -fmad=false)
+    endif()
     target_link_libraries(room_${room}_cu PUBLIC CUDA::cudart_static)
     target_link_libraries(room_${room} PUBLIC room_${room}_cu CUDA::cudart_static)
     set_target_properties(room_${room} room_${room}_cu PROPERTIES LINKER_LANGUAGE C)
 endfunction()
 
-# Tests that need a GPU, tests/gpu/gpu_*.cu, one program each: scripts/gpu-check builds and runs them.
+# libnibble_cuda.so, which the engine loads where there is a driver; it exports its backend_plugin alone.
+function(nibble_cuda_plugin)
+    file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/nibble_cuda.c CONTENT "/* the rooms are all of it */\n")
+    add_library(nibble_cuda MODULE ${PROJECT_BINARY_DIR}/nibble_cuda.c)
+    set_target_properties(nibble_cuda PROPERTIES LINKER_LANGUAGE C LINK_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/plugin.map)
+    target_link_options(nibble_cuda PRIVATE -Wl,-u,nibble_plugin
+                        -Wl,--version-script=${PROJECT_SOURCE_DIR}/src/cuda/plugin.map)
+    target_link_libraries(nibble_cuda PRIVATE room_cuda)
+endfunction()
+
+# Tests that need a GPU, tests/gpu/gpu_*, one program each: scripts/gpu-check builds and runs them. Those in C
+# are of the engine's backend, and so are the programs of bench/gpu.
 function(nibble_gpu_tests)
     add_custom_target(gpu_tests)
-    file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/gpu/gpu_*.cu)
+    file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/gpu/gpu_*.cu ${PROJECT_SOURCE_DIR}/tests/gpu/gpu_*.c
+         ${PROJECT_SOURCE_DIR}/bench/gpu/bench_gpu_*.c)
     foreach(source ${tests})
         get_filename_component(name ${source} NAME_WE)
         add_executable(${name} EXCLUDE_FROM_ALL ${source})
-        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${NIBBLE_GENCODE_sm80};${NIBBLE_GENCODE_sm90}")
         target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-        target_link_libraries(${name} PRIVATE room_gemm CUDA::cudart_static)
+        if(source MATCHES "\\.cu$")
+            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${NIBBLE_GENCODE_sm80};${NIBBLE_GENCODE_sm90}")
+            target_link_libraries(${name} PRIVATE room_gemm CUDA::cudart_static)
+        else()
+            target_compile_definitions(${name} PRIVATE TESTS_DIR="tests")
+            target_link_libraries(${name} PRIVATE room_model room_cpu room_cuda CUDA::cudart_static m)
+        endif()
         add_dependencies(gpu_tests ${name})
     endforeach()
 endfunction()

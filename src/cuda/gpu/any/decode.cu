@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention of rows that stand alone (decode): split KV, the query heads of a KV head as columns of one
+ * tensor-core tile, keys and values straight from their pages into registers.
+ *
+ * A block of 4 warps is one row, one KV head (with up to 8 of its query heads) and one split of the row's
+ * keys; tiles of 16 keys go round the warps:
+ *   S [16 keys, 8 heads] = K q^T   A: lane (g, t) holds dimensions [t D/4, (t+1) D/4) of keys g and g + 8
+ *   P = 2^(S - max), times the values' scales, transposed in registers (movmatrix)
+ *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
+ * 2t+9 FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; a second kernel
+ * merges the splits in their order. No shared memory for keys: 16 warps an SM with one tile in flight each
+ * keep the memory busy (a deeper prefetch has fewer warps, and lost).
+ *
+ * Splits: one wave of blocks over the chip, but no split below MIN_SPLIT keys; the number of splits depends
+ * on the number of rows alone and each row cuts its own length, so a CUDA graph serves every length.
+ * Bytes moved: the row's keys, values and scales once per 8 query heads; partial sums.
+ */
+#include "cuda/gpu/any/attn.cuh"
+
+enum { WARPS = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128 };
+
+/* Of a split: for each of COLUMNS heads the sum of weighted values [D], the maximum, the sum of weights. */
+template <int D> struct part_layout {
+    static constexpr int head = D + 4;
+    static constexpr int all = COLUMNS * head;
+};
+
+typedef struct span {
+    int first, end; /* keys that the query sees */
+    int lo, hi;     /* this split's, LO a multiple of 16 */
+} span;
+
+/* Split I of N. */
+__device__ __forceinline__ span split_span(const attn_view &p, int position, int i, int n) {
+    span s;
+    s.first = first_key(p, position);
+    s.end = position + 1;
+    int base = s.first & ~15, chunk = max(MIN_SPLIT, ((s.end - base + n - 1) / n + 63) & ~63);
+    s.lo = base + i * chunk;
+    s.hi = min(s.end, s.lo + chunk);
+    return s;
+}
+
+template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *w, const uint8_t *p) {
+    if (WORDS % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < WORDS / 4; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                : "=r"(w[4 * i]), "=r"(w[4 * i + 1]), "=r"(w[4 * i + 2]), "=r"(w[4 * i + 3])
+                : "l"(p + 16 * i));
+    } else if (WORDS % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < WORDS / 2; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
+                : "=r"(w[2 * i]), "=r"(w[2 * i + 1])
+                : "l"(p + 8 * i));
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(w[i]) : "l"(p + 4 * i));
+    }
+}
+
+/* Keys and values of 16 positions as a lane holds them. */
+template <int D, kv_format F> struct tile {
+    static constexpr int k_words = D / 4 * operand<F>::bytes / 4, v_words = D / 8 * operand<F>::bytes / 4;
+    uint32_t k[2][k_words], v[4][v_words];
+    float k_scale[2], v_scale[2]; /* of keys g and g + 8 */
+};
+
+template <int D, kv_format F>
+__device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size_t cell, int g, int t) {
+    constexpr int row = D * operand<F>::bytes;
+    const uint8_t *k = (const uint8_t *)kv.k + cell * row + t * (row / 4);
+    const uint8_t *v = (const uint8_t *)kv.v + cell * row + g * (row / 8);
+    load_words<tile<D, F>::k_words>(x->k[0], k + g * row);
+    load_words<tile<D, F>::k_words>(x->k[1], k + (g + 8) * row);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        load_words<tile<D, F>::v_words>(x->v[i], v + (2 * t + i % 2 + 8 * (i / 2)) * row);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        x->k_scale[i] = F == KV_FP8 ? kv.k_scales[cell + g + 8 * i] : 1.0f;
+        x->v_scale[i] = F == KV_FP8 ? kv.v_scales[cell + g + 8 * i] * WEIGHT_LIFT : 1.0f;
+    }
+}
+
+/* Pair I of a lane's elements, as an operand. */
+template <kv_format F> __device__ __forceinline__ uint32_t pair_of(const uint32_t *w, int i) {
+    return F == KV_FP8 ? e4m3x2_to_half2(w[i / 2] >> 16 * (i % 2)) : w[i];
+}
+
+/* s[0], s[1]: key g under heads 2t, 2t+1; s[2], s[3]: key g + 8. */
+template <int D, kv_format F>
+__device__ __forceinline__ void scores(float *s, const tile<D, F> &x, const uint32_t *q) {
+    float c[4] = {}, e[4] = {};
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+        operand<F>::mma(i % 2 ? e : c, pair_of<F>(x.k[0], 2 * i), pair_of<F>(x.k[1], 2 * i),
+                        pair_of<F>(x.k[0], 2 * i + 1), pair_of<F>(x.k[1], 2 * i + 1), q[2 * i], q[2 * i + 1]);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        s[i] = (c[i] + e[i]) * x.k_scale[i / 2];
+}
+
+/* The value operand of dimension pair J: the same dimension of two keys side by side. */
+template <kv_format F>
+__device__ __forceinline__ void value_pairs(uint32_t *a, const uint32_t *lo, const uint32_t *hi, int j) {
+    if (F == KV_FP8) {
+        uint32_t both;
+        asm("prmt.b32 %0, %1, %2, %3;"
+            : "=r"(both)
+            : "r"(lo[j / 2]), "r"(hi[j / 2]), "r"(j % 2 ? 0x7362 : 0x5140));
+        a[0] = e4m3x2_to_half2(both);
+        a[1] = e4m3x2_to_half2(both >> 16);
+    } else {
+        asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(a[0]) : "r"(lo[j]), "r"(hi[j]));
+        asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(a[1]) : "r"(lo[j]), "r"(hi[j]));
+    }
+}
+
+template <int D> struct running {
+    float o[D / 16][4], max[2],
+        sum[2]; /* heads 2t, 2t+1; o: dimension D/8 g + 2j (and + 1), two heads each */
+};
+
+template <int D, kv_format F>
+__device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, const uint32_t *q, int key0,
+                                          const span &sp) {
+    float s[4];
+    scores<D, F>(s, x, q);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int key = key0 + 8 * (i / 2);
+        s[i] = key >= sp.first && key < sp.hi ? s[i] : NO_SCORE;
+    }
+    float m0 = fmaxf(s[0], s[2]), m1 = fmaxf(s[1], s[3]);
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        m0 = fmaxf(m0, __shfl_xor_sync(~0u, m0, i));
+        m1 = fmaxf(m1, __shfl_xor_sync(~0u, m1, i));
+    }
+    if (__any_sync(~0u, m0 > r->max[0] || m1 > r->max[1])) {
+        float n0 = fmaxf(r->max[0], m0), n1 = fmaxf(r->max[1], m1);
+        float f0 = exp2_fast(r->max[0] - n0), f1 = exp2_fast(r->max[1] - n1);
+        r->max[0] = n0;
+        r->max[1] = n1;
+        r->sum[0] *= f0;
+        r->sum[1] *= f1;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            r->o[i][0] *= f0;
+            r->o[i][1] *= f1;
+            r->o[i][2] *= f0;
+            r->o[i][3] *= f1;
+        }
+    }
+    float w[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        w[i] = exp2_fast(s[i] - r->max[i % 2]);
+        r->sum[i % 2] += w[i];
+        w[i] = w[i] != 0 ? w[i] * x.v_scale[i / 2] : 0; /* what lies past the end may be anything */
+    }
+    uint32_t b0 = transpose8x8(operand<F>::pack(w[0], w[1])), b1 = transpose8x8(operand<F>::pack(w[2], w[3]));
+#pragma unroll
+    for (int j = 0; j < D / 16; j++) {
+        uint32_t near[2], far[2];
+        value_pairs<F>(near, x.v[0], x.v[1], j);
+        value_pairs<F>(far, x.v[2], x.v[3], j);
+        operand<F>::mma(r->o[j], near[0], near[1], far[0], far[1], b0, b1);
+    }
+}
+
+/* q of head column g, scaled for powers of two, in the order in which lane t holds dimensions. */
+template <int D, kv_format F>
+__device__ __forceinline__ void load_query(uint32_t *q, const attn_job &job, size_t row, int head, bool there,
+                                           int t) {
+    const float *from = job.q + row * job.q_stride + (size_t)head * D + t * (D / 4);
+    const float factor = job.p.scale * LOG2E;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        float4 v = there ? ((const float4 *)from)[i] : make_float4(0, 0, 0, 0);
+        q[2 * i] = operand<F>::pack(v.x * factor, v.y * factor);
+        q[2 * i + 1] = operand<F>::pack(v.z * factor, v.w * factor);
+    }
+}
+
+/* What a warp gathered, into shared memory: [COLUMNS][D + 4]. */
+template <int D> __device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int t) {
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        r->sum[0] += __shfl_xor_sync(~0u, r->sum[0], i);
+        r->sum[1] += __shfl_xor_sync(~0u, r->sum[1], i);
+    }
+#pragma unroll
+    for (int z = 0; z < 2; z++) {
+        float *head = to + (2 * t + z) * part_layout<D>::head;
+#pragma unroll
+        for (int j = 0; j < D / 16; j++) {
+            head[g * (D / 8) + 2 * j] = r->o[j][z];
+            head[g * (D / 8) + 2 * j + 1] = r->o[j][2 + z];
+        }
+        if (g == 0) {
+            head[D] = r->max[z];
+            head[D + 1] = r->sum[z];
+        }
+    }
+}
+
+/* N parts at P, STEP floats apart: dimension I of their sum, their maximum and sum of weights. */
+template <int D> __device__ __forceinline__ float3 join_parts(const float *p, size_t step, int n, int i) {
+    float max = NO_SCORE, acc = 0, sum = 0;
+#pragma unroll 4
+    for (int k = 0; k < n; k++)
+        max = fmaxf(max, p[k * step + D]);
+#pragma unroll 4
+    for (int k = 0; k < n; k++) {
+        float f = exp2_fast(p[k * step + D] - max);
+        acc += f * p[k * step + i];
+        sum += f * p[k * step + D + 1];
+    }
+    return make_float3(acc, max, sum);
+}
+
+template <int D, kv_format F>
+static __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 4 : 2) attend_splits(attn_job job) {
+    __shared__ float parts[WARPS][part_layout<D>::all];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
+    const int kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
+    const size_t row = job.step.alone[blockIdx.z];
+    const int32_t *pages = job.step.page_table + job.step.first_page[row];
+    const span sp = split_span(job.p, job.step.positions[row], blockIdx.x, job.n_splits);
+    const int column = chunk * COLUMNS + g, first_head = kv_head * group + chunk * COLUMNS;
+    int page = sp.lo + 16 * warp < sp.hi ? pages[(sp.lo + 16 * warp) / KV_PAGE] : 0;
+    pdl_wait();
+    pdl_go();
+    if (sp.lo >= sp.hi)
+        return;
+    uint32_t q[D / 8];
+    load_query<D, F>(q, job, row, first_head + g, column < group, t);
+    running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
+    for (int key = sp.lo + 16 * warp; key < sp.hi; key += 16 * WARPS) {
+        tile<D, F> x;
+        load_tile<D, F>(&x, job.kv, ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE, g,
+                        t);
+        if (key + 16 * WARPS < sp.hi)
+            page = pages[(key + 16 * WARPS) / KV_PAGE]; /* known before the next tile's turn */
+        take_tile<D, F>(&r, x, q, key + g, sp);
+    }
+    put_running<D>(parts[warp], &r, g, t);
+    __syncthreads();
+    float *to = job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
+                                  part_layout<D>::all;
+    for (int i = threadIdx.x; i < COLUMNS * D; i += WARPS * 32) {
+        int head = i / D, at = head * part_layout<D>::head;
+        float3 all = join_parts<D>(&parts[0][at], part_layout<D>::all, WARPS, i % D);
+        if (job.n_splits == 1) { /* nothing to merge with */
+            if (chunk * COLUMNS + head < group)
+                put_out(job.out, row, (size_t)(first_head + head) * D + i % D,
+                        all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z));
+            continue;
+        }
+        to[at + i % D] = all.x;
+        if (i % D == 0) {
+            to[at + D] = all.y;
+            to[at + D + 1] = all.z;
+        }
+    }
+}
+
+/* A block merges the splits of one row and query head. First their maxima become factors, all at once; then
+ * MERGERS groups of D threads add every MERGERS-th split, and the groups meet. */
+enum { MERGERS = 4 };
+
+template <int D, kv_format F>
+static __global__ void __launch_bounds__(MERGERS *D) merge_splits(attn_job job) {
+    __shared__ float factors[MAX_SPLITS], sums[MAX_SPLITS], groups[MERGERS][D];
+    const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
+    const int i = threadIdx.x % D, m = threadIdx.x / D, head = blockIdx.x;
+    const size_t row = job.step.alone[blockIdx.y], block = head / group * chunks + head % group / COLUMNS;
+    const span sp = split_span(job.p, job.step.positions[row], 0, job.n_splits);
+    const int chunk = max(sp.hi - sp.lo, 1), used = (sp.end - sp.lo + chunk - 1) / chunk;
+    const float *p = job.partial + (blockIdx.y * (size_t)(job.p.n_kv_heads * chunks) + block) * job.n_splits *
+                                       part_layout<D>::all;
+    p += head % group % COLUMNS * part_layout<D>::head;
+    pdl_wait();
+    pdl_go();
+    if (threadIdx.x < 32) {
+        float max = NO_SCORE, sum = 0;
+        for (int k = threadIdx.x; k < used; k += 32) {
+            factors[k] = p[k * (size_t)part_layout<D>::all + D];
+            sums[k] = p[k * (size_t)part_layout<D>::all + D + 1];
+            max = fmaxf(max, factors[k]);
+        }
+        max = warp_max(max);
+        for (int k = threadIdx.x; k < used; k += 32) {
+            factors[k] = exp2_fast(factors[k] - max);
+            sum += factors[k] * sums[k];
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x == 0)
+            sums[0] = F == KV_FP8 ? sum * WEIGHT_LIFT : sum;
+    }
+    __syncthreads();
+    float acc = 0;
+#pragma unroll 8
+    for (int k = m; k < used; k += MERGERS)
+        acc += factors[k] * p[k * (size_t)part_layout<D>::all + i];
+    groups[m][i] = acc;
+    __syncthreads();
+    if (m == 0)
+        put_out(job.out, row, (size_t)head * D + i,
+                (groups[0][i] + groups[1][i] + (groups[2][i] + groups[3][i])) / sums[0]);
+}
+
+/* ---- launching ---- */
+
+static int chunks_of(const attn_view *p) {
+    return (p->n_heads / p->n_kv_heads + COLUMNS - 1) / COLUMNS * p->n_kv_heads;
+}
+
+static int splits_of(const cuda_lane *lane, const attn_view *p, int n_alone) {
+    int resident = p->head_dim <= 128 ? 4 : 2;
+    int n = lane->n_sms * resident / (chunks_of(p) * n_alone);
+    return n < 1 ? 1 : n > MAX_SPLITS ? MAX_SPLITS : n;
+}
+
+extern "C" bool decode_supports(const attn_view *p, kv_format format) {
+    int d = p->head_dim;
+    return (d == 64 || d == 96 || d == 128 || d == 256) && format != KV_F32 &&
+           p->n_heads % p->n_kv_heads == 0;
+}
+
+extern "C" size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p, int n_alone) {
+    int splits = n_alone > 0 ? splits_of(lane, p, n_alone) : 0;
+    return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) * (size_t)splits * COLUMNS *
+           (size_t)(p->head_dim + 4);
+}
+
+/* Splits are merged only where blocks are fewer than the chip holds. */
+extern "C" size_t decode_partial_most(const cuda_lane *lane) {
+    return sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
+}
+
+template <int D, kv_format F> static int run(const cuda_lane *lane, const attn_job &job, int n_alone) {
+    dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
+    int status = launch_kernel(lane, attend_splits<D, F>, grid, WARPS * 32, 0, job);
+    if (status != cudaSuccess || job.n_splits == 1)
+        return status;
+    return launch_kernel(lane, merge_splits<D, F>, dim3((unsigned)job.p.n_heads, (unsigned)n_alone),
+                         MERGERS * D, 0, job);
+}
+
+template <int D> static int run_format(const cuda_lane *lane, const attn_job &job, int n_alone) {
+    return job.kv.format == KV_FP8 ? run<D, KV_FP8>(lane, job, n_alone) : run<D, KV_BF16>(lane, job, n_alone);
+}
+
+extern "C" int decode_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
+                             const attn_view *p, const kv_view *kv, const step_view *step, int n_alone,
+                             void *partial) {
+    if (n_alone == 0)
+        return cudaSuccess;
+    if (!decode_supports(p, kv->format) || out.format == ACT_FP8 || q_stride % 4 != 0 || !partial)
+        return cudaErrorInvalidValue;
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_alone, (float *)partial, splits_of(lane, p, n_alone)};
+    return p->head_dim == 64    ? run_format<64>(lane, job, n_alone)
+           : p->head_dim == 96  ? run_format<96>(lane, job, n_alone)
+           : p->head_dim == 128 ? run_format<128>(lane, job, n_alone)
+                                : run_format<256>(lane, job, n_alone);
+}

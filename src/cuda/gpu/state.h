@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the CUDA backend's files share: the structs behind the contract's heads, and the device's own errors.
+ */
+#ifndef CUDA_STATE_H
+#define CUDA_STATE_H
+
+#include <cuda_runtime_api.h>
+
+#include "cuda/launchers.h"
+#include "gemm/gemm.h"
+#include "ops/ops.h"
+
+/* Rows up to which NVFP4 products read BF16 activations whatever the mode: there they are bound by memory. */
+#define CUDA_FEW_ROWS 16
+
+#define CUDA_MAX_SHAPES 32 /* of FP4 weights that differ in rows or columns */
+
+typedef struct cuda_buf {
+    buf head;
+    act_format format;             /* of BUF_ACT: as the last writer left it */
+    void *data;                    /* FP32 or BF16 [max_rows, stride]; room for FP32 */
+    void *fp8;                     /* BUF_ACT of the FP8 mode: E4M3 [max_rows, stride]; else NULL */
+    float *scales;                 /* of FP8, [max_rows] */
+    size_t stride;                 /* columns, padded */
+    float *host;                   /* buf_view's, pinned; NULL until asked for */
+    struct cuda_buf *next, **link; /* the backend's list */
+} cuda_buf;
+
+typedef struct cuda_vec {
+    vec head;
+    void *data;
+} cuda_vec;
+
+typedef struct cuda_weight {
+    weight head;
+    weight_view view;                /* parts as stored; of FP4 products, as packed */
+    nib_gemm_weight *fp4[MAX_PARTS]; /* packed for FP4 products: each part's, or all joined */
+    int n_fp4;
+    float *scratch; /* one row decoded, for tests */
+    bool is_fp4;    /* all parts are */
+} cuda_weight;
+
+typedef struct cuda_group {
+    uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads, KV_PAGE, head_dim] */
+    float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE]; NULL unless FP8 */
+    size_t page_elements;       /* of one layer and page: n_kv_heads * KV_PAGE * head_dim */
+    size_t page_cells;          /* n_kv_heads * KV_PAGE */
+    size_t element_bytes;
+} cuda_group;
+
+typedef struct cuda_cache {
+    cache head;
+    cuda_group groups[CACHE_MAX_GROUPS];
+} cuda_cache;
+
+/* ---- a step's table: one block of int32 on the host (pinned) and on the device, uploaded by one copy ----
+ */
+
+typedef struct step_table {
+    int32_t *host, *device;
+    size_t max_rows, max_pages; /* what they have room for: pages of all sequences and groups together */
+    size_t n_words;             /* used by this step */
+    int n_rows, n_out, n_alone;
+} step_table;
+
+/* ---- CUDA graphs, one for each (key, rows, out rows, rows that stand alone) ---- */
+
+#define CUDA_MAX_GRAPHS 64
+
+typedef struct recorded {
+    uint64_t key;
+    int n_rows, n_out, n_alone;
+    cudaGraphExec_t exec; /* NULL: seen once, and then computed without */
+    uint64_t last_use;
+    size_t *buf_rows; /* rows of every buffer, in the list's order, as the recorded ops set them */
+} recorded;
+
+typedef enum step_state { STEP_EAGER = 0, STEP_RECORDING, STEP_REPLAYED } step_state;
+
+/* ---- profile ---- */
+
+#define CUDA_MAX_MARKS 4096
+
+typedef struct mark {
+    cudaEvent_t begin, end;
+    int op;
+} mark;
+
+typedef struct cuda_backend {
+    backend be; /* first: a backend * is this */
+    cuda_lane lane;
+    cudaStream_t stream;
+    int device, arch;
+    bool eager;
+    char device_name[96];
+    nib_gemm *gemm;
+
+    cuda_buf *bufs;
+    step_table table;
+    recorded graphs[CUDA_MAX_GRAPHS];
+    int n_graphs;
+    uint64_t n_steps;
+    step_state state;
+    recorded *recording;
+
+    /* scratch, grown when buffers and weights are made; never inside a step */
+    size_t max_rows;
+    float *wide; /* [max_rows, wide_cols] FP32: gate and up before their unit */
+    size_t wide_cols, wide_bytes;
+    void *partial;   /* of split attention */
+    void *workspace; /* of FP4 products */
+    size_t workspace_bytes;
+    size_t shapes[CUDA_MAX_SHAPES][2]; /* of FP4 products: rows, cols */
+    int n_shapes;
+    size_t shaped_rows; /* the workspace serves products of all shapes of so many rows */
+
+    /* staging of weights; given back when the first step begins */
+    uint8_t *pinned[2];
+    cudaEvent_t pinned_free[2];
+    int next_pinned;
+    void *staging;
+    size_t staging_bytes;
+
+    struct cuda_draws *draws;
+
+    int failed; /* the first cudaError_t of the step */
+    const char *failed_op;
+    nib_status failed_status; /* of a library below */
+    nib_error failed_words;
+
+    bool profiling;
+    mark *marks;
+    int n_marks;
+    op_profile *profile; /* rows by op */
+} cuda_backend;
+
+static inline cuda_backend *cuda_of(backend *be) {
+    return (cuda_backend *)be;
+}
+
+/* ---- errors.c: CUDA's as ours ---- */
+nib_status cuda_fail(nib_error *err, int code, const char *what);
+#define CUDA_TRY(call, err, what)                                                                            \
+    do {                                                                                                     \
+        int cuda_try_ = (int)(call);                                                                         \
+        if (cuda_try_ != cudaSuccess)                                                                        \
+            return cuda_fail(err, cuda_try_, what);                                                          \
+    } while (0)
+
+/* Device memory; NIB_NO_MEMORY in numbers. Zeroed. */
+nib_status cuda_alloc(cuda_backend *cb, void **out, size_t bytes, const char *what, nib_error *err);
+
+/* ---- memory.c ---- */
+nib_status memory_reserve(cuda_backend *cb, nib_error *err); /* scratch for max_rows and all weights so far */
+nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols,
+                             nib_error *err); /* of FP4 products */
+void memory_set(backend *be);                 /* buf_*, vec_*, cache_*, memory_free */
+void memory_release(cuda_backend *cb);
+
+/* ---- upload.c: weights ---- */
+void upload_set(backend *be);
+void upload_release(cuda_backend *cb);
+
+/* ---- step.c ---- */
+void step_set(backend *be);
+nib_status step_reserve(cuda_backend *cb, size_t rows, size_t pages, nib_error *err);
+void step_forget_graphs(cuda_backend *cb);
+void step_release(cuda_backend *cb);
+void step_launch_recorded(
+    cuda_backend *cb); /* ends a recording and launches it; nothing else happens twice */
+step_view step_view_of(const cuda_backend *cb, int group);
+/* Around the launches of an op: what they return goes to step_end. */
+void step_op(cuda_backend *cb, int op);
+void step_end(cuda_backend *cb, int op, int code, uint64_t bytes);
+
+/* ---- opcalls.c ---- */
+void opcalls_set(backend *be);
+enum {
+    CALL_EMBED = 0,
+    CALL_RMSNORM,
+    CALL_RMSNORM_OUT,
+    CALL_RMSNORM_ADD,
+    CALL_MATMUL,
+    CALL_MATMUL_ADD,
+    CALL_MATMUL_GLU,
+    CALL_QKV,
+    CALL_ATTENTION,
+    CALL_SUM_SQUARES,
+    CALL_SAMPLE,
+    CALL_COUNT
+};
+extern const char *const opcalls_names[CALL_COUNT];
+
+/* The format of an activation that READER's product reads, ROWS rows of it. */
+act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows);
+act_view opcalls_view(const cuda_buf *b); /* as its writer left it */
+
+#endif

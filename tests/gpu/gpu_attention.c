@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention's kernels against FP64 on the host: norm, rotation and storing of keys and values in every cache
+ * format; then attention over what was stored, with decode rows and prompts in one batch, windows, groups,
+ * pages in random order, poisoned outputs.
+ */
+#include "cuda/launchers.h"
+#include "gpu_check.h"
+#include "num/bf16.h"
+#include "num/fp8.h"
+
+static cuda_lane lane;
+
+enum { MAX_SEQS = 6, N_PAGES = 160 };
+
+typedef struct sequence {
+    int pos, n_rows;
+} sequence;
+
+typedef struct world {
+    attn_view p; /* device pointers */
+    float *q_norm, *k_norm, *inv_freq;
+    kv_view kv;
+    size_t cells; /* of keys: pages * kv heads * KV_PAGE */
+    int n_rows, n_seqs, n_alone;
+    sequence seqs[MAX_SEQS];
+    int32_t *positions, *first_page, *table, *alone, *prompt;
+    step_view step;
+    float *qkv;
+    void *d_qkv, *d_q;
+    size_t q_cols, qkv_cols;
+} world;
+
+static size_t kv_each(kv_format f) {
+    return f == KV_F32 ? 4 : f == KV_BF16 ? 2 : 1;
+}
+
+/* Pages in random order; sequences that stand alone have one row. */
+static void make_batch(world *w, const sequence *seqs, int n_seqs) {
+    static int32_t pages[N_PAGES];
+    int next = 0, row = 0, n_alone = 0;
+    for (int i = 0; i < N_PAGES; i++)
+        pages[i] = i;
+    for (int i = N_PAGES - 1; i > 0; i--) {
+        int j = (int)(rnd() % (uint32_t)(i + 1)), t = pages[i];
+        pages[i] = pages[j];
+        pages[j] = t;
+    }
+    w->n_seqs = n_seqs;
+    w->n_rows = 0;
+    for (int s = 0; s < n_seqs; s++)
+        w->n_rows += seqs[s].n_rows;
+    size_t bytes = (size_t)w->n_rows * 4;
+    w->positions = malloc(bytes), w->first_page = malloc(bytes), w->alone = malloc(bytes),
+    w->prompt = malloc(bytes);
+    for (int s = 0; s < n_seqs; s++) {
+        w->seqs[s] = seqs[s];
+        for (int i = 0; i < seqs[s].n_rows; i++, row++) {
+            w->positions[row] = seqs[s].pos + i;
+            w->first_page[row] = next;
+            w->prompt[row] = seqs[s].n_rows == 1 ? -1 : s;
+            if (seqs[s].n_rows == 1)
+                w->alone[n_alone++] = row;
+        }
+        next += (seqs[s].pos + seqs[s].n_rows + KV_PAGE - 1) / KV_PAGE;
+    }
+    if (next > N_PAGES)
+        abort();
+    w->n_alone = n_alone;
+    w->table = pages;
+    w->step = (step_view){.positions = to_device(w->positions, bytes),
+                          .first_page = to_device(w->first_page, bytes),
+                          .page_table = to_device(pages, sizeof pages),
+                          .alone = to_device(w->alone, bytes),
+                          .prompt = to_device(w->prompt, bytes)};
+}
+
+/* Keys and values of every position are stored: the batch's by the kernel, earlier ones at random here. */
+static void make_cache(world *w, kv_format format) {
+    size_t d = (size_t)w->p.head_dim, n, each = kv_each(format);
+    w->cells = (size_t)N_PAGES * (size_t)w->p.n_kv_heads * KV_PAGE;
+    n = w->cells * d;
+    uint8_t *k = malloc(n * each), *v = malloc(n * each);
+    float *ks = malloc(w->cells * 4), *vs = malloc(w->cells * 4);
+    for (size_t i = 0; i < n; i++) {
+        float a = rnd_normal(), b = rnd_normal();
+        if (format == KV_F32) {
+            ((float *)k)[i] = a, ((float *)v)[i] = b;
+        } else if (format == KV_BF16) {
+            ((uint16_t *)k)[i] = bf16_from_f32(a), ((uint16_t *)v)[i] = bf16_from_f32(b);
+        } else {
+            k[i] = e4m3_from_f32_sat(a * 100), v[i] = e4m3_from_f32_sat(b * 100);
+        }
+    }
+    for (size_t i = 0; i < w->cells; i++) {
+        ks[i] = (0.5f + fabsf(rnd_uniform())) / 100;
+        vs[i] = (0.5f + fabsf(rnd_uniform())) / 100;
+    }
+    w->kv = (kv_view){format, to_device(k, n * each), to_device(v, n * each), to_device(ks, w->cells * 4),
+                      to_device(vs, w->cells * 4)};
+    free(k), free(v), free(ks), free(vs);
+}
+
+static size_t cell_at(const world *w, int row0_page, int head, int position) {
+    int32_t page = w->table[row0_page + position / KV_PAGE];
+    return ((size_t)page * (size_t)w->p.n_kv_heads + (size_t)head) * KV_PAGE + (size_t)(position % KV_PAGE);
+}
+
+/* Elements of a stored vector. */
+static void read_cell(const world *w, const uint8_t *bytes, const float *scales, size_t cell, double *dst) {
+    size_t d = (size_t)w->p.head_dim;
+    for (size_t i = 0; i < d; i++)
+        dst[i] = w->kv.format == KV_F32    ? ((const float *)bytes)[cell * d + i]
+                 : w->kv.format == KV_BF16 ? bf16_to_f32(((const uint16_t *)bytes)[cell * d + i])
+                                           : (double)e4m3_to_f32(bytes[cell * d + i]) * scales[cell];
+}
+
+static void norm_rotate(const world *w, const float *x, const float *norm, int position, double *out) {
+    int d = w->p.head_dim, n = w->p.n_freq;
+    double s = 0;
+    for (int i = 0; i < d; i++)
+        s += (double)x[i] * x[i];
+    for (int i = 0; i < d; i++)
+        out[i] = norm ? x[i] / sqrt(s / d + (double)w->p.norm_eps) * norm[i] : x[i];
+    for (int i = 0; i < n; i++) {
+        double angle = (double)((float)position * w->inv_freq[i]);
+        double *a = w->p.interleaved ? out + 2 * i : out + i, *b = w->p.interleaved ? a + 1 : a + n, a0 = *a,
+               b0 = *b;
+        double c = cos(angle) * (double)w->p.rope_scale, sn = sin(angle) * (double)w->p.rope_scale;
+        *a = a0 * c - b0 * sn;
+        *b = b0 * c + a0 * sn;
+    }
+}
+
+/* What the kernel stored, and the queries it made, against FP64. */
+static void check_stored(world *w, check_family *f, check_family *f8) {
+    size_t d = (size_t)w->p.head_dim, each = kv_each(w->kv.format), n = w->cells * d * each;
+    uint8_t *k = from_device(w->kv.k, n), *v = from_device(w->kv.v, n);
+    float *ks = from_device(w->kv.k_scales, w->cells * 4), *vs = from_device(w->kv.v_scales, w->cells * 4);
+    float *q = from_device(w->d_q, (size_t)w->n_rows * w->q_cols * 4);
+    double want[256], got[256];
+    double limit = w->kv.format == KV_F32 ? 3e-7 : w->kv.format == KV_BF16 ? 3.9e-3 : 3.6e-2;
+    for (int r = 0; r < w->n_rows; r++) {
+        const float *row = w->qkv + (size_t)r * w->qkv_cols;
+        for (int h = 0; h < w->p.n_heads; h++) {
+            norm_rotate(w, row + (size_t)h * d, w->q_norm, w->positions[r], want);
+            family_take(f, "query", l2_error(q + (size_t)r * w->q_cols + (size_t)h * d, want, d), 4e-7);
+        }
+        for (int g = 0; g < 2 * w->p.n_kv_heads; g++) {
+            int head = g % w->p.n_kv_heads;
+            bool is_k = g < w->p.n_kv_heads;
+            const float *x = row + (size_t)(w->p.n_heads + g) * d;
+            if (is_k)
+                norm_rotate(w, x, w->k_norm, w->positions[r], want);
+            else
+                for (size_t i = 0; i < d; i++)
+                    want[i] = x[i];
+            size_t cell = cell_at(w, w->first_page[r], head, w->positions[r]);
+            read_cell(w, is_k ? k : v, is_k ? ks : vs, cell, got);
+            float as_float[256];
+            for (size_t i = 0; i < d; i++)
+                as_float[i] = (float)got[i];
+            family_take(w->kv.format == KV_FP8 ? f8 : f, is_k ? "stored key" : "stored value",
+                        l2_error(as_float, want, d), limit);
+        }
+    }
+    free(k), free(v), free(ks), free(vs), free(q);
+}
+
+/* softmax(scale q K^T) V of the stored keys and values and the kernel's queries, FP64. */
+static double *attend(const world *w) {
+    size_t d = (size_t)w->p.head_dim, n = w->cells * d * kv_each(w->kv.format);
+    uint8_t *k = from_device(w->kv.k, n), *v = from_device(w->kv.v, n);
+    float *ks = from_device(w->kv.k_scales, w->cells * 4), *vs = from_device(w->kv.v_scales, w->cells * 4);
+    float *q = from_device(w->d_q, (size_t)w->n_rows * w->q_cols * 4);
+    double *out = calloc((size_t)w->n_rows * w->q_cols, 8), *s = malloc(20000 * 8), vec[256];
+    int group = w->p.n_heads / w->p.n_kv_heads;
+    for (int r = 0; r < w->n_rows; r++)
+        for (int h = 0; h < w->p.n_heads; h++) {
+            int last = w->positions[r], first = w->p.window ? last - w->p.window + 1 : 0;
+            first = first < 0 ? 0 : first;
+            double most = -INFINITY, sum = 0, *to = out + (size_t)r * w->q_cols + (size_t)h * d;
+            for (int key = first; key <= last; key++) {
+                read_cell(w, k, ks, cell_at(w, w->first_page[r], h / group, key), vec);
+                s[key] = 0;
+                for (size_t i = 0; i < d; i++)
+                    s[key] += vec[i] * q[(size_t)r * w->q_cols + (size_t)h * d + i];
+                s[key] *= (double)w->p.scale;
+                most = fmax(most, s[key]);
+            }
+            for (int key = first; key <= last; key++)
+                sum += exp(s[key] - most);
+            for (int key = first; key <= last; key++) {
+                read_cell(w, v, vs, cell_at(w, w->first_page[r], h / group, key), vec);
+                for (size_t i = 0; i < d; i++)
+                    to[i] += exp(s[key] - most) / sum * vec[i];
+            }
+        }
+    free(k), free(v), free(ks), free(vs), free(q), free(s);
+    return out;
+}
+
+static void run_fast(const world *w, act_view out) {
+    void *partial = to_device(NULL, decode_partial_bytes(&lane, &w->p, w->n_alone) + 16);
+    if (w->n_alone < w->n_rows)
+        CK(prefill_launch(&lane, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
+    CK(decode_launch(&lane, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_alone, partial));
+    CK(cudaDeviceSynchronize());
+    cudaFree(partial);
+}
+
+static void check_attention(const world *w, check_family *exact, check_family *fast) {
+    size_t n = (size_t)w->n_rows * w->q_cols;
+    double *want = attend(w);
+    act_view out = {ACT_F32, to_device(NULL, n * 4), NULL, w->q_cols};
+    CK(attention_exact_launch(&lane, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
+    float *got = from_device(out.data, n * 4);
+    for (int r = 0; r < w->n_rows; r++)
+        family_take(exact, "attention, exact",
+                    l2_error(got + (size_t)r * w->q_cols, want + (size_t)r * w->q_cols, w->q_cols), 2e-6);
+    free(got);
+    if (decode_supports(&w->p, w->kv.format)) {
+        CK(cudaMemset(out.data, 0xff, n * 4));
+        run_fast(w, out);
+        got = from_device(out.data, n * 4);
+        for (int r = 0; r < w->n_rows; r++)
+            family_take(fast, w->prompt[r] < 0 ? "attention, decode" : "attention, prefill",
+                        l2_error(got + (size_t)r * w->q_cols, want + (size_t)r * w->q_cols, w->q_cols),
+                        w->kv.format == KV_FP8 ? 2e-3 : 8e-3);
+        run_fast(w, out);
+        float *again = from_device(out.data, n * 4);
+        check_equal("attention again", got, again, n * 4);
+        free(got), free(again);
+    }
+    cudaFree(out.data);
+    free(want);
+}
+
+typedef struct shape {
+    int n_heads, n_kv_heads, head_dim, n_freq, window;
+    bool interleaved, norm;
+} shape;
+
+static void test_shape(const shape *s, kv_format format, check_family *stored, check_family *stored8,
+                       check_family *exact, check_family *fast) {
+    const sequence batches[][MAX_SEQS] = {
+        {{0, 1}},
+        {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
+        {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
+    };
+    const int n_seqs[] = {1, 6, 4};
+    size_t d = (size_t)s->head_dim;
+    world w = {.p = {.n_heads = s->n_heads,
+                     .n_kv_heads = s->n_kv_heads,
+                     .head_dim = s->head_dim,
+                     .norm_eps = 1e-6f,
+                     .n_freq = s->n_freq,
+                     .rope_scale = s->norm ? 1.0f : 1.1f,
+                     .interleaved = s->interleaved,
+                     .scale = 1.0f / sqrtf((float)d),
+                     .window = s->window}};
+    w.q_norm = s->norm ? rnd_floats(d, 1) : NULL;
+    w.k_norm = s->norm ? rnd_floats(d, 1) : NULL;
+    w.inv_freq = malloc((size_t)s->n_freq * 4 + 4);
+    for (int i = 0; i < s->n_freq; i++)
+        w.inv_freq[i] = powf(10000.0f, -(float)i / (float)s->n_freq);
+    w.p.q_norm = w.q_norm ? to_device(w.q_norm, d * 4) : NULL;
+    w.p.k_norm = w.k_norm ? to_device(w.k_norm, d * 4) : NULL;
+    w.p.inv_freq = to_device(w.inv_freq, (size_t)s->n_freq * 4);
+    w.q_cols = (size_t)s->n_heads * d;
+    w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
+    for (int b = 0; b < 3; b++) {
+        make_batch(&w, batches[b], n_seqs[b]);
+        make_cache(&w, format);
+        w.qkv = rnd_floats((size_t)w.n_rows * w.qkv_cols, 1);
+        w.d_qkv = to_device(w.qkv, (size_t)w.n_rows * w.qkv_cols * 4);
+        w.d_q = to_device(NULL, (size_t)w.n_rows * w.q_cols * 4);
+        CK(qkv_launch(&lane, w.d_q, w.q_cols, w.d_qkv, w.qkv_cols, &w.p, &w.kv, &w.step, w.n_rows));
+        check_stored(&w, stored, stored8);
+        if (d % 4 == 0)
+            check_attention(&w, exact, fast);
+        cudaFree(w.kv.k), cudaFree(w.kv.v), cudaFree(w.d_q), cudaFree(w.d_qkv);
+        free(w.qkv);
+    }
+}
+
+int main(void) {
+    CK(cudaSetDevice(0));
+    CK(cudaDeviceGetAttribute(&lane.n_sms, cudaDevAttrMultiProcessorCount, 0));
+    cudaStream_t stream;
+    CK(cudaStreamCreate(&stream));
+    lane.stream = stream;
+    lane.pdl = true;
+    const shape shapes[] = {
+        {3, 1, 10, 5, 0, true, false},      {6, 2, 48, 24, 70, false, true},  {9, 3, 64, 32, 0, true, false},
+        {4, 1, 256, 128, 100, false, true}, {8, 2, 128, 64, 0, false, true},  {4, 2, 96, 24, 0, false, false},
+        {16, 1, 128, 32, 70, false, false}, {2, 2, 256, 128, 0, true, false}, {6, 1, 64, 32, 65, false, true},
+    };
+    static const char *const names[] = {"f32", "bf16", "fp8"};
+    for (int f = 0; f < 3; f++) {
+        char a[64], b[64], c[64], e[64];
+        snprintf(a, sizeof a, "qkv, cache %s: exact parts", names[f]);
+        snprintf(b, sizeof b, "qkv, cache %s: stored vectors", names[f]);
+        snprintf(c, sizeof c, "attention exact, cache %s", names[f]);
+        snprintf(e, sizeof e, "attention on tensor cores, cache %s", names[f]);
+        check_family stored = {.name = a}, stored8 = {.name = b}, exact = {.name = c}, fast = {.name = e};
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+            test_shape(&shapes[i], (kv_format)f, &stored, &stored8, &exact, &fast);
+        family_print(&stored), family_print(&stored8), family_print(&exact), family_print(&fast);
+    }
+    printf("attention: %d checks, %d wrong\n", check_n, check_failed);
+    return check_failed > 0;
+}

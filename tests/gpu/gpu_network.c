@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A network of SmolLM2-135M's shape with random NVFP4 weights, on the GPU in each mode and cache against the
+ * CPU's exact mode: logits and what a reader of them would notice. Then what a mode promises of itself: the
+ * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone.
+ */
+#include "../../bench/gpu/shape_model.h"
+#include "cpu/cpu.h"
+#include "gpu_check.h"
+#include "ops/plugin.h"
+
+extern const backend_plugin nibble_plugin;
+
+enum { TOKENS = 160, SEQS = 5, PAGES = 4 * SEQS };
+
+typedef struct network {
+    backend *be;
+    model *m;
+    size_t vocab;
+} network;
+
+static shape_model shape;
+static int32_t tokens[TOKENS], page_lists[SEQS][4];
+
+static void die(const char *what, const nib_error *err) {
+    printf("WRONG %s: %s\n", what, err->text);
+    exit(1);
+}
+
+static network open_network(backend *be, nib_kv_dtype kv) {
+    nib_error err = {""};
+    network n = {.be = be, .vocab = (size_t)shape.file.hp.vocab};
+    model_limits limits = {
+        .max_rows = TOKENS, .max_out = TOKENS, .n_pages = CACHE_EVERY_GROUP(PAGES), .kv_dtype = kv};
+    if (model_open(&n.m, &shape.file, be, &limits, NULL, &err) != NIB_OK)
+        die("opening the network", &err);
+    return n;
+}
+
+static network open_gpu(compute_mode mode, nib_kv_dtype kv, bool eager) {
+    backend *be;
+    nib_error err = {""};
+    if (nibble_plugin.open(&be, &(device_options){.mode = mode, .eager = eager}, &err) != NIB_OK)
+        die("opening the GPU", &err);
+    return open_network(be, kv);
+}
+
+static void close_network(network *n) {
+    model_close(n->m);
+    n->be->close(n->be);
+}
+
+/* Logits [rows, vocab] of tokens [pos, pos + rows) of sequence SEQ, into OUT. */
+static void forward(network *n, int seq, int pos, int rows, float *out) {
+    int32_t out_rows[TOKENS];
+    const float *logits;
+    nib_error err = {""};
+    for (int i = 0; i < rows; i++)
+        out_rows[i] = i;
+    batch_seq s = {.pages = CACHE_EVERY_GROUP(page_lists[seq]), .n_pages = 4, .n_rows = rows, .pos = pos};
+    batch b = {
+        .tokens = tokens + pos, .n_rows = rows, .seqs = &s, .n_seqs = 1, .out_rows = out_rows, .n_out = rows};
+    if (model_forward(n->m, &b, &logits, &err) != NIB_OK)
+        die("a step", &err);
+    memcpy(out, logits, (size_t)rows * n->vocab * sizeof *out);
+}
+
+/* One token of each sequence at position POS, in one batch. */
+static void forward_together(network *n, int pos, float *out) {
+    batch_seq s[SEQS];
+    int32_t rows[SEQS], ids[SEQS];
+    const float *logits;
+    nib_error err = {""};
+    for (int i = 0; i < SEQS; i++) {
+        s[i] = (batch_seq){
+            .pages = CACHE_EVERY_GROUP(page_lists[i]), .n_pages = 4, .row = i, .n_rows = 1, .pos = pos};
+        rows[i] = i;
+        ids[i] = tokens[pos];
+    }
+    batch b = {.tokens = ids, .n_rows = SEQS, .seqs = s, .n_seqs = SEQS, .out_rows = rows, .n_out = SEQS};
+    if (model_forward(n->m, &b, &logits, &err) != NIB_OK)
+        die("a step", &err);
+    memcpy(out, logits, SEQS * n->vocab * sizeof *out);
+}
+
+static double relative(const float *a, const float *b, size_t n) {
+    double e = 0, s = 0;
+    for (size_t i = 0; i < n; i++) {
+        e += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        s += (double)b[i] * b[i];
+    }
+    return sqrt(e / s);
+}
+
+static double log_sum(const float *x, size_t n) {
+    double max = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++)
+        max = fmax(max, x[i]);
+    for (size_t i = 0; i < n; i++)
+        sum += exp(x[i] - max);
+    return max + log(sum);
+}
+
+/* KL divergence of the distributions, mean over rows; *same: rows whose largest logit is the same token's. */
+static double divergence(const float *got, const float *base, size_t rows, size_t vocab, int *same) {
+    double all = 0;
+    *same = 0;
+    for (size_t r = 0; r < rows; r++, got += vocab, base += vocab) {
+        double lp = log_sum(base, vocab), lq = log_sum(got, vocab);
+        size_t a = 0, b = 0;
+        for (size_t i = 0; i < vocab; i++) {
+            all += exp(base[i] - lp) * ((base[i] - lp) - (got[i] - lq));
+            a = base[i] > base[a] ? i : a;
+            b = got[i] > got[b] ? i : b;
+        }
+        *same += a == b;
+    }
+    return all / (double)rows;
+}
+
+static void compare(const char *what, compute_mode mode, nib_kv_dtype kv, const float *base, double l2,
+                    double kld) {
+    network n = open_gpu(mode, kv, false);
+    float *got = malloc(TOKENS * n.vocab * sizeof *got);
+    int same;
+    forward(&n, 0, 0, TOKENS, got);
+    double e = relative(got, base, TOKENS * n.vocab), d = divergence(got, base, TOKENS, n.vocab, &same);
+    for (int i = 0; i < TOKENS - 2;
+         i++) /* token by token, in another sequence; the last by a replayed graph */
+        forward(&n, 1, i, 1, got);
+    double by_one = relative(got, base + (TOKENS - 3) * n.vocab, n.vocab);
+    printf("%-28s prompt %.1e, token by token %.1e, KLD %.1e, the same best token %d of %d\n", what, e,
+           by_one, d, same, TOKENS);
+    check_error(what, e, l2);
+    check_error("token by token", by_one, 2 * l2);
+    check_error("divergence", d, kld);
+    free(got);
+    close_network(&n);
+}
+
+static void promises(compute_mode mode, nib_kv_dtype kv) {
+    network graph = open_gpu(mode, kv, false), eager = open_gpu(mode, kv, true);
+    float *a = malloc(SEQS * graph.vocab * sizeof *a), *b = malloc(TOKENS * graph.vocab * sizeof *b);
+    double worst = 0;
+    for (int i = 0; i < SEQS; i++) {
+        forward(&graph, i, 0, 70, b);
+        forward(&eager, i, 0, 70, b);
+    }
+    for (int pos = 70; pos < 80; pos++) { /* the third such step is a replay */
+        forward_together(&graph, pos, a);
+        forward_together(&eager, pos, b);
+        check_equal("a replayed graph", a, b, SEQS * graph.vocab * sizeof *a);
+        forward_together(&graph, pos, b);
+        check_equal("a repeated step", a, b, SEQS * graph.vocab * sizeof *a);
+    }
+    forward(&eager, 3, 79, 1, b);
+    worst = relative(b, a + 3 * graph.vocab, graph.vocab);
+    printf("%s: a row alone and in a batch of %d differ by %.1e\n", compute_mode_name(mode), SEQS, worst);
+    check_error("a row alone", worst, mode == COMPUTE_EXACT ? 1e-5 : 2e-2);
+    free(a), free(b);
+    close_network(&graph), close_network(&eager);
+}
+
+int main(void) {
+    backend *cpu;
+    nib_error err = {""};
+    if (!shape_open(&shape, "smollm2-135m") ||
+        cpu_open(&cpu, &(cpu_options){.activations = NIB_ACTIVATIONS_F32}, &err) != NIB_OK)
+        die("opening the CPU", &err);
+    for (int i = 0; i < TOKENS; i++)
+        tokens[i] = (i * 7919 + 13) % shape.file.hp.vocab;
+    for (int i = 0; i < PAGES; i++)
+        page_lists[i % SEQS][i / SEQS] = i;
+    network host = open_network(cpu, NIB_KV_FP32);
+    float *base = malloc(TOKENS * host.vocab * sizeof *base);
+    forward(&host, 0, 0, TOKENS, base);
+    close_network(&host);
+    compare("exact, cache fp32", COMPUTE_EXACT, NIB_KV_FP32, base, 2e-3, 1e-4);
+    compare("exact, cache bf16", COMPUTE_EXACT, NIB_KV_BF16, base, 2e-2, 1e-3);
+    compare("w4a16, cache bf16", COMPUTE_W4A16, NIB_KV_BF16, base, 4e-2, 2e-3);
+    compare("w4a16, cache fp8", COMPUTE_W4A16, NIB_KV_FP8, base, 1e-1, 1e-2);
+    compare("w4a8-fp8, cache fp8", COMPUTE_W4A8_FP8, NIB_KV_FP8, base, 3e-1, 1e-1);
+    promises(COMPUTE_EXACT, NIB_KV_FP32);
+    promises(COMPUTE_W4A16, NIB_KV_FP8);
+    promises(COMPUTE_W4A8_FP8, NIB_KV_BF16);
+    printf("network: %d checks, %d wrong\n", check_n, check_failed);
+    return check_failed > 0;
+}

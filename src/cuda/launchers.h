@@ -150,6 +150,9 @@ int prefill_launch(const cuda_lane *lane, act_view out, const float *q, size_t q
 
 /* ---- matrix products on weights as the file stores them ---- */
 
+/* Whether kernels decode the format; embed and product take no other. */
+bool product_knows(dtype type);
+
 /* out[r, j] (+)= sum_k a[r, k] w[j, k]; exact products, FP32 sums. a: ACT_F32 or ACT_BF16 */
 int product_launch(const cuda_lane *lane, float *out, size_t out_stride, act_view a, const weight_view *w,
                    int n_rows, bool add);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Weights on the device. NVFP4 tensors go through the FP4 library's packer; what it does not take, and
- * everything in the exact mode, stays as the file stores it and is decoded by the product. Bytes stream from
- * the mapped file through two pinned buffers, so that reading the file, the bus and the packer overlap.
+ * everything in the exact mode, stays as the file stores it and is decoded by the product (rare formats
+ * become FP32). Bytes stream from the mapped file through two pinned buffers, so that reading the file, the
+ * bus and the packer overlap.
  */
 #include <string.h>
 
@@ -100,6 +101,27 @@ static nib_status keep_part(cuda_backend *cb, part_view *v, const tensor *t, nib
     return NIB_OK;
 }
 
+/* Formats that no kernel decodes become FP32 on the way: exact, and 32 bits an element. */
+static nib_status keep_decoded(cuda_backend *cb, part_view *v, const tensor *t, nib_error *err) {
+    void *data;
+    size_t row_bytes = t->cols * sizeof(float), chunk = PINNED_BYTES / row_bytes + 1;
+    NIB_TRY(cuda_alloc(cb, &data, t->rows * row_bytes + 64, "a weight", err));
+    *v =
+        (part_view){.type = DT_F32, .data = data, .row_bytes = row_bytes, .tensor_scale = 1, .rows = t->rows};
+    float *rows = mem_array(chunk, row_bytes);
+    if (!rows)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to decode it", t->name);
+    nib_status status = NIB_OK;
+    for (size_t row = 0; row < t->rows && status == NIB_OK; row += chunk) {
+        size_t n = t->rows - row < chunk ? t->rows - row : chunk;
+        for (size_t i = 0; i < n; i++)
+            tensor_decode_row(t, row + i, rows + i * t->cols);
+        status = upload(cb, (uint8_t *)data + row * row_bytes, rows, n * row_bytes, err);
+    }
+    mem_free(rows);
+    return status;
+}
+
 /* The library takes one tensor scale a weight: parts that share theirs are packed as one, so that one product
  * computes them all (exporters give q, k, v and gate, up a common scale for this). */
 static bool one_scale(const tensor *const *parts, int n) {
@@ -188,7 +210,8 @@ static nib_status fill_weight(cuda_backend *cb, cuda_weight *w, const tensor *co
         w->head.rows += t->rows;
         w->head.bytes += tensor_total_bytes(t);
         if (!w->is_fp4)
-            NIB_TRY(keep_part(cb, &w->view.parts[i], t, err));
+            NIB_TRY(product_knows(t->dtype) ? keep_part(cb, &w->view.parts[i], t, err)
+                                            : keep_decoded(cb, &w->view.parts[i], t, err));
     }
     w->view.rows = w->head.rows;
     if (w->is_fp4)

@@ -287,3 +287,12 @@ extern "C" int product_launch(const cuda_lane *lane, float *out, size_t out_stri
     }
     return cudaSuccess;
 }
+
+static int is_known(dtype type) {
+#define KNOWN(T) return cudaSuccess
+    CODEC_SWITCH(type, KNOWN)
+}
+
+extern "C" bool product_knows(dtype type) {
+    return is_known(type) == cudaSuccess;
+}

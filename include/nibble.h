@@ -17,8 +17,10 @@
  * They may call nib_submit, nib_cancel, the functions for words, and nib_release on a request whose END they
  * are told of; not nib_open, nib_close or nib_next_event.
  *
- * Files. The model's files are read while the engine is opened, and not touched after nib_open returns: what
- * becomes of them then does not matter.
+ * Files. Weights are read while the engine is opened, and no file is touched after nib_open returns: what
+ * becomes of the files then does not matter. Weights that are cut short while they are read are an error in
+ * words. Only words and metadata are read through maps, in the first moments of nib_open: a file that is cut
+ * short just then is SIGBUS to the program.
  *
  * Compatibility. Every struct but nib_error and the pairs (nib_message, nib_token_bias, nib_token_logprob,
  * which never change) begins with its size: set it to sizeof the struct. A library newer than the program's

@@ -19,6 +19,7 @@
 typedef struct map_range {
     const unsigned char *bytes;
     size_t size;
+    int fd; /* for mapfile_read */
     struct map_range *next;
 } map_range;
 
@@ -41,7 +42,18 @@ static void unlist_map(const unsigned char *bytes) {
     if (range)
         *at = range->next;
     pthread_mutex_unlock(&maps_lock);
+    if (range)
+        close(range->fd);
     mem_free(range);
+}
+
+/* With the lock held: the map that holds [p, p + n), or NULL. */
+static const map_range *find_map(const void *p, size_t n) {
+    const map_range *range = maps;
+    while (range && ((uintptr_t)p < (uintptr_t)range->bytes ||
+                     (uintptr_t)p + n > (uintptr_t)range->bytes + range->size))
+        range = range->next;
+    return range;
 }
 
 static nib_status map_open(mapfile *out, int fd, const char *path, nib_error *err) {
@@ -64,7 +76,7 @@ static nib_status map_open(mapfile *out, int fd, const char *path, nib_error *er
         return nib_fail(err, code == ENOMEM ? NIB_NO_MEMORY : NIB_IO, "%s: cannot be mapped: %s", path,
                         strerror(code));
     }
-    *range = (map_range){p, (size_t)st.st_size, NULL};
+    *range = (map_range){p, (size_t)st.st_size, fd, NULL};
     list_map(range);
     *out = (mapfile){p, (size_t)st.st_size};
     return NIB_OK;
@@ -76,7 +88,8 @@ nib_status mapfile_open(mapfile *out, const char *path, nib_error *err) {
     if (fd < 0)
         return nib_fail(err, NIB_IO, "%s: cannot be opened: %s", path, strerror(errno));
     nib_status status = map_open(out, fd, path, err);
-    close(fd);
+    if (status != NIB_OK)
+        close(fd);
     return status;
 }
 
@@ -93,11 +106,28 @@ void mapfile_forget(const void *p, size_t n) {
     uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1);
     uintptr_t to = ((uintptr_t)p + n) & ~(page - 1);
     pthread_mutex_lock(&maps_lock);
-    const map_range *range = maps;
-    while (range && ((uintptr_t)p < (uintptr_t)range->bytes ||
-                     (uintptr_t)p + n > (uintptr_t)range->bytes + range->size))
-        range = range->next;
-    if (range && from < to)
+    if (find_map(p, n) && from < to)
         madvise((void *)from, to - from, MADV_DONTNEED);
     pthread_mutex_unlock(&maps_lock);
+}
+
+nib_status mapfile_read(void *dst, const void *p, size_t n, nib_error *err) {
+    pthread_mutex_lock(&maps_lock);
+    const map_range *range = find_map(p, n);
+    int fd = range ? range->fd : -1; /* whoever reads keeps the map open */
+    size_t offset = range ? (size_t)((const unsigned char *)p - range->bytes) : 0;
+    pthread_mutex_unlock(&maps_lock);
+    if (fd < 0) {
+        memcpy(dst, p, n);
+        return NIB_OK;
+    }
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(fd, (char *)dst + done, n - done, (off_t)(offset + done));
+        if (got == 0)
+            return nib_fail(err, NIB_BAD_FILE, "cut short while it was read, at byte %zu", offset + done);
+        if (got < 0 && errno != EINTR)
+            return nib_fail(err, NIB_IO, "cannot be read: %s", strerror(errno));
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return NIB_OK;
 }

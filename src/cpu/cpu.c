@@ -121,7 +121,9 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
     cpu_backend *cb = queue_backend(be);
     packed *w;
     NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->pool, err));
-    nib_status status = queue_reserve(cb, pack_scratch_bytes(w), err);
+    nib_status status = be->owns_weights ? pack_own(w, err) : NIB_OK;
+    if (status == NIB_OK)
+        status = queue_reserve(cb, pack_scratch_bytes(w), err);
     if (status != NIB_OK) {
         pack_free(w);
         return status;

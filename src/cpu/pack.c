@@ -21,7 +21,7 @@
 #define MXFP4_MIN     40 /* E8M0 codes outside these would leave FP32's range beside the tensor scale */
 #define MXFP4_MAX     200
 #define PARALLEL_ROWS 256
-#define STRIPE_BYTES  ((size_t)1 << 20) /* of the file, copied and then no longer resident */
+#define STRIPE_BYTES  ((size_t)1 << 19) /* of the file, read and packed at once: they fit a core's cache */
 
 static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static const int8_t q4_0_grid[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -29,9 +29,10 @@ static const int8_t q4_0_grid[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3,
 /* What a row packer needs to know beside the row. */
 typedef struct pack_source {
     const pack_part *part;
-    const unsigned char *data;
-    size_t row_bytes;
-    uint16_t scale_table[256]; /* stored scale byte -> E5M3, or BAD_SCALE */
+    const unsigned char *data; /* of row 0, though only a stripe's rows are there */
+    const uint8_t *block_scales;
+    size_t row_bytes, row_scales; /* bytes of a row of each */
+    uint16_t scale_table[256];    /* stored scale byte -> E5M3, or BAD_SCALE */
 } pack_source;
 
 /* Packs row ROW into lane ROW % 16 of its group GROUP (zeroed); returns the or of its scale table entries. */
@@ -97,7 +98,7 @@ static uint32_t pack_split_row(const pack_source *s, size_t row, uint8_t *group)
     const unsigned char *src = s->data + row * s->row_bytes;
     bool mx = p->source.dtype == DT_MXFP4;
     size_t n_blocks = p->cols / 16, n_scales = mx ? n_blocks / 2 : n_blocks;
-    const uint8_t *scales = p->source.block_scales + row * n_scales;
+    const uint8_t *scales = s->block_scales + row * n_scales;
     uint32_t seen = 0;
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *dst = lane(p, group, row, b / 4);
@@ -170,24 +171,40 @@ static uint32_t pack_byte_row(const pack_source *s, size_t row, uint8_t *group) 
 
 /* ---- which packed form a tensor takes ---- */
 
-/* E8M0 scales have no zero: the tensor's smallest becomes E5M3 exponent 1. False when they do not fit. */
-static bool mxfp4_table(pack_source *s, pack_part *p) {
+/* *low and *high, 255 and 0 before, become the smallest and the largest E8M0 scale of P. */
+static nib_status mxfp4_span(const pack_part *p, uint8_t *low, uint8_t *high, nib_error *err) {
+    enum { CHUNK = 17 << 10 };
     bool split = p->source.dtype == DT_MXFP4;
     const uint8_t *first = split ? p->source.block_scales : p->source.data;
-    size_t n = p->rows * (p->cols / 32), step = split ? 1 : 17;
-    uint8_t low = 255, high = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint8_t e = first[i * step];
-        low = e < low ? e : low;
-        high = e > high ? e : high;
+    size_t step = split ? 1 : 17, bytes = p->rows * (p->cols / 32) * step;
+    uint8_t *chunk = mem_alloc(CHUNK);
+    if (!chunk)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory to pack");
+    nib_status status = NIB_OK;
+    for (size_t at = 0; at < bytes && status == NIB_OK; at += CHUNK) {
+        size_t n = bytes - at < CHUNK ? bytes - at : CHUNK;
+        status = mapfile_read(chunk, first + at, n, err);
+        for (size_t i = 0; i < n && status == NIB_OK; i += step) {
+            *low = chunk[i] < *low ? chunk[i] : *low;
+            *high = chunk[i] > *high ? chunk[i] : *high;
+        }
     }
-    if (low < MXFP4_MIN || high > MXFP4_MAX || high - low > MXFP4_SPAN)
-        return false;
+    mem_free(chunk);
+    return status;
+}
+
+/* E8M0 scales have no zero: the tensor's smallest becomes E5M3 exponent 1. *fits: all of them do. */
+static nib_status mxfp4_table(pack_source *s, pack_part *p, bool *fits, nib_error *err) {
+    uint8_t low = 255, high = 0;
+    NIB_TRY(mxfp4_span(p, &low, &high, err));
+    *fits = low >= MXFP4_MIN && high <= MXFP4_MAX && high - low <= MXFP4_SPAN;
+    if (!*fits)
+        return NIB_OK;
     for (unsigned e = 0; e < 256; e++)
         s->scale_table[e] = e < low || e > high ? BAD_SCALE : (uint16_t)((e - low + 1) << 3);
     /* E5M3 exponent x stands for 2^(x - 23), wanted is 2^(e - 127) = 2^(x - 1 + low - 127) */
     p->unit = f32_of_bits((uint32_t)(low - 1 + 23) << 23);
-    return true;
+    return NIB_OK;
 }
 
 static void nvfp4_table(pack_source *s, bool gguf) {
@@ -211,38 +228,47 @@ static void iq4_nl_grid(int8_t *grid) {
         grid[j] = (int8_t)values[j];
 }
 
-/* Chooses the packed form of P and fills S; NULL: the tensor stays where it is. */
-static pack_row_fn choose(pack_source *s, pack_part *p) {
+/* Chooses the packed form of P and fills S; *fn NULL: the tensor stays where it is. */
+static nib_status choose(pack_row_fn *fn, pack_source *s, pack_part *p, nib_error *err) {
     int8_t levels[16];
+    bool fits;
+    *fn = NULL;
     switch (p->source.dtype) {
     case DT_NVFP4:
         nvfp4_table(s, false);
         part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        return pack_split_row;
+        *fn = pack_split_row;
+        return NIB_OK;
     case DT_GGUF_NVFP4:
         nvfp4_table(s, true);
         part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        return pack_gguf_nvfp4_row;
+        *fn = pack_gguf_nvfp4_row;
+        return NIB_OK;
     case DT_MXFP4:
     case DT_GGUF_MXFP4:
-        if (!mxfp4_table(s, p))
-            return NULL;
+        NIB_TRY(mxfp4_table(s, p, &fits, err));
+        if (!fits)
+            return NIB_OK;
         part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        return p->source.dtype == DT_MXFP4 ? pack_split_row : pack_gguf_mxfp4_row;
+        *fn = p->source.dtype == DT_MXFP4 ? pack_split_row : pack_gguf_mxfp4_row;
+        return NIB_OK;
     case DT_Q4_0:
         part_grid(p, PACK_NIBBLE, q4_0_grid, 1.0f);
-        return pack_nibble_row;
+        *fn = pack_nibble_row;
+        return NIB_OK;
     case DT_IQ4_NL:
         iq4_nl_grid(levels);
         part_grid(p, PACK_NIBBLE, levels, 1.0f);
         p->wide = true;
-        return pack_nibble_row;
+        *fn = pack_nibble_row;
+        return NIB_OK;
     case DT_Q8_0:
         p->kind = PACK_BYTE;
         p->wide = true;
-        return pack_byte_row;
+        *fn = pack_byte_row;
+        return NIB_OK;
     default:
-        return NULL;
+        return NIB_OK;
     }
 }
 
@@ -273,54 +299,104 @@ static uint32_t pack_group(const pack_source *s, pack_row_fn pack_row, size_t g,
 typedef struct pack_run {
     pack_source source;
     pack_row_fn pack_row;
-    size_t n_groups, group_bytes, stripe;
+    size_t n_groups, group_bytes, stripe; /* groups of a stripe */
+    unsigned char *room;                  /* [threads, room_bytes] the file's part of a stripe */
+    size_t room_bytes;
     atomic_uint seen; /* the or of every scale entry */
+    atomic_bool failed;
+    nib_status status; /* of the first that failed, as the next */
+    nib_error error;
 } pack_run;
+
+/* Groups [first, last) out of the file. */
+static nib_status pack_stripe(pack_run *run, unsigned char *room, size_t first, size_t last, nib_error *err) {
+    pack_source s = run->source;
+    const tensor *t = &s.part->source;
+    size_t row = first * PACK_LANES,
+           end = last * PACK_LANES < s.part->rows ? last * PACK_LANES : s.part->rows;
+    size_t data_bytes = (end - row) * s.row_bytes, scale_bytes = (end - row) * s.row_scales;
+    NIB_TRY(mapfile_read(room, (const unsigned char *)t->data + row * s.row_bytes, data_bytes, err));
+    if (scale_bytes)
+        NIB_TRY(mapfile_read(room + data_bytes, t->block_scales + row * s.row_scales, scale_bytes, err));
+    s.data = room - row * s.row_bytes;
+    s.block_scales = room + data_bytes - row * s.row_scales;
+    uint32_t seen = 0;
+    for (size_t g = first; g < last; g++)
+        seen |= pack_group(&s, run->pack_row, g, run->group_bytes);
+    atomic_fetch_or(&run->seen, seen);
+    return NIB_OK;
+}
 
 /* Stripes [begin, end) of groups. */
 static void pack_stripes(void *arg, int thread, size_t begin, size_t end) {
-    (void)thread;
     pack_run *run = arg;
-    const pack_source *s = &run->source;
-    uint32_t seen = 0;
     for (size_t i = begin; i < end; i++) {
         size_t first = i * run->stripe, last = first + run->stripe;
-        last = last < run->n_groups ? last : run->n_groups;
-        for (size_t g = first; g < last; g++)
-            seen |= pack_group(s, run->pack_row, g, run->group_bytes);
-        size_t row = first * PACK_LANES, rows = s->part->rows;
-        size_t end_row = last * PACK_LANES < rows ? last * PACK_LANES : rows;
-        mapfile_forget(s->data + row * s->row_bytes, (end_row - row) * s->row_bytes);
+        nib_error err = {""};
+        nib_status status = pack_stripe(run, run->room + (size_t)thread * run->room_bytes, first,
+                                        last < run->n_groups ? last : run->n_groups, &err);
+        if (status != NIB_OK && !atomic_exchange(&run->failed, true)) {
+            run->status = status;
+            run->error = err;
+        }
     }
-    atomic_fetch_or(&run->seen, seen);
+}
+
+/* All groups of P, by TEAM; *seen: the or of every scale entry. */
+static nib_status pack_groups_of(pack_part *p, pack_run *run, pool *team, nib_error *err) {
+    const pack_source *s = &run->source;
+    const char *name = p->source.name ? p->source.name : "";
+    team = p->rows >= PARALLEL_ROWS ? team : NULL;
+    run->n_groups = pack_groups(p);
+    run->stripe = STRIPE_BYTES / (PACK_LANES * s->row_bytes) + 1;
+    run->room_bytes = run->stripe * PACK_LANES * (s->row_bytes + s->row_scales);
+    run->room = mem_array((size_t)pool_threads(team), run->room_bytes);
+    if (!run->room)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s", name);
+    pool_for(team, (run->n_groups + run->stripe - 1) / run->stripe, 1, pack_stripes, run);
+    mem_free(run->room);
+    return run->failed ? nib_fail(err, run->status, "tensor '%s': %s", name, run->error.text) : NIB_OK;
 }
 
 static nib_status pack_one(pack_part *p, pool *team, nib_error *err) {
-    pack_run run = {.source = {.part = p, .data = p->source.data}};
+    pack_run run = {.source = {.part = p}};
     size_t bytes;
-    run.pack_row = choose(&run.source, p);
     bool whole = dtype_bytes(p->source.dtype, p->cols, &run.source.row_bytes);
     assert(whole);
     (void)whole;
+    NIB_TRY(choose(&run.pack_row, &run.source, p, err));
     if (!run.pack_row) {
         keep_rows(p);
         return NIB_OK;
     }
+    if (p->source.block_scales)
+        run.source.row_scales = p->cols / (p->source.dtype == DT_MXFP4 ? 32 : 16);
     p->n_super = (p->cols + PACK_COLS - 1) / PACK_COLS;
     p->super_bytes = (p->kind == PACK_BYTE ? 17 : 9) * PACK_LINE;
-    run.n_groups = pack_groups(p);
     if (!mem_mul(p->n_super, p->super_bytes, &run.group_bytes) ||
-        !mem_mul(run.group_bytes, run.n_groups, &bytes) || !(p->groups = pack_slab_take(&p->slab, bytes)))
+        !mem_mul(run.group_bytes, pack_groups(p), &bytes) || !(p->groups = pack_slab_take(&p->slab, bytes)))
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
-    run.stripe = STRIPE_BYTES / (PACK_LANES * run.source.row_bytes) + 1;
-    size_t n_stripes = (run.n_groups + run.stripe - 1) / run.stripe;
-    pool_for(p->rows >= PARALLEL_ROWS ? team : NULL, n_stripes, 1, pack_stripes, &run);
+    NIB_TRY(pack_groups_of(p, &run, team, err));
     p->scale = p->unit * p->source.tensor_scale;
     if (run.seen & BAD_SCALE)
         keep_rows(p);
-    else
-        mapfile_forget(p->source.data, p->source.bytes);
+    return NIB_OK;
+}
+
+nib_status pack_own(packed *w, nib_error *err) {
+    for (size_t i = 0; i < w->head.n_parts; i++) {
+        pack_part *p = &w->parts[i];
+        tensor needed = p->source;
+        if (p->kind != PACK_ROWS) {
+            needed.data = needed.block_scales = NULL;
+            needed.bytes = 0;
+        }
+        if (!needed.data && !needed.row_scales)
+            continue;
+        NIB_TRY(tensor_read(&p->source, &p->own, &needed, err));
+        p->row_scales = p->source.row_scales;
+    }
     return NIB_OK;
 }
 
@@ -360,8 +436,10 @@ nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts,
 void pack_free(packed *w) {
     if (!w)
         return;
-    for (size_t i = 0; i < w->head.n_parts; i++)
+    for (size_t i = 0; i < w->head.n_parts; i++) {
         pack_slab_release(w->parts[i].slab);
+        mem_free(w->parts[i].own);
+    }
     mem_free(w);
 }
 

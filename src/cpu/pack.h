@@ -55,6 +55,7 @@ typedef struct pack_part {
     float unit;              /* power of two that grid and scale bytes leave out */
     float scale;             /* tensor_scale * unit */
     const float *row_scales; /* [rows] or NULL */
+    void *own;               /* copy of SOURCE's bytes (pack_own), or NULL */
 } pack_part;
 
 typedef struct packed {
@@ -68,10 +69,12 @@ static inline const packed *pack_of(const weight *w) {
 }
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
- * One layout for every rung, whatever the TEAM that packs. The pages of a mapped file that were copied
- * leave resident memory, some MiB at a time. */
+ * One layout for every rung, whatever the TEAM that pack. What is packed is read from the file, a stripe at
+ * a time, not through its map. */
 nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, pool *team,
                        nib_error *err);
+/* Copies what W still reads of its tensors. */
+nib_status pack_own(packed *w, nib_error *err);
 void pack_free(packed *w);
 size_t pack_scratch_bytes(const packed *w); /* that matmul_run needs per thread */
 void pack_unpack_row(const packed *w, size_t row, float *dst);

@@ -126,6 +126,7 @@ nib_status engine_open(nib_engine **out, const char *path, const nib_options *op
         e->options = *options;
     if (needs)
         e->needs = *needs;
+    e->needs.own_weights = true; /* whatever becomes of the files must not end the program */
     int failed = start_thread(e);
     if (failed) {
         engine_free(e);

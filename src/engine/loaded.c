@@ -127,6 +127,7 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         NIB_NO_MEMORY)
         return nib_fail(err, NIB_NO_MEMORY, "%s", l->chat_problem.text);
     NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
+    l->be->owns_weights = needs->own_weights;
     if (needs->no_model)
         return NIB_OK;
     l->limits = (model_limits){

@@ -15,10 +15,11 @@
 
 /* Rows and pages for a client of its own kind; zero means what the engine takes from its nib_options. */
 typedef struct loaded_needs {
-    int max_rows;   /* of one batch; 0: max_num_batched_tokens */
-    int max_out;    /* rows whose logits one batch may ask for; 0: max_num_seqs */
-    bool no_model;  /* file, words and backend only */
-    int n_kv_pages; /* 0: as many as max_num_seqs sequences may want, within a budget of memory */
+    int max_rows;     /* of one batch; 0: max_num_batched_tokens */
+    int max_out;      /* rows whose logits one batch may ask for; 0: max_num_seqs */
+    bool no_model;    /* file, words and backend only */
+    bool own_weights; /* the files are not touched once it is open */
+    int n_kv_pages;   /* 0: as many as max_num_seqs sequences may want, within a budget of memory */
 } loaded_needs;
 
 typedef struct loaded {

@@ -57,7 +57,14 @@ static bool has(const binder *b, slot s) {
 
 /* Values of a vector's tensor into DST. */
 static nib_status read_values(const binder *b, float *dst, const tensor *t, nib_error *err) {
-    tensor_decode_row(t, 0, dst);
+    tensor own;
+    void *memory;
+    nib_error why = {""};
+    nib_status status = tensor_read(&own, &memory, t, &why);
+    if (status != NIB_OK)
+        return nib_fail(err, status, "%s: %s", b->file->path, why.text);
+    tensor_decode_row(&own, 0, dst);
+    mem_free(memory);
     for (size_t i = 0; i < t->cols; i++)
         if (!isfinite(dst[i]))
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor '%s' holds a number that is not finite",
@@ -69,7 +76,7 @@ static nib_status read_values(const binder *b, float *dst, const tensor *t, nib_
  * the network has none. */
 static nib_status vectors(const binder *b, vec **out, const slot *slots, int n_slots, int layer, float plus,
                           float times, nib_error *err) {
-    const tensor *parts[3];
+    const tensor *parts[3] = {NULL};
     size_t n = 0, at = 0;
     if (!has(b, slots[0]))
         return NIB_OK;
@@ -102,7 +109,10 @@ static nib_status pack(const binder *b, weight **out, const tensor *const *parts
                        split_kind split, nib_error *err) {
     if (progress_stopped(b->watch))
         return nib_fail(err, NIB_CANCELLED, "%s: loading was cancelled", b->file->path);
-    NIB_TRY(b->be->weight_pack(b->be, out, parts, n_parts, split, err));
+    nib_error why = {""};
+    nib_status status = b->be->weight_pack(b->be, out, parts, n_parts, split, &why);
+    if (status != NIB_OK)
+        return nib_fail(err, status, "%s: %s", b->file->path, why.text);
     for (size_t i = 0; i < n_parts; i++)
         b->w->bound_bytes += tensor_total_bytes(parts[i]);
     progress_report(b->watch, "loading", b->w->bound_bytes, b->total);

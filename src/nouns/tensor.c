@@ -6,6 +6,8 @@
 
 #include <assert.h>
 
+#include "base/mapfile.h"
+#include "base/mem.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
 
@@ -16,6 +18,46 @@ size_t tensor_total_bytes(const tensor *t) {
     if (t->row_scales)
         bytes += t->rows * sizeof(float);
     return bytes + (t->tensor_scale != 1.0f ? sizeof(float) : 0);
+}
+
+static size_t lines(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* SRC [n], if there is any, to *at, which moves on; *copy is where it lies. */
+static nib_status take(const void **copy, char **at, const void *src, size_t n, nib_error *err) {
+    *copy = NULL;
+    if (!src)
+        return NIB_OK;
+    void *dst = *at;
+    *at += lines(n);
+    *copy = dst;
+    return mapfile_read(dst, src, n, err);
+}
+
+nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *err) {
+    size_t row_scales = t->row_scales ? t->rows * sizeof *t->row_scales : 0;
+    size_t block_scales = t->block_scales ? t->rows * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16)) : 0;
+    const void *data = NULL, *blocks = NULL, *rows = NULL;
+    nib_error why = {""};
+    char *at = *memory = mem_aligned(lines(t->bytes) + lines(block_scales) + lines(row_scales) + 64);
+    if (!at)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for tensor '%s' of %zu bytes", t->name, t->bytes);
+    nib_status status = take(&data, &at, t->data, t->bytes, &why);
+    if (status == NIB_OK)
+        status = take(&blocks, &at, t->block_scales, block_scales, &why);
+    if (status == NIB_OK)
+        status = take(&rows, &at, t->row_scales, row_scales, &why);
+    if (status != NIB_OK) {
+        mem_free(*memory);
+        *memory = NULL;
+        return nib_fail(err, status, "tensor '%s': %s", t->name, why.text);
+    }
+    *out = *t;
+    out->data = data;
+    out->block_scales = blocks;
+    out->row_scales = rows;
+    return NIB_OK;
 }
 
 /* dst[c] *= scale of c's block. An element times a block scale is exact in FP32. */

@@ -12,6 +12,7 @@
 #ifndef NOUNS_TENSOR_H
 #define NOUNS_TENSOR_H
 
+#include "base/status.h"
 #include "nouns/place.h"
 #include "num/dtype.h"
 
@@ -35,6 +36,10 @@ typedef struct tensor {
 
 /* Bytes of everything that stores the tensor: data and scales. */
 size_t tensor_total_bytes(const tensor *t);
+
+/* *out is T over a copy of its bytes in *memory (freed with mem_free), read from their file and not through
+ * its map, which would end the process where the file has been cut short. */
+nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *err);
 
 /* Rows [first, first + n) of T, a view as well. T's rows are whole bytes. */
 tensor tensor_rows(const tensor *t, size_t first, size_t n);

@@ -154,6 +154,8 @@ struct backend {
     bool row_bits_fixed; /* the strict promise above */
     compute_mode mode;
     int n_ranks, rank;
+    bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied
+                         */
     const batch *batch; /* of the step in progress, set by step_begin; else NULL */
 
     /* ---- resources ---- */
@@ -171,7 +173,8 @@ struct backend {
     void (*vec_read)(backend *be, const vec *v, void *dst);
     void (*vec_free)(backend *be, vec *v);
     /* Packs N_PARTS tensors of equal cols as one weight, rows joined in order; each keeps its own format and
-     * scale. The tensors' bytes must outlive the weight (formats that need no packing are read in place). */
+     * scale. Unless the backend owns_weights, the tensors' bytes must outlive the weight (formats that need
+     * no packing are read in place). */
     nib_status (*weight_pack)(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                               split_kind split, nib_error *err);
     void (*weight_free)(backend *be, weight *w);

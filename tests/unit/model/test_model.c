@@ -80,6 +80,7 @@ static void test_refusals(void **state) {
                                                .rows = 1,
                                                .cols = 24,
                                                .data = infinite,
+                                               .bytes = sizeof infinite,
                                                .tensor_scale = 1};
     expect_refused(&o, NIB_BAD_FILE, "holds a number that is not finite");
     o.changed.hp.n_layers = 3;

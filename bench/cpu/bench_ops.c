@@ -11,7 +11,7 @@
 
 #include "base/clock.h"
 #include "cpu/cpu.h"
-#include "ops/op_cases.h"
+#include "ops/cases/op_cases.h"
 
 enum { MAX_ROWS = 512, DEPTH = 4096, PASSES = 9, MAX_COPIES = 256 };
 #define COPIES_BYTES ((size_t)192 << 20)

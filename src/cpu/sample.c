@@ -203,15 +203,6 @@ static bool change(work *w, const sample_row *how) {
 
 /* ---- the draw ---- */
 
-/* A uniform number in [0, 1) from (seed, n): splitmix64's finalizer over a Weyl sequence. */
-static double uniform(uint64_t seed, uint64_t n) {
-    uint64_t z = seed * 0xD1342543DE82EF95u + (n + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
-}
-
 static float weight_of(const work *w, float logit) {
     float z = (float)((logit - w->max) * w->per_temperature);
     return z < NO_WEIGHT ? 0 : expf(z);
@@ -376,7 +367,7 @@ static int32_t draw_sorted(const candidate *order, size_t n, double u) {
 static int32_t draw(work *w, const sample_row *how) {
     size_t top_k = how->top_k > 0 && (size_t)how->top_k < w->vocab ? (size_t)how->top_k : 0;
     float top_p = how->top_p > 0 && how->top_p < 1 ? how->top_p : 0, t = how->temperature;
-    double u = uniform(how->seed, how->position), total = 0;
+    double u = sample_uniform(how->seed, how->position), total = 0;
     float lowest = fmaxf(w->max + 1.01f * NO_WEIGHT * t, -FLT_MAX); /* below it nothing has any weight */
     float min_p = how->min_p > 0 ? w->max + t * logf(fminf(how->min_p, 1)) : lowest;
     w->per_temperature = 1.0 / (double)t;

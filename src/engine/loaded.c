@@ -126,7 +126,9 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     if (chat_open_model(&l->chat, &l->file->words, l->words, (strview){0}, (strview){0}, &l->chat_problem) ==
         NIB_NO_MEMORY)
         return nib_fail(err, NIB_NO_MEMORY, "%s", l->chat_problem.text);
-    NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
+    l->be = needs->be;
+    if (!l->be)
+        NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     l->be->owns_weights = needs->own_weights;
     if (needs->no_model)
         return NIB_OK;

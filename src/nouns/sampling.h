@@ -8,8 +8,10 @@
  *      each), presence and frequency penalty (subtracted from tokens generated so far)
  *   3. temperature 0: the largest logit, the lowest id among equals. Else divide by the temperature
  *   4. top-k, top-p of what top-k left, min-p relative to the most probable
- *   5. one draw: the uniform number is a function of seed and position alone, so a sequence gets the same
- *      text whatever runs beside it, preempted or not
+ *   5. one draw: of what is left, in the order of probability (equal ones by id) where top-k or top-p cut,
+ *      else in the order of ids, the first at which the sum of probabilities exceeds a uniform number. That
+ * is a function of seed and position alone, so a sequence gets the same text whatever runs beside it,
+ * preempted or not
  *
  * A logit of minus infinity is a token that cannot come; NaN, plus infinity, or no token left is an error
  * (token -1).
@@ -55,5 +57,14 @@ typedef struct sampled {
     int32_t n_top;
     token_logprob top[SAMPLE_MAX_TOP]; /* descending; equal ones by ascending token */
 } sampled;
+
+/* A uniform number in [0, 1) from (seed, position): splitmix64's finalizer over a Weyl sequence. */
+static inline double sample_uniform(uint64_t seed, uint64_t position) {
+    uint64_t z = seed * 0xD1342543DE82EF95u + (position + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return (double)(z >> 11) * 0x1p-53;
+}
 
 #endif

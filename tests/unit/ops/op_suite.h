@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#include "ops/op_cases.h"
+#include "ops/cases/op_cases.h"
 
 /* SHORT: for backends that compute slowly. */
 typedef enum op_suite_size { OP_SUITE_SHORT, OP_SUITE_FULL } op_suite_size;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "ops/ops.h"
+#include "plain_sample.h"
 
 typedef struct plain_buf {
     buf head;
@@ -185,17 +186,13 @@ static bool plain_step_begin(backend *be, const batch *b, uint64_t key) {
     return false;
 }
 
-static void plain_step_submit(backend *be) {
+static void plain_nothing(backend *be) {
     (void)be;
 }
 
 static nib_status plain_step_wait(backend *be, nib_error *err) {
     (void)be, (void)err;
     return NIB_OK;
-}
-
-static void plain_close(backend *be) {
-    (void)be;
 }
 
 /* ---- ops ---- */
@@ -216,21 +213,24 @@ static void plain_norm_row(float *out, const float *x, const float *w, size_t n,
         out[c] = (float)(x[c] * factor * w[c]);
 }
 
+/* Row R of OUT from row FROM of X. */
+static void plain_norm(buf *out, size_t r, const buf *x, size_t from, const vec *w, float eps) {
+    plain_norm_row(plain_rows(out) + r * x->cols, plain_rows(x) + from * x->cols, plain_numbers(w), x->cols,
+                   eps);
+}
+
 static void plain_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps,
                           const weight *reader) {
     (void)be, (void)reader;
     for (size_t r = 0; r < x->rows; r++)
-        plain_norm_row(plain_rows(out) + r * x->cols, plain_rows(x) + r * x->cols, plain_numbers(w), x->cols,
-                       eps);
+        plain_norm(out, r, x, r, w, eps);
 }
 
 static void plain_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps,
                               const weight *reader) {
     (void)reader;
     for (size_t r = 0; r < out->rows; r++)
-        plain_norm_row(plain_rows(out) + r * x->cols,
-                       plain_rows(x) + (size_t)be->batch->out_rows[r] * x->cols, plain_numbers(w), x->cols,
-                       eps);
+        plain_norm(out, r, x, (size_t)be->batch->out_rows[r], w, eps);
 }
 
 static void plain_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float eps) {
@@ -256,20 +256,23 @@ static double plain_product(const buf *a, size_t r, const weight *w, size_t c) {
     return plain_dot(plain_rows(a) + r * a->cols, plain_values(w) + c * w->cols, a->cols);
 }
 
+static void plain_multiply(buf *out, const buf *a, const weight *w, const vec *bias, bool add) {
+    for (size_t r = 0; r < a->rows; r++)
+        for (size_t c = 0; c < w->rows; c++) {
+            float *at = plain_rows(out) + r * out->cols + c;
+            double sum = plain_product(a, r, w, c) + (bias ? (double)plain_numbers(bias)[c] : 0);
+            *at = (float)sum + (add ? *at : 0);
+        }
+}
+
 static void plain_matmul(backend *be, buf *out, const buf *a, const weight *w, const vec *bias) {
     (void)be;
-    for (size_t r = 0; r < a->rows; r++)
-        for (size_t c = 0; c < w->rows; c++)
-            plain_rows(out)[r * out->cols + c] =
-                (float)(plain_product(a, r, w, c) + (bias ? (double)plain_numbers(bias)[c] : 0));
+    plain_multiply(out, a, w, bias, false);
 }
 
 static void plain_matmul_add(backend *be, buf *x, const buf *a, const weight *w, const vec *bias) {
     (void)be;
-    for (size_t r = 0; r < a->rows; r++)
-        for (size_t c = 0; c < w->rows; c++)
-            plain_rows(x)[r * x->cols + c] +=
-                (float)(plain_product(a, r, w, c) + (bias ? (double)plain_numbers(bias)[c] : 0));
+    plain_multiply(x, a, w, bias, true);
 }
 
 static void plain_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind,
@@ -377,6 +380,11 @@ static void plain_sum_squares(backend *be, vec *sums, const buf *a) {
             to[c] += (double)plain_rows(a)[r * a->cols + c] * plain_rows(a)[r * a->cols + c];
 }
 
+static void plain_sample(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
+    (void)be;
+    plain_pick(out, plain_rows(logits), logits->rows, logits->cols, rows);
+}
+
 static backend plain_backend = {
     .name = "plain",
     .path = "plain loops, FP64 sums",
@@ -400,9 +408,9 @@ static backend plain_backend = {
     .cache_free = plain_cache_free,
     .cache_copy = plain_cache_copy,
     .step_begin = plain_step_begin,
-    .step_submit = plain_step_submit,
+    .step_submit = plain_nothing,
+    .close = plain_nothing,
     .step_wait = plain_step_wait,
-    .close = plain_close,
     .op = {.embed = plain_embed,
            .rmsnorm = plain_rmsnorm,
            .rmsnorm_out = plain_rmsnorm_out,
@@ -412,7 +420,8 @@ static backend plain_backend = {
            .matmul_glu = plain_matmul_glu,
            .qk_norm_rope_store = plain_qk_norm_rope_store,
            .attention = plain_attention,
-           .sum_squares = plain_sum_squares},
+           .sum_squares = plain_sum_squares,
+           .sample = plain_sample},
 };
 
 #endif

@@ -4,8 +4,10 @@
  * no line with any backend.
  */
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "ops/op_rig.h"
+#include "ops/cases/op_rig.h"
 
 #define EPS 1e-6f
 
@@ -39,7 +41,12 @@ static void embed_want(op_case *c, size_t row, double *out) {
         out[i] = (double)c->values[(size_t)c->tokens[row] * c->dim + i] * 3.7f;
 }
 
-const op_fns op_fns_embed = {4, format_names, weight_format, embed_open, embed_queue, embed_want};
+const op_fns op_fns_embed = {.n_variants = 4,
+                             .names = format_names,
+                             .format = weight_format,
+                             .open = embed_open,
+                             .queue = embed_queue,
+                             .want = embed_want};
 
 /* ---- norms ---- */
 
@@ -89,9 +96,18 @@ static void rmsnorm_add_want(op_case *c, size_t row, double *out) {
         out[i] += c->y[row * c->dim + i];
 }
 
-const op_fns op_fns_rmsnorm = {1, plain_names, NULL, norm_open, rmsnorm_queue, rmsnorm_want};
-const op_fns op_fns_rmsnorm_out = {1, plain_names, NULL, norm_open, rmsnorm_out_queue, rmsnorm_out_want};
-const op_fns op_fns_rmsnorm_add = {1, plain_names, NULL, norm_open, rmsnorm_add_queue, rmsnorm_add_want};
+const op_fns op_fns_rmsnorm = {
+    .n_variants = 1, .names = plain_names, .open = norm_open, .queue = rmsnorm_queue, .want = rmsnorm_want};
+const op_fns op_fns_rmsnorm_out = {.n_variants = 1,
+                                   .names = plain_names,
+                                   .open = norm_open,
+                                   .queue = rmsnorm_out_queue,
+                                   .want = rmsnorm_out_want};
+const op_fns op_fns_rmsnorm_add = {.n_variants = 1,
+                                   .names = plain_names,
+                                   .open = norm_open,
+                                   .queue = rmsnorm_add_queue,
+                                   .want = rmsnorm_add_want};
 
 /* ---- products ---- */
 
@@ -150,9 +166,18 @@ static void matmul_add_want(op_case *c, size_t row, double *out) {
         out[o] += c->y[row * c->dim + o];
 }
 
-const op_fns op_fns_matmul = {8, format_names, weight_format, matmul_open, matmul_queue, matmul_want};
-const op_fns op_fns_matmul_add = {
-    8, format_names, weight_format, matmul_add_open, matmul_add_queue, matmul_add_want};
+const op_fns op_fns_matmul = {.n_variants = 8,
+                              .names = format_names,
+                              .format = weight_format,
+                              .open = matmul_open,
+                              .queue = matmul_queue,
+                              .want = matmul_want};
+const op_fns op_fns_matmul_add = {.n_variants = 8,
+                                  .names = format_names,
+                                  .format = weight_format,
+                                  .open = matmul_add_open,
+                                  .queue = matmul_add_queue,
+                                  .want = matmul_add_want};
 
 /* ---- gated product: even formats through SiLU, odd ones through GELU ---- */
 
@@ -184,8 +209,12 @@ static void matmul_glu_want(op_case *c, size_t row, double *out) {
         out[o] = glu64(glu_of(c->s.variant), dot64(c, row, o), dot64(c, row, c->ffn + o));
 }
 
-const op_fns op_fns_matmul_glu = {
-    8, glu_names, weight_format, matmul_glu_open, matmul_glu_queue, matmul_glu_want};
+const op_fns op_fns_matmul_glu = {.n_variants = 8,
+                                  .names = glu_names,
+                                  .format = weight_format,
+                                  .open = matmul_glu_open,
+                                  .queue = matmul_glu_queue,
+                                  .want = matmul_glu_want};
 
 /* ---- attention ---- */
 
@@ -307,8 +336,13 @@ static void attention_want(op_case *c, size_t row, double *out) {
         attend64(c, row, k, out + k * c->d);
 }
 
-const op_fns op_fns_qk_norm_rope_store = {6, kv_names, NULL, store_open, store_queue, store_want};
-const op_fns op_fns_attention = {6, kv_names, NULL, attention_open, attention_queue, attention_want};
+const op_fns op_fns_qk_norm_rope_store = {
+    .n_variants = 6, .names = kv_names, .open = store_open, .queue = store_queue, .want = store_want};
+const op_fns op_fns_attention = {.n_variants = 6,
+                                 .names = kv_names,
+                                 .open = attention_open,
+                                 .queue = attention_queue,
+                                 .want = attention_want};
 
 /* ---- sums ---- */
 
@@ -333,8 +367,194 @@ static void sum_squares_want(op_case *c, size_t row, double *out) {
     }
 }
 
-const op_fns op_fns_sum_squares = {
-    1, plain_names, NULL, sum_squares_open, sum_squares_queue, sum_squares_want};
+static size_t sum_squares_cols(const op_case *c) {
+    return c->ffn;
+}
+
+static void sum_squares_read(op_case *c, double *got) {
+    c->be->vec_read(c->be, c->v[0], got);
+}
+
+const op_fns op_fns_sum_squares = {.n_variants = 1,
+                                   .names = plain_names,
+                                   .open = sum_squares_open,
+                                   .queue = sum_squares_queue,
+                                   .want = sum_squares_want,
+                                   .cols = sum_squares_cols,
+                                   .read = sum_squares_read};
+
+/* ---- sample: a row is token, log-probability, and those of the best; log-probabilities as 1 - l ---- */
+
+enum { SAMPLE_TOP = 3, SAMPLE_HISTORY = 90, SAMPLE_PROMPT = 40, SAMPLE_BIASED = 2 };
+
+static const char *const sample_names[] = {"greedy", "temperature", "top-k", "top-p",
+                                           "min-p",  "penalties",   "bias",  "mask"};
+
+static void set_how(sample_row *how, int variant, size_t row) {
+    *how = (sample_row){.temperature = variant ? 0.8f : 0,
+                        .top_k = variant == 2 ? 20 : 0,
+                        .top_p = variant == 3 ? 0.9f : 0,
+                        .min_p = variant == 4 ? 0.05f : 0,
+                        .repeat_penalty = variant == 5 ? 1.3f : 0,
+                        .presence_penalty = variant == 5 ? 0.5f : 0,
+                        .frequency_penalty = variant == 5 ? 0.25f : 0,
+                        .penalty_window = 64,
+                        .seed = 1000 + row,
+                        .position = 7 * row,
+                        .n_top = SAMPLE_TOP};
+}
+
+static nib_status sample_open(op_case *c) {
+    size_t words = (c->ffn + 31) / 32;
+    c->x = rig_random(c, c->s.rows * c->ffn, c->s.pattern, 9);
+    c->rows = rig_memory(c, c->s.rows, sizeof *c->rows);
+    c->samples = rig_memory(c, c->s.rows, sizeof *c->samples);
+    int32_t *tokens = rig_memory(c, SAMPLE_HISTORY, sizeof *tokens);
+    token_bias *bias = rig_memory(c, SAMPLE_BIASED, sizeof *bias);
+    uint32_t *mask = rig_memory(c, words, sizeof *mask);
+    if (!c->x || !c->rows || !c->samples || !tokens || !bias || !mask)
+        return NIB_NO_MEMORY;
+    for (size_t i = 0; i < SAMPLE_HISTORY; i++)
+        tokens[i] = (int32_t)(i * 7 % c->ffn);
+    bias[0] = (token_bias){3, 4};
+    bias[1] = (token_bias){(int32_t)c->ffn - 1, -2};
+    for (size_t i = 0; i < words; i++)
+        mask[i] = 0xa5a50ff0u;
+    for (size_t r = 0; r < c->s.rows; r++) {
+        sample_row *how = &c->rows[r];
+        set_how(how, c->s.variant, r);
+        how->tokens = tokens;
+        how->n_tokens = SAMPLE_HISTORY;
+        how->n_prompt = SAMPLE_PROMPT;
+        how->bias = bias;
+        how->n_bias = c->s.variant == 6 ? SAMPLE_BIASED : 0;
+        how->mask = c->s.variant == 7 ? mask : NULL;
+    }
+    return rig_buf(c, &c->in, BUF_F32, c->ffn);
+}
+
+static void sample_queue(op_case *c) {
+    op_sample(c->be, c->samples, c->in, c->rows);
+}
+
+static size_t sample_cols(const op_case *c) {
+    (void)c;
+    return 2 + 2 * SAMPLE_TOP;
+}
+
+static void sample_read(op_case *c, double *got) {
+    for (size_t r = 0; r < c->s.rows; r++) {
+        const sampled *s = &c->samples[r];
+        *got++ = s->token;
+        *got++ = 1 - (double)s->logprob;
+        for (int i = 0; i < SAMPLE_TOP; i++) {
+            *got++ = s->top[i].token;
+            *got++ = 1 - (double)s->top[i].logprob;
+        }
+    }
+}
+
+/* The most probable of X [n], equal ones by id, that is not in TAKEN. */
+static size_t best64(const double *x, size_t n, const bool *taken) {
+    size_t best = n;
+    for (size_t i = 0; i < n; i++)
+        if (!taken[i] && (best == n || x[i] > x[best]))
+            best = i;
+    return best;
+}
+
+/* Logits after bias, mask and penalties. FP32 where the contract rounds: each step's result is a logit. */
+static void change64(const sample_row *how, double *x, size_t n) {
+    int32_t first = how->n_tokens > how->penalty_window ? how->n_tokens - how->penalty_window : 0;
+    for (int32_t i = 0; i < how->n_bias; i++)
+        x[how->bias[i].token] += (double)how->bias[i].bias;
+    for (size_t i = 0; how->mask && i < n; i++)
+        if (!(how->mask[i / 32] >> i % 32 & 1))
+            x[i] = -INFINITY;
+    for (size_t t = 0; t < n; t++) {
+        int32_t in_window = 0, generated = 0;
+        for (int32_t i = 0; i < how->n_tokens; i++)
+            if (how->tokens[i] == (int32_t)t) {
+                in_window += i >= first;
+                generated += i >= how->n_prompt;
+            }
+        if (how->repeat_penalty > 0 && in_window)
+            x[t] = x[t] > 0 ? x[t] / (double)how->repeat_penalty : x[t] * (double)how->repeat_penalty;
+        if (generated)
+            x[t] -= (double)how->presence_penalty + (double)how->frequency_penalty * generated;
+    }
+}
+
+/* X [n] are logits; TAKEN is false everywhere, room for who is left. */
+static size_t draw64(const sample_row *how, const double *x, size_t n, bool *taken) {
+    size_t best = best64(x, n, taken), last = best;
+    double all = 0, kept = 0, sum = 0, t = (double)how->temperature;
+    if (t == 0)
+        return best;
+    for (size_t i = 0; i < n; i++)
+        all += exp((x[i] - x[best]) / t);
+    bool sorted = how->top_k > 0 || how->top_p > 0;
+    for (int32_t k = 0; sorted && (how->top_k == 0 || k < how->top_k); k++) {
+        size_t i = best64(x, n, taken);
+        taken[i] = true;
+        kept += exp((x[i] - x[best]) / t);
+        if (how->top_p > 0 && kept >= (double)how->top_p * all)
+            break;
+    }
+    kept = 0;
+    for (size_t i = 0; i < n; i++) { /* from here on TAKEN are those that cannot come */
+        double e = exp((x[i] - x[best]) / t);
+        taken[i] = (sorted && !taken[i]) || e < (double)how->min_p;
+        kept += taken[i] ? 0 : e;
+    }
+    double u = sample_uniform(how->seed, how->position) * kept;
+    for (size_t id = 0; id < n; id++) {
+        size_t i = sorted ? best64(x, n, taken) : id;
+        if (i == n || taken[i])
+            continue;
+        taken[i] = true;
+        last = i;
+        sum += exp((x[i] - x[best]) / t);
+        if (u < sum)
+            break;
+    }
+    return last;
+}
+
+static void sample_want(op_case *c, size_t row, double *out) {
+    size_t n = c->ffn;
+    double *x = calloc(n, sizeof *x), sum = 0;
+    bool *taken = calloc(n, sizeof *taken);
+    if (!x || !taken)
+        abort(); /* of a test's few kilobytes */
+    for (size_t i = 0; i < n; i++)
+        x[i] = c->x[row * n + i];
+    size_t top = best64(x, n, taken);
+    double max = x[top];
+    for (size_t i = 0; i < n; i++)
+        sum += exp(x[i] - max);
+    for (int i = 0; i < SAMPLE_TOP; i++) {
+        top = best64(x, n, taken);
+        taken[top] = true;
+        out[2 + 2 * i] = (double)top;
+        out[3 + 2 * i] = 1 - (x[top] - max - log(sum));
+    }
+    memset(taken, 0, n * sizeof *taken);
+    change64(&c->rows[row], x, n);
+    size_t token = draw64(&c->rows[row], x, n, taken);
+    out[0] = (double)token;
+    out[1] = 1 - ((double)c->x[row * n + token] - max - log(sum));
+    free(x);
+    free(taken);
+}
+
+const op_fns op_fns_sample = {.n_variants = 8,
+                              .names = sample_names,
+                              .open = sample_open,
+                              .queue = sample_queue,
+                              .want = sample_want,
+                              .cols = sample_cols,
+                              .read = sample_read};
 
 /* ---- tolerances ---- */
 

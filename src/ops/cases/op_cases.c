@@ -2,7 +2,7 @@
  *
  * Operands of the cases, running and comparing. See op_cases.h.
  */
-#include "ops/op_cases.h"
+#include "ops/cases/op_cases.h"
 
 #include <assert.h>
 #include <math.h>
@@ -10,7 +10,7 @@
 
 #include "base/mem.h"
 #include "num/bf16.h"
-#include "ops/op_rig.h"
+#include "ops/cases/op_rig.h"
 
 static const op_fns *fns_of(op_id op) {
     static const op_fns *const all[OP_COUNT] = {
@@ -331,8 +331,8 @@ static double row_error(op_error kind, const double *got, const double *want, si
 
 /* The result [n], n = rows times columns. */
 static nib_status read_result(op_case *c, double *got, size_t n, nib_error *err) {
-    if (c->s.op == OP_sum_squares) {
-        c->be->vec_read(c->be, c->v[0], got);
+    if (fns_of(c->s.op)->read) {
+        fns_of(c->s.op)->read(c, got);
         return NIB_OK;
     }
     float *values = mem_array(n, sizeof *values);
@@ -355,8 +355,8 @@ static nib_status run(op_case *c, nib_error *err) {
 }
 
 nib_status op_case_check(op_case *c, double *error, nib_error *err) {
-    bool one_row = c->s.op == OP_sum_squares;
-    size_t cols = one_row ? c->ffn : c->out->cols, rows = one_row ? 1 : rig_result_rows(c);
+    const op_fns *f = fns_of(c->s.op);
+    size_t cols = f->cols ? f->cols(c) : c->out->cols, rows = rig_result_rows(c);
     double *got = mem_array(rows * cols, sizeof *got), *want = mem_array(cols, sizeof *want);
     nib_status status = got && want ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory to compare a case");
     *error = 0;
@@ -365,7 +365,7 @@ nib_status op_case_check(op_case *c, double *error, nib_error *err) {
     if (status == NIB_OK)
         status = read_result(c, got, rows * cols, err);
     for (size_t r = 0; r < rows && status == NIB_OK; r++) {
-        fns_of(c->s.op)->want(c, r, want);
+        f->want(c, r, want);
         double e = row_error(op_infos[c->s.op].error, got + r * cols, want, cols);
         *error = e > *error ? e : *error;
     }

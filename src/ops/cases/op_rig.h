@@ -6,7 +6,7 @@
 #ifndef OPS_OP_RIG_H
 #define OPS_OP_RIG_H
 
-#include "ops/op_cases.h"
+#include "ops/cases/op_cases.h"
 
 enum { RIG_VOCAB = 41, RIG_SEQS = 3, RIG_MAX_OWNED = 24, OP_MAX_HEAD_DIM = 512 };
 
@@ -35,6 +35,9 @@ struct op_case {
     const batch_seq *keys_of;
     double score_size; /* the largest sum of |q||k| * scale met so far */
 
+    sample_row *rows; /* sample: how, [rows] */
+    sampled *samples; /* and what came of it */
+
     void *owned[RIG_MAX_OWNED]; /* host memory */
     int n_owned;
     uint64_t random;
@@ -48,6 +51,9 @@ typedef struct op_fns {
     nib_status (*open)(op_case *c);
     void (*queue)(op_case *c);
     void (*want)(op_case *c, size_t row, double *out); /* [cols of the result] */
+    /* NULL: the result is c->out. Else its columns (of one row, or of all), and what came of the step. */
+    size_t (*cols)(const op_case *c);
+    void (*read)(op_case *c, double *got);
 } op_fns;
 
 #define OP_DECLARE(name, error, tolerance) extern const op_fns op_fns_##name;
@@ -66,7 +72,7 @@ nib_status rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts
 nib_status rig_attention(op_case *c, nib_kv_dtype type, bool windowed);
 
 static inline size_t rig_result_rows(const op_case *c) {
-    return c->s.op == OP_rmsnorm_out ? (size_t)c->b.n_out : c->s.rows;
+    return c->s.op == OP_rmsnorm_out ? (size_t)c->b.n_out : c->s.op == OP_sum_squares ? 1 : c->s.rows;
 }
 
 #endif

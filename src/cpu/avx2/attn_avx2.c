@@ -64,7 +64,7 @@ INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, in
             a[r].odd = _mm256_fmadd_ps(w, v.odd, a[r].odd);
         }
     }
-    __m256i m = vmath256_mask(2 * n), m2 = vmath256_mask(n > 4 ? 2 * n - 8 : 0);
+    __m256i m = vf_first(2 * n), m2 = vf_first(n > 4 ? 2 * n - 8 : 0);
     for (int r = 0; r < R; r++) {
         float *acc = job->acc + (size_t)(row + r) * job->acc_stride + 2 * i;
         __m256 old = _mm256_set1_ps(c[row + r]), new = _mm256_set1_ps(c2[row + r]);
@@ -136,10 +136,10 @@ static void attn_join(float *acc, float *max, float *sum, const float *acc2, flo
                       size_t n) {
     float both = *max > max2 ? *max : max2;
     __m256 both8 = _mm256_set1_ps(both);
-    __m256 c = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(*max), both8));
-    __m256 c2 = vmath256_exp_negative(_mm256_sub_ps(_mm256_set1_ps(max2), both8));
+    __m256 c = vmath_exp_negative(_mm256_sub_ps(_mm256_set1_ps(*max), both8));
+    __m256 c2 = vmath_exp_negative(_mm256_sub_ps(_mm256_set1_ps(max2), both8));
     for (size_t i = 0; i < n; i += 8) {
-        __m256i m = vmath256_mask(n - i);
+        __m256i m = vf_first(n - i);
         __m256 x = _mm256_mul_ps(_mm256_maskload_ps(acc + i, m), c);
         x = _mm256_fmadd_ps(_mm256_maskload_ps(acc2 + i, m), c2, x);
         _mm256_maskstore_ps(acc + i, m, x);
@@ -151,7 +151,7 @@ static void attn_join(float *acc, float *max, float *sum, const float *acc2, flo
 
 static void attn_end(float *out, const float *acc, float sum, size_t n) {
     for (size_t i = 0; i < n; i += 8) {
-        __m256i m = vmath256_mask(n - i);
+        __m256i m = vf_first(n - i);
         __m256 x = _mm256_div_ps(_mm256_maskload_ps(acc + i, m), _mm256_set1_ps(sum));
         _mm256_maskstore_ps(out + i, m, _mm256_add_ps(x, _mm256_setzero_ps()));
     }

@@ -170,7 +170,7 @@ INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int
 INLINE void weight_ints(const attn_page_job *job, float *steps) {
     _Alignas(32) float factors[ATTN_MAX_ROWS];
     for (int row = 0; row < job->n_rows; row += 8) {
-        __m256i m = vmath256_mask((size_t)(job->n_rows - row));
+        __m256i m = vf_first((size_t)(job->n_rows - row));
         __m256 step = _mm256_div_ps(_mm256_maskload_ps(steps + row, m), _mm256_set1_ps(255.0f));
         _mm256_maskstore_ps(steps + row, m, step);
         _mm256_store_ps(factors + row, factor_of(NIB_KV_FP32, step));

@@ -7,7 +7,8 @@
 #define CPU_AVX2_ATTN_PAGE256_H
 
 #include "cpu/attn_page.h"
-#include "cpu/avx2/vmath256.h"
+#include "cpu/avx2/vec256.h"
+#include "cpu/vec/vmath.h"
 
 typedef struct pair {
     __m256 even, odd;
@@ -51,15 +52,15 @@ INLINE pair load_values(nib_kv_dtype type, const void *v, size_t d, size_t t, si
     if (type == NIB_KV_BF16) {
         const int *words = (const int *)((const uint16_t *)v + at);
         return from_bf16(n == 8 ? _mm256_loadu_si256((const __m256i *)words)
-                                : _mm256_maskload_epi32(words, vmath256_mask(n)));
+                                : _mm256_maskload_epi32(words, vf_first(n)));
     }
     if (type == NIB_KV_FP8)
         return from_fp8(load_words((const uint8_t *)v + at, n));
     const float *f = (const float *)v + at;
     if (n == 8)
         return (pair){_mm256_loadu_ps(f), _mm256_loadu_ps(f + 8)};
-    return (pair){_mm256_maskload_ps(f, vmath256_mask(2 * n)),
-                  n > 4 ? _mm256_maskload_ps(f + 8, vmath256_mask(2 * n - 8)) : _mm256_setzero_ps()};
+    return (pair){_mm256_maskload_ps(f, vf_first(2 * n)),
+                  n > 4 ? _mm256_maskload_ps(f + 8, vf_first(2 * n - 8)) : _mm256_setzero_ps()};
 }
 
 /* Dimensions in order: [0, 8) and [8, 16) of the pairs. */
@@ -148,7 +149,7 @@ INLINE __m256 make_weights(const attn_page_job *job, int row, int n, const float
         __m256 v[8];
         for (int j = 0; j < 8; j++) {
             __m256 x = _mm256_sub_ps(_mm256_load_ps(s + 8 * j), _mm256_set1_ps(max[r]));
-            v[j] = vmath256_exp_negative(x);
+            v[j] = vmath_exp_negative(x);
             __m256 stored = v[j];
             if (value_factors) {
                 __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ);
@@ -170,14 +171,14 @@ INLINE void softmax_page(const attn_page_job *job, const float *value_factors, f
                          float *stored_max) {
     for (int row = 0; row < job->n_rows; row += 8) {
         int n = job->n_rows - row < 8 ? job->n_rows - row : 8;
-        __m256i m = vmath256_mask((size_t)n);
+        __m256i m = vf_first((size_t)n);
         __m256 max = score_maxima(job, row, n), most;
         _Alignas(32) float maxima[8];
         _mm256_store_ps(maxima, max);
         __m256 sum = make_weights(job, row, n, maxima, value_factors, &most);
         __m256 old_max = _mm256_maskload_ps(job->max + row, m), both = _mm256_max_ps(old_max, max);
-        __m256 f = vmath256_exp_negative(_mm256_sub_ps(old_max, both));
-        __m256 f2 = vmath256_exp_negative(_mm256_sub_ps(max, both));
+        __m256 f = vmath_exp_negative(_mm256_sub_ps(old_max, both));
+        __m256 f2 = vmath_exp_negative(_mm256_sub_ps(max, both));
         __m256 old_sum = _mm256_mul_ps(_mm256_maskload_ps(job->sum + row, m), f);
         _mm256_maskstore_ps(job->max + row, m, both);
         _mm256_maskstore_ps(job->sum + row, m, _mm256_fmadd_ps(sum, f2, old_sum));

@@ -11,7 +11,7 @@
 #ifndef CPU_AVX2_MATMUL_AVX2_H
 #define CPU_AVX2_MATMUL_AVX2_H
 
-#include <immintrin.h>
+#include "cpu/avx2/vec256.h"
 
 #include "cpu/matmul.h"
 

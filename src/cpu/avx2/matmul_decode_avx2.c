@@ -5,8 +5,6 @@
  */
 #include "cpu/avx2/matmul_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE float half_at(const uint8_t *p) {
     uint16_t h;
     __builtin_memcpy(&h, p, sizeof h);

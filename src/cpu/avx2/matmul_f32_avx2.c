@@ -5,7 +5,6 @@
  */
 #include "cpu/avx2/matmul_avx2.h"
 
-#define INLINE     static inline __attribute__((always_inline))
 #define TILE_BLOCK (16 * MATMUL_TILE) /* floats */
 
 INLINE __m256i load256(const void *p) {

@@ -7,7 +7,6 @@
 #include "cpu/avx2/matmul_avx2.h"
 #include "num/fp8.h"
 
-#define INLINE    static inline __attribute__((always_inline))
 #define GEMV_ROWS 4
 
 INLINE __m256 load_f32(const uint8_t *p) {

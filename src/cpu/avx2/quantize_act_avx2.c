@@ -10,8 +10,6 @@
 #include "cpu/act.h"
 #include "cpu/avx2/matmul_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE __m256i magnitude(const float *x) {
     return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x)), _mm256_set1_epi32(0x7fffffff));
 }

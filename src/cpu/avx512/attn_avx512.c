@@ -142,8 +142,8 @@ static void attn_join(float *acc, float *max, float *sum, const float *acc2, flo
                       size_t n) {
     __m512 old_max = _mm512_set1_ps(*max), new_max = _mm512_set1_ps(max2);
     __m512 both = _mm512_max_ps(old_max, new_max);
-    __m512 f = vmath512_exp_negative(_mm512_sub_ps(old_max, both));
-    __m512 f2 = vmath512_exp_negative(_mm512_sub_ps(new_max, both));
+    __m512 f = vmath_exp_negative(_mm512_sub_ps(old_max, both));
+    __m512 f2 = vmath_exp_negative(_mm512_sub_ps(new_max, both));
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = lanes(n - i);
         __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, acc + i), f);

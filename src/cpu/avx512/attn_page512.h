@@ -7,7 +7,8 @@
 #define CPU_AVX512_ATTN_PAGE512_H
 
 #include "cpu/attn_page.h"
-#include "cpu/avx512/vmath512.h"
+#include "cpu/avx512/vec512.h"
+#include "cpu/vec/vmath.h"
 
 enum { ROWS = 6 }; /* query rows of a tile */
 
@@ -137,7 +138,7 @@ INLINE __m512 make_weights(const attn_page_job *job, int row, int n, const float
         uint64_t seen = seen_keys(job, row + r);
         __m512 v[4];
         for (int j = 0; j < 4; j++)
-            v[j] = vmath512_exp_negative(_mm512_sub_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(max[r])));
+            v[j] = vmath_exp_negative(_mm512_sub_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(max[r])));
         sum[r] = _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3]));
         for (int j = 0; j < 4; j++) {
             if (value_factors)
@@ -163,8 +164,8 @@ INLINE void softmax_page(nib_kv_dtype type, const attn_page_job *job, float fact
         _mm512_store_ps(maxima, max);
         __m512 sum = make_weights(job, row, n, maxima, value_factors, &most);
         __m512 old_max = _mm512_maskz_loadu_ps(m, job->max + row), both = _mm512_max_ps(old_max, max);
-        __m512 f = vmath512_exp_negative(_mm512_sub_ps(old_max, both));
-        __m512 f2 = vmath512_exp_negative(_mm512_sub_ps(max, both));
+        __m512 f = vmath_exp_negative(_mm512_sub_ps(old_max, both));
+        __m512 f2 = vmath_exp_negative(_mm512_sub_ps(max, both));
         __m512 old_sum = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, job->sum + row), f);
         _mm512_mask_storeu_ps(job->max + row, m, both);
         _mm512_mask_storeu_ps(job->sum + row, m, _mm512_fmadd_ps(sum, f2, old_sum));

@@ -11,7 +11,7 @@
 #ifndef CPU_AVX512_MATMUL_AVX512_H
 #define CPU_AVX512_MATMUL_AVX512_H
 
-#include <immintrin.h>
+#include "cpu/avx512/vec512.h"
 
 #include "cpu/matmul.h"
 

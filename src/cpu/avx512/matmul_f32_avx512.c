@@ -6,7 +6,6 @@
  */
 #include "cpu/avx512/matmul_avx512.h"
 
-#define INLINE     static inline __attribute__((always_inline))
 #define TILE_BLOCK (16 * MATMUL_TILE) /* floats */
 #define TOKENS     6
 

@@ -10,7 +10,6 @@
  */
 #include "cpu/avx512/matmul_avx512.h"
 
-#define INLINE      static inline __attribute__((always_inline))
 #define MAGIC       12582912.0f /* 1.5 * 2^23 */
 #define TILE_STEP   (2 * PACK_LINE)
 #define TILE_BLOCK  (4 * TILE_STEP)

@@ -5,7 +5,6 @@
  */
 #include "cpu/avx512/matmul_avx512.h"
 
-#define INLINE    static inline __attribute__((always_inline))
 #define GEMV_ROWS 8
 #define ROWS      4 /* of a block of products, times TOKENS */
 #define TOKENS    6

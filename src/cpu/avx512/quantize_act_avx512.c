@@ -10,8 +10,6 @@
 #include "cpu/act.h"
 #include "cpu/avx512/matmul_avx512.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* Lane i of the result joins v[i]'s 16 lanes by MAX or by addition. */
 #define TREE(name, join)                                                                                     \
     INLINE __m512i name(const __m512i v[16]) {                                                               \

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Vectors of 8 lanes on AVX2, for the texts in cpu/vec/: vfloat of FP32, vint of 32-bit integers, vmask of
+ * lanes. vf_ names work on the first, vi_ on the second. What is not said by a name:
+ *
+ *   vf_fma(a, b, c)   a b + c;  vf_fms a b - c;  vf_fnma c - a b;  vf_fma_pairs - in even lanes, + in odd
+ * ones vf_first(n)       the first n lanes; masked loads give 0 in the others, masked stores leave them
+ *   vf_min, vf_max    the second where either is NaN
+ *   vf_sum            the lanes' sum, always in the same order
+ *   vf_twice          lanes 0, 0, 1, 1, ...;  vf_swapped: lanes 1, 0, 3, 2, ...
+ *   vf_times_power    v 2^n for a whole n, right to both ends (V_HAS_POWERS: in one instruction)
+ *   vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
+ */
+#ifndef CPU_AVX2_VEC256_H
+#define CPU_AVX2_VEC256_H
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define V_RUNG(name) name##_avx2
+#define V_LANES      8
+#define INLINE       static inline __attribute__((always_inline))
+
+enum { V_HAS_POWERS = 0 };
+
+typedef __m256 vfloat;
+typedef __m256i vint, vmask;
+
+/* ---- FP32 ---- */
+
+INLINE vfloat vf_zero(void) {
+    return _mm256_setzero_ps();
+}
+
+INLINE vfloat vf_set(float x) {
+    return _mm256_set1_ps(x);
+}
+
+INLINE vfloat vf_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+
+INLINE void vf_store(float *p, vfloat v) {
+    _mm256_storeu_ps(p, v);
+}
+
+INLINE vmask vf_first(size_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n >= 8 ? 8 : (int)n), lane);
+}
+
+INLINE vfloat vf_load_masked(const float *p, vmask m) {
+    return _mm256_maskload_ps(p, m);
+}
+
+INLINE void vf_store_masked(float *p, vmask m, vfloat v) {
+    _mm256_maskstore_ps(p, m, v);
+}
+
+INLINE vfloat vf_add(vfloat a, vfloat b) {
+    return _mm256_add_ps(a, b);
+}
+
+INLINE vfloat vf_sub(vfloat a, vfloat b) {
+    return _mm256_sub_ps(a, b);
+}
+
+INLINE vfloat vf_mul(vfloat a, vfloat b) {
+    return _mm256_mul_ps(a, b);
+}
+
+INLINE vfloat vf_div(vfloat a, vfloat b) {
+    return _mm256_div_ps(a, b);
+}
+
+INLINE vfloat vf_fma(vfloat a, vfloat b, vfloat c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+INLINE vfloat vf_fms(vfloat a, vfloat b, vfloat c) {
+    return _mm256_fmsub_ps(a, b, c);
+}
+
+INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) {
+    return _mm256_fnmadd_ps(a, b, c);
+}
+
+INLINE vfloat vf_fma_pairs(vfloat a, vfloat b, vfloat c) {
+    return _mm256_fmaddsub_ps(a, b, c);
+}
+
+INLINE vfloat vf_min(vfloat a, vfloat b) {
+    return _mm256_min_ps(a, b);
+}
+
+INLINE vfloat vf_max(vfloat a, vfloat b) {
+    return _mm256_max_ps(a, b);
+}
+
+INLINE vfloat vf_round(vfloat v) {
+    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+INLINE float vf_sum(vfloat v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+INLINE vfloat vf_twice(vfloat v) {
+    return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+
+INLINE vfloat vf_swapped(vfloat v) {
+    return _mm256_permute_ps(v, 0xb1);
+}
+
+/* ---- 32-bit integers ---- */
+
+INLINE vint vi_set(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+
+INLINE vint vf_bits(vfloat v) {
+    return _mm256_castps_si256(v);
+}
+
+INLINE vfloat vf_of_bits(vint v) {
+    return _mm256_castsi256_ps(v);
+}
+
+INLINE vint vi_add(vint a, vint b) {
+    return _mm256_add_epi32(a, b);
+}
+
+INLINE vint vi_sub(vint a, vint b) {
+    return _mm256_sub_epi32(a, b);
+}
+
+INLINE vint vi_and(vint a, vint b) {
+    return _mm256_and_si256(a, b);
+}
+
+INLINE vint vi_or(vint a, vint b) {
+    return _mm256_or_si256(a, b);
+}
+
+INLINE vint vi_min_u32(vint a, vint b) {
+    return _mm256_min_epu32(a, b);
+}
+
+#define VI_LEFT(v, bits)  _mm256_slli_epi32(v, bits)
+#define VI_RIGHT(v, bits) _mm256_srli_epi32(v, bits)
+
+INLINE vmask vf_is_nan(vfloat v) {
+    return _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+}
+
+INLINE vmask vf_not_less(vfloat a, vfloat b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NLT_UQ));
+}
+
+INLINE vfloat vf_where(vmask m, vfloat v) {
+    return _mm256_and_ps(v, _mm256_castsi256_ps(m));
+}
+
+INLINE vmask vi_less(vint a, vint b) {
+    return _mm256_cmpgt_epi32(b, a);
+}
+
+INLINE vint vi_select(vmask m, vint yes, vint no) {
+    return _mm256_blendv_epi8(no, yes, m);
+}
+
+INLINE __m128i vec256_words(vint v) {
+    return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+INLINE void vi_store_words(uint16_t *p, size_t n, vint v) {
+    __m128i words = vec256_words(v);
+    memcpy(p, &words, n < 8 ? 2 * n : 16);
+}
+
+INLINE void vi_store_bytes(uint8_t *p, size_t n, vint v) {
+    __m128i words = vec256_words(v), bytes = _mm_packus_epi16(words, words);
+    memcpy(p, &bytes, n < 8 ? n : 8);
+}
+
+INLINE vint vi_load(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+INLINE vint vi_add_u64(vint a, vint b) {
+    return _mm256_add_epi64(a, b);
+}
+
+INLINE uint64_t vi_sum_u64(vint v) {
+    uint64_t lanes[4];
+    _mm256_storeu_si256((__m256i *)lanes, v);
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
+/* ---- powers of two ---- */
+
+INLINE vfloat vec256_power(__m256i n) { /* 2^n, -126 <= n <= 127 */
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/* 2^n is applied in two halves, which reach both ends. */
+INLINE vfloat vf_times_power(vfloat v, vfloat n) {
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    v = _mm256_mul_ps(v, vec256_power(half));
+    return _mm256_mul_ps(v, vec256_power(_mm256_sub_epi32(whole, half)));
+}
+
+#endif

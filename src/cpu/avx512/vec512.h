@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Vectors of 16 lanes on AVX-512, for the texts in cpu/vec/; avx2/vec256.h says what the names mean.
+ */
+#ifndef CPU_AVX512_VEC512_H
+#define CPU_AVX512_VEC512_H
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define V_RUNG(name) name##_avx512
+#define V_LANES      16
+#define INLINE       static inline __attribute__((always_inline))
+
+enum { V_HAS_POWERS = 1 };
+
+typedef __m512 vfloat;
+typedef __m512i vint;
+typedef __mmask16 vmask;
+
+/* ---- FP32 ---- */
+
+INLINE vfloat vf_zero(void) {
+    return _mm512_setzero_ps();
+}
+
+INLINE vfloat vf_set(float x) {
+    return _mm512_set1_ps(x);
+}
+
+INLINE vfloat vf_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+
+INLINE void vf_store(float *p, vfloat v) {
+    _mm512_storeu_ps(p, v);
+}
+
+INLINE vmask vf_first(size_t n) {
+    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+}
+
+INLINE vfloat vf_load_masked(const float *p, vmask m) {
+    return _mm512_maskz_loadu_ps(m, p);
+}
+
+INLINE void vf_store_masked(float *p, vmask m, vfloat v) {
+    _mm512_mask_storeu_ps(p, m, v);
+}
+
+INLINE vfloat vf_add(vfloat a, vfloat b) {
+    return _mm512_add_ps(a, b);
+}
+
+INLINE vfloat vf_sub(vfloat a, vfloat b) {
+    return _mm512_sub_ps(a, b);
+}
+
+INLINE vfloat vf_mul(vfloat a, vfloat b) {
+    return _mm512_mul_ps(a, b);
+}
+
+INLINE vfloat vf_div(vfloat a, vfloat b) {
+    return _mm512_div_ps(a, b);
+}
+
+INLINE vfloat vf_fma(vfloat a, vfloat b, vfloat c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+INLINE vfloat vf_fms(vfloat a, vfloat b, vfloat c) {
+    return _mm512_fmsub_ps(a, b, c);
+}
+
+INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) {
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
+INLINE vfloat vf_fma_pairs(vfloat a, vfloat b, vfloat c) {
+    return _mm512_fmaddsub_ps(a, b, c);
+}
+
+INLINE vfloat vf_min(vfloat a, vfloat b) {
+    return _mm512_min_ps(a, b);
+}
+
+INLINE vfloat vf_max(vfloat a, vfloat b) {
+    return _mm512_max_ps(a, b);
+}
+
+INLINE vfloat vf_round(vfloat v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+INLINE float vf_sum(vfloat v) {
+    return _mm512_reduce_add_ps(v);
+}
+
+INLINE vfloat vf_twice(vfloat v) {
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(twice, v);
+}
+
+INLINE vfloat vf_swapped(vfloat v) {
+    return _mm512_permute_ps(v, 0xb1);
+}
+
+/* ---- 32-bit integers ---- */
+
+INLINE vint vi_set(int32_t x) {
+    return _mm512_set1_epi32(x);
+}
+
+INLINE vint vf_bits(vfloat v) {
+    return _mm512_castps_si512(v);
+}
+
+INLINE vfloat vf_of_bits(vint v) {
+    return _mm512_castsi512_ps(v);
+}
+
+INLINE vint vi_add(vint a, vint b) {
+    return _mm512_add_epi32(a, b);
+}
+
+INLINE vint vi_sub(vint a, vint b) {
+    return _mm512_sub_epi32(a, b);
+}
+
+INLINE vint vi_and(vint a, vint b) {
+    return _mm512_and_si512(a, b);
+}
+
+INLINE vint vi_or(vint a, vint b) {
+    return _mm512_or_si512(a, b);
+}
+
+INLINE vint vi_min_u32(vint a, vint b) {
+    return _mm512_min_epu32(a, b);
+}
+
+#define VI_LEFT(v, bits)  _mm512_slli_epi32(v, bits)
+#define VI_RIGHT(v, bits) _mm512_srli_epi32(v, bits)
+
+INLINE vmask vf_is_nan(vfloat v) {
+    return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+}
+
+INLINE vmask vf_not_less(vfloat a, vfloat b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ);
+}
+
+INLINE vfloat vf_where(vmask m, vfloat v) {
+    return _mm512_maskz_mov_ps(m, v);
+}
+
+INLINE vmask vi_less(vint a, vint b) {
+    return _mm512_cmplt_epi32_mask(a, b);
+}
+
+INLINE vint vi_select(vmask m, vint yes, vint no) {
+    return _mm512_mask_blend_epi32(m, no, yes);
+}
+
+INLINE void vi_store_words(uint16_t *p, size_t n, vint v) {
+    _mm256_mask_storeu_epi16(p, vf_first(n), _mm512_cvtepi32_epi16(v));
+}
+
+INLINE void vi_store_bytes(uint8_t *p, size_t n, vint v) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, vf_first(n), v);
+}
+
+INLINE vint vi_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+
+INLINE vint vi_add_u64(vint a, vint b) {
+    return _mm512_add_epi64(a, b);
+}
+
+INLINE uint64_t vi_sum_u64(vint v) {
+    return (uint64_t)_mm512_reduce_add_epi64(v);
+}
+
+/* ---- powers of two ---- */
+
+INLINE vfloat vf_times_power(vfloat v, vfloat n) {
+    return _mm512_scalef_ps(v, n);
+}
+
+#endif

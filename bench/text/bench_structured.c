@@ -93,8 +93,8 @@ static guide_plan *open_plan(const words *w, const json_t *shape, double *took, 
     const char *text = dumped ? dumped : json_string_value(json_object_get(shape, "text"));
     guide_plan *plan;
     const double from = cpu_seconds();
-    (void)guide_plan_open(&plan, kind_of(shape), strview_of(text ? text : ""), strview_of(""), w->trie, w->t,
-                          err);
+    (void)guide_plan_open(&plan, kind_of(shape), strview_of(text ? text : ""),
+                          (grammar_preamble){.end = {NULL, 0}}, w->trie, w->t, err);
     *took = cpu_seconds() - from;
     free(dumped);
     return plan;

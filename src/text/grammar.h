@@ -117,10 +117,15 @@ typedef struct grammar {
     int refs;
 } grammar;
 
-/* Program of ROOT. With a MARKER (not empty) any bytes may come first, up to the end of the marker's first
- * occurrence and at most two line ends more. Refuses in words what nothing can match, left recursion, and
- * what is too large. The grammar is shared: grammar_share and grammar_release, which any thread may call. */
-nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, strview marker,
+/* What may come before the shape, a model's reasoning: any bytes up to the first END, and at most two line
+ * ends more. It must come; or, with a BEGIN, it comes when the text begins with that. No END: nothing. */
+typedef struct grammar_preamble {
+    strview begin, end; /* END: at most 128 bytes */
+} grammar_preamble;
+
+/* Program of ROOT. Refuses in words what nothing can match, left recursion, and what is too large. The
+ * grammar is shared: grammar_share and grammar_release, which any thread may call. */
+nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, grammar_preamble before,
                            nib_error *err);
 grammar *grammar_share(grammar *g);
 void grammar_release(grammar *g); /* NULL is fine */

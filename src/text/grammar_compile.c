@@ -307,14 +307,22 @@ static uint32_t write_marker(compiler *c, strview marker, uint32_t next) {
     return states[0];
 }
 
-static void write_program(compiler *c, grammar_node root, strview marker) {
+static void write_preamble(compiler *c, grammar_preamble before) {
+    const uint32_t shape = c->g->start;
+    const grammar_node lines = grammar_repeat(c->b, grammar_byte(c->b, '\n', '\n'), 0, 2);
+    c->g->start = write_marker(c, before.end, write_node(c, lines, shape));
+    if (before.begin.n) {
+        const grammar_node begin = grammar_text(c->b, before.begin);
+        c->g->start = emit_split(c, write_node(c, begin, c->g->start), shape);
+    }
+}
+
+static void write_program(compiler *c, grammar_node root, grammar_preamble before) {
     emit(c, (grammar_instruction){OP_RETURN, 0, 0, 0});
     emit(c, (grammar_instruction){OP_FAIL, 0, 0, 0});
     c->g->start = write_node(c, root, PC_RETURN);
-    if (marker.n) {
-        const grammar_node lines = grammar_repeat(c->b, grammar_byte(c->b, '\n', '\n'), 0, 2);
-        c->g->start = write_marker(c, marker, write_node(c, lines, c->g->start));
-    }
+    if (before.end.n)
+        write_preamble(c, before);
     while (c->n_todo > 0 && !grammar_failed(c->b)) {
         const uint32_t r = c->todo[--c->n_todo];
         c->depth = 0;
@@ -380,7 +388,7 @@ static nib_status finish(compiler *c, nib_error *err) {
     return NIB_OK;
 }
 
-nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, strview marker,
+nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, grammar_preamble before,
                            nib_error *err) {
     *out = NULL;
     NIB_TRY(grammar_builder_status(b, err));
@@ -393,7 +401,7 @@ nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root,
         status = nib_fail(err, NIB_NO_MEMORY, "no memory for a grammar");
     } else {
         c.g->refs = 1;
-        write_program(&c, root, marker);
+        write_program(&c, root, before);
         status = finish(&c, err);
     }
     mem_free(c.entries);

@@ -119,8 +119,8 @@ static void cache_release(shared_cache *c) {
     mem_free(c);
 }
 
-nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, strview marker, trie *words,
-                           const tokenizer *t, nib_error *err) {
+nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, grammar_preamble before,
+                           trie *words, const tokenizer *t, nib_error *err) {
     *out = NULL;
     guide_plan *p = mem_array(1, sizeof *p);
     grammar_builder *b = NULL;
@@ -132,7 +132,7 @@ nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, strv
     pthread_mutex_init(&p->lock, NULL);
     nib_status status = grammar_builder_open(&b, err);
     if (status == NIB_OK)
-        status = grammar_compile(&p->g, b, read_shape(b, kind, text), marker, err);
+        status = grammar_compile(&p->g, b, read_shape(b, kind, text), before, err);
     grammar_builder_close(b);
     if (status == NIB_OK)
         status = cache_open(&p->newest, p, err);

@@ -3,7 +3,7 @@
  * Guide: holds one answer to a shape, token by token. A plan is the shape read and compiled, once for all
  * requests that ask for it; what was found out about it on the way (states, masks) is shared among them.
  *
- *     guide_plan_open(&plan, GUIDE_JSON_SCHEMA, text, "", words, t, err);
+ *     guide_plan_open(&plan, GUIDE_JSON_SCHEMA, text, before, words, t, err);
  *     guide_open(&guide, plan, err);
  *     while (...) { mask = guide_mask(guide); token = sample(logits, mask); guide_accept(guide, token); }
  *
@@ -12,6 +12,7 @@
 #ifndef TEXT_GUIDE_H
 #define TEXT_GUIDE_H
 
+#include "text/grammar.h"
 #include "text/trie.h"
 
 typedef enum guide_kind {
@@ -27,12 +28,11 @@ typedef enum guide_kind {
 typedef struct guide_plan guide_plan;
 typedef struct guide guide;
 
-/* Reads TEXT. With a MARKER (at most 128 bytes, "": none) anything may come up to its end, and only then the
- * shape begins: the end of a model's reasoning. What cannot be read or held to is NIB_UNSUPPORTED, or
- * NIB_BAD_ARGUMENT when it is no JSON or no list of choices, with a sentence. Shares WORDS; T must live
- * longer than the plan. */
-nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, strview marker, trie *words,
-                           const tokenizer *t, nib_error *err);
+/* Reads TEXT. With reasoning, anything may come BEFORE up to the end of that. What cannot be read or held to
+ * is NIB_UNSUPPORTED, or NIB_BAD_ARGUMENT when it is no JSON or no list of choices, with a sentence. Shares
+ * WORDS; T must live longer than the plan. */
+nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, grammar_preamble before,
+                           trie *words, const tokenizer *t, nib_error *err);
 guide_plan *guide_plan_share(guide_plan *p);
 void guide_plan_release(guide_plan *p); /* NULL is fine */
 

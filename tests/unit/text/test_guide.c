@@ -255,6 +255,33 @@ static void test_marker(void **state) {
     vocabulary_close(&v);
 }
 
+/* Reasoning that need not come. */
+static void test_optional_preamble(void **state) {
+    (void)state;
+    vocabulary v;
+    many_tokens(&v);
+    const grammar_preamble before = {strview_of("<think>"), strview_of("</think>")};
+    guide_plan *plan;
+    nib_error err = {""};
+    assert_int_equal(guide_plan_open(&plan, GUIDE_JSON_OBJECT, strview_of(""), before, v.words, v.t, &err),
+                     NIB_OK);
+    guide *g = guide_of(plan);
+    assert_true(mask_has(guide_mask(g), '{') && mask_has(guide_mask(g), '<') &&
+                !mask_has(guide_mask(g), 'x'));
+    assert_false(mask_has(guide_mask(g), 256));
+    feed(&v, g, "{}");
+    assert_true(guide_finished(g));
+    guide_close(g);
+    g = guide_of(plan);
+    feed(&v, g, "<think>");
+    assert_true(mask_has(guide_mask(g), 'x') && mask_has(guide_mask(g), 256) && !guide_can_end(g));
+    feed(&v, g, "{ hm <think> </think>\n{}");
+    assert_true(guide_finished(g));
+    guide_close(g);
+    guide_plan_release(plan);
+    vocabulary_close(&v);
+}
+
 static void test_rollback_and_clone(void **state) {
     (void)state;
     vocabulary v;
@@ -359,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_masks_are_what_is_accepted),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_marker),
+        cmocka_unit_test(test_optional_preamble),
         cmocka_unit_test(test_rollback_and_clone),
         cmocka_unit_test(test_characters_can_be_finished),
         cmocka_unit_test(test_caches_are_renewed),

@@ -226,6 +226,38 @@ typedef struct nib_guide {
     nib_status (*accept)(void *context, int32_t token, nib_error *err);
 } nib_guide;
 
+/* ---- answers of a given shape: guides that the library makes (docs/structured.md) ---- */
+
+typedef enum nib_shape_kind {
+    NIB_SHAPE_JSON_OBJECT = 0, /* any JSON object; no text */
+    NIB_SHAPE_JSON_SCHEMA,
+    NIB_SHAPE_REGEX,  /* of the whole answer */
+    NIB_SHAPE_CHOICE, /* a JSON list of strings, one of which is the answer */
+    NIB_SHAPE_GBNF    /* llama.cpp's grammars */
+} nib_shape_kind;
+
+typedef struct nib_shape nib_shape;
+
+typedef struct nib_shape_options {
+    size_t size;
+    nib_shape_kind kind;
+    const char *text;
+    size_t bytes;
+    /* Reasoning that may come before the shape, from BEGIN to END ("<think>", "</think>"); without a BEGIN it
+     * has begun in the prompt and must end. END NULL or "": none. */
+    const char *reasoning_begin, *reasoning_end;
+} nib_shape_options;
+
+/* Reads and compiles a shape, for any number of requests. NIB_UNSUPPORTED, with the keyword and its place:
+ * what cannot be held to. Released before nib_close. */
+nib_status nib_shape_open(nib_engine *engine, const nib_shape_options *options, nib_shape **out,
+                          nib_error *err);
+void nib_shape_release(nib_shape *shape); /* its guides may live on; NULL is fine */
+/* Fills GUIDE (its size is set) for one request. nib_shape_free_guide once the request has ended, before
+ * nib_close. */
+nib_status nib_shape_guide(nib_shape *shape, nib_guide *guide, nib_error *err);
+void nib_shape_free_guide(nib_guide *guide); /* one of zeros is fine */
+
 typedef struct nib_request nib_request;
 typedef struct nib_event nib_event;
 

@@ -109,6 +109,7 @@ static int start_thread(nib_engine *e) {
 static void engine_free(nib_engine *e) {
     pthread_mutex_destroy(&e->lock);
     pthread_cond_destroy(&e->wake);
+    trie_release(e->trie);
     mem_free(e);
 }
 

@@ -21,6 +21,7 @@
 #include "engine/loaded.h"
 #include "engine/pace.h"
 #include "sched/sched.h"
+#include "text/trie.h"
 
 #define ENGINE_PENALTY_WINDOW 64 /* tokens back that repeat_penalty looks at */
 
@@ -96,6 +97,7 @@ struct nib_engine {
     nib_request *submitted, **submitted_end;
     int n_waiting; /* submitted, and those that have no place yet: at most max_waiting */
     bool closing, opened, forget_prefixes;
+    trie *trie;      /* of the words, for shapes; made when the first is asked for */
     nib_stats stats; /* as of the last step; submitted and refused as of now */
     nib_status open_status;
     nib_error open_error;

@@ -13,12 +13,13 @@
 #include "base/status.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
+#include "cli/shapes.h"
 #include "cli/ui.h"
 
 typedef enum chat_choice { CHAT_BY_MODEL, CHAT_ON, CHAT_OFF } chat_choice;
 
 typedef struct run_args {
-    const char *model, *prompt;
+    const char *model, *prompt, *schema, *grammar;
     chat_choice chat;
     int max_tokens;
     bool ignore_eos, verbose, has_seed;
@@ -36,7 +37,9 @@ enum {
     KEY_MIN_P,
     KEY_REPEAT_PENALTY,
     KEY_SEED,
-    KEY_IGNORE_EOS
+    KEY_IGNORE_EOS,
+    KEY_JSON_SCHEMA,
+    KEY_GRAMMAR
 };
 
 static const struct argp_option options[] = {
@@ -46,6 +49,8 @@ static const struct argp_option options[] = {
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "End an answer after N tokens (default: when the model is full)",
      1},
     {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "Go on where the model would end", 1},
+    {"json-schema", KEY_JSON_SCHEMA, "FILE|TEXT", 0, "Answers are JSON that this JSON schema allows", 1},
+    {"grammar", KEY_GRAMMAR, "FILE", 0, "Answers are texts of this grammar (GBNF)", 1},
     {"verbose", 'v', NULL, 0,
      "Print what computes, memory and tokens per second on standard error (what computes is also "
      "printed where that is a terminal)",
@@ -109,6 +114,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_IGNORE_EOS:
         a->ignore_eos = true;
         return 0;
+    case KEY_JSON_SCHEMA:
+    case KEY_GRAMMAR:
+        if (a->schema || a->grammar)
+            argp_error(state, "one of --json-schema and --grammar, and only once");
+        *(key == KEY_GRAMMAR ? &a->grammar : &a->schema) = arg;
+        return 0;
     case 'v':
         a->verbose = true;
         return 0;
@@ -123,6 +134,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->model)
             argp_error(state, "expected a MODEL");
+        if (a->ignore_eos && (a->schema || a->grammar))
+            argp_error(state, "--ignore-eos with --json-schema or --grammar: such an answer has an end");
         return 0;
     default:
         return parse_sampling(key, arg, state);
@@ -148,6 +161,8 @@ typedef struct run_session {
     const run_args *args;
     nib_engine *engine;
     nib_info info;
+    shapes shapes;
+    bool ended; /* the request at hand */
     bool chat;
     nib_message *messages; /* the conversation so far; contents are ours */
     size_t n_messages, capacity;
@@ -202,6 +217,7 @@ static nib_status keep_answer(run_session *s, const nib_event *e, nib_error *err
 /* Streams the answer of REQUEST to standard output. Ctrl-C cancels it: NIB_CANCELLED. */
 static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
     s->answer_bytes = 0;
+    s->ended = false;
     bool cancelled = false;
     nib_event e = {.size = sizeof e};
     while (e.kind != NIB_EVENT_END) {
@@ -210,6 +226,7 @@ static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
             cancelled = true;
         }
         NIB_TRY(nib_next_event(request, &e, 100, err));
+        s->ended = e.kind == NIB_EVENT_END;
         if (e.kind == NIB_EVENT_NONE || e.text_bytes == 0)
             continue;
         NIB_TRY(keep_answer(s, &e, err));
@@ -229,6 +246,14 @@ static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
     return e.reason == NIB_END_CANCELLED ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
 }
 
+/* The engine asks a guide until the END. */
+static void wait_for_end(run_session *s, nib_request *request) {
+    nib_event e = {.size = sizeof e};
+    nib_cancel(request);
+    while (!s->ended && nib_next_event(request, &e, -1, NULL) == NIB_OK)
+        s->ended = e.kind == NIB_EVENT_END;
+}
+
 static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_error *err) {
     nib_request_options o = {.size = sizeof o,
                              .prompt = ids,
@@ -236,10 +261,20 @@ static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_e
                              .max_tokens = s->args->max_tokens,
                              .ignore_eos = s->args->ignore_eos,
                              .sampling = &s->args->sampling};
-    nib_request *request;
-    NIB_TRY(nib_submit(s->engine, &o, &request, err));
-    nib_status status = stream(s, request, err);
+    nib_request *request = NULL;
+    nib_guide guide = {.size = 0};
+    nib_status status = NIB_OK;
+    if (s->shapes.text) {
+        NIB_TRY(shapes_guide(&s->shapes, s->engine, ids, n_ids, &guide, err));
+        o.guide = &guide;
+    }
+    status = nib_submit(s->engine, &o, &request, err);
+    if (status == NIB_OK)
+        status = stream(s, request, err);
+    if (request && !s->ended)
+        wait_for_end(s, request);
     nib_release(request);
+    nib_shape_free_guide(&guide);
     return status;
 }
 
@@ -374,10 +409,12 @@ static nib_status choose_chat(run_session *s, nib_error *err) {
 }
 
 static nib_status run(run_session *s, nib_error *err) {
+    NIB_TRY(shapes_read(&s->shapes, s->args->schema, s->args->grammar, err));
     NIB_TRY(nib_open(&s->engine, s->args->model, &s->args->compute, err));
     s->info.size = sizeof s->info;
     NIB_TRY(nib_get_info(s->engine, &s->info, err));
     NIB_TRY(choose_chat(s, err));
+    NIB_TRY(shapes_check(&s->shapes, s->engine, err));
     if (s->args->verbose)
         print_verbose_head(s);
     else if (isatty(STDERR_FILENO))
@@ -405,6 +442,7 @@ int cmd_run(int argc, char **argv) {
     forget_first(&session, session.n_messages);
     mem_free(session.messages);
     mem_free(session.answer);
+    shapes_close(&session.shapes);
     if (session.engine)
         nib_close(session.engine);
     return cli_fail(status, &err);

@@ -54,6 +54,8 @@ def test_help_lists_commands_with_examples(nibble):
     ["run", "m", "x", "--seed", "-1"],
     ["run", "m", "x", "--repeat-penalty", "0"],
     ["run", "m", "x", "--chat", "--no-chat"],
+    ["run", "m", "x", "--json-schema", "{}", "--grammar", "g"],
+    ["run", "m", "x", "--json-schema", "{}", "--ignore-eos"],
     ["run", "m", "x", "--activations", "fp4"],
     ["run", "m", "x", "--kv-cache-dtype", "int3"],
     ["run", "m", "x", "--threads", "0"],

@@ -98,6 +98,35 @@ def test_top_p_zero_is_the_strictest(nibble, tiny):
     assert strict.stdout == greedy(nibble, tiny).stdout
 
 
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "n": {"type": "integer", "minimum": 3}},
+          "required": ["name", "n"], "additionalProperties": False}
+
+
+def test_answers_have_the_shape(nibble, tiny, tmp_path):
+    """A model of random weights writes what the schema allows; the file says the same as the flag."""
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    flags = ["--no-chat", "--seed", "5", "--max-tokens", "200"]
+    done = nibble("run", tiny, "the cat", *flags, "--json-schema", json.dumps(SCHEMA))
+    document = json.loads(done.stdout)
+    assert list(document) == ["name", "n"] and len(document["name"]) <= 8 and document["n"] >= 3
+    assert nibble("run", tiny, "the cat", *flags, "--json-schema", path).stdout == done.stdout
+    (tmp_path / "g.gbnf").write_text('root ::= [x-z]{3} " and " ("yes" | "no")')
+    done = nibble("run", tiny, "the cat", *flags, "--grammar", tmp_path / "g.gbnf")
+    assert re.fullmatch("[xyz]{3} and (yes|no)\n", done.stdout)
+
+
+@pytest.mark.parametrize("flag, text, words", [
+    ("--json-schema", '{"not": {}}', 'not at ""'),
+    ("--json-schema", "{", "not valid JSON"),
+    ("--json-schema", "nowhere.json", "cannot be opened"),
+    ("--grammar", "nowhere.gbnf", "cannot be opened"),
+])
+def test_shapes_that_are_refused(nibble, tiny, flag, text, words):
+    done = nibble("run", tiny, "the cat", "--no-chat", flag, text, check=False)
+    assert done.returncode == 1 and words in done.stderr and done.stdout == ""
+
+
 def test_failed_turn_does_not_end_the_chat(nibble, tiny):
     done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12, "--max-model-len", 64,
                   stdin="the cat " * 100 + "\nthe cat\n")

@@ -122,7 +122,7 @@ void nib_close(nib_engine *engine);
 typedef struct nib_info {
     size_t size;
     const char *name;         /* of the model, as its file gives it; else its file's or directory's */
-    const char *family;       /* "llama", "qwen3", "gemma3" */
+    const char *family;       /* "llama", "qwen3", "gemma3", ... */
     const char *compute_path; /* what computes, for people: "cpu avx2, activations int8 ..." */
     const char *compute_mode; /* what is done to weights and activations: "exact", "w4a8-int8", ... */
     bool row_bits_fixed;      /* an answer's bits do not depend on what runs beside it */

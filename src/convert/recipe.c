@@ -25,7 +25,7 @@ typedef struct chef {
 
 bool recipe_is_linear(slot s) {
     return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_O || s == SLOT_GATE || s == SLOT_UP ||
-           s == SLOT_DOWN;
+           s == SLOT_DOWN || s == SLOT_QKV || s == SLOT_GATE_UP;
 }
 
 size_t recipe_block(dtype t) {
@@ -238,12 +238,24 @@ static void fit_container(const chef *c, recipe_item *item) {
         item->e.shift = c->r->to_gguf ? 1.0f : -1.0f;
 }
 
+/* Rows of q and k change places between the containers of some families, biases of theirs would have to too.
+ */
+static nib_status check_biases(const chef *c, slot s) {
+    bool permuted = family_get(c->in->hp.family)->gguf_interleaved && c->r->to_gguf != c->r->from_gguf;
+    if (permuted && (s == SLOT_Q_BIAS || s == SLOT_K_BIAS))
+        return nib_fail(c->err, NIB_UNSUPPORTED,
+                        "%s: biases of q and k, which nibble does not move to the other kind of file",
+                        c->in->path);
+    return NIB_OK;
+}
+
 static nib_status add(const chef *c, const tensor *t, slot s) {
     recipe_item *item = &c->r->items[c->r->n];
     if (s != SLOT_NONE && t->place.layer >= HPARAMS_MAX_LAYERS) /* of a network that nibble does not know */
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is of layer %d; expected %d layers at most",
                         c->in->path, QUOTEZ(t->name), t->place.layer, HPARAMS_MAX_LAYERS);
     *item = (recipe_item){.e = {.t = t, .slot = s}, .group = -1};
+    NIB_TRY(check_biases(c, s));
     NIB_TRY(name_item(c, t, s, &item->name));
     if (!item->name || !has_place(c, t)) {
         c->r->n_skipped += !is_rope_table(t->place.slot);

@@ -79,9 +79,21 @@ static nib_status check_scale(const export_plan *plan, nib_error *err) {
     return NIB_OK;
 }
 
+/* Readers know by heart which layers of a family have no RoPE. */
+static nib_status check_no_rope(const export_plan *plan, nib_error *err) {
+    const hparams *hp = &plan->in->hp;
+    int32_t interval = family_get(hp->family)->no_rope_interval;
+    for (int i = 0; i < hp->n_layers; i++)
+        if (hp->no_rope[i] != (interval && (i + 1) % interval == 0))
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "%s: layer %d is %s RoPE; GGUF has no key for it and its readers expect another",
+                            plan->in->path, i, hp->no_rope[i] ? "without" : "with");
+    return NIB_OK;
+}
+
 nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *err) {
     const hparams *hp = &plan->in->hp;
-    key_writer k = {.out = out, .arch = family_name(hp->family)};
+    key_writer k = {.out = out, .arch = family_get(hp->family)->gguf_arch};
     const char *end = plan->in->path + strlen(plan->in->path), *name;
     while (end > plan->in->path && end[-1] == '/')
         end--;
@@ -103,6 +115,13 @@ nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *
     real(&k, "rope.freq_base", hp->rope.theta);
     if (family_get(hp->family)->gguf_interleaved)
         number(&k, "rope.dimension_count", hp->head_dim);
+    if (family_get(hp->family)->multipliers) {
+        real(&k, "embedding_scale", hp->embed_scale);
+        real(&k, "residual_scale", hp->residual_scale);
+        real(&k, "logit_scale", 1 / hp->logit_scale);
+        real(&k, "attention.scale", hp->attn_scale);
+    }
+    NIB_TRY(check_no_rope(plan, err));
     NIB_TRY(write_scaling(&k, plan, err));
     if (hp->sliding_window && family_get(hp->family)->windows != WINDOWS_PERIOD)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: a sliding window, which GGUF readers do not know for %s",

@@ -316,6 +316,16 @@ static bool set_family(json_t *c, const hparams *hp) {
              set(c, "final_logit_softcapping", json_null());
     if (facts->windows == WINDOWS_PERIOD)
         ok = ok && set_windows(c, hp);
+    if (facts->windows == WINDOWS_ALL)
+        ok = ok &&
+             set(c, "sliding_window", hp->sliding_window ? json_integer(hp->sliding_window) : json_null());
+    if (facts->multipliers)
+        ok = ok && set(c, "embedding_multiplier", real(hp->embed_scale)) &&
+             set(c, "attention_multiplier", real(hp->attn_scale)) &&
+             set(c, "residual_multiplier", real(hp->residual_scale)) &&
+             set(c, "logits_scaling", real(1 / hp->logit_scale));
+    if (facts->no_rope_interval)
+        ok = ok && set(c, "no_rope_layer_interval", json_integer(facts->no_rope_interval));
     return ok && (!facts->mlp_bias_key || set(c, "mlp_bias", json_false()));
 }
 
@@ -343,8 +353,8 @@ static nib_status config_from_hparams(const export_plan *plan, json_t **out, nib
     *out = c;
     bool ok = set(c, "rope_scaling", scaling);
     ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope.theta));
-    ok =
-        ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) && set(c, "attention_bias", json_false());
+    ok = ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) &&
+         set(c, "attention_bias", json_boolean(hp->o_bias));
     ok = ok && set_family(c, hp) && set_ids(c, &plan->in->words);
     return status != NIB_OK ? status : ok ? NIB_OK : no_memory(plan, err);
 }

@@ -18,6 +18,14 @@ static const family_name_row gemma_names[] = {
     {SLOT_NONE, NULL, NULL},
 };
 
+/* GGUF calls gate and up together what it calls up elsewhere. */
+static const family_name_row phi_names[] = {
+    {SLOT_GATE, NULL, NULL},
+    {SLOT_UP, NULL, NULL},
+    {SLOT_GATE_UP, "blk.N.ffn_up.weight", "layers.N.mlp.gate_up_proj.weight"},
+    {SLOT_NONE, NULL, NULL},
+};
+
 /* What most rows say. */
 #define COMMON                                                                                               \
     .norm_eps = 1e-6f, .embed_scale = 1, .residual_scale = 1, .logit_scale = 1, .rope_local = {.theta = 1e4f}
@@ -27,22 +35,54 @@ static const family_facts families[FAMILY_COUNT] = {
 
     /* SmolLM2, Llama 2 and 3: pre-norm attention and SwiGLU, nothing else. */
     [FAMILY_LLAMA] = {.name = "llama",
+                      .gguf_arch = "llama",
                       .model_types = {"llama"},
                       .hf_class = "LlamaForCausalLM",
                       .act_key = "hidden_act",
                       .act = "silu",
                       .gguf_interleaved = true,
                       .rope_freqs = true,
+                      .attention_bias = true,
                       .mlp_bias_key = true,
                       .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 11008, .n_heads = 32,
                                    .vocab = 32000, .context_len = 2048, .rope = {.theta = 1e4f}}},
 
+    /* Llama with a sliding window over every layer, in its older files; GGUF calls it llama too. */
+    [FAMILY_MISTRAL] = {.name = "mistral",
+                        .gguf_arch = "llama",
+                        .model_types = {"mistral"},
+                        .hf_class = "MistralForCausalLM",
+                        .act_key = "hidden_act",
+                        .act = "silu",
+                        .gguf_interleaved = true,
+                        .windows = WINDOWS_ALL,
+                        .window = 4096,
+                        .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 14336, .n_heads = 32,
+                                     .n_kv_heads = 8, .vocab = 32000, .context_len = 131072,
+                                     .rope = {.theta = 1e4f}}},
+
+    /* Qwen 2 and 2.5: Llama with biases on q, k and v. */
+    [FAMILY_QWEN2] = {.name = "qwen2",
+                      .gguf_arch = "qwen2",
+                      .model_types = {"qwen2"},
+                      .hf_class = "Qwen2ForCausalLM",
+                      .act_key = "hidden_act",
+                      .act = "silu",
+                      .windows = WINDOWS_LAST,
+                      .window = 4096,
+                      .window_first = 28,
+                      .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 22016, .n_heads = 32,
+                                   .vocab = 151936, .context_len = 32768, .qkv_bias = true,
+                                   .rope = {.theta = 1e4f}}},
+
     /* An RMS norm per head on q and k, before RoPE, and a head_dim that does not follow from dim. */
     [FAMILY_QWEN3] = {.name = "qwen3",
+                      .gguf_arch = "qwen3",
                       .model_types = {"qwen3"},
                       .hf_class = "Qwen3ForCausalLM",
                       .act_key = "hidden_act",
                       .act = "silu",
+                      .attention_bias = true,
                       .windows = WINDOWS_LAST,
                       .window = 4096,
                       .window_first = 28,
@@ -53,7 +93,9 @@ static const family_facts families[FAMILY_COUNT] = {
     /* Embeddings times sqrt(dim), each branch normed again before it joins the residual stream, GELU; five
      * layers of six see a sliding window and turn by a RoPE base of their own. */
     [FAMILY_GEMMA3] = {.name = "gemma3",
+                       .gguf_arch = "gemma3",
                        .model_types = {"gemma3_text", "gemma3"},
+                       .attention_bias = true,
                        .hf_class = "Gemma3ForCausalLM",
                        .act_key = "hidden_activation",
                        .act = "gelu_pytorch_tanh",
@@ -71,6 +113,49 @@ static const family_facts families[FAMILY_COUNT] = {
                                     .n_kv_heads = 4, .head_dim = 256, .vocab = 262208, .context_len = 131072,
                                     .glu = GLU_GELU_TANH, .norms = NORM_AROUND, .qk_norm = QK_NORM_HEAD,
                                     .norm_plus_one = true, .tied = true, .rope = {.theta = 1e6f}}},
+
+    /* Granite 3: Llama with four multipliers. */
+    [FAMILY_GRANITE] = {.name = "granite",
+                        .gguf_arch = "granite",
+                        .model_types = {"granite"},
+                        .hf_class = "GraniteForCausalLM",
+                        .act_key = "hidden_act",
+                        .act = "silu",
+                        .gguf_interleaved = true,
+                        .rope_freqs = true,
+                        .attention_bias = true,
+                        .multipliers = true,
+                        .mlp_bias_key = true,
+                        .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 11008, .n_heads = 32,
+                                     .vocab = 32000, .context_len = 2048, .rope = {.theta = 1e4f}}},
+
+    /* Llama whose every fourth layer has no RoPE. */
+    [FAMILY_SMOLLM3] = {.name = "smollm3",
+                        .gguf_arch = "smollm3",
+                        .model_types = {"smollm3"},
+                        .hf_class = "SmolLM3ForCausalLM",
+                        .act_key = "hidden_act",
+                        .act = "silu",
+                        .gguf_interleaved = true,
+                        .attention_bias = true,
+                        .no_rope_interval = 4,
+                        .mlp_bias_key = true,
+                        .defaults = {COMMON, .n_layers = 36, .dim = 2048, .ffn_dim = 11008, .n_heads = 16,
+                                     .n_kv_heads = 4, .vocab = 128256, .context_len = 32768, .tied = true,
+                                     .rope = {.theta = 2e6f}}},
+
+    /* Phi 3 and 4: Llama with q, k and v in one tensor, gate and up in another. */
+    [FAMILY_PHI3] = {.name = "phi3",
+                     .gguf_arch = "phi3",
+                     .model_types = {"phi3"},
+                     .hf_class = "Phi3ForCausalLM",
+                     .act_key = "hidden_act",
+                     .act = "silu",
+                     .names = phi_names,
+                     .windows = WINDOWS_ALL,
+                     .defaults = {COMMON, .n_layers = 32, .dim = 3072, .ffn_dim = 8192, .n_heads = 32,
+                                  .vocab = 32064, .context_len = 4096, .joined = true,
+                                  .rope = {.theta = 1e4f}}},
 };
 
 const family_facts *family_get(family f) {
@@ -92,7 +177,7 @@ family family_from_model_type(const char *type) {
 
 family family_from_architecture(const char *name, size_t n) {
     for (int f = FAMILY_NONE + 1; f < FAMILY_COUNT; f++)
-        if (strlen(families[f].name) == n && memcmp(families[f].name, name, n) == 0)
+        if (strlen(families[f].gguf_arch) == n && memcmp(families[f].gguf_arch, name, n) == 0)
             return (family)f;
     return FAMILY_NONE;
 }
@@ -110,6 +195,8 @@ const char *family_list(char out[FAMILY_LIST_MAX]) {
 
 float family_gguf_attn_scale(const hparams *hp) {
     const family_facts *facts = family_get(hp->family);
+    if (facts->multipliers)
+        return hp->attn_scale; /* which GGUF says */
     bool wide = facts->gguf_wide_layers && hp->n_layers == facts->gguf_wide_layers;
     return 1 / sqrtf((float)(wide ? hp->dim / hp->n_heads : hp->head_dim));
 }

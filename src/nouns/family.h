@@ -26,7 +26,8 @@ typedef struct family_name_row {
 } family_name_row;
 
 typedef struct family_facts {
-    const char *name;                          /* as nibble writes it; general.architecture of a GGUF file */
+    const char *name;                          /* as nibble writes it */
+    const char *gguf_arch;                     /* general.architecture of a GGUF file */
     const char *model_types[FAMILY_MAX_TYPES]; /* model_type of config.json; the first is written */
     const char *hf_class;                      /* "architectures" of config.json */
     const char *act_key;                       /* config.json's field of the MLP's activation ... */
@@ -41,6 +42,9 @@ typedef struct family_facts {
     bool embed_sqrt_dim;   /* embed_scale is sqrt(dim), rounded to the weights' dtype */
     int32_t query_scalar;  /* attn_scale is query_pre_attn_scalar^-1/2, this its default; 0: head_dim^-1/2 */
     int32_t gguf_wide_layers; /* see family_gguf_attn_scale; 0: no model */
+    bool attention_bias;      /* config.json's attention_bias puts biases on q, k, v and o */
+    bool multipliers;         /* Granite: config.json has one each for embeddings, q.k, branches and logits */
+    int32_t no_rope_interval; /* every Nth layer, counted from 1, does not turn q and k; 0: every one does */
     bool mlp_bias_key;        /* config.json has a field mlp_bias, which is false */
     bool local_rope;          /* local layers have a RoPE of their own */
     bool nested;              /* multimodal files hold the text network in text_config */
@@ -61,7 +65,7 @@ family family_from_architecture(const char *name, size_t n);
  * model of gguf_wide_layers layers (dim / n_heads)^-1/2 (Gemma 3 27B). */
 float family_gguf_attn_scale(const hparams *hp);
 
-/* "llama, qwen3 and gemma3", for sentences. OUT takes FAMILY_LIST_MAX bytes. */
+/* "llama, mistral, ... and phi3", for sentences. OUT takes FAMILY_LIST_MAX bytes. */
 #define FAMILY_LIST_MAX 512
 const char *family_list(char out[FAMILY_LIST_MAX]);
 

@@ -18,7 +18,18 @@
 
 #define HPARAMS_MAX_LAYERS 256
 
-typedef enum family { FAMILY_NONE = 0, FAMILY_LLAMA, FAMILY_QWEN3, FAMILY_GEMMA3, FAMILY_COUNT } family;
+typedef enum family {
+    FAMILY_NONE = 0,
+    FAMILY_LLAMA,
+    FAMILY_MISTRAL,
+    FAMILY_QWEN2,
+    FAMILY_QWEN3,
+    FAMILY_GEMMA3,
+    FAMILY_GRANITE,
+    FAMILY_SMOLLM3,
+    FAMILY_PHI3,
+    FAMILY_COUNT
+} family;
 
 /* The two halves of a layer. */
 typedef enum attention_kind { ATTENTION_SOFTMAX = 0 } attention_kind; /* grouped queries over a KV cache */

@@ -96,6 +96,35 @@ static float embed_scale(const hparams *hp, const char *dtype_name) {
     return scale;
 }
 
+static nib_status read_multipliers(const config_reader *r, hparams *hp) {
+    float logits = 1;
+    hp->attn_scale = 1; /* not head_dim^-1/2 */
+    NIB_TRY(config_float(r, "embedding_multiplier", 1e-6, 1e6, &hp->embed_scale));
+    NIB_TRY(config_float(r, "attention_multiplier", 1e-6, 1e6, &hp->attn_scale));
+    NIB_TRY(config_float(r, "residual_multiplier", 1e-6, 1e6, &hp->residual_scale));
+    NIB_TRY(config_float(r, "logits_scaling", 1e-6, 1e6, &logits));
+    hp->logit_scale = 1 / logits;
+    return NIB_OK;
+}
+
+/* no_rope_layers holds a 1 for every layer with RoPE, a 0 for the others. */
+static nib_status read_no_rope(const config_reader *r, hparams *hp) {
+    int32_t interval = family_get(hp->family)->no_rope_interval;
+    const json_t *list = config_field(r, "no_rope_layers");
+    NIB_TRY(config_need_false(r, "use_sliding_window"));
+    NIB_TRY(config_int(r, "no_rope_layer_interval", 1, INT32_MAX, &interval));
+    if (list && (!json_is_array(list) || json_array_size(list) != (size_t)hp->n_layers))
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: no_rope_layers is no list of %d layers", r->where,
+                        hp->n_layers);
+    for (int i = 0; i < hp->n_layers; i++) {
+        const json_t *value = json_array_get(list, (size_t)i);
+        if (list && !json_is_integer(value))
+            return nib_fail(r->err, NIB_BAD_FILE, "%s: no_rope_layers[%d] is no integer", r->where, i);
+        hp->no_rope[i] = list ? json_integer_value(value) == 0 : (i + 1) % interval == 0;
+    }
+    return NIB_OK;
+}
+
 /* What is multiplied, and what must be as the family has it. */
 static nib_status read_layers(const config_reader *r, hparams *hp, const char *dtype_name) {
     const family_facts *facts = family_get(hp->family);
@@ -105,7 +134,10 @@ static nib_status read_layers(const config_reader *r, hparams *hp, const char *d
     if (strcmp(act, facts->act) != 0)
         return nib_fail(r->err, NIB_UNSUPPORTED, "%s: %s is \"%s\", nibble computes %s", r->where,
                         facts->act_key, QUOTEZ(act), facts->act);
-    NIB_TRY(config_need_false(r, "attention_bias"));
+    bool bias = false;
+    NIB_TRY(config_bool(r, "attention_bias", &bias));
+    if (facts->attention_bias)
+        hp->qkv_bias = hp->o_bias = bias;
     NIB_TRY(config_need_false(r, "mlp_bias"));
     NIB_TRY(config_need_zero(r, "attn_logit_softcapping"));
     NIB_TRY(config_need_zero(r, "final_logit_softcapping"));
@@ -115,7 +147,9 @@ static nib_status read_layers(const config_reader *r, hparams *hp, const char *d
     hp->attn_scale = 1 / sqrtf(scalar);
     if (facts->embed_sqrt_dim)
         hp->embed_scale = embed_scale(hp, dtype_name);
-    return NIB_OK;
+    if (facts->no_rope_interval)
+        NIB_TRY(read_no_rope(r, hp));
+    return facts->multipliers ? read_multipliers(r, hp) : NIB_OK;
 }
 
 static nib_status read_shape(const config_reader *r, hparams *hp) {

@@ -168,6 +168,10 @@ static nib_status read_windows(source *s, hparams *hp) {
     NIB_TRY(get_int(s, "attention.sliding_window", 0, CONFIG_MAX_CONTEXT, &hp->sliding_window));
     if (hp->sliding_window == 0)
         return NIB_OK;
+    for (int i = 0; i < hp->n_layers && facts->windows == WINDOWS_ALL; i++)
+        hp->local[i] = true;
+    if (facts->windows == WINDOWS_ALL)
+        return NIB_OK;
     if (facts->windows != WINDOWS_PERIOD)
         return nib_fail(s->err, NIB_UNSUPPORTED,
                         "%s: a sliding window in architecture %s, which nibble does not compute", s->g->where,
@@ -187,6 +191,18 @@ static nib_status read_windows(source *s, hparams *hp) {
     return NIB_OK;
 }
 
+static nib_status read_multipliers(source *s, hparams *hp) {
+    float attention = 0, logits = 1;
+    NIB_TRY(get_float(s, "embedding_scale", 1e-6f, 1e6f, &hp->embed_scale));
+    NIB_TRY(get_float(s, "residual_scale", 1e-6f, 1e6f, &hp->residual_scale));
+    NIB_TRY(get_float(s, "logit_scale", 1e-6f, 1e6f, &logits));
+    NIB_TRY(get_float(s, "attention.scale", 0, 1e6f, &attention));
+    hp->logit_scale = 1 / logits;
+    hp->attn_scale =
+        attention > 0 ? attention : 1 / sqrtf((float)hp->head_dim); /* 0: as if it were not there */
+    return NIB_OK;
+}
+
 static nib_status read_layers(source *s, hparams *hp) {
     const family_facts *facts = family_get(hp->family);
     float cap = 0;
@@ -197,6 +213,10 @@ static nib_status read_layers(source *s, hparams *hp) {
                         (double)cap);
     hp->rope_interleaved = facts->gguf_interleaved;
     hp->attn_scale = family_gguf_attn_scale(hp);
+    if (facts->multipliers)
+        NIB_TRY(read_multipliers(s, hp));
+    for (int i = 0; i < hp->n_layers && facts->no_rope_interval; i++) /* llama.cpp knows it by heart */
+        hp->no_rope[i] = (i + 1) % facts->no_rope_interval == 0;
     if (facts->embed_sqrt_dim) /* rounded as the model was trained; llama.cpp does not (0.2 % on 270M's) */
         hp->embed_scale = bf16_to_f32(bf16_from_f32(sqrtf((float)hp->dim)));
     return NIB_OK;
@@ -212,7 +232,7 @@ nib_status config_from_gguf(hparams *hp, const gguf *g, int32_t vocab, bool tied
         return nib_fail(err, NIB_UNSUPPORTED, "%s: architecture \"%s\", nibble computes %s", g->where,
                         QUOTE(arch), family_list(list));
     }
-    source s = {.g = g, .arch = family_name(f), .err = err};
+    source s = {.g = g, .arch = family_get(f)->gguf_arch, .err = err};
     *hp = family_get(f)->defaults;
     hp->family = f;
     hp->vocab = vocab;

@@ -115,17 +115,25 @@ static bool is_quantized(const model_file *f) {
     return false;
 }
 
-/* Rows of the embedding and whether there is a head, straight from the parts: names are not folded yet. */
+static const gguf_tensor *find_stored(const model_file *f, const char *name) {
+    const gguf_tensor *t = NULL;
+    for (int i = 0; i < f->owned->n_parts && !t; i++)
+        t = gguf_find_tensor(&f->owned->parts[i], name);
+    return t;
+}
+
+/* Rows of the embedding, whether there is a head, and whether there are biases, straight from the parts:
+ * names are not folded yet. */
 static nib_status read_network(model_file *f, nib_error *err) {
-    const gguf_tensor *embed = NULL, *head = NULL;
-    for (int i = 0; i < f->owned->n_parts; i++) {
-        embed = embed ? embed : gguf_find_tensor(&f->owned->parts[i], "token_embd.weight");
-        head = head ? head : gguf_find_tensor(&f->owned->parts[i], "output.weight");
-    }
+    const gguf_tensor *embed = find_stored(f, "token_embd.weight"), *head = find_stored(f, "output.weight");
     int32_t vocab =
         embed && embed->n_dims == 2 && embed->dims[1] <= CONFIG_MAX_VOCAB ? (int32_t)embed->dims[1] : 0;
     nib_error problem;
     NIB_TRY(model_note(f, config_from_gguf(&f->hp, f->gguf, vocab, head == NULL, &problem), &problem, err));
+    if (family_get(f->hp.family)->attention_bias) {
+        f->hp.qkv_bias = find_stored(f, "blk.0.attn_q.bias") != NULL;
+        f->hp.o_bias = find_stored(f, "blk.0.attn_output.bias") != NULL;
+    }
     if (f->network_note[0])
         return NIB_OK;
     if (f->n_files == 1 && f->gguf->n_tensors == 0)

@@ -267,10 +267,11 @@ def gguf_files():
     # sound files whose network is not computed: inspect tells, run refuses
     gguf("run-q8-k", "{}: tensor blk.0.ffn_up.weight is stored as Q8_K, which nibble does not decode",
          wide, room="model", command="run")
-    gguf("run-architecture", "{}: architecture \"rwkv7\", nibble computes llama, qwen3 and gemma3",
+    gguf("run-architecture", "{}: architecture \"rwkv7\", nibble computes llama, mistral, qwen2, qwen3, gemma3, granite, smollm3 and phi3",
          lambda g: g.key("general.architecture", STRING, "rwkv7"), room="model", command="run")
-    gguf("run-bias", "{}: tensor blk.0.attn_q.bias is not part of a llama network as nibble computes it",
-         lambda g: g.tensor("blk.0.attn_q.bias", [8]), room="model", command="run")
+    gguf("run-bias", "{}: tensor blk.0.ffn_up.bias is not part of a llama network as nibble computes it",
+         lambda g: g.tensor("blk.0.ffn_up.bias", [8]), room="model", command="run")
+    gguf("bias-of-q-alone", "{}: tensor blk.0.attn_k.bias is missing", lambda g: g.tensor("blk.0.attn_q.bias", [8]))
     keyed("run-experts", p + "expert_count", U32, 8, "{}: a mixture of 8 experts, which nibble does not compute",
           room="model", command="run")
     keyed("run-rope-kind", p + "rope.scaling.type", STRING, "xpos",

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM)
+from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
+                          SmolLM3ForCausalLM)
 
 N_TOKENS = 60  # longer than every sliding window here, shorter than one KV page
 N_LONG = 150   # more than two KV pages
@@ -68,10 +70,14 @@ GGUF_LAYER_NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
 }
 GGUF_GEMMA_NAMES = {**GGUF_LAYER_NAMES, "post_attention_layernorm": "post_attention_norm",
                     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+
+
+PERMUTED = ("llama", "granite", "smollm3")  # rows of q and k in GGUF's order
 
 
 def gguf_name(arch, name):
@@ -79,7 +85,8 @@ def gguf_name(arch, name):
         return GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
     table = GGUF_GEMMA_NAMES if arch == "gemma3" else GGUF_LAYER_NAMES
-    return f"blk.{layer}.{table[rest.removesuffix('.weight')]}.weight"
+    stem, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{table[stem]}.{kind}"
 
 
 def interleave_rows(w, n_heads):
@@ -95,8 +102,14 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
     w.add_feed_forward_length(config.intermediate_size)
     w.add_head_count(config.num_attention_heads)
     w.add_head_count_kv(config.num_key_value_heads)
-    w.add_key_length(config.head_dim)
-    w.add_value_length(config.head_dim)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    w.add_key_length(head_dim)
+    w.add_value_length(head_dim)
+    if arch == "granite":
+        w.add_embedding_scale(config.embedding_multiplier)
+        w.add_residual_scale(config.residual_multiplier)
+        w.add_attention_scale(config.attention_multiplier)
+        w.add_logit_scale(config.logits_scaling)
     w.add_layer_norm_rms_eps(config.rms_norm_eps)
     w.add_vocab_size(config.vocab_size)
     rope = config.rope_parameters
@@ -110,17 +123,17 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         w.add_rope_scaling_factor(rope["factor"])
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     w.add_rope_freq_base(rope["rope_theta"])
-    if arch == "llama":
-        w.add_rope_dimension_count(config.head_dim)
+    if arch in PERMUTED:
+        w.add_rope_dimension_count(head_dim)
     if rope_divisors is not None:
         w.add_tensor("rope_freqs.weight", rope_divisors.numpy())
     for name, value in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         value = value.to(torch.float32).numpy()
-        if arch == "llama" and "q_proj" in name:
+        if arch in PERMUTED and "q_proj" in name:
             value = interleave_rows(value, config.num_attention_heads)
-        if arch == "llama" and "k_proj" in name:
+        if arch in PERMUTED and "k_proj" in name:
             value = interleave_rows(value, config.num_key_value_heads)
         if arch == "gemma3" and name.endswith("norm.weight"):
             value = value + np.float32(1)
@@ -267,6 +280,34 @@ def main():
                Gemma3TextConfig(**{**small, "hidden_size": 36, "num_hidden_layers": 3},
                                 layer_types=["sliding_attention", "full_attention", "sliding_attention"], sliding_window=5,
                                 query_pre_attn_scalar=20, rope_parameters=plain_rope), rewrite=nested_config)
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    tiny = {**small, "num_hidden_layers": 1, "vocab_size": 24}
+    del tiny["head_dim"]
+    write_case(out, "qwen2", Qwen2ForCausalLM,
+               Qwen2Config(**{**tiny, "num_attention_heads": 2, "num_hidden_layers": 2}, rms_norm_eps=1e-6,
+                           tie_word_embeddings=True, rope_parameters=plain), arch="qwen2")
+    # Both layers see the last 9 of 60 tokens.
+    write_case(out, "mistral-window", MistralForCausalLM,
+               MistralConfig(**{**tiny, "head_dim": 6, "num_hidden_layers": 2}, sliding_window=9, rms_norm_eps=1e-5,
+                             tie_word_embeddings=False, rope_parameters=plain))
+    write_case(out, "granite", GraniteForCausalLM,
+               GraniteConfig(**{**tiny, "num_attention_heads": 2, "num_hidden_layers": 2}, rms_norm_eps=1e-5,
+                             tie_word_embeddings=True, embedding_multiplier=3.0, attention_multiplier=0.2,
+                             residual_multiplier=0.4, logits_scaling=0.7, rope_parameters=plain), arch="granite")
+    # Five layers: the fourth has no RoPE.
+    write_case(out, "smollm3", SmolLM3ForCausalLM,
+               SmolLM3Config(**{**tiny, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 5,
+                                "intermediate_size": 24}, pad_token_id=0, bos_token_id=1, eos_token_id=2, rms_norm_eps=1e-6, tie_word_embeddings=True,
+                             rope_parameters=plain), arch="smollm3")
+    write_case(out, "llama-biases", LlamaForCausalLM,
+               LlamaConfig(**{**tiny, "num_attention_heads": 2}, rms_norm_eps=1e-5, tie_word_embeddings=True,
+                           attention_bias=True, rope_parameters=plain))
+    # As long as it was trained for: the short divisors; two heads of 12 in one tensor with k and v.
+    longrope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1 + 0.2 * i for i in range(6)],
+                "long_factor": [4.0 + i for i in range(6)], "original_max_position_embeddings": 512}
+    write_case(out, "phi3", Phi3ForCausalLM,
+               Phi3Config(**{**tiny, "num_attention_heads": 2, "num_hidden_layers": 2}, pad_token_id=0, bos_token_id=1, eos_token_id=2, rms_norm_eps=1e-5,
+                          original_max_position_embeddings=512, tie_word_embeddings=False, rope_parameters=longrope))
     # One with words, for the engine's tests.
     where = out / "llama-words"
     where.mkdir(parents=True, exist_ok=True)

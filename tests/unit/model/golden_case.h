@@ -34,6 +34,15 @@ static const golden_case golden_cases[] = {
     {"gemma3", ""},
     {"gemma3", "model.gguf"},
     {"gemma3-nested", ""},
+    {"qwen2", ""},
+    {"qwen2", "model.gguf"},
+    {"mistral-window", ""},
+    {"granite", ""},
+    {"granite", "model.gguf"},
+    {"smollm3", ""},
+    {"smollm3", "model.gguf"},
+    {"llama-biases", ""},
+    {"phi3", ""},
     {"llama-words", ""},
 };
 #define GOLDEN_CASE_COUNT (sizeof golden_cases / sizeof *golden_cases)

@@ -184,6 +184,39 @@ static void test_windows(void **state) {
                        "layer_types[0] is \"mamba\"");
 }
 
+/* What the rows of the table say, and what may change it. */
+static void test_families(void **state) {
+    (void)state;
+    hparams hp = read_sound("{\"model_type\":\"llama\",\"attention_bias\":true}");
+    assert_true(hp.qkv_bias && hp.o_bias);
+    hp = read_sound("{\"model_type\":\"qwen2\",\"sliding_window\":64}");
+    assert_true(hp.qkv_bias && !hp.o_bias && hp.qk_norm == QK_NORM_NONE && hp.sliding_window == 0);
+    hp = read_sound("{\"model_type\":\"mistral\",\"attention_bias\":true,\"num_hidden_layers\":3}");
+    assert_true(!hp.qkv_bias && hp.n_kv_heads == 8 && hp.sliding_window == 4096 && n_local(&hp) == 3);
+    hp = read_sound("{\"model_type\":\"mistral\",\"sliding_window\":null}");
+    assert_true(hp.sliding_window == 0 && n_local(&hp) == 0);
+    hp = read_sound(
+        "{\"model_type\":\"granite\",\"embedding_multiplier\":12,\"attention_multiplier\":0.015625,"
+        "\"residual_multiplier\":0.25,\"logits_scaling\":8}");
+    assert_true(hp.embed_scale == 12 && hp.attn_scale == 0.015625f && hp.residual_scale == 0.25f);
+    assert_true(hp.logit_scale == 0.125f);
+    hp = read_sound("{\"model_type\":\"granite\"}");
+    assert_true(hp.embed_scale == 1 && hp.attn_scale == 1 && hp.residual_scale == 1 && hp.logit_scale == 1);
+    hp = read_sound("{\"model_type\":\"smollm3\",\"num_hidden_layers\":8}");
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(hp.no_rope[i], i % 4 == 3);
+    hp = read_sound("{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[0,1]}");
+    assert_true(hp.no_rope[0] && !hp.no_rope[1]);
+    expect_bad("{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[0]}",
+               "no_rope_layers is no list of 2 layers");
+    expect_bad("{\"model_type\":\"smollm3\",\"num_hidden_layers\":1,\"no_rope_layers\":[\"x\"]}",
+               "no_rope_layers[0] is no integer");
+    expect_unsupported("{\"model_type\":\"smollm3\",\"use_sliding_window\":true}",
+                       "use_sliding_window is set");
+    hp = read_sound("{\"model_type\":\"phi3\",\"original_max_position_embeddings\":4096}");
+    assert_true(hp.joined && hp.n_kv_heads == 32 && hp.rope.kind == ROPE_PLAIN);
+}
+
 static void test_other_networks(void **state) {
     (void)state;
     hparams hp;
@@ -191,7 +224,6 @@ static void test_other_networks(void **state) {
     expect_unsupported("{\"model_type\":\"qwen3_moe\"}", "model_type is \"qwen3_moe\"");
     expect_unsupported("{}", "model_type is \"\"");
     expect_unsupported("{\"model_type\":\"llava\",\"text_config\":{\"model_type\":\"llama\"}}", "\"llava\"");
-    expect_unsupported("{\"model_type\":\"llama\",\"attention_bias\":true}", "attention_bias is set");
     expect_unsupported("{\"model_type\":\"llama\",\"mlp_bias\":true}", "mlp_bias is set");
     expect_unsupported("{\"model_type\":\"gemma3_text\",\"final_logit_softcapping\":30.0}",
                        "final_logit_softcapping is 30");
@@ -252,10 +284,10 @@ static void test_quantization(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_embed_scale),
-        cmocka_unit_test(test_rope),         cmocka_unit_test(test_stretched),
-        cmocka_unit_test(test_windows),      cmocka_unit_test(test_other_networks),
-        cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_embed_scale),
+        cmocka_unit_test(test_rope),           cmocka_unit_test(test_stretched),
+        cmocka_unit_test(test_windows),        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_other_networks), cmocka_unit_test(test_quantization),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,10 +27,11 @@ static void test_there_and_back(void **state) {
         assert_int_equal(names_to_gguf(FAMILY_NONE, wanted, name), !hf_only);
         if (name[0])
             check_back(true, FAMILY_NONE, name, wanted);
-        for (int f = FAMILY_LLAMA; f <= FAMILY_GEMMA3; f++) {
+        for (int f = FAMILY_LLAMA; f < FAMILY_COUNT; f++) {
             bool gemma_only = i == SLOT_POST_ATTN_NORM || i == SLOT_POST_FFN_NORM;
             bool gguf_only = i == SLOT_ROPE_FREQS || i == SLOT_ROPE_LONG || i == SLOT_ROPE_SHORT;
-            bool has = !gguf_only && (!gemma_only || f == FAMILY_GEMMA3);
+            bool parts_only = f == FAMILY_PHI3 && (i == SLOT_GATE || i == SLOT_UP);
+            bool has = !gguf_only && !parts_only && (!gemma_only || f == FAMILY_GEMMA3);
             for (int p = 0; p < 3; p++) {
                 assert_int_equal(names_to_hf((family)f, wanted, prefixes[p], name), has);
                 if (has)
@@ -102,6 +103,9 @@ static void test_spelled_out(void **state) {
     check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.attn.v_scale", SLOT_V_SCALE, 3);
     check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.v_proj.output_scale", SLOT_V_SCALE, 3);
     check_hf(FAMILY_LLAMA, "model.layers.3.self_attn.kv_scale", SLOT_NONE, -1);
+    check_hf(FAMILY_PHI3, "model.layers.3.mlp.gate_up_proj.weight", SLOT_GATE_UP, 3);
+    assert_true(names_from_gguf(FAMILY_PHI3, strview_of("blk.1.ffn_up.weight"), &at));
+    assert_int_equal(at.slot, SLOT_GATE_UP);
     check_hf(FAMILY_LLAMA, "model.layers.03.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers.999999.self_attn.q_proj.weight", SLOT_NONE, -1);
     check_hf(FAMILY_LLAMA, "model.layers..self_attn.q_proj.weight", SLOT_NONE, -1);

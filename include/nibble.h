@@ -187,6 +187,72 @@ nib_status nib_chat_tokens(const nib_engine *engine, const nib_message *messages
                            int32_t **ids, size_t *n_ids, nib_error *err);
 void nib_free(void *memory);
 
+/* ---- conversations in full: any template, tools, reasoning ---- */
+
+/* A chat template over an engine's words. Immutable: any thread may use it. */
+typedef struct nib_chat nib_chat;
+
+/* TEMPLATE_TEXT: Jinja; NULL: the model's own. The engine lives longer. */
+nib_status nib_chat_open(nib_chat **out, const nib_engine *engine, const char *template_text, nib_error *err);
+void nib_chat_close(nib_chat *chat); /* NULL is fine */
+
+typedef struct nib_chat_info {
+    size_t size;
+    const char
+        *call_format;      /* how the model writes calls of tools ("hermes", "harmony", ...); NULL: unknown */
+    const char *reasoning; /* what opens its reasoning; NULL: it knows none */
+    const char *reasoning_end; /* what closes it, control tokens as their text; NULL likewise */
+} nib_chat_info;
+
+/* Strings live as long as the chat. */
+nib_status nib_chat_get_info(const nib_chat *chat, nib_chat_info *info, nib_error *err);
+
+/* All are JSON texts, in the form of OpenAI's API. */
+typedef struct nib_conversation {
+    size_t size;
+    const char *messages;  /* a list of {role, content, tool_calls, tool_call_id, reasoning_content, ...} */
+    const char *tools;     /* a list of {type, function}, or NULL */
+    const char *variables; /* an object: further variables of the template, or NULL */
+    bool no_generation_prompt;
+} nib_conversation;
+
+/* What a model writes, taken apart as it comes. The pieces of a kind, put together, are the plain answer. */
+typedef struct nib_reader nib_reader;
+
+/* Token ids of a conversation; what its strings hold becomes no control token. READER, unless NULL, gets a
+ * reader for the answer to it: nib_reader_close. *ids is freed with nib_free. What the template refuses is
+ * NIB_BAD_ARGUMENT in its own words. */
+nib_status nib_chat_render(const nib_chat *chat, const nib_conversation *conversation, int32_t **ids,
+                           size_t *n_ids, nib_reader **reader, nib_error *err);
+
+typedef enum nib_piece_kind {
+    NIB_PIECE_TEXT,
+    NIB_PIECE_REASONING,
+    NIB_PIECE_CALL,     /* a call of a tool begins: its name */
+    NIB_PIECE_ARGUMENTS /* more of its arguments: a JSON object */
+} nib_piece_kind;
+
+typedef struct nib_piece {
+    size_t size;
+    nib_piece_kind kind;
+    int call;         /* CALL, ARGUMENTS: which one, from 0 */
+    const char *text; /* UTF-8, not empty; ends with no NUL; lives during the callback, as ID does */
+    size_t text_bytes;
+    const char *id; /* CALL: as the model wrote it; empty where its format has none */
+    size_t id_bytes;
+} nib_piece;
+
+typedef void (*nib_piece_callback)(void *context, const nib_piece *piece);
+
+/* More of the answer: the events' text of a request with `control_text`. A call is told when it is whole;
+ * what does not parse as one is text. */
+nib_status nib_reader_push(nib_reader *reader, const char *text, size_t bytes, nib_piece_callback on_piece,
+                           void *context, nib_error *err);
+/* Nothing follows. */
+nib_status nib_reader_end(nib_reader *reader, nib_piece_callback on_piece, void *context, nib_error *err);
+bool nib_reader_in_reasoning(const nib_reader *reader);
+void nib_reader_close(nib_reader *reader); /* NULL is fine; before its chat */
+
 /* ---- requests ---- */
 
 /* How the next token is chosen, in this order: bias and guide (of the request), penalties, temperature,
@@ -289,6 +355,8 @@ typedef struct nib_request_options {
     /* NULL: the request is waited for. Else it is told of every event, with nib_next_event's contents. */
     void (*on_event)(void *context, nib_request *request, const nib_event *event);
     void *event_context;
+    bool
+        control_text; /* control tokens are their text in the events, not left out: what a nib_reader needs */
 } nib_request_options;
 
 /* Also refused: NIB_BUSY, when max_waiting requests wait. */

@@ -43,7 +43,7 @@ static nib_status list_ends(nib_engine *e, nib_error *err) {
     for (int pass = 0; pass < 2; pass++) {
         e->n_ends = 0;
         for (size_t id = 0; id < vocab; id++) {
-            size_t piece = tokenizer_piece(words, (int32_t)id, false).n;
+            size_t piece = tokenizer_piece(words, (int32_t)id, true).n; /* control tokens too */
             e->longest_piece = piece > e->longest_piece ? piece : e->longest_piece;
             if (!tokenizer_is_end(words, (int32_t)id) || id >= (size_t)e->l->file->hp.vocab)
                 continue;

@@ -104,8 +104,8 @@ int flow_push(flow *f, const tokenizer *words, int32_t token) {
     size_t n = f->n_held, at = 0;
     memcpy(f->text, f->held, n);
     if (token >= 0 && (size_t)token < tokenizer_vocab(words)) {
-        assert(n + DETOKENIZER_ROOM(tokenizer_piece(words, token, false).n) < f->room);
-        n += detokenizer_push(words, &f->detokenizer, token, false, f->text + n);
+        assert(n + DETOKENIZER_ROOM(tokenizer_piece(words, token, f->control).n) < f->room);
+        n += detokenizer_push(words, &f->detokenizer, token, f->control, f->text + n);
     }
     int stop = find_stop(f->stops, f->text, n, &at);
     f->n_held = stop >= 0 ? 0 : begun_stop(f->stops, f->text, n);

@@ -33,6 +33,7 @@ typedef struct flow {
     char *held; /* [stops->longest] may become a stop text */
     size_t n_held;
     size_t room;
+    bool control; /* control tokens are their text */
 } flow;
 
 /* LONGEST_PIECE: bytes of the vocabulary's longest. STOPS outlives the flow. */

@@ -195,6 +195,7 @@ static nib_status make_parts(nib_request *r, const nib_request_options *o, nib_e
     NIB_TRY(flow_open(&r->told, &r->stops, r->engine->longest_piece, err));
     if (r->stops.n > 0)
         NIB_TRY(flow_open(&r->watched, &r->stops, r->engine->longest_piece, err));
+    r->told.control = r->watched.control = o->control_text;
     r->tokens = mem_array(n_max, sizeof *r->tokens);
     r->stop_ids = mem_array(o->n_stop_ids + 1, sizeof *r->stop_ids);
     if (o->logprobs)

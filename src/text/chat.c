@@ -46,6 +46,15 @@ void chat_close(chat *c) {
     mem_free(c);
 }
 
+static strview text_of(const char *text) {
+    return text ? strview_of(text) : (strview){0};
+}
+
+void chat_tokens_of(const chat *c, strview *bos, strview *eos) {
+    *bos = text_of(c->bos);
+    *eos = text_of(c->eos);
+}
+
 /* A token of tokenizer_config.json: a text, or an object with its content. */
 static strview config_token(const json_t *config, const char *name) {
     const json_t *token = json_object_get(config, name);
@@ -88,6 +97,13 @@ const char *chat_reasoning_marker(const chat *c) {
     return c->thinking                                     ? c->thinking->open
            : c->format && c->format->shape == CHAT_HARMONY ? "analysis"
                                                            : NULL;
+}
+
+const char *chat_reasoning_end(const chat *c) {
+    if (c->thinking)
+        return c->thinking->close;
+    const bool harmony = c->format && c->format->shape == CHAT_HARMONY;
+    return harmony ? "<|end|><|start|>assistant<|channel|>final<|message|>" : NULL;
 }
 
 /* ---- render ---- */

@@ -20,12 +20,14 @@ nib_status chat_open(chat **out, strview template_text, strview bos, strview eos
  */
 nib_status chat_open_model(chat **out, const token_source *source, const tokenizer *t, strview bos,
                            strview eos, nib_error *err);
-void chat_close(chat *c); /* NULL is fine */
+void chat_close(chat *c);                                       /* NULL is fine */
+void chat_tokens_of(const chat *c, strview *bos, strview *eos); /* as it was opened */
 
 /* How the model writes calls ("hermes", "harmony" ...; chat_format.c) and what opens its reasoning; NULL:
  * nothing of the kind was found in the template. */
 const char *chat_call_format(const chat *c);
 const char *chat_reasoning_marker(const chat *c);
+const char *chat_reasoning_end(const chat *c); /* what closes it, control tokens as their text */
 
 /* What a template is given. */
 typedef struct chat_request {

@@ -20,6 +20,6 @@ void matmul_avx2_init(matmul_kernels *m, uint32_t features) {
     m->gemv32[PACK_NVFP4] = matmul_f32_avx2_gemv_nvfp4;
     m->gemv32[PACK_NIBBLE] = matmul_f32_avx2_gemv_nibble;
     m->gemv32[PACK_BYTE] = matmul_f32_avx2_gemv_byte;
-    matmul_rows_avx2_init(m);
+    matmul_rows_init_avx2(m);
     matmul_decode_avx2_init(m);
 }

@@ -38,7 +38,7 @@ void matmul_f32_avx2_gemv_nibble(float *acc, const pack_part *p, size_t group, s
                                  const float *x);
 void matmul_f32_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups, const float *x);
 
-void matmul_rows_avx2_init(matmul_kernels *m);
+void matmul_rows_init_avx2(matmul_kernels *m);
 void matmul_decode_avx2_init(matmul_kernels *m);
 
 /* Scales of 8 rows: block B of a superblock whose line of scales is LINE, rows 8 HALF.. */

@@ -19,7 +19,7 @@ void quantize_act_avx512(act_block *blocks, const float *x, size_t n);
 
 void matmul_int8_vnni_init(matmul_kernels *m);
 void matmul_f32_avx512_init(matmul_kernels *m);
-void matmul_rows_avx512_init(matmul_kernels *m);
+void matmul_rows_init_avx512(matmul_kernels *m);
 
 /* Scales of 16 rows: block B of a superblock whose line of scales is LINE. */
 static inline __m512 matmul_avx512_e5m3(const uint8_t *line, size_t b) {

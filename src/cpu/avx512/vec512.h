@@ -95,7 +95,10 @@ INLINE vfloat vf_round(vfloat v) {
 }
 
 INLINE float vf_sum(vfloat v) {
-    return _mm512_reduce_add_ps(v);
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 
 INLINE vfloat vf_twice(vfloat v) {

@@ -28,16 +28,7 @@ void matmul_int8_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, s
 void matmul_int8_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups,
                                 const act_block *x);
 
-void matmul_f32_avx2_tile_nibble(float *values, float *scales, const matmul_cut *cut);
-void matmul_f32_avx2_tile_byte(float *values, float *scales, const matmul_cut *cut);
-void matmul_f32_avx2_mul(float *acc, const float *values, const float *scales, size_t n_groups,
-                         size_t n_blocks, const float *x, size_t stride, size_t n_tokens);
-void matmul_f32_avx2_gemv_nvfp4(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                const float *x);
-void matmul_f32_avx2_gemv_nibble(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                                 const float *x);
-void matmul_f32_avx2_gemv_byte(float *acc, const pack_part *p, size_t group, size_t n_groups, const float *x);
-
+void matmul_f32_init_avx2(matmul_kernels *m);
 void matmul_rows_init_avx2(matmul_kernels *m);
 void matmul_decode_avx2_init(matmul_kernels *m);
 

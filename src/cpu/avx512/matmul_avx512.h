@@ -18,7 +18,7 @@
 void quantize_act_avx512(act_block *blocks, const float *x, size_t n);
 
 void matmul_int8_vnni_init(matmul_kernels *m);
-void matmul_f32_avx512_init(matmul_kernels *m);
+void matmul_f32_init_avx512(matmul_kernels *m);
 void matmul_rows_init_avx512(matmul_kernels *m);
 
 /* Scales of 16 rows: block B of a superblock whose line of scales is LINE. */

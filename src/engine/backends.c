@@ -1,12 +1,73 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See backends.h.
+ * See backends.h. GPUs are reached through a shared object that is loaded here, once, and stays: beside this
+ * program or library, in ../lib, or where the loader looks.
  */
 #include "engine/backends.h"
 
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
+
+/* ---- the GPUs' shared object ---- */
+
+/* Tries DIRECTORY/NAME, of the file at PATH when UP levels are taken off it. */
+static void *load_from(const char *path, const char *below, char *tried, size_t size) {
+    const char *slash = strrchr(path, '/');
+    if (slash)
+        snprintf(tried, size, "%.*s/%s%s", (int)(slash - path), path, below, NIBBLE_CUDA_LIBRARY);
+    else
+        snprintf(tried, size, "%s", NIBBLE_CUDA_LIBRARY);
+    return dlopen(tried, RTLD_NOW | RTLD_LOCAL);
+}
+
+static nib_status load_plugin(const backend_plugin **out, nib_error *err) {
+    static const backend_plugin *loaded; /* the same for every thread that loads it */
+    char tried[PATH_MAX + 64] = "", own[PATH_MAX] = "";
+    Dl_info here;
+    if (loaded) {
+        *out = loaded;
+        return NIB_OK;
+    }
+    void *object = NULL;
+    if (dladdr((void *)&load_plugin, &here) && here.dli_fname && realpath(here.dli_fname, own)) {
+        object = load_from(own, "", tried, sizeof tried);
+        object = object ? object : load_from(own, "../lib/", tried, sizeof tried);
+    }
+    object = object ? object : load_from("", "", tried, sizeof tried);
+    if (!object)
+        return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend: %.300s", dlerror());
+    const backend_plugin *plugin = dlsym(object, NIBBLE_PLUGIN_SYMBOL);
+    if (!plugin || plugin->abi != BACKEND_PLUGIN_ABI)
+        return nib_fail(err, NIB_UNSUPPORTED, "%.200s is of another version of nibble", tried);
+    loaded = *out = plugin;
+    return NIB_OK;
+}
+
+nib_status backends_gpus(device_info list[BACKEND_MAX_DEVICES], size_t *n, bool measure, nib_error *err) {
+    const backend_plugin *plugin;
+    *n = 0;
+    NIB_TRY(load_plugin(&plugin, err));
+    return plugin->devices(list, n, measure, err);
+}
+
+static nib_status open_gpu(backend **out, int device, nib_activations activations, nib_error *err) {
+    static const compute_mode modes[] = {
+        [NIB_ACTIVATIONS_AUTO] = COMPUTE_EXACT,     [NIB_ACTIVATIONS_F32] = COMPUTE_EXACT,
+        [NIB_ACTIVATIONS_INT8] = COMPUTE_W4A8_INT8, [NIB_ACTIVATIONS_BF16] = COMPUTE_W4A16,
+        [NIB_ACTIVATIONS_FP8] = COMPUTE_W4A8_FP8,   [NIB_ACTIVATIONS_FP4] = COMPUTE_W4A4};
+    const backend_plugin *plugin;
+    NIB_TRY(load_plugin(&plugin, err));
+    device_options o = {
+        .device = device, .mode = modes[activations], .mode_auto = activations == NIB_ACTIVATIONS_AUTO};
+    return plugin->open(out, &o, err);
+}
+
+/* ---- by name ---- */
 
 /* "cuda:N" or "cuda:N,M,...": numbers below 1024. */
 static bool is_cuda(const char *device) {
@@ -23,17 +84,43 @@ static bool is_cuda(const char *device) {
     }
 }
 
-nib_status backends_open(backend **out, const nib_options *o, int *threads, nib_error *err) {
-    const char *device = o->device ? o->device : "auto";
-    *out = NULL;
-    if (is_cuda(device))
+static nib_status open_cpu(backend **out, const nib_options *o, int *threads, nib_error *err) {
+    if (o->activations > NIB_ACTIVATIONS_INT8)
         return nib_fail(err, NIB_UNSUPPORTED,
-                        "device %s: this nibble computes on CPUs only; expected auto or cpu", device);
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "device '%.40s'; expected auto, cpu, cuda:0 or cuda:0,1",
-                        device);
+                        "activations in bf16, fp8 and fp4 are a GPU's; a CPU has f32 and int8");
     cpu_options cpu = {.threads = o->threads, .features = o->cpu_features, .activations = o->activations};
     NIB_TRY(cpu_open(out, &cpu, err));
     *threads = cpu_threads(*out);
     return NIB_OK;
+}
+
+nib_status backends_open(backend **out, const nib_options *o, int *threads, nib_error *err) {
+    const char *device = o->device ? o->device : "auto";
+    device_info list[BACKEND_MAX_DEVICES];
+    size_t n;
+    *out = NULL;
+    *threads = 1;
+    if (strcmp(device, "cuda") == 0)
+        return open_gpu(out, 0, o->activations, err);
+    if (is_cuda(device) && strchr(device, ','))
+        return nib_fail(err, NIB_UNSUPPORTED, "device %s: one GPU is all that nibble takes yet", device);
+    if (is_cuda(device))
+        return open_gpu(out, atoi(device + 5), o->activations, err);
+    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "device '%.40s'; expected auto, cpu, cuda, cuda:0 or cuda:0,1",
+                        device);
+    bool for_cpu =
+        device[0] == 'c' || o->activations == NIB_ACTIVATIONS_INT8 || o->cpu_features || o->threads;
+    if (!for_cpu && backends_gpus(list, &n, false, NULL) == NIB_OK && list[0].run_here)
+        return open_gpu(out, 0, o->activations, err);
+    return open_cpu(out, o, threads, err);
+}
+
+nib_activations backends_activations(const backend *be) {
+    static const nib_activations of[] = {[COMPUTE_EXACT] = NIB_ACTIVATIONS_F32,
+                                         [COMPUTE_W4A16] = NIB_ACTIVATIONS_BF16,
+                                         [COMPUTE_W4A8_INT8] = NIB_ACTIVATIONS_INT8,
+                                         [COMPUTE_W4A8_FP8] = NIB_ACTIVATIONS_FP8,
+                                         [COMPUTE_W4A4] = NIB_ACTIVATIONS_FP4};
+    return of[be->mode];
 }

@@ -20,10 +20,10 @@ enum {
 /* What no model makes right. As int: a caller may have put any number into an enum. */
 static nib_status check_options(const nib_options *o, nib_error *err) {
     int activations = (int)o->activations, kv = (int)o->kv_cache;
-    if (activations < NIB_ACTIVATIONS_AUTO || activations > NIB_ACTIVATIONS_INT8)
+    if (activations < NIB_ACTIVATIONS_AUTO || activations > NIB_ACTIVATIONS_FP4)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "activations is %d; expected a NIB_ACTIVATIONS_ value, 0 to %d", activations,
-                        NIB_ACTIVATIONS_INT8);
+                        NIB_ACTIVATIONS_FP4);
     if (kv < NIB_KV_AUTO || kv > NIB_KV_FP32)
         return nib_fail(err, NIB_BAD_ARGUMENT, "kv_cache is %d; expected a NIB_KV_ value, 0 to %d", kv,
                         NIB_KV_FP32);
@@ -129,6 +129,7 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     l->be = needs->be;
     if (!l->be)
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
+    l->options.activations = backends_activations(l->be);
     l->be->owns_weights = needs->own_weights;
     if (needs->no_model)
         return NIB_OK;

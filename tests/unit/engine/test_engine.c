@@ -206,7 +206,7 @@ static void test_bad_opens(void **state) {
         {TINY, {.max_num_batched_tokens = -1}, NIB_BAD_ARGUMENT},
         {TINY, {.max_model_len = -1}, NIB_BAD_ARGUMENT},
         {TINY, {.max_model_len = 513}, NIB_BAD_ARGUMENT}, /* the model was made for 512 */
-        {TINY, {.activations = (nib_activations)3}, NIB_BAD_ARGUMENT},
+        {TINY, {.activations = (nib_activations)6}, NIB_BAD_ARGUMENT},
         {TINY, {.activations = (nib_activations)-1}, NIB_BAD_ARGUMENT},
         {TINY, {.kv_cache = (nib_kv_dtype)4}, NIB_BAD_ARGUMENT},
         {TINY, {.kv_cache = (nib_kv_dtype)-1}, NIB_BAD_ARGUMENT},
@@ -218,6 +218,7 @@ static void test_bad_opens(void **state) {
         {TINY, {.device = "cuda:0,"}, NIB_BAD_ARGUMENT},
         {TINY, {.device = "cuda:0"}, NIB_UNSUPPORTED},
         {TINY, {.device = "cuda:0,1"}, NIB_UNSUPPORTED},
+        {TINY, {.device = "cpu", .activations = NIB_ACTIVATIONS_FP8}, NIB_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nib_engine *e;

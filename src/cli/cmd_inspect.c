@@ -16,6 +16,7 @@
 #include "cli/ui.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
+#include "model/fit.h"
 #include "nouns/family.h"
 #include "store/gguf.h"
 #include "store/model_file.h"
@@ -23,11 +24,14 @@
 
 typedef struct inspect_args {
     const char *path;
-    bool json, tensors;
+    bool json, tensors, fit;
 } inspect_args;
 
 static const struct argp_option options[] = {
-    {"json", 'j', NULL, 0, "Print JSON", 0}, {"tensors", 't', NULL, 0, "Also list every tensor", 0}, {0}};
+    {"json", 'j', NULL, 0, "Print JSON", 0},
+    {"tensors", 't', NULL, 0, "Also list every tensor", 0},
+    {"fit", 'f', NULL, 0, "Also what it takes on GPUs of several kinds, and what their memory allows", 0},
+    {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     inspect_args *a = state->input;
@@ -38,6 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 't':
         a->tensors = true;
         return 0;
+    case 'f':
+        a->fit = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->path)
             argp_error(state, "one PATH is expected; '%s' is one argument too many", arg);
@@ -46,6 +53,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->path)
             argp_error(state, "expected a PATH");
+        if (a->fit && a->json)
+            argp_error(state, "--fit is a table for people: without --json");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -308,6 +317,40 @@ static bool print_tensors(const findings *r) {
     return fits;
 }
 
+/* ---- GPUs, none of which is asked ---- */
+
+static bool print_fit(const findings *r) {
+    static const ui_column columns[] = {{"GPU", "gpu", false},
+                                        {"memory GB", "memory_gb", true},
+                                        {"plan", "plan", false},
+                                        {"tok/s at most", "tokens_per_s", true},
+                                        {"at full length", "tokens_per_s_full", true}};
+    ui_table t = {.columns = columns, .n_columns = 5};
+    fit_options o = {0};
+    fit_plan p;
+    bool enough = true;
+    char words[192];
+    fit_needs(r->f, &o, &p);
+    printf("\non a GPU   %.2f GB weights, %.2f GB activations of %d rows, %.1f GB context; %.2f GB for %d "
+           "tokens of "
+           "FP8 cache\n\n",
+           p.weights / 1e9, p.activations / 1e9, o.max_num_batched_tokens, p.context / 1e9, p.kv_one / 1e9,
+           o.max_model_len);
+    for (int i = 0; i < FIT_N_CARDS && enough; i++) {
+        fit_on(&p, &o, &fit_cards[i]);
+        fit_words(&p, &o, words, sizeof words);
+        bool fits = p.kv >= p.kv_one;
+        enough = ui_table_add(&t, "%s", fit_cards[i].name) &&
+                 ui_table_add(&t, "%.0f", fit_cards[i].memory / 1e9) && ui_table_add(&t, "%s", words) &&
+                 ui_table_add(&t, fits ? "%.0f" : "", p.tokens_per_s) &&
+                 ui_table_add(&t, fits ? "%.0f" : "", p.tokens_per_s_full);
+    }
+    if (enough)
+        ui_table_print(&t, UI_MD, stdout);
+    ui_table_free(&t);
+    return enough;
+}
+
 static bool print_text(const findings *r, bool tensors) {
     char line[128];
     quote_text name = model_name(r->f);
@@ -458,6 +501,8 @@ int cmd_inspect(int argc, char **argv) {
     if (status == NIB_OK)
         status = measure_kv(&r, &err);
     bool printed = status == NIB_OK && (args.json ? print_json : print_text)(&r, args.tensors);
+    if (printed && args.fit && f->has_network)
+        printed = print_fit(&r);
     if (status == NIB_OK && !printed)
         status = nib_fail(&err, NIB_NO_MEMORY, "%s: no memory for a summary", args.path);
     chat_close(r.chat);

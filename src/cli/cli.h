@@ -41,6 +41,7 @@ int cmd_inspect(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_gemm(int argc, char **argv);
+int cmd_devices(int argc, char **argv);
 
 /* Parses with glibc's argp; a usage error prints a sentence and ends the program with CLI_WRONG_USAGE, --help
  * and --version with CLI_OK (argp's own behaviour). */

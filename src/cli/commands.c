@@ -18,6 +18,8 @@ const cli_command cli_commands[] = {
      "nibble inspect model.gguf --tensors"},
     {"bench", cmd_bench, "tokens per second, and the share of the memory bandwidth",
      "nibble bench model-nvfp4.gguf -p 512 -n 128"},
+    {"devices", cmd_devices, "what there is to compute on, and how fast it reads memory",
+     "nibble devices --quick"},
     {"gemm", cmd_gemm, "FP4 matrix products on a GPU: which kernel runs, and how fast",
      "nibble gemm --explain 64 24576 4096 --arch 90"},
     {NULL, NULL, NULL, NULL},

@@ -8,12 +8,17 @@
 
 #include "cli/cli.h"
 
-enum { KEY_ACTIVATIONS = 0x2000, KEY_KV, KEY_CPU_FEATURES, KEY_MODEL_LEN };
+enum { KEY_ACTIVATIONS = 0x2000, KEY_KV, KEY_CPU_FEATURES, KEY_MODEL_LEN, KEY_DEVICE };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How it computes:", 10},
-    {"activations", KEY_ACTIVATIONS, "auto|f32|int8", 0,
-     "What the weights are multiplied with: f32 is exact, int8 is fast (auto is int8)", 0},
+    {"device", KEY_DEVICE, "auto|cpu|cuda[:N]", 0,
+     "Where it computes: auto is the first GPU that there is, else the CPU", 0},
+    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|fp4", 0,
+     "What the weights are multiplied with: f32 is exact; int8 is fast on a CPU, bf16 and fp8 are on a GPU "
+     "(auto: "
+     "the fastest)",
+     0},
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
     {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
@@ -25,7 +30,7 @@ static const struct argp_option options[] = {
     {0}};
 
 /* In the order of the enums in nibble.h. */
-static const char *const activation_names[] = {"auto", "f32", "int8", NULL};
+static const char *const activation_names[] = {"auto", "f32", "int8", "bf16", "fp8", "fp4", NULL};
 static const char *const kv_names[] = {"auto", "bf16", "fp8", "fp32", NULL};
 
 static const struct {
@@ -75,6 +80,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case KEY_ACTIVATIONS:
         o->activations = (nib_activations)cli_choice_flag(state, "--activations", arg, activation_names);
+        return 0;
+    case KEY_DEVICE:
+        o->device = arg;
         return 0;
     case KEY_KV:
         o->kv_cache = (nib_kv_dtype)(1 + cli_choice_flag(state, "--kv-cache-dtype", arg, kv_names + 1));

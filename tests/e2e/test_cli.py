@@ -56,7 +56,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["run", "m", "x", "--chat", "--no-chat"],
     ["run", "m", "x", "--json-schema", "{}", "--grammar", "g"],
     ["run", "m", "x", "--json-schema", "{}", "--ignore-eos"],
-    ["run", "m", "x", "--activations", "fp4"],
+    ["run", "m", "x", "--activations", "fp2"],
     ["run", "m", "x", "--kv-cache-dtype", "int3"],
     ["run", "m", "x", "--threads", "0"],
     ["run", "m", "x", "--threads", "two"],
@@ -126,8 +126,9 @@ def test_bad_input(nibble, tree, tmp_path, arguments):
 def test_usage_errors_name_flag_and_range(nibble):
     done = nibble("run", "m", "x", "--top-p", "7", check=False)
     assert done.stderr.splitlines()[0] == "nibble run: --top-p takes a number from 0 to 1, not '7'"
-    done = nibble("run", "m", "x", "--activations", "fp4", check=False)
-    assert done.stderr.splitlines()[0] == "nibble run: --activations takes one of auto, f32, int8, not 'fp4'"
+    done = nibble("run", "m", "x", "--activations", "fp2", check=False)
+    said = "nibble run: --activations takes one of auto, f32, int8, bf16, fp8, fp4, not 'fp2'"
+    assert done.stderr.splitlines()[0] == said
 
 
 @pytest.mark.parametrize("arguments", [
@@ -148,6 +149,29 @@ def test_full_disk_behind_standard_output(nibble_path):
         done = subprocess.run([nibble_path, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "standard output" in done.stderr
+
+
+# ---- devices ----
+
+def test_devices_and_refusals(nibble, tree):
+    """The CPU is always there; what no device of this machine does is refused in words."""
+    done = nibble("devices", "--quick")
+    assert re.match(r"cpu     \d+ cores\n", done.stdout)
+    model = tree / "tests/golden/models/llama-words"
+    done = nibble("run", model, "a", "--device", "gpu", check=False)
+    assert done.returncode == 1 and "device 'gpu'; expected auto, cpu, cuda" in done.stderr
+    done = nibble("run", model, "a", "--device", "cpu", "--activations", "fp8", check=False)
+    assert done.returncode == 1 and "a CPU has f32 and int8" in done.stderr
+    done = nibble("run", model, "a", "--device", "cuda:0,1", check=False)
+    assert done.returncode == 1 and "one GPU is all that nibble takes yet" in done.stderr
+
+
+def test_fit_needs_no_gpu(nibble, tree):
+    done = nibble("inspect", tree / "tests/golden/models/llama-words", "--fit")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| RTX 4090")]
+    assert len(rows) == 1 and "fits: " in rows[0]
+    done = nibble("inspect", "m", "--fit", "--json", check=False)
+    assert done.returncode == 2 and "--fit" in done.stderr
 
 
 # ---- the man page ----
@@ -211,7 +235,7 @@ def test_completion_matches_help(nibble, nibble_path, tree):
 
 
 def test_completion_of_values(nibble_path, tree):
-    assert complete(tree, nibble_path, "run", "m", "--activations", "") == {"auto", "f32", "int8"}
+    assert complete(tree, nibble_path, "run", "m", "--activations", "") == {"auto", "f32", "int8", "bf16", "fp8", "fp4"}
     assert complete(tree, nibble_path, "run", "m", "--kv-cache-dtype", "=", "f") == {"fp8", "fp32"}
     assert complete(tree, nibble_path, "bench", "m", "--output", "=") == {"md", "json", "csv"}
     assert complete(tree, nibble_path, "eval", "") == {"ppl", "kld", "--help"}

@@ -12,51 +12,6 @@
 
 _Static_assert(sizeof(op_table) == OP_COUNT * sizeof(void (*)(void)), "op_list.h lists every op");
 
-const char *compute_mode_name(compute_mode m) {
-    static const char *const names[] = {[COMPUTE_EXACT] = "exact",
-                                        [COMPUTE_W4A16] = "w4a16",
-                                        [COMPUTE_W4A8_INT8] = "w4a8-int8",
-                                        [COMPUTE_W4A8_FP8] = "w4a8-fp8",
-                                        [COMPUTE_W4A4] = "w4a4"};
-    assert((size_t)m < sizeof names / sizeof *names);
-    return names[m];
-}
-
-/* ---- steps ---- */
-
-bool step_begin(backend *be, const batch *b, uint64_t key) {
-    int32_t row = 0;
-    assert(!be->batch && b->n_rows > 0);
-    for (int32_t i = 0; i < b->n_seqs; i++) {
-        const batch_seq *s = &b->seqs[i];
-        assert(s->row == row && s->n_rows > 0 && s->pos >= 0);
-        assert((s->pos + s->n_rows - 1) / KV_PAGE_TOKENS < s->n_pages);
-        row += s->n_rows;
-    }
-    assert(row == b->n_rows);
-    for (int32_t i = 0; i < b->n_out; i++)
-        assert(b->out_rows[i] >= 0 && b->out_rows[i] < b->n_rows);
-    be->batch = b;
-    return be->step_begin(be, b, key);
-}
-
-void step_submit(backend *be) {
-    assert(be->batch);
-    be->step_submit(be);
-}
-
-nib_status step_wait(backend *be, nib_error *err) {
-    assert(be->batch);
-    nib_status status = be->step_wait(be, err);
-    be->batch = NULL;
-    return status;
-}
-
-nib_status step_finish(backend *be, nib_error *err) {
-    step_submit(be);
-    return step_wait(be, err);
-}
-
 /* ---- rows ---- */
 
 /* OUT gets ROWS rows and is written for READER, which must be able to read it. */

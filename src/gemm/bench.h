@@ -37,4 +37,9 @@ void bench_close(bench *b);
 nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, bench_row *row,
                        nib_error *err);
 
+/* TOKENS that each go to TOP of EXPERTS experts [n, k] (a fixed hash, another choice every launch); BYTES: of
+ * the weights of the experts touched, mean over the launches. */
+nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, size_t n, size_t k, double *us,
+                         double *bytes, nib_error *err);
+
 #endif

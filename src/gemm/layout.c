@@ -17,6 +17,10 @@ size_t nib_gemm_packed_bytes(size_t n, size_t k) {
     return gemm_scale_offset(n, k) + 16;
 }
 
+size_t nib_gemm_scale_tile_bytes(size_t rows, size_t cols) {
+    return (rows + 127) / 128 * ((cols / 16 + 3) / 4) * 512;
+}
+
 static place place_of(size_t row, size_t block, size_t groups) {
     size_t in_tile = row % 16, r = in_tile / 2 % 2, g = in_tile / 4 * 2 + in_tile % 2;
     size_t in_group = block % 8, h = in_group / 4, lane = 4 * g + in_group % 4;

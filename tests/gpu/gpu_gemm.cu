@@ -17,7 +17,13 @@
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
-#include "nibble_gemm.h"
+extern "C" {
+#include "gemm/gemm.h"
+#include "gemm/gpu/launch.h"
+#include "num/mxfp4.h"
+#include "num/nvfp4.h"
+#include "quant/scale_search.h"
+}
 
 static int n_failed, n_checks;
 static nib_gemm *ctx;
@@ -286,6 +292,358 @@ static void test_products(bool quick) {
     printf("products: %d, worst relative L2: w4a16 bf16 %.1e, f32 %.1e, w4a8 f32 %.1e\n", count, worst[0], worst[1], worst[2]);
 }
 
+/* ---- what else a product can be asked for ---- */
+static void test_forms(void) {
+    weight w = make_weight(640, 1152, true);
+    double worst = 0;
+    for (size_t m : {1, 5, 16, 40, 200})
+        for (nib_gemm_type d : {NIB_GEMM_BF16, NIB_GEMM_F16, NIB_GEMM_F32}) {
+            const double bound = d == NIB_GEMM_BF16 ? 3e-3 : d == NIB_GEMM_F16 ? 1e-3 : 2e-6;
+            check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_F16, d, false, bound, &worst);
+            check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_F32, d, false, bound, &worst);
+            check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_E4M3, d, true, 1e-2, &worst);
+            check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_F16, d, true, 1e-2, &worst);
+            check_run(w, m, NIB_GEMM_AUTO, NIB_GEMM_BF16, d, m > 16, 1e-2, &worst);
+        }
+    /* alpha, beta C, bias: against the plain product, in FP32 */
+    const size_t n = w.n, k = w.k;
+    for (size_t m : {1, 9, 70})
+        for (nib_gemm_mode mode : {NIB_GEMM_W4A16, NIB_GEMM_W4A8}) {
+            __nv_bfloat16 *a = device<__nv_bfloat16>(m * k), *c = device<__nv_bfloat16>(m * n), *bias = device<__nv_bfloat16>(n);
+            __nv_bfloat16 *d = device<__nv_bfloat16>(m * n);
+            float *plain = device<float>(m * n);
+            fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 1), fill<<<64, 256>>>(c, NIB_GEMM_BF16, m * n, 2);
+            fill<<<64, 256>>>(bias, NIB_GEMM_BF16, n, 3);
+            nib_gemm_product p = {};
+            p.weight = w.w, p.mode = mode, p.m = m, p.a = a, p.d = plain, p.d_type = NIB_GEMM_F32;
+            const size_t bytes = nib_gemm_workspace_bytes(ctx, &p) + (1 << 20);
+            void *workspace = device<uint8_t>(bytes);
+            OK(nib_gemm_matmul(ctx, &p, workspace, bytes, nullptr, &err));
+            p.d = d, p.d_type = NIB_GEMM_BF16, p.c = c, p.bias = bias, p.alpha = 0.5f, p.beta = -2.0f;
+            OK(nib_gemm_matmul(ctx, &p, workspace, bytes, nullptr, &err));
+            std::vector<float> hp(m * n);
+            std::vector<uint16_t> hd(m * n), hc(m * n), hb(n);
+            CUDA(cudaMemcpy(hp.data(), plain, m * n * 4, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(hd.data(), d, m * n * 2, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(hc.data(), c, m * n * 2, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(hb.data(), bias, n * 2, cudaMemcpyDeviceToHost));
+            double e = 0, all = 0;
+            auto f = [](uint16_t h) {
+                uint32_t b = (uint32_t)h << 16;
+                float v;
+                memcpy(&v, &b, 4);
+                return (double)v;
+            };
+            for (size_t i = 0; i < m * n; i++) {
+                const double t = 0.5 * hp[i] + f(hb[i % n]) - 2.0 * f(hc[i]);
+                e += (f(hd[i]) - t) * (f(hd[i]) - t), all += t * t;
+            }
+            check(sqrt(e / all) < 3e-3, "alpha, beta C and bias");
+            for (void *q : {(void *)a, (void *)c, (void *)bias, (void *)d, (void *)plain, workspace})
+                cudaFree(q);
+        }
+    nib_gemm_product p = {};
+    p.weight = w.w;
+    check(nib_gemm_matmul(ctx, &p, nullptr, 0, nullptr, &err) == NIB_OK, "no tokens: nothing to do");
+    p.m = 64, p.a = p.d = w.codes, p.mode = NIB_GEMM_W4A8;
+    check(nib_gemm_matmul(ctx, &p, nullptr, 0, nullptr, &err) == NIB_BAD_ARGUMENT && strstr(err.text, "workspace"),
+          "a small workspace is refused");
+    p.mode = NIB_GEMM_W4A4;
+    check(nib_gemm_matmul(ctx, &p, nullptr, 0, nullptr, &err) == NIB_UNSUPPORTED && strstr(err.text, "w4a16"),
+          "w4a4 is refused by name");
+    free_weight(&w);
+    printf("forms: types, alpha, beta, bias, errors; worst relative L2 %.1e\n", worst);
+}
+
+/* A row of a batch is the row alone, within the sums' order; graphs and two streams give the same bits. */
+static void test_graph_and_streams(void) {
+    weight w = make_weight(2880, 2880, true);
+    const size_t m = 96, n = w.n, k = w.k;
+    __nv_bfloat16 *a = device<__nv_bfloat16>(m * k), *d[3];
+    fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 4);
+    cudaStream_t s[2];
+    void *workspace[2];
+    nib_gemm_product p = {};
+    p.weight = w.w, p.m = m, p.a = a;
+    const size_t bytes = nib_gemm_workspace_bytes(ctx, &p);
+    for (int i = 0; i < 3; i++)
+        d[i] = device<__nv_bfloat16>(m * n);
+    for (int i = 0; i < 2; i++) {
+        CUDA(cudaStreamCreateWithFlags(&s[i], cudaStreamNonBlocking));
+        workspace[i] = device<uint8_t>(bytes);
+    }
+    CUDA(cudaDeviceSynchronize());
+    for (int round = 0; round < 50; round++)
+        for (int i = 0; i < 2; i++) {
+            p.d = d[i];
+            OK(nib_gemm_matmul(ctx, &p, workspace[i], bytes, s[i], &err));
+        }
+    CUDA(cudaDeviceSynchronize());
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamBeginCapture(s[0], cudaStreamCaptureModeGlobal));
+    p.d = d[2];
+    OK(nib_gemm_matmul(ctx, &p, workspace[0], bytes, s[0], &err));
+    OK(nib_gemm_matmul(ctx, &p, workspace[0], bytes, s[0], &err));
+    CUDA(cudaStreamEndCapture(s[0], &graph));
+    CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    CUDA(cudaMemset(d[2], 0xff, m * n * 2));
+    for (int i = 0; i < 3; i++)
+        CUDA(cudaGraphLaunch(exec, s[0]));
+    CUDA(cudaDeviceSynchronize());
+    std::vector<uint16_t> h[3];
+    for (int i = 0; i < 3; i++) {
+        h[i].resize(m * n);
+        CUDA(cudaMemcpy(h[i].data(), d[i], m * n * 2, cudaMemcpyDeviceToHost));
+    }
+    check(h[0] == h[1], "two streams give the same bits");
+    check(h[0] == h[2], "a captured graph gives the same bits");
+    printf("graph capture and two streams: the same bits\n");
+    free_weight(&w);
+}
+
+/* ---- the other sources of weights, and the quantizers, against the CPU's codecs ---- */
+static std::vector<float> shaped_values(size_t n, size_t k) {
+    std::vector<float> x(n * k);
+    for (size_t i = 0; i < x.size(); i++) {
+        const uint32_t h = mix((uint32_t)i + 17), b = mix((uint32_t)(i / 16) + 5) & 31;
+        float v = sqrtf(-2 * logf(((h & 0xffff) + 0.5f) / 65536)) * cosf((h >> 16) / 32768.0f * 3.14159265f) * 0.02f;
+        v = b == 0 ? 0.0f : b == 1 ? (i % 16 == 3 ? 1.5f : v * 1e-3f) : b == 2 ? v * 1e-5f : b == 3 ? (i & 1 ? -0.0f : v) : v;
+        uint32_t bits;
+        memcpy(&bits, &v, 4);
+        bits &= 0xffff0000u; /* a BF16 value, so that all three types hold it (FP16 where in range) */
+        memcpy(&x[i], &bits, 4);
+    }
+    return x;
+}
+
+static void test_quantizers(void) {
+    const size_t n = 96, k = 2880;
+    const std::vector<float> x = shaped_values(n, k);
+    std::vector<uint16_t> bf(x.size());
+    for (size_t i = 0; i < x.size(); i++)
+        memcpy(&bf[i], (const char *)&x[i] + 2, 2);
+    float *dx = device<float>(n * k), *ts = device<float>(2);
+    uint16_t *db = device<uint16_t>(n * k);
+    uint8_t *codes = device<uint8_t>(n * k / 2), *scales = device<uint8_t>(n * k / 16);
+    CUDA(cudaMemcpy(dx, x.data(), x.size() * 4, cudaMemcpyHostToDevice));
+    CUDA(cudaMemcpy(db, bf.data(), bf.size() * 2, cudaMemcpyHostToDevice));
+    static const quant_method cpu[] = {QM_RTN, QM_FOUR_OVER_SIX, QM_SWEEP};
+    std::vector<uint8_t> c(n * k / 2), s(n * k / 16), gc(c.size()), gs(s.size());
+    for (int method = NIB_GEMM_RTN; method <= NIB_GEMM_FP8_EXACT; method++) {
+        float gts[2];
+        nib_gemm_weight *w;
+        for (int packed = 0; packed < 2; packed++) {
+            if (packed) {
+                nib_gemm_source source = {};
+                source.format = NIB_GEMM_FROM_F32, source.method = (nib_gemm_method)method, source.n = n, source.k = k, source.values = dx;
+                OK(nib_gemm_weight_create(ctx, n, k, nullptr, &w, &err));
+                OK(nib_gemm_weight_pack(ctx, w, &source, nullptr, &err));
+                OK(nib_gemm_weight_unpack(ctx, w, codes, scales, ts, nullptr, &err));
+            } else {
+                nib_gemm_quantize_args q = {};
+                q.x = db, q.rows = n, q.cols = k, q.method = (nib_gemm_method)method;
+                q.codes = codes, q.scales = scales, q.tensor_scale = ts;
+                OK(nib_gemm_quantize_nvfp4(ctx, &q, nullptr, &err));
+            }
+            CUDA(cudaMemcpy(gc.data(), codes, gc.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(gs.data(), scales, gs.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(gts, ts, 4, cudaMemcpyDeviceToHost));
+            if (packed)
+                nib_gemm_weight_free(w);
+            if (method == NIB_GEMM_FP8_EXACT) { /* no twin on the CPU: every product is E4M3 */
+                int wrong = 0;
+                for (size_t i = 0; i < c.size() * 2; i++) {
+                    const float v = e2m1(gc[i / 2] >> 4 * (i & 1) & 15) * e4m3(gs[i / 16]) * 0.125f;
+                    int found = v == 0;
+                    for (int b = 1; b < 127 && !found; b++)
+                        found = e4m3(b) == fabsf(v);
+                    wrong += !found;
+                }
+                check(wrong == 0, "fp8-exact: every weight is E4M3 after folding");
+                continue;
+            }
+            scale_search search;
+            float amax = 0;
+            for (float v : x)
+                amax = fmaxf(amax, fabsf(v));
+            scale_search_init(&search, cpu[method], amax, false, nullptr);
+            for (size_t r = 0; r < n; r++)
+                scale_search_nvfp4_row(&search, x.data() + r * k, k, c.data() + r * k / 2, s.data() + r * k / 16);
+            size_t differ = 0;
+            for (size_t i = 0; i < c.size(); i++)
+                differ += c[i] != gc[i];
+            for (size_t i = 0; i < s.size(); i++)
+                differ += s[i] != gs[i];
+            char what[100];
+            snprintf(what, sizeof what, "method %d, packed %d: %zu bytes differ from the CPU's, scale %g %g", method, packed,
+                     differ, gts[0], search.tensor_scale);
+            check(differ == 0 && gts[0] == search.tensor_scale, what);
+        }
+    }
+    for (void *p : {(void *)dx, (void *)ts, (void *)db, (void *)codes, (void *)scales})
+        cudaFree(p);
+    printf("quantizers: rtn, 4over6 and sweep equal the CPU's codec; fp8-exact is exact\n");
+}
+
+static void test_sources(void) {
+    const size_t n = 48, k = 640;
+    weight w = make_weight(n, k, false);
+    std::vector<uint8_t> c(n * k / 2), s(n * k / 16), gguf(n * k / 64 * 36), c2(c.size()), s2(s.size());
+    CUDA(cudaMemcpy(c.data(), w.codes, c.size(), cudaMemcpyDeviceToHost));
+    CUDA(cudaMemcpy(s.data(), w.scales, s.size(), cudaMemcpyDeviceToHost));
+    for (size_t b = 0; b < n * k / 64; b++)
+        nvfp4_to_gguf(c.data() + b * 32, s.data() + b * 4, gguf.data() + b * 36);
+    uint8_t *src = device<uint8_t>(n * k), *sc = device<uint8_t>(n * k / 16), *codes = device<uint8_t>(n * k / 2), *scales = device<uint8_t>(n * k / 16);
+    float *ts = device<float>(2), h;
+    nib_gemm_source source = {};
+    source.n = n, source.k = k, source.values = src;
+    auto pack = [&](nib_gemm_format format, const std::vector<uint8_t> &v, const std::vector<uint8_t> *scale) {
+        source.format = format;
+        source.scales = scale ? sc : nullptr;
+        CUDA(cudaMemcpy(src, v.data(), v.size(), cudaMemcpyHostToDevice));
+        if (scale)
+            CUDA(cudaMemcpy(sc, scale->data(), scale->size(), cudaMemcpyHostToDevice));
+        OK(nib_gemm_weight_pack(ctx, w.w, &source, nullptr, &err));
+        OK(nib_gemm_weight_unpack(ctx, w.w, codes, scales, ts, nullptr, &err));
+        CUDA(cudaMemcpy(c2.data(), codes, c2.size(), cudaMemcpyDeviceToHost));
+        CUDA(cudaMemcpy(s2.data(), scales, s2.size(), cudaMemcpyDeviceToHost));
+        CUDA(cudaMemcpy(&h, ts, 4, cudaMemcpyDeviceToHost));
+    };
+    pack(NIB_GEMM_FROM_NVFP4_GGUF, gguf, nullptr);
+    check(c2 == c && s2 == s && h == 1.0f, "GGUF blocks pack as the plain layout");
+    source.tensor_scale = w.tensor_scale, source.divides = true;
+    pack(NIB_GEMM_FROM_NVFP4, c, &s);
+    check(h == 1.0f / 0.0123f, "compressed-tensors' divisor");
+    source.tensor_scale = nullptr, source.divides = false;
+    std::vector<uint8_t> bad = s;
+    bad[77] = 0x7f;
+    pack(NIB_GEMM_FROM_NVFP4, c, &bad);
+    check(h != h, "a NaN block scale makes the tensor's scale NaN");
+    std::vector<uint8_t> e(n * k / 32), mx(n * k / 32 * 17);
+    for (int wide = 0; wide < 2; wide++) { /* 12 octaves are kept, 40 not: what changes is counted */
+        for (size_t i = 0; i < e.size(); i++)
+            e[i] = (uint8_t)(110 + mix((uint32_t)i) % (wide ? 40 : 12));
+        for (size_t b = 0; b < e.size(); b++)
+            mxfp4_to_gguf(c.data() + b * 16, e[b], mx.data() + b * 17);
+        for (int form = 0; form < 2; form++) {
+            uint64_t changed = 0, wrong = 0;
+            if (form)
+                pack(NIB_GEMM_FROM_MXFP4_GGUF, mx, nullptr);
+            else
+                pack(NIB_GEMM_FROM_MXFP4, c, &e);
+            OK(nib_gemm_weight_changed(w.w, nullptr, &changed, &err));
+            for (size_t i = 0; i < n * k; i++) {
+                const float was = e2m1(c[i / 2] >> 4 * (i & 1) & 15) * ldexpf(1, e[i / 32] - 127);
+                wrong += was != e2m1(c2[i / 2] >> 4 * (i & 1) & 15) * e4m3(s2[i / 16]) * h;
+            }
+            check(wrong == changed && (wide ? changed > 0 : changed == 0), "MXFP4: values that change are counted");
+        }
+    }
+    for (void *p : {(void *)src, (void *)sc, (void *)codes, (void *)scales, (void *)ts})
+        cudaFree(p);
+    free_weight(&w);
+    printf("sources: GGUF, compressed-tensors, MXFP4 in both layouts, NaN scales\n");
+}
+
+/* ---- experts ---- */
+static void test_grouped(void) {
+    const size_t shapes[][2] = {{768, 2048}, {48, 176}, {176, 12288}};
+    for (auto &shape : shapes) {
+        const size_t n = shape[0], k = shape[1], experts = 7;
+        const int counts[] = {0, 1, 3, 8, 9, 0, 40};
+        int offsets[8] = {0};
+        weight w[7];
+        const void *packed[7];
+        for (size_t e = 0; e < experts; e++) {
+            w[e] = make_weight(n, k, e % 2);
+            packed[e] = nib_gemm_weight_data(w[e].w);
+            offsets[e + 1] = offsets[e] + counts[e];
+        }
+        const size_t m = offsets[7];
+        __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
+        float *d = device<float>(m * n);
+        int *dev_offsets = device<int>(8);
+        const void **dev_packed = device<const void *>(7);
+        CUDA(cudaMemcpy(dev_offsets, offsets, sizeof offsets, cudaMemcpyHostToDevice));
+        CUDA(cudaMemcpy(dev_packed, packed, sizeof packed, cudaMemcpyHostToDevice));
+        CUDA(cudaMemset(d, 0xff, m * n * 4));
+        fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 9);
+        nib_gemm_group p = {};
+        p.product.weight = w[0].w, p.product.m = m, p.product.a = a, p.product.d = d, p.product.d_type = NIB_GEMM_F32;
+        p.n_experts = experts, p.offsets = dev_offsets, p.packed = dev_packed;
+        OK(nib_gemm_grouped(ctx, &p, nullptr, 0, nullptr, &err));
+        CUDA(cudaDeviceSynchronize());
+        double *truth = device<double>(m * n), *e3 = device<double>(3), h[3];
+        CUDA(cudaMemset(e3, 0, 24));
+        for (size_t e = 0; e < experts; e++)
+            if (counts[e]) {
+                places at = {counts[e], (int)n, counts[e], (int)n};
+                oracle<<<(unsigned)((counts[e] * n + 7) / 8), 256>>>(at, w[e].codes, w[e].scales, w[e].tensor_scale, (int)k,
+                                                                     a + offsets[e] * k, NIB_GEMM_BF16, k, nullptr, false, truth);
+                compare<<<(unsigned)((counts[e] * n + 255) / 256), 256>>>(at, d + offsets[e] * n, NIB_GEMM_F32, n, truth, 0, e3);
+            }
+        CUDA(cudaMemcpy(h, e3, 24, cudaMemcpyDeviceToHost));
+        char what[100];
+        snprintf(what, sizeof what, "grouped %zux%zu: relative L2 %.1e, %.0f not numbers", n, k, sqrt(h[0] / h[1]), h[2]);
+        check(sqrt(h[0] / h[1]) <= 2e-6 && h[2] == 0, what);
+        for (void *q : {(void *)a, (void *)d, (void *)dev_offsets, (void *)dev_packed, (void *)truth, (void *)e3})
+            cudaFree(q);
+        for (auto &x : w)
+            free_weight(&x);
+    }
+    printf("grouped: experts with 0 to 40 tokens\n");
+}
+
+/* ---- kernels that this GPU's table does not choose: launched by hand ---- */
+static void test_other_generations(void) {
+    const size_t shapes[][2] = {{48, 176}, {640, 1152}, {2880, 2880}};
+    double worst[2] = {0, 0};
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], true);
+        const size_t n = w.n, k = w.k, groups = (k + 127) / 128;
+        for (size_t m : {1, 17, 64, 65, 200})
+            for (int fp8 = 0; fp8 < 2; fp8++) {
+                __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
+                float *d = device<float>(m * n), *scale = device<float>(m + 256);
+                uint8_t *q = device<uint8_t>(m * k), *prepared = device<uint8_t>(m * groups * 128);
+                fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 8);
+                CUDA(cudaMemset(d, 0xff, m * n * 4));
+                OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
+                OK(gemm_prepare(ctx, GEMM_A_E4M3_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
+                gemm_task t = {};
+                t.w = nib_gemm_weight_data(w.w), t.a = fp8 ? (void *)prepared : a;
+                t.m = (int)m, t.n = (int)n, t.k = (int)k, t.groups = (int)groups, t.lda = (int)(fp8 ? groups * 128 : k);
+                t.terms = 1, t.slices = 1, t.max_shared = 99 * 1024, t.n_sms = 132;
+                t.out.d = d, t.out.type = NIB_GEMM_F32, t.out.alpha = 1, t.out.ldd = (int)n, t.out.token_scale = scale;
+                t.out.tensor_scale = (const float *)((const char *)t.w + gemm_scale_offset(n, k));
+                CUDA((cudaError_t)(fp8 ? gemm_tile_e4m3(&t) : gemm_tile_bf16(&t)));
+                double *truth = device<double>(m * n), *e = device<double>(3), h[3];
+                CUDA(cudaMemset(e, 0, 24));
+                places at = {(int)m, (int)n, (int)m, (int)n};
+                oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, fp8 ? (void *)q : a,
+                                                             fp8 ? NIB_GEMM_E4M3 : NIB_GEMM_BF16, k, fp8 ? scale : nullptr, fp8, truth);
+                compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, d, NIB_GEMM_F32, n, truth, 0, e);
+                CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+                const double error = sqrt(h[0] / h[1]);
+                worst[fp8] = fmax(worst[fp8], error);
+                check(error <= (fp8 ? 1e-4 : 2e-6) && h[2] == 0, fp8 ? "tile e4m3 (Ada)" : "tile bf16 (Ampere)");
+                if (!fp8 && m <= 16) { /* the small-memory forms of gemv and gemv16 */
+                    CUDA(cudaMemset(d, 0xff, m * n * 4));
+                    CUDA((cudaError_t)(m == 1 ? gemm_gemv(&t) : gemm_gemv16(&t)));
+                    CUDA(cudaMemset(e, 0, 24));
+                    compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, d, NIB_GEMM_F32, n, truth, 0, e);
+                    CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+                    check(sqrt(h[0] / h[1]) <= 2e-6 && h[2] == 0, "gemv with 99 KB of shared memory");
+                }
+                for (void *f : {(void *)a, (void *)d, (void *)scale, (void *)q, (void *)prepared, (void *)truth, (void *)e})
+                    cudaFree(f);
+            }
+        free_weight(&w);
+    }
+    printf("kernels of other generations: tile bf16 %.1e, tile e4m3 %.1e\n", worst[0], worst[1]);
+}
+
 int main(int argc, char **argv) {
     const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
     int devices = 0;
@@ -301,6 +659,12 @@ int main(int argc, char **argv) {
         printf("%s\n", text);
     }
     test_pack();
+    test_quantizers();
+    test_sources();
+    test_forms();
+    test_graph_and_streams();
+    test_grouped();
+    test_other_generations();
     test_products(quick);
     nib_gemm_close(ctx);
     printf("%d checks, %d failed\n", n_checks, n_failed);

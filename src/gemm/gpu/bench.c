@@ -263,3 +263,90 @@ nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, b
     tear_down(&s);
     return status;
 }
+
+/* ---- experts ---- */
+
+#define CHOICES 16 /* launches of a graph, each with its own choice of experts */
+
+typedef struct experts_setting {
+    bench *b;
+    nib_gemm_group group;
+    int32_t *offsets; /* device, [CHOICES][experts + 1] */
+    void *data;
+} experts_setting;
+
+/* Counts per expert of one launch -> offsets; returns how many experts have tokens. */
+static size_t choose_experts(size_t launch, size_t experts, size_t top, size_t tokens, int32_t *offsets) {
+    size_t touched = 0;
+    memset(offsets, 0, (experts + 1) * sizeof *offsets);
+    for (size_t token = 0; token < tokens; token++) {
+        uint32_t h = (uint32_t)(launch * 7919 + token) * 2654435761u;
+        h ^= h >> 15;
+        for (size_t i = 0; i < top; i++) /* an odd step visits TOP different experts of a power of two */
+            offsets[1 + (h + i * ((h >> 8 & 30) + 1)) % experts]++;
+    }
+    for (size_t e = 0; e < experts; e++) {
+        touched += offsets[e + 1] > 0;
+        offsets[e + 1] += offsets[e];
+    }
+    return touched;
+}
+
+static nib_status run_experts(setting *s, int i, nib_error *err) {
+    experts_setting *e = s->d;
+    nib_gemm_group p = e->group;
+    p.offsets = e->offsets + (size_t)(i % CHOICES) * (p.n_experts + 1);
+    return nib_gemm_grouped(s->b->g, &p, NULL, 0, s->b->stream, err);
+}
+
+static nib_status time_experts(experts_setting *e, size_t experts, size_t top, size_t tokens, size_t n,
+                               size_t k, nib_gemm_weight **w, double *us, double *bytes, nib_error *err) {
+    size_t packed = (nib_gemm_packed_bytes(n, k) + 255) / 256 * 256, rows = tokens * top, touched = 0;
+    size_t table = experts * sizeof(void *), offsets = (experts + 1) * sizeof(int32_t);
+    void *values = NULL, *pointers[1024];
+    int32_t host[1025];
+    CUDA_TRY(cudaMalloc(&e->data, experts * packed + n * k * 2 + rows * (k + n) * 2 + table +
+                                      CHOICES * offsets + 4096));
+    char *p = e->data;
+    for (size_t i = 0; i < experts; i++)
+        pointers[i] = p + i * packed;
+    values = p + experts * packed;
+    char *a = (char *)values + n * k * 2, *d = a + rows * k * 2, *tables = d + rows * n * 2;
+    tables += (256 - (uintptr_t)tables % 256) % 256;
+    e->offsets = (int32_t *)(void *)(tables + table);
+    CUDA_TRY(gemm_normal_launch(values, n * k, 3, e->b->stream));
+    CUDA_TRY(gemm_normal_launch(a, rows * k, 5, e->b->stream));
+    NIB_TRY(nib_gemm_weight_create(e->b->g, n, k, p, w, err));
+    nib_gemm_source source = {.format = NIB_GEMM_FROM_BF16, .n = n, .k = k, .values = values};
+    NIB_TRY(nib_gemm_weight_pack(e->b->g, *w, &source, e->b->stream, err));
+    for (size_t i = 1; i < experts; i++)
+        CUDA_TRY(cudaMemcpyAsync(pointers[i], p, packed, cudaMemcpyDeviceToDevice, e->b->stream));
+    CUDA_TRY(cudaMemcpyAsync(tables, pointers, table, cudaMemcpyHostToDevice, e->b->stream));
+    for (size_t i = 0; i < CHOICES; i++) {
+        touched += choose_experts(i, experts, top, tokens, host);
+        CUDA_TRY(cudaMemcpyAsync((char *)e->offsets + i * offsets, host, offsets, cudaMemcpyHostToDevice,
+                                 e->b->stream));
+        CUDA_TRY(cudaStreamSynchronize(e->b->stream));
+    }
+    e->group = (nib_gemm_group){.product = {.weight = *w, .m = rows, .a = a, .d = d},
+                                .n_experts = experts,
+                                .packed = (const void *const *)(void *)tables};
+    *bytes = (double)touched / CHOICES * (double)nib_gemm_packed_bytes(n, k);
+    setting s = {.b = e->b, .d = e};
+    return time_graph(&s, run_experts, 4 * CHOICES, us, err);
+}
+
+nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, size_t n, size_t k, double *us,
+                         double *bytes, nib_error *err) {
+    experts_setting e = {.b = b};
+    nib_gemm_weight *w = NULL;
+    if (experts == 0 || experts > 1024 || experts & (experts - 1) || top > experts)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%zu of %zu experts: expected a power of two up to 1024", top,
+                        experts);
+    NIB_TRY(check_device(b->g, err));
+    nib_status status = time_experts(&e, experts, top, tokens, n, k, &w, us, bytes, err);
+    cudaStreamSynchronize(b->stream);
+    nib_gemm_weight_free(w);
+    cudaFree(e.data);
+    return status;
+}

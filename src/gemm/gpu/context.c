@@ -146,10 +146,6 @@ nib_status nib_gemm_weight_unpack(nib_gemm *g, const nib_gemm_weight *w, void *c
                       "nib_gemm_weight_unpack", err);
 }
 
-size_t nib_gemm_scale_tile_bytes(size_t rows, size_t cols) {
-    return (rows + 127) / 128 * ((cols / 16 + 3) / 4) * 512;
-}
-
 nib_status nib_gemm_quantize_nvfp4(nib_gemm *g, const nib_gemm_quantize_args *q, void *stream,
                                    nib_error *err) {
     if (q->x_type > NIB_GEMM_F32 || (unsigned)q->method > NIB_GEMM_FP8_EXACT || q->cols % 16 || q->ldx % 8)

@@ -168,6 +168,13 @@ GEMM_DEV float load_float(const void *p, size_t i, int type) {
                                    : __half2float(((const __half *)p)[i]);
 }
 
+/* The tensor's scale, read like the weights before the kernel before has ended: later it would cost a miss to DRAM. */
+GEMM_DEV float load_scale(const float *p) {
+    float v;
+    asm volatile("ld.global.nc.f32 %0,[%1];" : "=f"(v) : "l"(p));
+    return v;
+}
+
 GEMM_DEV void store_result(const gemm_out &o, int token, int row, float v) {
     const size_t i = (size_t)token * o.ldd + row;
     if (o.bias)

@@ -45,6 +45,9 @@ int gemm_wgmma_e4m3(const gemm_task *t);
 int gemm_tile_bf16(const gemm_task *t);
 int gemm_tile_e4m3(const gemm_task *t);
 
+/* T without a weight: P names them. */
+int gemm_grouped(const gemm_task *t, const nib_gemm_group *p);
+
 /* d from the partial sums of T, each times FACTOR. */
 int gemm_reduce(const gemm_task *t, float factor);
 

@@ -191,3 +191,42 @@ nib_status gemm_prepare(const nib_gemm *g, nib_gemm_type to, const void *x, nib_
                                           NULL, scale, NULL, 0, g->arch >= 90, stream),
                       "gemm_prepare", err);
 }
+
+size_t nib_gemm_grouped_workspace_bytes(const nib_gemm *g, const nib_gemm_group *p) {
+    (void)g, (void)p;
+    return 0; /* the kernel keeps its sums on the chip */
+}
+
+nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspace, size_t workspace_bytes,
+                            void *stream, nib_error *err) {
+    const nib_gemm_product *q = &p->product;
+    const nib_gemm_weight *w = q->weight;
+    size_t lda = q->lda ? q->lda : w->k, ldd = q->ldd ? q->ldd : w->n;
+    (void)workspace, (void)workspace_bytes;
+    if (q->m == 0 || p->n_experts == 0)
+        return NIB_OK;
+    NIB_TRY(check_product(q, lda, ldd, err));
+    if (p->n_experts > 1024 || !p->offsets || !p->packed || q->c || q->bias)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "nib_gemm_grouped: expected up to 1024 experts, offsets, packed, and neither c nor bias");
+    if (q->a_type != NIB_GEMM_BF16 || (q->mode != NIB_GEMM_AUTO && q->mode != NIB_GEMM_W4A16))
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "nib_gemm_grouped: expected BF16 activations and w4a16 (or auto)");
+    NIB_TRY(check_device(g, err));
+    gemm_task t = {.a = q->a,
+                   .m = (int)q->m,
+                   .n = (int)w->n,
+                   .k = (int)w->k,
+                   .groups = (int)gemm_groups(w->k),
+                   .lda = (int)lda,
+                   .out = {.d = q->d,
+                           .alpha = q->alpha != 0.0f ? q->alpha : 1.0f,
+                           .ldd = (int)ldd,
+                           .type = (int)q->d_type},
+                   .n_sms = g->n_sms,
+                   .max_shared = g->max_shared,
+                   .dependent = g->arch >= 90,
+                   .stream = stream};
+    return check_cuda(gemm_grouped(&t, p), "nib_gemm_grouped", err);
+}

@@ -123,13 +123,14 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS) gemv(const __grid_cons
     };
     for (int s = 0; s < STAGES; s++)
         put(s);
+    const float tensor_scale = load_scale(a.out.tensor_scale);
     if (threadIdx.x < 16)
         *(uint4 *)(xs + a.groups * GEMM_GROUP_K * 2 + threadIdx.x * 16) = make_uint4(0, 0, 0, 0);
     __syncthreads();
     dependency_wait();
     load_x(a, xs + first * GEMM_GROUP_K * 2, first * GEMM_GROUP_K, n_groups * GEMM_GROUP_K);
 
-    const float factor = 0x1p62f * (a.out.alpha * *a.out.tensor_scale);
+    const float factor = 0x1p62f * (a.out.alpha * tensor_scale);
     const bool diagonal = g == 2 * t; /* the others read the zeros, again and again */
     const uint32_t step = diagonal ? 256 : 0;
     const uint32_t x0 = diagonal ? shared_address(xs) + first * 256 + t * 32 : shared_address(xs) + a.groups * 256;

@@ -81,12 +81,13 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
     };
     for (int s = 0; s < STAGES; s++)
         put(s);
+    const float tensor_scale = load_scale(a.out.tensor_scale);
     dependency_wait();
     dependents_go();
     load_tokens<TILES>(a, xs, first * GEMM_GROUP_K, slice_groups * GEMM_GROUP_K, stride);
     __syncthreads();
 
-    const float factor = FACTOR * (a.out.alpha * *a.out.tensor_scale);
+    const float factor = FACTOR * (a.out.alpha * tensor_scale);
     const uint32_t x0 = shared_address(xs) + g * stride + my_first * 256 + t * 32;
     for (int pair = pair0; pair < pairs; pair += step) {
         float c[2][TILES][4] = {};

@@ -13,6 +13,7 @@ struct reduce_args {
 
 static __global__ void __launch_bounds__(256) reduce(const __grid_constant__ reduce_args a) {
     const size_t size = (size_t)a.m * a.n, i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 4;
+    const float tensor_scale = load_scale(a.out.tensor_scale);
     dependency_wait();
     dependents_go();
     if (i >= size)
@@ -23,7 +24,7 @@ static __global__ void __launch_bounds__(256) reduce(const __grid_constant__ red
         v.x += p.x, v.y += p.y, v.z += p.z, v.w += p.w;
     }
     const int token = (int)(i / a.n), row = (int)(i % a.n);
-    const float f = a.factor * (a.out.alpha * *a.out.tensor_scale) * (a.out.token_scale ? a.out.token_scale[token] : 1.0f);
+    const float f = a.factor * (a.out.alpha * tensor_scale) * (a.out.token_scale ? a.out.token_scale[token] : 1.0f);
     if (a.out.type == NIB_GEMM_BF16 && !a.out.c && !a.out.bias) {
         __nv_bfloat162 lo = __floats2bfloat162_rn(v.x * f, v.y * f), hi = __floats2bfloat162_rn(v.z * f, v.w * f);
         *(uint2 *)((__nv_bfloat16 *)a.out.d + (size_t)token * a.out.ldd + row) =

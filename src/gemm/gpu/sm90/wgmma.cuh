@@ -422,13 +422,14 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(plan::consumer_registers));
+    const float tensor_scale = load_scale(a.out.tensor_scale);
     dependency_wait();
     const int warp = (threadIdx.x >> 5) & 7; /* of the pair: row tile of 16 */
     consumer<E4M3, TOKENS, PAIRS> c;
     c.base = base, c.full = full, c.empty = empty, c.lut = shared_address(extra);
     c.lane16 = warp * GEMM_GROUP_BYTES + lane * 16, c.scales = warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
     c.pair = warpgroup >> 1, c.half = warpgroup & 1;
-    const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * *a.out.tensor_scale);
+    const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
     if (c.half == 1)
         turn_pass(c.pair, 1);
     int position = 0; /* stages of the runs before */

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantize once, multiply often. Arrays of NumPy stay on the CPU, tensors of PyTorch on their GPU."""
+import ctypes
+
+import numpy as np
+
+from . import codec, library
+from .library import NibbleError
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+def _is_tensor(x):
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _type_of(x):
+    types = {torch.bfloat16: library.BF16, torch.float16: library.F16, torch.float32: library.F32}
+    if x.dtype not in types:
+        raise NibbleError(f"a tensor of {x.dtype}: expected bfloat16, float16 or float32")
+    return types[x.dtype]
+
+
+def _stream(device):
+    return ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+
+
+class FP4Weight:
+    """A weight [n, k] in NVFP4: `packed` (uint8, on the GPU), or codes, scales and tensor_scale (NumPy)."""
+
+    def __init__(self, n, k, packed=None, codes=None, scales=None, tensor_scale=None):
+        self.n, self.k, self.packed = n, k, packed
+        self.codes, self.scales, self.tensor_scale = codes, scales, tensor_scale
+
+    def dequantize(self):
+        """FP32 [n, k], exact."""
+        if self.packed is None:
+            return codec.decode(self.codes, self.scales, self.tensor_scale)
+        device = self.packed.device
+        codes = torch.empty(self.n, self.k // 2, dtype=torch.uint8, device=device)
+        scales = torch.empty(self.n, self.k // 16, dtype=torch.uint8, device=device)
+        scale = torch.empty(1, dtype=torch.float32, device=device)
+        with torch.cuda.device(device), library.Weight(device.index, self.n, self.k, self.packed.data_ptr()) as w:
+            library.call("nib_gemm_weight_unpack", library.context(device.index), w, ctypes.c_void_p(codes.data_ptr()),
+                         ctypes.c_void_p(scales.data_ptr()), ctypes.c_void_p(scale.data_ptr()), _stream(device))
+        elements = torch.stack([codes & 15, codes >> 4], -1).reshape(self.n, self.k).long()
+        table = torch.from_numpy(codec.E2M1).to(device)
+        return (table[elements].reshape(self.n, -1, 16) * scales.view(torch.float8_e4m3fn).float()[..., None] * scale
+                ).reshape(self.n, self.k)
+
+
+def pack(form, values, n, k, scales=None, tensor_scale=None, divides=False, method="rtn"):
+    """Device tensors in one of nibble_gemm.h's formats -> FP4Weight."""
+    device = values.device
+    if device.type != "cuda":
+        raise NibbleError(f"a tensor on {device}: expected one on a GPU (or a NumPy array)")
+    packed = torch.empty(library.library().nib_gemm_packed_bytes(n, k), dtype=torch.uint8, device=device)
+    source = library.Source(form, library.METHODS[method], n, k, values.data_ptr(),
+                            None if scales is None else scales.data_ptr(),
+                            None if tensor_scale is None else tensor_scale.data_ptr(), divides)
+    with torch.cuda.device(device), library.Weight(device.index, n, k, packed.data_ptr()) as w:
+        library.call("nib_gemm_weight_pack", library.context(device.index), w, ctypes.byref(source), _stream(device))
+    return FP4Weight(n, k, packed=packed)
+
+
+def fp4_quantize(weight, method="rtn"):
+    """weight [n, k], sizes multiples of 16 -> FP4Weight. method: rtn, 4over6, sweep, fp8-exact (NumPy: rtn)."""
+    if len(weight.shape) != 2 or weight.shape[0] % 16 or weight.shape[1] % 16:
+        raise NibbleError(f"a weight of shape {tuple(weight.shape)}: expected [n, k], multiples of 16")
+    if method not in library.METHODS:
+        raise NibbleError(f"method '{method}': there are {', '.join(library.METHODS)}")
+    n, k = weight.shape
+    if not _is_tensor(weight):
+        if method != "rtn":
+            raise NibbleError(f"method '{method}' needs a GPU; NumPy arrays are quantized by rtn")
+        codes, scales, scale = codec.encode(weight)
+        return FP4Weight(n, k, codes=codes, scales=scales, tensor_scale=scale)
+    return pack(library.FROM_BF16 + _type_of(weight), weight.detach().contiguous(), n, k, method=method)
+
+
+def product(x, packed, n, k, bias=None, c=None, alpha=1.0, beta=0.0, mode="auto"):
+    """x [m, k] on a GPU times a packed weight -> [m, n] of x's type."""
+    if mode not in library.MODES:
+        raise NibbleError(f"mode '{mode}': there are {', '.join(library.MODES)}")
+    if x.shape[-1] != k or packed.device != x.device:
+        raise NibbleError(f"x {tuple(x.shape)} on {x.device}: expected [m, {k}] on {packed.device}")
+    device, m = x.device, x.shape[0]
+    if x.stride(-1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
+        x = x.contiguous()
+    d = torch.empty(m, n, dtype=x.dtype, device=device)
+    for extra in (bias, c):
+        if extra is not None and (extra.dtype != x.dtype or not extra.is_contiguous()):
+            raise NibbleError(f"bias and c: expected contiguous tensors of {x.dtype}")
+    with torch.cuda.device(device), library.Weight(device.index, n, k, packed.data_ptr()) as w:
+        p = library.Product(w, library.MODES[mode], m, x.data_ptr(), _type_of(x), x.stride(0) if m > 1 else k, None, None,
+                            d.data_ptr(), _type_of(x), n, None if c is None else c.data_ptr(),
+                            None if bias is None else bias.data_ptr(), alpha, beta)
+        g = library.context(device.index)
+        size = library.library().nib_gemm_workspace_bytes(g, ctypes.byref(p))
+        workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        library.call("nib_gemm_matmul", g, ctypes.byref(p), ctypes.c_void_p(workspace.data_ptr()), ctypes.c_size_t(size),
+                     _stream(device))
+    return d
+
+
+if torch is not None:
+    @torch.library.custom_op("nibble::linear", mutates_args=())
+    def _linear_op(x: torch.Tensor, packed: torch.Tensor, n: int, k: int, bias: torch.Tensor | None,
+                   mode: str) -> torch.Tensor:
+        return product(x.reshape(-1, k), packed, n, k, bias, mode=mode).reshape(*x.shape[:-1], n)
+
+    @_linear_op.register_fake
+    def _(x, packed, n, k, bias, mode):
+        return x.new_empty(*x.shape[:-1], n)
+
+
+def fp4_cached_linear(x, cache, bias=None, mode="auto"):
+    """x [..., k] times the cached weight [n, k], transposed, plus bias."""
+    weight = getattr(cache, "weight", cache)
+    if weight.packed is None:
+        y = np.asarray(x, np.float32) @ weight.dequantize().T
+        return (y if bias is None else y + bias).astype(np.asarray(x).dtype)
+    return _linear_op(x, weight.packed, weight.n, weight.k, bias, mode)
+
+
+def fp4_linear(x, weight, bias=None, mode="auto"):
+    """The same with a weight that is quantized in every call."""
+    return fp4_cached_linear(x, fp4_quantize(weight), bias, mode)
+
+
+def fp4_matmul(a, b, c=None, alpha=1.0, beta=0.0, mode="auto"):
+    """alpha * a b^T + beta * c: a [m, k], b [n, k], c [m, n]. b is quantized in every call."""
+    weight = fp4_quantize(b)
+    if weight.packed is None:
+        d = alpha * (np.asarray(a, np.float32) @ weight.dequantize().T)
+        return (d if c is None else d + beta * c).astype(np.asarray(a).dtype)
+    if alpha == 0.0:
+        raise NibbleError("alpha 0: the product would not count")
+    return product(a, weight.packed, weight.n, weight.k, None, c, alpha, beta, mode)
+
+
+class FP4WeightCache:
+    """A weight quantized once."""
+
+    def __init__(self, weight, bias=None, method="rtn", mode="auto"):
+        self.weight, self.bias, self.mode = fp4_quantize(weight, method), bias, mode
+
+    def forward(self, x, sync=False):
+        y = fp4_cached_linear(x, self.weight, self.bias, self.mode)
+        if sync:
+            globals()["sync"]()
+        return y
+
+    __call__ = forward
+
+
+def prealloc(max_m, max_n, max_k, device=None):
+    """Lets PyTorch's allocator hold the memory that a product of this size takes, so that the first one is not slow."""
+    x = torch.zeros(max_m, max_k, dtype=torch.bfloat16, device=device or "cuda")
+    packed = torch.zeros(library.library().nib_gemm_packed_bytes(max_n, max_k), dtype=torch.uint8, device=x.device)
+    product(x, packed, max_n, max_k)
+
+
+def sync():
+    """Waits for the GPU."""
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def cleanup():
+    """Closes this thread's contexts. Weights stay valid."""
+    library.close_contexts()
+
+
+def explain(m, n, k, mode="auto", arch=0):
+    """Which kernel runs, in which precision, and why. arch: a compute capability such as 90; 0: the current GPU."""
+    text = ctypes.create_string_buffer(1024)
+    g = None if arch else library.context(torch.cuda.current_device())
+    library.call("nib_gemm_explain", g, ctypes.c_int(arch), ctypes.c_int(library.MODES[mode]), ctypes.c_size_t(m),
+                 ctypes.c_size_t(n), ctypes.c_size_t(k), text, ctypes.c_size_t(len(text)))
+    return text.value.decode()

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Experts: rows offsets[e] .. offsets[e + 1] of x times the weight of expert e, exact. The inner step is gemv16's:
+ * tokens are the columns of mma.sync, 8 warps share K, their sums meet in shared memory.
+ *
+ * An item is 32 rows x 8 TILES tokens of one expert. The items of all experts stand in a row, experts without tokens have
+ * none; each block takes an equal run of them, finds its experts in a table of prefix sums that it makes of the offsets,
+ * and reads activations again only where the run comes to other tokens. K beyond what fits goes slice by slice.
+ */
+#include "gemm/gpu/group.cuh"
+#include "gemm/gpu/ring.cuh"
+
+#define WARPS   8
+#define STAGES  3
+#define STAGE   (2 * GEMM_GROUP_BYTES)
+#define FACTOR  0x1p55f
+#define EXPERTS 1024
+
+struct grouped_args {
+    const int *offsets;
+    const uint8_t *const *packed;
+    const __nv_bfloat16 *x;
+    int experts, n, k, lda, groups, row_tiles, slices;
+    size_t scale_offset;
+    gemm_out out;
+};
+
+/* Where a walk over the block's run stands: the item's expert and what of it. */
+struct place {
+    int item, expert;
+
+    GEMM_DEV void find(const int *starts) { /* items only grow */
+        while (item >= starts[expert + 1])
+            expert++;
+    }
+};
+
+/* starts[e] = items of the experts before e: 256 threads, four experts each. */
+template <int TILES> GEMM_DEV void make_table(const grouped_args &a, int *starts, int pairs) {
+    __shared__ int sums[WARPS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    int items[4], mine = 0;
+    for (int i = 0; i < 4; i++) {
+        const int e = threadIdx.x * 4 + i;
+        const int tokens = e < a.experts ? a.offsets[e + 1] - a.offsets[e] : 0;
+        items[i] = (tokens + 8 * TILES - 1) / (8 * TILES) * pairs;
+        mine += items[i];
+    }
+    int before = mine;
+    for (int d = 1; d < 32; d *= 2) {
+        const int v = __shfl_up_sync(~0u, before, d);
+        before += lane >= d ? v : 0;
+    }
+    if (lane == 31)
+        sums[warp] = before;
+    __syncthreads();
+    before -= mine;
+    for (int w = 0; w < warp; w++)
+        before += sums[w];
+    for (int i = 0; i < 4; i++) {
+        starts[threadIdx.x * 4 + i] = before;
+        before += items[i];
+    }
+    if (threadIdx.x == 255)
+        starts[EXPERTS] = before;
+    __syncthreads();
+}
+
+template <int TILES>
+GEMM_DEV void load_rows(const grouped_args &a, uint8_t *xs, int row, int rows, int first, int count, int stride) {
+    for (int token = threadIdx.x / 32; token < TILES * 8; token += WARPS) /* a warp a row, all loads in flight */
+#pragma unroll 4
+        for (int at = (threadIdx.x & 31) * 8; at < count; at += 256) {
+            uint4 v = make_uint4(0, 0, 0, 0);
+            if (token < rows && first + at < a.k) {
+                v = __ldcg((const uint4 *)(a.x + (size_t)(row + token) * a.lda + first + at));
+                v.x = mul_bf16x2(v.x, 0x5f805f80u);
+                v.y = mul_bf16x2(v.y, 0x5f805f80u);
+                v.z = mul_bf16x2(v.z, 0x5f805f80u);
+                v.w = mul_bf16x2(v.w, 0x5f805f80u);
+            }
+            *(uint4 *)(xs + token * stride + at * 2) = v;
+        }
+}
+
+template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) grouped(const __grid_constant__ grouped_args a) {
+    constexpr int SUMS = 2 * 16 * TILES * 8;
+    extern __shared__ __align__(128) uint8_t shared[];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int most = (a.groups + a.slices - 1) / a.slices, stride = most * GEMM_GROUP_K * 2 + 16;
+    const int pairs = (a.row_tiles + 1) / 2;
+    uint8_t *xs = shared + WARPS * STAGES * STAGE;
+    float *sums = (float *)(xs + TILES * 8 * stride);
+    int *starts = (int *)(sums + 2 * WARPS * SUMS);
+    const uint32_t bars = shared_address(starts + EXPERTS + 2);
+    warp_ring<STAGES, STAGE> ring;
+    ring.open(shared_address(shared) + warp * STAGES * STAGE, bars + warp * STAGES * 8);
+    dependency_wait();
+    dependents_go();
+    make_table<TILES>(a, starts, pairs);
+    const int total = starts[EXPERTS];
+    const int first_item = (int)((long long)blockIdx.x * total / gridDim.x);
+    const int end = (int)((blockIdx.x + 1LL) * total / gridDim.x);
+
+    /* this warp's groups of slice S; one slice is the common case and costs no division */
+    const int whole_first = warp * a.groups / WARPS, whole_end = (warp + 1) * a.groups / WARPS;
+    auto slice_first = [&](int s) { return a.slices == 1 ? s * a.groups : s * a.groups / a.slices; };
+    auto my_first = [&](int s) {
+        return a.slices == 1 ? whole_first : slice_first(s) + warp * (slice_first(s + 1) - slice_first(s)) / WARPS;
+    };
+    auto my_end = [&](int s) {
+        return a.slices == 1 ? whole_end : slice_first(s) + (warp + 1) * (slice_first(s + 1) - slice_first(s)) / WARPS;
+    };
+    const size_t tile_bytes = (size_t)a.groups * GEMM_GROUP_BYTES;
+    place next = {first_item, 0};
+    int next_slice = 0, next_group = my_first(0), next_end = my_end(0), next_known = -1;
+    const uint8_t *next_row = nullptr; /* of the item's first row tile */
+    bool next_twin = false;
+    auto put = [&](int s) { /* the next group that is this warp's, over slices and items */
+        while (next.item < end && next_group >= next_end) {
+            if (++next_slice == a.slices) {
+                next_slice = 0;
+                next.item++;
+            }
+            next_group = my_first(next_slice);
+            next_end = my_end(next_slice);
+        }
+        const bool more = next.item < end;
+        if (more && next.item != next_known) {
+            next.find(starts);
+            const int pair = (next.item - starts[next.expert]) % pairs;
+            next_row = a.packed[next.expert] + (size_t)pair * 2 * tile_bytes;
+            next_twin = 2 * pair + 1 < a.row_tiles;
+            next_known = next.item;
+        }
+        const uint8_t *src = next_row + (size_t)next_group * GEMM_GROUP_BYTES;
+        ring.put(s, src, next_twin ? src + tile_bytes : src, more ? GEMM_GROUP_BYTES : 0, GEMM_GROUP_BYTES);
+        next_group++;
+    };
+    for (int s = 0; s < STAGES; s++)
+        put(s);
+
+    place now = {first_item, 0};
+    int known = -1, loaded = -1; /* the expert whose facts these are; the row of the tokens in shared memory */
+    int expert_row = 0, expert_end = 0, parity = 0;
+    float factor = 0.0f;
+    for (; now.item < end; now.item++) {
+        now.find(starts);
+        if (now.expert != known) {
+            known = now.expert;
+            expert_row = a.offsets[known];
+            expert_end = a.offsets[known + 1];
+            factor = FACTOR * (a.out.alpha * *(const float *)(a.packed[known] + a.scale_offset));
+        }
+        const int local = now.item - starts[known], chunk = local / pairs, pair = local - chunk * pairs;
+        const int row = expert_row + chunk * 8 * TILES, rows = min(8 * TILES, expert_end - row);
+        float sum[2][TILES][4] = {};
+        for (int s = 0; s < a.slices; s++) {
+            float c[2][TILES][4] = {}; /* of one slice: tensor cores cut long sums */
+            if (a.slices > 1 || row != loaded) {
+                __syncthreads();
+                load_rows<TILES>(a, xs, row, rows, slice_first(s) * GEMM_GROUP_K,
+                                 (slice_first(s + 1) - slice_first(s)) * GEMM_GROUP_K, stride);
+                __syncthreads();
+                loaded = row;
+            }
+            const int first = my_first(s), count = my_end(s) - first;
+            const uint32_t x = shared_address(xs) + g * stride + (first - slice_first(s)) * 256 + t * 32;
+#pragma unroll 1
+            for (int i = 0; i < count; i++) {
+                add_group<TILES, false>(ring.wait(), x + i * 256, stride, c);
+                put(ring.release());
+            }
+#pragma unroll
+            for (int i = 0; i < 8 * TILES; i++)
+                (&sum[0][0][0])[i] += (&c[0][0][0])[i];
+        }
+        float *mine = sums + parity * WARPS * SUMS; /* two sets, so that one barrier an item is enough */
+        parity ^= 1;
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int n = 0; n < TILES; n++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    mine[warp * SUMS + (n * 8 + 2 * t + (j & 1)) * 32 + r * 16 + gemm_tile_row(g, j >> 1)] = sum[r][n][j];
+        __syncthreads();
+        for (int i = threadIdx.x; i < rows * 32; i += WARPS * 32) {
+            float v = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+                v += mine[w * SUMS + i];
+            if (pair * 32 + i % 32 < a.n)
+                store_result(a.out, row + i / 32, pair * 32 + i % 32, v * factor);
+        }
+    }
+}
+
+template <int TILES> static int launch(const gemm_task *t, const nib_gemm_group *p) {
+    const size_t fixed = (size_t)WARPS * STAGES * (STAGE + 8) + 2 * WARPS * 2 * 16 * TILES * 8 * sizeof(float) +
+                         (EXPERTS + 2) * sizeof(int) + TILES * 8 * 16;
+    const size_t half = (size_t)t->max_shared / 2 - 1024; /* two blocks on a multiprocessor where they fit */
+    const size_t room = (half > fixed + TILES * 8 * 512 ? half : (size_t)t->max_shared) - fixed;
+    const int fit = (int)(room / (TILES * 8 * GEMM_GROUP_K * 2));
+    grouped_args a = {p->offsets, (const uint8_t *const *)p->packed, (const __nv_bfloat16 *)t->a, (int)p->n_experts, t->n,
+                      t->k,       t->lda,                            t->groups,                   t->n / 16,
+                      1,          gemm_scale_offset((size_t)t->n, (size_t)t->k), t->out};
+    a.slices = (t->groups + fit - 1) / fit;
+    const int most = (t->groups + a.slices - 1) / a.slices;
+    const size_t shared = fixed + (size_t)TILES * 8 * most * GEMM_GROUP_K * 2;
+    return launch_kernel(t, grouped<TILES>, t->n_sms * (2 * (shared + 1024) <= (size_t)t->max_shared ? 2 : 1), WARPS * 32,
+                         shared, a);
+}
+
+extern "C" int gemm_grouped(const gemm_task *t, const nib_gemm_group *p) {
+    return (size_t)t->m > p->n_experts * 6 ? launch<2>(t, p) : launch<1>(t, p);
+}

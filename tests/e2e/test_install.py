@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-PREFIX_FILES = ["bin/nibble", "include/nibble.h", "share/man/man1/nibble.1", "share/bash-completion/completions/nibble"]
+PREFIX_FILES = ["bin/nibble", "include/nibble.h", "include/nibble_gemm.h", "share/man/man1/nibble.1", "share/bash-completion/completions/nibble"]
 HELLO = r"""
 #include <nibble.h>
 #include <stdio.h>
@@ -66,7 +66,7 @@ def test_the_program_runs_from_there(prefix):
 def test_the_library_exports_only_its_api(prefix):
     symbols = run("nm", "-D", "--defined-only", library_folder(prefix) / "libnibble.so").stdout.split("\n")
     names = {line.split()[-1].split("@")[0] for line in symbols if line.strip()}
-    header = (prefix / "include/nibble.h").read_text()
+    header = (prefix / "include/nibble.h").read_text() + (prefix / "include/nibble_gemm.h").read_text()
     assert names and all(name.startswith("nib_") and f"{name}(" in header for name in names), names
 
 

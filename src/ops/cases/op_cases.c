@@ -55,7 +55,7 @@ static float next_normal(op_case *c) {
     return sum * 1.7320508f;
 }
 
-void *rig_memory(op_case *c, size_t n, size_t size) {
+void *op_rig_memory(op_case *c, size_t n, size_t size) {
     assert(c->n_owned < RIG_MAX_OWNED);
     void *memory = mem_array(n ? n : 1, size);
     if (memory)
@@ -65,8 +65,8 @@ void *rig_memory(op_case *c, size_t n, size_t size) {
     return memory;
 }
 
-float *rig_random(op_case *c, size_t n, op_pattern pattern, float largest) {
-    float *x = rig_memory(c, n, sizeof *x);
+float *op_rig_random(op_case *c, size_t n, op_pattern pattern, float largest) {
+    float *x = op_rig_memory(c, n, sizeof *x);
     for (size_t i = 0; x && i < n; i++) {
         float v = next_normal(c);
         x[i] = pattern == OP_PATTERN_ZEROS      ? 0
@@ -77,12 +77,12 @@ float *rig_random(op_case *c, size_t n, op_pattern pattern, float largest) {
     return x;
 }
 
-nib_status rig_buf(op_case *c, buf **out, buf_kind kind, size_t cols) {
+nib_status op_rig_buf(op_case *c, buf **out, buf_kind kind, size_t cols) {
     return c->be->buf_new(c->be, out, kind, SPLIT_NONE, c->s.rows, cols, c->err);
 }
 
-nib_status rig_vec(op_case *c, int i, size_t n, float spread) {
-    float *v = c->v_values[i] = rig_random(c, n, OP_PATTERN_NORMAL, 0);
+nib_status op_rig_vec(op_case *c, int i, size_t n, float spread) {
+    float *v = c->v_values[i] = op_rig_random(c, n, OP_PATTERN_NORMAL, 0);
     if (!v)
         return NIB_NO_MEMORY;
     for (size_t j = 0; j < n; j++)
@@ -122,8 +122,8 @@ static nib_status make_tensor(op_case *c, tensor *t, dtype type, size_t rows, si
                   .dims = {rows, cols},
                   .bytes = rows * row_bytes,
                   .tensor_scale = 1};
-    uint8_t *data = rig_memory(c, t->bytes, 1);
-    uint8_t *scales = type == DT_NVFP4 ? rig_memory(c, rows * cols / 16, 1) : NULL;
+    uint8_t *data = op_rig_memory(c, t->bytes, 1);
+    uint8_t *scales = type == DT_NVFP4 ? op_rig_memory(c, rows * cols / 16, 1) : NULL;
     if (!data || (type == DT_NVFP4 && !scales))
         return NIB_NO_MEMORY;
     fill_weight(c, t, data, scales);
@@ -132,7 +132,7 @@ static nib_status make_tensor(op_case *c, tensor *t, dtype type, size_t rows, si
     return NIB_OK;
 }
 
-nib_status rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts, size_t cols) {
+nib_status op_rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts, size_t cols) {
     tensor parts[WEIGHT_MAX_PARTS];
     const tensor *list[WEIGHT_MAX_PARTS];
     size_t all = 0;
@@ -143,7 +143,7 @@ nib_status rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts
         list[i] = &parts[i];
         all += rows[i];
     }
-    c->values = rig_memory(c, all * cols, sizeof *c->values);
+    c->values = op_rig_memory(c, all * cols, sizeof *c->values);
     if (!c->values)
         return NIB_NO_MEMORY;
     float *row = c->values;
@@ -163,9 +163,9 @@ static int32_t pages_of(int32_t positions) {
 static nib_status cut_batch(op_case *c) {
     int32_t rows = (int32_t)c->s.rows, n_seqs = rows < RIG_SEQS ? 1 : RIG_SEQS, row = 0;
     int32_t n_pages = pages_of(c->s.depth + rows);
-    c->tokens = rig_memory(c, c->s.rows, sizeof *c->tokens);
-    c->out_rows = rig_memory(c, c->s.rows, sizeof *c->out_rows);
-    c->pages = rig_memory(c, (size_t)(RIG_SEQS * n_pages), sizeof *c->pages);
+    c->tokens = op_rig_memory(c, c->s.rows, sizeof *c->tokens);
+    c->out_rows = op_rig_memory(c, c->s.rows, sizeof *c->out_rows);
+    c->pages = op_rig_memory(c, (size_t)(RIG_SEQS * n_pages), sizeof *c->pages);
     if (!c->tokens || !c->out_rows || !c->pages)
         return NIB_NO_MEMORY;
     for (int32_t i = 0; i < RIG_SEQS * n_pages; i++)
@@ -193,8 +193,8 @@ static nib_status cut_batch(op_case *c) {
 static nib_status store_depth(op_case *c, size_t width) {
     buf *qkv, *q;
     size_t chunk = c->s.rows;
-    NIB_TRY(rig_buf(c, &qkv, BUF_F32, width));
-    nib_status status = rig_buf(c, &q, BUF_F32, c->h * c->d);
+    NIB_TRY(op_rig_buf(c, &qkv, BUF_F32, width));
+    nib_status status = op_rig_buf(c, &q, BUF_F32, c->h * c->d);
     for (int32_t i = 0; i < c->b.n_seqs && status == NIB_OK; i++)
         for (size_t pos = 0; pos < (size_t)c->s.depth && status == NIB_OK; pos += chunk) {
             size_t n = (size_t)c->s.depth - pos < chunk ? (size_t)c->s.depth - pos : chunk;
@@ -215,7 +215,7 @@ static nib_status store_depth(op_case *c, size_t width) {
     return status;
 }
 
-nib_status rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
+nib_status op_rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
     const op_shape *s = c->s.shape;
     size_t width = (c->h + 2 * c->g) * c->d, pairs = c->d / 2;
     int window = windowed ? s->window : 0;
@@ -227,9 +227,9 @@ nib_status rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
                          .head_dim = s->head_dim,
                          .dtype = type};
     NIB_TRY(c->be->cache_new(c->be, &c->cache, &shape, 1, c->err));
-    NIB_TRY(rig_vec(c, 0, c->d, 0.3f));
-    NIB_TRY(rig_vec(c, 1, c->d, 0.3f));
-    NIB_TRY(rig_vec(c, 2, pairs, 0));
+    NIB_TRY(op_rig_vec(c, 0, c->d, 0.3f));
+    NIB_TRY(op_rig_vec(c, 1, c->d, 0.3f));
+    NIB_TRY(op_rig_vec(c, 2, pairs, 0));
     for (size_t i = 0; i < pairs; i++)
         c->v_values[2][i] = (float)pow(10000, -2.0 * (double)i / (double)c->d);
     c->be->vec_free(c->be, c->v[2]);
@@ -248,11 +248,11 @@ nib_status rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
                             .scale = 1 / sqrtf((float)c->d),
                             .window = window};
     size_t before = (size_t)c->b.n_seqs * (size_t)c->s.depth;
-    c->kv_rows = rig_random(c, (before + c->s.rows) * width, c->s.pattern, 4);
+    c->kv_rows = op_rig_random(c, (before + c->s.rows) * width, c->s.pattern, 4);
     if (!c->kv_rows)
         return NIB_NO_MEMORY;
     c->x = c->kv_rows + before * width;
-    NIB_TRY(rig_buf(c, &c->in, BUF_F32, width));
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_F32, width));
     return store_depth(c, width);
 }
 
@@ -356,7 +356,7 @@ static nib_status run(op_case *c, nib_error *err) {
 
 nib_status op_case_check(op_case *c, double *error, nib_error *err) {
     const op_fns *f = fns_of(c->s.op);
-    size_t cols = f->cols ? f->cols(c) : c->out->cols, rows = rig_result_rows(c);
+    size_t cols = f->cols ? f->cols(c) : c->out->cols, rows = op_rig_result_rows(c);
     double *got = mem_array(rows * cols, sizeof *got), *want = mem_array(cols, sizeof *want);
     nib_status status = got && want ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory to compare a case");
     *error = 0;
@@ -377,7 +377,7 @@ nib_status op_case_check(op_case *c, double *error, nib_error *err) {
 size_t op_case_bytes(const op_case *c) {
     size_t rows = c->s.rows, bytes = rows * c->in->cols * sizeof(float);
     if (c->out)
-        bytes += rig_result_rows(c) * c->out->cols * sizeof(float);
+        bytes += op_rig_result_rows(c) * c->out->cols * sizeof(float);
     if (c->w)
         bytes += c->s.op == OP_embed ? c->w->bytes / c->w->rows * rows : c->w->bytes;
     if (c->s.op == OP_attention) {

@@ -24,12 +24,12 @@ static const char *const plain_names[] = {"f32"};
 
 static nib_status embed_open(op_case *c) {
     size_t rows = RIG_VOCAB;
-    c->x = rig_random(c, c->s.rows, OP_PATTERN_ZEROS, 0); /* the tokens are the operand */
+    c->x = op_rig_random(c, c->s.rows, OP_PATTERN_ZEROS, 0); /* the tokens are the operand */
     if (!c->x)
         return NIB_NO_MEMORY;
-    NIB_TRY(rig_buf(c, &c->in, BUF_F32, 1));
-    NIB_TRY(rig_buf(c, &c->out, BUF_F32, c->dim));
-    return rig_weight(c, weight_format(c->s.variant), &rows, 1, c->dim);
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_F32, 1));
+    NIB_TRY(op_rig_buf(c, &c->out, BUF_F32, c->dim));
+    return op_rig_weight(c, weight_format(c->s.variant), &rows, 1, c->dim);
 }
 
 static void embed_queue(op_case *c) {
@@ -51,14 +51,14 @@ const op_fns op_fns_embed = {.n_variants = 4,
 /* ---- norms ---- */
 
 static nib_status norm_open(op_case *c) {
-    c->x = rig_random(c, c->s.rows * c->dim, c->s.pattern, 1e15f);
+    c->x = op_rig_random(c, c->s.rows * c->dim, c->s.pattern, 1e15f);
     if (!c->x)
         return NIB_NO_MEMORY;
-    NIB_TRY(rig_buf(c, &c->in, BUF_F32, c->dim));
-    NIB_TRY(rig_buf(c, &c->out, c->s.op == OP_rmsnorm_add ? BUF_F32 : BUF_ACT, c->dim));
-    if (c->s.op == OP_rmsnorm_add && !(c->y = rig_random(c, c->s.rows * c->dim, c->s.pattern, 2)))
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_F32, c->dim));
+    NIB_TRY(op_rig_buf(c, &c->out, c->s.op == OP_rmsnorm_add ? BUF_F32 : BUF_ACT, c->dim));
+    if (c->s.op == OP_rmsnorm_add && !(c->y = op_rig_random(c, c->s.rows * c->dim, c->s.pattern, 2)))
         return NIB_NO_MEMORY;
-    return rig_vec(c, 0, c->dim, 0.5f);
+    return op_rig_vec(c, 0, c->dim, 0.5f);
 }
 
 static void norm64(const float *x, const float *w, size_t n, float eps, double *out) {
@@ -113,15 +113,15 @@ const op_fns op_fns_rmsnorm_add = {.n_variants = 1,
 
 /* in ACT [rows, IN] times a weight of parts. */
 static nib_status product_open(op_case *c, const size_t *rows, size_t n_parts, size_t in) {
-    c->x = rig_random(c, c->s.rows * in, c->s.pattern, 1e6f);
+    c->x = op_rig_random(c, c->s.rows * in, c->s.pattern, 1e6f);
     if (!c->x)
         return NIB_NO_MEMORY;
-    NIB_TRY(rig_buf(c, &c->in, BUF_ACT, in));
-    return rig_weight(c, weight_format(c->s.variant), rows, n_parts, in);
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_ACT, in));
+    return op_rig_weight(c, weight_format(c->s.variant), rows, n_parts, in);
 }
 
 static nib_status open_bias(op_case *c) {
-    return c->s.variant < 4 ? NIB_OK : rig_vec(c, 0, c->w->rows, 0.5f);
+    return c->s.variant < 4 ? NIB_OK : op_rig_vec(c, 0, c->w->rows, 0.5f);
 }
 
 static double dot64(const op_case *c, size_t row, size_t out) {
@@ -135,7 +135,7 @@ static double dot64(const op_case *c, size_t row, size_t out) {
 static nib_status matmul_open(op_case *c) {
     size_t rows[] = {c->h * c->d, c->g * c->d, c->g * c->d};
     NIB_TRY(product_open(c, rows, 3, c->dim));
-    NIB_TRY(rig_buf(c, &c->out, BUF_F32, c->w->rows));
+    NIB_TRY(op_rig_buf(c, &c->out, BUF_F32, c->w->rows));
     return open_bias(c);
 }
 
@@ -150,8 +150,8 @@ static void matmul_want(op_case *c, size_t row, double *out) {
 
 static nib_status matmul_add_open(op_case *c) {
     NIB_TRY(product_open(c, &c->dim, 1, c->ffn));
-    NIB_TRY(rig_buf(c, &c->out, BUF_F32, c->dim));
-    if (!(c->y = rig_random(c, c->s.rows * c->dim, OP_PATTERN_NORMAL, 0)))
+    NIB_TRY(op_rig_buf(c, &c->out, BUF_F32, c->dim));
+    if (!(c->y = op_rig_random(c, c->s.rows * c->dim, OP_PATTERN_NORMAL, 0)))
         return NIB_NO_MEMORY;
     return open_bias(c);
 }
@@ -191,7 +191,7 @@ static glu_kind glu_of(int variant) {
 static nib_status matmul_glu_open(op_case *c) {
     size_t rows[] = {c->ffn, c->ffn};
     NIB_TRY(product_open(c, rows, 2, c->dim));
-    return rig_buf(c, &c->out, BUF_ACT, c->ffn);
+    return op_rig_buf(c, &c->out, BUF_ACT, c->ffn);
 }
 
 static void matmul_glu_queue(op_case *c) {
@@ -264,8 +264,8 @@ static const float *row_at(const op_case *c, const batch_seq *s, int pos) {
 }
 
 static nib_status store_open(op_case *c) {
-    NIB_TRY(rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
-    return rig_buf(c, &c->out, BUF_F32, c->h * c->d);
+    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
+    return op_rig_buf(c, &c->out, BUF_F32, c->h * c->d);
 }
 
 static void store_queue(op_case *c) {
@@ -279,12 +279,12 @@ static void store_want(op_case *c, size_t row, double *out) {
 
 /* Attention's queries and the newest keys and values come from the op before it. */
 static nib_status attention_open(op_case *c) {
-    NIB_TRY(rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
-    c->keys = rig_memory(c, ((size_t)c->s.depth + c->s.rows) * c->g * c->d, sizeof *c->keys);
+    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
+    c->keys = op_rig_memory(c, ((size_t)c->s.depth + c->s.rows) * c->g * c->d, sizeof *c->keys);
     if (!c->keys)
         return NIB_NO_MEMORY;
-    NIB_TRY(rig_buf(c, &c->q, BUF_F32, c->h * c->d));
-    return rig_buf(c, &c->out, BUF_ACT, c->h * c->d);
+    NIB_TRY(op_rig_buf(c, &c->q, BUF_F32, c->h * c->d));
+    return op_rig_buf(c, &c->out, BUF_ACT, c->h * c->d);
 }
 
 static void attention_queue(op_case *c) {
@@ -347,10 +347,10 @@ const op_fns op_fns_attention = {.n_variants = 6,
 /* ---- sums ---- */
 
 static nib_status sum_squares_open(op_case *c) {
-    c->x = rig_random(c, c->s.rows * c->ffn, c->s.pattern, 1e18f);
+    c->x = op_rig_random(c, c->s.rows * c->ffn, c->s.pattern, 1e18f);
     if (!c->x)
         return NIB_NO_MEMORY;
-    NIB_TRY(rig_buf(c, &c->in, BUF_ACT, c->ffn));
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_ACT, c->ffn));
     return c->be->vec_new(c->be, &c->v[0], VEC_F64, c->ffn, NULL, c->err);
 }
 
@@ -406,12 +406,12 @@ static void set_how(sample_row *how, int variant, size_t row) {
 
 static nib_status sample_open(op_case *c) {
     size_t words = (c->ffn + 31) / 32;
-    c->x = rig_random(c, c->s.rows * c->ffn, c->s.pattern, 9);
-    c->rows = rig_memory(c, c->s.rows, sizeof *c->rows);
-    c->samples = rig_memory(c, c->s.rows, sizeof *c->samples);
-    int32_t *tokens = rig_memory(c, SAMPLE_HISTORY, sizeof *tokens);
-    token_bias *bias = rig_memory(c, SAMPLE_BIASED, sizeof *bias);
-    uint32_t *mask = rig_memory(c, words, sizeof *mask);
+    c->x = op_rig_random(c, c->s.rows * c->ffn, c->s.pattern, 9);
+    c->rows = op_rig_memory(c, c->s.rows, sizeof *c->rows);
+    c->samples = op_rig_memory(c, c->s.rows, sizeof *c->samples);
+    int32_t *tokens = op_rig_memory(c, SAMPLE_HISTORY, sizeof *tokens);
+    token_bias *bias = op_rig_memory(c, SAMPLE_BIASED, sizeof *bias);
+    uint32_t *mask = op_rig_memory(c, words, sizeof *mask);
     if (!c->x || !c->rows || !c->samples || !tokens || !bias || !mask)
         return NIB_NO_MEMORY;
     for (size_t i = 0; i < SAMPLE_HISTORY; i++)
@@ -430,7 +430,7 @@ static nib_status sample_open(op_case *c) {
         how->n_bias = c->s.variant == 6 ? SAMPLE_BIASED : 0;
         how->mask = c->s.variant == 7 ? mask : NULL;
     }
-    return rig_buf(c, &c->in, BUF_F32, c->ffn);
+    return op_rig_buf(c, &c->in, BUF_F32, c->ffn);
 }
 
 static void sample_queue(op_case *c) {

@@ -61,17 +61,17 @@ OP_LIST(OP_DECLARE)
 #undef OP_DECLARE
 
 /* ---- operands; all of them belong to the case ---- */
-void *rig_memory(op_case *c, size_t n, size_t size); /* NULL: ERR is set */
+void *op_rig_memory(op_case *c, size_t n, size_t size); /* NULL: ERR is set */
 /* N numbers by the case's pattern; LARGEST: what OP_PATTERN_MAX holds, with alternating signs. */
-float *rig_random(op_case *c, size_t n, op_pattern pattern, float largest);
-nib_status rig_buf(op_case *c, buf **out, buf_kind kind, size_t cols);
-nib_status rig_vec(op_case *c, int i, size_t n, float spread); /* c->v[i]: 1 +- SPREAD */
+float *op_rig_random(op_case *c, size_t n, op_pattern pattern, float largest);
+nib_status op_rig_buf(op_case *c, buf **out, buf_kind kind, size_t cols);
+nib_status op_rig_vec(op_case *c, int i, size_t n, float spread); /* c->v[i]: 1 +- SPREAD */
 /* c->w of N_PARTS parts of ROWS[i] rows each, with scales of their own. */
-nib_status rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts, size_t cols);
+nib_status op_rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts, size_t cols);
 /* c->cache, c->attn, and DEPTH + rows positions in RIG_SEQS sequences at most; those below pos are stored. */
-nib_status rig_attention(op_case *c, nib_kv_dtype type, bool windowed);
+nib_status op_rig_attention(op_case *c, nib_kv_dtype type, bool windowed);
 
-static inline size_t rig_result_rows(const op_case *c) {
+static inline size_t op_rig_result_rows(const op_case *c) {
     return c->s.op == OP_rmsnorm_out ? (size_t)c->b.n_out : c->s.op == OP_sum_squares ? 1 : c->s.rows;
 }
 

@@ -332,12 +332,12 @@ const uint32_t *guide_mask(guide *g) {
 }
 
 nib_status guide_fill(guide *g, uint32_t *bits, size_t n_words, nib_error *err) {
-    const size_t own = g->plan->words->n_words;
-    if (n_words < own)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "a mask of %zu words for a vocabulary that takes %zu", n_words,
-                        own);
-    memset(bits + own, 0, (n_words - own) * sizeof *bits);
-    return find_mask(g, bits) == NIB_OK ? NIB_OK : guide_failure(g, err);
+    const size_t own = g->plan->words->n_words, both = n_words < own ? n_words : own;
+    if (find_mask(g, g->bits) != NIB_OK)
+        return guide_failure(g, err);
+    memcpy(bits, g->bits, both * sizeof *bits);
+    memset(bits + both, 0, (n_words - both) * sizeof *bits);
+    return NIB_OK;
 }
 
 bool guide_accept(guide *g, int32_t token) {

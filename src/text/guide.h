@@ -44,7 +44,8 @@ void guide_close(guide *g); /* NULL is fine */
 /* Bits of the tokens that may come next, [trie.n_words]; lives until the next call on G. NULL after a
  * failure, of which guide_failure tells. No bit is set once the answer has ended. */
 const uint32_t *guide_mask(guide *g);
-/* The same into BITS [n_words], room for all logits; what is past the trie's is cleared. */
+/* The same into BITS [n_words], one for each logit: a vocabulary may have more words than logits, or fewer.
+ */
 nib_status guide_fill(guide *g, uint32_t *bits, size_t n_words, nib_error *err);
 /* Takes TOKEN; false, and nothing changes, when the shape does not allow it (or after a failure). */
 bool guide_accept(guide *g, int32_t token);

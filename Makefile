@@ -14,9 +14,9 @@ export JOBS
 build: ## build the program and the library (build/release)
 	@scripts/build release nibble libnibble
 
-cuda: ## build both with CUDA (build/cuda); needs nvcc: scripts/setup cuda looks for it
+cuda: ## build both with CUDA, and libnibble_cuda.so (build/cuda); needs nvcc: scripts/setup cuda looks for it
 	@scripts/setup cuda
-	@scripts/build cuda nibble libnibble
+	@scripts/build cuda nibble libnibble nibble_cuda
 
 help: ## say what make can do
 	@printf 'nibble: run 4-bit floating-point language models\n\n'

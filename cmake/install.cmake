@@ -7,6 +7,9 @@ include(GNUInstallDirs)
 install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS libnibble LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/nibble.h include/nibble_gemm.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TARGET nibble_cuda) # the engine looks for it there
+    install(TARGETS nibble_cuda LIBRARY DESTINATION lib/nibble)
+endif()
 install(FILES docs/man/nibble.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 install(FILES docs/completion/nibble.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
         RENAME nibble)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See backends.h. GPUs are reached through a shared object that is loaded here, once, and stays: beside this
- * program or library, in ../lib, or where the loader looks.
+ * See backends.h. GPUs are reached through a shared object that is loaded here, once, and stays.
  */
 #include "engine/backends.h"
 
@@ -15,30 +14,35 @@
 
 /* ---- the GPUs' shared object ---- */
 
-/* Tries DIRECTORY/NAME, of the file at PATH when UP levels are taken off it. */
-static void *load_from(const char *path, const char *below, char *tried, size_t size) {
-    const char *slash = strrchr(path, '/');
-    if (slash)
-        snprintf(tried, size, "%.*s/%s%s", (int)(slash - path), path, below, NIBBLE_CUDA_LIBRARY);
-    else
+/* Where it may lie, seen from the folder of this program or library: beside it (a build), or where it is
+ * installed, in lib/nibble under the prefix. */
+static void *load_object(char *tried, size_t size) {
+    static const char *const folders[] = {"", "../lib/nibble/", "nibble/", "../nibble/"};
+    char own[PATH_MAX] = "";
+    void *object = NULL;
+    Dl_info here;
+    if (dladdr((void *)&load_object, &here) && here.dli_fname && realpath(here.dli_fname, own)) {
+        char *slash = strrchr(own, '/');
+        *slash = 0;
+        for (size_t i = 0; i < sizeof folders / sizeof *folders && !object; i++) {
+            snprintf(tried, size, "%s/%s%s", own, folders[i], NIBBLE_CUDA_LIBRARY);
+            object = dlopen(tried, RTLD_NOW | RTLD_LOCAL);
+        }
+    }
+    if (!object) {
         snprintf(tried, size, "%s", NIBBLE_CUDA_LIBRARY);
-    return dlopen(tried, RTLD_NOW | RTLD_LOCAL);
+        object = dlopen(tried, RTLD_NOW | RTLD_LOCAL);
+    }
+    return object;
 }
 
 static nib_status load_plugin(const backend_plugin **out, nib_error *err) {
-    static const backend_plugin *loaded; /* the same for every thread that loads it */
-    char tried[PATH_MAX + 64] = "", own[PATH_MAX] = "";
-    Dl_info here;
-    if (loaded) {
-        *out = loaded;
+    static const backend_plugin *_Atomic loaded; /* the same for every thread that loads it */
+    char tried[PATH_MAX + 64] = "";
+    *out = loaded;
+    if (*out)
         return NIB_OK;
-    }
-    void *object = NULL;
-    if (dladdr((void *)&load_plugin, &here) && here.dli_fname && realpath(here.dli_fname, own)) {
-        object = load_from(own, "", tried, sizeof tried);
-        object = object ? object : load_from(own, "../lib/", tried, sizeof tried);
-    }
-    object = object ? object : load_from("", "", tried, sizeof tried);
+    void *object = load_object(tried, sizeof tried);
     if (!object)
         return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend: %.300s", dlerror());
     const backend_plugin *plugin = dlsym(object, NIBBLE_PLUGIN_SYMBOL);

@@ -10,8 +10,8 @@
  *   4. top-k, top-p of what top-k left, min-p relative to the most probable
  *   5. one draw: of what is left, in the order of probability (equal ones by id) where top-k or top-p cut,
  *      else in the order of ids, the first at which the sum of probabilities exceeds a uniform number. That
- * is a function of seed and position alone, so a sequence gets the same text whatever runs beside it,
- * preempted or not
+ *      is a function of seed and position alone, so a sequence gets the same text whatever runs beside it,
+ *      preempted or not
  *
  * A logit of minus infinity is a token that cannot come; NaN, plus infinity, or no token left is an error
  * (token -1).
@@ -30,7 +30,7 @@ typedef struct token_bias {
 
 typedef struct sample_row {
     float temperature;
-    int32_t top_k;        /* 0: off */
+    int32_t top_k;        /* 0, or the vocabulary and more: off */
     float top_p;          /* 0 or 1: off */
     float min_p;          /* 0: off */
     float repeat_penalty; /* 0 or 1: off */

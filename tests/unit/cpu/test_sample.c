@@ -13,10 +13,11 @@
 
 #include <cmocka.h>
 
+#include "../ops/sample_suite.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "cpu/cpu.h"
 #include "cpu/sample.h"
-#include "golden_draws.h"
 
 enum { MAX_VOCAB = 5000, LARGE_VOCAB = 262144 };
 
@@ -59,37 +60,16 @@ static void random_logits(float *logits, int n) {
         logits[i] = (float)(4 * (rng() + rng() + rng() - 1.5) + (rng() < 0.01 ? 6 : 0));
 }
 
-/* ---- the draw of a seed ---- */
+/* ---- as an op ---- */
 
-static void test_golden_draws(void **state) {
+static void test_op(void **state) {
     (void)state;
-    static float logits[GOLDEN_MAX_VOCAB];
-    static int32_t tokens[GOLDEN_TOKENS];
-    for (int v = 0; v < GOLDEN_VOCABS; v++)
-        for (int s = 0; s < GOLDEN_SETTINGS; s++) {
-            const golden_setting *g = &golden_settings[s];
-            uint64_t seed = (uint64_t)(100 * v + s);
-            golden_logits(logits, golden_vocabs[v], seed);
-            golden_sequence(tokens, golden_vocabs[v], seed);
-            for (int d = 0; d < GOLDEN_DRAWS; d++) {
-                sample_row how = {.temperature = g->temperature,
-                                  .top_k = g->top_k,
-                                  .top_p = g->top_p,
-                                  .min_p = g->min_p,
-                                  .repeat_penalty = g->repeat_penalty,
-                                  .penalty_window = 64,
-                                  .tokens = tokens,
-                                  .n_tokens = GOLDEN_TOKENS,
-                                  .n_prompt = GOLDEN_TOKENS,
-                                  .seed = (uint64_t)(7 * v + s + 1),
-                                  .position = (uint64_t)d,
-                                  .n_top = -1};
-                int32_t token = pick(&how, logits, (size_t)golden_vocabs[v]);
-                if (token != golden_tokens[v][s][d])
-                    fail_msg("vocabulary %d, setting %d, draw %d: %d, not %d", golden_vocabs[v], s, d, token,
-                             golden_tokens[v][s][d]);
-            }
-        }
+    backend *be;
+    for (int threads = 1; threads <= 3; threads += 2) {
+        assert_int_equal(cpu_open(&be, &(cpu_options){.threads = threads}, NULL), NIB_OK);
+        sample_suite_golden(be);
+        be->close(be);
+    }
 }
 
 /* ---- against FP64 ---- */
@@ -387,11 +367,16 @@ static void test_outliers_cost_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_draws),   cmocka_unit_test(test_distributions),
-        cmocka_unit_test(test_ties),           cmocka_unit_test(test_repeat_penalty),
-        cmocka_unit_test(test_penalty_window), cmocka_unit_test(test_presence_and_frequency),
-        cmocka_unit_test(test_bias_and_mask),  cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_no_numbers),     cmocka_unit_test(test_outliers_cost_nothing),
+        cmocka_unit_test(test_op),
+        cmocka_unit_test(test_distributions),
+        cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_repeat_penalty),
+        cmocka_unit_test(test_penalty_window),
+        cmocka_unit_test(test_presence_and_frequency),
+        cmocka_unit_test(test_bias_and_mask),
+        cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_no_numbers),
+        cmocka_unit_test(test_outliers_cost_nothing),
     };
     return cmocka_run_group_tests(tests, open_scratch, close_scratch);
 }

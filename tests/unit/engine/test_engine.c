@@ -72,7 +72,7 @@ static void check_overlap(nib_activations activations, nib_kv_dtype kv_dtype) {
             beside[i].cancel_after = rng(&random, 4) ? 0 : 1 + (int)rng(&random, 20);
         }
         overlap_run_all(beside, N_REQUESTS);
-        for (int i = 0; i < N_REQUESTS; i++)
+        for (int i = 0; i < N_REQUESTS && e->l->be->row_bits_fixed; i++)
             overlap_expect_equal(&beside[i], &alone[i]);
     }
     pthread_mutex_lock(&e->lock);

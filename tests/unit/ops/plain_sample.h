@@ -65,7 +65,7 @@ static int32_t plain_draw(plain_choice *all, size_t n, const sample_row *how) {
         kept--;
     for (size_t i = 0; i < kept; i++)
         left += all[i].p;
-    if (how->top_k <= 0 && !(how->top_p > 0 && how->top_p < 1))
+    if ((how->top_k <= 0 || (size_t)how->top_k >= n) && !(how->top_p > 0 && how->top_p < 1))
         qsort(all, kept, sizeof *all, plain_by_id);
     double u = sample_uniform(how->seed, how->position) * left;
     for (size_t i = 0; i + 1 < kept; i++)

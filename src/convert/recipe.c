@@ -119,7 +119,7 @@ static nib_status name_item(const chef *c, const tensor *t, slot s, const char *
 static void carry(const chef *c, recipe_item *item) {
     const tensor *t = item->e.t;
     bool repacks = item->e.slot != SLOT_EMBED || !c->r->from_gguf;
-    bool scaled = t->block_scales || t->row_scales || t->tensor_scale != 1.0f;
+    bool scaled = t->block_scales || t->row_scales || t->tile_scales || t->tensor_scale != 1.0f;
     item->e.to = t->dtype;
     item->e.action = ENCODE_CARRY;
     if (c->r->to_gguf == c->r->from_gguf) {
@@ -127,6 +127,10 @@ static void carry(const chef *c, recipe_item *item) {
         bool fp8 = t->dtype == DT_F8_E4M3 && known;
         item->e.action = scaled || fp8 ? ENCODE_REPACK : ENCODE_CARRY;
         if (t->dtype == DT_F8_E5M2 && (scaled || known)) { /* neither convention has words for it */
+            item->e.action = ENCODE_CAST;
+            item->e.to = DT_NONE;
+        }
+        if (t->tile_scales) { /* no output has words for tiles */
             item->e.action = ENCODE_CAST;
             item->e.to = DT_NONE;
         }
@@ -194,7 +198,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
     }
     item->e.to = to;
     item->e.action = ENCODE_QUANTIZE;
-    if (same_format(t->dtype, to) && to != DT_BF16) {
+    if (same_format(t->dtype, to) && to != DT_BF16 && !t->tile_scales) {
         item->e.action = ENCODE_REPACK;
         return NIB_OK;
     }

@@ -197,7 +197,7 @@ static void sum_rows(const matmul_job *job, const pack_part *p, size_t first, si
     float *w = scratch;
     for (size_t i = 0; i < n; i++) {
         float *dst = w + i * n_padded;
-        if (m->decode[bare.dtype] && !bare.block_scales)
+        if (m->decode[bare.dtype] && !bare.block_scales && !bare.tile_scales)
             m->decode[bare.dtype]((const uint8_t *)bare.data + (first + i) * row_bytes, dst, p->cols);
         else
             tensor_decode_row(&bare, first + i, dst);
@@ -233,7 +233,8 @@ static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t
             m->gemv32[p->kind](acc, p, group, n_groups, job->a->f32);
         return m->gemv32[p->kind];
     }
-    if (!m->gemv_rows[p->source.dtype] || !dtype_bytes(p->source.dtype, p->cols, &row_bytes))
+    if (p->source.tile_scales || !m->gemv_rows[p->source.dtype] ||
+        !dtype_bytes(p->source.dtype, p->cols, &row_bytes))
         return false;
     const uint8_t *w = (const uint8_t *)p->source.data + group * PACK_LANES * row_bytes;
     m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, job->a->f32, p->cols);

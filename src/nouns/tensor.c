@@ -11,12 +11,18 @@
 #include "num/e2m1.h"
 #include "num/fp8.h"
 
+static size_t tiles_in_row(const tensor *t) {
+    return (t->cols + t->tile_cols - 1) / t->tile_cols;
+}
+
 size_t tensor_total_bytes(const tensor *t) {
     size_t bytes = t->bytes;
     if (t->block_scales)
         bytes += t->rows * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16));
     if (t->row_scales)
         bytes += t->rows * sizeof(float);
+    if (t->tile_scales)
+        bytes += (t->rows + t->tile_rows - 1) / t->tile_rows * tiles_in_row(t) * sizeof(float);
     return bytes + (t->tensor_scale != 1.0f ? sizeof(float) : 0);
 }
 
@@ -71,6 +77,12 @@ static void apply_block_scales(const tensor *t, size_t row, float *dst) {
     }
 }
 
+static void apply_tile_scales(const tensor *t, size_t row, float *dst) {
+    const float *scales = t->tile_scales + (t->tile_first + row) / t->tile_rows * tiles_in_row(t);
+    for (size_t c = 0; c < t->cols; c++)
+        dst[c] *= scales[c / t->tile_cols];
+}
+
 tensor tensor_rows(const tensor *t, size_t first, size_t n) {
     size_t row_bytes = t->bytes / t->rows;
     assert(t->bytes % t->rows == 0 && first + n <= t->rows);
@@ -82,6 +94,11 @@ tensor tensor_rows(const tensor *t, size_t first, size_t n) {
         part.block_scales = t->block_scales + first * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16));
     if (t->row_scales)
         part.row_scales = t->row_scales + first;
+    if (t->tile_scales) {
+        size_t at = t->tile_first + first;
+        part.tile_scales = t->tile_scales + at / t->tile_rows * tiles_in_row(t);
+        part.tile_first = at % t->tile_rows;
+    }
     return part;
 }
 
@@ -93,6 +110,8 @@ void tensor_decode_row(const tensor *t, size_t row, float *dst) {
     dtype_decode(t->dtype, (const unsigned char *)t->data + row * row_bytes, dst, t->cols);
     if (t->block_scales)
         apply_block_scales(t, row, dst);
+    if (t->tile_scales)
+        apply_tile_scales(t, row, dst);
     if (t->row_scales)
         for (size_t c = 0; c < t->cols; c++)
             dst[c] *= t->row_scales[row];

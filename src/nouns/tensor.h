@@ -4,7 +4,7 @@
  * mapped file (or in the caller's memory). Every store reader presents its file's conventions in this one
  * form:
  *
- *   value[r, c] = element(data)[r, c] * block_scale[r, c / block] * row_scale[r] * tensor_scale
+ *   value[r, c] = element(data)[r, c] * block_scale[r, c / block] * tile_scale * row_scale[r] * tensor_scale
  *
  * where a factor that the format lacks is 1. All scales here multiply; a reader of a convention whose scales
  * divide takes the reciprocal.
@@ -30,8 +30,12 @@ typedef struct tensor {
     const uint8_t
         *block_scales;       /* DT_NVFP4: E4M3 [rows, cols/16]; DT_MXFP4: E8M0 [rows, cols/32]; else NULL */
     const float *row_scales; /* FP32 [rows] or NULL */
-    float tensor_scale;      /* 1 when there is none */
-    float input_scale;       /* static activation scale (ModelOpt convention); 0 when there is none */
+    const float
+        *tile_scales; /* FP8: FP32, one per tile of tile_rows x tile_cols elements, a row of tiles after
+                         the other; or NULL. The first row is row tile_first of the first tile */
+    size_t tile_rows, tile_cols, tile_first;
+    float tensor_scale; /* 1 when there is none */
+    float input_scale;  /* static activation scale (ModelOpt convention); 0 when there is none */
 } tensor;
 
 /* Bytes of everything that stores the tensor: data and scales. */

@@ -55,9 +55,11 @@ nib_status config_quantization(config_quant *out, const json_t *config, const js
         *out = CONFIG_QUANT_MODELOPT;
         return NIB_OK;
     }
+    if (strcmp(method, "fp8") == 0) /* of transformers and vLLM: weights in tiles; the tensors say the rest */
+        return NIB_OK;
     if (strcmp(method, "compressed-tensors") != 0)
         return nib_fail(err, NIB_UNSUPPORTED,
-                        "%s: quant_method is \"%s\", nibble reads modelopt and "
+                        "%s: quant_method is \"%s\", nibble reads modelopt, fp8 and "
                         "compressed-tensors",
                         where, QUOTEZ(method));
     *out = CONFIG_QUANT_COMPRESSED;

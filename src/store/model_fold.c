@@ -8,6 +8,9 @@
  *                       input_global_scale F32, both divisors
  *   MXFP4 (either)      weight or weight_packed U8 [N, K/2], weight_scale U8 (E8M0) [N, K/32]
  *   FP8 (either)        weight E4M3 [N, K], weight_scale F32/BF16/F16 [] or [1] or [N] or [N, 1]
+ *   FP8 in tiles        weight E4M3 [N, K], weight_scale or weight_scale_inv F32/BF16, one per 128 x 128:
+ *                       [N/128, K/128] or [N/128, 1, K/128, 1], rounded up; it multiplies under either name
+ *   MXFP8               weight E4M3 [N, K], weight_scale U8 (E8M0) [N, K/32]
  *   GGUF                X.weight of any type, X.scale F32 [1], X.input_scale F32 [1]
  *
  * What only looks like one of these is kept as stored, as a tensor of its own, and the network gets a note.
@@ -18,8 +21,11 @@
 #include "base/mem.h"
 #include "base/quote.h"
 #include "nouns/family.h"
+#include "num/fp8.h"
 #include "store/model_parts.h"
 #include "store/names.h"
+
+#define FP8_TILE 128
 
 typedef struct folder {
     model_file *f;
@@ -160,17 +166,65 @@ static nib_status fold_codes(const folder *d, model_raw *r, strview stem, bool p
     return NIB_OK;
 }
 
+/* One FP32 scale per tile of ROWS x COLS elements, of the stored scales R. */
+static nib_status read_tiles(const folder *d, model_raw *r, tensor *t, size_t rows, size_t cols) {
+    size_t n = n_elements(r);
+    float *tiles = arena_alloc(&d->f->owned->arena, n, sizeof *tiles);
+    if (!tiles)
+        return nib_fail(d->err, NIB_NO_MEMORY, "%s: no memory for the scales %s", r->where, r->name);
+    if (r->dtype == DT_U8) /* E8M0 */
+        for (size_t i = 0; i < n; i++)
+            tiles[i] = e8m0_to_f32(((const uint8_t *)r->data)[i]);
+    else
+        dtype_decode(r->dtype, r->data, tiles, n);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(tiles[i]) || tiles[i] < 0)
+            return nib_fail(d->err, NIB_BAD_FILE, "%s: scale %zu of %s is %g, expected a finite number >= 0",
+                            r->where, i, QUOTEZ(r->name), (double)tiles[i]);
+    t->tile_scales = tiles;
+    t->tile_rows = rows;
+    t->tile_cols = cols;
+    r->used = true;
+    return NIB_OK;
+}
+
+/* R has one number per tile of 128 x 128 elements of T, as [R, C], [R, 1, C, 1] or the like. */
+static bool is_tiled(const model_raw *r, const tensor *t) {
+    size_t shape[TENSOR_MAX_DIMS] = {0}, rows = (t->rows + FP8_TILE - 1) / FP8_TILE,
+           cols = (t->cols + FP8_TILE - 1) / FP8_TILE;
+    int n = 0;
+    for (int i = 0; i < r->n_dims; i++)
+        if (r->dims[i] != 1 || (r->n_dims == 2 && i < 2))
+            shape[n++] = r->dims[i];
+    bool flat = n_elements(r) == rows * cols && (rows == 1 || cols == 1);
+    return is_float(r->dtype) && r->n_dims >= 2 && (flat || (n == 2 && shape[0] == rows && shape[1] == cols));
+}
+
 static nib_status fold_fp8(const folder *d, model_raw *r, strview stem, tensor *t) {
     model_raw *scale = beside(d, stem, ".weight_scale"), *input = beside(d, stem, ".input_scale");
-    if (!scale || !is_float(scale->dtype))
+    if (!scale)
+        scale =
+            beside(d, stem, ".weight_scale_inv"); /* of block-quantized files; it multiplies all the same */
+    bool mx =
+        scale && scale->dtype == DT_U8 && t->cols % 32 == 0 && is_matrix_of(scale, t->rows, t->cols / 32);
+    if (!scale || (!mx && !is_float(scale->dtype)))
         return model_note_words(d->f, d->err, "%s: FP8 tensor %s has no weight_scale beside it", r->where,
                                 QUOTEZ(r->name));
-    bool per_row = n_elements(scale) == t->rows && t->rows > 1 &&
+    bool per_row = !mx && n_elements(scale) == t->rows && t->rows > 1 &&
                    (scale->n_dims == 1 || is_matrix_of(scale, t->rows, 1));
-    if (n_elements(scale) != 1 && !per_row)
-        return model_note_words(d->f, d->err, "%s: %s holds neither one scale nor one per row", r->where,
-                                QUOTEZ(scale->name));
-    NIB_TRY(per_row ? read_rows(d, scale, t) : read_scalar(d, scale, &t->tensor_scale));
+    bool tiled = !mx && !per_row && n_elements(scale) != 1 && is_tiled(scale, t);
+    if (n_elements(scale) != 1 && !per_row && !mx && !tiled)
+        return model_note_words(
+            d->f, d->err,
+            "%s: %s holds neither one scale nor one per row, per 32 columns (E8M0) or per "
+            "tile of 128 x 128",
+            r->where, QUOTEZ(scale->name));
+    if (mx)
+        NIB_TRY(read_tiles(d, scale, t, 1, 32));
+    else if (tiled)
+        NIB_TRY(read_tiles(d, scale, t, FP8_TILE, FP8_TILE));
+    else
+        NIB_TRY(per_row ? read_rows(d, scale, t) : read_scalar(d, scale, &t->tensor_scale));
     if (input)
         NIB_TRY(read_scalar(d, input, &t->input_scale));
     if (d->f->convention == QUANT_NONE)

@@ -242,6 +242,7 @@ static names_companion match(const suffix *list, size_t n, strview name, strview
 names_companion names_hf_companion(strview name, strview *stem) {
     static const suffix suffixes[] = {
         {".weight_scale", COMPANION_WEIGHT_SCALE},
+        {".weight_scale_inv", COMPANION_WEIGHT_SCALE},
         {".weight_scale_2", COMPANION_WEIGHT_SCALE_2},
         {".input_scale", COMPANION_INPUT_SCALE},
         {".weight_packed", COMPANION_WEIGHT_PACKED},

@@ -213,10 +213,10 @@ def directories():
     configured("run-act", "hidden_act", "relu", c + ": hidden_act is \"relu\", nibble computes silu", room="model",
                command="run")
     configured("run-gptq", "quantization_config", {"quant_method": "gptq"},
-               "{}: quant_method is \"gptq\", nibble reads modelopt and compressed-tensors", room="model", command="run")
+               "{}: quant_method is \"gptq\", nibble reads modelopt, fp8 and compressed-tensors", room="model", command="run")
     hf("run-bias-hf", "{}: tensor model.layers.0.self_attn.q_proj.bias is not part of a qwen3 network as nibble computes it",
        lambda d: d.tensors.__setitem__("model.layers.0.self_attn.q_proj.bias", ("F16", [8], None)), room="model",
        command="run")
     hf("run-no-config", "{}: has no config.json", lambda d: setattr(d, "raw_config", b""), room="model", command="run")
-    hf("run-fp8-blocks", s + f"{up}.weight_scale holds neither one scale nor one per row",
+    hf("run-fp8-blocks", s + f"{up}.weight_scale holds neither one scale nor one per row, per 32 columns (E8M0) or per tile of 128 x 128",
        lambda d: fp8(d, ("F32", [2, 2], None)), room="model", command="run")

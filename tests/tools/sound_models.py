@@ -64,6 +64,22 @@ def sound_directories():
             d.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "FP8"}
         return change
 
+    def fp8_tiles(d):
+        quantized_up(d, {"weight": ("F8_E4M3", [FFN, 160], bytes(i % 0x7F for i in range(FFN * 160))),
+                         "weight_scale_inv": ("F32", [1, 2], f32(0.5, 2.0))}, cols=160)
+        d.config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+    def fp8_tiles_4d(d):
+        fp8_tiles(d)
+        d.tensors[f"{UP}.weight_scale"] = ("F32", [1, 1, 2, 1], d.tensors.pop(f"{UP}.weight_scale_inv")[2])
+        d.tensors = dict(sorted(d.tensors.items(), key=lambda x: -SIZES[x[1][0]]))
+        d.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}
+
+    def mxfp8(d):
+        quantized_up(d, {"weight": ("F8_E4M3", [FFN, 64], bytes(i % 0x7F for i in range(FFN * 64))),
+                         "weight_scale": ("U8", [FFN, 2], bytes(120 + i for i in range(2 * FFN)))}, cols=64)
+        d.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "MXFP8"}
+
     def gemma(d):
         d.config = {"model_type": "gemma3", "dtype": "bfloat16", "vision_config": {"model_type": "siglip"},
                     "text_config": {"hidden_size": DIM, "intermediate_size": FFN, "num_hidden_layers": 1,
@@ -89,6 +105,7 @@ def sound_directories():
     for name, change in (("qwen3", lambda d: None), ("modelopt", modelopt), ("compressed", compressed),
                          ("mxfp4", mxfp4), ("fp8-tensor", fp8(("F32", [], f32(0.5)))),
                          ("fp8-rows", fp8(("BF16", [FFN, 1], struct.pack("<8H", *(0x3F80 + 16 * i for i in range(8)))))),
+                         ("fp8-tiles", fp8_tiles), ("fp8-tiles-4d", fp8_tiles_4d), ("mxfp8", mxfp8),
                          ("gemma3", gemma), ("llama", llama)):
         d = Directory()
         change(d)

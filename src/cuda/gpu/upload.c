@@ -85,6 +85,10 @@ static bool takes_fp4(const cuda_backend *cb, const tensor *t) {
 /* As the file stores it. */
 static nib_status keep_part(cuda_backend *cb, part_view *v, const tensor *t, nib_error *err) {
     void *data, *scales = NULL, *row_scales = NULL;
+    if (t->tile_scales)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "tensor '%s': FP8 with a scale per tile, which nibble computes on the CPU only",
+                        t->name);
     NIB_TRY(cuda_alloc(cb, &data, t->bytes + 64, "a weight", err));
     v->data = data;
     NIB_TRY(upload(cb, data, t->data, t->bytes, err));

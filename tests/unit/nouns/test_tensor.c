@@ -115,9 +115,44 @@ static void test_names(void **state) {
     assert_string_equal(family_name(FAMILY_NONE), "none");
 }
 
+/* Tiles of 2 x 3 over 5 x 4 elements, and a part that begins inside a tile. */
+static void test_tiles(void **state) {
+    (void)state;
+    uint8_t ones[5 * 4];
+    memset(ones, 0x38, sizeof ones); /* E4M3 1.0 */
+    const float scales[3 * 2] = {1, 2, 3, 4, 5, 6};
+    tensor t = {.name = "t",
+                .dtype = DT_F8_E4M3,
+                .rows = 5,
+                .cols = 4,
+                .n_dims = 2,
+                .dims = {5, 4},
+                .data = ones,
+                .bytes = sizeof ones,
+                .tile_scales = scales,
+                .tile_rows = 2,
+                .tile_cols = 3,
+                .tensor_scale = 0.5f};
+    tensor part = tensor_rows(&t, 3, 2), tail = tensor_rows(&part, 1, 1);
+    float row[4];
+    for (size_t r = 0; r < 5; r++) {
+        tensor_decode_row(&t, r, row);
+        for (size_t c = 0; c < 4; c++)
+            assert_true(row[c] == scales[r / 2 * 2 + c / 3] * 0.5f);
+        if (r < 3)
+            continue;
+        float same[4];
+        tensor_decode_row(&part, r - 3, same);
+        assert_memory_equal(row, same, sizeof row);
+    }
+    tensor_decode_row(&tail, 0, row);
+    assert_true(row[0] == 2.5f && row[3] == 3);
+    assert_int_equal(tensor_total_bytes(&t), 20 + 6 * 4 + 4);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nvfp4), cmocka_unit_test(test_mxfp4),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_nvfp4),      cmocka_unit_test(test_mxfp4),
                                        cmocka_unit_test(test_row_scales), cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_names)};
+                                       cmocka_unit_test(test_tiles),      cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -110,6 +110,26 @@ static void test_conventions(void **state) {
     }
 }
 
+/* FP8 with a scale per tile of 128 x 128, under either name and rank, or per 32 columns. */
+static void test_tiles(void **state) {
+    (void)state;
+    static const char *const paths[] = {"fp8-tiles", "fp8-tiles-4d", "mxfp8"};
+    float row[160];
+    for (size_t i = 0; i < 3; i++) {
+        model_file *f = open_good(paths[i]);
+        const tensor *t = model_file_find(f, place_of(SLOT_UP, 0));
+        assert_true(f->has_network && t->tile_scales && t->dtype == DT_F8_E4M3);
+        for (size_t r = 0; r < t->rows; r++) {
+            tensor_decode_row(t, r, row);
+            for (size_t c = 0; c < t->cols; c++) {
+                double scale = i == 2 ? ldexp(1, (int)(120 + 2 * r + c / 32) - 127) : c < 128 ? 0.5 : 2;
+                assert_true((double)row[c] == e4m3((unsigned)((r * t->cols + c) % 0x7F)) * scale);
+            }
+        }
+        model_file_close(f);
+    }
+}
+
 static void test_gguf_nvfp4(void **state) {
     (void)state;
     model_file *f = open_good("nvfp4.gguf");
@@ -331,10 +351,11 @@ static void test_careless(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conventions),     cmocka_unit_test(test_gguf_nvfp4),
-        cmocka_unit_test(test_gguf_families),   cmocka_unit_test(test_split),
-        cmocka_unit_test(test_directory_words), cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_unaligned),       cmocka_unit_test(test_careless),
+        cmocka_unit_test(test_conventions), cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_gguf_nvfp4),  cmocka_unit_test(test_gguf_families),
+        cmocka_unit_test(test_split),       cmocka_unit_test(test_directory_words),
+        cmocka_unit_test(test_heads),       cmocka_unit_test(test_unaligned),
+        cmocka_unit_test(test_careless),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

@@ -14,12 +14,16 @@
 #include "cli/cli.h"
 #include "cli/lines.h"
 #include "cli/shapes.h"
+#include "cli/talk.h"
 #include "cli/ui.h"
 
 typedef enum chat_choice { CHAT_BY_MODEL, CHAT_ON, CHAT_OFF } chat_choice;
 
 typedef struct run_args {
     const char *model, *prompt, *schema, *grammar;
+    talk_options talk;
+    bool hide_reasoning, chosen_reasoning;
+    int reasoning_budget; /* tokens; 0: no bound */
     chat_choice chat;
     int max_tokens;
     bool ignore_eos, verbose, has_seed;
@@ -39,13 +43,22 @@ enum {
     KEY_SEED,
     KEY_IGNORE_EOS,
     KEY_JSON_SCHEMA,
-    KEY_GRAMMAR
+    KEY_GRAMMAR,
+    KEY_CHAT_TEMPLATE,
+    KEY_TOOLS,
+    KEY_REASONING
 };
 
 static const struct argp_option options[] = {
     {"chat", KEY_CHAT, NULL, 0, "Put the prompt into the model's chat template (default where it has one)",
      1},
     {"no-chat", KEY_NO_CHAT, NULL, 0, "Continue the prompt as it is", 1},
+    {"chat-template", KEY_CHAT_TEMPLATE, "FILE|NAME", 0,
+     "A Jinja template in place of the model's own; a NAME is one of chatml, llama3, gemma", 1},
+    {"tools", KEY_TOOLS, "FILE", 0,
+     "Offer these tools (a JSON list): calls are shown, and their results are read, a line each", 1},
+    {"reasoning", KEY_REASONING, "show|hide|N", 0,
+     "Show reasoning (default on a terminal) or hide it; N: show it and end it after N tokens", 1},
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "End an answer after N tokens (default: when the model is full)",
      1},
     {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "Go on where the model would end", 1},
@@ -120,6 +133,18 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "one of --json-schema and --grammar, and only once");
         *(key == KEY_GRAMMAR ? &a->grammar : &a->schema) = arg;
         return 0;
+    case KEY_CHAT_TEMPLATE:
+        a->talk.template_name = arg;
+        return 0;
+    case KEY_TOOLS:
+        a->talk.tools = arg;
+        return 0;
+    case KEY_REASONING:
+        a->chosen_reasoning = true;
+        a->hide_reasoning = strcmp(arg, "hide") == 0;
+        if (!a->hide_reasoning && strcmp(arg, "show") != 0)
+            a->reasoning_budget = (int)cli_integer_flag(state, "--reasoning", arg, 1, 1 << 20);
+        return 0;
     case 'v':
         a->verbose = true;
         return 0;
@@ -134,6 +159,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->model)
             argp_error(state, "expected a MODEL");
+        if (a->chat == CHAT_OFF && (a->talk.template_name || a->talk.tools || a->chosen_reasoning))
+            argp_error(state,
+                       "--no-chat with --chat-template, --tools or --reasoning: these belong to a chat");
         if (a->ignore_eos && (a->schema || a->grammar))
             argp_error(state, "--ignore-eos with --json-schema or --grammar: such an answer has an end");
         return 0;
@@ -164,10 +192,14 @@ typedef struct run_session {
     shapes shapes;
     bool ended; /* the request at hand */
     bool chat;
-    nib_message *messages; /* the conversation so far; contents are ours */
-    size_t n_messages, capacity;
-    char *answer; /* of the turn at hand */
-    size_t answer_bytes, answer_capacity;
+    talk talk;           /* of a chat */
+    lines *lines;        /* what is typed; NULL: not open */
+    size_t answer_bytes; /* of the turn at hand, as the events told them */
+    char last;           /* byte of it */
+    int32_t *prompt;     /* of a chat's answer, and what has been generated of it */
+    size_t n_prompt, prompt_capacity;
+    int n_reasoned, n_generated;
+    bool over_budget; /* the reasoning was ended */
 } run_session;
 
 static void print_verbose_head(const run_session *s) {
@@ -199,18 +231,48 @@ static void print_verbose_tail(const nib_event *e) {
             ui_color(stderr, UI_RESET));
 }
 
-static nib_status keep_answer(run_session *s, const nib_event *e, nib_error *err) {
-    if (s->answer_bytes + e->text_bytes + 1 > s->answer_capacity) {
-        size_t capacity = 2 * (s->answer_bytes + e->text_bytes + 1);
-        char *grown = mem_resize(s->answer, capacity, 1);
+static nib_status keep_ids(run_session *s, const int32_t *ids, size_t n, nib_error *err) {
+    if (s->n_prompt + n > s->prompt_capacity) {
+        const size_t capacity = 2 * (s->n_prompt + n);
+        int32_t *grown = mem_resize(s->prompt, capacity, sizeof *grown);
         if (!grown)
             return nib_fail(err, NIB_NO_MEMORY, "out of memory for the answer");
-        s->answer = grown;
-        s->answer_capacity = capacity;
+        s->prompt = grown;
+        s->prompt_capacity = capacity;
     }
-    memcpy(s->answer + s->answer_bytes, e->text, e->text_bytes);
+    if (n)
+        memcpy(s->prompt + s->n_prompt, ids, n * sizeof *ids);
+    s->n_prompt += n;
+    return NIB_OK;
+}
+
+/* One event of an answer: shown, and in a chat understood. */
+static nib_status take_event(run_session *s, nib_request *request, const nib_event *e, nib_error *err) {
+    if (e->kind == NIB_EVENT_TOKEN && s->chat) {
+        NIB_TRY(keep_ids(s, &e->token, 1, err));
+        s->n_generated++;
+        s->n_reasoned += nib_reader_in_reasoning(s->talk.reader);
+        if (s->args->reasoning_budget && s->n_reasoned >= s->args->reasoning_budget && !s->over_budget) {
+            s->over_budget = true;
+            nib_cancel(request);
+        }
+    }
+    if (e->text_bytes == 0)
+        return NIB_OK;
     s->answer_bytes += e->text_bytes;
-    s->answer[s->answer_bytes] = 0;
+    s->last = e->text[e->text_bytes - 1];
+    if (s->chat)
+        return talk_push(&s->talk, e->text, e->text_bytes, err);
+    ui_put_text(stdout, ui_is_terminal(stdout), e->text, e->text_bytes);
+    fflush(stdout);
+    return NIB_OK;
+}
+
+static nib_status end_answer(run_session *s, nib_error *err) {
+    if (s->chat)
+        return talk_end(&s->talk, err);
+    if (s->answer_bytes == 0 || s->last != '\n')
+        putchar('\n');
     return NIB_OK;
 }
 
@@ -227,14 +289,13 @@ static nib_status stream(run_session *s, nib_request *request, nib_error *err) {
         }
         NIB_TRY(nib_next_event(request, &e, 100, err));
         s->ended = e.kind == NIB_EVENT_END;
-        if (e.kind == NIB_EVENT_NONE || e.text_bytes == 0)
-            continue;
-        NIB_TRY(keep_answer(s, &e, err));
-        ui_put_text(stdout, ui_is_terminal(stdout), e.text, e.text_bytes);
-        fflush(stdout);
+        if (e.kind != NIB_EVENT_NONE && !s->over_budget)
+            NIB_TRY(take_event(s, request, &e, err));
     }
-    if (s->answer_bytes == 0 || s->answer[s->answer_bytes - 1] != '\n')
-        putchar('\n');
+    if (s->over_budget && !cancelled) /* it goes on behind its reasoning */
+        return e.reason == NIB_END_FAILED ? nib_fail(err, e.status, "the answer failed: %s", e.error)
+                                          : NIB_OK;
+    NIB_TRY(end_answer(s, err));
     fflush(stdout);
     if (e.reason == NIB_END_FAILED)
         return nib_fail(err, e.status, "the answer failed: %s", e.error);
@@ -258,9 +319,10 @@ static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_e
     nib_request_options o = {.size = sizeof o,
                              .prompt = ids,
                              .n_prompt = n_ids,
-                             .max_tokens = s->args->max_tokens,
+                             .max_tokens = s->args->max_tokens ? s->args->max_tokens - s->n_generated : 0,
                              .ignore_eos = s->args->ignore_eos,
-                             .sampling = &s->args->sampling};
+                             .sampling = &s->args->sampling,
+                             .control_text = s->chat && (s->talk.tools || s->talk.info.reasoning)};
     nib_request *request = NULL;
     nib_guide guide = {.size = 0};
     nib_status status = NIB_OK;
@@ -289,68 +351,101 @@ static nib_status answer_plain(run_session *s, const char *prompt, nib_error *er
     return status;
 }
 
-static nib_status remember(run_session *s, const char *role, const char *content, nib_error *err) {
-    if (s->n_messages == s->capacity) {
-        size_t capacity = s->capacity ? 2 * s->capacity : 16;
-        nib_message *grown = mem_resize(s->messages, capacity, sizeof *grown);
-        if (!grown)
-            return nib_fail(err, NIB_NO_MEMORY, "out of memory for the conversation");
-        s->messages = grown;
-        s->capacity = capacity;
-    }
-    char *copy = mem_copy_text(content, strlen(content));
-    if (!copy)
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the conversation");
-    s->messages[s->n_messages++] = (nib_message){role, copy};
-    return NIB_OK;
-}
-
-static void forget_first(run_session *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        mem_free((char *)s->messages[i].content);
-    s->n_messages -= n;
-    if (s->n_messages > 0)
-        memmove(s->messages, s->messages + n, s->n_messages * sizeof *s->messages);
-}
-
 /* The conversation's ids, its oldest turns left out where they no longer fit with room for an answer. */
-static nib_status conversation(run_session *s, int32_t **ids, size_t *n_ids, nib_error *err) {
-    size_t room = (size_t)s->info.max_model_len / 4, dropped = 0;
+static nib_status conversation(run_session *s, nib_error *err) {
+    size_t room = (size_t)s->info.max_model_len / 4, dropped = 0, n;
+    int32_t *ids;
     if (room > 256)
         room = 256;
     for (;;) {
-        NIB_TRY(nib_chat_tokens(s->engine, s->messages, s->n_messages, ids, n_ids, err));
-        if (*n_ids + room <= (size_t)s->info.max_model_len || s->n_messages < 3)
+        NIB_TRY(talk_ids(&s->talk, &ids, &n, err));
+        if (n + room <= (size_t)s->info.max_model_len || !talk_drop_oldest(&s->talk))
             break;
-        nib_free(*ids);
-        forget_first(s, 2);
+        nib_free(ids);
         dropped++;
     }
     if (dropped)
         fprintf(stderr, "%s(%zu old turn%s left out: %d tokens are all that fit)%s\n",
                 ui_color(stderr, UI_DIM), dropped, dropped == 1 ? "" : "s", s->info.max_model_len,
                 ui_color(stderr, UI_RESET));
-    return NIB_OK;
+    s->n_prompt = 0;
+    const nib_status status = keep_ids(s, ids, n, err);
+    nib_free(ids);
+    return status;
 }
 
-/* One turn of the chat. A turn that failed or was stopped before a word is taken back. */
+/* The reasoning has used up its budget: it is closed for the model, which goes on from there. */
+static nib_status close_reasoning(run_session *s, nib_error *err) {
+    char text[128];
+    const int n = snprintf(text, sizeof text, "\n%s\n\n", s->talk.info.reasoning_end);
+    int32_t *ids;
+    size_t n_ids;
+    NIB_TRY(talk_push(&s->talk, text, (size_t)n, err));
+    NIB_TRY(nib_tokenize(s->engine, text, (size_t)n, NIB_TOKENIZE_NO_BOS, &ids, &n_ids, err));
+    const nib_status status = keep_ids(s, ids, n_ids, err);
+    nib_free(ids);
+    return status;
+}
+
+/* The answer to the conversation so far, kept unless nothing came. */
+static nib_status answer_talk(run_session *s, nib_error *err) {
+    s->answer_bytes = 0;
+    s->n_reasoned = s->n_generated = 0;
+    s->over_budget = false;
+    NIB_TRY(conversation(s, err));
+    nib_status status = answer(s, s->prompt, s->n_prompt, err);
+    const bool full = s->args->max_tokens && s->n_generated >= s->args->max_tokens;
+    if (status == NIB_OK && s->over_budget) {
+        s->over_budget = false;
+        s->n_reasoned = INT32_MIN; /* once is enough */
+        status = close_reasoning(s, err);
+        if (status == NIB_OK)
+            status = full ? end_answer(s, err) : answer(s, s->prompt, s->n_prompt, err);
+    }
+    if (status == NIB_OK || (status == NIB_CANCELLED && s->answer_bytes > 0)) {
+        const nib_status kept = talk_keep_answer(&s->talk, err);
+        return kept != NIB_OK ? kept : status;
+    }
+    return status;
+}
+
+/* Reads what the calls of the last answer gave, a line each; *all: none is missing. */
+static nib_status read_results(run_session *s, bool *all, nib_error *err) {
+    const size_t n = talk_n_calls(&s->talk);
+    char **texts = mem_array(n, sizeof *texts);
+    *all = texts != NULL;
+    for (size_t i = 0; i < n && *all; i++) {
+        const char *text;
+        if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+            printf("%s%s gives:%s\n", ui_color(stdout, UI_DIM), talk_call(&s->talk, i),
+                   ui_color(stdout, UI_RESET));
+        *all = lines_read(s->lines, &text) == LINES_TEXT;
+        texts[i] = *all ? mem_copy_text(text, strlen(text)) : NULL;
+        *all = texts[i] != NULL;
+    }
+    nib_status status = *all ? talk_add_results(&s->talk, (const char *const *)texts, n, err) : NIB_OK;
+    for (size_t i = 0; texts && i < n; i++)
+        mem_free(texts[i]);
+    mem_free(texts);
+    return status;
+}
+
+/* One turn of the chat, with the calls in it. A turn that failed or was stopped before a word is taken back.
+ */
 static nib_status answer_chat(run_session *s, const char *text, nib_error *err) {
-    NIB_TRY(remember(s, "user", text, err));
-    int32_t *ids = NULL;
-    size_t n_ids = 0;
-    nib_status status = conversation(s, &ids, &n_ids, err);
-    if (status == NIB_OK) {
-        s->answer_bytes = 0;
-        status = answer(s, ids, n_ids, err);
-        nib_free(ids);
+    NIB_TRY(talk_add(&s->talk, "user", text, err));
+    for (bool go_on = true; go_on;) {
+        const nib_status status = answer_talk(s, err);
+        if (status != NIB_OK) {
+            if (s->answer_bytes == 0)
+                talk_take_back_question(&s->talk);
+            return status;
+        }
+        go_on = talk_n_calls(&s->talk) > 0;
+        if (go_on)
+            NIB_TRY(read_results(s, &go_on, err));
     }
-    bool answered = status == NIB_OK || (status == NIB_CANCELLED && s->answer_bytes > 0);
-    if (!answered) {
-        mem_free((char *)s->messages[--s->n_messages].content);
-        return status;
-    }
-    nib_status kept = remember(s, "assistant", s->answer_bytes ? s->answer : "", err);
-    return kept != NIB_OK ? kept : status;
+    return NIB_OK;
 }
 
 static nib_status answer_one(run_session *s, const char *text, nib_error *err) {
@@ -361,7 +456,7 @@ static nib_status answer_one(run_session *s, const char *text, nib_error *err) {
 static nib_status chat_loop(run_session *s, nib_error *err) {
     char prompt[32];
     snprintf(prompt, sizeof prompt, "%s> ", s->chat ? "" : "text");
-    lines *l = lines_open(prompt);
+    lines *l = s->lines = lines_open(prompt);
     if (!l)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
     if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
@@ -388,24 +483,33 @@ static nib_status chat_loop(run_session *s, nib_error *err) {
             status = NIB_OK;
         }
     }
-    lines_close(l);
     return status;
 }
 
-/* A base model has no template and continues texts; a template that nibble does not know is not passed over.
- */
+/* A base model has no template and continues texts; a template that cannot be used is not passed over. */
 static nib_status choose_chat(run_session *s, nib_error *err) {
     const char *note = s->info.chat_template_note;
+    talk_options o = s->args->talk;
     s->chat = s->args->chat != CHAT_OFF;
-    if (!s->chat || s->info.has_chat_template)
+    o.show_reasoning = s->args->chosen_reasoning ? !s->args->hide_reasoning : ui_is_terminal(stdout);
+    if (!s->chat)
         return NIB_OK;
-    if (s->args->chat == CHAT_ON || note[0])
+    if (s->info.has_chat_template || o.template_name)
+        return talk_open(&s->talk, s->engine, &o, err);
+    if (s->args->chat == CHAT_ON || note[0] || o.tools)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: %s; use --no-chat to let it continue a text",
                         s->args->model, note[0] ? note : "the model has no chat template");
     fprintf(stderr, "nibble: %s: the model has no chat template; it continues the prompt as it is\n",
             s->args->model);
     s->chat = false;
     return NIB_OK;
+}
+
+/* One prompt; the lines are for the results of calls. */
+static nib_status answer_prompt(run_session *s, nib_error *err) {
+    if (s->talk.tools && !(s->lines = lines_open("")))
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory");
+    return answer_one(s, s->args->prompt, err);
 }
 
 static nib_status run(run_session *s, nib_error *err) {
@@ -421,7 +525,7 @@ static nib_status run(run_session *s, nib_error *err) {
         fprintf(stderr, "%s%s, KV cache %s%s\n", ui_color(stderr, UI_DIM), s->info.compute_path,
                 cli_kv_name(s->args->compute.kv_cache), ui_color(stderr, UI_RESET));
     cli_catch_interrupt(!s->args->prompt);
-    return s->args->prompt ? answer_one(s, s->args->prompt, err) : chat_loop(s, err);
+    return s->args->prompt ? answer_prompt(s, err) : chat_loop(s, err);
 }
 
 int cmd_run(int argc, char **argv) {
@@ -439,9 +543,10 @@ int cmd_run(int argc, char **argv) {
     run_session session = {.args = &args};
     nib_error err = {{0}};
     nib_status status = run(&session, &err);
-    forget_first(&session, session.n_messages);
-    mem_free(session.messages);
-    mem_free(session.answer);
+    if (session.lines)
+        lines_close(session.lines);
+    talk_close(&session.talk);
+    mem_free(session.prompt);
     shapes_close(&session.shapes);
     if (session.engine)
         nib_close(session.engine);

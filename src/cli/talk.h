@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A conversation with a model on the terminal: its messages, what is in the answer at hand, and how that is
+ * shown. A client of nibble.h.
+ */
+#ifndef CLI_TALK_H
+#define CLI_TALK_H
+
+#include "base/json.h"
+
+typedef struct talk_options {
+    const char *template_name; /* a file, or chatml, llama3 or gemma; NULL: the model's own */
+    const char *tools;         /* a JSON file of the tools that are offered; NULL: none */
+    bool show_reasoning;
+} talk_options;
+
+typedef struct talk {
+    nib_chat *chat;
+    nib_chat_info info;
+    char *tools;      /* JSON, or NULL */
+    json_t *messages; /* so far; the answer at hand is not among them */
+    nib_reader *reader;
+    json_t *answer; /* a message: content, reasoning_content, tool_calls */
+    bool show_reasoning, dimmed;
+    bool printed; /* something of the answer */
+    char last;    /* character printed */
+    nib_status failed;
+} talk; /* zero-initialize */
+
+/* Reads what the options name. NIB_UNSUPPORTED: the model has no template and none is named. */
+nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, nib_error *err);
+void talk_close(talk *t); /* before the engine; safe on a zeroed struct */
+
+/* Adds a message of ROLE. */
+nib_status talk_add(talk *t, const char *role, const char *content, nib_error *err);
+void talk_take_back_question(talk *t); /* the last message, if it is a user's */
+bool talk_drop_oldest(talk *t);        /* one turn: a question and what followed; false: it is the only one */
+/* Ids up to the answer, freed with nib_free; a reader stands ready for it. */
+nib_status talk_ids(talk *t, int32_t **ids, size_t *n_ids, nib_error *err);
+
+/* More of the answer, shown as it is understood. */
+nib_status talk_push(talk *t, const char *text, size_t n, nib_error *err);
+nib_status talk_end(talk *t, nib_error *err);         /* nothing follows; ends the line */
+nib_status talk_keep_answer(talk *t, nib_error *err); /* becomes a message */
+
+size_t talk_n_calls(const talk *t);             /* of the last message */
+const char *talk_call(const talk *t, size_t i); /* its name */
+/* What the last message's calls gave, in their order. */
+nib_status talk_add_results(talk *t, const char *const *texts, size_t n, nib_error *err);
+
+#endif

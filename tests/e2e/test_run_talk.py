@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble run with a chat template of one's own, tools and reasoning. What the model says is held by a grammar."""
+import json
+
+import pytest
+
+TOOLS = [{"type": "function", "function": {"name": "now", "description": "Time.", "parameters": {"type": "object", "properties": {}}}}]
+ANSWER = '<think>\nso it is\n</think>\n\nI look.\n<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call>'
+
+
+@pytest.fixture
+def talk(nibble, tree, tmp_path):
+    def call(*arguments, says=None, family="hermes", **more):
+        if says:
+            (tmp_path / "says.gbnf").write_text("root ::= " + json.dumps(says) + "\n")
+            arguments += ("--grammar", tmp_path / "says.gbnf")
+        template = tree / f"tests/golden/text/families/{family}.jinja"
+        return nibble("run", tree / "tests/golden/models/llama-words", "the cat", "--temperature", 0, "--chat-template", template,
+                      *arguments, **more)
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    return call
+
+
+def test_reasoning_is_hidden_or_shown(talk):
+    text = "<think>\nso it is\n</think>\n\nThe cat."
+    assert talk(says=text).stdout == "The cat.\n"  # no terminal
+    assert talk("--reasoning", "hide", says=text).stdout == "The cat.\n"
+    assert talk("--reasoning", "show", says=text).stdout == "so it is\nThe cat.\n"
+
+
+def test_reasoning_has_a_budget(talk):
+    """This template's prompt opens the reasoning, which a random network never closes."""
+    hidden = talk("--reasoning", "hide", "--max-tokens", 20, "--ignore-eos", family="qwen3-coder").stdout
+    assert hidden == "\n"
+    assert talk("--reasoning", 5, "--max-tokens", 20, "--ignore-eos", family="qwen3-coder").stdout.strip()
+
+
+def test_calls_are_shown_and_results_taken(talk, tmp_path):
+    shown = "I look.\nnow({\"zone\": \"UTC\"})\n"
+    assert talk("--tools", tmp_path / "tools.json", says=ANSWER).stdout == shown  # no result: it ends
+    twice = talk("--tools", tmp_path / "tools.json", says=ANSWER, stdin="noon\n").stdout
+    assert twice.startswith(shown) and len(twice) > len(shown)  # the model went on
+
+
+def test_without_tools_a_call_is_text(talk):
+    assert talk(says=ANSWER).stdout == ANSWER.split("\n\n", 1)[1] + "\n"
+
+
+def test_named_templates(nibble, tree):
+    model = tree / "tests/golden/models/llama-words"
+    nibble("run", model, "the cat", "--chat-template", "chatml", "--max-tokens", 2)
+    done = nibble("run", model, "the cat", "--chat-template", "nothing", check=False)
+    assert done.returncode == 1 and "chatml, llama3, gemma" in done.stderr
+
+
+@pytest.mark.parametrize("text, words", [("{}", "expected a JSON list of tools"), ("[", "not valid JSON"), ("[]", "expected a JSON list")])
+def test_bad_tools(talk, tmp_path, text, words):
+    (tmp_path / "tools.json").write_text(text)
+    done = talk("--tools", tmp_path / "tools.json", check=False)
+    assert done.returncode == 1 and words in done.stderr
+
+
+def test_a_template_without_calls_takes_no_tools(nibble, tree, tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    done = nibble("run", tree / "tests/golden/models/llama-words", "x", "--tools", tmp_path / "tools.json", check=False)
+    assert done.returncode == 1 and "calls of tools" in done.stderr
+
+
+def test_the_templates_words_are_the_error(nibble, tree, tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ raise_exception('Not today') }}")
+    done = nibble("run", tree / "tests/golden/models/llama-words", "x", "--chat-template", tmp_path / "t.jinja", check=False)
+    assert done.returncode == 1 and done.stderr == "nibble: Not today\n"

@@ -66,11 +66,18 @@ static nib_status eval_dict(jinja_run *r, jinja_scope *s, const jinja_node *n, j
 
 static nib_status eval_concat(jinja_run *r, jinja_scope *s, const jinja_node *n, jinja_value *out) {
     jinja_builder b = {0};
+    jinja_value items;
+    size_t bytes = 0;
+    NIB_TRY(jinja_new_list(r, JINJA_LIST, n->n_items, &items));
     for (size_t i = 0; i < n->n_items; i++) {
         jinja_value item;
         NIB_TRY(jinja_eval(r, s, n->items[i], &item));
-        NIB_TRY(jinja_print(r, &b, item));
+        NIB_TRY(jinja_push(r, items, item));
+        bytes += item.kind == JINJA_TEXT ? item.text->n : 0;
     }
+    NIB_TRY(jinja_reserve(r, &b, bytes)); /* a long text is copied once */
+    for (size_t i = 0; i < n->n_items; i++)
+        NIB_TRY(jinja_print(r, &b, items.list->items[i]));
     return jinja_built(r, &b, out);
 }
 

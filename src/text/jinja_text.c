@@ -39,10 +39,10 @@ nib_status jinja_alloc(jinja_run *r, size_t n, size_t size, void *out) {
 
 /* ---- building ---- */
 
-static nib_status reserve(jinja_run *r, jinja_builder *b, size_t n) {
+nib_status jinja_reserve(jinja_run *r, jinja_builder *b, size_t n) {
     if (b->capacity - b->n >= n)
         return NIB_OK;
-    const size_t capacity = (b->n + n) * 2 < 64 ? 64 : (b->n + n) * 2;
+    const size_t wanted = b->n + n, capacity = b->capacity == 0 ? wanted + 32 : wanted * 2;
     char *p;
     NIB_TRY(jinja_alloc(r, capacity, 1, &p));
     if (b->n)
@@ -62,7 +62,7 @@ static nib_status append(jinja_run *r, jinja_builder *b, const char *p, size_t n
                          bool user) {
     if (n == 0)
         return NIB_OK;
-    NIB_TRY(reserve(r, b, n));
+    NIB_TRY(jinja_reserve(r, b, n));
     if (b->n == 0 && !marks)
         b->user = user;
     if (!b->marks && (marks || user != b->user)) {

@@ -121,6 +121,7 @@ typedef struct jinja_builder {
     bool user;
 } jinja_builder;
 
+nib_status jinja_reserve(jinja_run *r, jinja_builder *b, size_t n); /* room for N bytes more */
 nib_status jinja_build(jinja_run *r, jinja_builder *b, const char *p, size_t n, bool user);
 nib_status jinja_build_text(jinja_run *r, jinja_builder *b, const jinja_text *t);
 nib_status jinja_build_words(jinja_run *r, jinja_builder *b, const char *words); /* of the template */

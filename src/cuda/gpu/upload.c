@@ -85,10 +85,6 @@ static bool takes_fp4(const cuda_backend *cb, const tensor *t) {
 /* As the file stores it. */
 static nib_status keep_part(cuda_backend *cb, part_view *v, const tensor *t, nib_error *err) {
     void *data, *scales = NULL, *row_scales = NULL;
-    if (t->tile_scales)
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "tensor '%s': FP8 with a scale per tile, which nibble computes on the CPU only",
-                        t->name);
     NIB_TRY(cuda_alloc(cb, &data, t->bytes + 64, "a weight", err));
     v->data = data;
     NIB_TRY(upload(cb, data, t->data, t->bytes, err));
@@ -228,14 +224,20 @@ static nib_status fill_weight(cuda_backend *cb, cuda_weight *w, const tensor *co
     return NIB_OK;
 }
 
+/* The formats of CODEC_SWITCH (any/codec.cuh): those up to IQ4_NL, FP8 with a scale per tensor or row. */
+static bool has_codec(const tensor *t) {
+    return dtype_get(t->dtype)->is_weight && t->dtype <= DT_IQ4_NL && !t->tile_scales;
+}
+
 static nib_status weight_pack(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                               split_kind split, nib_error *err) {
     cuda_backend *cb = cuda_of(be);
     *out = NULL;
     for (size_t i = 0; i < n_parts; i++)
-        if (!dtype_get(parts[i]->dtype)->is_weight)
-            return nib_fail(err, NIB_UNSUPPORTED, "%s: %s is no format of a weight", parts[i]->name,
-                            dtype_get(parts[i]->dtype)->name);
+        if (!has_codec(parts[i]))
+            return nib_fail(err, NIB_UNSUPPORTED, "%s: %s%s is no format that nibble computes from on a GPU",
+                            parts[i]->name, dtype_get(parts[i]->dtype)->name,
+                            parts[i]->tile_scales ? " with a scale per tile" : "");
     cuda_weight *w = mem_array(1, sizeof *w);
     if (!w)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight");

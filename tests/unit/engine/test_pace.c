@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The budget of prefill beside decoding, on simulated machines: steps that only decode take D, a row of prefill
- * adds R. Whatever the machine, and however it wavers, a step with prefill comes to about twice the time of one
- * without, and some of the prompt is read in every step.
+ * The budget of prefill beside decoding, on simulated machines: steps that only decode take D, a row of
+ * prefill adds R. Whatever the machine, and however it wavers, a step with prefill comes to about twice the
+ * time of one without, and some of the prompt is read in every step.
  */
 #include <setjmp.h>
 #include <stdarg.h>

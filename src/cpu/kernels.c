@@ -20,7 +20,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     if (features & NIB_CPU_AVX2) {
         k->rung = "avx2";
         rows_init_avx2(k);
-        attn_avx2_init(k);
+        attn_init_avx2(k);
         attn_int_avx2_init(k);
         kvscale_avx2_init(k);
         matmul_avx2_init(&k->matmul, features);
@@ -28,7 +28,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     if (features & NIB_CPU_AVX512) {
         k->rung = features & NIB_CPU_AVX512_VNNI ? "avx512-vnni" : "avx512";
         rows_init_avx512(k);
-        attn_avx512_init(k);
+        attn_init_avx512(k);
         if (features & NIB_CPU_AVX512_VNNI)
             attn_int_vnni_init(k);
         matmul_avx512_init(&k->matmul, features);

@@ -94,11 +94,11 @@ void rows_ref_init(cpu_kernels *k);
 void attn_ref_init(cpu_kernels *k);
 void attn_int_ref_init(cpu_kernels *k); /* for tests */
 void rows_init_avx2(cpu_kernels *k);
-void attn_avx2_init(cpu_kernels *k);
+void attn_init_avx2(cpu_kernels *k);
 void attn_int_avx2_init(cpu_kernels *k);
 void kvscale_avx2_init(cpu_kernels *k);
 void rows_init_avx512(cpu_kernels *k);
-void attn_avx512_init(cpu_kernels *k);
+void attn_init_avx512(cpu_kernels *k);
 void attn_int_vnni_init(cpu_kernels *k);
 
 #endif

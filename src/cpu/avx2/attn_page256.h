@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the attention kernels of this rung share: loads of 8 keys or 16 values of a page as FP32 (layouts:
- * kv.h), and the softmax of a page, 8 query rows at a time.
+ * kv.h), and the softmax of a page.
  */
 #ifndef CPU_AVX2_ATTN_PAGE256_H
 #define CPU_AVX2_ATTN_PAGE256_H
 
 #include "cpu/attn_page.h"
 #include "cpu/avx2/vec256.h"
-#include "cpu/vec/vmath.h"
 
 typedef struct pair {
-    __m256 even, odd;
+    vfloat even, odd;
 } pair;
 
 INLINE pair from_bf16(__m256i w) {
@@ -67,15 +66,15 @@ INLINE pair load_values(nib_kv_dtype type, const void *v, size_t d, size_t t, si
 INLINE pair in_order(nib_kv_dtype type, pair p) {
     if (type == NIB_KV_FP32)
         return p;
-    __m256 low = _mm256_unpacklo_ps(p.even, p.odd), high = _mm256_unpackhi_ps(p.even, p.odd);
+    vfloat low = _mm256_unpacklo_ps(p.even, p.odd), high = _mm256_unpackhi_ps(p.even, p.odd);
     return (pair){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
 }
 
 /* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 4, then l + 2, l + 1, for every r
  * alike. */
 #define ACROSS8(name, op)                                                                                    \
-    INLINE __m256 name(const __m256 *v) {                                                                    \
-        __m256 a[4], b[2];                                                                                   \
+    INLINE vfloat name(const vfloat *v) {                                                                    \
+        vfloat a[4], b[2];                                                                                   \
         for (int i = 0; i < 4; i++)                                                                          \
             a[i] = op(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20),                                          \
                       _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));                                         \
@@ -86,7 +85,7 @@ INLINE pair in_order(nib_kv_dtype type, pair p) {
     }
 
 /* The larger of numbers >= 0, NaN the largest of all: by their bits. */
-INLINE __m256 larger(__m256 a, __m256 b) {
+INLINE vfloat larger(vfloat a, vfloat b) {
     return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
 
@@ -94,99 +93,6 @@ ACROSS8(max_across, _mm256_max_ps)
 ACROSS8(larger_across, larger)
 ACROSS8(sum_across, _mm256_add_ps)
 
-/* One of each row's vector, by pairs: a fixed order. Where a score is NaN the maximum may be anything: the
- * score's weight is NaN, and so is the sum. */
-INLINE __m256 max8(const __m256 *v) {
-    return _mm256_max_ps(_mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3])),
-                         _mm256_max_ps(_mm256_max_ps(v[4], v[5]), _mm256_max_ps(v[6], v[7])));
-}
-
-INLINE __m256 sum8(const __m256 *v) {
-    return _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(v[0], v[1]), _mm256_add_ps(v[2], v[3])),
-                         _mm256_add_ps(_mm256_add_ps(v[4], v[5]), _mm256_add_ps(v[6], v[7])));
-}
-
-/* Hides what the row does not see: scores of -infinity. */
-INLINE void hide_scores(const attn_page_job *job, int row, __m256 *v) {
-    float *s = job->scratch + (size_t)row * KEYS;
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (int j = 0; j < 8; j++) {
-        __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32(job->first[row] - 8 * j), lane);
-        __m256i within = _mm256_cmpgt_epi32(_mm256_set1_epi32(job->last[row] - 8 * j), lane);
-        v[j] = _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), v[j],
-                                _mm256_castsi256_ps(_mm256_andnot_si256(before, within)));
-        _mm256_store_ps(s + 8 * j, v[j]);
-    }
-}
-
-/* Maxima of the scores of N <= 8 rows from ROW on; hides what they do not see. */
-INLINE __m256 score_maxima(const attn_page_job *job, int row, int n) {
-    __m256 most[8];
-    for (int r = 0; r < 8; r++)
-        most[r] = _mm256_setzero_ps();
-    for (int r = 0; r < n; r++) {
-        const float *s = job->scratch + (size_t)(row + r) * KEYS;
-        __m256 v[8];
-        for (int j = 0; j < 8; j++)
-            v[j] = _mm256_load_ps(s + 8 * j);
-        if (job->last[row + r] - job->first[row + r] < KEYS)
-            hide_scores(job, row + r, v);
-        most[r] = max8(v);
-    }
-    return max_across(most);
-}
-
-/* Scores of N <= 8 rows become weights exp(s - max), and those times VALUE_FACTORS (per key); returns the
- * sums of the weights and the maxima of what is stored. A hidden key's factor may be anything; a NaN of any
- * other shows, even where the weight is 0. */
-INLINE __m256 make_weights(const attn_page_job *job, int row, int n, const float *max,
-                           const float *value_factors, __m256 *stored_max) {
-    __m256 sum[8], most[8];
-    for (int r = 0; r < 8; r++)
-        sum[r] = most[r] = _mm256_setzero_ps();
-    for (int r = 0; r < n; r++) {
-        float *s = job->scratch + (size_t)(row + r) * KEYS;
-        __m256 v[8];
-        for (int j = 0; j < 8; j++) {
-            __m256 x = _mm256_sub_ps(_mm256_load_ps(s + 8 * j), _mm256_set1_ps(max[r]));
-            v[j] = vmath_exp_negative(x);
-            __m256 stored = v[j];
-            if (value_factors) {
-                __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ);
-                stored = _mm256_and_ps(_mm256_mul_ps(stored, _mm256_load_ps(value_factors + 8 * j)), seen);
-            }
-            _mm256_store_ps(s + 8 * j, stored);
-            most[r] = larger(most[r], stored);
-        }
-        sum[r] = sum8(v);
-    }
-    *stored_max = larger_across(most);
-    return sum_across(sum);
-}
-
-/* The softmax of a page for all rows of the job, whose scores stand in scratch. What is left there are
- * weights times VALUE_FACTORS (NULL: 1); c and c2 are the factors that go with the old values and this
- * page's; stored_max [n_rows] may be NULL. The rows' maxima and sums are joined as attn_join does. */
-INLINE void softmax_page(const attn_page_job *job, const float *value_factors, float *c, float *c2,
-                         float *stored_max) {
-    for (int row = 0; row < job->n_rows; row += 8) {
-        int n = job->n_rows - row < 8 ? job->n_rows - row : 8;
-        __m256i m = vf_first((size_t)n);
-        __m256 max = score_maxima(job, row, n), most;
-        _Alignas(32) float maxima[8];
-        _mm256_store_ps(maxima, max);
-        __m256 sum = make_weights(job, row, n, maxima, value_factors, &most);
-        __m256 old_max = _mm256_maskload_ps(job->max + row, m), both = _mm256_max_ps(old_max, max);
-        __m256 f = vmath_exp_negative(_mm256_sub_ps(old_max, both));
-        __m256 f2 = vmath_exp_negative(_mm256_sub_ps(max, both));
-        __m256 old_sum = _mm256_mul_ps(_mm256_maskload_ps(job->sum + row, m), f);
-        _mm256_maskstore_ps(job->max + row, m, both);
-        _mm256_maskstore_ps(job->sum + row, m, _mm256_fmadd_ps(sum, f2, old_sum));
-        _mm256_maskstore_ps(c + row, m, f);
-        _mm256_maskstore_ps(c2 + row, m, f2);
-        if (stored_max)
-            _mm256_maskstore_ps(stored_max + row, m, most);
-    }
-}
+#include "cpu/vec/softmax_page.h"
 
 #endif

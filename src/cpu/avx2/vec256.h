@@ -9,7 +9,8 @@
  *   vf_sum            the lanes' sum, always in the same order
  *   vf_twice          lanes 0, 0, 1, 1, ...;  vf_swapped: lanes 1, 0, 3, 2, ...
  *   vf_times_power    v 2^n for a whole n, right to both ends (V_HAS_POWERS: in one instruction)
- *   vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
+ *   vf_range(a, b, j) lanes that are a..b - 1 of 64 in vector j (a < b <= 64); vf_where: 0 in other lanes;
+ * vf_differs: also where either is NaN vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
  */
 #ifndef CPU_AVX2_VEC256_H
 #define CPU_AVX2_VEC256_H
@@ -161,6 +162,28 @@ INLINE vmask vf_is_nan(vfloat v) {
 
 INLINE vmask vf_not_less(vfloat a, vfloat b) {
     return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NLT_UQ));
+}
+
+INLINE vmask vf_differs(vfloat a, vfloat b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
+}
+
+INLINE vmask vf_range(int first, int end, int j) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32(first - 8 * j), lane);
+    return _mm256_andnot_si256(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(end - 8 * j), lane));
+}
+
+INLINE vfloat vf_select(vmask m, vfloat yes, vfloat no) {
+    return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
+}
+
+INLINE bool vf_any(vmask m) {
+    return _mm256_movemask_ps(_mm256_castsi256_ps(m)) != 0;
+}
+
+INLINE float vf_lane0(vfloat v) {
+    return _mm256_cvtss_f32(v);
 }
 
 INLINE vfloat vf_where(vmask m, vfloat v) {

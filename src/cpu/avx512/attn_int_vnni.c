@@ -14,6 +14,8 @@
 #include "cpu/avx512/attn_page512.h"
 #include "num/bf16.h"
 
+enum { ROWS = 6 }; /* query rows of a tile */
+
 /* As assembly: GCC 12 copies the sums around the intrinsics. */
 INLINE __m512i dot4(__m512i sum, __m512i a, __m512i b) { /* + four products of unsigned a, signed b */
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -82,7 +84,8 @@ INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t v0, siz
 }
 
 /* q.k of R rows and key vectors [v0, v0 + NV) into scratch. AHEAD: bytes of values to call per turn. */
-INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int NV, size_t ahead) {
+INLINE void scores_tile(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t v0, int NV,
+                        size_t ahead) {
     __m512i s[ROWS][4];
     const int16_t *q = job->q16 + (size_t)row * job->head_dim;
     for (int r = 0; r < R; r++)
@@ -107,20 +110,23 @@ INLINE void scores_tile(const attn_page_job *job, int row, int R, size_t v0, int
             size_t key = 16 * (v0 + (size_t)v);
             __m512 step =
                 _mm512_mul_ps(_mm512_set1_ps(job->q_steps[row + r]), _mm512_loadu_ps(job->k_steps + key));
-            _mm512_store_ps(job->scratch + (size_t)(row + r) * KEYS + key,
-                            _mm512_mul_ps(_mm512_cvtepi32_ps(s[r][v]), step));
+            __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(s[r][v]), step);
+            x = _mm512_mul_ps(x, _mm512_set1_ps(job->scale));
+            if (type == NIB_KV_FP8)
+                x = _mm512_mul_ps(x, _mm512_loadu_ps(job->k_scale + key));
+            _mm512_store_ps(job->scratch + (size_t)(row + r) * KEYS + key, x);
         }
 }
 
 INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t v0, size_t v1) {
     if (v1 - v0 == 1)
-        scores_tile(job, row, R, v0, 1, 0);
+        scores_tile(type, job, row, R, v0, 1, 0);
     else if (v1 - v0 == 2)
-        scores_tile(job, row, R, v0, 2, 0);
+        scores_tile(type, job, row, R, v0, 2, 0);
     else if (row == 0 && attn_prefetch_wanted(job))
-        scores_tile(job, row, R, 0, 4, KEYS * code_bytes(type));
+        scores_tile(type, job, row, R, 0, 4, KEYS * code_bytes(type));
     else
-        scores_tile(job, row, R, 0, 4, 0);
+        scores_tile(type, job, row, R, 0, 4, 0);
 }
 
 /* Weights, times the step of their value, of all rows as bytes; steps [n_rows]: what a byte counts, from the
@@ -128,7 +134,7 @@ INLINE void all_scores(nib_kv_dtype type, const attn_page_job *job, int row, int
 INLINE void weight_bytes(const attn_page_job *job, float *steps) {
     _Alignas(64) float factors[ATTN_MAX_ROWS];
     for (int row = 0; row < job->n_rows; row += 16) {
-        __mmask16 m = lanes((size_t)(job->n_rows - row));
+        __mmask16 m = vf_first((size_t)(job->n_rows - row));
         __m512 step = _mm512_div_ps(_mm512_maskz_loadu_ps(m, steps + row), _mm512_set1_ps(255.0f));
         _mm512_mask_storeu_ps(steps + row, m, step);
         _mm512_store_ps(factors + row, factor_of(NIB_KV_FP32, step));
@@ -224,13 +230,10 @@ INLINE void attn_page(nib_kv_dtype type, const attn_page_job *job) {
     key_ints(type, job, v0, v1);
 #define SCORES(R) all_scores(type, job, row, R, v0, v1)
     BY_ROWS(SCORES, ROWS, job->n_rows);
-    __m512 values[4];
-    for (int j = 0; j < 4; j++) {
-        values[j] = _mm512_loadu_ps(job->v_steps + 16 * j);
-        if (type == NIB_KV_FP8)
-            values[j] = _mm512_mul_ps(values[j], _mm512_loadu_ps(job->v_scale + 16 * j));
-    }
-    softmax_page(type, job, job->scale, values, c, c2, steps);
+    float values[KEYS];
+    for (int j = 0; j < KEYS; j++)
+        values[j] = type == NIB_KV_FP8 ? job->v_steps[j] * job->v_scale[j] : job->v_steps[j];
+    softmax_page(job, values, c, c2, steps);
     weight_bytes(job, steps);
     value_bytes(type, job, t0, t1);
 #define VALUES(R) all_values(type, job, row, R, t0, t1, c, c2, steps)

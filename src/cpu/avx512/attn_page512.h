@@ -1,24 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the attention kernels of this rung share: loads of 16 keys or 32 values of a page as FP32 (layouts:
- * kv.h), and the softmax of a page, 16 query rows at a time.
+ * kv.h), and the softmax of a page.
  */
 #ifndef CPU_AVX512_ATTN_PAGE512_H
 #define CPU_AVX512_ATTN_PAGE512_H
 
 #include "cpu/attn_page.h"
 #include "cpu/avx512/vec512.h"
-#include "cpu/vec/vmath.h"
-
-enum { ROWS = 6 }; /* query rows of a tile */
 
 typedef struct pair {
-    __m512 even, odd;
+    vfloat even, odd;
 } pair;
-
-INLINE __mmask16 lanes(size_t n) {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
-}
 
 INLINE pair from_bf16(__m512i w) {
     return (pair){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
@@ -48,12 +41,12 @@ INLINE pair load_keys(nib_kv_dtype type, const void *k, size_t i, size_t v) {
 INLINE pair load_values(nib_kv_dtype type, const void *v, size_t d, size_t t, size_t i, size_t n) {
     size_t at = t * d + 2 * i;
     if (type == NIB_KV_BF16)
-        return from_bf16(_mm512_maskz_loadu_epi32(lanes(n), (const uint16_t *)v + at));
+        return from_bf16(_mm512_maskz_loadu_epi32(vf_first(n), (const uint16_t *)v + at));
     if (type == NIB_KV_FP8)
-        return from_fp8(_mm256_maskz_loadu_epi16(lanes(n), (const uint8_t *)v + at));
+        return from_fp8(_mm256_maskz_loadu_epi16(vf_first(n), (const uint8_t *)v + at));
     const float *f = (const float *)v + at;
-    return (pair){_mm512_maskz_loadu_ps(lanes(2 * n), f),
-                  n > 8 ? _mm512_maskz_loadu_ps(lanes(2 * n - 16), f + 16) : _mm512_setzero_ps()};
+    return (pair){_mm512_maskz_loadu_ps(vf_first(2 * n), f),
+                  n > 8 ? _mm512_maskz_loadu_ps(vf_first(2 * n - 16), f + 16) : _mm512_setzero_ps()};
 }
 
 /* Dimensions in order: [0, 16) and [16, 32) of the pairs. */
@@ -68,8 +61,8 @@ INLINE pair in_order(nib_kv_dtype type, pair p) {
 /* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for
  * every r alike. */
 #define ACROSS16(name, op)                                                                                   \
-    INLINE __m512 name(const __m512 *v) {                                                                    \
-        __m512 a[8], b[4], c[2];                                                                             \
+    INLINE vfloat name(const vfloat *v) {                                                                    \
+        vfloat a[8], b[4], c[2];                                                                             \
         for (int i = 0; i < 8; i++)                                                                          \
             a[i] =                                                                                           \
                 op(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));  \
@@ -80,13 +73,13 @@ INLINE pair in_order(nib_kv_dtype type, pair p) {
             c[i] =                                                                                           \
                 op(_mm512_unpacklo_ps(b[2 * i], b[2 * i + 1]), _mm512_unpackhi_ps(b[2 * i], b[2 * i + 1]));  \
         __m512d c0 = _mm512_castps_pd(c[0]), c1 = _mm512_castps_pd(c[1]);                                    \
-        __m512 all =                                                                                         \
+        vfloat all =                                                                                         \
             op(_mm512_castpd_ps(_mm512_unpacklo_pd(c0, c1)), _mm512_castpd_ps(_mm512_unpackhi_pd(c0, c1)));  \
         return _mm512_shuffle_f32x4(all, all, 0xd8);                                                         \
     }
 
 /* The larger of numbers >= 0, NaN the largest of all: by their bits. */
-INLINE __m512 larger(__m512 a, __m512 b) {
+INLINE vfloat larger(vfloat a, vfloat b) {
     return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
 }
 
@@ -94,86 +87,6 @@ ACROSS16(max_across, _mm512_max_ps)
 ACROSS16(larger_across, larger)
 ACROSS16(sum_across, _mm512_add_ps)
 
-/* Where a score is NaN the maximum may be anything: the score's weight is NaN, and so is the sum. */
-INLINE __m512 max4(const __m512 *v) {
-    return _mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3]));
-}
-
-INLINE uint64_t seen_keys(const attn_page_job *job, int row) {
-    return (~0ull >> (64 - (job->last[row] - job->first[row]))) << job->first[row];
-}
-
-/* The raw scores of N <= 16 rows from ROW on become scores, -inf where hidden; returns the maxima. FACTOR
- * makes raw scores true ones. */
-INLINE __m512 finish_scores(nib_kv_dtype type, const attn_page_job *job, int row, int n, float factor) {
-    __m512 most[16];
-    for (int r = 0; r < 16; r++)
-        most[r] = _mm512_setzero_ps();
-    for (int r = 0; r < n; r++) {
-        float *s = job->scratch + (size_t)(row + r) * KEYS;
-        uint64_t seen = seen_keys(job, row + r);
-        __m512 v[4];
-        for (int j = 0; j < 4; j++) {
-            v[j] = _mm512_mul_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(factor));
-            if (type == NIB_KV_FP8)
-                v[j] = _mm512_mul_ps(v[j], _mm512_loadu_ps(job->k_scale + 16 * j));
-            v[j] =
-                _mm512_mask_blend_ps((__mmask16)(seen >> (16 * j)), _mm512_set1_ps(-__builtin_inff()), v[j]);
-            _mm512_store_ps(s + 16 * j, v[j]);
-        }
-        most[r] = max4(v);
-    }
-    return max_across(most);
-}
-
-/* Scores of N <= 16 rows become weights exp(s - max), and those times VALUE_FACTORS (per key); returns the
- * sums of the weights and the maxima of what is stored. */
-INLINE __m512 make_weights(const attn_page_job *job, int row, int n, const float *max,
-                           const __m512 *value_factors, __m512 *stored_max) {
-    __m512 sum[16], most[16];
-    for (int r = 0; r < 16; r++)
-        sum[r] = most[r] = _mm512_setzero_ps();
-    for (int r = 0; r < n; r++) {
-        float *s = job->scratch + (size_t)(row + r) * KEYS;
-        uint64_t seen = seen_keys(job, row + r);
-        __m512 v[4];
-        for (int j = 0; j < 4; j++)
-            v[j] = vmath_exp_negative(_mm512_sub_ps(_mm512_load_ps(s + 16 * j), _mm512_set1_ps(max[r])));
-        sum[r] = _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3]));
-        for (int j = 0; j < 4; j++) {
-            if (value_factors)
-                v[j] = _mm512_maskz_mul_ps((__mmask16)(seen >> (16 * j)), v[j], value_factors[j]);
-            _mm512_store_ps(s + 16 * j, v[j]);
-        }
-        most[r] = larger(larger(v[0], v[1]), larger(v[2], v[3]));
-    }
-    *stored_max = larger_across(most);
-    return sum_across(sum);
-}
-
-/* The softmax of a page for all rows of the job. What is left in scratch are weights times VALUE_FACTORS
- * (NULL: 1); c and c2 are the factors that go with the old values and this page's; stored_max [n_rows] may be
- * NULL. The rows' maxima and sums are joined as attn_join does. */
-INLINE void softmax_page(nib_kv_dtype type, const attn_page_job *job, float factor,
-                         const __m512 *value_factors, float *c, float *c2, float *stored_max) {
-    for (int row = 0; row < job->n_rows; row += 16) {
-        int n = job->n_rows - row < 16 ? job->n_rows - row : 16;
-        __mmask16 m = lanes((size_t)n);
-        __m512 max = finish_scores(type, job, row, n, factor), most;
-        _Alignas(64) float maxima[16];
-        _mm512_store_ps(maxima, max);
-        __m512 sum = make_weights(job, row, n, maxima, value_factors, &most);
-        __m512 old_max = _mm512_maskz_loadu_ps(m, job->max + row), both = _mm512_max_ps(old_max, max);
-        __m512 f = vmath_exp_negative(_mm512_sub_ps(old_max, both));
-        __m512 f2 = vmath_exp_negative(_mm512_sub_ps(max, both));
-        __m512 old_sum = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, job->sum + row), f);
-        _mm512_mask_storeu_ps(job->max + row, m, both);
-        _mm512_mask_storeu_ps(job->sum + row, m, _mm512_fmadd_ps(sum, f2, old_sum));
-        _mm512_mask_storeu_ps(c + row, m, f);
-        _mm512_mask_storeu_ps(c2 + row, m, f2);
-        if (stored_max)
-            _mm512_mask_storeu_ps(stored_max + row, m, most);
-    }
-}
+#include "cpu/vec/softmax_page.h"
 
 #endif

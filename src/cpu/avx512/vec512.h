@@ -155,6 +155,26 @@ INLINE vmask vf_not_less(vfloat a, vfloat b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ);
 }
 
+INLINE vmask vf_differs(vfloat a, vfloat b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ);
+}
+
+INLINE vmask vf_range(int first, int end, int j) {
+    return (vmask)((~0ull >> (64 - (end - first)) << first) >> (16 * j));
+}
+
+INLINE vfloat vf_select(vmask m, vfloat yes, vfloat no) {
+    return _mm512_mask_blend_ps(m, no, yes);
+}
+
+INLINE bool vf_any(vmask m) {
+    return m != 0;
+}
+
+INLINE float vf_lane0(vfloat v) {
+    return _mm512_cvtss_f32(v);
+}
+
 INLINE vfloat vf_where(vmask m, vfloat v) {
     return _mm512_maskz_mov_ps(m, v);
 }

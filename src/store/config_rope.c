@@ -82,6 +82,9 @@ static nib_status read_longrope(const config_reader *r, const hparams *hp, rope_
     NIB_TRY(read_divisors(r, "long_factor", n, rope->long_divisors));
     rope->factor = (float)hp->context_len / (float)rope->original_context;
     NIB_TRY(config_float(r, "factor", 1e-6, 1e6, &rope->factor));
+    if (rope->original_context < 2) /* its logarithm divides */
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: longrope asks for an original context of at least 2",
+                        r->where);
     rope->attention_factor =
         rope->factor <= 1 ? 1 : sqrtf(1 + logf(rope->factor) / logf((float)rope->original_context));
     return config_float(r, "attention_factor", 1e-3, 1e3, &rope->attention_factor);

@@ -18,7 +18,7 @@ import sys
 import tiny_models
 from bad_gguf import gguf_files
 from bad_safetensors import directories, safetensors_files
-from sound_models import sound_directories, sound_gguf_files
+from sound_models import config_seeds, sound_directories, sound_gguf_files
 from tiny_models import expected, write
 
 tests = pathlib.Path(__file__).resolve().parents[1]
@@ -31,6 +31,7 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     sound_gguf_files()
     sound_directories()
+    config_seeds()
     gguf_files()
     safetensors_files()
     directories()

@@ -116,6 +116,24 @@ def sound_directories():
         seed("store/corpus_safetensors", name, st_file(d.tensors))
 
 
+def config_seeds():
+    """What only config.json's reader sees: every family and RoPE scaling."""
+    seeds = {
+        "yarn": {"model_type": "qwen3", "max_position_embeddings": 8192,
+                 "rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 2048, "mscale": 1,
+                                  "mscale_all_dim": 0.5, "beta_fast": 32, "truncate": False, "attention_factor": 1.1}},
+        "phi3": {"model_type": "phi3", "head_dim": 4, "original_max_position_embeddings": 512,
+                 "rope_scaling": {"rope_type": "longrope", "short_factor": [1, 2], "long_factor": [1, 4]}},
+        "smollm3": {"model_type": "smollm3", "num_hidden_layers": 2, "no_rope_layers": [0, 1],
+                    "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
+        "granite": {"model_type": "granite", "embedding_multiplier": 12, "attention_multiplier": 0.01,
+                    "residual_multiplier": 0.2, "logits_scaling": 8, "attention_bias": True},
+        "mistral": {"model_type": "mistral", "sliding_window": 32},
+        "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 3}}
+    for name, config in seeds.items():
+        seed("store/corpus_config", name, json.dumps(config).encode())
+
+
 def sound_gguf_files():
     def qwen3(g):
         g.keys = {k.replace("llama.", "qwen3."): v for k, v in g.keys.items()}

@@ -152,6 +152,9 @@ static void test_stretched(void **state) {
                "long_factor is no list of 2 numbers");
     expect_bad(QWEN("\"rope_type\":\"longrope\",\"short_factor\":[1,0],\"long_factor\":[1,1]"),
                "short_factor[1] is no number above 0");
+    expect_bad(QWEN("\"rope_type\":\"longrope\",\"short_factor\":[1,1],\"long_factor\":[1,1],"
+                    "\"original_max_position_embeddings\":1"),
+               "an original context of at least 2");
     expect_unsupported(QWEN("\"rope_type\":\"proportional\""), "RoPE scaling \"proportional\"");
     expect_unsupported(
         "{\"model_type\":\"llama\",\"head_dim\":1024,\"rope_scaling\":{\"rope_type\":\"longrope\"}}",

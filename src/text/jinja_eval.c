@@ -75,8 +75,12 @@ static nib_status eval_concat(jinja_run *r, jinja_scope *s, const jinja_node *n,
         NIB_TRY(jinja_push(r, items, item));
         bytes += item.kind == JINJA_TEXT ? item.text->n : 0;
     }
-    NIB_TRY(jinja_reserve(r, &b, bytes)); /* a long text is copied once */
-    for (size_t i = 0; i < n->n_items; i++)
+    size_t first = 0;
+    if (n->n_items && items.list->items[0].kind == JINJA_TEXT) {
+        const jinja_text *t = items.list->items[first++].text;
+        NIB_TRY(jinja_resume(r, &b, t, bytes - t->n));
+    }
+    for (size_t i = first; i < n->n_items; i++)
         NIB_TRY(jinja_print(r, &b, items.list->items[i]));
     return jinja_built(r, &b, out);
 }

@@ -60,7 +60,8 @@ static nib_status put_plain(jinja_run *r, jinja_builder *b, const jinja_text *f,
     const size_t from = *at;
     while (*at < f->n && !strchr(marks, f->p[*at]))
         ++*at;
-    const jinja_text part = {f->p + from, *at - from, f->marks ? f->marks + from : NULL, f->user, false};
+    const jinja_text part = {f->p + from, *at - from, f->marks ? f->marks + from : NULL,
+                             f->user,     false,      NULL};
     return jinja_build_text(r, b, &part);
 }
 

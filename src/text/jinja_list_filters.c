@@ -217,7 +217,7 @@ static nib_status f_items(jinja_run *r, jinja_value in, const jinja_bound *b, ji
 }
 
 static nib_status f_join(jinja_run *r, jinja_value in, const jinja_bound *b, jinja_value *out) {
-    static const jinja_text nothing = {"", 0, NULL, false, false};
+    static const jinja_text nothing = {"", 0, NULL, false, false, NULL};
     const jinja_text *with = &nothing;
     const jinja_list *items;
     jinja_value parts;

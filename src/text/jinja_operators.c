@@ -146,8 +146,10 @@ static nib_status escape_html(jinja_run *r, jinja_builder *b, const jinja_text *
 /* Only what `safe` gave escapes: there is no autoescape. */
 static nib_status add_texts(jinja_run *r, const jinja_text *a, const jinja_text *b, jinja_value *out) {
     jinja_builder both = {0};
-    NIB_TRY(jinja_reserve(r, &both, a->n + b->n));
-    NIB_TRY(b->safe && !a->safe ? escape_html(r, &both, a) : jinja_build_text(r, &both, a));
+    if (!a->safe && !b->safe)
+        NIB_TRY(jinja_resume(r, &both, a, b->n));
+    else
+        NIB_TRY(b->safe && !a->safe ? escape_html(r, &both, a) : jinja_build_text(r, &both, a));
     NIB_TRY(a->safe && !b->safe ? escape_html(r, &both, b) : jinja_build_text(r, &both, b));
     NIB_TRY(jinja_built(r, &both, out));
     ((jinja_text *)out->text)->safe = a->safe || b->safe; /* made just now */

@@ -31,7 +31,7 @@ static nib_status new_text(jinja_parser *p, strview s, jinja_value *out) {
     jinja_text *t = arena_alloc(&p->t->memory, 1, sizeof *t);
     if (!t)
         return nib_fail(p->err, NIB_NO_MEMORY, "no memory for the chat template");
-    *t = (jinja_text){s.p, s.n, NULL, false, false};
+    *t = (jinja_text){s.p, s.n, NULL, false, false, NULL};
     *out = (jinja_value){.kind = JINJA_TEXT, .text = t};
     return NIB_OK;
 }

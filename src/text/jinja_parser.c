@@ -142,7 +142,7 @@ static nib_status parse_data(jinja_parser *p, jinja_node *to) {
     jinja_text *t = arena_alloc(&p->t->memory, 1, sizeof *t);
     if (!t)
         return no_memory(p);
-    *t = (jinja_text){p->at->text.p, p->at->text.n, NULL, false, false};
+    *t = (jinja_text){p->at->text.p, p->at->text.n, NULL, false, false, NULL};
     n->value = (jinja_value){.kind = JINJA_TEXT, .text = t};
     p->at++;
     return jinja_add_item(p, to, n);

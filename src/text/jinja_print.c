@@ -218,15 +218,16 @@ static nib_status json_text(jinja_run *r, jinja_builder *b, const jinja_text *t,
         const uint32_t code = utf8_read((const unsigned char *)t->p + i, &bytes);
         const int n = json_escape(code, ensure_ascii, text);
         if (n) {
-            const jinja_text run = {t->p + plain, i - plain, t->marks ? t->marks + plain : NULL, t->user,
-                                    false};
+            const jinja_text run = {t->p + plain, i - plain, t->marks ? t->marks + plain : NULL,
+                                    t->user,      false,     NULL};
             NIB_TRY(jinja_build_text(r, b, &run));
             NIB_TRY(jinja_build(r, b, text, (size_t)n, byte_is_users(t, i)));
             plain = i + bytes;
         }
         i += bytes;
     }
-    const jinja_text rest = {t->p + plain, t->n - plain, t->marks ? t->marks + plain : NULL, t->user, false};
+    const jinja_text rest = {t->p + plain, t->n - plain, t->marks ? t->marks + plain : NULL,
+                             t->user,      false,        NULL};
     NIB_TRY(jinja_build_text(r, b, &rest));
     return jinja_build_words(r, b, "\"");
 }

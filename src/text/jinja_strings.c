@@ -72,7 +72,7 @@ nib_status jinja_strip(jinja_run *r, const jinja_text *t, const jinja_value *cha
 }
 
 static nib_status copy_part(jinja_run *r, jinja_builder *b, const jinja_text *t, size_t from, size_t to) {
-    const jinja_text part = {t->p + from, to - from, t->marks ? t->marks + from : NULL, t->user, false};
+    const jinja_text part = {t->p + from, to - from, t->marks ? t->marks + from : NULL, t->user, false, NULL};
     return jinja_build_text(r, b, &part);
 }
 

@@ -90,6 +90,24 @@ nib_status jinja_build_words(jinja_run *r, jinja_builder *b, const char *words) 
     return append(r, b, words, strlen(words), NULL, false);
 }
 
+/* Memory in which a text was built; `used` bytes are some text's. */
+typedef struct jinja_buffer {
+    char *p;
+    size_t used, capacity;
+} jinja_buffer;
+
+nib_status jinja_resume(jinja_run *r, jinja_builder *b, const jinja_text *t, size_t more) {
+    jinja_buffer *buffer = t->buffer;
+    *b = (jinja_builder){0};
+    if (buffer && buffer->used == t->n) { /* nothing has been put behind it yet */
+        buffer->used = SIZE_MAX;
+        *b = (jinja_builder){buffer->p, (unsigned char *)t->marks, t->n, buffer->capacity, t->user};
+        return NIB_OK;
+    }
+    NIB_TRY(jinja_reserve(r, b, t->n + more));
+    return jinja_build_text(r, b, t);
+}
+
 static nib_status text_value(jinja_run *r, jinja_text text, jinja_value *out) {
     jinja_text *t;
     NIB_TRY(jinja_alloc(r, 1, sizeof *t, &t));
@@ -99,7 +117,12 @@ static nib_status text_value(jinja_run *r, jinja_text text, jinja_value *out) {
 }
 
 nib_status jinja_built(jinja_run *r, jinja_builder *b, jinja_value *out) {
-    return text_value(r, (jinja_text){b->p ? b->p : "", b->n, b->marks, b->user, false}, out);
+    jinja_buffer *buffer = NULL;
+    if (b->capacity > b->n) {
+        NIB_TRY(jinja_alloc(r, 1, sizeof *buffer, &buffer));
+        *buffer = (jinja_buffer){b->p, b->n, b->capacity};
+    }
+    return text_value(r, (jinja_text){b->p ? b->p : "", b->n, b->marks, b->user, false, buffer}, out);
 }
 
 nib_status jinja_new_text(jinja_run *r, const char *p, size_t n, bool user, jinja_value *out) {
@@ -107,12 +130,12 @@ nib_status jinja_new_text(jinja_run *r, const char *p, size_t n, bool user, jinj
     NIB_TRY(jinja_alloc(r, n, 1, &copy));
     if (n)
         memcpy(copy, p, n);
-    return text_value(r, (jinja_text){copy, n, NULL, user, false}, out);
+    return text_value(r, (jinja_text){copy, n, NULL, user, false, NULL}, out);
 }
 
 nib_status jinja_cut(jinja_run *r, const jinja_text *t, size_t from, size_t to, jinja_value *out) {
     const unsigned char *marks = t->marks ? t->marks + from : NULL;
-    return text_value(r, (jinja_text){t->p + from, to - from, marks, t->user, t->safe}, out);
+    return text_value(r, (jinja_text){t->p + from, to - from, marks, t->user, t->safe, NULL}, out);
 }
 
 /* ---- characters ---- */

@@ -39,6 +39,7 @@ typedef struct jinja_text {
     const unsigned char *marks; /* [n], 1: a user's byte; NULL: all bytes are as `user` says */
     bool user;
     bool safe; /* jinja2's Markup, from the filter `safe`: what is added to it is escaped as HTML */
+    struct jinja_buffer *buffer; /* that it was built in, with room behind it; NULL: none */
 } jinja_text;
 
 typedef struct jinja_value {
@@ -125,6 +126,9 @@ nib_status jinja_reserve(jinja_run *r, jinja_builder *b, size_t n); /* room for 
 nib_status jinja_build(jinja_run *r, jinja_builder *b, const char *p, size_t n, bool user);
 nib_status jinja_build_text(jinja_run *r, jinja_builder *b, const jinja_text *t);
 nib_status jinja_build_words(jinja_run *r, jinja_builder *b, const char *words); /* of the template */
+/* A builder that goes on where T ends, without copying T where it can: what a loop adds piece by piece to one
+ * text is copied once, not once a turn. MORE: bytes that will follow. */
+nib_status jinja_resume(jinja_run *r, jinja_builder *b, const jinja_text *t, size_t more);
 /* A value of what was built; the builder is not used any more. */
 nib_status jinja_built(jinja_run *r, jinja_builder *b, jinja_value *out);
 

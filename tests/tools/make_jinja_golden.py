@@ -122,6 +122,8 @@ TEMPLATES = [
     "{{ a. }}", "{{ a| }}", "{{ a is }}", "{{ f(a=1, 2) }}", "{{ not }}", "{% macro m(a=1, b) %}{% endmacro %}", "{% set true = 1 %}", "{{ {1} }}", "{{ a[ }}", "{{ '\\x4' }}", "{% raw %}", "}} %} #}", "{", "{ {", "%}",
     "a {%- set x = 1 %}\n b {{- x }} c", "{%- for x in xs %}\n{{ x }}\n{%- endfor %}\nend", "{%- if t %}\n    {{- 'x' }}\n{%- else %}\n    {{- 'y' }}\n{%- endif %}\n",
     "line\n    {%- if t %} a {%- endif %}\n    next\n", "{% if t -%}\n   x\n   {%- endif %} y", "{% for x in xs -%}\n {{ x }}\n{%- endfor -%}\n.", "\n\n{{ s }}\n\n", "  {% set a = 1 %}  \nb", "a  {% set a = 1 %}  b",
+    "{% set a = s ~ 'y' %}{% set b = a ~ 1 %}{% set c = a ~ 2 ~ a %}{{ a }}|{{ b }}|{{ c }}|{{ a + a }}|{{ b ~ b + b }}|{{ a[1:] ~ a }}",
+    "{% set ns = namespace(o='') %}{% for x in xs %}{% set p = ns.o %}{% set ns.o = ns.o ~ x %}{% set ns.o = ns.o + 'é' %}{{ p }};{{ p ~ 9 }};{% endfor %}{{ ns.o }}",
     "{{ strftime_now('%%') }}{{ strftime_now('x') }}", "{{ raise_exception('Roles must ' ~ 'alternate') }}", "{% if t %}{{ raise_exception('a') }}{% endif %}", "{% set q = s.split('o') %}{{ q[0] + q[-1] }}",
     "{% set content = ms[0].content %}{% set ms = ms[1:] %}{{ content }}{{ ms|length }}", "{% for x in xs recursive %}{% endfor %}x", "{{ xs|select('odd') is iterable }}", "{{ d.items()|first }}",
 ]

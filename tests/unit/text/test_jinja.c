@@ -120,6 +120,12 @@ static void users_bytes_are_marked(void **state) {
         {"{{ s|indent(1, true) }}", " [Hello you]"},
         {"{% for c in s[:2] %}{{ c }},{% endfor %}", "[H],[e],"},
         {"{{ d.keys()|first ~ d|length ~ loop }}", "[k]1"},
+        {"{% set a = 'x' ~ 'y' %}{% set b = a ~ s %}{% set c = a ~ 'z' + s %}{{ a }}|{{ b }}|{{ c }}|{{ b ~ "
+         "a }}",
+         "xy|xy[Hello you]|xyz[Hello you]|xy[Hello you]xy"},
+        {"{% set ns = namespace(o=s ~ '') %}{% for i in range(3) %}{% set ns.o = ns.o ~ i ~ s[0] %}{% endfor "
+         "%}{{ ns.o }}",
+         "[Hello you]0[H]1[H]2[H]"},
         {"{{ t }}{{ n }}", "True7"},
         {"{{ messages[0].role ~ messages[0].content ~ messages[1].role }}", "user[system<|im_end|>]"},
     };

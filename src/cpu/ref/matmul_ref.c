@@ -19,25 +19,28 @@
 #include "cpu/kernels.h"
 #include "cpu/ref/quantize_act.h"
 
-/* Value of a code as an integer. */
-static int code_value(const pack_part *p, uint8_t code) {
-    return p->kind == PACK_BYTE ? (int8_t)code : p->grid[code];
+/* Row R of block B of a cut as integers, and its scale; a row that is not there is zeros. */
+static float block_values(int values[16], const matmul_cut *cut, size_t b, size_t r) {
+    const pack_part *p = cut->part;
+    size_t row = cut->group * PACK_LANES + r;
+    uint8_t codes[16];
+    float scale = 0.0f;
+    bool there = row < p->rows && (cut->block + b) * 16 < p->cols;
+    if (there)
+        pack_block(p, row, cut->block + b, codes, &scale);
+    for (size_t i = 0; i < 16; i++)
+        values[i] = !there ? 0 : p->kind == PACK_BYTE ? (int8_t)codes[i] : p->grid[codes[i]];
+    return scale;
 }
 
-/* codes I8 [block][column][MATMUL_TILE], scales [block][MATMUL_TILE]; a row that is not there is zeros. */
+/* codes I8 [block][column][MATMUL_TILE], scales [block][MATMUL_TILE] */
 static void tile8_ref(uint8_t *codes, float *scales, const matmul_cut *cut) {
-    const pack_part *p = cut->part;
     for (size_t b = 0; b < cut->n_blocks; b++)
         for (size_t r = 0; r < MATMUL_TILE; r++) {
-            size_t row = cut->group * PACK_LANES + r;
-            bool there = row < p->rows && (cut->block + b) * 16 < p->cols;
-            uint8_t block[16];
-            float scale = 0.0f;
-            if (there)
-                pack_block(p, row, cut->block + b, block, &scale);
+            int values[16];
+            scales[b * MATMUL_TILE + r] = block_values(values, cut, b, r);
             for (size_t i = 0; i < 16; i++)
-                codes[(b * 16 + i) * MATMUL_TILE + r] = there ? (uint8_t)code_value(p, block[i]) : 0;
-            scales[b * MATMUL_TILE + r] = scale;
+                codes[(b * 16 + i) * MATMUL_TILE + r] = (uint8_t)values[i];
         }
 }
 
@@ -59,18 +62,12 @@ static void mul8_ref(float *acc, const uint8_t *codes, const float *scales, size
 
 /* values [block][column][MATMUL_TILE], scales [block][MATMUL_TILE] */
 static void tile32_ref(float *values, float *scales, const matmul_cut *cut) {
-    const pack_part *p = cut->part;
     for (size_t b = 0; b < cut->n_blocks; b++)
         for (size_t r = 0; r < MATMUL_TILE; r++) {
-            size_t row = cut->group * PACK_LANES + r;
-            bool there = row < p->rows && (cut->block + b) * 16 < p->cols;
-            uint8_t block[16];
-            float scale = 0.0f;
-            if (there)
-                pack_block(p, row, cut->block + b, block, &scale);
+            int integers[16];
+            scales[b * MATMUL_TILE + r] = block_values(integers, cut, b, r);
             for (size_t i = 0; i < 16; i++)
-                values[(b * 16 + i) * MATMUL_TILE + r] = there ? (float)code_value(p, block[i]) : 0.0f;
-            scales[b * MATMUL_TILE + r] = scale;
+                values[(b * 16 + i) * MATMUL_TILE + r] = (float)integers[i];
         }
 }
 

@@ -285,6 +285,11 @@ static void print_notes(const quantize_session *s) {
     if (r->n_misfits)
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                r->n_misfits);
+    if (r->n_split)
+        printf(
+            "%d times only some of q, k and v, or of gate and up, are quantized: engines that join them into "
+            "one matrix (vLLM, TensorRT-LLM) refuse such a layer; --keep them together.\n",
+            r->n_split);
     if (r->n_quantized == 0 && s->args->method != METHOD_AUTO)
         printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);
     if (r->n_skipped)
@@ -346,9 +351,10 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");
-    printf(" \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, \"widened\": "
+    printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
+           "\"widened\": "
            "%d,\n \"groups\":\n",
-           r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened);
+           r->n_split, r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened);
     ui_table_print(t, UI_JSON, stdout);
     printf("}\n");
 }

@@ -310,6 +310,7 @@ static void fill_report(convert_run *run, convert_report *report) {
     report->n_scales_unread = run->recipe.n_scales_unread;
     report->head_is_untied = run->recipe.unties_head;
     report->n_misfits = run->recipe.n_misfits;
+    report->n_split = run->recipe.n_split;
     report->n_skipped = run->recipe.n_skipped;
     report->n_scales_rounded = run->n_scales_rounded;
 }

@@ -285,6 +285,37 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     return NIB_OK;
 }
 
+/* Which matrices other engines join into one: 0 q, k and v, 1 gate and up, -1 none. */
+static int joint_of(const recipe_item *item) {
+    switch (item->e.slot) {
+    case SLOT_Q:
+    case SLOT_K:
+    case SLOT_V:
+        return 0;
+    case SLOT_GATE:
+    case SLOT_UP:
+        return 1;
+    default:
+        return -1;
+    }
+}
+
+static void count_split(recipe *r) {
+    bool kept[HPARAMS_MAX_LAYERS][2] = {{false}}, made[HPARAMS_MAX_LAYERS][2] = {{false}};
+    for (size_t i = 0; i < r->n; i++) {
+        const recipe_item *item = &r->items[i];
+        int joint = joint_of(item), layer = item->e.t->place.layer;
+        if (joint < 0 || layer < 0 || item->e.t->place.expert != PLACE_NO_EXPERT)
+            continue;
+        bool quantized = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
+        kept[layer][joint] |= !quantized;
+        made[layer][joint] |= quantized;
+    }
+    for (int layer = 0; layer < HPARAMS_MAX_LAYERS; layer++)
+        for (int joint = 0; joint < 2; joint++)
+            r->n_split += kept[layer][joint] && made[layer][joint];
+}
+
 static nib_status check_options(const chef *c) {
     const convert_options *o = c->o;
     if (c->r->to_gguf && (o->format == QF_FP8 || o->head == HEAD_FP8))
@@ -337,6 +368,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
     NIB_TRY(check_keeps(&c));
+    count_split(out);
     size_t n_quantized = 0;
     for (size_t i = 0; i < out->n; i++)
         n_quantized += recipe_is_linear(out->items[i].e.slot);

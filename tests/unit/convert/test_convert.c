@@ -290,6 +290,21 @@ static void test_keep(void **state) {
     mapfile_close(&m);
 }
 
+/* What other engines join and a glob tears apart is counted. */
+static void test_split(void **state) {
+    (void)state;
+    static const char *const globs[] = {"*.self_attn.k_proj", "model.layers.0.mlp.*"};
+    const char *hf = tiny_model("hf", FAMILY_LLAMA, true, 0);
+    convert_options o = {.method = QM_RTN, .keep = globs, .n_keep = 2};
+    convert_report r;
+    make(hf, "torn", o, &r);
+    assert_int_equal(r.n_split, TINY_LAYERS); /* q, k and v of each; gate and up are kept together */
+    o.keep = globs + 1;
+    o.n_keep = 1;
+    make(hf, "whole", o, &r);
+    assert_int_equal(r.n_split, 0);
+}
+
 /* Input scales and quantized layers of a source pass through; another format quantizes them anew. */
 static void test_requantize(void **state) {
     (void)state;
@@ -528,6 +543,7 @@ int main(void) {
         TEST(test_tied_head),
         TEST(test_unread_scales),
         TEST(test_keep),
+        TEST(test_split),
         TEST(test_requantize),
         TEST(test_mxfp4_cast),
         TEST(test_mxfp4_cast_far_apart),

@@ -27,6 +27,7 @@ typedef struct cuda_lane {
     void *stream; /* cudaStream_t */
     bool pdl;
     int n_sms;
+    bool off; /* nothing is launched: a step that could not begin */
 } cuda_lane;
 
 /* ---- operands ---- */

@@ -215,7 +215,7 @@ static int launch(cuda_backend *cb, sampled *out, const cuda_buf *logits, const 
 static void sample(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
     cuda_backend *cb = cuda_of(be);
     step_launch_recorded(cb); /* what differs from step to step stays out of the graph */
-    if (logits->rows == 0)
+    if (logits->rows == 0 || cb->lane.off)
         return;
     step_op(cb, CALL_SAMPLE);
     int code = launch(cb, out, (const cuda_buf *)logits, rows);

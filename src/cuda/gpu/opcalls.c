@@ -107,6 +107,8 @@ static void keep_words(cuda_backend *cb, nib_status status, const nib_error *why
 /* OUT [rows, w rows], F32 or BF16, (+)= a W^T on packed FP4 parts. */
 static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const cuda_weight *w, bool add) {
     act_view v = opcalls_view(a);
+    if (cb->lane.off)
+        return;
     size_t first = 0, each = out.format == ACT_BF16 ? 2 : 4;
     for (int i = 0; i < w->n_fp4; i++) {
         nib_error why;

@@ -227,7 +227,8 @@ static bool begin(backend *be, const batch *b, uint64_t key) {
     cb->n_steps++;
     cb->state = STEP_EAGER;
     nib_status status = step_reserve(cb, (size_t)b->n_rows, count_pages(b), &why);
-    if (status != NIB_OK) { /* told by step_wait; ops of this step find no table and are not launched */
+    cb->lane.off = status != NIB_OK;
+    if (status != NIB_OK) { /* told by step_wait; without a table no op may run */
         cb->failed_status = status;
         cb->failed_words = why;
         return false;
@@ -281,6 +282,7 @@ static nib_status wait_for(backend *be, nib_error *err) {
     int code = cb->failed;
     cb->failed_status = NIB_OK;
     cb->failed = cudaSuccess;
+    cb->lane.off = false;
     if (status != NIB_OK)
         return nib_fail(err, status, "%s", cb->failed_words.text);
     return code == cudaSuccess ? NIB_OK : cuda_fail(err, code, cb->failed_op);

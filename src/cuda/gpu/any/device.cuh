@@ -20,7 +20,7 @@ static_assert(KV_PAGE == 64, "shifts and masks below");
 template <class... Params, class... Args>
 static int launch_kernel(const cuda_lane *lane, void (*kernel)(Params...), dim3 grid, unsigned threads,
                          size_t shared, Args... args) {
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+    if (lane->off || grid.x == 0 || grid.y == 0 || grid.z == 0)
         return cudaSuccess;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;

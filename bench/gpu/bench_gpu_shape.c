@@ -40,14 +40,14 @@ static double step(bench *b, int n_seqs, int n_rows, int pos) {
             b->seqs[i].pages[g] = b->pages[g] + i * SEQ_PAGES;
         b->out_rows[i] = (i + 1) * of_each - 1;
     }
-    batch batch = {.tokens = b->tokens,
-                   .n_rows = n_rows,
-                   .seqs = b->seqs,
-                   .n_seqs = n_seqs,
-                   .out_rows = b->out_rows,
-                   .n_out = n_seqs};
+    batch now = {.tokens = b->tokens,
+                 .n_rows = n_rows,
+                 .seqs = b->seqs,
+                 .n_seqs = n_seqs,
+                 .out_rows = b->out_rows,
+                 .n_out = n_seqs};
     double t0 = clock_seconds();
-    model_begin(b->m, &batch, b->rows, b->out);
+    model_begin(b->m, &now, b->rows, b->out);
     if (model_wait(b->m, NULL, &err) != NIB_OK)
         die(&err);
     for (int i = 0; i < n_seqs && of_each == 1; i++) { /* the next token is what was sampled */

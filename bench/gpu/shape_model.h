@@ -45,12 +45,6 @@ const tensor *model_file_find(const model_file *f, place at) {
     return NULL;
 }
 
-/* The shared bytes are read again and again. */
-void mapfile_forget(const void *data, size_t bytes) {
-    (void)data;
-    (void)bytes;
-}
-
 static void shape_fill(uint8_t *p, size_t n, uint32_t mask, uint32_t base) {
     uint64_t x = 88172645463325252u;
     for (size_t i = 0; i + 4 <= n; i += 4) {

@@ -79,6 +79,10 @@ static void start(nib_engine *e, nib_request *r, int from) {
                        .salt = r->salt,
                        .no_prefix_cache = r->no_prefix_cache};
     int seq;
+    if (atomic_load(&r->cancelled)) { /* before any_cancelled was looked at, maybe */
+        finish(e, r, end_of(NIB_END_CANCELLED), NULL);
+        return;
+    }
     nib_status status =
         from < 0 ? sched_add(e->sched, &s, &seq, &err) : sched_fork(e->sched, from, &s, &seq, &err);
     if (status == NIB_OK && !grow_by_seq(e, sched_id_bound(e->sched))) {
@@ -122,8 +126,11 @@ static void accept(nib_engine *e, nib_request *list) {
             start(e, r, -1);
             continue;
         }
-        r->next = e->twins;
-        e->twins = r;
+        nib_request **end = &e->twins;
+        while (*end)
+            end = &(*end)->next;
+        *end = r; /* in the order of arrival */
+        r->next = NULL;
         e->n_twins++;
     }
 }

@@ -4,19 +4,28 @@
  */
 #include "engine/pace.h"
 
-enum { UNKNOWN = 16 }; /* rows, until a step of each kind was seen */
+#include <stdbool.h>
+
+enum {
+    UNKNOWN = 16,   /* rows, until a step of each kind was seen */
+    LOOK_AGAIN = 16 /* mixed steps, then one that only decodes: who decodes beside a long prompt changes */
+};
 
 #define WEIGHT (1.0 / 8)
 
+/* A change of a third or more is a new state of affairs, not noise to be averaged away. */
 static void follow(double *average, double value) {
-    *average = *average == 0 ? value : *average + WEIGHT * (value - *average);
+    bool is_new = *average == 0 || value > 1.33 * *average || value < *average / 1.33;
+    *average += (*average == 0 ? 1 : is_new ? 0.5 : WEIGHT) * (value - *average);
 }
 
 void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
     if (prefill_rows == 0) {
         follow(&p->decode_s, seconds);
+        p->n_mixed = 0;
         return;
     }
+    p->n_mixed += decode_rows > 0;
     /* A step may be over faster than those that only decoded, if the machine has become quieter. */
     double added = decode_rows > 0 ? seconds - p->decode_s : seconds;
     if (decode_rows == 0 || p->decode_s > 0)
@@ -25,6 +34,8 @@ void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
 
 int pace_budget(const pace *p, int max_rows) {
     double rows = UNKNOWN;
+    if (p->n_mixed >= (p->decode_s > 0 ? LOOK_AGAIN : 1))
+        return PACE_NONE;
     if (p->decode_s > 0 && p->row_s > 0)
         rows = (PACE_FACTOR - 1) * p->decode_s / p->row_s;
     return rows < 1 ? 1 : rows > max_rows ? max_rows : (int)rows;

@@ -317,8 +317,8 @@ static void plan_decode(sched *s) {
  * at its last whole page, where its state can be remembered. */
 static int32_t prefill_rows(const sched *s, const seq *q) {
     int32_t left = s->limits.max_rows - s->batch.n_rows;
-    if (s->step.n_decode_rows > 0 && s->budget > 0)
-        left = min_i32(left, s->budget - (s->batch.n_rows - s->step.n_decode_rows));
+    if (s->step.n_decode_rows > 0 && s->budget != 0)
+        left = min_i32(left, (s->budget > 0 ? s->budget : 0) - (s->batch.n_rows - s->step.n_decode_rows));
     int32_t end = q->n_tokens, whole = (end - 1) / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
     if (s->has_state && q->remembers && q->n_computed < whole)
         end = whole;

@@ -59,7 +59,7 @@ nib_status sched_add(sched *s, const sched_request *r, int *id, nib_error *err);
  * rows are computed again. Between commit and next only. */
 nib_status sched_fork(sched *s, int from, const sched_request *r, int *id, nib_error *err);
 
-/* Rows of prefill in a step in which anyone decodes; 0: as many as there is room for. */
+/* Rows of prefill in a step in which anyone decodes; 0: as many as there is room for; below: none. */
 void sched_set_budget(sched *s, int prefill_rows);
 
 /* Guesses of what follows the tokens of a sequence, for its next step only: where there is room they become

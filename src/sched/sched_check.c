@@ -88,8 +88,8 @@ static void check_batch(const sched *s) {
     }
     assert(row == b->n_rows && row > 0 && row <= s->limits.max_rows);
     assert(out == b->n_out && out <= s->limits.max_out && k == s->step.n_outs);
-    if (s->step.n_decode_rows > 0 && s->budget > 0)
-        assert(b->n_rows - s->step.n_decode_rows <= s->budget);
+    if (s->step.n_decode_rows > 0 && s->budget != 0)
+        assert(b->n_rows - s->step.n_decode_rows <= (s->budget > 0 ? s->budget : 0));
 }
 
 void sched_check(const sched *s) {

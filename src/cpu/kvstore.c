@@ -36,7 +36,8 @@ static const rope_table *rope_for(cpu_backend *cb, const attn_params *p) {
     for (int i = 0; i < ROPE_TABLES; i++)
         if (cb->rope[i].inv_freq == p->inv_freq && cb->rope[i].scale == p->rope_scale)
             return &cb->rope[i];
-    rope_table *t = &cb->rope[cb->next_rope++ % ROPE_TABLES];
+    assert(cb->next_rope < ROPE_TABLES); /* queued ops still read the others */
+    rope_table *t = &cb->rope[cb->next_rope++];
     t->inv_freq = p->inv_freq;
     t->scale = p->rope_scale;
     size_t rows = (size_t)queue_batch(cb)->n_rows;

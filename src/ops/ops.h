@@ -186,7 +186,7 @@ struct backend {
     nib_status (*cache_new)(backend *be, cache **out, const cache_shape *shapes, int n_groups,
                             nib_error *err);
     void (*cache_free)(backend *be, cache *c);
-    /* Page (or slot) FROM of a group becomes equal to TO's; between steps. */
+    /* Page (or slot) TO of a group becomes a copy of FROM; between steps. */
     void (*cache_copy)(backend *be, cache *c, int group, int32_t to, int32_t from);
 
     /* ---- a step ----

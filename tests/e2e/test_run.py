@@ -272,8 +272,7 @@ def test_model_cut_short_while_in_use(nibble_path, tiny, tmp_path):
         pass
     os.truncate(model / "model.safetensors", 0)
     out, errors = process.communicate("the cat\n", timeout=30)
-    assert (process.returncode, out) == (1, "")
-    assert errors == "nibble: a file that was being read was cut short, or could not be read any more\n"
+    assert process.returncode == 0 and out, errors  # the engine keeps nothing of the file
 
 
 # ---- a real model ----

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Dense: the FP64 linear algebra that GPTQ needs, on row-major matrices in memory, on all cores.
+ *
+ * Every element is summed up in one order, whatever the number of threads and the shape of the tiles: the
+ * same input gives the same bits. It is not BLAS: OpenBLAS adds up in an order that depends on its threads,
+ * starts them as the library is loaded, and ends the process when the system denies one.
+ * Caller: gptq.
+ */
+#ifndef QUANT_DENSE_H
+#define QUANT_DENSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/pool.h"
+
+/* A matrix element (i, p) at at[i * row + p * col]. */
+typedef struct dense_view {
+    const double *at;
+    size_t row, col;
+} dense_view;
+
+/* C [m, n] -= A [m, k] B [k, n]; rows of C and of B are contiguous, C_ROW and B_ROW elements apart. Each
+ * element of C takes one sum over k, in ascending order. On the calling thread. */
+void dense_subtract(double *c, size_t c_row, dense_view a, const double *b, size_t b_row, size_t m, size_t n,
+                    size_t k);
+
+/* H [n, n], symmetric and positive definite, of which the upper triangle is read, becomes the upper U with
+ * H^-1 = U^T U; zeros below. ROOM [n * DENSE_BLOCK]. False: H is not positive definite, and lost. */
+#define DENSE_BLOCK 64
+bool dense_factor(double *h, size_t n, double *room, pool *team);
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * GPTQ: NVFP4 codes and block scales of a matrix W [rows, cols] that keep W x for the inputs x it was shown
+ * to, where H = E[x x^T] says what these look like. Column after column is rounded, and its error is made
+ * good by the columns that are still open (Frantar et al. 2022):
+ *
+ *   H^-1 = U^T U, U upper; q_j = Q(w_j); e_j = (w_j - q_j) / U_jj; w_k -= e_j U_jk for all k > j
+ *
+ * What remains of the output's squared error is the sum of e_j^2. A block's scale is the one of sixteen E4M3
+ * codes about the largest magnitude's with the least such sum over its 16 columns, each rounded and made good
+ * inside the block: the error that is left when all later columns have done their best (the Schur
+ * complement's).
+ *
+ * One algorithm is several methods by what is left of H: all of it; its 16 x 16 blocks (`local`); its
+ * diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is shrunk toward its
+ * diagonal.
+ *
+ * Sums are FP64. Rows are independent of each other, so the result does not depend on the number of threads.
+ * Caller: tune.
+ */
+#ifndef QUANT_GPTQ_H
+#define QUANT_GPTQ_H
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "nouns/tensor.h"
+#include "quant/scale_search.h"
+
+typedef enum gptq_reach { GPTQ_FULL = 0, GPTQ_BLOCKS } gptq_reach;
+
+/* U of an H, for all matrices that read the same inputs. */
+typedef struct gptq_factor {
+    double *u; /* [cols, cols] upper */
+    size_t cols;
+    gptq_reach reach; /* GPTQ_BLOCKS: U is zero outside its 16 x 16 blocks */
+} gptq_factor;
+
+/* Of (1 - SHRINK) H + SHRINK diag(H), and a thousandth of the mean of the diagonal on it, so that inputs
+ * never seen count a little. H FP64 [cols, cols], symmetric; SHRINK in [0, 1]; cols a multiple of 16. */
+nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq_reach reach, double shrink,
+                            pool *team, nib_error *err);
+void gptq_factor_free(gptq_factor *f);
+
+/* Rows first, first + stride, ... of a tensor: n of them. */
+typedef struct gptq_rows {
+    const tensor *t;
+    size_t first, stride, n;
+} gptq_rows;
+
+/* codes [n, cols / 2], scales [n, cols / 16]. A row with a NaN or an infinity: NIB_BAD_FILE. */
+nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, float tensor_scale, uint8_t *codes,
+                         uint8_t *scales, pool *team, nib_error *err);
+
+/* *out = sum over the rows of (w - w^) H (w - w^)^T: what the output loses on inputs of second moments H. */
+nib_status gptq_error(const gptq_rows *rows, const double *h, float tensor_scale, const uint8_t *codes,
+                      const uint8_t *scales, pool *team, double *out, nib_error *err);
+
+#endif

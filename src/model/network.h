@@ -40,6 +40,13 @@ static inline void network_observe(model *m, const layer_weights *l, slot s, con
 /* The halves of a layer. Each queues its ops on x. */
 void attention_half(model *m, const layer_weights *l);
 void mlp_half(model *m, const layer_weights *l);
+/* The three steps that a half is made of: x -> h; h -> a, or g; x += its product. See halves.h. */
+void attention_input(model *m, const layer_weights *l);
+void attention_inner(model *m, const layer_weights *l);
+void attention_add(model *m, const layer_weights *l);
+void mlp_input(model *m, const layer_weights *l);
+void mlp_inner(model *m, const layer_weights *l);
+void mlp_add(model *m, const layer_weights *l);
 
 /* What the head reads: h_out [n_out, dim]. */
 static inline void network_final_norm(model *m) {

@@ -175,5 +175,7 @@ nib_status model_index(model_file *f, nib_error *err) {
 }
 
 const tensor *model_file_find(const model_file *f, place at) {
-    return f->owned->index ? f->owned->index[index_of(f->owned, at)] : NULL; /* words only: no tensors */
+    const tensor *t =
+        f->owned->index ? f->owned->index[index_of(f->owned, at)] : NULL; /* words: no tensors */
+    return t && f->stand_ins && f->stand_ins[t - f->tensors] ? f->stand_ins[t - f->tensors] : t;
 }

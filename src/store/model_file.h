@@ -44,6 +44,10 @@ typedef struct model_file {
     size_t n_tensors;
     token_source words;
 
+    /* [n_tensors] or NULL: what model_file_find answers in the place of tensors[i]; for a copy of the struct
+     * whose maker replaces matrices one by one (tune). NULL entries are the file's own. */
+    const tensor *const *stand_ins;
+
     struct gguf *gguf;              /* FORMAT_GGUF: the parsed file, for its metadata; else NULL */
     const char *directory;          /* FORMAT_SAFETENSORS from a directory: where side files lie; else NULL */
     struct model_file_owned *owned; /* maps, arenas: private to model_file.c */

@@ -52,7 +52,7 @@ static void golden_path(char path[512], const golden_case *c, const char *file) 
 }
 
 /* A raw array of 4-byte elements; the caller frees it. */
-static void *golden_array(const golden_case *c, const char *file, size_t *n) {
+static inline void *golden_array(const golden_case *c, const char *file, size_t *n) {
     char path[512];
     golden_path(path, c, file);
     FILE *f = fopen(path, "rb");
@@ -67,7 +67,7 @@ static void *golden_array(const golden_case *c, const char *file, size_t *n) {
 }
 
 /* Logits of all N tokens, [n, vocab], computed CHUNK rows at a time, into LOGITS. */
-static void golden_forward(model *m, const int32_t *tokens, int n, int chunk, float *logits) {
+static inline void golden_forward(model *m, const int32_t *tokens, int n, int chunk, float *logits) {
     static const int32_t pages[GOLDEN_MAX_TOKENS / KV_PAGE_TOKENS] = {2, 0, 3, 1}; /* any order will do */
     size_t vocab = (size_t)model_hparams(m)->vocab;
     for (int pos = 0; pos < n; pos += chunk) {
@@ -102,7 +102,8 @@ static double golden_distance(const float *a, const float *reference, size_t n) 
 }
 
 /* Runs case C on BE in FP32; the largest distance of the three ways is returned and each is checked. */
-static double golden_check(const golden_case *c, backend *be, nib_kv_dtype kv_dtype, const char *label) {
+static inline double golden_check(const golden_case *c, backend *be, nib_kv_dtype kv_dtype,
+                                  const char *label) {
     char path[512];
     nib_error err = {""};
     model_file *file;

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Choose: from the second moments of one input, the codes of the matrices that read it. Held-out moments
+ * judge. Caller: tune.c.
+ */
+#ifndef TUNE_CHOOSE_H
+#define TUNE_CHOOSE_H
+
+#include "base/pool.h"
+#include "tune/tune.h"
+
+typedef struct choose_job {
+    tune_matrix **matrices;    /* [n] of equal cols */
+    uint8_t **codes, **scales; /* [n] where they go */
+    size_t n;
+    const double *h, *held_out; /* [cols, cols] */
+    tune_method method;
+    pool *pool;
+    const volatile sig_atomic_t *interrupted;
+} choose_job;
+
+/* Fills codes, scales and what the matrices say of them; codes and scales may be in any state before. */
+nib_status choose_codes(const choose_job *job, nib_error *err);
+
+#endif

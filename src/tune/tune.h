@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tune: chooses NVFP4 codes and block scales of a network's linear layers by what they do to its activations,
+ * one layer after the other, each on inputs that have passed through the layers quantized before it.
+ *
+ * Per layer: q, k, v on what they read; attention with the new ones; o; then gate and up; then down; each is
+ * bound by the same look-up as a file's (model_file.stand_ins). In memory are the matrices of half a layer,
+ * the second moments of one input, and the residual stream of the text, which lies on disk past a limit. What
+ * is chosen goes into a journal beside the output: a killed run goes on where it was. The same input gives
+ * the same bytes for any number of threads.
+ *
+ * One text window in eight is held out: second moments of the others choose the codes, those of the held-out
+ * ones choose between ways to choose them: how far H is shrunk toward its diagonal, and for TUNE_BEST whether
+ * its blocks, its diagonal or no H at all serve better.
+ * Caller: cli quantize, through convert's hook.
+ */
+#ifndef TUNE_TUNE_H
+#define TUNE_TUNE_H
+
+#include <signal.h>
+
+#include "base/progress.h"
+#include "ops/ops.h"
+#include "store/model_file.h"
+
+typedef enum tune_method {
+    TUNE_GPTQ = 0, /* all of H, shrunk by what helps on held-out text */
+    TUNE_LOCAL,    /* its 16 x 16 blocks */
+    TUNE_BEST      /* the best of both, of its diagonal and of the sweep, tensor by tensor */
+} tune_method;
+
+typedef enum tune_way { TUNE_WAY_FULL = 0, TUNE_WAY_BLOCKS, TUNE_WAY_DIAGONAL, TUNE_WAY_SWEEP } tune_way;
+
+/* A matrix to be quantized. */
+typedef struct tune_matrix {
+    const tensor *t;           /* of the file's list; cols a multiple of 16 */
+    slot slot;                 /* t's, or SLOT_HEAD for a head made from the embedding */
+    float tensor_scale;        /* NVFP4's */
+    const uint8_t *codes;      /* filled: [rows, cols / 2], valid until tune_close */
+    const uint8_t *scales;     /* filled: [rows, cols / 16] */
+    tune_way way;              /* filled */
+    double shrink;             /* filled: TUNE_WAY_FULL */
+    double error, sweep_error; /* filled: sum over rows of E((w - w^) x)^2 on held-out x, and the sweep's */
+} tune_matrix;
+
+#define TUNE_WINDOW 512 /* tokens that see each other, at most */
+
+typedef struct tune_options {
+    tune_method method;
+    /* Window w is ids [starts[w], starts[w + 1]): TUNE_WINDOW at most; starts [n_windows + 1]. */
+    const int32_t *ids;
+    const size_t *starts;
+    size_t n_windows; /* 2 at least */
+    int threads;
+    size_t memory_bytes; /* activations beyond it lie on disk */
+    const char *journal; /* path; what spills is beside it */
+    progress progress;
+    const volatile sig_atomic_t *interrupted; /* becomes non-zero: NIB_CANCELLED; may be NULL */
+} tune_options;
+
+typedef struct tune tune;
+
+/* FILE has a network, BE computes exactly. MATRICES [n] live until close. On failure *out is NULL and the
+ * journal stays. */
+nib_status tune_run(tune **out, const model_file *file, backend *be, tune_matrix *matrices, size_t n,
+                    const tune_options *options, nib_error *err);
+void tune_close(tune *t, bool remove_journal); /* NULL is fine */
+
+#endif

@@ -118,6 +118,35 @@ static nib_status choose_scales(convert_run *run, nib_error *err) {
     return NIB_OK;
 }
 
+/* ---- codes that the caller chooses ---- */
+
+static bool is_chosen_elsewhere(const convert_run *run, const recipe_item *item) {
+    return run->o->choose && item->e.action == ENCODE_QUANTIZE && dtype_is_nvfp4(item->e.to) &&
+           !dtype_is_mxfp4(item->e.t->dtype);
+}
+
+static nib_status choose_codes(convert_run *run, nib_error *err) {
+    recipe *r = &run->recipe;
+    convert_matrix *matrices = mem_array(r->n, sizeof *matrices);
+    size_t n = 0;
+    if (!matrices)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
+    for (size_t i = 0; i < r->n; i++)
+        if (is_chosen_elsewhere(run, &r->items[i]))
+            matrices[n++] = (convert_matrix){.t = r->items[i].e.t,
+                                             .slot = r->items[i].e.slot,
+                                             .tensor_scale = r->items[i].e.search.tensor_scale};
+    nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
+    n = 0;
+    for (size_t i = 0; i < r->n && status == NIB_OK; i++)
+        if (is_chosen_elsewhere(run, &r->items[i])) {
+            r->items[i].e.codes = matrices[n].codes;
+            r->items[i].e.scales = matrices[n++].scales;
+        }
+    mem_free(matrices);
+    return status;
+}
+
 /* ---- what is written ---- */
 
 /* The output's dims of an item's elements, outermost first; returns how many. */
@@ -332,6 +361,7 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     }
     NIB_TRY(measure(run, err));
     NIB_TRY(choose_scales(run, err));
+    NIB_TRY(choose_codes(run, err));
     return write_all(run, err);
 }
 

@@ -16,9 +16,20 @@
 typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16 } quant_format;
 typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
 
+/* A matrix whose NVFP4 codes somebody else chooses: under a tensor scale that is settled. */
+typedef struct convert_matrix {
+    const tensor *t; /* of the source */
+    slot slot;       /* t's, or SLOT_HEAD for the head made from a tied embedding */
+    float tensor_scale;
+    const uint8_t *codes, *scales; /* filled: [rows, cols / 2], [rows, cols / 16], until convert returns */
+} convert_matrix;
+
 typedef struct convert_options {
     quant_format format;
-    quant_method method;
+    quant_method method; /* chooses tensor scales; and codes, without CHOOSE */
+    /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 with a loss. */
+    nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
+    void *choose_context;
     head_policy head;
     out_kind out;
     const char *const *keep; /* globs of tensor names left as they are */

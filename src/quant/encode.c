@@ -247,13 +247,19 @@ static void cast_row(dtype to, const float *x, size_t n, unsigned char *out) {
         halves[i] = f16_from_f32(x[i]);
 }
 
-static bool quantize_row(const workshop *w, bench *b, unsigned char *out, uint8_t *scales) {
+/* ROW: of the source. */
+static bool quantize_row(const workshop *w, bench *b, size_t row, unsigned char *out, uint8_t *scales) {
     const encode_item *item = w->job->item;
     const scale_search *s = &item->search;
     switch (item->to) {
     case DT_NVFP4:
     case DT_GGUF_NVFP4:
-        scale_search_nvfp4_row(s, b->x, w->cols, b->codes, b->scales);
+        if (item->codes) {
+            memcpy(b->codes, item->codes + row * (w->cols / 2), w->cols / 2);
+            memcpy(b->scales, item->scales + row * (w->cols / 16), w->cols / 16);
+        } else {
+            scale_search_nvfp4_row(s, b->x, w->cols, b->codes, b->scales);
+        }
         decode_fp4(false, w->cols, s->tensor_scale, b);
         return pack_fp4(item->to, w->cols, b, out, scales);
     case DT_MXFP4:
@@ -305,7 +311,7 @@ static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out
         cast_row(item->to, b->x, w->cols, out);
         return true;
     }
-    if (!quantize_row(w, b, out, scales))
+    if (!quantize_row(w, b, from, out, scales))
         return false;
     *sums = row_error(item, b->x, b->back, w->cols);
     return true;

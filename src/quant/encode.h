@@ -33,6 +33,8 @@ typedef struct encode_item {
     float shift;          /* added to every value: Gemma's norms between (1 + w) and w */
     const float *weights; /* E[x_j^2] or NULL */
     scale_search search;  /* ENCODE_QUANTIZE */
+    /* ENCODE_QUANTIZE, NVFP4: chosen elsewhere (tune), in the source's order of rows; NULL: by search */
+    const uint8_t *codes, *scales; /* [rows, cols / 2], [rows, cols / 16] */
 } encode_item;
 
 /* Where the encoded bytes go, in row order. */

@@ -10,8 +10,8 @@
 #include "base/cores.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
-#include "base/utf8.h"
 #include "cli/cli.h"
+#include "cli/tuned.h"
 #include "cli/ui.h"
 #include "convert/convert.h"
 #include "cpu/cpu.h"
@@ -19,28 +19,43 @@
 #include "eval/calibrate.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
+#define AUTO_METHOD(format)    METHOD_WEIGHTED
 
 typedef enum method_choice {
     METHOD_AUTO = 0,
     METHOD_RTN,
     METHOD_SWEEP,
     METHOD_4OVER6,
-    METHOD_WEIGHTED
+    METHOD_WEIGHTED,
+    METHOD_LOCAL,
+    METHOD_GPTQ,
+    METHOD_BEST
 } method_choice;
 
 typedef struct quantize_args {
     const char *in, *out, *calib;
     method_choice method;
+    size_t calib_tokens;
     bool compressed_tensors, json;
     const char **keep; /* [n_keep] */
     convert_options convert;
 } quantize_args;
 
 static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "bf16", NULL};
-static const char *const methods[] = {"auto", "rtn", "sweep", "4over6", "weighted", NULL};
+static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
+                                      "local", "gptq", "best",  NULL};
 static const char *const heads[] = {"keep", "nvfp4", "fp8", NULL};
 
-enum { KEY_FORMAT = 0x3000, KEY_METHOD, KEY_CALIB, KEY_HEAD, KEY_KEEP, KEY_COMPRESSED, KEY_JSON };
+enum {
+    KEY_FORMAT = 0x3000,
+    KEY_METHOD,
+    KEY_CALIB,
+    KEY_CALIB_TOKENS,
+    KEY_HEAD,
+    KEY_KEEP,
+    KEY_COMPRESSED,
+    KEY_JSON
+};
 
 static const struct argp_option options[] = {
     {"format", KEY_FORMAT, "FORMAT", 0, "What the linear layers become: nvfp4 (default), mxfp4, fp8 or bf16",
@@ -51,7 +66,9 @@ static const struct argp_option options[] = {
      "where nibble can run the model, else sweep",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
-     "Text to calibrate with, its first 49,152 tokens at most (default: a text inside the program)", 1},
+     "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
+     1},
+    {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
     {"head", KEY_HEAD, "FORMAT", 0,
      "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
      "tensor is quantized "
@@ -77,6 +94,11 @@ static bool ends_with(const char *text, const char *end) {
     return n > m && strcmp(text + n - m, end) == 0;
 }
 
+/* Chosen layer by layer (cli/tuned.h). */
+static bool is_tuned(method_choice m) {
+    return m >= METHOD_LOCAL;
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     bool gguf;
     if (!a->in || !a->out)
@@ -92,8 +114,11 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    formats[a->convert.format]);
     if (a->method == METHOD_4OVER6 && a->convert.format == QF_MXFP4)
         argp_error(state, "--method 4over6 is for nvfp4");
-    if (a->calib && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
-        argp_error(state, "--calib is for --method weighted");
+    if (is_tuned(a->method) && a->convert.format != QF_NVFP4)
+        argp_error(state, "--method %s is for nvfp4", methods[a->method]);
+    if ((a->calib || a->calib_tokens) &&
+        (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
+        argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
         argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
@@ -110,6 +135,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_CALIB:
         a->calib = arg;
+        return 0;
+    case KEY_CALIB_TOKENS:
+        a->calib_tokens = (size_t)cli_integer_flag(state, "--calib-tokens", arg, 128, 1 << 30);
         return 0;
     case KEY_HEAD:
         a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
@@ -164,20 +192,11 @@ typedef struct quantize_session {
     double calibrate_s;
     const char *sweep_note; /* why auto took sweep, or NULL */
     nib_error sweep_reason;
+    method_choice used; /* of METHODS, with auto decided */
+    tuned tuned;
     ui_bar bar;
     convert_report report;
 } quantize_session;
-
-static nib_status open_text(mapfile *map, const char *path, nib_error *err) {
-    NIB_TRY(mapfile_open(map, path, err));
-    const char *text = (const char *)map->bytes, *nul = memchr(text, 0, map->size);
-    size_t sound = utf8_valid_prefix(text, nul ? (size_t)(nul - text) : map->size);
-    if (sound == map->size)
-        return NIB_OK;
-    mapfile_close(map);
-    return nib_fail(err, NIB_BAD_FILE, "%s: expected a text in UTF-8; byte %zu is no part of one", path,
-                    sound);
-}
 
 static nib_status run_calibration(quantize_session *s, nib_error *err) {
     double from = clock_seconds();
@@ -186,12 +205,12 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     mapfile map = {0};
     loaded *l;
     if (s->args->calib)
-        NIB_TRY(open_text(&map, s->args->calib, err));
+        NIB_TRY(tuned_open_text(&map, s->args->calib, err));
     nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
     if (status == NIB_OK) {
         calibrate_options o = {.text = map.bytes ? (const char *)map.bytes : calibration_text,
                                .bytes = map.bytes ? map.size : calibration_text_bytes,
-                               .max_tokens = MAX_CALIBRATION_TOKENS,
+                               .max_tokens = s->args->calib_tokens,
                                .progress = ui_bar_progress(&s->bar),
                                .interrupted = &cli_interrupted};
         status = calibrate(&s->heed, l->file, l->be, l->words, &o, &s->n_tokens, err);
@@ -203,30 +222,50 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     return status;
 }
 
+static nib_status open_tuned(quantize_session *s, method_choice method, nib_error *err) {
+    static const tune_method of[] = {
+        [METHOD_LOCAL] = TUNE_LOCAL, [METHOD_GPTQ] = TUNE_GPTQ, [METHOD_BEST] = TUNE_BEST};
+    const quantize_args *a = s->args;
+    s->tuned = (tuned){.file = s->file,
+                       .in = a->in,
+                       .out = a->out,
+                       .calib = a->calib,
+                       .max_tokens = a->calib_tokens,
+                       .method = of[method],
+                       .threads = a->convert.threads,
+                       .bar = &s->bar};
+    NIB_TRY(tuned_open(&s->tuned, err));
+    s->args->convert.choose = tuned_choose;
+    s->args->convert.choose_context = &s->tuned;
+    s->n_tokens = s->tuned.n_tokens;
+    return NIB_OK;
+}
+
 /* The method that auto stands for, and what it needs. */
 static nib_status choose_method(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     convert_options *c = &a->convert;
-    static const quant_method of[] = {[METHOD_RTN] = QM_RTN,
-                                      [METHOD_SWEEP] = QM_SWEEP,
-                                      [METHOD_4OVER6] = QM_FOUR_OVER_SIX,
-                                      [METHOD_WEIGHTED] = QM_WEIGHTED};
+    static const quant_method of[] = {
+        [METHOD_RTN] = QM_RTN,           [METHOD_SWEEP] = QM_SWEEP, [METHOD_4OVER6] = QM_FOUR_OVER_SIX,
+        [METHOD_WEIGHTED] = QM_WEIGHTED, [METHOD_LOCAL] = QM_SWEEP, [METHOD_GPTQ] = QM_SWEEP,
+        [METHOD_BEST] = QM_SWEEP};
     c->importance = &s->heed;
-    if (c->format == QF_FP8 || c->format == QF_BF16) {
-        c->method = QM_RTN; /* no block scales to choose */
+    s->used = METHOD_RTN;
+    c->method = QM_RTN; /* FP8 and BF16: no block scales to choose */
+    if (c->format == QF_FP8 || c->format == QF_BF16)
         return NIB_OK;
-    }
-    c->method = a->method == METHOD_AUTO ? QM_SWEEP : of[a->method];
-    if ((a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED) || !convert_quantizes(s->file, c))
-        return NIB_OK;
-    nib_status status = run_calibration(s, err);
-    if (status == NIB_OK) {
-        c->method = QM_WEIGHTED;
-    } else if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib) {
+    s->used = a->method == METHOD_AUTO ? AUTO_METHOD(c->format) : a->method;
+    c->method = QM_SWEEP;
+    nib_status status = NIB_OK;
+    if (s->used >= METHOD_WEIGHTED && convert_quantizes(s->file, c))
+        status = is_tuned(s->used) ? open_tuned(s, s->used, err) : run_calibration(s, err);
+    if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib) {
         s->sweep_reason = *err; /* a model that nibble does not run is swept */
         s->sweep_note = s->sweep_reason.text;
+        s->used = METHOD_SWEEP;
         status = NIB_OK;
     }
+    c->method = s->used == METHOD_WEIGHTED && !s->heed.mean_squares ? QM_SWEEP : of[s->used];
     return status;
 }
 
@@ -241,7 +280,7 @@ static const char *method_text(const quantize_session *s) {
     quant_format f = s->args->convert.format;
     if (s->report.n_quantized == 0)
         return s->report.n_repacked ? "repacked" : "carried over";
-    return f == QF_FP8 || f == QF_BF16 ? "nearest" : methods[s->args->convert.method + 1];
+    return f == QF_FP8 || f == QF_BF16 ? "nearest" : methods[s->used];
 }
 
 static const ui_column columns[] = {{"tensors", "group", false},       {"n", "n_tensors", true},
@@ -323,9 +362,11 @@ static void print_text(const quantize_session *s, const ui_table *t) {
     printf("%.2f bits per weight in the whole model, %.2f in its quantized part\n", r->bits_per_weight_all,
            r->bits_per_weight_quantized);
     if (s->n_tokens)
-        printf("calibrated with %zu tokens in %.1f s, ", s->n_tokens, s->calibrate_s);
-    printf("%s in %.1f s, %s of memory at most\n", s->n_tokens ? "quantized" : "Quantized", r->seconds,
-           ui_bytes(peak, sizeof peak, peak_bytes()));
+        printf("calibrated with %zu tokens in %.1f s, ", s->n_tokens, s->calibrate_s + s->tuned.seconds);
+    printf("%s in %.1f s, %s of memory at most\n", s->n_tokens ? "quantized" : "Quantized",
+           r->seconds - s->tuned.seconds, ui_bytes(peak, sizeof peak, peak_bytes()));
+    if (is_tuned(s->used))
+        tuned_print(&s->tuned);
     print_notes(s);
 }
 
@@ -347,10 +388,13 @@ static void print_json(const quantize_session *s, const ui_table *t) {
            r->bits_per_weight_quantized);
     printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
            "%llu,\n",
-           s->n_tokens, s->calibrate_s, r->seconds, peak_bytes());
+           s->n_tokens, s->calibrate_s + s->tuned.seconds, r->seconds - s->tuned.seconds, peak_bytes());
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");
+    printf(" \"chosen\": ");
+    tuned_print_json(&s->tuned);
+    printf(",\n");
     printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
            "\"widened\": "
            "%d,\n \"groups\":\n",
@@ -377,6 +421,8 @@ static nib_status run(quantize_session *s, nib_error *err) {
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
     a->convert.also_read = a->calib;
+    if (a->calib_tokens == 0)
+        a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
@@ -396,6 +442,7 @@ int cmd_quantize(int argc, char **argv) {
     cli_catch_interrupt(false);
     nib_status status = run(&session, &err);
     ui_bar_clear(&session.bar);
+    tuned_close(&session.tuned, status == NIB_OK);
     calibrate_free(&session.heed);
     model_file_close(session.file);
     mem_free(args.keep);

@@ -9,11 +9,10 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "eval/calib_set.h"
 
-#define MAX_ROWS        256
-#define BYTES_PER_TOKEN 16 /* rarely more in a whole text; if so, a longer part is taken */
-#define SPARE_TOKENS    64
-#define OUT_ONE_IN      8 /* rows whose logits are computed, only so that the head's input is seen */
+#define MAX_ROWS   256
+#define OUT_ONE_IN 8 /* rows whose logits are computed, only so that the head's input is seen */
 
 /* Some rows of a window that are computed together. */
 typedef struct piece {
@@ -200,22 +199,6 @@ static nib_status run_list(calibration *c, const token_list *list, int32_t bos, 
     return run_text(c, err);
 }
 
-/* At least max_tokens ids of the text, when it has them, from no more of it than that takes: cut at a border
- * of characters, with ids to spare since the last ones may depend on what follows. */
-static nib_status encode_first(const tokenizer *words, const calibrate_options *o, token_list *list,
-                               nib_error *err) {
-    const size_t enough = o->max_tokens + SPARE_TOKENS;
-    for (size_t room = BYTES_PER_TOKEN * enough;; room *= 4) {
-        size_t n = o->max_tokens && room < o->bytes ? room : o->bytes;
-        while (n > 0 && n < o->bytes && ((unsigned char)o->text[n] & 0xC0) == 0x80)
-            n--;
-        list->n = 0;
-        NIB_TRY(tokenizer_encode(words, o->text, n, TOKENIZE_NO_SPECIAL, list, err));
-        if (n == o->bytes || list->n >= enough)
-            return NIB_OK;
-    }
-}
-
 nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
                      const calibrate_options *options, size_t *n_tokens, nib_error *err) {
     memset(out, 0, sizeof *out);
@@ -224,7 +207,8 @@ nib_status calibrate(importance *out, const model_file *file, backend *be, const
         c.pages[i] = i;
     token_list list = {0};
     int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
-    nib_status status = encode_first(words, options, &list, err);
+    nib_status status =
+        calib_set_encode(words, options->text, options->bytes, options->max_tokens, &list, err);
     if (options->max_tokens && list.n > options->max_tokens)
         list.n = options->max_tokens;
     if (status == NIB_OK)

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/pool.h"
 #include "model/halves.h"
@@ -106,6 +107,7 @@ static uint64_t fingerprint(const tune *t) {
         h = journal_hash(h, w->name, strlen(w->name));
         for (size_t p = 0; p < PIECES; p++)
             h = journal_hash(h, (const char *)w->data + w->bytes / PIECES * p, piece);
+        mapfile_forget(w->data, w->bytes);
     }
     for (size_t i = 0; i < t->n; i++) {
         h = journal_hash(h, t->matrices[i].t->name, strlen(t->matrices[i].t->name));

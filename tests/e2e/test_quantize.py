@@ -285,7 +285,7 @@ def test_auto_is_weighted(nibble, tmp_path):
     (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, bf16"),
     (["IN", "OUT.gguf", "--format", "fp8"], 2, "cannot hold FP8"),
     (["IN", "OUT.gguf", "--compressed-tensors"], 2, "writes a directory"),
-    (["IN", "OUT", "--method", "rtn", "--calib", "x"], 2, "--calib is for --method weighted"),
+    (["IN", "OUT", "--method", "rtn", "--calib", "x"], 2, "--calib and --calib-tokens are for --method weighted"),
     (["IN", "OUT", "--format", "fp8", "--method", "sweep"], 2, "has none"),
     (["no-such-model", "OUT"], 1, "cannot be opened"),
     (["IN", "no/such/place/OUT"], 1, "cannot be created"),

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See tuned.h.
+ */
+#include "cli/tuned.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "base/utf8.h"
+#include "cli/cli.h"
+#include "eval/calibrate.h"
+
+#define ACTIVATION_BYTES ((size_t)640 << 20) /* more of them lie on disk */
+
+static const char *const ways[] = {[TUNE_WAY_FULL] = "gptq",
+                                   [TUNE_WAY_BLOCKS] = "local",
+                                   [TUNE_WAY_DIAGONAL] = "weighted",
+                                   [TUNE_WAY_SWEEP] = "sweep"};
+enum { N_WAYS = sizeof ways / sizeof *ways };
+
+nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err) {
+    NIB_TRY(mapfile_open(map, path, err));
+    const char *text = (const char *)map->bytes, *nul = memchr(text, 0, map->size);
+    size_t sound = utf8_valid_prefix(text, nul ? (size_t)(nul - text) : map->size);
+    if (sound == map->size)
+        return NIB_OK;
+    mapfile_close(map);
+    return nib_fail(err, NIB_BAD_FILE, "%s: expected a text in UTF-8; byte %zu is no part of one", path,
+                    sound);
+}
+
+static bool is_chats(const char *path) {
+    size_t n = strlen(path);
+    return n > 6 && strcmp(path + n - 6, ".jsonl") == 0;
+}
+
+static nib_status read_set(tuned *t, nib_error *err) {
+    mapfile map = {0};
+    const tokenizer *words = t->l->words;
+    if (!t->calib)
+        return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
+    NIB_TRY(tuned_open_text(&map, t->calib, err));
+    const char *text = (const char *)map.bytes;
+    nib_status status;
+    if (!is_chats(t->calib))
+        status = calib_set_text(&t->set, words, text, map.size, t->max_tokens, err);
+    else if (t->l->chat)
+        status = calib_set_chats(&t->set, words, t->l->chat, text, map.size, t->max_tokens, t->calib, err);
+    else
+        status = nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", t->calib,
+                          t->l->chat_problem.text);
+    mapfile_close(&map);
+    return status;
+}
+
+/* OUT.tuning */
+static nib_status name_journal(tuned *t, nib_error *err) {
+    static const char suffix[] = ".tuning";
+    size_t n = strlen(t->out);
+    while (n > 1 && t->out[n - 1] == '/')
+        n--;
+    t->journal = mem_alloc(n + sizeof suffix);
+    if (!t->journal)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
+    memcpy(t->journal, t->out, n);
+    memcpy(t->journal + n, suffix, sizeof suffix);
+    return NIB_OK;
+}
+
+nib_status tuned_open(tuned *t, nib_error *err) {
+    loaded_needs needs = {.no_model = true};
+    nib_options compute = {.threads = t->threads, .activations = NIB_ACTIVATIONS_F32};
+    NIB_TRY(model_file_need_network(t->file, err));
+    NIB_TRY(loaded_open(&t->l, t->in, &compute, &needs, err));
+    NIB_TRY(read_set(t, err));
+    t->n_tokens = t->set.n_tokens;
+    return name_journal(t, err);
+}
+
+nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_error *err) {
+    tuned *t = context;
+    double from = clock_seconds();
+    t->matrices = mem_array(n, sizeof *t->matrices);
+    if (!t->matrices)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu matrices", n);
+    t->n = n;
+    for (size_t i = 0; i < n; i++)
+        t->matrices[i] = (tune_matrix){
+            .t = matrices[i].t, .slot = matrices[i].slot, .tensor_scale = matrices[i].tensor_scale};
+    tune_options o = {.method = t->method,
+                      .ids = t->set.ids,
+                      .starts = t->set.starts,
+                      .n_windows = t->set.n_windows,
+                      .threads = t->threads,
+                      .memory_bytes = ACTIVATION_BYTES,
+                      .journal = t->journal,
+                      .progress = ui_bar_progress(t->bar),
+                      .interrupted = &cli_interrupted};
+    NIB_TRY(tune_run(&t->t, t->file, t->l->be, t->matrices, n, &o, err));
+    ui_bar_clear(t->bar);
+    for (size_t i = 0; i < n; i++) {
+        matrices[i].codes = t->matrices[i].codes;
+        matrices[i].scales = t->matrices[i].scales;
+    }
+    t->seconds = clock_seconds() - from;
+    return NIB_OK;
+}
+
+void tuned_close(tuned *t, bool done) {
+    tune_close(t->t, done);
+    loaded_close(t->l);
+    calib_set_free(&t->set);
+    mem_free(t->matrices);
+    mem_free(t->journal);
+    *t = (tuned){0};
+}
+
+void tuned_print(const tuned *t) {
+    double logs = 0;
+    size_t counts[N_WAYS] = {0}, n = 0;
+    for (size_t i = 0; i < t->n; i++) {
+        const tune_matrix *m = &t->matrices[i];
+        counts[m->way]++;
+        if (m->error > 0 && m->sweep_error > 0) {
+            logs += log(m->error / m->sweep_error);
+            n++;
+        }
+    }
+    if (n)
+        printf("On held-out text the outputs' squared error is %.2f of the sweep's (geometric mean of %zu "
+               "layers); "
+               "chosen by",
+               exp(logs / (double)n), n);
+    for (size_t w = 0, first = 1; n && w < N_WAYS; w++)
+        if (counts[w]) {
+            printf("%s %s: %zu", first ? "" : ",", ways[w], counts[w]);
+            first = 0;
+        }
+    printf("%s", n ? "\n" : "");
+}
+
+void tuned_print_json(const tuned *t) {
+    printf("[");
+    for (size_t i = 0; i < t->n; i++) {
+        const tune_matrix *m = &t->matrices[i];
+        printf("%s\n  {\"name\": ", i ? "," : "");
+        ui_json_string(stdout, m->t->name);
+        printf(", \"way\": \"%s\", \"shrink\": %.2f, \"held_out_error\": %.9g, \"sweep_error\": %.9g}",
+               ways[m->way], m->shrink, m->error, m->sweep_error);
+    }
+    printf("]");
+}

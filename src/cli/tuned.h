@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tuned: what `nibble quantize --method gptq|local|best` does before it writes: the model is loaded, a
+ * calibration text made into windows, and the codes of every matrix chosen layer by layer (tune).
+ */
+#ifndef CLI_TUNED_H
+#define CLI_TUNED_H
+
+#include "base/mapfile.h"
+#include "cli/ui.h"
+#include "convert/convert.h"
+#include "engine/loaded.h"
+#include "eval/calib_set.h"
+#include "tune/tune.h"
+
+typedef struct tuned {
+    /* given */
+    const model_file *file;
+    const char *in, *out;
+    const char *calib; /* a text, or conversations where the name ends in .jsonl; NULL: those inside nibble */
+    size_t max_tokens;
+    tune_method method;
+    int threads;
+    ui_bar *bar;
+
+    /* filled */
+    tune_matrix *matrices; /* [n] */
+    size_t n, n_tokens;
+    double seconds;
+
+    loaded *l;
+    calib_set set;
+    tune *t;
+    char *journal;
+} tuned;
+
+/* Model and text are there and the model can be computed: asked before anything is written. NIB_UNSUPPORTED:
+ * nibble does not run the model. */
+nib_status tuned_open(tuned *t, nib_error *err);
+/* convert's hook: CONTEXT is a tuned. */
+nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_error *err);
+void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journal is not needed */
+
+/* For the report: by how much the held-out error of all matrices together is below the sweep's, and which
+ * ways were taken. */
+void tuned_print(const tuned *t);
+void tuned_print_json(const tuned *t); /* an array, a line per matrix */
+
+/* A text in UTF-8, mapped. */
+nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err);
+
+#endif

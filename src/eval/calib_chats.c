@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Conversations as a calibration set. See calib_set.h.
+ */
+#include <string.h>
+
+#include "eval/calib_set.h"
+
+/* One line's conversation. */
+static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *c, const char *line, size_t n,
+                              size_t max_tokens, const char *where, nib_error *err) {
+    json_t *whole;
+    NIB_TRY(json_read(&whole, line, n, where, err));
+    const json_t *messages = json_is_object(whole) ? json_object_get(whole, "messages") : whole;
+    chat_request q = {.messages = messages, .no_generation_prompt = true};
+    chat_prompt prompt = {0};
+    token_list list = {0};
+    nib_status status = messages
+                            ? chat_render(c, &q, &prompt, err)
+                            : nib_fail(err, NIB_BAD_FILE, "%s: expected an object with \"messages\"", where);
+    if (status == NIB_OK)
+        status = chat_encode(words, &prompt, &list, err);
+    size_t room = max_tokens ? max_tokens - s->n_tokens : list.n;
+    if (status == NIB_OK && list.n > 0)
+        status = calib_set_append(s, list.ids, list.n < room ? list.n : room, CALIB_SET_WINDOW, -1, err);
+    token_list_free(&list);
+    chat_prompt_free(&prompt);
+    json_decref(whole);
+    return status;
+}
+
+nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, const char *lines,
+                           size_t bytes, size_t max_tokens, const char *where, nib_error *err) {
+    const char *end = lines + bytes;
+    while (lines < end && (max_tokens == 0 || s->n_tokens < max_tokens)) {
+        const char *stop = memchr(lines, '\n', (size_t)(end - lines));
+        size_t n = (size_t)((stop ? stop : end) - lines), blanks = 0;
+        while (blanks < n && strchr(" \t\r", lines[blanks]))
+            blanks++;
+        if (blanks < n)
+            NIB_TRY(append_chat(s, words, c, lines, n, max_tokens, where, err));
+        lines += n + 1;
+    }
+    return NIB_OK;
+}

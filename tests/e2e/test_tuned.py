@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize --method gptq|local|best: never worse than the sweep on held-out text, the same file for any
+number of threads, a killed run that goes on where it was, conversations as calibration text."""
+import filecmp
+import json
+import signal
+import struct
+import subprocess
+import time
+
+import pytest
+
+from test_quantize import make_model, peak_bytes, write_deep_model
+
+TEXT = "".join(f"{a} and then {b}; some words (of {a + b} kinds) to calibrate with, again! "
+               for a in range(9) for b in range(2))
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    return tmp_path / "text"
+
+
+def chosen(report):
+    return {m["name"]: m for m in report["chosen"]}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("method", ["gptq", "local", "best"])
+def test_methods(nibble, tmp_path, text, family, method):
+    source = make_model(tmp_path / "source", family)
+    report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", method, "--calib", text, "--json").stdout)
+    assert report["method"] == method and report["quantized"] == 14 and report["calibration_tokens"] > 800
+    layers = chosen(report)
+    assert len(layers) == 14
+    for name, m in layers.items():
+        if method == "best":
+            assert m["held_out_error"] <= m["sweep_error"], name
+        assert m["way"] in {"gptq": ["gptq"], "local": ["local"], "best": ["gptq", "local", "weighted", "sweep"]}[method]
+    mean = sum(m["held_out_error"] / m["sweep_error"] for m in layers.values()) / 14
+    assert mean < 1, mean
+    assert not list(tmp_path.glob("*.tuning*"))
+    nibble("run", tmp_path / "out", "some words", "--no-chat", "--max-tokens", "4")
+
+
+def test_every_container_holds_the_same_values(nibble, tmp_path, text):
+    """Rows of q and k change their order on the way into a GGUF file; the codes follow."""
+    source = make_model(tmp_path / "source", "llama")
+    flags = ["--method", "gptq", "--calib", text]
+    nibble("quantize", source, tmp_path / "a", *flags)
+    nibble("quantize", source, tmp_path / "b.gguf", *flags)
+    nibble("quantize", source, tmp_path / "c", "--compressed-tensors", *flags)
+    nibble("quantize", tmp_path / "b.gguf", tmp_path / "b")
+    nibble("quantize", tmp_path / "c", tmp_path / "d")
+    for other in ("b", "d"):
+        assert filecmp.cmp(tmp_path / "a" / "model.safetensors", tmp_path / other / "model.safetensors", shallow=False)
+
+
+def test_threads_do_not_matter(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "qwen3")
+    for n in (1, 2, 5):
+        nibble("quantize", source, tmp_path / f"{n}.gguf", "--method", "best", "--calib", text, "--threads", n)
+        assert filecmp.cmp(tmp_path / "1.gguf", tmp_path / f"{n}.gguf", shallow=False)
+
+
+def marks(journal, n):
+    """How many matrices a journal holds: the head takes 64 bytes, a mark 48."""
+    try:
+        raw = journal.read_bytes()[:64 + 48 * n]
+    except FileNotFoundError:
+        return 0
+    return sum(struct.unpack_from("<Q", raw, 64 + 48 * i)[0] for i in range(n)) if len(raw) == 64 + 48 * n else 0
+
+
+@pytest.fixture
+def deep(tmp_path, monkeypatch):
+    """A small model of 8 layers and the number of its matrices: time enough to stop it in between."""
+    monkeypatch.setattr("test_quantize.LAYERS", 8)
+    return make_model(tmp_path / "source", "qwen3"), 8 * 7
+
+
+def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep):
+    source, n = deep
+    flags = ["--method", "gptq", "--calib", text, "--threads", "1"]
+    nibble("quantize", source, tmp_path / "whole.gguf", *flags)
+    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    for least in (3, 20):
+        process = subprocess.Popen([nibble_path, "quantize", source, out, *map(str, flags)],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while marks(journal, n) < least:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert marks(journal, n) >= least and not out.exists()
+    nibble("quantize", source, out, *flags)
+    assert filecmp.cmp(tmp_path / "whole.gguf", out, shallow=False)
+    assert not list(tmp_path.glob("*.tuning*"))
+
+
+def test_other_work_does_not_go_on_from_a_journal(nibble, nibble_path, tmp_path, text, deep):
+    source, n = deep
+    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    process = subprocess.Popen([nibble_path, "quantize", source, out, "--method", "gptq", "--calib", text, "--threads", "1"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while marks(journal, n) < 4:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130 and journal.exists()
+    flags = ["--method", "gptq", "--calib", text, "--calib-tokens", "300"]
+    nibble("quantize", source, tmp_path / "whole.gguf", *flags)
+    nibble("quantize", source, out, *flags)
+    assert filecmp.cmp(tmp_path / "whole.gguf", out, shallow=False)
+
+
+def test_a_head_is_chosen_too(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "qwen3")
+    report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", "best", "--head", "nvfp4", "--calib", text,
+                               "--json").stdout)
+    heads = [m for m in report["chosen"] if "layers" not in m["name"]]
+    assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["--method", "gptq", "--format", "mxfp4"], 2, "--method gptq is for nvfp4"),
+    (["--method", "sweep", "--calib-tokens", "500"], 2, "--calib and --calib-tokens are for --method weighted"),
+    (["--method", "gptq", "--calib-tokens", "5"], 2, "--calib-tokens"),
+    (["--method", "best", "--calib", "short"], 1, "expected 128 at least"),
+    (["--method", "best", "--calib", "talk.jsonl"], 1, "conversations need a chat template"),
+    (["--method", "gptq", "--calib", "absent"], 1, "absent"),
+])
+def test_refusals_of_tuned_methods(nibble, tmp_path, arguments, code, words):
+    make_model(tmp_path / "IN", "llama")
+    (tmp_path / "short").write_text("too few")
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    done = nibble("quantize", "IN", "OUT.gguf", *arguments, check=False, cwd=tmp_path)
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert not (tmp_path / "OUT.gguf").exists() and not list(tmp_path.glob("*.tuning*"))
+
+
+def test_a_file_in_the_journal_s_place_stays(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "llama")
+    (tmp_path / "out.gguf.tuning").write_text("dear")
+    done = nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, check=False)
+    assert done.returncode == 1 and "expected nothing there" in done.stderr
+    assert (tmp_path / "out.gguf.tuning").read_text() == "dear"
+
+
+def test_conversations(nibble, smollm2, tmp_path):
+    """Through the model's own template; unreadable lines are told by name."""
+    lines = [json.dumps({"messages": [{"role": "user", "content": f"What is {i} plus {i}?"},
+                                      {"role": "assistant", "content": f"It is {2 * i}."}]}) for i in range(12)]
+    talk = tmp_path / "talk.jsonl"
+    talk.write_text("\n".join(lines) + "\n[1, 2\n")
+    flags = ["--method", "local", "--calib", talk, "--keep", "blk.[1-9]*", "--json"]
+    done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
+    assert done.returncode == 1 and "talk.jsonl" in done.stderr
+    talk.write_text("\n".join(lines) + "\n\n")
+    report = json.loads(nibble("quantize", smollm2, tmp_path / "out.gguf", *flags).stdout)
+    assert len(report["chosen"]) == 7 and report["calibration_tokens"] > 12 * 20
+
+
+def test_memory_is_that_of_a_layer(nibble_path, tmp_path, text):
+    peaks = [peak_bytes(nibble_path, write_deep_model(tmp_path / f"{n}.gguf", n), tmp_path / "out.gguf", "--method", "gptq",
+                        "--calib", text, "--calib-tokens", 200, "--keep", "blk.[1-9]*", "--threads", 1) for n in (3, 13)]
+    assert abs(peaks[1] - peaks[0]) < 20 << 20, peaks

@@ -100,9 +100,9 @@ static void check_overlap(nib_engine *e) {
                       beside[i].reason == NIB_END_CANCELLED ? ", cancelled" : "", beside[i].text);
     }
     print_message("%d requests overlapping, %d of them cancelled\n", N_REQUESTS, n_cancelled);
-    assert_true(n_cancelled > 0);
     free_prompts(alone);
     free_prompts(beside);
+    return n_cancelled;
 }
 
 /* 100 rows a step: the long prompts come in chunks; 6 in flight: the others wait for their turn. */
@@ -122,7 +122,7 @@ static void test_sixteen(void **state) {
     nib_error err = {""};
     if (nib_open(&e, path, &options, &err) != NIB_OK)
         fail_msg("%s", err.text);
-    check_overlap(e);
+    assert_true(check_overlap(e) > 0);
     nib_close(e);
 }
 

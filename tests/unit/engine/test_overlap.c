@@ -73,8 +73,9 @@ static void free_prompts(overlap_request *requests) {
 }
 
 /* Each request's text beside the others is its text alone, where the backend promises the bits of a row;
- * where not, each comes to its end. */
-static void check_overlap(nib_engine *e) {
+ * where not, each comes to its end. Returns how many were cancelled in time: a tiny model may be through
+ * before. */
+static int check_overlap(nib_engine *e) {
     static overlap_request alone[N_REQUESTS], beside[N_REQUESTS];
     nib_error err = {""};
     nib_info info = {.size = sizeof info};

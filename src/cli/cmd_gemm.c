@@ -41,7 +41,7 @@ static const struct argp_option options[] = {
 static void parse_shapes(const struct argp_state *state, const char *text, gemm_args *a) {
     a->n_shapes = 0;
     for (const char *p = text; *p;) {
-        char *x, *end;
+        char *x, *end = (char *)p;
         unsigned long long n = strtoull(p, &x, 10), k = *x == 'x' ? strtoull(x + 1, &end, 10) : 0;
         if (n == 0 || k == 0 || n % 16 || k % 16 || n > 1 << 24 || k > 1 << 20 || (*end && *end != ','))
             argp_error(state, "--shapes takes NxK,... of multiples of 16, such as 24576x4096, not '%s'",

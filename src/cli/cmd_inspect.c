@@ -319,6 +319,11 @@ static bool print_tensors(const findings *r) {
 
 /* ---- GPUs, none of which is asked ---- */
 
+/* An empty cell where the model does not fit. */
+static bool add_rate(ui_table *t, bool fits, double per_second) {
+    return fits ? ui_table_add(t, "%.0f", per_second) : ui_table_add(t, "%s", "");
+}
+
 static bool print_fit(const findings *r) {
     static const ui_column columns[] = {{"GPU", "gpu", false},
                                         {"memory GB", "memory_gb", true},
@@ -342,8 +347,7 @@ static bool print_fit(const findings *r) {
         bool fits = p.kv >= p.kv_one;
         enough = ui_table_add(&t, "%s", fit_cards[i].name) &&
                  ui_table_add(&t, "%.0f", fit_cards[i].memory / 1e9) && ui_table_add(&t, "%s", words) &&
-                 ui_table_add(&t, fits ? "%.0f" : "", p.tokens_per_s) &&
-                 ui_table_add(&t, fits ? "%.0f" : "", p.tokens_per_s_full);
+                 add_rate(&t, fits, p.tokens_per_s) && add_rate(&t, fits, p.tokens_per_s_full);
     }
     if (enough)
         ui_table_print(&t, UI_MD, stdout);

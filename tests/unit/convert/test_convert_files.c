@@ -130,7 +130,7 @@ static void test_killed(void **state) {
     for (int gguf = 0; gguf < 2; gguf++) {
         const char *out = tiny_path(gguf ? "o.gguf" : "o");
         convert_options o = {
-            .threads = 1, .out = gguf ? OUT_GGUF : OUT_MODELOPT, .progress = {kill_me, NULL}};
+            .threads = 1, .out = gguf ? OUT_GGUF : OUT_MODELOPT, .progress = {.report = kill_me}};
         pid_t child = fork();
         if (child == 0) {
             model_file *f;

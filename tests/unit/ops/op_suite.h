@@ -26,7 +26,7 @@ static bool op_suite_skips(const op_setting *s, op_suite_size size) {
 
 static void op_suite_one(backend *be, const op_setting *s, double *worst) {
     op_case *c;
-    double error;
+    double error = 0;
     nib_error err = {""};
     if (op_case_open(&c, be, s, &err) != NIB_OK || op_case_check(c, &error, &err) != NIB_OK)
         fail_msg("%s: %s", be->path, err.text);

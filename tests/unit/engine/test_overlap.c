@@ -50,7 +50,11 @@ static void make_requests(overlap_request *requests, nib_engine *e) {
         int32_t *ids;
         size_t n;
         nib_error err = {""};
-        if (nib_tokenize(e, questions[i], strlen(questions[i]), 0, &ids, &n, &err) != NIB_OK)
+        nib_message message = {"user", questions[i]};
+        nib_status status = nib_chat_tokens(e, &message, 1, &ids, &n, &err);
+        if (status == NIB_UNSUPPORTED) /* no template: the tiny model */
+            status = nib_tokenize(e, questions[i], strlen(questions[i]), 0, &ids, &n, &err);
+        if (status != NIB_OK)
             fail_msg("%s", err.text);
         memset(&requests[i], 0, sizeof requests[i]);
         requests[i].options = (nib_request_options){

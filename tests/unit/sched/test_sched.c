@@ -450,7 +450,7 @@ static void test_random_interleavings(void **state) {
             preemptions += c.preemptions;
             hits += c.prefix_hits;
             right += (uint64_t)c.remembered_pages;
-            assert_true((c.prefix_hits > 0) == !worlds[i].no_prefix_cache || seed != 2);
+            assert_true(c.prefix_hits == 0 || !worlds[i].no_prefix_cache);
         }
     assert_true(preemptions > 500); /* else the pools were not tiny enough to test anything */
     assert_true(hits > 10000);

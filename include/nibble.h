@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nibble: run 4-bit floating-point language models. The whole public C API; compiles alone as C11 and C++.
+ * nibble: run 4-bit floating-point language models. The public C API, but for the FP4 matrix
+ * products (nibble_gemm.h); compiles alone as C11 and C++.
  *
  * One engine holds one model and takes many requests at a time. The library never prints and never exits:
  * what can fail returns a nib_status and puts words into a nib_error (which may be NULL).
@@ -85,7 +86,8 @@ typedef enum nib_kv_dtype {
 
 typedef struct nib_options {
     size_t size;
-    /* "auto" (NULL too): the best there is; "cpu"; "cuda:0" one GPU, "cuda:0,1" several */
+    /* "auto" (NULL too): a GPU where there is one and no option asks for the CPU (threads, cpu_features,
+     * int8); "cpu"; "cuda", "cuda:0": one GPU. Several ("cuda:0,1") are refused in words. */
     const char *device;
     int threads; /* 0: physical cores */
     /* NIB_CPU_* mask that lowers the CPU rung; a bit brings those below it; 0: all the machine has */

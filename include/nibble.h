@@ -84,6 +84,13 @@ typedef enum nib_kv_dtype {
     NIB_KV_FP32
 } nib_kv_dtype; /* AUTO is BF16 */
 
+/* Guesses of what comes next, computed beside the next token and kept where they are right. They are used
+ * where that is measured to be faster; an answer stays as it is without, where row_bits_fixed. */
+typedef enum nib_speculate {
+    NIB_SPECULATE_OFF = 0,
+    NIB_SPECULATE_LOOKUP /* what followed when the last tokens stood in the text before */
+} nib_speculate;
+
 typedef struct nib_options {
     size_t size;
     /* "auto" (NULL too): a GPU where there is one and no option asks for the CPU (threads, cpu_features,
@@ -107,6 +114,7 @@ typedef struct nib_options {
     /* Called now and then by nib_open, on the engine's thread; false ends it (NIB_CANCELLED). */
     bool (*progress)(void *context, const char *what, uint64_t done, uint64_t total);
     void *progress_context;
+    nib_speculate speculate;
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u
@@ -160,6 +168,7 @@ typedef struct nib_stats {
     uint64_t steps, step_rows;                        /* rows: tokens computed */
     double step_seconds;                              /* spent in steps */
     int kv_pages, kv_pages_free, kv_pages_remembered; /* free ones that still serve the prefix cache */
+    uint64_t guessed_tokens, right_guesses;           /* of speculation */
 } nib_stats;
 
 nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);

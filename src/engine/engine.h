@@ -20,6 +20,7 @@
 #include "engine/flow.h"
 #include "engine/loaded.h"
 #include "engine/pace.h"
+#include "engine/speculate.h"
 #include "sched/sched.h"
 #include "text/trie.h"
 
@@ -84,7 +85,8 @@ struct nib_request {
     request_end over;
     bool has_news;
     nib_request *next_news;
-    flow watched;            /* where there are stop texts */
+    flow watched; /* where there are stop texts */
+    speculate_luck luck;
     uint32_t *mask;          /* [ceil(vocab / 32)], where there is a guide */
     nib_status guide_status; /* of its last call */
     nib_error guide_error;
@@ -116,6 +118,7 @@ struct nib_engine {
     /* the engine thread's */
     sched *sched;
     pace pace;
+    speculate_costs costs;
     double step_began, step_ended; /* clock_seconds */
     nib_stats counted;
     nib_request **by_seq; /* [n_by_seq] indexed by the scheduler's id; NULL where none */

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "engine/backends.h"
+#include "engine/speculate.h"
 
 enum {
     DEFAULT_MODEL_LEN = 4096,
@@ -27,6 +28,9 @@ static nib_status check_options(const nib_options *o, nib_error *err) {
     if (kv < NIB_KV_AUTO || kv > NIB_KV_FP32)
         return nib_fail(err, NIB_BAD_ARGUMENT, "kv_cache is %d; expected a NIB_KV_ value, 0 to %d", kv,
                         NIB_KV_FP32);
+    if ((int)o->speculate < NIB_SPECULATE_OFF || (int)o->speculate > NIB_SPECULATE_LOOKUP)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "speculate is %d; expected a NIB_SPECULATE_ value, 0 to %d",
+                        (int)o->speculate, NIB_SPECULATE_LOOKUP);
     if (o->cpu_features & ~NIB_CPU_ALL)
         return nib_fail(err, NIB_BAD_ARGUMENT, "cpu_features is 0x%x; expected NIB_CPU_ bits, at most 0x%x",
                         o->cpu_features, NIB_CPU_ALL);
@@ -139,6 +143,10 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         .n_pages = CACHE_EVERY_GROUP(needs->n_kv_pages),
         .kv_dtype = l->options.kv_cache,
     };
+    if (needs->max_out == 0 && l->options.speculate) { /* a guess wants its logits too */
+        const int most = l->limits.max_out + SPECULATE_ROWS;
+        l->limits.max_out = most < l->limits.max_rows ? most : l->limits.max_rows;
+    }
     if (needs->n_kv_pages <= 0)
         loaded_kv_pages(l->be, &l->file->hp, &l->options, l->limits.n_pages);
     progress watch = {.context = l};

@@ -188,13 +188,38 @@ static void see_cancelled(nib_engine *e, bool all) {
 
 /* ---- a step begins ---- */
 
-/* What is wanted of the next token of R. Where its guide fails, the request is over after the step. */
-static void fill_row(nib_engine *e, nib_request *r, sample_row *row) {
+/* Guesses for those who decode, where they are worth their rows. Not where a guide must see each token first.
+ */
+static void guess(nib_engine *e) {
+    int rows = 0;
+    for (int i = 0; i < e->n_by_seq; i++)
+        if (e->by_seq[i]) {
+            sched_view v = sched_see(e->sched, i);
+            rows += v.running && v.n_tokens - v.n_computed == 1;
+        }
+    double expected = rows;
+    for (int i = 0; i < e->n_by_seq && rows <= SPECULATE_ROWS; i++) {
+        int32_t guesses[SPECULATE_MAX];
+        nib_request *r = e->by_seq[i];
+        if (!r || r->guide.mask || r->n_generated == 0)
+            continue;
+        sched_view v = sched_see(e->sched, i);
+        int n = speculate_lookup(v.tokens, v.n_tokens, guesses, SPECULATE_MAX);
+        r->luck.guess = n > 0 ? guesses[0] : -1;
+        n = sched_draft(e->sched, i, guesses, speculate_worth(&e->costs, &r->luck, rows, expected, n));
+        expected += speculate_gain(&r->luck, n);
+        rows += n;
+    }
+}
+
+/* What is wanted of the token behind AHEAD guesses of R. Where its guide fails, the request is over after the
+ * step. */
+static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) {
     sched_view v = sched_see(e->sched, r->seq);
-    int n_generated = v.n_tokens - r->n_prompt;
+    int n_generated = v.n_tokens + ahead - r->n_prompt;
     bool may_end = n_generated >= r->min_tokens;
     *row = r->how;
-    row->n_tokens = v.n_tokens;
+    row->n_tokens = v.n_tokens + ahead;
     row->position = (uint64_t)n_generated;
     row->bias = may_end ? r->bias + r->n_banned : r->bias;
     row->n_bias = may_end ? r->n_bias : r->n_banned + r->n_bias - r->n_bias_of_banned;
@@ -209,6 +234,8 @@ static void fill_row(nib_engine *e, nib_request *r, sample_row *row) {
 static const sched_step *begin_step(nib_engine *e) {
     sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
                                                          : pace_budget(&e->pace, e->l->limits.max_rows));
+    if (e->options.speculate == NIB_SPECULATE_LOOKUP)
+        guess(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)
         return NULL;
@@ -218,10 +245,9 @@ static const sched_step *begin_step(nib_engine *e) {
         if (r->begun == 0)
             r->begun = e->step_began;
     }
-    for (int k = 0; k < step->n_outs; k++) {
-        assert(step->outs[k].n_out == 1 && step->outs[k].out == k); /* nobody guesses */
-        fill_row(e, e->by_seq[step->outs[k].id], &e->rows[k]);
-    }
+    for (int k = 0; k < step->n_outs; k++)
+        for (int j = 0; j < step->outs[k].n_out; j++)
+            fill_row(e, e->by_seq[step->outs[k].id], j, &e->rows[step->outs[k].out + j]);
     for (int i = 0; i < step->n_copies; i++)
         model_copy_page(e->l->model, step->copies[i].group, step->copies[i].to, step->copies[i].from);
     model_begin(e->l->model, step->batch, e->rows, e->sampled);
@@ -281,6 +307,7 @@ static bool take_token(nib_engine *e, nib_request *r, const sampled *s) {
     }
     if (r->logprobs)
         keep_logprobs(r, s);
+    speculate_saw(&r->luck, s->token);
     r->got_last = e->step_ended;
     if (r->n_generated++ == 0)
         r->got_first = e->step_ended;
@@ -293,10 +320,31 @@ static bool take_token(nib_engine *e, nib_request *r, const sampled *s) {
     return true;
 }
 
+/* What the step says of one sequence: its next token, and one more for each guess that was it. Returns how
+ * many were taken; *ended: R is over. */
+static int take_tokens(nib_engine *e, nib_request *r, const sched_out *o, bool *ended) {
+    const int32_t *guesses = r->tokens + r->n_prompt + r->n_generated;
+    int n = 0;
+    e->counted.guessed_tokens += (uint64_t)(o->n_out - 1);
+    for (;;) {
+        const sampled *s = &e->sampled[o->out + n];
+        const bool right = n < o->n_out - 1 && guesses[n] == s->token;
+        e->tokens[o->out + n] = s->token;
+        *ended = take_token(e, r, s);
+        n++;
+        if (*ended || !right)
+            return n;
+        e->counted.right_guesses++;
+        r->luck.guess = n < o->n_out - 1 ? guesses[n] : -1;
+    }
+}
+
 static void count_step(nib_engine *e, const sched_step *step) {
     double seconds = e->step_ended - e->step_began;
     int n_prefill = step->batch->n_rows - step->n_decode_rows;
     pace_saw(&e->pace, step->n_decode_rows, n_prefill, seconds);
+    if (n_prefill == 0)
+        speculate_timed(&e->costs, step->n_decode_rows, seconds);
     e->counted.steps++;
     e->counted.step_rows += (uint64_t)step->batch->n_rows;
     e->counted.step_seconds += seconds;
@@ -321,9 +369,7 @@ static void end_step(nib_engine *e, const sched_step *step) {
             e->counted.prompt_tokens += (uint64_t)r->n_prompt;
             e->counted.cached_prompt_tokens += (uint64_t)r->found;
         }
-        e->tokens[k] = e->sampled[k].token;
-        e->ended[k] = take_token(e, r, &e->sampled[k]);
-        e->n_accepted[k] = 1;
+        e->n_accepted[k] = take_tokens(e, r, &step->outs[k], &e->ended[k]);
     }
     sched_commit(e->sched, e->tokens, e->n_accepted, e->ended);
 }

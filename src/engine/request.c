@@ -227,6 +227,7 @@ nib_status request_make(nib_request **out, nib_engine *e, const nib_request_opti
     r->on_event = o->on_event;
     r->event_context = o->event_context;
     r->seq = -1;
+    r->luck.guess = -1;
     r->n_owners = 2;
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attributes; /* nib_next_event's timeouts must not jump with the wall clock */

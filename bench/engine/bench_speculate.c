@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tokens per second with guesses from the text (NIB_SPECULATE_LOOKUP) and without, in turn, so that a busy
+ * machine slows both; and whether the answers are the same. Two kinds of texts: one that is copied with a
+ * small change, as in editing and quoting, and one that is written freely.
+ *
+ *   ninja -C build/release bench_speculate && build/release/bench_speculate MODEL [TOKENS [ROUNDS]]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "nibble.h"
+
+enum { MAX_STREAMS = 4, MAX_TOKENS = 1024, MAX_ROUNDS = 64 };
+
+static const struct {
+    const char *name, *prompt;
+} texts[] = {
+    {"copied", "Repeat the list exactly, three times.\n\n"
+               "1. Ada Lovelace, London, 10 December 1815, mathematician and writer.\n"
+               "2. Charles Babbage, London, 26 December 1791, inventor of the difference engine.\n"
+               "3. George Boole, Lincoln, 2 November 1815, author of The Laws of Thought.\n\n"
+               "1. Ada Lovelace, London, 10 December 1815, mathematician and writer.\n"
+               "2. Charles Babbage, London, 26 December 1791, inventor of the difference engine.\n"
+               "3. George Boole, Lincoln, 2 November 1815, author of The Laws of Thought.\n\n"
+               "1. Ada Lovelace,"},
+    {"written", "The lighthouse keeper had not spoken to anyone for eleven days when, one morning,"},
+};
+
+typedef struct answer {
+    int32_t tokens[MAX_TOKENS];
+    int n;
+} answer;
+
+static void die(const char *what, const nib_error *err) {
+    fprintf(stderr, "%s: %s\n", what, err->text);
+    exit(1);
+}
+
+static nib_engine *open_engine(const char *path, nib_speculate how) {
+    nib_error err = {""};
+    nib_engine *e;
+    nib_options o = {.size = sizeof o, .device = "cpu", .speculate = how, .no_prefix_cache = true};
+    if (nib_open(&e, path, &o, &err) != NIB_OK)
+        die(path, &err);
+    return e;
+}
+
+/* Seconds from the first token of the first stream to the last of the last, as the engine says. */
+static double generate(nib_engine *e, const char *prompt, int streams, int n_tokens, float temperature,
+                       answer *answers) {
+    nib_error err = {""};
+    nib_request *requests[MAX_STREAMS];
+    int32_t *ids;
+    size_t n_ids;
+    if (nib_tokenize(e, prompt, strlen(prompt), 0, &ids, &n_ids, &err) != NIB_OK)
+        die("nib_tokenize", &err);
+    for (int i = 0; i < streams; i++) {
+        const nib_sampling s = {.size = sizeof s, .temperature = temperature, .seed = (uint64_t)i};
+        const nib_request_options o = {.size = sizeof o,
+                                       .prompt = ids,
+                                       .n_prompt = n_ids,
+                                       .max_tokens = n_tokens,
+                                       .ignore_eos = true,
+                                       .sampling = &s};
+        if (nib_submit(e, &o, &requests[i], &err) != NIB_OK)
+            die("nib_submit", &err);
+    }
+    double longest = 0;
+    for (int i = 0; i < streams; i++) {
+        nib_event event = {.size = sizeof event};
+        for (answers[i].n = 0;; answers[i].tokens[answers[i].n++] = event.token) {
+            if (nib_next_event(requests[i], &event, -1, &err) != NIB_OK)
+                die("nib_next_event", &err);
+            if (event.kind == NIB_EVENT_END)
+                break;
+        }
+        longest = event.generate_ms > longest ? event.generate_ms : longest;
+        nib_release(requests[i]);
+    }
+    nib_free(ids);
+    return longest * 1e-3;
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return (values[n / 2] + values[(n - 1) / 2]) / 2;
+}
+
+int main(int argc, char **argv) {
+    static answer answers[2][MAX_STREAMS];
+    const int n_tokens = argc > 2 ? atoi(argv[2]) : 128, rounds = argc > 3 ? atoi(argv[3]) : 9;
+    if (argc < 2 || n_tokens < 2 || n_tokens > MAX_TOKENS || rounds < 1 || rounds > MAX_ROUNDS) {
+        fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d)]]\n", argv[0], MAX_TOKENS,
+                MAX_ROUNDS);
+        return 2;
+    }
+    nib_engine *engines[2] = {open_engine(argv[1], NIB_SPECULATE_OFF),
+                              open_engine(argv[1], NIB_SPECULATE_LOOKUP)};
+    printf("| text | temperature | streams | tokens/s without | with | median ratio | guesses right | "
+           "answers |\n"
+           "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    bool same = true;
+    for (size_t t = 0; t < sizeof texts / sizeof *texts; t++)
+        for (int warm = 0; warm < 2; warm++)
+            for (int streams = 1; streams <= MAX_STREAMS; streams *= MAX_STREAMS) {
+                double seconds[2][MAX_ROUNDS], ratios[MAX_ROUNDS];
+                nib_stats before = {.size = sizeof before}, after = before;
+                nib_get_stats(engines[1], &before, NULL);
+                bool equal = true;
+                for (int round = 0; round < rounds; round++) {
+                    for (int i = 0; i < 2; i++) {
+                        const int which = (round + i) % 2;
+                        seconds[which][round] = generate(engines[which], texts[t].prompt, streams, n_tokens,
+                                                         warm ? 0.7f : 0, answers[which]);
+                    }
+                    ratios[round] = seconds[0][round] / seconds[1][round];
+                    for (int i = 0; i < streams; i++)
+                        equal = equal && answers[0][i].n == answers[1][i].n &&
+                                memcmp(answers[0][i].tokens, answers[1][i].tokens,
+                                       (size_t)answers[0][i].n * sizeof(int32_t)) == 0;
+                }
+                nib_get_stats(engines[1], &after, NULL);
+                const double tokens = (double)streams * (n_tokens - 1);
+                printf("| %s | %s | %d | %.1f | %.1f | %.3f | %llu of %llu | %s |\n", texts[t].name,
+                       warm ? "0.7" : "0", streams, tokens / median(seconds[0], rounds),
+                       tokens / median(seconds[1], rounds), median(ratios, rounds),
+                       (unsigned long long)(after.right_guesses - before.right_guesses),
+                       (unsigned long long)(after.guessed_tokens - before.guessed_tokens),
+                       equal ? "equal" : "DIFFERENT");
+                fflush(stdout);
+                same = same && equal;
+            }
+    nib_close(engines[0]);
+    nib_close(engines[1]);
+    return same ? 0 : 1;
+}

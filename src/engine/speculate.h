@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Speculate: guesses of the next tokens, and how many of them are worth a row of the next step. A step
+ * computes several rows of a sequence in little more than the time of one where memory is the limit; a guess
+ * is kept where it is what the network would have said (speculative decoding, arXiv 2211.17192), so the
+ * answer stays as it was: the draw at a position is a function of seed and position alone, and a guess is
+ * right when it equals that draw.
+ *
+ * Guesses come from the text itself (prompt lookup): what followed the last time the latest tokens stood
+ * there. Whether they pay is measured, not assumed: every token shows, for free, whether the guess for it
+ * would have been right, and steps tell what rows cost.
+ */
+#ifndef ENGINE_SPECULATE_H
+#define ENGINE_SPECULATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    SPECULATE_MAX = 8,  /* guesses for one sequence and step */
+    SPECULATE_ROWS = 32 /* decode rows of a step beyond which nothing is guessed */
+};
+
+/* What followed the most recent earlier place of the last tokens of TOKENS [N], MAX tokens into GUESSES,
+ * round and round where there are fewer; returns MAX, or 0 where they are new. The longest ending of 4 to 2
+ * tokens that stood before decides. */
+int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max);
+
+/* What is known of a sequence: how often a guess for its next token was right. */
+typedef struct speculate_luck {
+    double right;  /* moving average, 0 to 1 */
+    int n_seen;    /* guesses that were looked at */
+    int32_t guess; /* for the next token; -1: none */
+} speculate_luck;  /* zero-initialize, and guess -1 */
+
+/* The next token was TOKEN. */
+void speculate_saw(speculate_luck *luck, int32_t token);
+
+/* What steps of so many decode rows take. */
+typedef struct speculate_costs {
+    double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
+    uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */
+    uint32_t step;
+    bool rows_are_free; /* for tests: guess whatever can be guessed */
+} speculate_costs;      /* zero-initialize */
+
+void speculate_timed(speculate_costs *costs, int rows, double seconds);
+
+/* How many of N_GUESSES for a sequence are worth it in a step that has ROWS rows without them, from which
+ * EXPECTED tokens are expected. */
+int speculate_worth(const speculate_costs *costs, const speculate_luck *luck, int rows, double expected,
+                    int n_guesses);
+
+/* Tokens that K guesses of such luck give beside the one that is sure. */
+double speculate_gain(const speculate_luck *luck, int k);
+
+#endif

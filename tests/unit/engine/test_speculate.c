@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Guesses: where they come from, when they are worth their rows (on simulated machines), and that an answer
+ * with them is the answer without.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/speculate.h"
+#include "tiny_engine.h"
+
+#define LENGTH(a) ((int)(sizeof(a) / sizeof *(a)))
+
+static void test_lookup(void **state) {
+    (void)state;
+    int32_t guesses[SPECULATE_MAX];
+    static const int32_t none[] = {1, 2, 3, 4, 5}, one_back[] = {7, 9, 3, 4, 9};
+    assert_int_equal(speculate_lookup(none, LENGTH(none), guesses, 8), 0);
+    assert_int_equal(speculate_lookup(one_back, LENGTH(one_back), guesses, 8), 0); /* one token is chance */
+    assert_int_equal(speculate_lookup(none, 1, guesses, 8), 0);
+    assert_int_equal(speculate_lookup(none, 0, guesses, 8), 0);
+
+    static const int32_t twice[] = {1, 2, 3, 10, 11, 5, 2, 3, 20, 21, 6, 2, 3};
+    assert_int_equal(speculate_lookup(twice, LENGTH(twice), guesses, 2), 2);
+    assert_int_equal(guesses[0], 20); /* the most recent */
+    assert_int_equal(guesses[1], 21);
+
+    static const int32_t longer[] = {1, 2, 3, 10, 11, 5, 2, 3, 20, 21, 1, 2, 3};
+    assert_int_equal(speculate_lookup(longer, LENGTH(longer), guesses, 8), 8);
+    assert_int_equal(guesses[0], 10); /* three that stood before say more than two */
+    assert_int_equal(guesses[7], 1);
+
+    static const int32_t again[] = {4, 4, 4, 4};
+    assert_int_equal(speculate_lookup(again, LENGTH(again), guesses, 3), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(guesses[i], 4);
+}
+
+/* Seconds a token on a machine where a step of N rows takes BASE + N * ROW, and guesses are right with
+ * CHANCE; against those without guesses. */
+static double slower(double base, double row, double chance) {
+    speculate_costs costs = {0};
+    speculate_luck luck = {.guess = -1};
+    uint64_t random = 3;
+    double seconds = 0, tokens = 0;
+    for (int step = 0; step < 4000; step++) {
+        const int k = speculate_worth(&costs, &luck, 1, 1, 6);
+        int n = 0;
+        luck.guess = 1;
+        for (bool right = true; right && n <= k; n++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            right = (double)(random >> 11) * 0x1p-53 < chance;
+            speculate_saw(&luck, right);
+            if (n + 1 <= k)
+                luck.guess = 1;
+        }
+        const double took = base + (1 + k) * row;
+        speculate_timed(&costs, 1 + k, took);
+        seconds += took;
+        tokens += n;
+    }
+    return seconds / tokens / (base + row);
+}
+
+static void test_it_pays_or_stops(void **state) {
+    (void)state;
+    static const double rows[] = {0, 0.02, 0.3, 3}, chances[] = {0, 0.1, 0.5, 0.9, 1};
+    for (int r = 0; r < LENGTH(rows); r++)
+        for (int c = 0; c < LENGTH(chances); c++) {
+            const double ratio = slower(1, rows[r], chances[c]);
+            if (ratio > 1.03)
+                fail_msg("rows at %g, guesses right %g: %g of the time", rows[r], chances[c], ratio);
+        }
+    assert_true(slower(1, 0.02, 0.9) < 0.3); /* 5 tokens a step for 1.12 of its time */
+    assert_true(slower(1, 0.02, 0.5) < 0.7);
+    assert_true(slower(1, 0.3, 0.9) < 0.65);
+}
+
+static void test_options(void **state) {
+    (void)state;
+    nib_error err = {""};
+    nib_engine *e;
+    nib_options o = {.size = sizeof o, .speculate = (nib_speculate)7};
+    assert_int_equal(nib_open(&e, TINY, &o, &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "speculate is 7"));
+}
+
+enum { N_PROMPTS = 12 };
+
+/* Answers to N_PROMPTS texts, four at a time, drawn in all the ways that look at what came before. */
+static void answer_all(nib_engine *e, answer *answers) {
+    nib_request *requests[4];
+    for (int i = 0; i < N_PROMPTS; i += 4) {
+        for (int j = 0; j < 4; j++) {
+            int32_t prompt[40];
+            for (int k = 0; k < LENGTH(prompt); k++)
+                prompt[k] = 40 + k % (5 + i + j);
+            const nib_sampling sampling = {.size = sizeof sampling,
+                                           .temperature = (float)(i / 4) * 0.35f,
+                                           .repeat_penalty = j == 1 ? 1.05f : 0,
+                                           .presence_penalty = j == 2 ? 0.2f : 0,
+                                           .seed = (uint64_t)(i + j)};
+            requests[j] = submit_options(e, &(nib_request_options){.prompt = prompt,
+                                                                   .n_prompt = LENGTH(prompt),
+                                                                   .max_tokens = 60 + 7 * j,
+                                                                   .min_tokens = j == 3 ? 30 : 0,
+                                                                   .stop_texts = (const char *[]){"qz"},
+                                                                   .n_stop_texts = j == 0,
+                                                                   .logprobs = j == 1,
+                                                                   .sampling = &sampling});
+        }
+        for (int j = 0; j < 4; j++)
+            read_answer(requests[j], &answers[i + j]);
+    }
+}
+
+static void test_answers_stay(void **state) {
+    (void)state;
+    static answer plain[N_PROMPTS], guessed[N_PROMPTS];
+    static const nib_kv_dtype caches[] = {NIB_KV_BF16, NIB_KV_FP8};
+    for (int c = 0; c < LENGTH(caches); c++) {
+        nib_options options = {.max_model_len = 256, .kv_cache = caches[c]};
+        nib_engine *e = open_tiny(&options, NULL);
+        answer_all(e, plain);
+        nib_close(e);
+        options.speculate = NIB_SPECULATE_LOOKUP;
+        e = open_tiny(&options, NULL);
+        if (!e->l->be->row_bits_fixed)
+            skip();
+        e->costs.rows_are_free = true; /* nothing was submitted yet */
+        answer_all(e, guessed);
+        nib_stats stats = {.size = sizeof stats};
+        assert_int_equal(nib_get_stats(e, &stats, NULL), NIB_OK);
+        assert_true(stats.guessed_tokens > 100);
+        assert_true(stats.right_guesses > 20 && stats.right_guesses < stats.guessed_tokens);
+        for (int i = 0; i < N_PROMPTS; i++) {
+            assert_int_equal(guessed[i].n_tokens, plain[i].n_tokens);
+            assert_memory_equal(guessed[i].tokens, plain[i].tokens,
+                                (size_t)plain[i].n_tokens * sizeof *plain[i].tokens);
+            assert_string_equal(guessed[i].text, plain[i].text);
+            assert_int_equal(guessed[i].end.reason, plain[i].end.reason);
+        }
+        nib_close(e);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lookup),
+        cmocka_unit_test(test_it_pays_or_stops),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_answers_stay),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -190,6 +190,11 @@ nib_status nib_tokenize(const nib_engine *engine, const char *text, size_t bytes
 nib_status nib_detokenize(const nib_engine *engine, const int32_t *ids, size_t n, char **text, size_t *bytes,
                           nib_error *err);
 
+/* The bytes of one token as they stand in a text, which may be part of a character; of a control token, its
+ * name. Not NUL-terminated; they live as long as the engine. */
+nib_status nib_token_bytes(const nib_engine *engine, int32_t token, const char **bytes, size_t *n_bytes,
+                           nib_error *err);
+
 typedef struct nib_message {
     const char *role; /* "system", "user", "assistant" */
     const char *content;

@@ -83,6 +83,21 @@ nib_status nib_detokenize(const nib_engine *e, const int32_t *ids, size_t n, cha
     return NIB_OK;
 }
 
+nib_status nib_token_bytes(const nib_engine *e, int32_t token, const char **bytes, size_t *n_bytes,
+                           nib_error *err) {
+    if (!e || !bytes || !n_bytes)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_token_bytes: the engine or a place for bytes is NULL");
+    const size_t known = tokenizer_vocab(e->l->words), rows = (size_t)e->l->file->hp.vocab;
+    if (token < 0 || ((size_t)token >= known && (size_t)token >= rows))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "token %d is not in the vocabulary of %zu", (int)token,
+                        known > rows ? known : rows);
+    const strview piece =
+        (size_t)token < known ? tokenizer_piece(e->l->words, token, true) : (strview){"", 0};
+    *bytes = piece.p ? piece.p : "";
+    *n_bytes = piece.n;
+    return NIB_OK;
+}
+
 const char *nib_version(void) {
     return NIB_VERSION;
 }

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An answer's life. See answer.h; what a choice is told is in answer_take.c.
+ */
+#include "serve/answer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/status.h"
+#include "serve/answer_score.h"
+#include "serve/answer_take.h"
+#include "serve/keys.h"
+#include "serve/shelf.h"
+
+enum {
+    TOGETHER_MS = 20
+}; /* choices come in the same steps; if one stalls, the others are looked at so often */
+
+/* ---- life ---- */
+
+static void cancel(void *context) {
+    answer *r = context;
+    pthread_mutex_lock(&r->lock);
+    r->cancelled = true;
+    for (size_t i = 0; i < r->n_choices; i++)
+        nib_cancel(r->choices[i].request);
+    for (size_t i = 0; i < r->n_prompts; i++)
+        nib_cancel(r->prompts[i].scoring);
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool answer_open(answer **out, exchange *x, ask *a, json_t *body, const char *id_prefix, api_error *e) {
+    server *s = x->server;
+    answer *r = *out = mem_array(1, sizeof *r);
+    if (!r) {
+        ask_free(a);
+        json_decref(body);
+        return ask_no_memory(e);
+    }
+    *r = (answer){.server = s, .ask = *a, .body = body, .created = time(NULL)};
+    *a = (ask){0};
+    pthread_mutex_init(&r->lock, NULL);
+    http_new_id(r->id, sizeof r->id, id_prefix);
+    r->salt = keys_salt(x, r->ask.cache_salt);
+    if (s->options.request_seconds > 0)
+        r->deadline = x->began + s->options.request_seconds;
+    r->live = (live_request){.socket = http_socket(x),
+                             .id = r->ask.request_id ? r->ask.request_id : r->id,
+                             .cancel = cancel,
+                             .context = r,
+                             .began = x->began};
+    return true;
+}
+
+static void wait_for_end(nib_request *request) {
+    nib_event event = {.size = sizeof event};
+    nib_cancel(request);
+    while (event.kind != NIB_EVENT_END && nib_next_event(request, &event, -1, NULL) == NIB_OK) {
+    }
+}
+
+static void close_prompt(answer_prompt *p) {
+    if (p->scoring)
+        wait_for_end(p->scoring);
+    nib_release(p->scoring);
+    nib_free(p->ids);
+    mem_free(p->tokens);
+}
+
+static void choice_close(choice *c) {
+    if (c->request && c->guide.context && !c->over) /* the engine asks a guide until the end */
+        wait_for_end(c->request);
+    nib_release(c->request);
+    nib_shape_free_guide(&c->guide);
+    nib_reader_close(c->reader);
+    for (size_t i = 0; i < c->n_calls; i++) {
+        buf_free(&c->calls[i].name);
+        buf_free(&c->calls[i].arguments);
+    }
+    mem_free(c->calls);
+    buf_free(&c->text);
+    buf_free(&c->reasoning);
+    buf_free(&c->fresh);
+    mem_free(c->ids);
+    mem_free(c->tokens);
+    mem_free(c->pieces);
+}
+
+void answer_close(answer *r) {
+    if (!r)
+        return;
+    if (r->is_live)
+        live_remove(r->server->live, &r->live);
+    for (size_t i = 0; i < r->n_choices; i++)
+        nib_cancel(r->choices[i].request);
+    for (size_t i = r->n_choices; i-- > 0;)
+        choice_close(&r->choices[i]);
+    for (size_t i = 0; i < r->n_prompts; i++)
+        close_prompt(&r->prompts[i]);
+    mem_free(r->choices);
+    mem_free(r->prompts);
+    pthread_mutex_destroy(&r->lock);
+    ask_free(&r->ask);
+    json_decref(r->body);
+    mem_free(r);
+}
+
+const char *answer_model(const answer *r) {
+    return r->ask.model ? r->ask.model : r->server->model_id;
+}
+
+/* ---- prompts ---- */
+
+bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
+    const int n_ctx = r->server->info.max_model_len;
+    const size_t best_of = (size_t)r->ask.best_of;
+    answer_prompt *prompts = mem_resize(r->prompts, r->n_prompts + 1, sizeof *prompts);
+    choice *choices = mem_resize(r->choices, r->n_choices + best_of, sizeof *choices);
+    r->prompts = prompts ? prompts : r->prompts;
+    r->choices = choices ? choices : r->choices;
+    if (!prompts || !choices) {
+        nib_free(ids);
+        return ask_no_memory(e);
+    }
+    for (size_t i = 0; i < best_of; i++)
+        r->choices[r->n_choices + i] = (choice){
+            .index = (int)(r->n_choices + i), .prompt = r->n_prompts, .stop_text = -1, .stop_token = -1};
+    r->prompts[r->n_prompts++] = (answer_prompt){.ids = ids, .n = n};
+    r->n_choices += best_of;
+    if (n == 0)
+        return api_error_set(e, API_INVALID, "prompt", "the prompt is empty; expected at least one token");
+    if (n < (size_t)n_ctx)
+        return true;
+    e->n_prompt = (int)n;
+    e->n_ctx = n_ctx;
+    e->code = "context_length_exceeded";
+    return api_error_set(
+        e, API_TOO_LONG, NULL,
+        "the prompt has %zu tokens; with a context of %d tokens it can have at most %d, and nothing of "
+        "it is left out",
+        n, n_ctx, n_ctx - 1);
+}
+
+/* "developer" is OpenAI's newer word for "system", which most templates do not know. */
+static void rename_developers(const answer *r) {
+    const char *format = r->server->chat_info.call_format;
+    size_t i;
+    json_t *message;
+    if (format && strcmp(format, "harmony") == 0)
+        return;
+    json_array_foreach(r->ask.messages, i, message) {
+        const char *role = json_string_value(json_object_get(message, "role"));
+        if (role && strcmp(role, "developer") == 0)
+            json_object_set_new(message, "role", json_string("system"));
+    }
+}
+
+static nib_status render(const answer *r, const nib_conversation *c, int32_t **ids, size_t *n,
+                         nib_reader **reader, nib_error *err) {
+    if (!c->messages || (r->ask.tools && !c->tools) || (r->ask.variables && !c->variables))
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the conversation");
+    return nib_chat_render(r->server->chat, c, ids, n, reader, err);
+}
+
+bool answer_add_conversation(answer *r, api_error *e) {
+    const server *s = r->server;
+    int32_t *ids = NULL, *again;
+    size_t n = 0, m;
+    nib_error words = {""};
+    nib_reader *readers[ASK_MAX_CHOICES] = {NULL};
+    if (!s->chat)
+        return api_error_set(e, API_INVALID, "messages",
+                             "the model has no chat template that can be used: %.400s", s->chat_problem);
+    if (r->ask.tools && !s->chat_info.call_format)
+        return api_error_set(
+            e, API_INVALID, "tools",
+            "'tools' is not supported: this model's chat template writes no calls in a form that is "
+            "known");
+    rename_developers(r);
+    const nib_conversation c = {.size = sizeof c,
+                                .messages = json_dumps(r->ask.messages, JSON_COMPACT),
+                                .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
+                                .variables =
+                                    r->ask.variables ? json_dumps(r->ask.variables, JSON_COMPACT) : NULL,
+                                .no_generation_prompt = r->ask.no_generation_prompt};
+    nib_status status = render(r, &c, &ids, &n, &readers[0], &words);
+    for (int i = 1; i < r->ask.best_of && status == NIB_OK; i++) { /* a reader for each choice */
+        status = render(r, &c, &again, &m, &readers[i], &words);
+        if (status == NIB_OK)
+            nib_free(again);
+    }
+    json_text_free((char *)(size_t)c.messages);
+    json_text_free((char *)(size_t)c.tools);
+    json_text_free((char *)(size_t)c.variables);
+    bool good = status == NIB_OK || api_error_from(e, status, &words);
+    const size_t first = r->n_choices;
+    if (good)
+        good = answer_add_prompt(r, ids, n, e);
+    for (size_t i = 0; i < (size_t)r->ask.best_of; i++) {
+        if (first + i < r->n_choices)
+            r->choices[first + i].reader = readers[i];
+        else
+            nib_reader_close(readers[i]);
+    }
+    return good;
+}
+
+/* ---- start ---- */
+
+static nib_status make_guide(answer *r, choice *c, nib_error *err) {
+    const ask_shape *shape = &r->ask.shape;
+    const nib_chat_info *chat = &r->server->chat_info;
+    if (!shape->wanted)
+        return NIB_OK;
+    nib_shape_options o = {.size = sizeof o,
+                           .kind = shape->kind,
+                           .text = shape->text,
+                           .bytes = shape->text ? strlen(shape->text) : 0};
+    if (c->reader && chat->reasoning_end) {
+        o.reasoning_begin = nib_reader_in_reasoning(c->reader) ? NULL : chat->reasoning;
+        o.reasoning_end = chat->reasoning_end;
+    }
+    return shelf_guide(r->server->shapes, r->server->engine, &o, &c->guide, err);
+}
+
+/* What every request of R has in common. */
+static nib_request_options common_options(const answer *r) {
+    const ask *a = &r->ask;
+    const server *s = r->server;
+    const bool chat = a->messages && (a->tools || s->chat_info.reasoning);
+    return (nib_request_options){.size = sizeof(nib_request_options),
+                                 .max_tokens =
+                                     a->max_tokens >= 0 ? a->max_tokens : s->options.default_max_tokens,
+                                 .min_tokens = a->min_tokens,
+                                 .ignore_eos = a->ignore_eos,
+                                 .stop_ids = a->stop_ids,
+                                 .n_stop_ids = a->n_stop_ids,
+                                 .stop_texts = a->stops,
+                                 .n_stop_texts = a->n_stops,
+                                 .bias = a->bias,
+                                 .n_bias = a->n_bias,
+                                 .logprobs = a->logprobs || a->best_of > a->n,
+                                 .top_logprobs = a->top_logprobs,
+                                 .priority = a->priority,
+                                 .no_prefix_cache = a->no_prefix_cache,
+                                 .cache_salt = r->salt,
+                                 .control_text = chat || a->keep_special};
+}
+
+static nib_status submit(answer *r, choice *c, const choice *twin, nib_error *err) {
+    nib_sampling sampling = r->ask.sampling;
+    nib_request_options o = common_options(r);
+    if (!sampling.random_seed)
+        sampling.seed += (uint64_t)(c->index % r->ask.best_of); /* the choices of a prompt differ */
+    o.sampling = &sampling;
+    o.prompt = r->prompts[c->prompt].ids;
+    o.n_prompt = r->prompts[c->prompt].n;
+    o.same_prompt = twin ? twin->request : NULL;
+    NIB_TRY(make_guide(r, c, err));
+    if (c->guide.mask)
+        o.guide = &c->guide;
+    nib_status status = NIB_OK;
+    pthread_mutex_lock(&r->lock);
+    if (r->cancelled)
+        status = nib_fail(err, NIB_CANCELLED, "the request was cancelled");
+    else
+        status = nib_submit(r->server->engine, &o, &c->request, err);
+    pthread_mutex_unlock(&r->lock);
+    return status;
+}
+
+bool answer_start(answer *r, api_error *e) {
+    nib_error words = {""};
+    live_add(r->server->live, &r->live);
+    r->is_live = true;
+    if (r->ask.echo && r->ask.logprobs && !answer_score(r, e))
+        return false;
+    for (size_t i = 0; i < r->n_choices; i++) {
+        choice *c = &r->choices[i];
+        if (r->ask.max_tokens == 0) { /* only the prompt is told */
+            c->finish = "length";
+            c->over = true;
+            continue;
+        }
+        const bool first = i == 0 || c->prompt != r->choices[i - 1].prompt;
+        const nib_status status =
+            submit(r, c, first ? NULL : &r->choices[i - (size_t)(c->index % r->ask.best_of)], &words);
+        if (status != NIB_OK)
+            return api_error_from(e, status, &words);
+    }
+    return true;
+}
+
+/* ---- wait ---- */
+
+static bool is_late(answer *r) {
+    if (r->deadline == 0 || clock_seconds() < r->deadline)
+        return false;
+    api_error_set(&r->error, API_TOO_SLOW, NULL,
+                  "the answer was not complete after %d seconds, the server's limit",
+                  r->server->options.request_seconds);
+    return true;
+}
+
+/* All that has come already. */
+static bool drain(answer *r, size_t *n_open, choice **open) {
+    bool news = false;
+    *n_open = 0;
+    for (size_t i = r->n_choices; i-- > 0;) {
+        choice *c = &r->choices[i];
+        while (!c->over && answer_take(r, c, 0))
+            news = true;
+        if (!c->over) {
+            ++*n_open;
+            *open = c; /* the first one at the end */
+        }
+    }
+    return news;
+}
+
+bool answer_wait(answer *r, int timeout_ms) {
+    size_t n_open;
+    choice *first = NULL;
+    bool news = drain(r, &n_open, &first);
+    if (r->error.kind != API_NO_ERROR || is_late(r))
+        return false;
+    if (news || n_open == 0)
+        return n_open > 0;
+    if (r->deadline > 0) {
+        const double left_ms = (r->deadline - clock_seconds()) * 1e3 + 1;
+        timeout_ms = left_ms < timeout_ms ? (int)left_ms : timeout_ms;
+    }
+    if (n_open > 1 && timeout_ms > TOGETHER_MS)
+        timeout_ms = TOGETHER_MS;
+    if (answer_take(r, first, timeout_ms))
+        drain(r, &n_open, &first);
+    for (size_t i = 0; i < r->n_choices; i++)
+        if (!r->choices[i].over)
+            return r->error.kind == API_NO_ERROR;
+    return false;
+}
+
+bool answer_finish(answer *r) {
+    while (answer_wait(r, 1000)) {
+        for (size_t i = 0; i < r->n_choices; i++) { /* nobody is told before the end */
+            buf_clear(&r->choices[i].fresh);
+            r->choices[i].n_pieces = 0;
+        }
+    }
+    return r->error.kind == API_NO_ERROR;
+}
+
+void answer_told(choice *c) {
+    buf_clear(&c->fresh);
+    c->n_pieces = 0;
+    c->ids_told = c->n_ids;
+    c->tokens_told = c->n_tokens;
+}
+
+/* By their mean log-probability. */
+static bool is_better(const choice *a, const choice *b) {
+    return a->sum_logprob * (double)(b->n_ids + !b->n_ids) > b->sum_logprob * (double)(a->n_ids + !a->n_ids);
+}
+
+void answer_choose(answer *r) {
+    const size_t best_of = (size_t)r->ask.best_of, n = (size_t)r->ask.n;
+    for (size_t i = 0; best_of > n && i < r->n_choices; i++) {
+        const size_t first = i / best_of * best_of;
+        size_t rank = 0; /* how many are better, or as good and earlier */
+        for (size_t k = first; k < first + best_of; k++)
+            rank += is_better(&r->choices[k], &r->choices[i]) ||
+                    (k < i && !is_better(&r->choices[i], &r->choices[k]));
+        r->choices[i].index = rank < n ? (int)(i / best_of * n + rank) : -1;
+    }
+}
+
+answer_usage answer_count(const answer *r) {
+    answer_usage u = {0};
+    for (size_t i = 0; i < r->n_prompts; i++)
+        u.prompt += (int)r->prompts[i].n;
+    for (size_t i = 0; i < r->n_choices; i++) {
+        const choice *c = &r->choices[i];
+        u.completion += (int)c->n_ids;
+        u.reasoning += c->n_reasoning;
+        if (i == 0 || c->prompt != r->choices[i - 1].prompt)
+            u.cached += c->n_cached;
+    }
+    return u;
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tokens to text, reasoning and calls; the end to a reason.
+ */
+#include "serve/answer_take.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+static void no_memory(answer *r) {
+    api_error_set(&r->error, API_FAILED, NULL, "out of memory for the answer");
+}
+
+/* Room for one more of SIZE bytes; NULL: no memory. */
+static void *grow(void *list, size_t n, size_t *capacity, size_t size) {
+    if (n < *capacity)
+        return list;
+    void *grown = mem_resize(list, n * 2 + 16, size);
+    if (grown)
+        *capacity = n * 2 + 16;
+    return grown;
+}
+
+/* ---- pieces ---- */
+
+static bool add_piece(choice *c, nib_piece_kind kind, int call, const char *text, size_t n) {
+    answer_piece *last = c->n_pieces ? &c->pieces[c->n_pieces - 1] : NULL;
+    buf_add(&c->fresh, text, n);
+    if (last && last->kind == kind && last->call == call && kind != NIB_PIECE_CALL) {
+        last->n += n;
+        return !c->fresh.failed;
+    }
+    answer_piece *grown = grow(c->pieces, c->n_pieces, &c->pieces_capacity, sizeof *grown);
+    if (!grown)
+        return false;
+    c->pieces = grown;
+    c->pieces[c->n_pieces++] = (answer_piece){kind, call, n};
+    return !c->fresh.failed;
+}
+
+static bool add_call(const answer *r, choice *c, const nib_piece *piece) {
+    const char *format = r->server->chat_info.call_format;
+    answer_call *grown = mem_resize(c->calls, c->n_calls + 1, sizeof *grown);
+    if (!grown)
+        return false;
+    c->calls = grown;
+    answer_call *call = &c->calls[c->n_calls++];
+    *call = (answer_call){.id = ""};
+    if (piece->id_bytes > 0 && piece->id_bytes < sizeof call->id)
+        memcpy(call->id, piece->id, piece->id_bytes);
+    else if (format && strcmp(format, "mistral") == 0)
+        http_new_id(call->id, 10, ""); /* its template wants nine letters */
+    else
+        http_new_id(call->id, sizeof call->id, "call_");
+    buf_add(&call->name, piece->text, piece->text_bytes);
+    return !call->name.failed;
+}
+
+typedef struct taker {
+    answer *r;
+    choice *c;
+    bool failed;
+} taker;
+
+static void take_piece(void *context, const nib_piece *piece) {
+    taker *t = context;
+    choice *c = t->c;
+    bool fits = true;
+    switch (piece->kind) {
+    case NIB_PIECE_TEXT:
+        buf_add(&c->text, piece->text, piece->text_bytes);
+        fits = !c->text.failed;
+        break;
+    case NIB_PIECE_REASONING:
+        buf_add(&c->reasoning, piece->text, piece->text_bytes);
+        fits = !c->reasoning.failed;
+        break;
+    case NIB_PIECE_CALL:
+        fits = add_call(t->r, c, piece);
+        break;
+    case NIB_PIECE_ARGUMENTS:
+        buf_add(&c->calls[piece->call].arguments, piece->text, piece->text_bytes);
+        fits = !c->calls[piece->call].arguments.failed;
+        break;
+    }
+    if (!fits || !add_piece(c, piece->kind, piece->call, piece->text, piece->text_bytes))
+        t->failed = true;
+}
+
+/* TEXT of the model, read as a conversation's answer where it is one. */
+static void take_text(answer *r, choice *c, const char *text, size_t n) {
+    taker t = {.r = r, .c = c};
+    nib_error words = {""};
+    if (n == 0)
+        return;
+    if (c->reader) {
+        const nib_status status = nib_reader_push(c->reader, text, n, take_piece, &t, &words);
+        if (status != NIB_OK)
+            api_error_from(&r->error, status, &words);
+    } else {
+        const nib_piece piece = {.size = sizeof piece, .kind = NIB_PIECE_TEXT, .text = text, .text_bytes = n};
+        take_piece(&t, &piece);
+    }
+    if (t.failed)
+        no_memory(r);
+}
+
+/* ---- tokens ---- */
+
+static bool keep_logprob(choice *c, const nib_event *event) {
+    answer_token *grown = grow(c->tokens, c->n_tokens, &c->tokens_capacity, sizeof *grown);
+    if (!grown)
+        return false;
+    c->tokens = grown;
+    answer_token *t = &c->tokens[c->n_tokens++];
+    *t = (answer_token){.token = event->token, .logprob = event->logprob, .n_top = event->n_top};
+    for (int i = 0; i < event->n_top && i < NIB_MAX_LOGPROBS; i++)
+        t->top[i] = event->top[i];
+    c->sum_logprob += (double)event->logprob;
+    return true;
+}
+
+static void take_token(answer *r, choice *c, const nib_event *event) {
+    int32_t *grown = grow(c->ids, c->n_ids, &c->ids_capacity, sizeof *grown);
+    if (!grown) {
+        no_memory(r);
+        return;
+    }
+    c->ids = grown;
+    c->ids[c->n_ids++] = event->token;
+    if ((r->ask.logprobs || r->ask.best_of > r->ask.n) && !keep_logprob(c, event))
+        no_memory(r);
+    c->n_reasoning += nib_reader_in_reasoning(c->reader);
+    take_text(r, c, event->text, event->text_bytes);
+}
+
+/* ---- the end ---- */
+
+static void take_reason(answer *r, choice *c, const nib_event *event) {
+    switch (event->reason) {
+    case NIB_END_STOP:
+        c->finish = c->n_calls > 0 ? "tool_calls" : "stop";
+        c->stop_text = event->end_text;
+        c->stop_token = event->end_token;
+        break;
+    case NIB_END_LENGTH:
+        c->finish = "length";
+        break;
+    case NIB_END_CANCELLED:
+        c->finish = "abort";
+        break;
+    case NIB_END_FAILED:
+        c->finish = "error";
+        api_error_set(&r->error, API_FAILED, NULL, "the answer failed: %s", event->error);
+        break;
+    }
+}
+
+static void take_end(answer *r, choice *c, const nib_event *event) {
+    take_text(r, c, event->text, event->text_bytes);
+    if (r->ask.include_stop && event->reason == NIB_END_STOP && event->end_text >= 0)
+        take_text(r, c, r->ask.stops[event->end_text], strlen(r->ask.stops[event->end_text]));
+    if (c->reader) {
+        taker t = {.r = r, .c = c};
+        nib_error words = {""};
+        const nib_status status = nib_reader_end(c->reader, take_piece, &t, &words);
+        if (status != NIB_OK)
+            api_error_from(&r->error, status, &words);
+        if (t.failed)
+            no_memory(r);
+    }
+    take_reason(r, c, event); /* after the last call was read */
+    c->queue_ms = event->queue_ms;
+    c->prompt_ms = event->prompt_ms;
+    c->generate_ms = event->generate_ms;
+    c->over = true;
+}
+
+bool answer_take(answer *r, choice *c, int timeout_ms) {
+    nib_event event = {.size = sizeof event};
+    nib_error words = {""};
+    const nib_status status = nib_next_event(c->request, &event, timeout_ms, &words);
+    if (status != NIB_OK) {
+        api_error_from(&r->error, status, &words);
+        c->over = true;
+        return true;
+    }
+    if (event.kind == NIB_EVENT_NONE)
+        return false;
+    c->n_cached = event.n_cached;
+    if (event.kind == NIB_EVENT_TOKEN)
+        take_token(r, c, &event);
+    else
+        take_end(r, c, &event);
+    return true;
+}

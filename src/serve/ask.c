@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The fields that all generating requests of OpenAI's kind share, with the additions of vLLM and llama.cpp.
+ */
+#include "serve/ask.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+bool ask_no_memory(api_error *e) {
+    return api_error_set(e, API_FAILED, NULL, "out of memory for the request");
+}
+
+/* ---- lists ---- */
+
+static bool read_stop(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    const size_t n = json_is_array(value) ? json_array_size(value) : 1;
+    mem_free(a->stops);
+    a->n_stops = 0;
+    a->stops = mem_array(n + 1, sizeof *a->stops);
+    if (!a->stops)
+        return ask_no_memory(e);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *text = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_string(text))
+            return api_error_set(e, API_INVALID, name, "'%s' must be a string or a list of strings", name);
+        a->stops[a->n_stops++] = json_string_value(text);
+    }
+    return true;
+}
+
+static bool read_stop_ids(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    const size_t n = json_array_size(value);
+    mem_free(a->stop_ids);
+    a->n_stop_ids = 0;
+    a->stop_ids = mem_array(n + 1, sizeof *a->stop_ids);
+    if (!a->stop_ids)
+        return ask_no_memory(e);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(value, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
+            break;
+        a->stop_ids[a->n_stop_ids++] = (int32_t)json_integer_value(id);
+    }
+    return (json_is_array(value) && a->n_stop_ids == n) ||
+           api_error_set(e, API_INVALID, name, "'%s' must be a list of token ids", name);
+}
+
+/* {"ID": number}, or false for never; also llama.cpp's [[id, bias], ...]. */
+static bool read_one_bias(ask *a, long long id, const json_t *bias, const char *name, api_error *e) {
+    const bool never = json_is_false(bias);
+    const double x = json_number_value(bias);
+    if (id < 0 || id > INT32_MAX || !(never || (json_is_number(bias) && x >= -1000 && x <= 1000)))
+        return api_error_set(e, API_INVALID, name,
+                             "'%s' must give token ids numbers from -1000 to 1000, or false", name);
+    a->bias[a->n_bias++] = (nib_token_bias){(int32_t)id, never ? -INFINITY : (float)x};
+    return true;
+}
+
+static bool read_bias(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    const size_t n = json_is_object(value) ? json_object_size(value) : json_array_size(value);
+    const char *key;
+    json_t *bias;
+    size_t i;
+    mem_free(a->bias);
+    a->n_bias = 0;
+    a->bias = mem_array(n + 1, sizeof *a->bias);
+    if (!a->bias)
+        return ask_no_memory(e);
+    if (!json_is_object(value) && !json_is_array(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be an object of token ids and numbers", name);
+    json_object_foreach((json_t *)value, key, bias) {
+        char *end;
+        const long long id = strtoll(key, &end, 10);
+        if (!read_one_bias(a, *end || end == key ? -1 : id, bias, name, e))
+            return false;
+    }
+    json_array_foreach(value, i, bias) {
+        const json_t *id = json_array_get(bias, 0);
+        if (!read_one_bias(a, json_is_integer(id) ? json_integer_value(id) : -1, json_array_get(bias, 1),
+                           name, e))
+            return false;
+    }
+    return true;
+}
+
+/* ---- single fields ---- */
+
+static bool read_seed(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    if (!json_is_integer(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a whole number", name);
+    a->sampling.random_seed = json_integer_value(value) == -1; /* llama.cpp's word for any */
+    a->sampling.seed = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+/* 0 is the strictest top-p to a client, and "off" to the library. */
+static bool read_top_p(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    const double p = json_number_value(value);
+    if (!json_is_number(value) || !(p >= 0 && p <= 1))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a number from 0 to 1", name);
+    a->sampling.top_p = p == 0 ? FLT_MIN : (float)p;
+    return true;
+}
+
+static bool read_top_k(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    if (!json_is_integer(value) || json_integer_value(value) < -1 || json_integer_value(value) > 1 << 24)
+        return api_error_set(e, API_INVALID, name, "'%s' must be a whole number, -1 or 0 for all", name);
+    a->sampling.top_k = json_integer_value(value) < 0 ? 0 : (int)json_integer_value(value);
+    return true;
+}
+
+static bool read_skip_special(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_boolean(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
+    ((ask *)target)->keep_special = json_is_false(value);
+    return true;
+}
+
+static bool read_cache_prompt(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_boolean(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
+    ((ask *)target)->no_prefix_cache = json_is_false(value);
+    return true;
+}
+
+static bool read_stream_options(void *target, const json_t *value, const char *name, api_error *e) {
+    static const field fields[] = {
+        {"include_usage", FIELD_BOOL, offsetof(ask, include_usage), 0, 0, NULL, NULL},
+        {"continuous_usage_stats", FIELD_BOOL, offsetof(ask, continuous_usage), 0, 0, NULL, NULL},
+        {"include_obfuscation", FIELD_PASS, 0, 0, 0, NULL, NULL},
+        FIELD_END};
+    static const field *const tables[] = {fields, NULL};
+    if (!json_is_object(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be an object", name);
+    return fields_read(tables, target, value, "stream_options.", e);
+}
+
+/* ---- the tables ---- */
+
+#define AT(member) offsetof(ask, member)
+
+const field ask_common[] = {
+    {"model", FIELD_TEXT, AT(model), 0, 0, NULL, NULL},
+    {"request_id", FIELD_TEXT, AT(request_id), 0, 0, NULL, NULL},
+    {"cache_salt", FIELD_TEXT, AT(cache_salt), 0, 0, NULL, NULL},
+    {"temperature", FIELD_REAL, AT(sampling.temperature), 0, 100, NULL, NULL},
+    {"top_p", FIELD_READ, 0, 0, 0, read_top_p, NULL},
+    {"top_k", FIELD_READ, 0, 0, 0, read_top_k, NULL},
+    {"min_p", FIELD_REAL, AT(sampling.min_p), 0, 1, NULL, NULL},
+    {"repetition_penalty", FIELD_REAL, AT(sampling.repeat_penalty), 0.01, 100, NULL, NULL},
+    {"repeat_penalty", FIELD_REAL, AT(sampling.repeat_penalty), 0.01, 100, NULL, NULL},
+    {"presence_penalty", FIELD_REAL, AT(sampling.presence_penalty), -100, 100, NULL, NULL},
+    {"frequency_penalty", FIELD_REAL, AT(sampling.frequency_penalty), -100, 100, NULL, NULL},
+    {"seed", FIELD_READ, 0, 0, 0, read_seed, NULL},
+    {"max_tokens", FIELD_INT, AT(max_tokens), 0, 1 << 30, NULL, NULL},
+    {"min_tokens", FIELD_INT, AT(min_tokens), 0, 1 << 30, NULL, NULL},
+    {"n", FIELD_INT, AT(n), 1, ASK_MAX_CHOICES, NULL, NULL},
+    {"best_of", FIELD_INT, AT(best_of), 1, ASK_MAX_CHOICES, NULL, NULL},
+    {"priority", FIELD_INT, AT(priority), -1000000, 1000000, NULL, NULL},
+    {"ignore_eos", FIELD_BOOL, AT(ignore_eos), 0, 0, NULL, NULL},
+    {"skip_special_tokens", FIELD_READ, 0, 0, 0, read_skip_special, NULL},
+    {"include_stop_str_in_output", FIELD_BOOL, AT(include_stop), 0, 0, NULL, NULL},
+    {"stop", FIELD_READ, 0, 0, 0, read_stop, NULL},
+    {"stop_token_ids", FIELD_READ, 0, 0, 0, read_stop_ids, NULL},
+    {"logit_bias", FIELD_READ, 0, 0, 0, read_bias, NULL},
+    {"stream", FIELD_BOOL, AT(stream), 0, 0, NULL, NULL},
+    {"stream_options", FIELD_READ, 0, 0, 0, read_stream_options, NULL},
+    {"return_token_ids", FIELD_BOOL, AT(return_ids), 0, 0, NULL, NULL},
+    {"cache_prompt", FIELD_READ, 0, 0, 0, read_cache_prompt, NULL},
+    {"prompt_logprobs", FIELD_REFUSED, 0, 0, 0, NULL, "ask /v1/completions for echo and logprobs"},
+    {"bad_words", FIELD_REFUSED, 0, 0, 0, NULL, "use logit_bias"},
+    {"allowed_token_ids", FIELD_REFUSED, 0, 0, 0, NULL, "use a grammar"},
+    {"truncate_prompt_tokens", FIELD_REFUSED, 0, 0, 0, NULL, "prompts are never cut"},
+    {"use_beam_search", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"length_penalty", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"logits_processors", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"typical_p", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"mirostat", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"guided_json", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs or response_format"},
+    {"guided_regex", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
+    {"guided_choice", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
+    {"guided_grammar", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
+    FIELD_END};
+
+const field ask_harmless[] = {{"user", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"store", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"metadata", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"service_tier", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"safety_identifier", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"prompt_cache_key", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"prompt_cache_retention", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"spaces_between_special_tokens", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"detokenize", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              {"timings_per_token", FIELD_PASS, 0, 0, 0, NULL, NULL},
+                              FIELD_END};
+
+void ask_defaults(ask *a, const json_t *body) {
+    *a = (ask){.body = body,
+               .sampling = {.size = sizeof a->sampling, .temperature = 1, .top_p = 1, .random_seed = true},
+               .max_tokens = -1,
+               .n = 1,
+               .reasoning_budget = -1};
+}
+
+bool ask_finish(ask *a, api_error *e) {
+    if (a->best_of == 0)
+        a->best_of = a->n;
+    if (a->best_of < a->n)
+        return api_error_set(e, API_INVALID, "best_of", "'best_of' is %d; it must be at least n, %d",
+                             a->best_of, a->n);
+    if (a->best_of > a->n && a->stream)
+        return api_error_set(e, API_INVALID, "best_of", "'best_of' above n cannot be streamed");
+    if (a->max_tokens >= 0 && a->min_tokens > a->max_tokens)
+        return api_error_set(e, API_INVALID, "min_tokens", "'min_tokens' is %d, more than max_tokens, %d",
+                             a->min_tokens, a->max_tokens);
+    if (a->shape.wanted && a->ignore_eos)
+        return api_error_set(e, API_INVALID, "ignore_eos",
+                             "'ignore_eos' beside a schema or grammar: such an answer has an end");
+    if (!a->stream && (a->include_usage || a->continuous_usage))
+        return api_error_set(e, API_INVALID, "stream_options", "'stream_options' without 'stream'");
+    return true;
+}
+
+void ask_free(ask *a) {
+    mem_free(a->stops);
+    mem_free(a->stop_ids);
+    mem_free(a->bias);
+    json_text_free(a->shape.text);
+    json_decref(a->messages);
+    json_decref(a->tools);
+    json_decref(a->variables);
+    *a = (ask){0};
+}

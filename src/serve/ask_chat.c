@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The body of POST /v1/chat/completions.
+ */
+#include <string.h>
+
+#include "serve/ask.h"
+#include "serve/buf.h"
+
+/* ---- messages ---- */
+
+static bool is_text_part(const json_t *part) {
+    static const char *const types[] = {"text", "input_text", "output_text", "refusal", NULL};
+    const char *type = json_string_value(json_object_get(part, "type"));
+    for (const char *const *t = types; type && *t; t++)
+        if (strcmp(type, *t) == 0)
+            return true;
+    return json_is_string(part);
+}
+
+static const char *part_text(const json_t *part) {
+    const json_t *text = json_object_get(part, "text");
+    return json_string_value(json_is_string(part) ? part : text ? text : json_object_get(part, "refusal"));
+}
+
+/* Parts become one text, a line each, as templates for text want it. */
+static bool join_parts(json_t *message, const json_t *parts, const char *name, api_error *e) {
+    buf all = {0};
+    size_t k;
+    const json_t *part;
+    json_array_foreach(parts, k, part) {
+        const char *text = is_text_part(part) ? part_text(part) : NULL;
+        if (!text) {
+            const char *type = json_string_value(json_object_get(part, "type"));
+            buf_free(&all);
+            return api_error_set(e, API_INVALID, name,
+                                 "part %zu of '%s' is of type '%.40s'; this model takes text alone", k, name,
+                                 type ? type : "");
+        }
+        if (k > 0)
+            buf_text(&all, "\n");
+        buf_text(&all, text);
+    }
+    buf_add(&all, "", 0);
+    const bool fits =
+        !all.failed && json_object_set_new(message, "content", json_stringn(all.bytes, all.n)) == 0;
+    buf_free(&all);
+    return fits || ask_no_memory(e);
+}
+
+static bool check_message(json_t *message, size_t i, api_error *e) {
+    char name[64];
+    const json_t *content = json_object_get(message, "content");
+    snprintf(name, sizeof name, "messages[%zu]", i);
+    if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
+        return api_error_set(e, API_INVALID, name, "'%s' must be an object with a role", name);
+    const char *role = json_string_value(json_object_get(message, "role"));
+    snprintf(name, sizeof name, "messages[%zu].content", i);
+    if (json_is_array(content))
+        return join_parts(message, content, name, e);
+    const bool may_be_empty = strcmp(role, "assistant") == 0;
+    if (json_is_string(content) || (may_be_empty && (!content || json_is_null(content))))
+        return true;
+    return api_error_set(e, API_INVALID, name, "'%s' must be a string or a list of parts", name);
+}
+
+static bool read_messages(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    size_t i;
+    json_t *message;
+    if (!json_is_array(value) || json_array_size(value) == 0)
+        return api_error_set(e, API_INVALID, name, "'%s' must be a list of at least one message", name);
+    a->messages = json_deep_copy(value);
+    if (!a->messages)
+        return ask_no_memory(e);
+    json_array_foreach(a->messages, i, message) if (!check_message(message, i, e)) return false;
+    return true;
+}
+
+/* ---- tools ---- */
+
+static bool read_tools(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    size_t i;
+    const json_t *tool;
+    if (!json_is_array(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a list", name);
+    json_array_foreach(value, i, tool) {
+        const json_t *function = json_object_get(tool, "function"), *parameters;
+        const char *called = json_string_value(json_object_get(function, "name"));
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        char where[64];
+        snprintf(where, sizeof where, "tools[%zu]", i);
+        if (!type || strcmp(type, "function") != 0 || !called || !called[0])
+            return api_error_set(e, API_INVALID, where,
+                                 "'%s' must be of type function, and its function have a name", where);
+        parameters = json_object_get(function, "parameters");
+        if (parameters && !json_is_object(parameters) && !json_is_null(parameters))
+            return api_error_set(e, API_INVALID, where, "the parameters of '%s' must be a JSON schema",
+                                 where);
+    }
+    if (json_array_size(value) > 0)
+        a->tools = json_incref((json_t *)value);
+    return true;
+}
+
+static bool read_tool_choice(void *target, const json_t *value, const char *name, api_error *e) {
+    static const char *const words[] = {"auto", "none", "required"};
+    ask *a = target;
+    for (int i = 0; json_is_string(value) && i < 3; i++)
+        if (strcmp(json_string_value(value), words[i]) == 0) {
+            a->tool_choice = (ask_tool_choice)i;
+            return true;
+        }
+    a->tool_name = json_string_value(json_object_get(json_object_get(value, "function"), "name"));
+    a->tool_choice = ASK_TOOLS_NAMED;
+    return a->tool_name ||
+           api_error_set(e, API_INVALID, name, "'%s' must be auto, none, required, or name a function", name);
+}
+
+static bool read_parallel(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_boolean(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
+    ((ask *)target)->single_call = json_is_false(value);
+    return true;
+}
+
+static bool has_tool(const ask *a, const char *name) {
+    size_t i;
+    const json_t *tool;
+    json_array_foreach(a->tools, i, tool) {
+        const json_t *called = json_object_get(json_object_get(tool, "function"), "name");
+        if (strcmp(json_string_value(called), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool check_tools(const ask *a, api_error *e) {
+    if (a->tool_choice >= ASK_TOOLS_REQUIRED && !a->tools)
+        return api_error_set(e, API_INVALID, "tool_choice",
+                             "'tool_choice' asks for a call, but there are no tools");
+    if (a->tool_choice == ASK_TOOLS_NAMED && !has_tool(a, a->tool_name))
+        return api_error_set(e, API_INVALID, "tool_choice",
+                             "'tool_choice' names the function '%.80s', which is no tool", a->tool_name);
+    if (a->tool_choice >= ASK_TOOLS_REQUIRED && a->shape.wanted)
+        return api_error_set(
+            e, API_INVALID, "tool_choice",
+            "'tool_choice' asks for a call, and another field for an answer of a given shape");
+    return true;
+}
+
+/* ---- the template's variables ---- */
+
+static bool set_variable(ask *a, const char *name, json_t *value, api_error *e) {
+    if (!a->variables)
+        a->variables = json_object();
+    return json_object_set_new(a->variables, name, value) == 0 || ask_no_memory(e);
+}
+
+static bool read_kwargs(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    if (!json_is_object(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be an object", name);
+    if (!a->variables)
+        a->variables = json_object();
+    return (a->variables && json_object_update(a->variables, (json_t *)value) == 0) || ask_no_memory(e);
+}
+
+static bool read_documents(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_array(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a list", name);
+    return set_variable(target, "documents", json_incref((json_t *)value), e);
+}
+
+/* Templates know the effort under its name; "none" turns thinking off where a template can. */
+static bool read_effort(void *target, const json_t *value, const char *name, api_error *e) {
+    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max", NULL};
+    ask *a = target;
+    const char *text = json_string_value(value);
+    int i = 0;
+    while (words[i] && (!text || strcmp(words[i], text) != 0))
+        i++;
+    if (!words[i])
+        return api_error_set(e, API_INVALID, name,
+                             "'%s' must be none, minimal, low, medium, high, xhigh or max", name);
+    a->reasoning_effort = text;
+    if (i == 0)
+        return set_variable(a, "enable_thinking", json_false(), e) &&
+               set_variable(a, "thinking", json_false(), e);
+    return set_variable(a, "reasoning_effort", json_string(text), e);
+}
+
+static bool read_generation_prompt(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_boolean(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
+    ((ask *)target)->no_generation_prompt = json_is_false(value);
+    return true;
+}
+
+static bool refuse_true(void *target, const json_t *value, const char *name, api_error *e) {
+    (void)target;
+    return json_is_false(value) || api_error_set(e, API_INVALID, name, "'%s' is not supported", name);
+}
+
+/* ["text"] is what there is. */
+static bool read_modalities(void *target, const json_t *value, const char *name, api_error *e) {
+    const char *only = json_array_size(value) == 1 ? json_string_value(json_array_get(value, 0)) : NULL;
+    (void)target;
+    return (only && strcmp(only, "text") == 0) ||
+           api_error_set(e, API_INVALID, name, "'%s' must be [\"text\"]: this model writes text alone", name);
+}
+
+#define AT(member) offsetof(ask, member)
+
+static const field fields[] = {
+    {"messages", FIELD_READ, 0, 0, 0, read_messages, NULL},
+    {"max_completion_tokens", FIELD_INT, AT(max_tokens), 1, 1 << 30, NULL, NULL},
+    {"logprobs", FIELD_BOOL, AT(logprobs), 0, 0, NULL, NULL},
+    {"top_logprobs", FIELD_INT, AT(top_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
+    {"tools", FIELD_READ, 0, 0, 0, read_tools, NULL},
+    {"tool_choice", FIELD_READ, 0, 0, 0, read_tool_choice, NULL},
+    {"parallel_tool_calls", FIELD_READ, 0, 0, 0, read_parallel, NULL},
+    {"reasoning_effort", FIELD_READ, 0, 0, 0, read_effort, NULL},
+    {"thinking_token_budget", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"thinking_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"reasoning_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"chat_template_kwargs", FIELD_READ, 0, 0, 0, read_kwargs, NULL},
+    {"documents", FIELD_READ, 0, 0, 0, read_documents, NULL},
+    {"add_generation_prompt", FIELD_READ, 0, 0, 0, read_generation_prompt, NULL},
+    {"continue_final_message", FIELD_READ, 0, 0, 0, refuse_true, NULL},
+    {"echo", FIELD_READ, 0, 0, 0, refuse_true, NULL},
+    {"modalities", FIELD_READ, 0, 0, 0, read_modalities, NULL},
+    {"chat_template", FIELD_REFUSED, 0, 0, 0, NULL, "the server's is used (--chat-template)"},
+    {"functions", FIELD_REFUSED, 0, 0, 0, NULL, "use tools"},
+    {"function_call", FIELD_REFUSED, 0, 0, 0, NULL, "use tool_choice"},
+    {"audio", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"prediction", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"web_search_options", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"verbosity", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    FIELD_END};
+static const field *const tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
+
+bool ask_read_chat(ask *a, const json_t *body, api_error *e) {
+    ask_defaults(a, body);
+    if (!fields_read(tables, a, body, "", e))
+        return false;
+    if (!a->messages)
+        return api_error_set(e, API_INVALID, "messages", "'messages' must be a list of at least one message");
+    if (a->top_logprobs > 0 && !a->logprobs)
+        return api_error_set(e, API_INVALID, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
+    if (a->max_tokens == 0)
+        return api_error_set(e, API_INVALID, "max_tokens", "'max_tokens' must be at least 1");
+    if (!check_tools(a, e))
+        return false;
+    if (a->tool_choice == ASK_TOOLS_NONE) { /* what a model does not know of it does not call */
+        json_decref(a->tools);
+        a->tools = NULL;
+    }
+    return ask_finish(a, e);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See buf.h.
+ */
+#include "serve/buf.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+static bool make_room(buf *b, size_t n) {
+    size_t needed;
+    if (b->failed || !mem_add(b->n + 1, n, &needed)) {
+        b->failed = true;
+        return false;
+    }
+    if (needed <= b->capacity)
+        return true;
+    size_t capacity = b->capacity ? b->capacity : 256;
+    while (capacity < needed)
+        capacity = capacity > needed / 2 ? needed : capacity * 2;
+    char *grown = mem_resize(b->bytes, capacity, 1);
+    if (!grown) {
+        b->failed = true;
+        return false;
+    }
+    b->bytes = grown;
+    b->capacity = capacity;
+    return true;
+}
+
+void buf_add(buf *b, const void *bytes, size_t n) {
+    if (!make_room(b, n))
+        return;
+    if (n > 0)
+        memcpy(b->bytes + b->n, bytes, n);
+    b->n += n;
+    b->bytes[b->n] = 0;
+}
+
+void buf_text(buf *b, const char *text) {
+    buf_add(b, text, strlen(text));
+}
+
+void buf_print(buf *b, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    const int n = vsnprintf(NULL, 0, format, args);
+    if (n >= 0 && make_room(b, (size_t)n)) {
+        vsnprintf(b->bytes + b->n, (size_t)n + 1, format, again);
+        b->n += (size_t)n;
+    }
+    va_end(again);
+    va_end(args);
+}
+
+static int add_chunk(const char *bytes, size_t n, void *b) {
+    buf_add(b, bytes, n);
+    return ((buf *)b)->failed ? -1 : 0;
+}
+
+void buf_json(buf *b, json_t *json) {
+    if (!json ||
+        json_dump_callback(json, add_chunk, b, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)))
+        b->failed = true;
+    json_decref(json);
+}
+
+void buf_clear(buf *b) {
+    b->n = 0;
+}
+
+void buf_free(buf *b) {
+    mem_free(b->bytes);
+    *b = (buf){0};
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Routes: a row each in one table. Who may ask, whether the model must be there, and which function answers.
+ */
+#ifndef SERVE_ROUTES_H
+#define SERVE_ROUTES_H
+
+#include "serve/http.h"
+
+#define ROUTE_PUBLIC    1u /* needs no key */
+#define ROUTE_EARLY     2u /* answers while the model is loaded, and while the server goes down */
+#define ROUTE_ANTHROPIC 4u /* errors in Anthropic's form */
+
+typedef struct route {
+    const char *method, *path; /* a path that ends with a star takes the rest: exchange.rest */
+    unsigned flags;
+    void (*answer)(exchange *x);
+} route;
+
+extern const route routes_table[]; /* ends with a NULL path */
+
+/* Before the body: finds X's route; what is wrong already goes to x->error. */
+void routes_find(exchange *x);
+/* The body is there. */
+void routes_answer(exchange *x);
+
+/* NAME is one that the model goes by, or none was given. */
+bool routes_check_model(exchange *x, const char *name, api_error *e);
+
+void route_chat(exchange *x);
+void route_completions(exchange *x);
+void route_health(exchange *x);
+void route_models(exchange *x);
+void route_model(exchange *x);
+void route_version(exchange *x);
+void route_load(exchange *x);
+
+#endif

@@ -34,6 +34,7 @@ typedef struct cli_command {
 extern const cli_command cli_commands[]; /* ends with a NULL name */
 
 int cmd_run(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);

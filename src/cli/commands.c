@@ -6,6 +6,7 @@
 
 const cli_command cli_commands[] = {
     {"run", cmd_run, "answer a prompt, or chat", "nibble run model.gguf \"What is the capital of France?\""},
+    {"serve", cmd_serve, "answer over HTTP, as OpenAI's API does", "nibble serve model.gguf --port 8000"},
     {"quantize", cmd_quantize, "make a 4-bit floating-point file of a model",
      "nibble quantize model.gguf model-nvfp4.gguf"},
     {"eval", cmd_eval, "perplexity of a text, KL divergence from a base model",

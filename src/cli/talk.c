@@ -33,8 +33,7 @@ static nib_status no_memory(nib_error *err) {
 
 /* ---- open ---- */
 
-/* *text: the template's, freed with mem_free; NULL: the model's own. */
-static nib_status read_template(const char *name, char **text, nib_error *err) {
+nib_status talk_read_template(const char *name, char **text, nib_error *err) {
     size_t n;
     *text = NULL;
     for (size_t i = 0; name && i < sizeof sources / sizeof *sources; i++)
@@ -69,7 +68,7 @@ static nib_status read_tools(talk *t, const char *path, nib_error *err) {
 
 nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, nib_error *err) {
     char *text;
-    NIB_TRY(read_template(o->template_name, &text, err));
+    NIB_TRY(talk_read_template(o->template_name, &text, err));
     nib_status status = nib_chat_open(&t->chat, engine, text, err);
     mem_free(text);
     NIB_TRY(status);

@@ -27,6 +27,10 @@ typedef struct talk {
     nib_status failed;
 } talk; /* zero-initialize */
 
+/* The text of a template by NAME: a file, chatml, llama3 or gemma; freed with mem_free. NULL for a NAME of
+ * NULL. */
+nib_status talk_read_template(const char *name, char **text, nib_error *err);
+
 /* Reads what the options name. NIB_UNSUPPORTED: the model has no template and none is named. */
 nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, nib_error *err);
 void talk_close(talk *t); /* before the engine; safe on a zeroed struct */

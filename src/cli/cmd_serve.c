@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble serve: a model behind HTTP until a signal ends it.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "cli/cli.h"
+#include "cli/talk.h"
+#include "cli/ui.h"
+#include "serve/serve.h"
+
+enum { MAX_NAMES = 32 }; /* of keys and of model names */
+
+typedef struct serve_args {
+    serve_options serve;
+    const char *keys[MAX_NAMES], *names[MAX_NAMES], *template_name;
+    int drain_seconds;
+} serve_args;
+
+enum {
+    KEY_HOST = 0x3400,
+    KEY_PORT,
+    KEY_API_KEY,
+    KEY_ANONYMOUS,
+    KEY_NAME,
+    KEY_TEMPLATE,
+    KEY_MAX_SEQS,
+    KEY_MAX_BATCHED,
+    KEY_MAX_WAITING,
+    KEY_MAX_CONNECTIONS,
+    KEY_MAX_BODY,
+    KEY_MAX_TOKENS,
+    KEY_PING,
+    KEY_RECEIVE,
+    KEY_REQUEST_TIME,
+    KEY_DRAIN,
+    KEY_REASONING_FIELD
+};
+
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "Who is answered:", 1},
+    {"host", KEY_HOST, "ADDRESS", 0, "Listen there (default 127.0.0.1: this machine alone)", 1},
+    {"port", KEY_PORT, "N", 0, "And there; 0: any that is free (default 8000)", 1},
+    {"api-key", KEY_API_KEY, "KEY", 0, "Answer only who brings it; may be given several times", 1},
+    {"allow-anonymous", KEY_ANONYMOUS, NULL, 0, "Answer other machines without a key", 1},
+    {"served-model-name", KEY_NAME, "NAME", 0,
+     "The model's name in the API, may be given several times (default: the file's own)", 1},
+    {NULL, 0, NULL, 0, "What is answered:", 2},
+    {"chat-template", KEY_TEMPLATE, "FILE|NAME", 0,
+     "A Jinja template in place of the model's own; a NAME is one of chatml, llama3, gemma", 2},
+    {"max-tokens", KEY_MAX_TOKENS, "N", 0,
+     "Tokens of an answer where a request does not say (default: as many as fit)", 2},
+    {"reasoning-field", KEY_REASONING_FIELD, "reasoning_content|reasoning", 0,
+     "Where reasoning stands in an answer (default reasoning_content)", 2},
+    {NULL, 0, NULL, 0, "Limits:", 3},
+    {"max-num-seqs", KEY_MAX_SEQS, "N", 0, "Answers that are written at a time (default 16)", 3},
+    {"max-num-batched-tokens", KEY_MAX_BATCHED, "N", 0, "Tokens of one step (default 512)", 3},
+    {"max-waiting", KEY_MAX_WAITING, "N", 0,
+     "Requests that wait for their turn; more are refused (default 1024)", 3},
+    {"max-connections", KEY_MAX_CONNECTIONS, "N", 0, "Connections at a time (default 1024)", 3},
+    {"max-body-bytes", KEY_MAX_BODY, "N", 0, "Of a request (default 32 MiB)", 3},
+    {"receive-timeout", KEY_RECEIVE, "S", 0, "Seconds that a request may take to arrive (default 60)", 3},
+    {"request-timeout", KEY_REQUEST_TIME, "S", 0, "Seconds that an answer may take (default: no limit)", 3},
+    {"drain-timeout", KEY_DRAIN, "S", 0, "Seconds for what runs when SIGTERM comes (default 30)", 3},
+    {"sse-keep-alive-interval", KEY_PING, "S", 0,
+     "Seconds of silence in a stream, broken by a comment (default 15)", 3},
+    {0}};
+
+static const char *const reasoning_fields[] = {"reasoning_content", "reasoning", NULL};
+
+/* One more NAME of a flag that may be given several times. */
+static void add_name(const struct argp_state *state, const char *flag, const char **list, size_t *n,
+                     const char *name) {
+    if (!name[0])
+        argp_error(state, "%s takes some text", flag);
+    if (*n == MAX_NAMES)
+        argp_error(state, "%s may be given %d times at most", flag, MAX_NAMES);
+    else
+        list[(*n)++] = name;
+}
+
+static error_t parse_limit(int key, char *arg, struct argp_state *state) {
+    serve_args *a = state->input;
+    serve_options *o = &a->serve;
+    switch (key) {
+    case KEY_MAX_SEQS:
+        o->compute.max_num_seqs = (int)cli_integer_flag(state, "--max-num-seqs", arg, 1, 1024);
+        return 0;
+    case KEY_MAX_BATCHED:
+        o->compute.max_num_batched_tokens =
+            (int)cli_integer_flag(state, "--max-num-batched-tokens", arg, 16, 1 << 20);
+        return 0;
+    case KEY_MAX_WAITING:
+        o->compute.max_waiting = (int)cli_integer_flag(state, "--max-waiting", arg, 1, 1 << 20);
+        return 0;
+    case KEY_MAX_CONNECTIONS:
+        o->max_connections = (int)cli_integer_flag(state, "--max-connections", arg, 1, 1 << 16);
+        return 0;
+    case KEY_MAX_BODY:
+        o->max_body_bytes = (size_t)cli_integer_flag(state, "--max-body-bytes", arg, 1024, 1LL << 32);
+        return 0;
+    case KEY_MAX_TOKENS:
+        o->default_max_tokens = (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
+        return 0;
+    case KEY_PING:
+        o->ping_seconds = (int)cli_integer_flag(state, "--sse-keep-alive-interval", arg, 1, 3600);
+        return 0;
+    case KEY_RECEIVE:
+        o->receive_seconds = (int)cli_integer_flag(state, "--receive-timeout", arg, 1, 86400);
+        return 0;
+    case KEY_REQUEST_TIME:
+        o->request_seconds = (int)cli_integer_flag(state, "--request-timeout", arg, 1, 86400);
+        return 0;
+    case KEY_DRAIN:
+        a->drain_seconds = (int)cli_integer_flag(state, "--drain-timeout", arg, 0, 86400);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    serve_args *a = state->input;
+    serve_options *o = &a->serve;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->compute;
+        return 0;
+    case KEY_HOST:
+        o->host = arg;
+        return 0;
+    case KEY_PORT:
+        o->port = (int)cli_integer_flag(state, "--port", arg, 0, 65535);
+        return 0;
+    case KEY_API_KEY:
+        add_name(state, "--api-key", a->keys, &o->n_api_keys, arg);
+        return 0;
+    case KEY_ANONYMOUS:
+        o->allow_anonymous = true;
+        return 0;
+    case KEY_NAME:
+        add_name(state, "--served-model-name", a->names, &o->n_names, arg);
+        return 0;
+    case KEY_TEMPLATE:
+        a->template_name = arg;
+        return 0;
+    case KEY_REASONING_FIELD:
+        o->reasoning_field = cli_choice_flag(state, "--reasoning-field", arg, reasoning_fields) == 1;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (o->model)
+            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
+        o->model = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->model)
+            argp_error(state, "expected a MODEL");
+        return 0;
+    default:
+        return parse_limit(key, arg, state);
+    }
+}
+
+static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MODEL",
+    .doc = "Serves MODEL (a GGUF file or a Hugging Face directory) over HTTP, in the words of OpenAI's API: "
+           "point any "
+           "client of it at http://127.0.0.1:8000/v1. SIGTERM or Ctrl-C ends it when what runs is answered; "
+           "a second "
+           "one at once.\v"
+           "Examples:\n"
+           "  nibble serve smollm2-nvfp4.gguf\n"
+           "  nibble serve qwen3-nvfp4 --host 0.0.0.0 --api-key secret --max-num-seqs 64",
+    .children = children,
+};
+
+static bool still_wanted(void *context, const char *what, uint64_t done, uint64_t total) {
+    (void)context, (void)what, (void)done, (void)total;
+    return !cli_interrupted;
+}
+
+static void say_where(const serve *s, const serve_options *o) {
+    const nib_info *info = serve_info(s);
+    char weights[32], kv[32];
+    fprintf(stderr,
+            "model    %s, %s\ncompute  %s, KV cache %s, %d thread%s\nmemory   weights %s, KV cache %s\n",
+            o->n_names ? o->names[0] : info->name, info->family, info->compute_path,
+            cli_kv_name(o->compute.kv_cache), info->threads, info->threads == 1 ? "" : "s",
+            ui_bytes(weights, sizeof weights, info->weight_bytes), ui_bytes(kv, sizeof kv, info->kv_bytes));
+    const bool v6 = o->host && strchr(o->host, ':');
+    printf("%s://%s%s%s:%d\n", o->tls_cert ? "https" : "http", v6 ? "[" : "", o->host ? o->host : "127.0.0.1",
+           v6 ? "]" : "", serve_port(s));
+    fflush(stdout);
+}
+
+static nib_status run(serve_args *a, nib_error *err) {
+    serve *s;
+    cli_catch_interrupt(false);
+    NIB_TRY(serve_open(&s, &a->serve, err));
+    say_where(s, &a->serve);
+    while (!cli_interrupted)
+        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    if (!serve_drain(s, a->drain_seconds))
+        cli_say(CLI_OK, "some answers were not complete after %d seconds and are cut off", a->drain_seconds);
+    serve_close(s);
+    return NIB_OK;
+}
+
+int cmd_serve(int argc, char **argv) {
+    serve_args args = {
+        .serve = {.compute = {.size = sizeof args.serve.compute, .progress = still_wanted}, .port = 8000},
+        .drain_seconds = 30};
+    nib_error err = {{0}};
+    char *template_text = NULL;
+    args.serve.api_keys = args.keys;
+    args.serve.names = args.names;
+    cli_parse(&argp, argc, argv, &args);
+    nib_status status = talk_read_template(args.template_name, &template_text, &err);
+    args.serve.chat_template = template_text;
+    if (status == NIB_OK)
+        status = run(&args, &err);
+    mem_free(template_text);
+    return cli_fail(status, &err);
+}

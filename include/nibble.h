@@ -88,7 +88,8 @@ typedef enum nib_kv_dtype {
  * where that is measured to be faster; an answer stays as it is without, where row_bits_fixed. */
 typedef enum nib_speculate {
     NIB_SPECULATE_OFF = 0,
-    NIB_SPECULATE_LOOKUP /* what followed when the last tokens stood in the text before */
+    NIB_SPECULATE_LOOKUP, /* what followed when the last tokens stood in the text before */
+    NIB_SPECULATE_DRAFT   /* what a smaller model of the same words says, `draft` */
 } nib_speculate;
 
 typedef struct nib_options {
@@ -115,6 +116,7 @@ typedef struct nib_options {
     bool (*progress)(void *context, const char *what, uint64_t done, uint64_t total);
     void *progress_context;
     nib_speculate speculate;
+    const char *draft; /* of NIB_SPECULATE_DRAFT: a file or directory, computed as the model is */
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u

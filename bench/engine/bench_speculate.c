@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tokens per second with guesses from the text (NIB_SPECULATE_LOOKUP) and without, in turn, so that a busy
+ * Tokens per second with guesses, from the text or from a smaller model, and without, in turn, so that a busy
  * machine slows both; and whether the answers are the same. Two kinds of texts: one that is copied with a
  * small change, as in editing and quoting, and one that is written freely.
  *
- *   ninja -C build/release bench_speculate && build/release/bench_speculate MODEL [TOKENS [ROUNDS]]
+ *   ninja -C build/release bench_speculate && build/release/bench_speculate MODEL [TOKENS [ROUNDS [DRAFT]]]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,10 +39,11 @@ static void die(const char *what, const nib_error *err) {
     exit(1);
 }
 
-static nib_engine *open_engine(const char *path, nib_speculate how) {
+static nib_engine *open_engine(const char *path, nib_speculate how, const char *draft) {
     nib_error err = {""};
     nib_engine *e;
-    nib_options o = {.size = sizeof o, .device = "cpu", .speculate = how, .no_prefix_cache = true};
+    nib_options o = {
+        .size = sizeof o, .device = "cpu", .speculate = how, .draft = draft, .no_prefix_cache = true};
     if (nib_open(&e, path, &o, &err) != NIB_OK)
         die(path, &err);
     return e;
@@ -98,12 +99,14 @@ int main(int argc, char **argv) {
     static answer answers[2][MAX_STREAMS];
     const int n_tokens = argc > 2 ? atoi(argv[2]) : 128, rounds = argc > 3 ? atoi(argv[3]) : 9;
     if (argc < 2 || n_tokens < 2 || n_tokens > MAX_TOKENS || rounds < 1 || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d)]]\n", argv[0], MAX_TOKENS,
-                MAX_ROUNDS);
+        fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d) [DRAFT]]]\n", argv[0],
+                MAX_TOKENS, MAX_ROUNDS);
         return 2;
     }
-    nib_engine *engines[2] = {open_engine(argv[1], NIB_SPECULATE_OFF),
-                              open_engine(argv[1], NIB_SPECULATE_LOOKUP)};
+    const char *draft = argc > 4 ? argv[4] : NULL;
+    nib_engine *engines[2] = {
+        open_engine(argv[1], NIB_SPECULATE_OFF, NULL),
+        open_engine(argv[1], draft ? NIB_SPECULATE_DRAFT : NIB_SPECULATE_LOOKUP, draft)};
     printf("| text | temperature | streams | tokens/s without | with | median ratio | guesses right | "
            "answers |\n"
            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");

@@ -63,10 +63,11 @@ static nib_status list_ends(nib_engine *e, nib_error *err) {
 
 static nib_status open_parts(nib_engine *e, nib_error *err) {
     NIB_TRY(loaded_open(&e->l, e->path, &e->options, &e->needs, err));
-    e->l->options.device = NULL; /* the caller's, until opened */
     NIB_TRY(name_model(e, err));
     NIB_TRY(list_ends(e, err));
-    return loop_open(e, err);
+    NIB_TRY(loop_open(e, err));
+    e->l->options.device = e->l->options.draft = NULL; /* the caller's, until opened */
+    return NIB_OK;
 }
 
 static void close_parts(nib_engine *e) {

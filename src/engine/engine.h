@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/draft.h"
 #include "engine/flow.h"
 #include "engine/loaded.h"
 #include "engine/pace.h"
@@ -87,6 +88,8 @@ struct nib_request {
     nib_request *next_news;
     flow watched; /* where there are stop texts */
     speculate_luck luck;
+    draft_seq *draft;        /* what the draft remembers of it */
+    bool no_draft;           /* its guesses do not pay */
     uint32_t *mask;          /* [ceil(vocab / 32)], where there is a guide */
     nib_status guide_status; /* of its last call */
     nib_error guide_error;
@@ -119,6 +122,7 @@ struct nib_engine {
     sched *sched;
     pace pace;
     speculate_costs costs;
+    draft *draft;
     double step_began, step_ended; /* clock_seconds */
     nib_stats counted;
     nib_request **by_seq; /* [n_by_seq] indexed by the scheduler's id; NULL where none */
@@ -144,6 +148,11 @@ void loop_close(nib_engine *e);
 /* request.c */
 nib_status request_make(nib_request **out, nib_engine *e, const nib_request_options *o, nib_error *err);
 void request_leave(nib_request *r); /* one owner less */
+/* What is wanted of the token behind AHEAD guesses, but for a guide's mask. */
+void request_row(const nib_request *r, int ahead, sample_row *row);
+
+/* guesses.c: before a step. A failure is the draft's. */
+nib_status guesses_plan(nib_engine *e, nib_error *err);
 
 /* event.c, for the engine's thread: what it has found out can be told now, and callbacks are told it. After
  * the end the engine's share is gone. */

@@ -28,9 +28,11 @@ static nib_status check_options(const nib_options *o, nib_error *err) {
     if (kv < NIB_KV_AUTO || kv > NIB_KV_FP32)
         return nib_fail(err, NIB_BAD_ARGUMENT, "kv_cache is %d; expected a NIB_KV_ value, 0 to %d", kv,
                         NIB_KV_FP32);
-    if ((int)o->speculate < NIB_SPECULATE_OFF || (int)o->speculate > NIB_SPECULATE_LOOKUP)
+    if ((int)o->speculate < NIB_SPECULATE_OFF || (int)o->speculate > NIB_SPECULATE_DRAFT)
         return nib_fail(err, NIB_BAD_ARGUMENT, "speculate is %d; expected a NIB_SPECULATE_ value, 0 to %d",
-                        (int)o->speculate, NIB_SPECULATE_LOOKUP);
+                        (int)o->speculate, NIB_SPECULATE_DRAFT);
+    if ((o->speculate == NIB_SPECULATE_DRAFT) != (o->draft != NULL))
+        return nib_fail(err, NIB_BAD_ARGUMENT, "NIB_SPECULATE_DRAFT and the draft's path go together");
     if (o->cpu_features & ~NIB_CPU_ALL)
         return nib_fail(err, NIB_BAD_ARGUMENT, "cpu_features is 0x%x; expected NIB_CPU_ bits, at most 0x%x",
                         o->cpu_features, NIB_CPU_ALL);

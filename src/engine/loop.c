@@ -32,6 +32,8 @@ static void tell_news(nib_engine *e) {
 
 /* R is over; END without an error's words is complete as it is. */
 static void finish(nib_engine *e, nib_request *r, request_end end, const char *error) {
+    if (r->draft)
+        draft_forget(e->draft, &r->draft);
     if (r->seq >= 0) {
         e->by_seq[r->seq] = NULL;
         e->n_active--;
@@ -188,41 +190,10 @@ static void see_cancelled(nib_engine *e, bool all) {
 
 /* ---- a step begins ---- */
 
-/* Guesses for those who decode, where they are worth their rows. Not where a guide must see each token first.
- */
-static void guess(nib_engine *e) {
-    int rows = 0;
-    for (int i = 0; i < e->n_by_seq; i++)
-        if (e->by_seq[i]) {
-            sched_view v = sched_see(e->sched, i);
-            rows += v.running && v.n_tokens - v.n_computed == 1;
-        }
-    double expected = rows;
-    for (int i = 0; i < e->n_by_seq && rows <= SPECULATE_ROWS; i++) {
-        int32_t guesses[SPECULATE_MAX];
-        nib_request *r = e->by_seq[i];
-        if (!r || r->guide.mask || r->n_generated == 0)
-            continue;
-        sched_view v = sched_see(e->sched, i);
-        int n = speculate_lookup(v.tokens, v.n_tokens, guesses, SPECULATE_MAX);
-        r->luck.guess = n > 0 ? guesses[0] : -1;
-        n = sched_draft(e->sched, i, guesses, speculate_worth(&e->costs, &r->luck, rows, expected, n));
-        expected += speculate_gain(&r->luck, n);
-        rows += n;
-    }
-}
-
 /* What is wanted of the token behind AHEAD guesses of R. Where its guide fails, the request is over after the
  * step. */
 static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) {
-    sched_view v = sched_see(e->sched, r->seq);
-    int n_generated = v.n_tokens + ahead - r->n_prompt;
-    bool may_end = n_generated >= r->min_tokens;
-    *row = r->how;
-    row->n_tokens = v.n_tokens + ahead;
-    row->position = (uint64_t)n_generated;
-    row->bias = may_end ? r->bias + r->n_banned : r->bias;
-    row->n_bias = may_end ? r->n_bias : r->n_banned + r->n_bias - r->n_bias_of_banned;
+    request_row(r, ahead, row);
     if (!r->guide.mask)
         return;
     size_t n_words = ((size_t)e->l->file->hp.vocab + 31) / 32;
@@ -231,11 +202,22 @@ static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) 
     row->mask = r->guide_status == NIB_OK ? r->mask : NULL;
 }
 
+/* The draft failed, and with it who might have been asked about. */
+static void plan_guesses(nib_engine *e) {
+    nib_error err = {""};
+    nib_status status = guesses_plan(e, &err);
+    for (int i = 0; status != NIB_OK && i < e->n_by_seq; i++)
+        if (e->by_seq[i]) {
+            nib_request *r = e->by_seq[i];
+            sched_end(e->sched, i);
+            fail(e, r, status, err.text);
+        }
+}
+
 static const sched_step *begin_step(nib_engine *e) {
     sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
                                                          : pace_budget(&e->pace, e->l->limits.max_rows));
-    if (e->options.speculate == NIB_SPECULATE_LOOKUP)
-        guess(e);
+    plan_guesses(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)
         return NULL;
@@ -398,7 +380,7 @@ nib_status loop_open(nib_engine *e, nib_error *err) {
     e->ended = mem_array(n, sizeof *e->ended);
     if (!e->rows || !e->sampled || !e->tokens || !e->n_accepted || !e->ended)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", e->path);
-    return NIB_OK;
+    return e->options.draft ? draft_open(&e->draft, e->options.draft, e->l, err) : NIB_OK;
 }
 
 void loop_run(nib_engine *e) {
@@ -426,5 +408,6 @@ void loop_close(nib_engine *e) {
     mem_free(e->tokens);
     mem_free(e->n_accepted);
     mem_free(e->ended);
+    draft_close(e->draft);
     sched_close(e->sched);
 }

@@ -244,6 +244,18 @@ nib_status request_make(nib_request **out, nib_engine *e, const nib_request_opti
     return NIB_OK;
 }
 
+/* ---- the engine's side ---- */
+
+void request_row(const nib_request *r, int ahead, sample_row *row) {
+    const int n_generated = r->n_generated + ahead;
+    const bool may_end = n_generated >= r->min_tokens;
+    *row = r->how;
+    row->n_tokens = r->n_prompt + n_generated;
+    row->position = (uint64_t)n_generated;
+    row->bias = may_end ? r->bias + r->n_banned : r->bias;
+    row->n_bias = may_end ? r->n_bias : r->n_banned + r->n_bias - r->n_bias_of_banned;
+}
+
 /* ---- the caller's side ---- */
 
 static nib_status enqueue(nib_engine *e, nib_request *r, nib_error *err) {

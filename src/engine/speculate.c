@@ -89,7 +89,7 @@ static double cost_of(const speculate_costs *c, int rows) {
 }
 
 int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int rows, double expected,
-                    int n_guesses) {
+                    int n_guesses, double guess_s) {
     if (c->rows_are_free)
         return n_guesses;
     const double cost = rows <= SPECULATE_ROWS ? cost_of(c, rows) : 0;
@@ -98,7 +98,7 @@ int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int ro
     if (cost == 0)
         return 0; /* first see what a step takes without */
     for (int k = 1; k <= n_guesses && rows + k <= SPECULATE_ROWS; k++) {
-        const double rate = (expected + speculate_gain(luck, k)) / cost_of(c, rows + k);
+        const double rate = (expected + speculate_gain(luck, k)) / (cost_of(c, rows + k) + k * guess_s);
         if (rate > best_rate) {
             best_rate = rate;
             best = k;

@@ -47,9 +47,9 @@ typedef struct speculate_costs {
 void speculate_timed(speculate_costs *costs, int rows, double seconds);
 
 /* How many of N_GUESSES for a sequence are worth it in a step that has ROWS rows without them, from which
- * EXPECTED tokens are expected. */
+ * EXPECTED tokens are expected. GUESS_S: seconds that a guess takes before the step. */
 int speculate_worth(const speculate_costs *costs, const speculate_luck *luck, int rows, double expected,
-                    int n_guesses);
+                    int n_guesses, double guess_s);
 
 /* Tokens that K guesses of such luck give beside the one that is sure. */
 double speculate_gain(const speculate_luck *luck, int k);

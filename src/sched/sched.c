@@ -239,6 +239,15 @@ int sched_draft(sched *s, int id, const int32_t *guesses, int n) {
     return q->n_drafts;
 }
 
+void sched_rewrite(sched *s, int id, int32_t keep, const int32_t *tokens, int32_t n) {
+    seq *q = find(s, id);
+    assert(!s->in_step && !s->remembers && !s->has_state);
+    assert(keep >= 0 && keep <= q->n_tokens && n >= 0 && keep + n > 0 && keep + n < q->limit);
+    memcpy(q->tokens + keep, tokens, (size_t)n * sizeof *tokens);
+    q->n_tokens = keep + n;
+    q->n_computed = min_i32(q->n_computed, min_i32(keep, q->n_tokens - 1));
+}
+
 /* ---- planning ---- */
 
 static void preempt(sched *s, seq *q) {

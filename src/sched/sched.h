@@ -67,6 +67,12 @@ void sched_set_budget(sched *s, int prefill_rows);
  * where a CACHE_STATE group could not take them back). Between commit and next only. */
 int sched_draft(sched *s, int id, const int32_t *guesses, int n);
 
+/* The first KEEP tokens of a sequence stay, and it goes on with N others; what was computed beyond them is
+ * forgotten. For guesses that a larger network did not share: only without a prefix cache and CACHE_STATE
+ * groups, and where windows are larger than the network's by as many tokens as are ever taken back. Between
+ * commit and next only. */
+void sched_rewrite(sched *s, int id, int32_t keep, const int32_t *tokens, int32_t n);
+
 /* ---- a step ---- */
 
 /* A sequence whose next token this step gives: from out row OUT of the batch; N_OUT - 1 further rows belong

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Guesses for the next step: who gets how many, and what was right of them.
+ */
+#include "engine/engine.h"
+
+enum { GIVE_UP_AFTER = 32 }; /* guesses that did not pay: the draft need not read along any more */
+
+/* R decodes in the next step, and nothing has to see each token first. */
+static bool may_guess(const nib_engine *e, const nib_request *r) {
+    const sched_view v = sched_see(e->sched, r->seq);
+    return r->n_generated > 0 && !r->guide.mask && v.running && v.n_tokens - v.n_computed == 1;
+}
+
+static int decode_rows(const nib_engine *e) {
+    int rows = 0;
+    for (int i = 0; i < e->n_by_seq; i++)
+        if (e->by_seq[i]) {
+            const sched_view v = sched_see(e->sched, i);
+            rows += v.running && v.n_tokens - v.n_computed == 1;
+        }
+    return rows;
+}
+
+/* N guesses become rows of the next step where there is room. Returns how many. */
+static int put(nib_engine *e, nib_request *r, const int32_t *guesses, int n) {
+    n = sched_draft(e->sched, r->seq, guesses, n);
+    if (n > 0)
+        r->luck.guess = guesses[0];
+    return n;
+}
+
+static void plan_lookup(nib_engine *e, int rows) {
+    double expected = rows;
+    for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS; i++) {
+        int32_t guesses[SPECULATE_MAX];
+        nib_request *r = e->by_seq[i];
+        if (!r || !may_guess(e, r))
+            continue;
+        const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, SPECULATE_MAX);
+        const int worth = speculate_worth(&e->costs, &r->luck, rows, expected, n, 0);
+        const int taken = put(e, r, guesses, worth);
+        if (taken == 0 && n > 0)
+            r->luck.guess = guesses[0]; /* to see whether it would have been right costs nothing */
+        expected += speculate_gain(&r->luck, taken);
+        rows += taken;
+    }
+}
+
+static nib_status plan_draft(nib_engine *e, int rows, nib_error *err) {
+    draft_ask asks[SPECULATE_ROWS];
+    nib_request *asked[SPECULATE_ROWS];
+    int32_t guesses[SPECULATE_ROWS][SPECULATE_MAX];
+    sample_row how[SPECULATE_ROWS];
+    double expected = rows;
+    int n = 0;
+    for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS && n < SPECULATE_ROWS; i++) {
+        nib_request *r = e->by_seq[i];
+        if (!r || r->no_draft || !may_guess(e, r))
+            continue;
+        const int worth = speculate_worth(&e->costs, &r->luck, rows, expected, SPECULATE_MAX,
+                                          draft_guess_seconds(e->draft));
+        r->no_draft = worth == 0 && r->luck.n_seen >= GIVE_UP_AFTER;
+        if (r->no_draft)
+            continue;
+        request_row(r, 0, &how[n]);
+        asked[n] = r;
+        asks[n] = (draft_ask){.seq = &r->draft,
+                              .tokens = r->tokens,
+                              .n_tokens = r->n_prompt + r->n_generated,
+                              .limit = r->n_prompt + r->max_tokens,
+                              .how = &how[n],
+                              .guesses = guesses[n],
+                              .n_guesses = worth};
+        expected += speculate_gain(&r->luck, worth);
+        rows += worth;
+        n++;
+    }
+    NIB_TRY(draft_guess(e->draft, asks, n, err));
+    for (int i = 0; i < n; i++)
+        put(e, asked[i], asks[i].guesses, asks[i].n_guesses);
+    return NIB_OK;
+}
+
+nib_status guesses_plan(nib_engine *e, nib_error *err) {
+    if (e->options.speculate == NIB_SPECULATE_OFF)
+        return NIB_OK;
+    const int rows = decode_rows(e);
+    if (e->draft)
+        return plan_draft(e, rows, err);
+    plan_lookup(e, rows);
+    return NIB_OK;
+}

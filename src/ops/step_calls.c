@@ -20,17 +20,18 @@ bool step_begin(backend *be, const batch *b, uint64_t key) {
     for (int32_t i = 0; i < b->n_out; i++)
         assert(b->out_rows[i] >= 0 && b->out_rows[i] < b->n_rows);
     be->batch = b;
-    return be->step_begin(be, b, key);
+    return be->step_begin && be->step_begin(be, b, key);
 }
 
 void step_submit(backend *be) {
     assert(be->batch);
-    be->step_submit(be);
+    if (be->step_submit)
+        be->step_submit(be);
 }
 
 nib_status step_wait(backend *be, nib_error *err) {
     assert(be->batch);
-    nib_status status = be->step_wait(be, err);
+    nib_status status = be->step_wait ? be->step_wait(be, err) : NIB_OK;
     be->batch = NULL;
     return status;
 }

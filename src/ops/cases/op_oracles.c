@@ -4,10 +4,9 @@
  * no line with any backend.
  */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "ops/cases/op_rig.h"
+#include "ops/cases/sample_oracle.h"
 
 #define EPS 1e-6f
 
@@ -442,110 +441,24 @@ static size_t sample_cols(const op_case *c) {
     return 2 + 2 * SAMPLE_TOP;
 }
 
+static void write_sampled(const sampled *s, double *to) {
+    *to++ = s->token;
+    *to++ = 1 - (double)s->logprob;
+    for (int i = 0; i < SAMPLE_TOP; i++) {
+        *to++ = s->top[i].token;
+        *to++ = 1 - (double)s->top[i].logprob;
+    }
+}
+
 static void sample_read(op_case *c, double *got) {
-    for (size_t r = 0; r < c->s.rows; r++) {
-        const sampled *s = &c->samples[r];
-        *got++ = s->token;
-        *got++ = 1 - (double)s->logprob;
-        for (int i = 0; i < SAMPLE_TOP; i++) {
-            *got++ = s->top[i].token;
-            *got++ = 1 - (double)s->top[i].logprob;
-        }
-    }
-}
-
-/* The most probable of X [n], equal ones by id, that is not in TAKEN. */
-static size_t best64(const double *x, size_t n, const bool *taken) {
-    size_t best = n;
-    for (size_t i = 0; i < n; i++)
-        if (!taken[i] && (best == n || x[i] > x[best]))
-            best = i;
-    return best;
-}
-
-/* Logits after bias, mask and penalties. FP32 where the contract rounds: each step's result is a logit. */
-static void change64(const sample_row *how, double *x, size_t n) {
-    int32_t first = how->n_tokens > how->penalty_window ? how->n_tokens - how->penalty_window : 0;
-    for (int32_t i = 0; i < how->n_bias; i++)
-        x[how->bias[i].token] += (double)how->bias[i].bias;
-    for (size_t i = 0; how->mask && i < n; i++)
-        if (!(how->mask[i / 32] >> i % 32 & 1))
-            x[i] = -INFINITY;
-    for (size_t t = 0; t < n; t++) {
-        int32_t in_window = 0, generated = 0;
-        for (int32_t i = 0; i < how->n_tokens; i++)
-            if (how->tokens[i] == (int32_t)t) {
-                in_window += i >= first;
-                generated += i >= how->n_prompt;
-            }
-        if (how->repeat_penalty > 0 && in_window)
-            x[t] = x[t] > 0 ? x[t] / (double)how->repeat_penalty : x[t] * (double)how->repeat_penalty;
-        if (generated)
-            x[t] -= (double)how->presence_penalty + (double)how->frequency_penalty * generated;
-    }
-}
-
-/* X [n] are logits; TAKEN is false everywhere, room for who is left. */
-static size_t draw64(const sample_row *how, const double *x, size_t n, bool *taken) {
-    size_t best = best64(x, n, taken), last = best;
-    double all = 0, kept = 0, sum = 0, t = (double)how->temperature;
-    if (t == 0)
-        return best;
-    for (size_t i = 0; i < n; i++)
-        all += exp((x[i] - x[best]) / t);
-    bool sorted = how->top_k > 0 || how->top_p > 0;
-    for (int32_t k = 0; sorted && (how->top_k == 0 || k < how->top_k); k++) {
-        size_t i = best64(x, n, taken);
-        taken[i] = true;
-        kept += exp((x[i] - x[best]) / t);
-        if (how->top_p > 0 && kept >= (double)how->top_p * all)
-            break;
-    }
-    kept = 0;
-    for (size_t i = 0; i < n; i++) { /* from here on TAKEN are those that cannot come */
-        double e = exp((x[i] - x[best]) / t);
-        taken[i] = (sorted && !taken[i]) || e < (double)how->min_p;
-        kept += taken[i] ? 0 : e;
-    }
-    double u = sample_uniform(how->seed, how->position) * kept;
-    for (size_t id = 0; id < n; id++) {
-        size_t i = sorted ? best64(x, n, taken) : id;
-        if (i == n || taken[i])
-            continue;
-        taken[i] = true;
-        last = i;
-        sum += exp((x[i] - x[best]) / t);
-        if (u < sum)
-            break;
-    }
-    return last;
+    for (size_t r = 0; r < c->s.rows; r++)
+        write_sampled(&c->samples[r], got + r * sample_cols(c));
 }
 
 static void sample_want(op_case *c, size_t row, double *out) {
-    size_t n = c->ffn;
-    double *x = calloc(n, sizeof *x), sum = 0;
-    bool *taken = calloc(n, sizeof *taken);
-    if (!x || !taken)
-        abort(); /* of a test's few kilobytes */
-    for (size_t i = 0; i < n; i++)
-        x[i] = c->x[row * n + i];
-    size_t top = best64(x, n, taken);
-    double max = x[top];
-    for (size_t i = 0; i < n; i++)
-        sum += exp(x[i] - max);
-    for (int i = 0; i < SAMPLE_TOP; i++) {
-        top = best64(x, n, taken);
-        taken[top] = true;
-        out[2 + 2 * i] = (double)top;
-        out[3 + 2 * i] = 1 - (x[top] - max - log(sum));
-    }
-    memset(taken, 0, n * sizeof *taken);
-    change64(&c->rows[row], x, n);
-    size_t token = draw64(&c->rows[row], x, n, taken);
-    out[0] = (double)token;
-    out[1] = 1 - ((double)c->x[row * n + token] - max - log(sum));
-    free(x);
-    free(taken);
+    sampled s;
+    sample_oracle(&s, c->x + row * c->ffn, c->ffn, &c->rows[row]);
+    write_sampled(&s, out);
 }
 
 const op_fns op_fns_sample = {.n_variants = 8,

@@ -3,7 +3,7 @@
  * A backend written to be checked by eye: every op in a double loop, sums in FP64, activations and KV in
  * FP32, weights expanded. It shares no line with src/cpu, so that a mistake in one is not a mistake in both.
  *
- * Ops compute at once. Included by one test program; everything is static.
+ * Ops compute at once. Included by test programs; everything is static.
  */
 #ifndef PLAIN_BACKEND_H
 #define PLAIN_BACKEND_H
@@ -13,22 +13,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ops/cases/sample_oracle.h"
 #include "ops/ops.h"
-#include "plain_sample.h"
 
 typedef struct plain_buf {
     buf head;
-    float *v; /* [max_rows, cols] */
+    float v[]; /* [max_rows, cols] */
 } plain_buf;
 
 typedef struct plain_vec {
     vec head;
-    void *v; /* [n] float or double */
+    double v[]; /* [n], or floats */
 } plain_vec;
 
 typedef struct plain_weight {
     weight head;
-    float *v; /* [rows, cols] */
+    float v[]; /* [rows, cols] */
 } plain_weight;
 
 typedef struct plain_cache {
@@ -36,16 +36,16 @@ typedef struct plain_cache {
     float *k[CACHE_MAX_GROUPS], *v[CACHE_MAX_GROUPS]; /* [n_pages * KV_PAGE_TOKENS, n_layers, G * D] */
 } plain_cache;
 
-static float *plain_rows(const buf *b) {
-    return ((const plain_buf *)b)->v;
+static float *plain_row(const buf *b, size_t row) {
+    return ((plain_buf *)b)->v + row * b->cols;
 }
 
 static const float *plain_numbers(const vec *v) {
-    return ((const plain_vec *)v)->v;
+    return (const float *)((const plain_vec *)v)->v;
 }
 
-static const float *plain_values(const weight *w) {
-    return ((const plain_weight *)w)->v;
+static const float *plain_weight_row(const weight *w, size_t row) {
+    return ((const plain_weight *)w)->v + row * w->cols;
 }
 
 /* ---- resources ---- */
@@ -53,16 +53,13 @@ static const float *plain_values(const weight *w) {
 static nib_status plain_buf_new(backend *be, buf **out, buf_kind kind, split_kind split, size_t max_rows,
                                 size_t cols, nib_error *err) {
     (void)be, (void)split, (void)err;
-    plain_buf *b = calloc(1, sizeof *b);
-    *b = (plain_buf){.head = {.kind = kind, .cols = cols, .max_rows = max_rows},
-                     .v = malloc(max_rows * cols * sizeof(float))};
-    *out = &b->head;
+    *out = malloc(sizeof(plain_buf) + max_rows * cols * sizeof(float));
+    **out = (buf){.kind = kind, .cols = cols, .max_rows = max_rows};
     return NIB_OK;
 }
 
 static void plain_buf_free(backend *be, buf *b) {
     (void)be;
-    free(plain_rows(b));
     free(b);
 }
 
@@ -70,17 +67,16 @@ static void plain_buf_write(backend *be, buf *b, const float *values, size_t row
     (void)be, (void)reader;
     assert(rows <= b->max_rows);
     b->rows = rows;
-    memcpy(plain_rows(b), values, rows * b->cols * sizeof *values);
-}
-
-static void plain_buf_read(backend *be, const buf *b, float *dst) {
-    (void)be;
-    memcpy(dst, plain_rows(b), b->rows * b->cols * sizeof *dst);
+    memcpy(plain_row(b, 0), values, rows * b->cols * sizeof *values);
 }
 
 static const float *plain_buf_view(backend *be, const buf *b) {
     (void)be;
-    return plain_rows(b);
+    return plain_row(b, 0);
+}
+
+static void plain_buf_read(backend *be, const buf *b, float *dst) {
+    memcpy(dst, plain_buf_view(be, b), b->rows * b->cols * sizeof *dst);
 }
 
 static size_t plain_vec_bytes(const vec *v) {
@@ -90,8 +86,8 @@ static size_t plain_vec_bytes(const vec *v) {
 static nib_status plain_vec_new(backend *be, vec **out, vec_kind kind, size_t n, const void *values,
                                 nib_error *err) {
     (void)be, (void)err;
-    plain_vec *v = calloc(1, sizeof *v);
-    *v = (plain_vec){.head = {.kind = kind, .n = n}, .v = calloc(n, sizeof(double))};
+    plain_vec *v = calloc(1, sizeof *v + n * sizeof *v->v);
+    v->head = (vec){.kind = kind, .n = n};
     if (values)
         memcpy(v->v, values, plain_vec_bytes(&v->head));
     *out = &v->head;
@@ -105,45 +101,39 @@ static void plain_vec_read(backend *be, const vec *v, void *dst) {
 
 static void plain_vec_free(backend *be, vec *v) {
     (void)be;
-    free(((plain_vec *)v)->v);
     free(v);
 }
 
 static nib_status plain_weight_pack(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                                     split_kind split, nib_error *err) {
     (void)be, (void)err;
-    plain_weight *w = calloc(1, sizeof *w);
-    w->head = (weight){.cols = parts[0]->cols, .n_parts = n_parts, .split = split};
+    weight head = {.cols = parts[0]->cols, .n_parts = n_parts, .split = split};
     for (size_t i = 0; i < n_parts; i++)
-        w->head.rows += w->head.part_rows[i] = parts[i]->rows;
-    w->head.bytes = w->head.rows * w->head.cols * sizeof *w->v;
-    float *row = w->v = malloc(w->head.bytes);
+        head.rows += head.part_rows[i] = parts[i]->rows;
+    head.bytes = head.rows * head.cols * sizeof(float);
+    plain_weight *w = malloc(sizeof *w + head.bytes);
+    float *row = w->v;
     for (size_t i = 0; i < n_parts; i++)
-        for (size_t r = 0; r < parts[i]->rows; r++, row += w->head.cols)
+        for (size_t r = 0; r < parts[i]->rows; r++, row += head.cols)
             tensor_decode_row(parts[i], r, row);
+    w->head = head;
     *out = &w->head;
     return NIB_OK;
 }
 
 static void plain_weight_free(backend *be, weight *w) {
     (void)be;
-    free(((plain_weight *)w)->v);
     free(w);
 }
 
 static void plain_weight_unpack_row(backend *be, const weight *w, size_t row, float *dst) {
     (void)be;
-    memcpy(dst, plain_values(w) + row * w->cols, w->cols * sizeof *dst);
+    memcpy(dst, plain_weight_row(w, row), w->cols * sizeof *dst);
 }
 
 static size_t plain_cache_page_bytes(backend *be, const cache_shape *s) {
     (void)be;
     return (size_t)(KV_PAGE_TOKENS * s->n_layers * s->n_kv_heads * s->head_dim) * 2 * sizeof(float);
-}
-
-static size_t plain_memory_free(backend *be) {
-    (void)be;
-    return (size_t)1 << 30;
 }
 
 static nib_status plain_cache_new(backend *be, cache **out, const cache_shape *shapes, int n_groups,
@@ -155,22 +145,18 @@ static nib_status plain_cache_new(backend *be, cache **out, const cache_shape *s
         size_t bytes = plain_cache_page_bytes(be, &shapes[i]) * (size_t)shapes[i].group.n_pages;
         c->head.shapes[i] = shapes[i];
         c->head.bytes += bytes;
-        c->k[i] = malloc(bytes / 2);
-        c->v[i] = malloc(bytes / 2);
-        memset(c->k[i], 0xff, bytes / 2); /* NaN: what was never stored must not be read */
-        memset(c->v[i], 0xff, bytes / 2);
+        c->k[i] = malloc(bytes);
+        c->v[i] = c->k[i] + bytes / 2 / sizeof(float);
+        memset(c->k[i], 0xff, bytes); /* NaN: what was never stored must not be read */
     }
     *out = &c->head;
     return NIB_OK;
 }
 
-static void plain_cache_free(backend *be, cache *head) {
+static void plain_cache_free(backend *be, cache *c) {
     (void)be;
-    plain_cache *c = (plain_cache *)head;
-    for (int i = 0; i < head->n_groups; i++) {
-        free(c->k[i]);
-        free(c->v[i]);
-    }
+    for (int i = 0; i < c->n_groups; i++)
+        free(((plain_cache *)c)->k[i]);
     free(c);
 }
 
@@ -181,18 +167,8 @@ static void plain_cache_copy(backend *be, cache *head, int group, int32_t to, in
     memcpy(c->v[group] + (size_t)to * n, c->v[group] + (size_t)from * n, n * sizeof(float));
 }
 
-static bool plain_step_begin(backend *be, const batch *b, uint64_t key) {
-    (void)be, (void)b, (void)key;
-    return false;
-}
-
-static void plain_nothing(backend *be) {
+static void plain_close(backend *be) {
     (void)be;
-}
-
-static nib_status plain_step_wait(backend *be, nib_error *err) {
-    (void)be, (void)err;
-    return NIB_OK;
 }
 
 /* ---- ops ---- */
@@ -200,48 +176,37 @@ static nib_status plain_step_wait(backend *be, nib_error *err) {
 static void plain_embed(backend *be, buf *x, const weight *table, float scale) {
     for (size_t r = 0; r < x->rows; r++)
         for (size_t c = 0; c < x->cols; c++)
-            plain_rows(x)[r * x->cols + c] =
-                plain_values(table)[(size_t)be->batch->tokens[r] * x->cols + c] * scale;
+            plain_row(x, r)[c] = plain_weight_row(table, (size_t)be->batch->tokens[r])[c] * scale;
 }
 
-static void plain_norm_row(float *out, const float *x, const float *w, size_t n, float eps) {
+/* OUT = X normed, OUT may be X; or OUT += it. */
+static void plain_norm(float *out, const float *x, const vec *w, float eps, bool add) {
     double sum = 0;
-    for (size_t c = 0; c < n; c++)
+    for (size_t c = 0; c < w->n; c++)
         sum += (double)x[c] * x[c];
-    double factor = 1 / sqrt(sum / (double)n + eps);
-    for (size_t c = 0; c < n; c++)
-        out[c] = (float)(x[c] * factor * w[c]);
-}
-
-/* Row R of OUT from row FROM of X. */
-static void plain_norm(buf *out, size_t r, const buf *x, size_t from, const vec *w, float eps) {
-    plain_norm_row(plain_rows(out) + r * x->cols, plain_rows(x) + from * x->cols, plain_numbers(w), x->cols,
-                   eps);
+    double factor = 1 / sqrt(sum / (double)w->n + eps);
+    for (size_t c = 0; c < w->n; c++)
+        out[c] = (float)(x[c] * factor * plain_numbers(w)[c]) + (add ? out[c] : 0);
 }
 
 static void plain_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps,
                           const weight *reader) {
     (void)be, (void)reader;
     for (size_t r = 0; r < x->rows; r++)
-        plain_norm(out, r, x, r, w, eps);
+        plain_norm(plain_row(out, r), plain_row(x, r), w, eps, false);
 }
 
 static void plain_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps,
                               const weight *reader) {
     (void)reader;
     for (size_t r = 0; r < out->rows; r++)
-        plain_norm(out, r, x, (size_t)be->batch->out_rows[r], w, eps);
+        plain_norm(plain_row(out, r), plain_row(x, (size_t)be->batch->out_rows[r]), w, eps, false);
 }
 
 static void plain_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float eps) {
     (void)be;
-    float *normed = malloc(x->cols * sizeof *normed);
-    for (size_t r = 0; r < x->rows; r++) {
-        plain_norm_row(normed, plain_rows(y) + r * x->cols, plain_numbers(w), x->cols, eps);
-        for (size_t c = 0; c < x->cols; c++)
-            plain_rows(x)[r * x->cols + c] += normed[c];
-    }
-    free(normed);
+    for (size_t r = 0; r < x->rows; r++)
+        plain_norm(plain_row(x, r), plain_row(y, r), w, eps, true);
 }
 
 static double plain_dot(const float *a, const float *b, size_t n) {
@@ -251,17 +216,12 @@ static double plain_dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-/* Row R of A times row C of W. */
-static double plain_product(const buf *a, size_t r, const weight *w, size_t c) {
-    return plain_dot(plain_rows(a) + r * a->cols, plain_values(w) + c * w->cols, a->cols);
-}
-
 static void plain_multiply(buf *out, const buf *a, const weight *w, const vec *bias, bool add) {
     for (size_t r = 0; r < a->rows; r++)
         for (size_t c = 0; c < w->rows; c++) {
-            float *at = plain_rows(out) + r * out->cols + c;
-            double sum = plain_product(a, r, w, c) + (bias ? (double)plain_numbers(bias)[c] : 0);
-            *at = (float)sum + (add ? *at : 0);
+            float *to = plain_row(out, r) + c;
+            double sum = plain_dot(plain_row(a, r), plain_weight_row(w, c), w->cols);
+            *to = (float)(sum + (bias ? (double)plain_numbers(bias)[c] : 0)) + (add ? *to : 0);
         }
 }
 
@@ -278,13 +238,13 @@ static void plain_matmul_add(backend *be, buf *x, const buf *a, const weight *w,
 static void plain_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind,
                              const weight *reader) {
     (void)be, (void)reader;
-    size_t f = out->cols;
     for (size_t r = 0; r < out->rows; r++)
-        for (size_t c = 0; c < f; c++) {
-            double g = plain_product(a, r, w, c), up = plain_product(a, r, w, f + c);
+        for (size_t c = 0; c < out->cols; c++) {
+            double g = plain_dot(plain_row(a, r), plain_weight_row(w, c), w->cols);
+            double up = plain_dot(plain_row(a, r), plain_weight_row(w, out->cols + c), w->cols);
             double tanh_part = tanh(0.79788456080286535588 * (g + 0.044715 * g * g * g));
             double activated = kind == GLU_SILU ? g / (1 + exp(-g)) : 0.5 * g * (1 + tanh_part);
-            plain_rows(out)[r * f + c] = (float)(activated * up);
+            plain_row(out, r)[c] = (float)(activated * up);
         }
 }
 
@@ -315,9 +275,9 @@ static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const 
     for (int i = 0; i < be->batch->n_seqs; i++) {
         const batch_seq *s = &be->batch->seqs[i];
         for (int j = 0; j < s->n_rows; j++) {
-            const float *row = plain_rows(qkv) + (size_t)(s->row + j) * qkv->cols;
+            const float *row = plain_row(qkv, (size_t)(s->row + j));
             size_t at = plain_place(kv, s, p, s->pos + j);
-            float *q_row = plain_rows(q) + (size_t)(s->row + j) * n_q, *k_row = c->k[p->group] + at;
+            float *q_row = plain_row(q, (size_t)(s->row + j)), *k_row = c->k[p->group] + at;
             memcpy(q_row, row, n_q * sizeof *row);
             memcpy(k_row, row + n_q, n_kv * sizeof *row);
             memcpy(c->v[p->group] + at, row + n_q + n_kv, n_kv * sizeof *row);
@@ -326,33 +286,34 @@ static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const 
                 float *head = is_q ? q_row + (size_t)h * d : k_row + (size_t)(h - p->n_heads) * d;
                 const vec *norm = is_q ? p->q_norm : p->k_norm;
                 if (norm)
-                    plain_norm_row(head, head, plain_numbers(norm), d, p->norm_eps);
+                    plain_norm(head, head, norm, p->norm_eps, false);
                 plain_rotate(head, p, s->pos + j);
             }
         }
     }
 }
 
+/* OUT and Q [D] of one head, of the row at POS. */
 static void plain_attend(float *out, const float *q, const batch_seq *s, int pos, int kv_head,
-                         const attn_params *p, const cache *kv) {
-    const plain_cache *cached = (const plain_cache *)kv;
+                         const attn_params *p, const plain_cache *c) {
     size_t d = (size_t)p->head_dim, head = (size_t)kv_head * d;
     int first = p->window > 0 && pos - p->window + 1 > 0 ? pos - p->window + 1 : 0;
-    double sum = 0, *acc = calloc(d, sizeof *acc), *score = malloc((size_t)(pos + 1) * sizeof *score);
-    double max = -INFINITY;
+    double sum = 0, max = -INFINITY;
+    double *acc = calloc(d, sizeof *acc), *score = malloc((size_t)(pos + 1) * sizeof *score);
     for (int k = first; k <= pos; k++) {
-        score[k] = (double)p->scale * plain_dot(q, cached->k[p->group] + plain_place(kv, s, p, k) + head, d);
+        size_t at = plain_place(&c->head, s, p, k) + head;
+        score[k] = (double)p->scale * plain_dot(q, c->k[p->group] + at, d);
         max = score[k] > max ? score[k] : max;
     }
     for (int k = first; k <= pos; k++) {
         double e = exp(score[k] - max);
-        const float *v = cached->v[p->group] + plain_place(kv, s, p, k) + head;
+        const float *v = c->v[p->group] + plain_place(&c->head, s, p, k) + head;
         sum += e;
-        for (size_t c = 0; c < d; c++)
-            acc[c] += e * v[c];
+        for (size_t i = 0; i < d; i++)
+            acc[i] += e * v[i];
     }
-    for (size_t c = 0; c < d; c++)
-        out[c] = (float)(acc[c] / sum);
+    for (size_t i = 0; i < d; i++)
+        out[i] = (float)(acc[i] / sum);
     free(acc);
     free(score);
 }
@@ -360,29 +321,28 @@ static void plain_attend(float *out, const float *q, const batch_seq *s, int pos
 static void plain_attention(backend *be, buf *out, const buf *q, const attn_params *p, cache *kv,
                             const weight *reader) {
     (void)reader;
-    size_t d = (size_t)p->head_dim;
     for (int i = 0; i < be->batch->n_seqs; i++) {
         const batch_seq *s = &be->batch->seqs[i];
         for (int j = 0; j < s->n_rows; j++)
             for (int h = 0; h < p->n_heads; h++) {
-                size_t at = (size_t)(s->row + j) * q->cols + (size_t)h * d;
-                plain_attend(plain_rows(out) + at, plain_rows(q) + at, s, s->pos + j,
-                             h / (p->n_heads / p->n_kv_heads), p, kv);
+                size_t row = (size_t)(s->row + j), col = (size_t)(h * p->head_dim);
+                plain_attend(plain_row(out, row) + col, plain_row(q, row) + col, s, s->pos + j,
+                             h / (p->n_heads / p->n_kv_heads), p, (const plain_cache *)kv);
             }
     }
 }
 
 static void plain_sum_squares(backend *be, vec *sums, const buf *a) {
     (void)be;
-    double *to = ((plain_vec *)sums)->v;
     for (size_t r = 0; r < a->rows; r++)
         for (size_t c = 0; c < a->cols; c++)
-            to[c] += (double)plain_rows(a)[r * a->cols + c] * plain_rows(a)[r * a->cols + c];
+            ((plain_vec *)sums)->v[c] += (double)plain_row(a, r)[c] * plain_row(a, r)[c];
 }
 
 static void plain_sample(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
     (void)be;
-    plain_pick(out, plain_rows(logits), logits->rows, logits->cols, rows);
+    for (size_t r = 0; r < logits->rows; r++)
+        sample_oracle(&out[r], plain_row(logits, r), logits->cols, &rows[r]);
 }
 
 static backend plain_backend = {
@@ -403,14 +363,10 @@ static backend plain_backend = {
     .weight_free = plain_weight_free,
     .weight_unpack_row = plain_weight_unpack_row,
     .cache_page_bytes = plain_cache_page_bytes,
-    .memory_free = plain_memory_free,
     .cache_new = plain_cache_new,
     .cache_free = plain_cache_free,
     .cache_copy = plain_cache_copy,
-    .step_begin = plain_step_begin,
-    .step_submit = plain_nothing,
-    .close = plain_nothing,
-    .step_wait = plain_step_wait,
+    .close = plain_close,
     .op = {.embed = plain_embed,
            .rmsnorm = plain_rmsnorm,
            .rmsnorm_out = plain_rmsnorm_out,

@@ -4,6 +4,7 @@
  */
 #include "base/outfile.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -135,6 +136,13 @@ nib_status outfile_write(outfile *f, const void *bytes, size_t n, nib_error *err
         if (f->pending == BUFFER_BYTES)
             flush(f);
     }
+    return tell(f, err);
+}
+
+nib_status outfile_rewrite(outfile *f, uint64_t offset, const void *bytes, size_t n, nib_error *err) {
+    assert(offset <= outfile_size(f) && n <= outfile_size(f) - offset);
+    if (flush(f) == NIB_OK)
+        put(f, bytes, n, offset);
     return tell(f, err);
 }
 

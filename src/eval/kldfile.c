@@ -8,14 +8,12 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/mapfile.h"
 #include "base/mem.h"
-#include "base/outfile.h"
+#include "export/safetensors_write.h"
+#include "store/safetensors.h"
 
-#define MAGIC        "nibble kld base\n"
-#define MAGIC_BYTES  16
-#define HEADER_BYTES 40
-#define RECORD_BYTES 28 /* before the gaps */
+#define RECORDS      "kld.distributions" /* the tensor by which such a file is known */
+#define RECORD_BYTES 28                  /* before the gaps */
 #define TAIL_MAX     1e-4
 #define BINS         1024 /* of the histogram that finds the cut, BIN_PER_NAT to a unit of ln p */
 #define BINS_PER_NAT 32.0f
@@ -66,7 +64,7 @@ static uint32_t check_add(uint32_t check, const unsigned char *p, size_t n) {
 /* ---- writing ---- */
 
 struct kldfile_writer {
-    outfile *file;
+    safetensors_write *file;
     size_t vocab;
     size_t stride;          /* bytes of one row's buffer */
     unsigned char *rows;    /* [max_rows, stride] */
@@ -81,24 +79,22 @@ static void writer_free(kldfile_writer *w) {
     mem_free(w);
 }
 
+/* Of ABOUT without itself, and of the ids. */
+static uint32_t ids_check(const int32_t about[3], const unsigned char *ids, size_t n_ids) {
+    uint32_t check = check_add(CHECK_START, (const unsigned char *)about, 2 * sizeof *about);
+    return check_add(check, ids, 4 * n_ids);
+}
+
 static nib_status write_header(kldfile_writer *w, const eval_text *text, nib_error *err) {
-    size_t n_ids = (size_t)text->n_ctx * (size_t)text->n_chunks, bytes = HEADER_BYTES + 4 * n_ids;
-    unsigned char *h = mem_alloc(bytes);
-    if (!h)
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory for %zu token ids", n_ids);
-    memcpy(h, MAGIC, MAGIC_BYTES);
-    put32(h + 16, 1);
-    put32(h + 20, (uint32_t)text->n_ctx);
-    put32(h + 24, (uint32_t)text->n_chunks);
-    put32(h + 28, (uint32_t)w->vocab);
-    put32(h + 32, (uint32_t)text->bos);
-    for (size_t i = 0; i < n_ids; i++)
-        put32(h + HEADER_BYTES + 4 * i, (uint32_t)text->tokens[i]);
-    uint32_t check = check_add(CHECK_START, h + 16, 20);
-    put32(h + 36, check_add(check, h + HEADER_BYTES, 4 * n_ids));
-    nib_status status = outfile_write(w->file, h, bytes, err);
-    mem_free(h);
-    return status;
+    size_t dims[] = {(size_t)text->n_chunks, (size_t)text->n_ctx}, n_ids = dims[0] * dims[1];
+    int32_t about[] = {(int32_t)w->vocab, text->bos, 0};
+    about[2] = (int32_t)ids_check(about, (const unsigned char *)text->tokens, n_ids);
+    safetensors_write_tensor(w->file, "kld.vocab_bos_check", DT_I32, 1, (size_t[]){3});
+    safetensors_write_tensor(w->file, "kld.windows", DT_I32, 2, dims);
+    safetensors_write_rest(w->file, RECORDS);
+    NIB_TRY(safetensors_write_begin(w->file, err));
+    NIB_TRY(safetensors_write_data(w->file, about, sizeof about, err));
+    return safetensors_write_data(w->file, text->tokens, n_ids * sizeof *text->tokens, err);
 }
 
 nib_status kldfile_create(kldfile_writer **out, const char *path, const eval_text *text, int32_t vocab,
@@ -116,11 +112,11 @@ nib_status kldfile_create(kldfile_writer **out, const char *path, const eval_tex
         status =
             nib_fail(err, NIB_NO_MEMORY, "out of memory for %d rows of a vocabulary of %d", max_rows, vocab);
     if (status == NIB_OK)
-        status = outfile_open(&w->file, path, err);
+        status = safetensors_write_open(&w->file, path, err);
     if (status == NIB_OK)
         status = write_header(w, text, err);
     if (status != NIB_OK) {
-        outfile_abandon(w->file);
+        safetensors_write_abandon(w->file);
         writer_free(w);
         return status;
     }
@@ -182,18 +178,18 @@ void kldfile_encode(kldfile_writer *w, int i, const float *x, const softmax_row 
 
 nib_status kldfile_write(kldfile_writer *w, int n_rows, nib_error *err) {
     for (int i = 0; i < n_rows; i++)
-        NIB_TRY(outfile_write(w->file, w->rows + (size_t)i * w->stride, w->sizes[i], err));
+        NIB_TRY(safetensors_write_data(w->file, w->rows + (size_t)i * w->stride, w->sizes[i], err));
     return NIB_OK;
 }
 
 nib_status kldfile_commit(kldfile_writer *w, nib_error *err) {
-    nib_status status = outfile_commit(w->file, err);
+    nib_status status = safetensors_write_commit(w->file, NULL, err);
     writer_free(w);
     return status;
 }
 
 void kldfile_abandon(kldfile_writer *w) {
-    outfile_abandon(w->file);
+    safetensors_write_abandon(w->file);
     writer_free(w);
 }
 
@@ -201,47 +197,56 @@ void kldfile_abandon(kldfile_writer *w) {
 
 struct kldfile_reader {
     const char *path;
-    mapfile map;
+    safetensors file;
     uint32_t n_ctx, n_chunks, vocab;
     int32_t bos;
-    size_t at; /* of the next record */
+    const unsigned char *ids; /* i32 [n_chunks, n_ctx] */
+    const unsigned char *records;
+    size_t bytes, at; /* of the records; of the next one */
 };
 
+static const safetensors_tensor *find(const safetensors *s, const char *name, const char *dtype_name,
+                                      int n_dims) {
+    for (size_t i = 0; i < s->n_tensors; i++) {
+        const safetensors_tensor *t = &s->tensors[i];
+        if (strcmp(t->name, name) == 0 && strcmp(t->dtype_name, dtype_name) == 0 && t->n_dims == n_dims)
+            return t;
+    }
+    return NULL;
+}
+
 bool kldfile_is(const char *path) {
-    mapfile map;
-    if (mapfile_open(&map, path, NULL) != NIB_OK) /* a FIFO is refused, not waited for */
-        return false;
-    const bool is = map.size >= MAGIC_BYTES && memcmp(map.bytes, MAGIC, MAGIC_BYTES) == 0;
-    mapfile_close(&map);
+    safetensors s = {0};
+    /* a FIFO is refused, not waited for */
+    const bool is = safetensors_open(&s, path, NULL) == NIB_OK && find(&s, RECORDS, "U8", 1);
+    safetensors_close(&s);
     return is;
 }
 
 static nib_status read_header(kldfile_reader *f, nib_error *err) {
-    const unsigned char *h = f->map.bytes;
-    if (f->map.size < HEADER_BYTES || memcmp(h, MAGIC, MAGIC_BYTES) != 0)
+    const safetensors_tensor *about = find(&f->file, "kld.vocab_bos_check", "I32", 1);
+    const safetensors_tensor *ids = find(&f->file, "kld.windows", "I32", 2);
+    const safetensors_tensor *records = find(&f->file, RECORDS, "U8", 1);
+    if (!about || about->dims[0] != 3 || !ids || !records)
         return nib_fail(err, NIB_BAD_FILE, "%s: no file of base distributions (written with --save-base)",
                         f->path);
-    if (get32(h + 16) != 1)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: version %u of the format; expected 1", f->path,
-                        get32(h + 16));
-    f->n_ctx = get32(h + 20);
-    f->n_chunks = get32(h + 24);
-    f->vocab = get32(h + 28);
-    f->bos = (int32_t)get32(h + 32);
-    if (f->n_ctx < 4 || f->n_ctx > MAX_CTX || f->n_chunks < 1 || f->n_chunks > MAX_CHUNKS || f->vocab < 1 ||
-        f->vocab > MAX_VOCAB)
+    int32_t numbers[3];
+    memcpy(numbers, about->data, sizeof numbers);
+    if (ids->dims[1] < 4 || ids->dims[1] > MAX_CTX || ids->dims[0] < 1 || ids->dims[0] > MAX_CHUNKS ||
+        numbers[0] < 1 || numbers[0] > (int32_t)MAX_VOCAB)
         return nib_fail(err, NIB_BAD_FILE,
-                        "%s: %u windows of %u tokens from a vocabulary of %u: out of range", f->path,
-                        f->n_chunks, f->n_ctx, f->vocab);
-    size_t ids = 4 * (size_t)f->n_ctx * f->n_chunks;
-    if (ids > f->map.size - HEADER_BYTES)
-        return nib_fail(err, NIB_BAD_FILE, "%s: %zu bytes of token ids in a file of %zu", f->path, ids,
-                        f->map.size);
-    uint32_t check = check_add(CHECK_START, h + 16, 20);
-    if (check_add(check, h + HEADER_BYTES, ids) != get32(h + 36))
-        return nib_fail(err, NIB_BAD_FILE, "%s: the header does not match its check: the file is damaged",
+                        "%s: %zu windows of %zu tokens from a vocabulary of %d: out of range", f->path,
+                        ids->dims[0], ids->dims[1], numbers[0]);
+    f->n_chunks = (uint32_t)ids->dims[0];
+    f->n_ctx = (uint32_t)ids->dims[1];
+    f->vocab = (uint32_t)numbers[0];
+    f->bos = numbers[1];
+    f->ids = ids->data;
+    f->records = records->data;
+    f->bytes = records->bytes;
+    if (ids_check(numbers, f->ids, (size_t)f->n_ctx * f->n_chunks) != (uint32_t)numbers[2])
+        return nib_fail(err, NIB_BAD_FILE, "%s: the windows do not match their check: the file is damaged",
                         f->path);
-    f->at = HEADER_BYTES + ids;
     return NIB_OK;
 }
 
@@ -250,7 +255,7 @@ nib_status kldfile_open(kldfile_reader **out, const char *path, nib_error *err) 
     if (!f)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
     f->path = path;
-    nib_status status = mapfile_open(&f->map, path, err);
+    nib_status status = safetensors_open(&f->file, path, err);
     if (status == NIB_OK)
         status = read_header(f, err);
     if (status != NIB_OK) {
@@ -262,7 +267,7 @@ nib_status kldfile_open(kldfile_reader **out, const char *path, nib_error *err) 
 }
 
 void kldfile_close(kldfile_reader *f) {
-    mapfile_close(&f->map);
+    safetensors_close(&f->file);
     mem_free(f);
 }
 
@@ -288,7 +293,7 @@ nib_status kldfile_match(const kldfile_reader *f, const eval_text *text, int32_t
                         "%s: its windows begin with token %d, the model's with %d (-1: none)", f->path,
                         f->bos, text->bos);
     for (size_t i = 0; i < (size_t)text->n_ctx * (size_t)text->n_chunks; i++) {
-        int32_t id = (int32_t)get32(f->map.bytes + HEADER_BYTES + 4 * i);
+        int32_t id = (int32_t)get32(f->ids + 4 * i);
         if (id != text->tokens[i])
             return nib_fail(err, NIB_BAD_ARGUMENT,
                             "%s: made from another text or tokenizer: token %zu is %d there, %d here",
@@ -306,11 +311,11 @@ static bool gaps_fit(const unsigned char *gaps, uint32_t n, uint32_t vocab) {
 }
 
 nib_status kldfile_next(kldfile_reader *f, kldfile_record *out, nib_error *err) {
-    size_t left = f->map.size - f->at;
-    const unsigned char *p = f->map.bytes + f->at;
+    size_t left = f->bytes - f->at;
+    const unsigned char *p = f->records + f->at;
     if (left < RECORD_BYTES)
         return nib_fail(err, NIB_BAD_FILE, "%s: ends within the distributions (at byte %zu)", f->path,
-                        f->map.size);
+                        f->bytes);
     uint32_t n = get32(p + 4);
     if (n < 1 || n > f->vocab || 4 * (size_t)n > left - RECORD_BYTES)
         return nib_fail(err, NIB_BAD_FILE,

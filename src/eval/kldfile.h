@@ -2,14 +2,16 @@
  *
  * The base's distributions in a file, so that many quantized models can be compared with one run of the base.
  *
- * All numbers little-endian:
- *   header   char magic[16] "nibble kld base\n", u32 version (1), u32 n_ctx, u32 n_chunks, u32 vocab,
- *            i32 bos (-1: none), u32 check (of the 20 bytes after the magic, then of the ids)
- *   ids      i32 [n_chunks * n_ctx]
- *   records  one per scored row: n_ctx - 1 - n_ctx/2 rows of each window, in order:
- *            u32 check (of the rest of the record), u32 n, i32 top (most probable id),
- *            f32 target_log_prob, f32 max_log_prob, f32 step, f32 tail
- *            u16 gaps [n], u16 codes [n]
+ * A safetensors file:
+ *   kld.vocab_bos_check  I32 [3]: tokens of the vocabulary; the BOS that begins a window (-1: none); a check
+ *                        of these two and the windows
+ *   kld.windows          I32 [n_chunks, n_ctx]: the text's ids
+ *   kld.distributions    U8 [bytes]: a record per scored row; a window has n_ctx - 1 - n_ctx/2 of them
+ *
+ * A record, little-endian:
+ *   u32 check (of the rest of the record), u32 n, i32 top (most probable id),
+ *   f32 target_log_prob, f32 max_log_prob, f32 step, f32 tail, u16 gaps [n], u16 codes [n]
+ *
  * Kept are the most probable tokens, so many that the others together have probability TAIL <= 1e-4; ids
  * ascend, id[i] = id[i-1] + 1 + gaps[i] (id[-1] = -1; a token more is kept where a gap would not fit);
  * ln p = max_log_prob - step * code. The divergence treats the tail as one event, which can only make it

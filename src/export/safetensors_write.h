@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Writes a safetensors file as a stream: declare every tensor, then give the bytes in the order declared.
+ * Writes a safetensors file as a stream: declare every tensor, then give the bytes in the order declared. The
+ * last one's size may come out only as it is written.
  * The header carries {"format":"pt"}, which transformers asks for. The file appears whole or not at all;
  * inside a base/outdir it appears in the temporary directory.
  */
@@ -18,6 +19,8 @@ nib_status safetensors_write_open(safetensors_write **out, const char *path, nib
  * (after a tensor of an odd number of bytes), which PyTorch refuses: declare wide types first. */
 void safetensors_write_tensor(safetensors_write *w, const char *name, dtype type, int n_dims,
                               const size_t *dims);
+/* Behind them a tensor U8 [n] of all the bytes that follow, however many: commit fills in how many. */
+void safetensors_write_rest(safetensors_write *w, const char *name);
 nib_status safetensors_write_begin(safetensors_write *w, nib_error *err);
 nib_status safetensors_write_data(safetensors_write *w, const void *bytes, size_t n, nib_error *err);
 /* Fails when a declared byte was not written. Frees W whatever happens. */

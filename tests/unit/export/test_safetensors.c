@@ -111,11 +111,47 @@ static void test_writer_refusals(void **state) {
     assert_int_not_equal(access(fixture_path("b.safetensors"), F_OK), 0);
 }
 
+/* A last tensor of as many bytes as come. */
+static void test_rest(void **state) {
+    (void)state;
+    static char bytes[100000];
+    static const size_t sizes[] = {0, 1, 9, 10, 99999};
+    nib_error err = {""};
+    safetensors_write *w;
+    safetensors s;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t size;
+        memset(bytes, (int)i + 1, sizeof bytes);
+        ASSERT_OK(safetensors_write_open(&w, fixture_path("c.safetensors"), &err));
+        safetensors_write_tensor(w, "first", DT_I32, 1, (size_t[]){1});
+        safetensors_write_rest(w, "all");
+        ASSERT_OK(safetensors_write_begin(w, &err));
+        ASSERT_OK(safetensors_write_data(w, "1234", 4, &err));
+        ASSERT_OK(safetensors_write_data(w, bytes, sizes[i] / 2, &err));
+        ASSERT_OK(safetensors_write_data(w, bytes, sizes[i] - sizes[i] / 2, &err));
+        ASSERT_OK(safetensors_write_commit(w, &size, &err));
+        ASSERT_OK(safetensors_open(&s, fixture_path("c.safetensors"), &err));
+        assert_int_equal(s.map.size, size);
+        assert_memory_equal(find(&s, "first")->data, "1234", 4);
+        const safetensors_tensor *t = find(&s, "all");
+        assert_true(t->dtype == DT_U8 && t->n_dims == 1 && t->bytes == sizes[i]);
+        assert_memory_equal(t->data, bytes, sizes[i]);
+        safetensors_close(&s);
+    }
+    ASSERT_OK(safetensors_write_open(&w, fixture_path("b.safetensors"), &err));
+    safetensors_write_tensor(w, "a", DT_U8, 1, (size_t[]){3});
+    safetensors_write_rest(w, "a");
+    assert_int_equal(safetensors_write_begin(w, &err), NIB_BAD_ARGUMENT);
+    assert_words(&err, "declared twice: tensor a");
+    safetensors_write_abandon(w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_legal),
         cmocka_unit_test(test_writer_refusals),
+        cmocka_unit_test(test_rest),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

@@ -195,7 +195,8 @@ nib_status sched_fork(sched *s, int from, const sched_request *r, int *id, nib_e
     assert(!s->in_step && r->n_prompt <= f->n_tokens);
     assert(memcmp(r->tokens, f->tokens, (size_t)r->n_prompt * sizeof *r->tokens) == 0);
     NIB_TRY(make(s, r, &q, err));
-    if (s->running.n < s->limits.max_seqs && hold_fork(s, q, f))
+    bool is_next = !s->waiting.first || seq_precedes(q, s->waiting.first);
+    if (is_next && s->running.n < s->limits.max_seqs && hold_fork(s, q, f))
         set_running(s, q);
     else
         seq_list_insert(&s->waiting, q);
@@ -446,6 +447,6 @@ void sched_count(const sched *s, sched_counts *out) {
     for (int g = 0; g < s->limits.n_groups; g++) {
         out->n_pages[g] = s->pools[g].n_pages;
         out->free_pages[g] = pages_available(&s->pools[g]);
-        out->remembered_pages += s->pools[g].n_kept;
+        out->remembered_pages[g] = s->pools[g].n_kept;
     }
 }

@@ -55,8 +55,8 @@ typedef struct sched_request {
  * computed. Refused: 1 <= n_prompt < limit <= max_len does not hold, or it could not run even alone. */
 nib_status sched_add(sched *s, const sched_request *r, int *id, nib_error *err);
 
-/* The same for tokens with which FROM begins (asserted): they share its pages, and at most the last page's
- * rows are computed again. Between commit and next only. */
+/* The same for tokens with which FROM begins (asserted): where nobody waits before them they share its pages,
+ * and at most the last page's rows are computed again. Between commit and next only. */
 nib_status sched_fork(sched *s, int from, const sched_request *r, int *id, nib_error *err);
 
 /* Rows of prefill in a step in which anyone decodes; 0: as many as there is room for; below: none. */
@@ -127,8 +127,8 @@ sched_view sched_see(const sched *s, int id);
 
 typedef struct sched_counts {
     int waiting, running;
-    int32_t n_pages[CACHE_MAX_GROUPS], free_pages[CACHE_MAX_GROUPS]; /* free: remembered ones too */
-    int32_t remembered_pages;                                        /* of all groups, that nobody holds */
+    /* FREE: nobody holds them, remembered ones too. */
+    int32_t n_pages[CACHE_MAX_GROUPS], free_pages[CACHE_MAX_GROUPS], remembered_pages[CACHE_MAX_GROUPS];
     uint64_t preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens of admitted sequences; those whose pages were found */
 } sched_counts;

@@ -8,7 +8,6 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/cores.h"
 #include "base/mem.h"
@@ -154,12 +153,6 @@ static size_t cpu_cache_page_bytes(backend *be, const cache_shape *shape) {
     return kv_page_bytes(shape, keeps_steps(queue_backend(be), shape));
 }
 
-static size_t cpu_memory_free(backend *be) {
-    (void)be;
-    long pages = sysconf(_SC_AVPHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
-    return pages > 0 && bytes > 0 ? (size_t)pages * (size_t)bytes : 0;
-}
-
 /* What attention over heads of D dimensions needs beside the pages. */
 static nib_status reserve_attention(cpu_backend *cb, size_t d, nib_error *err) {
     if (d / 2 > cb->max_half) {
@@ -245,12 +238,7 @@ static bool cpu_step_begin(backend *be, const batch *b, uint64_t key) {
     return false;
 }
 
-/* The caller's thread is one of those that compute, so the work is done in step_wait. */
-static void cpu_step_submit(backend *be) {
-    (void)be;
-}
-
-/* No op on a CPU can fail. */
+/* The caller's thread is one of those that compute, so nothing is done before. No op on a CPU can fail. */
 static nib_status cpu_step_wait(backend *be, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
     (void)err;
@@ -343,12 +331,10 @@ static void set_table(backend *be) {
         .weight_free = cpu_weight_free,
         .weight_unpack_row = cpu_weight_unpack_row,
         .cache_page_bytes = cpu_cache_page_bytes,
-        .memory_free = cpu_memory_free,
         .cache_new = cpu_cache_new,
         .cache_free = cpu_cache_free,
         .cache_copy = cpu_cache_copy,
         .step_begin = cpu_step_begin,
-        .step_submit = cpu_step_submit,
         .step_wait = cpu_step_wait,
         .profile_start = queue_profile_start,
         .profile_stop = queue_profile_stop,

@@ -9,6 +9,8 @@
 #include <assert.h>
 #include <stdio.h>
 
+#include "model/model.h"
+
 enum { COLUMN_STEP = 128, GROUP_K = 128 };
 
 /* Memory as the driver states it; bandwidth by the datasheets. */
@@ -37,12 +39,14 @@ static size_t element_bytes(nib_kv_dtype t) {
 }
 
 static void set_defaults(const hparams *hp, fit_options *o) {
-    o->memory_utilization = o->memory_utilization > 0 ? o->memory_utilization : 0.9;
+    const model_defaults *d = model_defaults_of(true);
+    o->memory_utilization = o->memory_utilization > 0 ? o->memory_utilization : d->memory_utilization;
     if (o->max_model_len <= 0)
-        o->max_model_len = hp->context_len < 4096 ? hp->context_len : 4096;
-    o->max_num_seqs = o->max_num_seqs > 0 ? o->max_num_seqs : 16;
-    o->max_num_batched_tokens = o->max_num_batched_tokens > 0 ? o->max_num_batched_tokens : 2048;
-    o->kv_dtype = o->kv_dtype == NIB_KV_AUTO ? NIB_KV_FP8 : o->kv_dtype;
+        o->max_model_len = hp->context_len < d->max_model_len ? hp->context_len : d->max_model_len;
+    o->max_num_seqs = o->max_num_seqs > 0 ? o->max_num_seqs : d->max_num_seqs;
+    o->max_num_batched_tokens =
+        o->max_num_batched_tokens > 0 ? o->max_num_batched_tokens : d->max_num_batched_tokens;
+    o->kv_dtype = o->kv_dtype == NIB_KV_AUTO ? d->kv_dtype : o->kv_dtype;
 }
 
 /* Buffers of a step: x, h, qkv, q, a, g, y; gate and up; a row of logits, and what sampling changes of it,

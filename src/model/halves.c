@@ -14,24 +14,12 @@ struct halves {
     model *m;
 };
 
-/* Pages of one layer, which serve every layer in turn. */
-static nib_status open_cache(model *m, nib_error *err) {
-    for (int i = 0; i < m->hp->n_layers; i++)
-        m->w.layers[i].attn.group = m->w.layers[i].attn.layer = 0;
-    cache_shape one = {.group = {.kind = CACHE_FULL, .n_pages = m->limits.n_pages[0]},
-                       .n_layers = 1,
-                       .n_kv_heads = m->hp->n_kv_heads,
-                       .head_dim = m->hp->head_dim,
-                       .dtype = m->limits.kv_dtype};
-    return m->be->cache_new(m->be, &m->cache, &one, 1, err);
-}
-
 static nib_status open_all(halves *h, backend *be, const model_limits *limits, nib_error *err) {
     NIB_TRY(network_open(&h->m, h->file, be, limits, err));
-    NIB_TRY(weights_bind_vectors(&h->m->w, h->file, be, err));
+    NIB_TRY(weights_bind_vectors(&h->m->w, h->m->limits.max_len, h->file, be, err));
     NIB_TRY(
         be->buf_new(be, &h->m->x, BUF_F32, SPLIT_NONE, (size_t)limits->max_rows, (size_t)h->m->hp->dim, err));
-    return open_cache(h->m, err);
+    return network_open_layer_cache(h->m, err);
 }
 
 nib_status halves_open(halves **out, const model_file *file, backend *be, const model_limits *limits,

@@ -29,26 +29,13 @@ static nib_status open_streams(walk *w) {
     return NIB_OK;
 }
 
-/* Pages of one layer, which serve every layer in turn. */
-static nib_status open_cache(walk *w) {
-    model *m = w->m;
-    for (int i = 0; i < m->hp->n_layers; i++)
-        m->w.layers[i].attn.group = m->w.layers[i].attn.layer = 0;
-    cache_shape one = {.group = {.kind = CACHE_FULL, .n_pages = w->job->limits.n_pages[0]},
-                       .n_layers = 1,
-                       .n_kv_heads = m->hp->n_kv_heads,
-                       .head_dim = m->hp->head_dim,
-                       .dtype = w->job->limits.kv_dtype};
-    return m->be->cache_new(m->be, &m->cache, &one, 1, w->err);
-}
-
 static nib_status open_all(walk *w, backend *be) {
     NIB_TRY(network_open(&w->m, w->file, be, &w->job->limits, w->err));
-    NIB_TRY(weights_bind_vectors(&w->m->w, w->file, be, w->err));
+    NIB_TRY(weights_bind_vectors(&w->m->w, w->m->limits.max_len, w->file, be, w->err));
     w->m->observed = w->observed = mem_array((size_t)w->m->hp->n_layers * SLOT_COUNT, sizeof *w->observed);
     if (!w->observed)
         return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to calibrate", w->file->path);
-    NIB_TRY(open_cache(w));
+    NIB_TRY(network_open_layer_cache(w->m, w->err));
     return open_streams(w);
 }
 

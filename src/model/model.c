@@ -58,12 +58,34 @@ int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CA
     return n;
 }
 
-static nib_status new_cache(model *m, nib_error *err) {
+nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_error *err) {
     cache_shape groups[CACHE_MAX_GROUPS];
     int n = model_groups(m->hp, m->limits.kv_dtype, groups);
-    for (int i = 0; i < n; i++)
-        groups[i].group.n_pages = m->limits.n_pages[i];
+    assert(!m->cache);
+    for (int i = 0; i < n; i++) {
+        m->limits.n_pages[i] = groups[i].group.n_pages = n_pages[i];
+        if (n_pages[i] < 1)
+            return nib_fail(err, NIB_BAD_ARGUMENT, "%d KV pages of cache group %d; expected 1 at least",
+                            n_pages[i], i);
+    }
     return m->be->cache_new(m->be, &m->cache, groups, n, err);
+}
+
+nib_status network_open_layer_cache(model *m, nib_error *err) {
+    for (int i = 0; i < m->hp->n_layers; i++)
+        m->w.layers[i].attn.group = m->w.layers[i].attn.layer = 0;
+    cache_shape one = {.group = {.kind = CACHE_FULL, .n_pages = m->limits.n_pages[0]},
+                       .n_layers = 1,
+                       .n_kv_heads = m->hp->n_kv_heads,
+                       .head_dim = m->hp->head_dim,
+                       .dtype = m->limits.kv_dtype};
+    return m->be->cache_new(m->be, &m->cache, &one, 1, err);
+}
+
+const model_defaults *model_defaults_of(bool on_gpu) {
+    static const model_defaults on_host = {4096, 16, 512, NIB_KV_BF16, 1};
+    static const model_defaults on_device = {4096, 16, 2048, NIB_KV_FP8, 0.9};
+    return on_gpu ? &on_device : &on_host;
 }
 
 /* ---- opening and closing ---- */
@@ -75,15 +97,18 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
     if (!file->has_network || file->hp.family == FAMILY_NONE)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (%s)", file->path,
                         family_list(families));
-    if (limits->max_rows < 1 || limits->max_out < 1 || limits->n_pages[0] < 1)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows, %d outputs and %d KV pages; each must be at least 1",
-                        limits->max_rows, limits->max_out, limits->n_pages[0]);
+    if (limits->max_rows < 1 || limits->max_out < 1)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows and %d outputs; each must be at least 1",
+                        limits->max_rows, limits->max_out);
     model *m = mem_array(1, sizeof *m);
     if (!m)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the model", file->path);
     m->be = be;
     m->hp = &file->hp;
     m->limits = *limits;
+    int64_t held = (int64_t)limits->n_pages[0] * KV_PAGE_TOKENS;
+    int64_t longest = limits->max_len > 0 ? limits->max_len : held > 0 ? held : INT32_MAX;
+    m->limits.max_len = longest < m->hp->context_len ? (int)longest : m->hp->context_len;
     *out = m;
     return new_buffers(m, err);
 }
@@ -105,10 +130,10 @@ static nib_status open_rest(model *m, const model_file *file, const progress *wa
     const hparams *hp = m->hp;
     backend *be = m->be;
     size_t rows = (size_t)m->limits.max_rows, outs = (size_t)m->limits.max_out;
-    NIB_TRY(weights_bind(&m->w, file, be, watch, err));
+    NIB_TRY(weights_bind(&m->w, m->limits.max_len, file, be, watch, err));
     NIB_TRY(be->buf_new(be, &m->x, BUF_F32, SPLIT_NONE, rows, (size_t)hp->dim, err));
     NIB_TRY(be->buf_new(be, &m->logits, BUF_F32, SPLIT_ROWS, outs, (size_t)hp->vocab, err));
-    return new_cache(m, err);
+    return m->limits.n_pages[0] != 0 ? model_open_cache(m, m->limits.n_pages, err) : NIB_OK;
 }
 
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,

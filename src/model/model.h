@@ -14,8 +14,11 @@ typedef struct model model;
 typedef struct model_limits {
     int max_rows;                  /* of one batch */
     int max_out;                   /* rows whose logits one batch may ask for */
-    int n_pages[CACHE_MAX_GROUPS]; /* of each of model_groups */
+    int n_pages[CACHE_MAX_GROUPS]; /* of each of model_groups; the first 0: model_open_cache makes it */
     nib_kv_dtype kv_dtype;
+    /* Positions of the longest sequence, which some ways to stretch RoPE look at; 0: what the pages of a
+     * group hold. At most the model's. */
+    int max_len;
 } model_limits;
 
 /* The cache groups of a network: layers that see everything, layers that see a window. Returns how many;
@@ -25,7 +28,19 @@ int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CA
 /* FILE and BE outlive the model. WATCH (may be NULL) hears of the bytes packed, and can stop it. */
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
                       const progress *watch, nib_error *err);
+/* The caches of a model that was opened without pages: once it is seen what memory all else has left. */
+nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_error *err);
 void model_close(model *m); /* NULL is fine */
+
+/* What options of zero mean; ON_GPU: memory that is the backend's own. */
+typedef struct model_defaults {
+    int max_model_len; /* at most the model's */
+    int max_num_seqs;
+    int max_num_batched_tokens;
+    nib_kv_dtype kv_dtype;
+    double memory_utilization; /* the share of free memory that weights, buffers and pages may take */
+} model_defaults;
+const model_defaults *model_defaults_of(bool on_gpu);
 
 /* Starts a batch. With ROWS [n_out], OUT [n_out] has a token for each out row once model_wait returns; B,
  * ROWS and OUT live until then. Without (NULL), the logits are wanted. On a backend that computes by itself

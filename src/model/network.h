@@ -57,6 +57,8 @@ static inline void network_final_norm(model *m) {
 /* Everything but weights, cache, x and the logits. On failure network_close frees what is there. */
 nib_status network_open(model **out, const model_file *file, backend *be, const model_limits *limits,
                         nib_error *err);
+/* Pages of one layer, which serve every layer in turn: for who computes layer by layer. */
+nib_status network_open_layer_cache(model *m, nib_error *err);
 void network_close(model *m); /* and all else that it has */
 
 #endif

@@ -261,7 +261,7 @@ static nib_status make_rope_table(const binder *b, vec **out, const rope_params 
     float *inv_freq = mem_array(n, sizeof *inv_freq);
     if (!inv_freq)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
-    rope_inv_freq(inv_freq, r, b->hp->head_dim, b->hp->context_len, divisors);
+    rope_inv_freq(inv_freq, r, b->hp->head_dim, b->w->max_len, divisors);
     nib_status status = b->be->vec_new(b->be, out, VEC_F32, n, inv_freq, err);
     mem_free(inv_freq);
     return status;
@@ -317,10 +317,10 @@ static nib_status bind_vectors(const binder *b, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), weights *w,
+static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), weights *w, int32_t max_len,
                           const model_file *file, backend *be, const progress *watch, nib_error *err) {
     assert(file->has_network);
-    *w = (weights){0};
+    *w = (weights){.max_len = max_len};
     binder b = {.w = w, .file = file, .hp = &file->hp, .be = be, .watch = watch};
     for (size_t i = 0; i < file->n_tensors; i++)
         if (file->tensors[i].place.slot != SLOT_NONE && file->tensors[i].rows > 1)
@@ -331,13 +331,14 @@ static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), we
     return status;
 }
 
-nib_status weights_bind(weights *w, const model_file *file, backend *be, const progress *watch,
-                        nib_error *err) {
-    return bind_by(bind, w, file, be, watch, err);
+nib_status weights_bind(weights *w, int32_t max_len, const model_file *file, backend *be,
+                        const progress *watch, nib_error *err) {
+    return bind_by(bind, w, max_len, file, be, watch, err);
 }
 
-nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err) {
-    return bind_by(bind_vectors, w, file, be, NULL, err);
+nib_status weights_bind_vectors(weights *w, int32_t max_len, const model_file *file, backend *be,
+                                nib_error *err) {
+    return bind_by(bind_vectors, w, max_len, file, be, NULL, err);
 }
 
 nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,

@@ -34,16 +34,19 @@ typedef struct weights {
     vec *inv_freq, *inv_freq_local; /* [D / 2] each */
     layer_weights *layers;          /* [n_layers] */
     uint64_t bound_bytes;           /* as stored, of the matrices bound so far */
+    int32_t max_len;                /* positions that the frequencies are for */
 } weights;
 
-/* FILE and BE outlive the weights. On failure nothing is left. WATCH may be NULL. */
-nib_status weights_bind(weights *w, const model_file *file, backend *be, const progress *watch,
-                        nib_error *err);
+/* For sequences of up to MAX_LEN positions. FILE and BE outlive the weights. On failure nothing is left.
+ * WATCH may be NULL. */
+nib_status weights_bind(weights *w, int32_t max_len, const model_file *file, backend *be,
+                        const progress *watch, nib_error *err);
 
 /* The same in pieces, for who wants few matrices in memory at a time: all vectors first, then the matrices of
  * a part, which weights_unbind_part frees again. */
 typedef enum weights_part { WEIGHTS_EMBED, WEIGHTS_ATTENTION, WEIGHTS_MLP } weights_part;
-nib_status weights_bind_vectors(weights *w, const model_file *file, backend *be, nib_error *err);
+nib_status weights_bind_vectors(weights *w, int32_t max_len, const model_file *file, backend *be,
+                                nib_error *err);
 nib_status weights_bind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer,
                              nib_error *err);
 void weights_unbind_part(weights *w, const model_file *file, backend *be, weights_part part, int layer);

@@ -180,8 +180,10 @@ struct backend {
     void (*weight_free)(backend *be, weight *w);
     /* Values of one packed row, FP32 [cols]: equal to tensor_decode_row of its part. For tests. */
     void (*weight_unpack_row)(backend *be, const weight *w, size_t row, float *dst);
-    /* What one page (or slot) of a group takes, and what is free: asked before anything is allocated. */
+    /* What one page (or slot) of a group takes: asked before anything is allocated. */
     size_t (*cache_page_bytes)(backend *be, const cache_shape *shape);
+    /* Bytes that are free now, of memory that is the backend's own; NULL: it lies in the host's, which other
+     * programs need too. */
     size_t (*memory_free)(backend *be);
     nib_status (*cache_new)(backend *be, cache **out, const cache_shape *shapes, int n_groups,
                             nib_error *err);
@@ -189,7 +191,7 @@ struct backend {
     /* Page (or slot) TO of a group becomes a copy of FROM; between steps. */
     void (*cache_copy)(backend *be, cache *c, int group, int32_t to, int32_t from);
 
-    /* ---- a step ----
+    /* ---- a step: each is NULL where nothing is to be done; ops may compute at once ----
      * b and all it points to live until step_wait. Equal non-zero keys with batches of as many rows and out
      * rows promise equal ops on equal buffers (sample apart): where true comes back, the backend replays what
      * it recorded under the key, and the caller queues nothing but sample. */

@@ -111,7 +111,7 @@ static inline double golden_check(const golden_case *c, backend *be, nib_kv_dtyp
     golden_path(path, c, c->file);
     if (model_file_open(&file, path, &err) != NIB_OK)
         fail_msg("%s", err.text);
-    model_limits limits = {GOLDEN_MAX_TOKENS, GOLDEN_MAX_TOKENS, CACHE_EVERY_GROUP(4), kv_dtype};
+    model_limits limits = {GOLDEN_MAX_TOKENS, GOLDEN_MAX_TOKENS, CACHE_EVERY_GROUP(4), kv_dtype, 0};
     if (model_open(&m, file, be, &limits, NULL, &err) != NIB_OK)
         fail_msg("%s", err.text);
 

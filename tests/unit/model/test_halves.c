@@ -18,7 +18,7 @@
 
 enum { CHUNK = 48 };
 static const int32_t pages[] = {2, 0, 3, 1};
-static const model_limits limits = {CHUNK, CHUNK, CACHE_EVERY_GROUP(4), NIB_KV_FP32};
+static const model_limits limits = {CHUNK, CHUNK, CACHE_EVERY_GROUP(4), NIB_KV_FP32, 0};
 
 typedef struct text {
     batch batches[GOLDEN_MAX_TOKENS / CHUNK + 1];

@@ -54,7 +54,7 @@ static void expect_refused(opened *o, nib_status expected, const char *words) {
     model *m;
     nib_error err = {""};
     assert_int_equal(model_open(&m, &o->changed, &plain_backend,
-                                &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32}, NULL, &err),
+                                &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32, 0}, NULL, &err),
                      expected);
     assert_null(m);
     if (!strstr(err.text, words))
@@ -98,6 +98,49 @@ static void test_refusals(void **state) {
     model_file_close(o.file);
 }
 
+/* ---- the context that is opened, not the one that could be ---- */
+
+static void forward_at(const opened *o, int max_len, const int32_t *tokens, int n, float *logits) {
+    model *m;
+    nib_error err = {""};
+    const model_limits limits = {
+        .max_rows = 64, .max_out = 64, .n_pages = CACHE_EVERY_GROUP(4), .max_len = max_len};
+    if (model_open(&m, &o->changed, &plain_backend, &limits, NULL, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    golden_forward(m, tokens, n, n, logits);
+    model_close(m);
+}
+
+/* Short contexts take the short divisors, as if the network had never been stretched. */
+static void test_longrope(void **state) {
+    (void)state;
+    enum { N = 20, SHORT = 128, LONG = 129 };
+    opened o = open_case(&(golden_case){"qwen3-tied", ""});
+    size_t n = N * (size_t)o.file->hp.vocab;
+    float *logits = malloc(3 * n * sizeof *logits);
+    int32_t tokens[N];
+    for (int i = 0; i < N; i++)
+        tokens[i] = 3 + i;
+    o.changed.hp.context_len = 256;
+    forward_at(&o, SHORT, tokens, N, logits);
+    o.changed.hp.rope.kind = ROPE_LONGROPE;
+    o.changed.hp.rope.original_context = SHORT;
+    o.changed.hp.rope.attention_factor = 1;
+    for (int i = 0; i < ROPE_MAX_PAIRS; i++) {
+        o.changed.hp.rope.short_divisors[i] = 1;
+        o.changed.hp.rope.long_divisors[i] = 4;
+    }
+    o.changed.hp.rope_local = o.changed.hp.rope;
+    forward_at(&o, SHORT, tokens, N, logits + n);
+    forward_at(&o, LONG, tokens, N, logits + 2 * n);
+    assert_memory_equal(logits, logits + n, n * sizeof *logits);
+    assert_true(golden_distance(logits + 2 * n, logits, n) > 1e-3);
+    forward_at(&o, 0, tokens, N, logits + n); /* what the pages hold: 256 */
+    assert_memory_equal(logits + 2 * n, logits + n, n * sizeof *logits);
+    free(logits);
+    model_file_close(o.file);
+}
+
 /* ---- calibration ---- */
 
 /* Sums for every place that is observed; freed with free_sums. */
@@ -134,7 +177,7 @@ static void observe_whole(const model_file *file, const int32_t *tokens, size_t 
     model *m;
     float *logits = malloc(n * (size_t)file->hp.vocab * sizeof *logits);
     assert_int_equal(model_open(&m, file, &plain_backend,
-                                &(model_limits){64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, NULL, &err),
+                                &(model_limits){64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32, 0}, NULL, &err),
                      NIB_OK);
     backend *be = &plain_backend;
     int n_sums = file->hp.n_layers * SLOT_COUNT;
@@ -163,7 +206,7 @@ static nib_status observe_layers(const model_file *file, const int32_t *tokens, 
     batch_seq seqs[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
     int32_t all[CHUNK];
     layerwise_job job = {
-        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, .batches = batches, .sums = sums};
+        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32, 0}, .batches = batches, .sums = sums};
     for (int i = 0; i < CHUNK; i++)
         all[i] = i;
     for (int text = 0; text < 2; text++)
@@ -227,7 +270,7 @@ static void test_layerwise_refusals(void **state) {
     volatile sig_atomic_t stop = 1;
     static const int32_t page = 0;
     layerwise_job job = {
-        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32}, .sums = sums, .interrupted = &stop};
+        .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32, 0}, .sums = sums, .interrupted = &stop};
     batch_seq seq = {.pages = CACHE_EVERY_GROUP(&page), .n_pages = 1, .n_rows = 1};
     job.batches = &(batch){.tokens = &token, .n_rows = 1, .seqs = &seq, .n_seqs = 1};
     job.n_batches = 1;
@@ -270,8 +313,11 @@ static void test_observe(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),   cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_layerwise), cmocka_unit_test(test_layerwise_refusals),
+        cmocka_unit_test(test_goldens),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_longrope),
+        cmocka_unit_test(test_layerwise),
+        cmocka_unit_test(test_layerwise_refusals),
         cmocka_unit_test(test_observe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

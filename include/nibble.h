@@ -82,7 +82,7 @@ typedef enum nib_kv_dtype {
     NIB_KV_BF16,
     NIB_KV_FP8,
     NIB_KV_FP32
-} nib_kv_dtype; /* AUTO is BF16 */
+} nib_kv_dtype; /* AUTO: BF16 on a CPU, FP8 on a GPU */
 
 /* Guesses of what comes next, computed beside the next token and kept where they are right. They are used
  * where that is measured to be faster; an answer stays as it is without, where row_bits_fixed. */
@@ -106,7 +106,7 @@ typedef struct nib_options {
      * for is refused, not cut. */
     int max_model_len;
     int max_num_seqs;           /* sequences in flight; 0: 16 */
-    int max_num_batched_tokens; /* rows of one step; 0: 512 */
+    int max_num_batched_tokens; /* rows of one step; 0: 512 on a CPU, 2048 on a GPU */
     int max_waiting;            /* requests that wait for their turn; more are refused (NIB_BUSY); 0: 1024 */
     /* Tokens of prompts in a step in which others are answered; 0: as many as let such a step take about
      * twice the time of one without. */
@@ -117,6 +117,8 @@ typedef struct nib_options {
     void *progress_context;
     nib_speculate speculate;
     const char *draft; /* of NIB_SPECULATE_DRAFT: a file or directory, computed as the model is */
+    /* A GPU's: the share of its free memory that weights, buffers and KV pages may take together; 0: 0.9 */
+    float gpu_memory_utilization;
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u
@@ -142,9 +144,11 @@ typedef struct nib_info {
     const char *compute_mode; /* what is done to weights and activations: "exact", "w4a8-int8", ... */
     bool row_bits_fixed;      /* an answer's bits do not depend on what runs beside it */
     uint64_t weight_bytes;    /* as packed in memory */
-    uint64_t kv_bytes;        /* shared by all sequences; at most 512 MiB unless one alone needs more */
-    int max_model_len;        /* of this engine */
-    int model_len;            /* what the model was made for */
+    /* Shared by all sequences; where one alone does not need more, at most 512 MiB on a CPU, on a GPU what
+     * gpu_memory_utilization leaves beside the weights. */
+    uint64_t kv_bytes;
+    int max_model_len; /* of this engine */
+    int model_len;     /* what the model was made for */
     int vocab_size;
     int threads;
     int32_t bos;         /* begins a text; -1: none */
@@ -167,10 +171,12 @@ typedef struct nib_stats {
     uint64_t prompt_tokens, cached_prompt_tokens, generated_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens looked for in the prefix cache, and found */
     uint64_t preemptions;
-    uint64_t steps, step_rows;                        /* rows: tokens computed */
-    double step_seconds;                              /* spent in steps */
-    int kv_pages, kv_pages_free, kv_pages_remembered; /* free ones that still serve the prefix cache */
-    uint64_t guessed_tokens, right_guesses;           /* of speculation */
+    uint64_t steps, step_rows; /* rows: tokens computed */
+    double step_seconds;       /* spent in steps */
+    /* Of the layers that see everything, where there are such, else of those with windows: a page holds 64
+     * tokens. Free: no sequence holds it; remembered: of these, what still serves the prefix cache. */
+    int kv_pages, kv_pages_free, kv_pages_remembered;
+    uint64_t guessed_tokens, right_guesses; /* of speculation */
 } nib_stats;
 
 nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);

@@ -81,7 +81,7 @@ static double measure(nib_engine *engine, nib_shape *shape, int n_streams, int n
                                  .min_tokens = n_tokens,
                                  .sampling = &how,
                                  .no_prefix_cache = true};
-        guides[i] = (timed){.guide = {.size = 0}};
+        guides[i] = (timed){.guide = {.size = sizeof(nib_guide)}};
         const nib_guide guide = {
             .size = sizeof guide, .context = &guides[i], .mask = timed_mask, .accept = timed_accept};
         if (shape) {

@@ -324,7 +324,7 @@ static nib_status answer(run_session *s, const int32_t *ids, size_t n_ids, nib_e
                              .sampling = &s->args->sampling,
                              .control_text = s->chat && (s->talk.tools || s->talk.info.reasoning)};
     nib_request *request = NULL;
-    nib_guide guide = {.size = 0};
+    nib_guide guide = {.size = sizeof guide};
     nib_status status = NIB_OK;
     if (s->shapes.text) {
         NIB_TRY(shapes_guide(&s->shapes, s->engine, ids, n_ids, &guide, err));

@@ -111,8 +111,7 @@ nib_status backends_open(backend **out, const nib_options *o, int *threads, nib_
     if (is_cuda(device))
         return open_gpu(out, atoi(device + 5), o->activations, err);
     if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "device '%.40s'; expected auto, cpu, cuda, cuda:0 or cuda:0,1",
-                        device);
+        return nib_fail(err, NIB_BAD_ARGUMENT, "device '%.40s'; expected auto, cpu, cuda or cuda:0", device);
     bool for_cpu =
         device[0] == 'c' || o->activations == NIB_ACTIVATIONS_INT8 || o->cpu_features || o->threads;
     if (!for_cpu && backends_gpus(list, &n, false, NULL) == NIB_OK && list[0].run_here)

@@ -40,11 +40,11 @@ struct nib_request {
     /* set by nib_submit, then constant */
     nib_engine *engine;
     sample_row how;   /* the settings; what changes is filled in for each step */
-    token_bias *bias; /* [n_banned] ends, forbidden at first; then the caller's [n_bias], of
-                         which the last n_bias_of_banned are for those */
+    token_bias *bias; /* [n_banned] ends, forbidden at first, ascending; then the caller's [n_bias],
+                         of which the last n_bias_of_banned are for those */
     int n_banned, n_bias, n_bias_of_banned;
     bool ignore_eos, no_prefix_cache;
-    int32_t *stop_ids;
+    int32_t *stop_ids; /* [n_stop_ids] ascending */
     size_t n_stop_ids;
     flow_stops stops;
     nib_guide guide; /* .mask NULL: none */
@@ -147,7 +147,8 @@ void loop_close(nib_engine *e);
 
 /* request.c */
 nib_status request_make(nib_request **out, nib_engine *e, const nib_request_options *o, nib_error *err);
-void request_leave(nib_request *r); /* one owner less */
+void request_leave(nib_request *r);                         /* one owner less */
+bool request_stops_at(const nib_request *r, int32_t token); /* one of its stop ids */
 /* What is wanted of the token behind AHEAD guesses, but for a guide's mask. */
 void request_row(const nib_request *r, int ahead, sample_row *row);
 

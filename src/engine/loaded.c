@@ -4,19 +4,13 @@
  */
 #include "engine/loaded.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 #include "engine/backends.h"
 #include "engine/speculate.h"
 
-enum {
-    DEFAULT_MODEL_LEN = 4096,
-    DEFAULT_NUM_SEQS = 16,
-    DEFAULT_BATCHED_TOKENS = 512,
-    MAX_NUM_SEQS = 1024,
-    DEFAULT_WAITING = 1024,
-    MAX_WAITING = 1 << 20,
-    MAX_BATCHED_TOKENS = 65536
-};
+enum { MAX_NUM_SEQS = 1024, DEFAULT_WAITING = 1024, MAX_WAITING = 1 << 20, MAX_BATCHED_TOKENS = 65536 };
 
 /* What no model makes right. As int: a caller may have put any number into an enum. */
 static nib_status check_options(const nib_options *o, nib_error *err) {
@@ -48,29 +42,42 @@ static nib_status check_options(const nib_options *o, nib_error *err) {
     if (o->max_num_seqs > MAX_NUM_SEQS || o->max_num_batched_tokens > MAX_BATCHED_TOKENS)
         return nib_fail(err, NIB_BAD_ARGUMENT, "max_num_seqs is at most %d, max_num_batched_tokens %d",
                         MAX_NUM_SEQS, MAX_BATCHED_TOKENS);
+    if (!(o->gpu_memory_utilization >= 0 && o->gpu_memory_utilization <= 1))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "gpu_memory_utilization is %g; expected a share, 0 (the default) to 1",
+                        (double)o->gpu_memory_utilization);
     return NIB_OK;
 }
 
-static nib_status fill_options(nib_options *o, const char *path, const hparams *hp, nib_error *err) {
+static nib_status check_length(const nib_options *o, const char *path, const hparams *hp, nib_error *err) {
     if (o->max_model_len > hp->context_len)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "%s: max_model_len is %d, and the model was made for %d tokens", path,
                         o->max_model_len, hp->context_len);
+    return NIB_OK;
+}
+
+/* Defaults depend on what computes. */
+static nib_status fill_options(nib_options *o, const hparams *hp, const backend *be, nib_error *err) {
+    const model_defaults *d = model_defaults_of(be->memory_free != NULL);
     if (o->max_model_len == 0)
-        o->max_model_len = hp->context_len < DEFAULT_MODEL_LEN ? hp->context_len : DEFAULT_MODEL_LEN;
+        o->max_model_len = hp->context_len < d->max_model_len ? hp->context_len : d->max_model_len;
     if (o->max_num_seqs == 0)
-        o->max_num_seqs = DEFAULT_NUM_SEQS;
+        o->max_num_seqs = d->max_num_seqs;
+    if (o->gpu_memory_utilization == 0)
+        o->gpu_memory_utilization = (float)d->memory_utilization;
     if (o->max_waiting == 0)
         o->max_waiting = DEFAULT_WAITING;
     if (o->max_num_batched_tokens == 0)
         o->max_num_batched_tokens =
-            o->max_num_seqs > DEFAULT_BATCHED_TOKENS ? o->max_num_seqs : DEFAULT_BATCHED_TOKENS;
+            o->max_num_seqs > d->max_num_batched_tokens ? o->max_num_seqs : d->max_num_batched_tokens;
     if (o->max_num_batched_tokens < o->max_num_seqs)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "max_num_batched_tokens is %d; a step needs a row for each of %d sequences",
                         o->max_num_batched_tokens, o->max_num_seqs);
     if (o->kv_cache == NIB_KV_AUTO)
-        o->kv_cache = NIB_KV_BF16;
+        o->kv_cache = d->kv_dtype;
+    o->activations = backends_activations(be);
     return NIB_OK;
 }
 
@@ -89,7 +96,16 @@ static size_t window_pages(const cache_group *g, const nib_options *o) {
            ((size_t)o->max_num_batched_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, int n_pages[CACHE_MAX_GROUPS]) {
+size_t loaded_kv_budget(backend *be, const nib_options *o, size_t free_before) {
+    if (!be->memory_free)
+        return LOADED_KV_BUDGET;
+    size_t left = be->memory_free(be), taken = free_before > left ? free_before - left : 0;
+    double share = (double)o->gpu_memory_utilization * (double)free_before;
+    return share > (double)taken ? (size_t)share - taken : 0;
+}
+
+void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, size_t budget,
+                     int n_pages[CACHE_MAX_GROUPS]) {
     cache_shape shapes[CACHE_MAX_GROUPS];
     int n_groups = model_groups(hp, o->kv_cache, shapes);
     size_t of_one = ((size_t)o->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -103,8 +119,8 @@ void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *o, int n
         else
             per_page += bytes;
     }
-    if (per_page > 0 && n * per_page + windows > LOADED_KV_BUDGET)
-        n = windows < LOADED_KV_BUDGET ? (LOADED_KV_BUDGET - windows) / per_page : 0;
+    if (per_page > 0 && n * per_page + windows > budget)
+        n = windows < budget ? (budget - windows) / per_page : 0;
     n = n > of_one ? n : of_one;
     for (int g = 0; g < CACHE_MAX_GROUPS; g++) {
         bool is_window = g < n_groups && shapes[g].group.kind == CACHE_WINDOW;
@@ -123,11 +139,36 @@ static bool stopped(void *context) {
     return ((const loaded *)context)->stopped;
 }
 
+static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *err) {
+    size_t free_before = l->be->memory_free ? l->be->memory_free(l->be) : 0;
+    progress watch = {.context = l};
+    if (l->options.progress)
+        watch = (progress){report, stopped, l};
+    l->limits = (model_limits){
+        .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
+        .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
+        .kv_dtype = l->options.kv_cache,
+        .max_len = needs->n_kv_pages > 0 ? needs->n_kv_pages * KV_PAGE_TOKENS : l->options.max_model_len,
+    };
+    if (needs->max_out == 0 && l->options.speculate) { /* a guess wants its logits too */
+        const int most = l->limits.max_out + SPECULATE_ROWS;
+        l->limits.max_out = most < l->limits.max_rows ? most : l->limits.max_rows;
+    }
+    NIB_TRY(model_open(&l->model, l->file, l->be, &l->limits, &watch, err));
+    if (needs->n_kv_pages > 0)
+        memcpy(l->limits.n_pages, (int[CACHE_MAX_GROUPS])CACHE_EVERY_GROUP(needs->n_kv_pages),
+               sizeof l->limits.n_pages);
+    else
+        loaded_kv_pages(l->be, &l->file->hp, &l->options, loaded_kv_budget(l->be, &l->options, free_before),
+                        l->limits.n_pages);
+    return model_open_cache(l->model, l->limits.n_pages, err);
+}
+
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
     NIB_TRY(check_options(&l->options, err));
     NIB_TRY(model_file_open(&l->file, path, err));
     NIB_TRY(model_file_need_network(l->file, err));
-    NIB_TRY(fill_options(&l->options, path, &l->file->hp, err));
+    NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
     NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
     if (chat_open_model(&l->chat, &l->file->words, l->words, (strview){0}, (strview){0}, &l->chat_problem) ==
         NIB_NO_MEMORY)
@@ -135,26 +176,9 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     l->be = needs->be;
     if (!l->be)
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
-    l->options.activations = backends_activations(l->be);
+    NIB_TRY(fill_options(&l->options, &l->file->hp, l->be, err));
     l->be->owns_weights = needs->own_weights;
-    if (needs->no_model)
-        return NIB_OK;
-    l->limits = (model_limits){
-        .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
-        .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
-        .n_pages = CACHE_EVERY_GROUP(needs->n_kv_pages),
-        .kv_dtype = l->options.kv_cache,
-    };
-    if (needs->max_out == 0 && l->options.speculate) { /* a guess wants its logits too */
-        const int most = l->limits.max_out + SPECULATE_ROWS;
-        l->limits.max_out = most < l->limits.max_rows ? most : l->limits.max_rows;
-    }
-    if (needs->n_kv_pages <= 0)
-        loaded_kv_pages(l->be, &l->file->hp, &l->options, l->limits.n_pages);
-    progress watch = {.context = l};
-    if (l->options.progress)
-        watch = (progress){report, stopped, l};
-    return model_open(&l->model, l->file, l->be, &l->limits, &watch, err);
+    return needs->no_model ? NIB_OK : open_network(l, needs, err);
 }
 
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,

@@ -44,13 +44,17 @@ void loaded_close(loaded *l); /* NULL is fine */
 /* What a KV page of every cache group of such a model takes together. */
 size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv);
 
-/* KV memory, in bytes, that many sequences share; more only where one whole sequence needs it. */
+/* KV memory, in bytes, that many sequences share in the host's memory. */
 #define LOADED_KV_BUDGET ((size_t)512 << 20)
 
-/* Pages of each cache group for every sequence of OPTIONS (every default filled in) at full length, if the
- * budget holds them; else what it holds, and the scheduler makes sequences wait. One whole sequence always
- * fits. A window group needs no more than the windows. */
-void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options,
+/* Bytes for KV pages once weights and buffers lie in memory: of a backend's own memory, of which FREE_BEFORE
+ * were free before them, what they have left of the share that OPTIONS allow; else LOADED_KV_BUDGET. */
+size_t loaded_kv_budget(backend *be, const nib_options *options, size_t free_before);
+
+/* Pages of each cache group for every sequence of OPTIONS (every default filled in) at full length, if BUDGET
+ * holds them; else what it holds, and the scheduler makes sequences wait. There are always pages for one
+ * whole sequence. A window group needs no more than the windows. */
+void loaded_kv_pages(backend *be, const hparams *hp, const nib_options *options, size_t budget,
                      int n_pages[CACHE_MAX_GROUPS]);
 
 #endif

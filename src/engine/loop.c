@@ -147,7 +147,7 @@ static void publish_stats(nib_engine *e, const sched_counts *c) {
     s->prefix_hits = c->prefix_hits;
     s->kv_pages = c->n_pages[0];
     s->kv_pages_free = c->free_pages[0];
-    s->kv_pages_remembered = c->remembered_pages;
+    s->kv_pages_remembered = c->remembered_pages[0];
     s->submitted = e->stats.submitted;
     s->refused = e->stats.refused;
     e->stats = *s;
@@ -238,18 +238,11 @@ static const sched_step *begin_step(nib_engine *e) {
 
 /* ---- and ends ---- */
 
-static bool is_stop_id(const nib_request *r, int32_t token) {
-    for (size_t i = 0; i < r->n_stop_ids; i++)
-        if (r->stop_ids[i] == token)
-            return true;
-    return false;
-}
-
 static bool ends_answer(const nib_engine *e, const nib_request *r, int32_t token) {
     for (size_t i = 0; !r->ignore_eos && i < e->n_ends; i++)
         if (e->ends[i] == token)
             return true;
-    return is_stop_id(r, token);
+    return request_stops_at(r, token);
 }
 
 static void keep_logprobs(nib_request *r, const sampled *s) {

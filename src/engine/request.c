@@ -3,6 +3,7 @@
  * A request is checked and made, all on the caller's thread: whatever it will need is allocated here.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -81,10 +82,6 @@ static nib_status check_bias(const nib_token_bias *bias, size_t n, int vocab, ni
             return nib_fail(err, NIB_BAD_ARGUMENT,
                             "the bias of token %d is %g; expected a number, or minus infinity", bias[i].token,
                             (double)bias[i].bias);
-        for (size_t j = 0; n <= 1024 && j < i; j++)
-            if (bias[j].token == bias[i].token)
-                return nib_fail(err, NIB_BAD_ARGUMENT, "token %d has two biases; expected one",
-                                bias[i].token);
     }
     return NIB_OK;
 }
@@ -123,6 +120,9 @@ static nib_status check_request(const nib_engine *e, const nib_request_options *
     int vocab = e->l->file->hp.vocab;
     NIB_TRY(check_lengths(e, o, err));
     NIB_TRY(check_ids(o->prompt, o->n_prompt, vocab, "prompt", err));
+    if (o->n_stop_ids > (size_t)vocab)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%zu stop_ids; the vocabulary has %d tokens", o->n_stop_ids,
+                        vocab);
     NIB_TRY(check_ids(o->stop_ids, o->n_stop_ids, vocab, "stop_ids", err));
     NIB_TRY(check_bias(o->bias, o->n_bias, vocab, err));
     return check_twin(e, o, err);
@@ -130,32 +130,70 @@ static nib_status check_request(const nib_engine *e, const nib_request_options *
 
 /* ---- making ---- */
 
-static bool is_banned(const nib_request *r, int32_t token) {
-    for (int i = 0; i < r->n_banned; i++)
-        if (r->bias[i].token == token)
-            return true;
-    return false;
+/* Of token ids, and of what begins with one. */
+static int by_token(const void *a, const void *b) {
+    const int32_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+static bool is_in_sorted(int32_t token, const void *list, size_t n, size_t size) {
+    return n > 0 && bsearch(&token, list, n, size, by_token) != NULL;
+}
+
+bool request_stops_at(const nib_request *r, int32_t token) {
+    return is_in_sorted(token, r->stop_ids, r->n_stop_ids, sizeof *r->stop_ids);
+}
+
+/* Sorted, each once. */
+static nib_status make_stop_ids(nib_request *r, const nib_request_options *o, nib_error *err) {
+    r->stop_ids = mem_array(o->n_stop_ids + 1, sizeof *r->stop_ids);
+    if (!r->stop_ids)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu stop ids", o->n_stop_ids);
+    if (o->n_stop_ids > 0)
+        memcpy(r->stop_ids, o->stop_ids, o->n_stop_ids * sizeof *r->stop_ids);
+    qsort(r->stop_ids, o->n_stop_ids, sizeof *r->stop_ids, by_token);
+    for (size_t i = 0; i < o->n_stop_ids; i++)
+        if (i == 0 || r->stop_ids[i] != r->stop_ids[i - 1])
+            r->stop_ids[r->n_stop_ids++] = r->stop_ids[i];
+    return NIB_OK;
 }
 
 /* Before min_tokens the ends are banned, which takes the place of a bias for them. */
-static nib_status make_bias(nib_request *r, const nib_request_options *o, nib_error *err) {
+static void make_banned(nib_request *r) {
     const nib_engine *e = r->engine;
-    size_t n_ends = r->min_tokens > 0 ? e->n_ends * !r->ignore_eos + r->n_stop_ids : 0;
-    r->bias = mem_array(n_ends + o->n_bias + 1, sizeof *r->bias);
-    if (!r->bias)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a bias of %zu tokens", o->n_bias);
-    for (size_t i = 0; i < n_ends; i++) {
-        int32_t token = i < r->n_stop_ids ? r->stop_ids[i] : e->ends[i - r->n_stop_ids];
-        if (!is_banned(r, token))
-            r->bias[r->n_banned++] = (token_bias){token, -INFINITY};
+    if (r->min_tokens == 0)
+        return;
+    for (size_t i = 0; i < r->n_stop_ids; i++)
+        r->bias[r->n_banned++] = (token_bias){r->stop_ids[i], -INFINITY};
+    for (size_t i = 0; i < e->n_ends && !r->ignore_eos; i++)
+        if (!request_stops_at(r, e->ends[i]))
+            r->bias[r->n_banned++] = (token_bias){e->ends[i], -INFINITY};
+    qsort(r->bias, (size_t)r->n_banned, sizeof *r->bias, by_token);
+}
+
+static nib_status make_bias(nib_request *r, const nib_request_options *o, nib_error *err) {
+    r->bias = mem_array(r->engine->n_ends + r->n_stop_ids + o->n_bias + 1, sizeof *r->bias);
+    token_bias *given = mem_array(o->n_bias + 1, sizeof *given);
+    nib_status status = NIB_OK;
+    if (!r->bias || !given)
+        status = nib_fail(err, NIB_NO_MEMORY, "no memory for a bias of %zu tokens", o->n_bias);
+    for (size_t i = 0; i < o->n_bias && status == NIB_OK; i++)
+        given[i] = (token_bias){o->bias[i].token, o->bias[i].bias};
+    if (status == NIB_OK) {
+        qsort(given, o->n_bias, sizeof *given, by_token);
+        make_banned(r);
     }
-    for (int of_banned = 0; of_banned < 2; of_banned++)
+    for (size_t i = 1; i < o->n_bias && status == NIB_OK; i++)
+        if (given[i].token == given[i - 1].token)
+            status = nib_fail(err, NIB_BAD_ARGUMENT, "token %d has two biases; expected one", given[i].token);
+    for (int of_banned = 0; of_banned < 2 && status == NIB_OK; of_banned++)
         for (size_t i = 0; i < o->n_bias; i++)
-            if (is_banned(r, o->bias[i].token) == of_banned) {
-                r->bias[r->n_banned + r->n_bias++] = (token_bias){o->bias[i].token, o->bias[i].bias};
+            if (is_in_sorted(given[i].token, r->bias, (size_t)r->n_banned, sizeof *r->bias) == of_banned) {
+                r->bias[r->n_banned + r->n_bias++] = given[i];
                 r->n_bias_of_banned += of_banned;
             }
-    return NIB_OK;
+    mem_free(given);
+    return status;
 }
 
 static nib_status make_sampling(nib_request *r, const nib_request_options *o, nib_error *err) {
@@ -197,14 +235,12 @@ static nib_status make_parts(nib_request *r, const nib_request_options *o, nib_e
         NIB_TRY(flow_open(&r->watched, &r->stops, r->engine->longest_piece, err));
     r->told.control = r->watched.control = o->control_text;
     r->tokens = mem_array(n_max, sizeof *r->tokens);
-    r->stop_ids = mem_array(o->n_stop_ids + 1, sizeof *r->stop_ids);
     if (o->logprobs)
         r->logprobs = mem_array((size_t)r->max_tokens, (1 + (size_t)o->top_logprobs) * sizeof *r->logprobs);
-    if (!r->tokens || !r->stop_ids || (o->logprobs && !r->logprobs))
+    if (!r->tokens || (o->logprobs && !r->logprobs))
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a request of %zu tokens", o->n_prompt);
     memcpy(r->tokens, o->prompt, o->n_prompt * sizeof *r->tokens);
-    if (o->n_stop_ids > 0)
-        memcpy(r->stop_ids, o->stop_ids, o->n_stop_ids * sizeof *r->stop_ids);
+    NIB_TRY(make_stop_ids(r, o, err));
     NIB_TRY(make_guide(r, o->guide, err));
     return make_sampling(r, o, err);
 }
@@ -223,7 +259,6 @@ nib_status request_make(nib_request **out, nib_engine *e, const nib_request_opti
     r->min_tokens = o->min_tokens;
     r->priority = o->priority;
     r->salt = o->cache_salt;
-    r->n_stop_ids = o->n_stop_ids;
     r->on_event = o->on_event;
     r->event_context = o->event_context;
     r->seq = -1;

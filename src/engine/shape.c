@@ -42,9 +42,9 @@ nib_status nib_shape_open(nib_engine *e, const nib_shape_options *options, nib_s
     trie *words;
     if (out)
         *out = NULL;
-    if (!e || !out)
+    if (!e || !options || !out)
         return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_shape_open: the engine or the place for the shape is NULL");
+                        "nib_shape_open: the engine, the options or the place for the shape is NULL");
     NIB_TRY(sized_read(&o, sizeof o, options, "nib_shape_options", err));
     if ((unsigned)o.kind >= sizeof kinds / sizeof *kinds || (!o.text && o.bytes > 0))
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_shape_options: kind is %d, or text is NULL", (int)o.kind);
@@ -83,20 +83,17 @@ static nib_status shape_accept(void *context, int32_t token, nib_error *err) {
 
 nib_status nib_shape_guide(nib_shape *s, nib_guide *out, nib_error *err) {
     guide *g;
-    if (!s || !out)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_shape_guide: the shape or the place for the guide is NULL");
-    *out = (nib_guide){.size = sizeof *out};
+    if (!s)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_shape_guide: the shape is NULL");
+    NIB_TRY(sized_check(out, "nib_guide", err));
     NIB_TRY(guide_open(&g, s->plan, err));
-    out->context = g;
-    out->mask = shape_mask;
-    out->accept = shape_accept;
-    return NIB_OK;
+    return sized_write(out, &(nib_guide){.context = g, .mask = shape_mask, .accept = shape_accept},
+                       sizeof *out, "nib_guide", err);
 }
 
 void nib_shape_free_guide(nib_guide *g) {
-    if (!g)
+    if (!g || g->size == 0)
         return;
     guide_close(g->context);
-    *g = (nib_guide){.size = 0};
+    sized_write(g, &(nib_guide){.size = 0}, sizeof *g, "nib_guide", NULL);
 }

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "../ops/plain_backend.h"
 #include "engine/engine.h"
 #include "engine/loaded.h"
 #include "nouns/batch.h"
@@ -37,7 +38,7 @@ static int pages(size_t bytes, int max_len, int max_seqs) {
     nib_options o = {.max_model_len = max_len, .max_num_seqs = max_seqs, .kv_cache = NIB_KV_FP8};
     int n[CACHE_MAX_GROUPS];
     page_bytes = bytes;
-    loaded_kv_pages(&be, &hp, &o, n);
+    loaded_kv_pages(&be, &hp, &o, LOADED_KV_BUDGET, n);
     return n[0];
 }
 
@@ -95,7 +96,7 @@ static void test_windows(void **state) {
                                  .kv_cache = NIB_KV_FP8};
                 int n[CACHE_MAX_GROUPS], of_one = (len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
                 page_bytes = bytes;
-                loaded_kv_pages(&be, &hp, &o, n);
+                loaded_kv_pages(&be, &hp, &o, LOADED_KV_BUDGET, n);
                 assert_true(n[0] >= of_one && n[0] <= of_one * seqs && n[1] <= n[0]);
                 assert_true(n[1] == n[0] || n[1] == 18 * seqs + 8);
                 assert_true(n[0] == of_one || (size_t)(n[0] + n[1]) * bytes <= LOADED_KV_BUDGET);
@@ -112,6 +113,71 @@ static void test_windows(void **state) {
                 if (n[0] < 5000)
                     sched_close(s);
             }
+}
+
+/* Of memory of its own a backend gives a share, less what weights and buffers have taken. */
+static size_t left;
+
+static size_t sim_memory_free(backend *be) {
+    (void)be;
+    return left;
+}
+
+static void test_own_memory(void **state) {
+    (void)state;
+    const size_t gib = (size_t)1 << 30;
+    backend be = {.cache_page_bytes = sim_page_bytes};
+    nib_options o = {.max_model_len = 4096, .max_num_seqs = 16, .kv_cache = NIB_KV_FP8};
+    hparams hp = {.n_layers = 28, .n_kv_heads = 8, .head_dim = 128};
+    int n[CACHE_MAX_GROUPS];
+    o.gpu_memory_utilization = 0.5f;
+    left = 60 * gib;
+    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), LOADED_KV_BUDGET); /* the host's */
+    be.memory_free = sim_memory_free;
+    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 20 * gib);
+    left = 30 * gib;
+    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 0); /* the weights take more than the share */
+    left = 90 * gib;                                          /* another program has ended */
+    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 40 * gib);
+    page_bytes = 10 * MIB;
+    loaded_kv_pages(&be, &hp, &o, 5 * gib, n);
+    assert_int_equal(n[0], 512);
+    loaded_kv_pages(&be, &hp, &o, 20 * gib, n);
+    assert_int_equal(n[0], 1024);
+    loaded_kv_pages(&be, &hp, &o, 0, n);
+    assert_int_equal(n[0], 64);
+}
+
+/* An engine on such a backend asks once before the weights and once after, and takes its defaults. */
+static size_t shrinking_memory_free(backend *be) {
+    (void)be;
+    return left -= left / 4;
+}
+
+static void test_open_on_own_memory(void **state) {
+    (void)state;
+    nib_engine *e;
+    nib_error err = {""};
+    nib_options o = {.max_model_len = 300};
+    backend be = plain_backend;
+    be.memory_free = shrinking_memory_free;
+    left = (size_t)1 << 20; /* then 768 KiB, then 576; .9 of 768 less 192 leaves 499 KiB */
+    if (engine_open(&e, TINY, &o, &(loaded_needs){.be = &be}, &err) != NIB_OK)
+        fail_msg("%s", err.text);
+    nib_options got = e->l->options;
+    assert_int_equal(got.max_num_batched_tokens, 2048);
+    assert_int_equal(got.kv_cache, NIB_KV_FP8);
+    assert_true(got.gpu_memory_utilization == 0.9f);
+    size_t page = loaded_page_bytes(&be, &e->l->file->hp, NIB_KV_FP8);
+    size_t want = (size_t)(0.9 * 786432.0 - 196608.0) / page, most = 5 * 16;
+    assert_int_equal(e->l->limits.n_pages[0], want > most ? most : want < 5 ? 5 : want);
+    nib_close(e);
+    static const float bad[] = {-0.1f, 1.5f, NAN};
+    for (int i = 0; i < 3; i++) {
+        o.gpu_memory_utilization = bad[i];
+        assert_int_equal(engine_open(&e, TINY, &o, NULL, &err), NIB_BAD_ARGUMENT);
+        assert_non_null(strstr(err.text, "gpu_memory_utilization is "));
+    }
 }
 
 /* ---- what comes of it ---- */
@@ -183,8 +249,12 @@ static void test_never_fits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),      cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_windows),    cmocka_unit_test(test_every_sequence_fits),
+        cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_own_memory),
+        cmocka_unit_test(test_open_on_own_memory),
+        cmocka_unit_test(test_every_sequence_fits),
         cmocka_unit_test(test_never_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,6 +40,7 @@ static nib_shape *shape_of(nib_shape_kind kind, const char *text) {
 
 static nib_request *ask_shape(nib_shape *shape, nib_guide *guide, uint64_t seed) {
     nib_error err = {""};
+    *guide = (nib_guide){.size = sizeof *guide};
     const nib_sampling how = {.size = sizeof how, .temperature = 1.5f, .seed = seed};
     assert_int_equal(nib_shape_guide(shape, guide, &err), NIB_OK);
     return submit_options(
@@ -97,6 +98,26 @@ static void test_kinds(void **state) {
     }
 }
 
+/* A program of another age: its guide is filled as far as its size. */
+static void test_guide_sizes(void **state) {
+    (void)state;
+    nib_error err = {""};
+    nib_shape *shape = shape_of(NIB_SHAPE_REGEX, "x{7}");
+    nib_guide guide = {.size = 0};
+    assert_int_equal(nib_shape_guide(shape, &guide, &err), NIB_BAD_ARGUMENT);
+    assert_non_null(strstr(err.text, "set it to sizeof(nib_guide)"));
+    assert_int_equal(nib_shape_guide(shape, NULL, &err), NIB_BAD_ARGUMENT);
+    memset(&guide, 0x5A, sizeof guide);
+    guide.size = offsetof(nib_guide, accept);
+    assert_int_equal(nib_shape_guide(shape, &guide, &err), NIB_OK);
+    assert_int_equal(guide.size, offsetof(nib_guide, accept));
+    assert_int_equal(*(unsigned char *)&guide.accept, 0x5A); /* not written */
+    nib_shape_free_guide(&guide);
+    assert_null(guide.context);
+    assert_int_equal(*(unsigned char *)&guide.accept, 0x5A);
+    nib_shape_release(shape);
+}
+
 static void refused(const nib_shape_options *options, nib_status status, const char *words) {
     nib_shape *shape;
     nib_error err = {""};
@@ -118,6 +139,7 @@ static void test_refusals(void **state) {
     refused(&o, NIB_BAD_ARGUMENT, "kind is 9");
     o = (nib_shape_options){.size = sizeof o, .kind = NIB_SHAPE_REGEX, .bytes = 5};
     refused(&o, NIB_BAD_ARGUMENT, "text is NULL");
+    refused(NULL, NIB_BAD_ARGUMENT, "the options");
     assert_int_equal(nib_shape_guide(NULL, NULL, &err), NIB_BAD_ARGUMENT);
     nib_shape_release(NULL);
     nib_shape_free_guide(NULL);
@@ -125,6 +147,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_answers_have_the_shape),
-                                       cmocka_unit_test(test_kinds), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_kinds), cmocka_unit_test(test_guide_sizes),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

@@ -86,6 +86,7 @@ nib_status shelf_guide(shelf *s, nib_engine *engine, const nib_shape_options *op
                        nib_error *err) {
     buf key = {0};
     nib_shape *shape;
+    *guide = (nib_guide){.size = sizeof *guide};
     make_key(&key, options);
     if (key.failed) {
         buf_free(&key);

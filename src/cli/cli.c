@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/outtemp.h"
+#include "cli/suggest.h"
 
 volatile sig_atomic_t cli_interrupted;
 static volatile sig_atomic_t interrupt_patient;
@@ -39,6 +40,18 @@ static error_t parse_help(int key, char *arg, struct argp_state *state) {
 
 static const struct argp help_argp = {.options = help_options, .parser = parse_help};
 
+static void refuse_unknown_flag(const struct argp *argp, int argc, char **argv) {
+    int n;
+    const char *near, *flag = suggest_flag(argp, argc, argv, &n, &near);
+    if (!flag)
+        return;
+    fprintf(stderr, "%s: there is no flag --%.*s", argv[0], n, flag);
+    if (near)
+        fprintf(stderr, "; did you mean --%s?", near);
+    fprintf(stderr, "\nTry `%s --help' for more information.\n", argv[0]);
+    exit(CLI_WRONG_USAGE);
+}
+
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
     struct argp_child children[4] = {{0}};
     size_t n = 0;
@@ -50,6 +63,7 @@ void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
     struct argp all = *argp;
     all.children = children;
     argp_err_exit_status = CLI_WRONG_USAGE;
+    refuse_unknown_flag(&all, argc, argv);
     setenv("ARGP_HELP_FMT", "rmargin=98,no-dup-args-note", 0); /* examples stay on one line */
     error_t failed = argp_parse(&all, argc, argv, ARGP_NO_HELP, NULL, input);
     if (failed) /* argp itself ran out of memory */

@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "base/mapfile.h"
+#include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/ui.h"
 #include "engine/loaded.h"
 #include "eval/eval.h"
@@ -28,7 +30,7 @@ typedef struct eval_args {
 enum { KEY_TEXT = 0x3000, KEY_BASE, KEY_SAVE_BASE, KEY_CHUNKS, KEY_JSON };
 
 static const struct argp_option options[] = {
-    {"text", KEY_TEXT, "FILE", 0, "The text to score", 1},
+    {"text", KEY_TEXT, "FILE", 0, "The text to score; -: standard input", 1},
     {"base", KEY_BASE, "BASE", 0,
      "kld: compare with this model, computed exactly, or with a file that --save-base wrote", 1},
     {"save-base", KEY_SAVE_BASE, "FILE", 0,
@@ -114,6 +116,9 @@ typedef struct eval_session {
     const eval_args *args;
     loaded *model, *base;
     mapfile text_file;
+    char *typed;            /* of standard input */
+    const char *text_bytes; /* [n_text] of either */
+    size_t n_text;
     eval_text text;
     eval_options options;
     ui_bar bar;
@@ -147,8 +152,8 @@ static nib_status open_base(eval_session *s, int n_ctx, nib_error *err) {
 static nib_status check_base_words(const eval_session *s, nib_error *err) {
     const eval_args *a = s->args;
     eval_text text;
-    NIB_TRY(eval_text_open(&text, s->base->words, (const char *)s->text_file.bytes, s->text_file.size,
-                           s->text.n_ctx, s->text.n_chunks, a->text, err));
+    NIB_TRY(eval_text_open(&text, s->base->words, s->text_bytes, s->n_text, s->text.n_ctx, s->text.n_chunks,
+                           a->text, err));
     nib_status status = eval_text_compare(&s->text, &text, a->text, a->model, a->base, err);
     eval_text_close(&text);
     return status;
@@ -156,6 +161,19 @@ static nib_status check_base_words(const eval_session *s, nib_error *err) {
 
 static bool base_is_file(const eval_args *a) {
     return a->base && kldfile_is(a->base);
+}
+
+/* A file is mapped, standard input is read; perplexity of what is no text would mean nothing. */
+static nib_status open_text(eval_session *s, nib_error *err) {
+    if (strcmp(s->args->text, "-") == 0) {
+        NIB_TRY(files_read_text(s->args->text, &s->typed, &s->n_text, err));
+        s->text_bytes = s->typed;
+        return NIB_OK;
+    }
+    NIB_TRY(mapfile_open(&s->text_file, s->args->text, err));
+    s->text_bytes = (const char *)s->text_file.bytes;
+    s->n_text = s->text_file.size;
+    return files_check_text(s->args->text, s->text_bytes, s->n_text, err);
 }
 
 static nib_status session_open(eval_session *s, nib_error *err) {
@@ -170,7 +188,7 @@ static nib_status session_open(eval_session *s, nib_error *err) {
     n_ctx = n_ctx ? n_ctx : DEFAULT_CTX;
     if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
         return nib_fail(err, NIB_BAD_ARGUMENT, TOO_LONG, n_ctx, a->compute.max_model_len);
-    NIB_TRY(mapfile_open(&s->text_file, a->text, err));
+    NIB_TRY(open_text(s, err));
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
     if (a->base && !base_is_file(a))
         NIB_TRY(open_base(s, n_ctx, err));
@@ -179,8 +197,8 @@ static nib_status session_open(eval_session *s, nib_error *err) {
                 s->model->file->hp.context_len, n_ctx);
     s->options = (eval_options){
         .threads = s->model->threads, .progress = ui_bar_progress(&s->bar), .stop = &cli_interrupted};
-    NIB_TRY(eval_text_open(&s->text, s->model->words, (const char *)s->text_file.bytes, s->text_file.size,
-                           n_ctx, n_chunks, a->text, err));
+    NIB_TRY(
+        eval_text_open(&s->text, s->model->words, s->text_bytes, s->n_text, n_ctx, n_chunks, a->text, err));
     return s->base ? check_base_words(s, err) : NIB_OK;
 }
 
@@ -189,6 +207,7 @@ static void session_close(eval_session *s) {
     loaded_close(s->base);
     loaded_close(s->model);
     mapfile_close(&s->text_file);
+    mem_free(s->typed);
 }
 
 static void print_head(const eval_session *s, size_t n_scored, double seconds) {

@@ -14,7 +14,7 @@
 #include "text/tokenizer.h"
 
 typedef struct tokenize_args {
-    const char *model, *text;
+    const char *model, *words, *text; /* the text itself, or its file */
     bool ids, no_bos, no_special, decode;
 } tokenize_args;
 
@@ -46,13 +46,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->decode = true;
         return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
-        a->model = arg;
+        if (state->arg_num > 1)
+            argp_error(state, "'%s' is one argument too many: put the text in quotes", arg);
+        *(state->arg_num ? &a->words : &a->model) = arg;
         return 0;
     case ARGP_KEY_END:
         if (!a->model)
             argp_error(state, "expected a MODEL");
+        if (a->words && a->text)
+            argp_error(state, "one of TEXT and --text");
         if (a->decode && a->ids)
             argp_error(state, "--ids and --decode exclude each other");
         return 0;
@@ -64,14 +66,14 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .args_doc = "MODEL",
-    .doc =
-        "Turns text into token ids: one id and its text per line, or the bare ids with --ids. Control tokens "
-        "such as <|im_end|> in the text become their ids unless --no-special is given. MODEL is a GGUF "
-        "file, a model directory, or a directory with a tokenizer.json.\v"
-        "Examples:\n"
-        "  echo Hello | nibble tokenize model.gguf\n"
-        "  nibble tokenize model.gguf --ids < text.txt | nibble tokenize model.gguf --decode",
+    .args_doc = "MODEL [TEXT]",
+    .doc = "Turns TEXT, or what is piped in, into token ids: one id and its text per line, or the bare ids "
+           "with --ids. Control tokens "
+           "such as <|im_end|> in the text become their ids unless --no-special is given. MODEL is a GGUF "
+           "file, a model directory, or a directory with a tokenizer.json.\v"
+           "Examples:\n"
+           "  nibble tokenize model.gguf \"Hello\"\n"
+           "  nibble tokenize model.gguf --ids < text.txt | nibble tokenize model.gguf --decode",
 };
 
 /* ---- input ---- */
@@ -82,8 +84,12 @@ typedef struct input {
     size_t n;
 } input;
 
-static nib_status read_input(const char *path, input *in, nib_error *err) {
-    const nib_status status = files_read(path ? path : "-", &in->copy, &in->n, err);
+static nib_status read_input(const tokenize_args *a, input *in, nib_error *err) {
+    if (a->words) {
+        *in = (input){.bytes = a->words, .n = strlen(a->words)};
+        return NIB_OK;
+    }
+    const nib_status status = files_read(a->text ? a->text : "-", &in->copy, &in->n, err);
     in->bytes = in->copy;
     return status;
 }
@@ -204,7 +210,7 @@ static nib_status tokenize(const tokenize_args *a, nib_error *err) {
     if (status == NIB_OK)
         status = tokenizer_open(&t, &model->words, err);
     if (status == NIB_OK)
-        status = read_input(a->text, &in, err);
+        status = read_input(a, &in, err);
     if (status == NIB_OK)
         status = a->decode ? decode(t, a, &in, err) : encode(t, a, &in, err);
     mem_free(in.copy);

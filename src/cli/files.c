@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t *n, nib_error *err) {
     size_t capacity = 0;
@@ -46,6 +47,25 @@ nib_status files_read(const char *path, char **out, size_t *n, nib_error *err) {
         return nib_fail(err, NIB_IO, "%s: cannot be opened: %s", path, strerror(errno));
     const nib_status status = files_read_stream(file, path, out, n, err);
     fclose(file);
+    return status;
+}
+
+nib_status files_check_text(const char *path, const char *text, size_t n, nib_error *err) {
+    const char *nul = n ? memchr(text, 0, n) : NULL;
+    const size_t sound = utf8_valid_prefix(text, nul ? (size_t)(nul - text) : n);
+    return sound == n
+               ? NIB_OK
+               : nib_fail(err, NIB_BAD_FILE, "%s: expected a text in UTF-8; byte %zu is no part of one",
+                          name_of(path), sound);
+}
+
+nib_status files_read_text(const char *path, char **out, size_t *n, nib_error *err) {
+    NIB_TRY(files_read(path, out, n, err));
+    const nib_status status = files_check_text(path, *out, *n, err);
+    if (status != NIB_OK) {
+        mem_free(*out);
+        *out = NULL;
+    }
     return status;
 }
 

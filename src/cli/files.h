@@ -14,6 +14,9 @@
 nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t *n, nib_error *err);
 /* The same of a file, or of standard input for "-". */
 nib_status files_read(const char *path, char **out, size_t *n, nib_error *err);
+/* The same, of what must be a text: NIB_BAD_FILE where it holds a NUL or is no UTF-8. */
+nib_status files_read_text(const char *path, char **out, size_t *n, nib_error *err);
+nib_status files_check_text(const char *path, const char *text, size_t n, nib_error *err);
 /* The JSON of a file, or of standard input for "-"; freed with json_decref. */
 nib_status files_read_json(const char *path, json_t **out, nib_error *err);
 /* Whether PATH is the name of a template's file, not a model's. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/suggest.h"
 
 static void print_help(FILE *out) {
     fputs("Usage: nibble COMMAND [ARGUMENTS]\n"
@@ -33,6 +34,19 @@ static const cli_command *find(const char *name) {
         if (strcmp(c->name, name) == 0)
             return c;
     return NULL;
+}
+
+static int refuse(const char *name) {
+    enum { MAX_COMMANDS = 32 };
+    const char *names[MAX_COMMANDS + 1];
+    int n = 0;
+    for (const cli_command *c = cli_commands; c->name && n < MAX_COMMANDS; c++)
+        names[n++] = c->name;
+    names[n] = NULL;
+    const char *near = suggest_name(name, names);
+    if (near)
+        return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; did you mean '%s'?", name, near);
+    return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; `nibble --help` lists them", name);
 }
 
 /* Runs COMMAND with argv[0] = "nibble COMMAND", the name that its messages begin with. */
@@ -61,10 +75,8 @@ int main(int argc, char **argv) {
         return cli_finish_output(CLI_OK);
     }
     const cli_command *command = find(help ? argv[2] : first);
-    if (!command) {
-        cli_say(0, "there is no command '%s'; `nibble --help` lists them", help ? argv[2] : first);
-        return CLI_WRONG_USAGE;
-    }
+    if (!command)
+        return refuse(help ? argv[2] : first);
     if (help) {
         char text[] = "--help";
         char *help_argv[] = {NULL, text, NULL};

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "cli/files.h"
 #include "cli/ui.h"
 
@@ -75,9 +76,12 @@ nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, n
     t->info.size = sizeof t->info;
     NIB_TRY(nib_chat_get_info(t->chat, &t->info, err));
     t->show_reasoning = o->show_reasoning;
+    t->quiet = o->quiet;
     t->messages = json_array();
     if (!t->messages)
         return no_memory(err);
+    if (o->system)
+        NIB_TRY(talk_set_system(t, o->system, err));
     if (!o->tools)
         return NIB_OK;
     if (!t->info.call_format)
@@ -104,8 +108,28 @@ nib_status talk_add(talk *t, const char *role, const char *content, nib_error *e
     return json_array_append_new(t->messages, message) == 0 ? NIB_OK : no_memory(err);
 }
 
+static bool has_role(const json_t *message, const char *role) {
+    return message && strcmp(json_string_value(json_object_get(message, "role")), role) == 0;
+}
+
 static bool is_question(const json_t *message) {
-    return strcmp(json_string_value(json_object_get(message, "role")), "user") == 0;
+    return has_role(message, "user");
+}
+
+/* 1: a system message stands first. */
+static size_t n_system(const talk *t) {
+    return has_role(json_array_get(t->messages, 0), "system");
+}
+
+nib_status talk_set_system(talk *t, const char *text, nib_error *err) {
+    if (n_system(t))
+        json_array_remove(t->messages, 0);
+    if (!text)
+        return NIB_OK;
+    json_t *message = json_pack("{s:s, s:s}", "role", "system", "content", text);
+    if (!message)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "the system message is no UTF-8");
+    return json_array_insert_new(t->messages, 0, message) == 0 ? NIB_OK : no_memory(err);
 }
 
 void talk_take_back_question(talk *t) {
@@ -114,15 +138,73 @@ void talk_take_back_question(talk *t) {
         json_array_remove(t->messages, n - 1);
 }
 
+bool talk_take_back_answer(talk *t) {
+    size_t n = json_array_size(t->messages);
+    while (n > 0 && !is_question(json_array_get(t->messages, n - 1)))
+        n--;
+    for (size_t i = json_array_size(t->messages); n > 0 && i > n; i--)
+        json_array_remove(t->messages, i - 1);
+    return n > 0;
+}
+
 bool talk_drop_oldest(talk *t) {
-    size_t n = 1;
+    const size_t first = n_system(t);
+    size_t n = first + 1;
     while (n < json_array_size(t->messages) && !is_question(json_array_get(t->messages, n)))
         n++;
-    if (n == json_array_size(t->messages))
+    if (n >= json_array_size(t->messages))
         return false;
-    for (; n > 0; n--)
-        json_array_remove(t->messages, 0);
+    for (; n > first; n--)
+        json_array_remove(t->messages, first);
     return true;
+}
+
+void talk_clear(talk *t) {
+    const size_t first = n_system(t);
+    for (size_t i = json_array_size(t->messages); i > first; i--)
+        json_array_remove(t->messages, i - 1);
+}
+
+const json_t *talk_last(const talk *t) {
+    const size_t n = json_array_size(t->messages);
+    return n ? json_array_get(t->messages, n - 1) : NULL;
+}
+
+nib_status talk_save(const talk *t, const char *path, nib_error *err) {
+    char *text = json_dumps(t->messages, JSON_INDENT(1));
+    outfile *f;
+    if (!text)
+        return no_memory(err);
+    nib_status status = outfile_open(&f, path, err);
+    if (status == NIB_OK) {
+        status = outfile_write(f, text, strlen(text), err);
+        if (status == NIB_OK)
+            status = outfile_write(f, "\n", 1, err);
+        if (status == NIB_OK)
+            status = outfile_commit(f, err);
+        else
+            outfile_abandon(f);
+    }
+    free(text);
+    return status;
+}
+
+nib_status talk_load(talk *t, const char *path, nib_error *err) {
+    json_t *list, *message;
+    size_t i;
+    NIB_TRY(files_read_json(path, &list, err));
+    bool sound = json_is_array(list);
+    json_array_foreach(list, i, message) {
+        sound = sound && json_is_string(json_object_get(message, "role"));
+    }
+    if (!sound) {
+        json_decref(list);
+        return nib_fail(err, NIB_BAD_FILE, "%s: expected a JSON list of messages, each an object with a role",
+                        path);
+    }
+    json_decref(t->messages);
+    t->messages = list;
+    return NIB_OK;
 }
 
 nib_status talk_ids(talk *t, int32_t **ids, size_t *n_ids, nib_error *err) {
@@ -145,6 +227,8 @@ nib_status talk_ids(talk *t, int32_t **ids, size_t *n_ids, nib_error *err) {
 /* ---- the answer at hand ---- */
 
 static void print(talk *t, const char *text, size_t n, bool dim) {
+    if (t->quiet)
+        return;
     if (dim != t->dimmed)
         fputs(ui_color(stdout, dim ? UI_DIM : UI_RESET), stdout);
     t->dimmed = dim;

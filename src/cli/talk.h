@@ -11,7 +11,9 @@
 typedef struct talk_options {
     const char *template_name; /* a file, or chatml, llama3 or gemma; NULL: the model's own */
     const char *tools;         /* a JSON file of the tools that are offered; NULL: none */
+    const char *system;        /* the system message; NULL: none */
     bool show_reasoning;
+    bool quiet; /* nothing is printed: the answer is only kept */
 } talk_options;
 
 typedef struct talk {
@@ -21,7 +23,7 @@ typedef struct talk {
     json_t *messages; /* so far; the answer at hand is not among them */
     nib_reader *reader;
     json_t *answer; /* a message: content, reasoning_content, tool_calls */
-    bool show_reasoning, dimmed;
+    bool show_reasoning, quiet, dimmed;
     bool printed; /* something of the answer */
     char last;    /* character printed */
     nib_status failed;
@@ -37,8 +39,16 @@ void talk_close(talk *t); /* before the engine; safe on a zeroed struct */
 
 /* Adds a message of ROLE. */
 nib_status talk_add(talk *t, const char *role, const char *content, nib_error *err);
+/* The system message becomes TEXT; NULL: there is none. */
+nib_status talk_set_system(talk *t, const char *text, nib_error *err);
 void talk_take_back_question(talk *t); /* the last message, if it is a user's */
+bool talk_take_back_answer(talk *t);   /* all behind the last question; false: there is none */
 bool talk_drop_oldest(talk *t);        /* one turn: a question and what followed; false: it is the only one */
+void talk_clear(talk *t);              /* all turns; the system message stays */
+/* The messages, a JSON list, to a file that appears whole or not at all, and back (in place of those that are
+ * there). */
+nib_status talk_save(const talk *t, const char *path, nib_error *err);
+nib_status talk_load(talk *t, const char *path, nib_error *err);
 /* Ids up to the answer, freed with nib_free; a reader stands ready for it. */
 nib_status talk_ids(talk *t, int32_t **ids, size_t *n_ids, nib_error *err);
 
@@ -46,6 +56,7 @@ nib_status talk_ids(talk *t, int32_t **ids, size_t *n_ids, nib_error *err);
 nib_status talk_push(talk *t, const char *text, size_t n, nib_error *err);
 nib_status talk_end(talk *t, nib_error *err);         /* nothing follows; ends the line */
 nib_status talk_keep_answer(talk *t, nib_error *err); /* becomes a message */
+const json_t *talk_last(const talk *t);               /* the last message; NULL: there is none */
 
 size_t talk_n_calls(const talk *t);             /* of the last message */
 const char *talk_call(const talk *t, size_t i); /* its name */

@@ -10,8 +10,8 @@
 #include "base/clock.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
-#include "base/utf8.h"
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "eval/calibrate.h"
 
 #define ACTIVATION_BYTES ((size_t)640 << 20) /* more of them lie on disk */
@@ -24,13 +24,10 @@ enum { N_WAYS = sizeof ways / sizeof *ways };
 
 nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err) {
     NIB_TRY(mapfile_open(map, path, err));
-    const char *text = (const char *)map->bytes, *nul = memchr(text, 0, map->size);
-    size_t sound = utf8_valid_prefix(text, nul ? (size_t)(nul - text) : map->size);
-    if (sound == map->size)
-        return NIB_OK;
-    mapfile_close(map);
-    return nib_fail(err, NIB_BAD_FILE, "%s: expected a text in UTF-8; byte %zu is no part of one", path,
-                    sound);
+    const nib_status status = files_check_text(path, (const char *)map->bytes, map->size, err);
+    if (status != NIB_OK)
+        mapfile_close(map);
+    return status;
 }
 
 static bool is_chats(const char *path) {

@@ -92,10 +92,11 @@ def test_no_longer_than_the_model(nibble, tiny):
     assert done.stderr == f"nibble: {tiny}: --max-model-len is 513, and the model was made for 512 tokens\n"
 
 
-def test_top_p_zero_is_the_strictest(nibble, tiny):
-    strict = nibble("run", tiny, "the cat", "--no-chat", "--temperature", 5, "--top-k", 0, "--min-p", 0, "--top-p", 0,
-                    "--max-tokens", 12, "--seed", 3)
-    assert strict.stdout == greedy(nibble, tiny).stdout
+def test_top_p_zero_is_off_as_in_the_api(nibble, tiny):
+    def text(*flags):
+        return nibble("run", tiny, "the cat", "--no-chat", "--temp", 5, "--top-k", 0, "--min-p", 0, "-n", 12, "-s", 3, *flags).stdout
+
+    assert text("--top-p", 0) == text("--top-p", 1) != text("--top-p", 1e-6) == greedy(nibble, tiny).stdout
 
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "n": {"type": "integer", "minimum": 3}},
@@ -127,33 +128,85 @@ def test_shapes_that_are_refused(nibble, tiny, flag, text, words):
     assert done.returncode == 1 and words in done.stderr and done.stdout == ""
 
 
-def test_failed_turn_does_not_end_the_chat(nibble, tiny):
-    done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12, "--max-model-len", 64,
-                  stdin="the cat " * 100 + "\nthe cat\n")
+# ---- where the prompt comes from ----
+
+def test_piped_text_is_one_prompt(nibble, tiny, tmp_path):
+    (tmp_path / "p.txt").write_text("the cat\nsat\n")
+    flags = ["--no-chat", "--temperature", 0, "--max-tokens", 12]
+    wanted = greedy(nibble, tiny, prompt="the cat\nsat").stdout
+    assert nibble("run", tiny, *flags, stdin="the cat\nsat\n").stdout == wanted
+    assert nibble("run", tiny, "-", *flags, stdin="the cat\nsat\n").stdout == wanted
+    assert nibble("run", tiny, *flags, "-f", "-", stdin="the cat\nsat\n").stdout == wanted
+    assert nibble("run", tiny, *flags, "-f", tmp_path / "p.txt").stdout == wanted
+
+
+def test_words_first_then_the_document(nibble, tiny, tmp_path):
+    (tmp_path / "d.txt").write_text("a mat\n")
+    flags = ["--no-chat", "--temperature", 0, "--max-tokens", 12]
+    wanted = greedy(nibble, tiny, prompt="the cat\n\na mat").stdout
+    assert nibble("run", tiny, "the cat", *flags, stdin="a mat").stdout == wanted
+    assert nibble("run", tiny, "the cat", *flags, "-f", tmp_path / "d.txt").stdout == wanted
+    assert nibble("run", tiny, "the cat", *flags, stdin="").stdout == greedy(nibble, tiny).stdout
+
+
+def test_llama_cpp_flags(nibble, tiny):
+    done = nibble("run", "-m", tiny, "-p", "the cat", "-n", 12, "-c", 64, "-s", 7, "-t", 1, "--temp", 0, "--no-chat")
     assert done.stdout == greedy(nibble, tiny).stdout
-    assert re.match(r"nibble: .* 64 ", done.stderr)
 
 
-def test_lines_from_a_pipe(nibble, tiny):
-    """Without a terminal each line is a prompt; \\q ends."""
-    one = greedy(nibble, tiny).stdout
-    done = nibble("run", tiny, "--no-chat", "--temperature", 0, "--max-tokens", 12,
-                  stdin="the cat\n\nthe cat\n\\q\nthe cat\n")
-    assert done.stdout == one * 2
+@pytest.mark.parametrize("arguments, stdin, words", [
+    ([], "", "the prompt is empty; expected some text"),
+    ([" "], None, "the prompt is empty; expected some text"),
+    (["-"], " \n", "the prompt is empty; expected some text"),
+    ([], "a\0b", "standard input: expected a text in UTF-8; byte 1 is no part of one"),
+    (["-f", "nowhere"], None, "nowhere: cannot be opened: No such file or directory"),
+    (["--no-chat"], "the cat " * 400, "a prompt of 1602 tokens; with --max-model-len 512 it can have at most 511"),
+])
+def test_prompts_that_are_refused(nibble, tiny, arguments, stdin, words):
+    done = nibble("run", tiny, *arguments, stdin=stdin, check=False)
+    assert done.returncode == 1 and not done.stdout and done.stderr == f"nibble: {words}\n"
 
 
-def test_chat_keeps_the_conversation(nibble, tiny):
-    """The second prompt holds the first turn and its answer."""
-    done = nibble("run", tiny, "--chat", "--temperature", 0, "--max-tokens", 5, "--ignore-eos", "--verbose",
-                  stdin="the cat\nthe cat\n")
-    first, second = (int(n) for n in re.findall(r"^prompt +(\d+) tokens", done.stderr, re.M))
-    assert second >= 2 * first
+def test_json(nibble, tiny):
+    done = nibble("run", tiny, "the cat", "--no-chat", "--temp", 0, "-n", 12, "-s", 5, "--json")
+    said = json.loads(done.stdout)
+    assert said["message"] == {"role": "assistant", "content": greedy(nibble, tiny).stdout.rstrip("\n")}
+    assert said["finish_reason"] == "length" and said["seed"] == 5 and said["tokens"]["generated"] == 12
+    said = json.loads(nibble("run", tiny, "the cat", "-n", 3, "--json").stdout)
+    assert said["message"]["role"] == "assistant" and said["tokens"]["generated"] == 3
 
 
-def test_long_chat_drops_old_turns(nibble, tiny):
-    done = nibble("run", tiny, "--chat", "--temperature", 0, "--max-tokens", 8, "--ignore-eos", "--max-model-len", 200,
-                  stdin="the cat sat on the mat\n" * 8)
-    assert "left out: 200 tokens are all that fit" in done.stderr
+def test_stop_texts(nibble, tiny, tmp_path):
+    (tmp_path / "g.gbnf").write_text('root ::= "one two three four"')
+    flags = ["run", tiny, "the cat", "--no-chat", "-t", 1, "--grammar", tmp_path / "g.gbnf"]
+    assert nibble(*flags).stdout == "one two three four\n"
+    assert nibble(*flags, "--stop", " four", "--stop", " three").stdout == "one two\n"
+
+
+def test_system_message(nibble, tiny):
+    prompt = r"^prompt +(\d+) tokens"
+    plain = nibble("run", tiny, "the cat", "-n", 2, "-v").stderr
+    told = nibble("run", tiny, "the cat", "-n", 2, "-v", "--system", "a mat").stderr
+    assert int(re.search(prompt, told, re.M)[1]) > int(re.search(prompt, plain, re.M)[1])
+
+
+def test_an_answer_in_circles_is_stopped(nibble, tiny, tmp_path):
+    (tmp_path / "g.gbnf").write_text('root ::= "abc"{300}')
+    flags = ["run", tiny, "the cat", "--no-chat", "-t", 1, "--grammar", tmp_path / "g.gbnf"]
+    done = nibble(*flags)
+    assert len(done.stdout) < 300 and re.search(r"repeats the same \d tokens? again and again", done.stderr)
+    done = nibble(*flags, "--allow-repeats")
+    assert len(done.stdout) > 400 and "all that fit" in done.stderr
+
+
+def test_default_bound_of_an_answer(nibble, tiny, tmp_path):
+    """Not ended by a circle, the model, or what fits."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    done = nibble("run", model, "the cat", "--no-chat", "--ignore-eos", "-t", 1, "--temp", 0)
+    assert done.stderr == "(the answer ends here, after 2048 tokens; --max-tokens allows more)\n"
 
 
 # ---- on a terminal ----
@@ -213,10 +266,84 @@ class Terminal:
 
 @pytest.fixture
 def terminal(nibble_path, tiny, tmp_path):
-    def start(*flags):
-        return Terminal(nibble_path, ["run", tiny, "--no-chat", "--temperature", 0, *flags], tmp_path)
+    def start(*flags, chat="--no-chat"):
+        return Terminal(nibble_path, ["run", tiny, chat, "--temperature", 0, *flags], tmp_path)
 
     return start
+
+
+@pytest.fixture
+def typed(terminal):
+    """All that a chat shows while LINES are typed."""
+
+    def call(*lines, flags=(), chat="--chat"):
+        session = terminal(*flags, chat=chat)
+        seen = session.wait_for("> ")
+        for line in lines:
+            session.type(line + "\r")
+            seen += session.wait_for("\n") + session.wait_for("\033[?2004h") + session.wait_for("> ")
+        session.type("\\q\r")
+        assert session.exit_code() == 0
+        return seen
+
+    return call
+
+
+PROMPT = r"prompt +(\d+) tokens(?:, (\d+) of them known)?"
+
+
+def test_chat_keeps_the_conversation(typed):
+    """The second prompt holds the first turn and its answer, and their pages are not computed again."""
+    seen = typed("the cat " * 20, "the cat", flags=["--max-tokens", 5, "--ignore-eos", "--verbose"])
+    (first, _), (second, known) = re.findall(PROMPT, seen)
+    assert int(second) > int(first) > int(known) >= 64 * (int(first) // 64)
+
+
+def test_failed_turn_does_not_end_the_chat(typed):
+    seen = typed("the cat " * 100, "the cat", chat="--no-chat", flags=["--max-model-len", 64, "--max-tokens", 5, "--verbose"])
+    assert "nibble: a prompt of 402 tokens; with --max-model-len 64 it can have at most 63" in seen
+    assert len(re.findall(PROMPT, seen)) == 1
+
+
+def test_long_chat_drops_old_turns_but_the_system_message(typed):
+    flags = ["--max-tokens", 8, "--ignore-eos", "--max-model-len", 200, "--verbose", "--system", "a mat"]
+    seen = typed(*["the cat sat on the mat"] * 5, "\\clear", "the cat", flags=flags)
+    assert "left out: 200 tokens are all that fit" in seen
+    plain = typed("the cat", flags=[*flags[:-2]])
+    assert int(re.findall(PROMPT, seen)[-1][0]) > int(re.findall(PROMPT, plain)[-1][0])
+
+
+def test_commands_of_a_chat(typed, tmp_path):
+    path = tmp_path / "talk.json"
+    seen = typed("\\help", "\\regen", "the cat", "\\regen", "\\system a mat", f"\\save {path}", "\\clear", f"\\load {path}",
+                 "\\save", "\\clear now", "\\leave", flags=["--max-tokens", 4, "--seed", 6])
+    for text in ("there is no question yet", "(seed 7)", "(3 messages)", "\\save takes FILE", "\\clear takes nothing behind it",
+                 "there is no command \\leave: \\help lists them", "write the conversation"):
+        assert text in seen, seen
+    assert seen.count("KV cache") == 1 and "seed 6" in seen  # what computes is said once, and so is the seed
+    talk = json.loads(path.read_text())
+    assert [m["role"] for m in talk] == ["system", "user", "assistant"] and talk[1]["content"] == "the cat"
+
+
+def test_loading_what_is_no_conversation(typed, tmp_path):
+    (tmp_path / "bad.json").write_text('[{"role": 3}]')
+    seen = typed(f"\\load {tmp_path}/bad.json", f"\\load {tmp_path}/nowhere")
+    assert "expected a JSON list of messages" in seen and "cannot be opened" in seen
+
+
+@pytest.mark.parametrize("keys", [
+    "\033[200~the cat\rsat\r\033[201~\r",  # pasted; terminals send \r for newlines
+    '"""the cat\rsat"""\r',
+    '"""\rthe cat\rsat\r"""\r',
+    "the cat\\\rsat\r",
+])
+def test_texts_of_several_lines(terminal, tmp_path, keys):
+    session = terminal("--max-tokens", 2, chat="--chat")
+    session.wait_for("> ")
+    session.type(keys)
+    session.type(f"\\save {tmp_path}/talk.json\r\\q\r")
+    assert session.exit_code() == 0
+    assert json.loads((tmp_path / "talk.json").read_text())[0]["content"] == "the cat\nsat"
 
 
 def test_terminal_prompt_history_and_quit(terminal, tmp_path):
@@ -242,8 +369,15 @@ def test_terminal_interrupt_stops_the_answer_only(terminal):
     session.type("the\n")
     time.sleep(0.2)
     session.wait_for("text> ", typing="\x03")
-    session.wait_for("text> ", typing="\x03")  # at the prompt: a new line
     assert session.exit_code(typing="\x04") == 0
+
+
+def test_terminal_interrupt_twice_leaves(terminal):
+    session = terminal()
+    session.wait_for("text> ")
+    session.wait_for("(Ctrl-C again leaves)", typing="\x03")
+    session.wait_for("text> ")
+    assert session.exit_code(typing="\x03") == 0
 
 
 def test_terminal_leaves_by_a_key_typed_early(terminal):
@@ -266,13 +400,13 @@ def test_interrupt_of_one_prompt(nibble_path, smollm2, stop):
 def test_model_cut_short_while_in_use(nibble_path, tiny, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(tiny, model)
-    process = subprocess.Popen([nibble_path, "run", model, "--no-chat", "--verbose"], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not process.stderr.readline().startswith("seed"):  # then it is open and waits for a prompt
-        pass
+    session = Terminal(nibble_path, ["run", model, "--no-chat", "--max-tokens", 4, "--verbose"], tmp_path)
+    session.wait_for("text> ")  # it is open and waits for a prompt
     os.truncate(model / "model.safetensors", 0)
-    out, errors = process.communicate("the cat\n", timeout=30)
-    assert process.returncode == 0 and out, errors  # the engine keeps nothing of the file
+    session.type("the cat\r")
+    session.wait_for("answer   4 tokens")  # the engine keeps nothing of the file
+    session.type("\\q\r")
+    assert session.exit_code() == 0
 
 
 # ---- a real model ----

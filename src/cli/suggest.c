@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See suggest.h. Words are walked as getopt_long walks them: the value of a flag is none itself.
+ */
+#include "cli/suggest.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#define MAX_NAME  32
+#define MAX_FLAGS 96
+
+static int least(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* Edits from A to B, each at most MAX_NAME long (optimal string alignment). */
+static int distance(const char *a, const char *b) {
+    int rows[3][MAX_NAME + 1];
+    const int n = (int)strlen(a), m = (int)strlen(b);
+    for (int j = 0; j <= m; j++)
+        rows[0][j] = j;
+    for (int i = 1; i <= n; i++) {
+        int *row = rows[i % 3];
+        const int *above = rows[(i + 2) % 3], *above2 = rows[(i + 1) % 3];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            row[j] = least(least(above[j], row[j - 1]) + 1, above[j - 1] + (a[i - 1] != b[j - 1]));
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = least(row[j], above2[j - 2] + 1);
+        }
+    }
+    return rows[n % 3][m];
+}
+
+const char *suggest_name(const char *text, const char *const *names) {
+    const int n = (int)strlen(text);
+    const char *best = NULL;
+    int least_edits = n / 3 + 1; /* more would be another word */
+    for (; n <= MAX_NAME && *names; names++)
+        if (strlen(*names) <= MAX_NAME) {
+            const int edits = distance(text, *names);
+            if (edits < least_edits || (edits == least_edits && !best)) {
+                least_edits = edits;
+                best = *names;
+            }
+        }
+    return best;
+}
+
+/* ---- flags ---- */
+
+typedef struct flag {
+    const char *name; /* NULL: short only */
+    int key;
+    bool takes; /* a value, which may be the next word */
+} flag;
+
+typedef struct flags {
+    flag all[MAX_FLAGS];
+    int n;
+} flags;
+
+static void collect(flags *f, const struct argp *argp) {
+    const struct argp_option *real = NULL;
+    for (const struct argp_option *o = argp->options; o && (o->name || o->key || o->doc); o++) {
+        if (!(o->flags & OPTION_ALIAS))
+            real = o;
+        if ((o->name || o->key) && real && f->n < MAX_FLAGS)
+            f->all[f->n++] = (flag){o->name, o->key, real->arg && !(real->flags & OPTION_ARG_OPTIONAL)};
+    }
+    for (const struct argp_child *c = argp->children; c && c->argp; c++)
+        collect(f, c->argp);
+}
+
+/* The flag that NAME is, or the only ones that begin so; NULL: none. */
+static const flag *find_long(const flags *f, const char *name, size_t n) {
+    const flag *found = NULL;
+    for (int i = 0; i < f->n; i++) {
+        const flag *at = &f->all[i];
+        if (!at->name || strncmp(at->name, name, n) != 0)
+            continue;
+        found = at;
+        if (strlen(at->name) == n)
+            break;
+    }
+    return found;
+}
+
+/* Whether the letters of WORD (behind its dash) end in a flag whose value is the next word. */
+static bool short_takes_next(const flags *f, const char *word) {
+    for (const char *p = word + 1; *p; p++)
+        for (int i = 0; i < f->n; i++)
+            if (f->all[i].key == *p && f->all[i].takes)
+                return p[1] == 0;
+    return false;
+}
+
+const char *suggest_flag(const struct argp *argp, int argc, char *const *argv, int *n, const char **near) {
+    char text[MAX_NAME + 1];
+    const char *names[MAX_FLAGS + 1];
+    flags f = {.n = 0};
+    int n_names = 0;
+    collect(&f, argp);
+    for (int i = 0; i < f.n; i++)
+        if (f.all[i].name)
+            names[n_names++] = f.all[i].name;
+    names[n_names] = NULL;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const char *word = argv[i];
+        if (word[0] != '-' || word[1] == 0)
+            continue;
+        if (word[1] != '-') {
+            i += short_takes_next(&f, word);
+            continue;
+        }
+        const size_t length = strcspn(word + 2, "=");
+        const flag *found = find_long(&f, word + 2, length);
+        if (found) {
+            i += found->takes && !word[2 + length];
+            continue;
+        }
+        *n = (int)length;
+        *near = NULL;
+        if (length <= MAX_NAME) {
+            memcpy(text, word + 2, length);
+            text[length] = 0;
+            *near = suggest_name(text, names);
+        }
+        return word + 2;
+    }
+    return NULL;
+}

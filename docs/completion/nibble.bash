@@ -4,11 +4,12 @@
 # never differ.
 
 _nibble_flags() { # COMMAND -> its long flags
-    "$_nibble_program" "$1" --help 2>/dev/null | grep -o -e '^  *\(-[a-zA-Z?], \)\?--[a-z0-9-]*' | grep -o -e '--.*'
+    "$_nibble_program" "$1" --help 2>/dev/null | grep -e '^  *\(-[a-zA-Z?], \)\?--[a-z0-9-]*' |
+        grep -o -e '^  *\(-[a-zA-Z?], \)\?--[a-z0-9-]*' -e ', --[a-z0-9-]*' | grep -o -e '--.*'
 }
 
-_nibble_values() { # COMMAND FLAG -> the values of a flag that takes one of a few (--flag=a|b|c)
-    "$_nibble_program" "$1" --help 2>/dev/null | grep -o -e "$2=[a-z0-9|-]*" | head -n 1 | cut -d= -f2 |
+_nibble_values() { # COMMAND FLAG -> the values of a flag that takes one of a few (--flag=a|b|c, -f, --flag=a|b|c)
+    "$_nibble_program" "$1" --help 2>/dev/null | grep -o -e "$2\(, --[a-z-]*\)\?=[a-z0-9|-]*" | head -n 1 | cut -d= -f2 |
         grep '|' | tr '|' '\n'
 }
 
@@ -27,7 +28,7 @@ _nibble() {
         word=
     fi
     case $previous in
-    --*)
+    -*)
         values=$(_nibble_values "$command" "$previous")
         if [ -n "$values" ]; then
             mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
@@ -35,6 +36,11 @@ _nibble() {
         fi
         ;;
     esac
+    if [ "$command" = help ]; then
+        values=$("$_nibble_program" --help 2>/dev/null | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p')
+        mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
+        return
+    fi
     if [ "$command" = eval ] && [ "$COMP_CWORD" -eq 2 ]; then
         mapfile -t COMPREPLY < <(compgen -W "ppl kld --help" -- "$word")
         return

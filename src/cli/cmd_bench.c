@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -23,8 +24,9 @@ typedef struct number_list {
 } number_list;
 
 typedef struct bench_args {
-    const char *model;
-    number_list n_prompt, n_gen, depth;
+    const char *models[MAX_LIST]; /* [n_models] */
+    int n_models;
+    number_list n_prompt, n_gen, depth, threads;
     int repeats;
     ui_table_format format;
     bool profile;
@@ -46,9 +48,11 @@ static const struct argp_option options[] = {
      "Instead: how long STREAMS answers (default 8) wait from token to token, alone and while a long prompt "
      "(--n-prompt, default 3400) is read, and that prompt for its first token",
      1},
+    {"threads", 't', "N,...", 0, "Threads, each number in turn (default: one per physical core)", 10},
     {0}};
 
-static void parse_list(const struct argp_state *state, const char *flag, const char *text, number_list *out) {
+static void parse_list(const struct argp_state *state, const char *flag, const char *text, int least,
+                       int most, number_list *out) {
     char copy[256];
     if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
         argp_error(state, "%s takes numbers with commas between them, not '%s'", flag, text);
@@ -56,7 +60,7 @@ static void parse_list(const struct argp_state *state, const char *flag, const c
     for (char *rest = copy, *item; (item = strsep(&rest, ",")) != NULL;) {
         if (out->n == MAX_LIST)
             argp_error(state, "%s takes at most %d numbers", flag, MAX_LIST);
-        out->values[out->n++] = (int)cli_integer_flag(state, flag, item, 0, MAX_TOKENS / 4);
+        out->values[out->n++] = (int)cli_integer_flag(state, flag, item, least, most);
     }
 }
 
@@ -80,14 +84,17 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         state->child_inputs[0] = &a->compute;
         return 0;
     case 'p':
-        parse_list(state, "--n-prompt", arg, &a->n_prompt);
+        parse_list(state, "--n-prompt", arg, 0, MAX_TOKENS / 4, &a->n_prompt);
         a->has_prompt = true;
         return 0;
     case 'n':
-        parse_list(state, "--n-gen", arg, &a->n_gen);
+        parse_list(state, "--n-gen", arg, 0, MAX_TOKENS / 4, &a->n_gen);
         return 0;
     case 'd':
-        parse_list(state, "--n-depth", arg, &a->depth);
+        parse_list(state, "--n-depth", arg, 0, MAX_TOKENS / 4, &a->depth);
+        return 0;
+    case 't':
+        parse_list(state, "--threads", arg, 1, CLI_MAX_THREADS, &a->threads);
         return 0;
     case 'r':
         a->repeats = (int)cli_integer_flag(state, "--repetitions", arg, 1, SPEED_MAX_REPEATS);
@@ -102,13 +109,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
         return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
-        a->model = arg;
+        if (a->n_models == MAX_LIST)
+            argp_error(state, "at most %d models at a time", MAX_LIST);
+        a->models[a->n_models++] = arg;
         return 0;
     case ARGP_KEY_END:
-        if (!a->model)
+        if (!a->n_models)
             argp_error(state, "expected a MODEL");
+        if (a->n_streams && (a->n_models > 1 || a->threads.n > 1))
+            argp_error(state, "--server-load takes one MODEL and one number of --threads");
         if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
             argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
         if (a->n_streams && a->has_prompt && (a->n_prompt.n != 1 || a->n_prompt.values[0] < 1))
@@ -122,21 +131,34 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&cli_compute_no_threads_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .args_doc = "MODEL",
-    .doc = "Measures how fast MODEL reads a prompt (ppN) and writes an answer (tgN), in tokens per second, "
-           "and how "
-           "much of the machine's memory read bandwidth that takes.\v"
-           "Example:\n"
-           "  nibble bench gemma-nvfp4 -p 512 -n 128 -d 0,4096",
+    .args_doc = "MODEL...",
+    .doc =
+        "Measures how fast each MODEL reads a prompt (ppN) and writes an answer (tgN), in tokens per second, "
+        "and how "
+        "much of the machine's memory read bandwidth that takes.\v"
+        "Examples:\n"
+        "  nibble bench gemma-nvfp4 -p 512 -n 128 -d 0,4096\n"
+        "  nibble bench gemma-nvfp4 gemma.gguf -t 1,2,4",
     .children = children,
 };
 
+/* A model, opened with a number of threads: what its lines say of it. */
+typedef struct bench_setup {
+    const char *model;
+    char path[128]; /* what computes */
+    unsigned long long file_bytes, n_parameters;
+    nib_options compute; /* as it was decided */
+    int threads;
+    double read_bandwidth; /* bytes per second */
+} bench_setup;
+
 /* One line of the table. */
 typedef struct bench_row {
+    const bench_setup *setup;
     speed_test test;
     speed_result result;
     op_profile profile[OP_PROFILE_MAX];
@@ -145,24 +167,48 @@ typedef struct bench_row {
 
 typedef struct bench_session {
     const bench_args *args;
-    loaded *model;
+    loaded *model; /* the one at hand */
     model_limits limits;
-    double read_bandwidth; /* bytes per second */
+    bench_setup *setups;
+    int n_setups;
     bench_row *rows;
     int n_rows;
     ui_bar bar;
 } bench_session;
 
-static nib_status session_open(bench_session *s, nib_error *err) {
+static unsigned long long count_parameters(const model_file *f) {
+    unsigned long long n = 0;
+    for (size_t i = 0; i < f->n_tensors; i++)
+        if (f->tensors[i].place.slot != SLOT_NONE && f->tensors[i].place.slot != SLOT_ROPE_FREQS)
+            n += (unsigned long long)f->tensors[i].rows * f->tensors[i].cols;
+    return n;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static nib_status setup_open(bench_session *s, const char *path, int threads, nib_error *err) {
     const bench_args *a = s->args;
+    nib_options compute = a->compute;
+    compute.threads = threads;
     s->limits = speed_limits(longest_test(a), a->compute.kv_cache);
     loaded_needs needs = {
         .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_pages[0]};
-    NIB_TRY(loaded_open(&s->model, a->model, &a->compute, &needs, err));
-    s->rows = mem_array((size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n), sizeof *s->rows);
-    if (!s->rows)
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory");
-    s->read_bandwidth = cpu_read_bandwidth(s->model->threads);
+    NIB_TRY(loaded_open(&s->model, path, &compute, &needs, err));
+    const int context_len = s->model->file->hp.context_len;
+    if (longest_test(a) > context_len)
+        cli_say(CLI_OK, "note: %s was made for %d tokens, and a test has %d", path, context_len,
+                longest_test(a));
+    bench_setup *setup = &s->setups[s->n_setups++];
+    *setup = (bench_setup){.model = base_name(path),
+                           .file_bytes = s->model->file->file_bytes,
+                           .n_parameters = count_parameters(s->model->file),
+                           .compute = s->model->options,
+                           .threads = s->model->threads,
+                           .read_bandwidth = cpu_read_bandwidth(s->model->threads)};
+    snprintf(setup->path, sizeof setup->path, "%s", s->model->be->path);
     return NIB_OK;
 }
 
@@ -175,6 +221,7 @@ static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth,
     if (n_prompt + n_gen == 0)
         return NIB_OK;
     bench_row *row = &s->rows[s->n_rows];
+    row->setup = &s->setups[s->n_setups - 1];
     row->test = (speed_test){.n_prompt = n_prompt,
                              .n_gen = n_gen,
                              .depth = depth,
@@ -190,28 +237,32 @@ static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth,
     return NIB_OK;
 }
 
-static nib_status run_all(bench_session *s, nib_error *err) {
+static nib_status run_model(bench_session *s, const char *path, int threads, nib_error *err) {
     const bench_args *a = s->args;
+    NIB_TRY(setup_open(s, path, threads, err));
     for (int d = 0; d < a->depth.n; d++) {
         for (int i = 0; i < a->n_prompt.n; i++)
             NIB_TRY(run_test(s, a->n_prompt.values[i], 0, a->depth.values[d], err));
         for (int i = 0; i < a->n_gen.n; i++)
             NIB_TRY(run_test(s, 0, a->n_gen.values[i], a->depth.values[d], err));
     }
+    loaded_close(s->model);
+    s->model = NULL;
     return NIB_OK;
 }
 
-static unsigned long long count_parameters(const model_file *f) {
-    unsigned long long n = 0;
-    for (size_t i = 0; i < f->n_tensors; i++)
-        if (f->tensors[i].place.slot != SLOT_NONE && f->tensors[i].place.slot != SLOT_ROPE_FREQS)
-            n += (unsigned long long)f->tensors[i].rows * f->tensors[i].cols;
-    return n;
-}
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash && slash[1] ? slash + 1 : path;
+static nib_status run_all(bench_session *s, nib_error *err) {
+    const bench_args *a = s->args;
+    const size_t n_setups = (size_t)a->n_models * (size_t)a->threads.n;
+    s->setups = mem_array(n_setups, sizeof *s->setups);
+    s->rows =
+        mem_array(n_setups * (size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n), sizeof *s->rows);
+    if (!s->setups || !s->rows)
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory");
+    for (int m = 0; m < a->n_models; m++)
+        for (int t = 0; t < a->threads.n; t++)
+            NIB_TRY(run_model(s, a->models[m], a->threads.values[t], err));
+    return NIB_OK;
 }
 
 static void name_test(char *name, size_t size, const speed_test *t) {
@@ -224,8 +275,9 @@ static double gb_per_s(const speed_result *r) {
     return r->bytes_per_token * r->tokens_per_s / 1e9;
 }
 
-static double percent_of_bandwidth(const bench_session *s, const speed_result *r) {
-    return s->read_bandwidth > 0 ? 100e9 * gb_per_s(r) / s->read_bandwidth : 0;
+static double percent_of_bandwidth(const bench_row *row) {
+    const double rate = row->setup->read_bandwidth;
+    return rate > 0 ? 100e9 * gb_per_s(&row->result) / rate : 0;
 }
 
 static bool fill_md(const bench_session *s, ui_table *t) {
@@ -233,15 +285,16 @@ static bool fill_md(const bench_session *s, ui_table *t) {
     bool ok = true;
     for (int i = 0; ok && i < s->n_rows; i++) {
         const speed_result *r = &s->rows[i].result;
+        const bench_setup *setup = s->rows[i].setup;
         name_test(name, sizeof name, &s->rows[i].test);
-        ok = ui_table_add(t, "%s", base_name(s->args->model)) &&
-             ui_table_add(t, "%s", ui_bytes(size, sizeof size, s->model->file->file_bytes)) &&
-             ui_table_add(t, "%.2f M", (double)count_parameters(s->model->file) / 1e6) &&
-             ui_table_add(t, "%s", s->model->be->path) && ui_table_add(t, "%d", s->model->threads) &&
+        ok = ui_table_add(t, "%s", setup->model) &&
+             ui_table_add(t, "%s", ui_bytes(size, sizeof size, setup->file_bytes)) &&
+             ui_table_add(t, "%.2f M", (double)setup->n_parameters / 1e6) &&
+             ui_table_add(t, "%s", setup->path) && ui_table_add(t, "%d", setup->threads) &&
              ui_table_add(t, "%s", name) && ui_table_add(t, "%.2f ± %.2f", r->tokens_per_s, r->deviation) &&
              ui_table_add(t, "%.2f", r->bytes_per_token / 1e6) && ui_table_add(t, "%.2f", gb_per_s(r)) &&
-             ui_table_add(t, "%.2f", s->read_bandwidth / 1e9) &&
-             ui_table_add(t, "%.1f %%", percent_of_bandwidth(s, r));
+             ui_table_add(t, "%.2f", setup->read_bandwidth / 1e9) &&
+             ui_table_add(t, "%.1f %%", percent_of_bandwidth(&s->rows[i]));
     }
     return ok;
 }
@@ -252,22 +305,45 @@ static bool fill_data(const bench_session *s, ui_table *t) {
     for (int i = 0; ok && i < s->n_rows; i++) {
         const speed_result *r = &s->rows[i].result;
         const speed_test *test = &s->rows[i].test;
+        const bench_setup *setup = s->rows[i].setup;
         name_test(name, sizeof name, test);
-        ok = ui_table_add(t, "%s", base_name(s->args->model)) &&
-             ui_table_add(t, "%llu", (unsigned long long)s->model->file->file_bytes) &&
-             ui_table_add(t, "%llu", count_parameters(s->model->file)) &&
-             ui_table_add(t, "%s", s->model->be->path) &&
-             ui_table_add(t, "%s", cli_activations_name(s->model->options.activations)) &&
-             ui_table_add(t, "%s", cli_kv_name(s->model->options.kv_cache)) &&
-             ui_table_add(t, "%d", s->model->threads) && ui_table_add(t, "%s", name) &&
+        ok = ui_table_add(t, "%s", setup->model) && ui_table_add(t, "%llu", setup->file_bytes) &&
+             ui_table_add(t, "%llu", setup->n_parameters) && ui_table_add(t, "%s", setup->path) &&
+             ui_table_add(t, "%s", cli_activations_name(setup->compute.activations)) &&
+             ui_table_add(t, "%s", cli_kv_name(setup->compute.kv_cache)) &&
+             ui_table_add(t, "%d", setup->threads) && ui_table_add(t, "%s", name) &&
              ui_table_add(t, "%d", test->n_prompt) && ui_table_add(t, "%d", test->n_gen) &&
              ui_table_add(t, "%d", test->depth) && ui_table_add(t, "%d", test->repeats) &&
              ui_table_add(t, "%.3f", r->tokens_per_s) && ui_table_add(t, "%.3f", r->deviation) &&
              ui_table_add(t, "%.3f", r->median) && ui_table_add(t, "%.0f", r->bytes_per_token) &&
-             ui_table_add(t, "%.3f", gb_per_s(r)) && ui_table_add(t, "%.3f", s->read_bandwidth / 1e9) &&
-             ui_table_add(t, "%.2f", percent_of_bandwidth(s, r));
+             ui_table_add(t, "%.3f", gb_per_s(r)) && ui_table_add(t, "%.3f", setup->read_bandwidth / 1e9) &&
+             ui_table_add(t, "%.2f", percent_of_bandwidth(&s->rows[i]));
     }
     return ok;
+}
+
+/* More than the memory gives: said why. */
+static void print_note(const bench_session *s, FILE *out) {
+    const bench_row *most = NULL;
+    for (int i = 0; i < s->n_rows; i++)
+        if (percent_of_bandwidth(&s->rows[i]) > 100 &&
+            (!most || s->rows[i].result.bytes_per_token < most->result.bytes_per_token))
+            most = &s->rows[i];
+    if (!most)
+        return;
+    char needs[32], has[32];
+    const long cache_bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    ui_bytes(needs, sizeof needs, (unsigned long long)most->result.bytes_per_token);
+    if (cache_bytes > 0 && most->result.bytes_per_token <= (double)cache_bytes)
+        fprintf(out,
+                "\nMore than 100 %%: %s of a token sit in the processor's cache of %s; memory's speed does "
+                "not count.\n",
+                needs, ui_bytes(has, sizeof has, (unsigned long long)cache_bytes));
+    else
+        fprintf(
+            out,
+            "\nMore than 100 %%: the memory was slower while its speed was measured, because something else "
+            "ran; measure again on a quiet machine.\n");
 }
 
 static const ui_column md_columns[] = {{"model", "model", false},    {"size", "size", true},
@@ -306,12 +382,16 @@ static bool print_profile(const bench_session *s, const bench_row *row) {
              ui_table_add(&t, "%.4f", 1e3 * p->seconds / tokens) &&
              ui_table_add(&t, "%.1f %%", all > 0 ? 100 * p->seconds / all : 0) &&
              ui_table_add(&t, "%.2f", rate / 1e9) &&
-             ui_table_add(&t, "%.1f %%", s->read_bandwidth > 0 ? 100 * rate / s->read_bandwidth : 0);
+             ui_table_add(&t, "%.1f %%",
+                          row->setup->read_bandwidth > 0 ? 100 * rate / row->setup->read_bandwidth : 0);
     }
     FILE *out = s->args->format == UI_MD ? stdout : stderr;
     char name[64];
     name_test(name, sizeof name, &row->test);
-    fprintf(out, "\n%s:\n\n", name);
+    if (s->n_setups > 1)
+        fprintf(out, "\n%s, threads %d, %s:\n\n", row->setup->model, row->setup->threads, name);
+    else
+        fprintf(out, "\n%s:\n\n", name);
     if (ok)
         ui_table_print(&t, UI_MD, out);
     ui_table_free(&t);
@@ -327,6 +407,7 @@ static nib_status print(const bench_session *s, nib_error *err) {
     if (ok)
         ui_table_print(&t, s->args->format, stdout);
     ui_table_free(&t);
+    print_note(s, md ? stdout : stderr);
     for (int i = 0; ok && s->args->profile && i < s->n_rows; i++)
         ok = print_profile(s, &s->rows[i]);
     return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the table");
@@ -353,12 +434,14 @@ static nib_status run_load(const bench_args *a, nib_error *err) {
     } policies[] = {{"512", 512}, {"auto", 0}};
     ui_table t = {.columns = load_columns, .n_columns = sizeof load_columns / sizeof *load_columns};
     nib_status status = NIB_OK;
+    nib_options compute = a->compute;
+    compute.threads = a->threads.values[0];
     for (int i = 0; status == NIB_OK && i < 2; i++) {
         load_test test = {.n_streams = a->n_streams,
                           .n_prompt = a->has_prompt ? a->n_prompt.values[0] : 0,
                           .prefill_beside = policies[i].prefill_beside};
         load_result r;
-        status = load_run(a->model, &a->compute, &test, &r, err);
+        status = load_run(a->models[0], &compute, &test, &r, err);
         if (status == NIB_OK &&
             !(ui_table_add(&t, "%s", policies[i].name) && ui_table_add(&t, "%d", a->n_streams) &&
               ui_table_add(&t, "%d", r.n_prompt) && ui_table_add(&t, "%.1f", r.alone.median) &&
@@ -382,22 +465,24 @@ static int bench_load(const bench_args *a) {
 }
 
 int cmd_bench(int argc, char **argv) {
-    bench_args args = {
-        .n_prompt = {{512}, 1}, .n_gen = {{128}, 1}, .depth = {{0}, 1}, .repeats = 5, .format = UI_MD};
+    bench_args args = {.n_prompt = {{512}, 1},
+                       .n_gen = {{128}, 1},
+                       .depth = {{0}, 1},
+                       .threads = {{0}, 1}, /* the default */
+                       .repeats = 5,
+                       .format = UI_MD};
     cli_parse(&argp, argc, argv, &args);
     if (args.n_streams)
         return bench_load(&args);
     bench_session session = {.args = &args};
     nib_error err = {{0}};
-    nib_status status = session_open(&session, &err);
-    if (status == NIB_OK) {
-        cli_catch_interrupt(false);
-        status = run_all(&session, &err);
-        ui_bar_clear(&session.bar);
-    }
+    cli_catch_interrupt(false);
+    nib_status status = run_all(&session, &err);
+    ui_bar_clear(&session.bar);
     if (status == NIB_OK)
         status = print(&session, &err);
     mem_free(session.rows);
+    mem_free(session.setups);
     loaded_close(session.model);
     return cli_fail(status, &err);
 }

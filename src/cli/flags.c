@@ -20,7 +20,6 @@ static const struct argp_option options[] = {
      "the fastest)",
      0},
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
-    {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
      "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, or a number", 0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,
@@ -28,6 +27,9 @@ static const struct argp_option options[] = {
      "4096)",
      0},
     {0}};
+
+static const struct argp_option threads_options[] = {
+    {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0}, {0}};
 
 /* In the order of the enums in nibble.h. */
 static const char *const activation_names[] = {"auto", "f32", "int8", "bf16", "fp8", "fp4", NULL};
@@ -87,9 +89,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_KV:
         o->kv_cache = (nib_kv_dtype)(1 + cli_choice_flag(state, "--kv-cache-dtype", arg, kv_names + 1));
         return 0;
-    case 't':
-        o->threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
-        return 0;
     case KEY_CPU_FEATURES: {
         unsigned mask = 0;
         if (!cli_cpu_mask(arg, &mask))
@@ -108,4 +107,22 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-const struct argp cli_compute_argp = {.options = options, .parser = parse};
+static error_t parse_threads(int key, char *arg, struct argp_state *state) {
+    if (key != 't')
+        return ARGP_ERR_UNKNOWN;
+    ((nib_options *)state->input)->threads =
+        (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
+    return 0;
+}
+
+static error_t parse_all(int key, char *arg, struct argp_state *state) {
+    if (key != ARGP_KEY_INIT)
+        return parse(key, arg, state);
+    state->child_inputs[0] = state->input;
+    return 0;
+}
+
+static const struct argp threads_argp = {.options = threads_options, .parser = parse_threads};
+static const struct argp_child with_threads[] = {{&threads_argp, 0, NULL, 10}, {0}};
+const struct argp cli_compute_argp = {.options = options, .parser = parse_all, .children = with_threads};
+const struct argp cli_compute_no_threads_argp = {.options = options, .parser = parse};

@@ -50,6 +50,23 @@ def test_profile(nibble, tiny):
     assert "| matmul " in done.stderr
 
 
+def test_several_models_and_thread_counts(nibble, tiny):
+    rows = json.loads(nibble("bench", tiny, tiny, *QUICK, "-t", "1,2", "-r", 1, "-o", "json").stdout)
+    assert [(row["n_threads"], row["test"]) for row in rows] == [(t, test) for _ in "ab" for t in (1, 2) for test in ("pp8", "tg4")]
+
+
+def test_longer_than_the_model(nibble, tiny):
+    done = nibble("bench", tiny, "-p", 600, "-n", 0, "-r", 1, "-t", 1)
+    assert done.stderr == f"nibble: note: {tiny} was made for 512 tokens, and a test has 600\n"
+
+
+def test_more_than_the_memory_gives_is_explained(nibble, tiny):
+    """Where it happens; a model of 38 KiB sits in any cache."""
+    done = nibble("bench", tiny, "-p", 0, "-n", 64, "-r", 5, "-t", 1)
+    share = float(done.stdout.splitlines()[2].split("|")[-2].strip(" %"))
+    assert ("sit in the processor's cache" in done.stdout) == (share > 100)
+
+
 def test_threads_and_modes(nibble, tiny):
     rows = json.loads(nibble("bench", tiny, *QUICK, "-t", 1, "--activations", "f32", "-o", "json").stdout)
     assert rows[0]["n_threads"] == 1 and rows[0]["activations"] == "f32"

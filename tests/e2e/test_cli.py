@@ -15,7 +15,8 @@ def commands(nibble):
 
 def flags(help_text):
     """Long flags of a command's --help, argp's own left out."""
-    found = re.findall(r"^ +(?:-\S, )?--([a-z0-9-]+)", help_text, re.M)
+    lines = re.findall(r"^ +(?:-\S, )?--.*", help_text, re.M)
+    found = [flag for line in lines for flag in re.findall(r"(?:^ +(?:-\S, )?|, )--([a-z0-9-]+)", line)]
     return set(found) - {"help", "usage"}
 
 
@@ -83,7 +84,13 @@ def test_help_lists_commands_with_examples(nibble):
     ["template", "m"],
     ["template", "m", "n", "--messages", "t"],
     ["bench"],
-    ["bench", "m", "n"],
+    ["bench", "m", "-t", "1,0"],
+    ["bench", "m", "n", "--server-load"],
+    ["run", "m", "--stop", ""],
+    ["run", "-m", "m", "-p", "a", "b"],
+    ["run", "m", "x", "--no-chat", "--system", "a"],
+    ["tokenize", "m", "a", "b"],
+    ["tokenize", "m", "a", "--text", "t"],
     ["bench", "m", "-p", "1,,2"],
     ["bench", "m", "-p", "x"],
     ["bench", "m", "-r", "0"],
@@ -111,6 +118,7 @@ def test_wrong_usage(nibble, arguments):
     ["quantize", "MODEL", "."],
     ["quantize", "MODEL", "OUT", "--calib", "SHORT"],
     ["quantize", "MODEL", "OUT", "--keep", "nothing"],
+    ["eval", "ppl", "MODEL", "--text", "MODEL/model.safetensors"],
     ["tokenize", "SHORT"],
     ["inspect", "SHORT"],
     ["template", "SHORT", "--messages", "SHORT"],
@@ -133,6 +141,22 @@ def test_usage_errors_name_flag_and_range(nibble):
     done = nibble("run", "m", "x", "--activations", "fp2", check=False)
     said = "nibble run: --activations takes one of auto, f32, int8, bf16, fp8, fp4, not 'fp2'"
     assert done.stderr.splitlines()[0] == said
+
+
+@pytest.mark.parametrize("arguments, meant", [
+    (["rnu"], "'run'"),
+    (["help", "tokenise"], "'tokenize'"),
+    (["run", "m", "--temprature", "1"], "--temperature"),
+    (["run", "m", "-p", "--stpo", "--tmep=1"], "--temp"),  # a flag's value is none itself
+    (["bench", "--prof", "--outptu", "md"], "--output"),
+    (["wlkkk"], None),
+    (["run", "m", "--something-else"], None),
+])
+def test_misspelled(nibble, arguments, meant):
+    done = nibble(*arguments, check=False)
+    said = done.stderr.splitlines()[0]
+    assert done.returncode == 2 and not done.stdout
+    assert said.endswith(f"; did you mean {meant}?") if meant else "did you mean" not in said and "there is no " in said
 
 
 @pytest.mark.parametrize("arguments", [
@@ -199,8 +223,8 @@ def test_man_page_matches_help(nibble, tree):
     assert set(man) - {""} == set(names)
     for name in names:
         shown = flags(nibble(name, "--help").stdout)
-        computes = man[""] <= shown  # has the flags of HOW IT COMPUTES
-        assert man[name] == (shown - man[""] if computes else shown), name
+        computes = man[""] <= shown  # has the flags of HOW IT COMPUTES, or one of them in its own way
+        assert man[name] == (shown - (man[""] - man[name]) if computes else shown), name
 
 
 def test_man_page_renders(tree):
@@ -242,4 +266,6 @@ def test_completion_of_values(nibble_path, tree):
     assert complete(tree, nibble_path, "run", "m", "--activations", "") == {"auto", "f32", "int8", "bf16", "fp8", "fp4"}
     assert complete(tree, nibble_path, "run", "m", "--kv-cache-dtype", "=", "f") == {"fp8", "fp32"}
     assert complete(tree, nibble_path, "bench", "m", "--output", "=") == {"md", "json", "csv"}
+    assert complete(tree, nibble_path, "bench", "m", "-o", "") == {"md", "json", "csv"}
+    assert complete(tree, nibble_path, "help", "in") == {"inspect"}
     assert complete(tree, nibble_path, "eval", "") == {"ppl", "kld", "--help"}

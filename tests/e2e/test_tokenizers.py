@@ -60,6 +60,7 @@ def test_what_is_printed(nibble, smollm2):
     as_text = nibble("tokenize", smollm2, "--ids", "--no-special", stdin="<|im_end|>").stdout.split()
     assert len(as_text) > 1 and "2" not in as_text
     assert nibble("tokenize", smollm2, "--ids", stdin="").stdout == "\n"
+    assert nibble("tokenize", smollm2, "Hi \"x\"\n<|im_end|>").stdout == done.stdout
 
 
 def test_bos(nibble, gemma3):

@@ -9,9 +9,9 @@
 
 #include "base/mem.h"
 #include "base/status.h"
-#include "cli/answer.h"
 #include "cli/cli.h"
 #include "cli/prompt.h"
+#include "cli/reply.h"
 #include "cli/turns.h"
 #include "cli/ui.h"
 
@@ -25,7 +25,7 @@ typedef struct run_args {
     talk_options talk;
     bool hide_reasoning, chosen_reasoning, has_seed;
     chat_choice chat;
-    answer_options answer;
+    reply_options answer;
 } run_args;
 
 enum {
@@ -245,7 +245,7 @@ static const struct argp argp = {
 };
 
 /* A base model has no template and continues texts; a template that cannot be used is not passed over. */
-static nib_status choose_chat(answer *s, const run_args *args, nib_error *err) {
+static nib_status choose_chat(reply *s, const run_args *args, nib_error *err) {
     const char *note = s->info.chat_template_note;
     talk_options o = args->talk;
     s->chat = args->chat != CHAT_OFF;
@@ -265,7 +265,7 @@ static nib_status choose_chat(answer *s, const run_args *args, nib_error *err) {
 }
 
 /* What computes, and the seed: an answer that nobody can ask for again cannot be reported. */
-static void print_head(const answer *s, const run_args *args) {
+static void print_head(const reply *s, const run_args *args) {
     const char *dim = ui_color(stderr, UI_DIM), *reset = ui_color(stderr, UI_RESET);
     const char *kv_name = cli_kv_name(args->answer.compute.kv_cache);
     char weights[32], kv[32];
@@ -285,14 +285,14 @@ static void print_head(const answer *s, const run_args *args) {
 }
 
 /* One prompt; the lines are for the results of calls. */
-static nib_status answer_prompt(answer *s, const run_args *args, const char *text, nib_error *err) {
+static nib_status answer_prompt(reply *s, const run_args *args, const char *text, nib_error *err) {
     if (s->talk.tools && !args->answer.json && !(s->lines = lines_open("")))
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
-    NIB_TRY(s->chat ? answer_turn(s, text, err) : answer_plain(s, text, err));
-    return args->answer.json ? answer_print_json(s, err) : NIB_OK;
+    NIB_TRY(s->chat ? reply_turn(s, text, err) : reply_plain(s, text, err));
+    return args->answer.json ? reply_print_json(s, err) : NIB_OK;
 }
 
-static nib_status run(answer *s, const run_args *args, const char *text, nib_error *err) {
+static nib_status run(reply *s, const run_args *args, const char *text, nib_error *err) {
     NIB_TRY(shapes_read(&s->shapes, args->schema, args->grammar, err));
     NIB_TRY(nib_open(&s->engine, args->model, &args->answer.compute, err));
     s->info.size = sizeof s->info;
@@ -313,7 +313,7 @@ int cmd_run(int argc, char **argv) {
                                              .repeat_penalty = 1.0f},
                                 .compute = {.size = sizeof args.answer.compute, .max_num_seqs = 1}}};
     cli_parse(&argp, argc, argv, &args);
-    answer session = {.options = &args.answer, .seed = args.answer.sampling.seed};
+    reply session = {.options = &args.answer, .seed = args.answer.sampling.seed};
     if (!args.has_seed && getrandom(&session.seed, sizeof session.seed, 0) < 0)
         session.seed = (uint64_t)getpid();
     session.seed &= INT64_MAX; /* what --seed takes */
@@ -324,7 +324,7 @@ int cmd_run(int argc, char **argv) {
         status = nib_fail(&err, NIB_BAD_ARGUMENT, "--json prints one answer: expected a prompt");
     if (status == NIB_OK)
         status = run(&session, &args, text, &err);
-    answer_close(&session);
+    reply_close(&session);
     mem_free(text);
     mem_free(args.answer.stops);
     return cli_finish_output(cli_fail(status, &err));

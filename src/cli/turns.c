@@ -13,7 +13,7 @@
 #include "cli/cli.h"
 #include "cli/ui.h"
 
-typedef nib_status (*turns_action)(answer *a, const char *argument, nib_error *err);
+typedef nib_status (*turns_action)(reply *a, const char *argument, nib_error *err);
 
 typedef struct turns_command {
     const char *name, *argument, *help; /* argument NULL: it takes none; "[X]": it may be left out */
@@ -23,7 +23,7 @@ typedef struct turns_command {
 
 static const turns_command commands[];
 
-static nib_status show_help(answer *a, const char *argument, nib_error *err) {
+static nib_status show_help(reply *a, const char *argument, nib_error *err) {
     (void)argument, (void)err;
     for (const turns_command *c = commands; c->name; c++)
         if (a->chat || !c->of_chat) {
@@ -36,36 +36,36 @@ static nib_status show_help(answer *a, const char *argument, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status clear(answer *a, const char *argument, nib_error *err) {
+static nib_status clear(reply *a, const char *argument, nib_error *err) {
     (void)argument, (void)err;
     talk_clear(&a->talk);
     return NIB_OK;
 }
 
-static nib_status save(answer *a, const char *path, nib_error *err) {
+static nib_status save(reply *a, const char *path, nib_error *err) {
     return talk_save(&a->talk, path, err);
 }
 
-static nib_status load(answer *a, const char *path, nib_error *err) {
+static nib_status load(reply *a, const char *path, nib_error *err) {
     NIB_TRY(talk_load(&a->talk, path, err));
     printf("%s(%zu messages)%s\n", ui_color(stdout, UI_DIM), json_array_size(a->talk.messages),
            ui_color(stdout, UI_RESET));
     return NIB_OK;
 }
 
-static nib_status set_system(answer *a, const char *text, nib_error *err) {
+static nib_status set_system(reply *a, const char *text, nib_error *err) {
     return talk_set_system(&a->talk, *text ? text : NULL, err);
 }
 
 /* Another seed, or it would be the same answer. */
-static nib_status regenerate(answer *a, const char *argument, nib_error *err) {
+static nib_status regenerate(reply *a, const char *argument, nib_error *err) {
     (void)argument;
     if (!talk_take_back_answer(&a->talk))
         return nib_fail(err, NIB_BAD_ARGUMENT, "there is no question yet");
     a->seed = (a->seed + 1) & INT64_MAX;
     fprintf(stderr, "%s(seed %llu)%s\n", ui_color(stderr, UI_DIM), (unsigned long long)a->seed,
             ui_color(stderr, UI_RESET));
-    return answer_turn(a, NULL, err);
+    return reply_turn(a, NULL, err);
 }
 
 static const turns_command commands[] = {
@@ -85,7 +85,7 @@ static bool is_command(const char *text) {
 }
 
 /* *leave: it was \q. */
-static nib_status run_command(answer *a, const char *text, bool *leave, nib_error *err) {
+static nib_status run_command(reply *a, const char *text, bool *leave, nib_error *err) {
     const size_t n = strcspn(text + 1, " \t");
     const char *argument = text + 1 + n;
     argument += strspn(argument, " \t");
@@ -104,15 +104,15 @@ static nib_status run_command(answer *a, const char *text, bool *leave, nib_erro
                     (int)n, text + 1);
 }
 
-static nib_status take_text(answer *a, const char *text, bool *leave, nib_error *err) {
+static nib_status take_text(reply *a, const char *text, bool *leave, nib_error *err) {
     if (text[strspn(text, " \t\n")] == 0)
         return NIB_OK;
     if (is_command(text))
         return run_command(a, text, leave, err);
-    return a->chat ? answer_turn(a, text, err) : answer_plain(a, text, err);
+    return a->chat ? reply_turn(a, text, err) : reply_plain(a, text, err);
 }
 
-nib_status turns_run(answer *a, nib_error *err) {
+nib_status turns_run(reply *a, nib_error *err) {
     const bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
     a->lines = lines_open(a->chat ? "> " : "text> ");
     if (!a->lines)

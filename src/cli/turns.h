@@ -6,10 +6,10 @@
 #ifndef CLI_TURNS_H
 #define CLI_TURNS_H
 
-#include "cli/answer.h"
+#include "cli/reply.h"
 
 /* Until \q, the end of the input, or Ctrl-C twice. A failed turn says why and the chat goes on; memory that
  * ran out ends it. */
-nib_status turns_run(answer *a, nib_error *err);
+nib_status turns_run(reply *a, nib_error *err);
 
 #endif

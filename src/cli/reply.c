@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See answer.h.
+ * See reply.h.
  */
-#include "cli/answer.h"
+#include "cli/reply.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,14 +37,14 @@ static void print_rates(const nib_event *e) {
             ui_color(stderr, UI_RESET));
 }
 
-static int bound_of(const answer *a) {
+static int bound_of(const reply *a) {
     if (a->options->max_tokens)
         return a->options->max_tokens;
-    return a->chat && a->talk.info.reasoning ? ANSWER_TOKENS_REASONING : ANSWER_TOKENS;
+    return a->chat && a->talk.info.reasoning ? REPLY_TOKENS_REASONING : REPLY_TOKENS;
 }
 
 /* Why it ended, where neither the model nor a flag ended it. */
-static void explain_end(const answer *a) {
+static void explain_end(const reply *a) {
     const char *dim = ui_color(stderr, UI_DIM), *reset = ui_color(stderr, UI_RESET);
     if (a->circle)
         fprintf(stderr,
@@ -61,7 +61,7 @@ static void explain_end(const answer *a) {
 
 /* ---- one request ---- */
 
-static nib_status keep_ids(answer *a, const int32_t *ids, size_t n, nib_error *err) {
+static nib_status keep_ids(reply *a, const int32_t *ids, size_t n, nib_error *err) {
     if (a->n_ids + n > a->ids_capacity) {
         const size_t capacity = 2 * (a->n_ids + n);
         int32_t *grown = mem_resize(a->ids, capacity, sizeof *grown);
@@ -76,7 +76,7 @@ static nib_status keep_ids(answer *a, const int32_t *ids, size_t n, nib_error *e
     return NIB_OK;
 }
 
-static nib_status keep_text(answer *a, const char *text, size_t n, nib_error *err) {
+static nib_status keep_text(reply *a, const char *text, size_t n, nib_error *err) {
     if (a->bytes + n > a->text_capacity) {
         const size_t capacity = 2 * (a->bytes + n);
         char *grown = mem_resize(a->text, capacity, 1);
@@ -89,8 +89,8 @@ static nib_status keep_text(answer *a, const char *text, size_t n, nib_error *er
     return NIB_OK;
 }
 
-static nib_status take_token(answer *a, nib_request *request, int32_t token, nib_error *err) {
-    const answer_options *o = a->options;
+static nib_status take_token(reply *a, nib_request *request, int32_t token, nib_error *err) {
+    const reply_options *o = a->options;
     a->n_generated++;
     const int circle = repeats_push(&a->repeats, token);
     if (circle && !a->circle && !o->circles && !o->ignore_eos) {
@@ -108,7 +108,7 @@ static nib_status take_token(answer *a, nib_request *request, int32_t token, nib
 }
 
 /* One event of an answer: shown or kept, and in a chat understood. */
-static nib_status take_event(answer *a, nib_request *request, const nib_event *e, nib_error *err) {
+static nib_status take_event(reply *a, nib_request *request, const nib_event *e, nib_error *err) {
     if (e->kind == NIB_EVENT_TOKEN)
         NIB_TRY(take_token(a, request, e->token, err));
     if (e->text_bytes == 0)
@@ -126,7 +126,7 @@ static nib_status take_event(answer *a, nib_request *request, const nib_event *e
     return NIB_OK;
 }
 
-static nib_status end_text(answer *a, nib_error *err) {
+static nib_status end_text(reply *a, nib_error *err) {
     if (a->chat)
         return talk_end(&a->talk, err);
     if (!a->options->json && (a->bytes == 0 || a->last != '\n'))
@@ -135,7 +135,7 @@ static nib_status end_text(answer *a, nib_error *err) {
 }
 
 /* Streams the answer of REQUEST. Ctrl-C cancels it: NIB_CANCELLED. */
-static nib_status stream(answer *a, nib_request *request, nib_error *err) {
+static nib_status stream(reply *a, nib_request *request, nib_error *err) {
     bool interrupted = false;
     nib_event e = {.size = sizeof e};
     while (e.kind != NIB_EVENT_END) {
@@ -164,14 +164,14 @@ static nib_status stream(answer *a, nib_request *request, nib_error *err) {
 }
 
 /* The engine asks a guide until the END. */
-static void wait_for_end(answer *a, nib_request *request) {
+static void wait_for_end(reply *a, nib_request *request) {
     nib_event e = {.size = sizeof e};
     nib_cancel(request);
     while (!a->ended && nib_next_event(request, &e, -1, NULL) == NIB_OK)
         a->ended = e.kind == NIB_EVENT_END;
 }
 
-static nib_status request(answer *a, const int32_t *ids, size_t n_ids, nib_error *err) {
+static nib_status request(reply *a, const int32_t *ids, size_t n_ids, nib_error *err) {
     nib_sampling sampling = a->options->sampling;
     sampling.seed = a->seed;
     nib_request_options o = {.size = sizeof o,
@@ -200,14 +200,14 @@ static nib_status request(answer *a, const int32_t *ids, size_t n_ids, nib_error
     return status;
 }
 
-static void begin(answer *a) {
+static void begin(reply *a) {
     a->bytes = 0;
     a->n_reasoned = a->n_generated = a->circle = 0;
     a->over_budget = false;
     a->repeats = (repeats){.n = 0};
 }
 
-nib_status answer_plain(answer *a, const char *text, nib_error *err) {
+nib_status reply_plain(reply *a, const char *text, nib_error *err) {
     int32_t *ids = NULL;
     size_t n_ids = 0;
     begin(a);
@@ -222,7 +222,7 @@ nib_status answer_plain(answer *a, const char *text, nib_error *err) {
 /* ---- a turn of a conversation ---- */
 
 /* The conversation's ids, its oldest turns left out where they no longer fit with room for an answer. */
-static nib_status conversation(answer *a, nib_error *err) {
+static nib_status conversation(reply *a, nib_error *err) {
     size_t room = (size_t)a->info.max_model_len / 4, dropped = 0, n;
     int32_t *ids;
     if (room > 256)
@@ -245,7 +245,7 @@ static nib_status conversation(answer *a, nib_error *err) {
 }
 
 /* The reasoning has used up its budget: it is closed for the model, which goes on from there. */
-static nib_status close_reasoning(answer *a, nib_error *err) {
+static nib_status close_reasoning(reply *a, nib_error *err) {
     char text[128];
     const int n = snprintf(text, sizeof text, "\n%s\n\n", a->talk.info.reasoning_end);
     int32_t *ids;
@@ -258,7 +258,7 @@ static nib_status close_reasoning(answer *a, nib_error *err) {
 }
 
 /* The answer to the conversation so far, kept unless nothing came. */
-static nib_status answer_talk(answer *a, nib_error *err) {
+static nib_status reply_talk(reply *a, nib_error *err) {
     begin(a);
     NIB_TRY(conversation(a, err));
     nib_status status = request(a, a->ids, a->n_ids, err);
@@ -277,7 +277,7 @@ static nib_status answer_talk(answer *a, nib_error *err) {
 }
 
 /* Reads what the calls of the last answer gave, a line each; *all: none is missing. */
-static nib_status read_results(answer *a, bool *all, nib_error *err) {
+static nib_status read_results(reply *a, bool *all, nib_error *err) {
     const size_t n = talk_n_calls(&a->talk);
     char **texts = mem_array(n, sizeof *texts);
     *all = texts != NULL;
@@ -297,11 +297,11 @@ static nib_status read_results(answer *a, bool *all, nib_error *err) {
     return status;
 }
 
-nib_status answer_turn(answer *a, const char *text, nib_error *err) {
+nib_status reply_turn(reply *a, const char *text, nib_error *err) {
     if (text)
         NIB_TRY(talk_add(&a->talk, "user", text, err));
     for (bool go_on = true; go_on;) {
-        const nib_status status = answer_talk(a, err);
+        const nib_status status = reply_talk(a, err);
         if (status != NIB_OK) {
             if (a->bytes == 0)
                 talk_take_back_question(&a->talk);
@@ -316,7 +316,7 @@ nib_status answer_turn(answer *a, const char *text, nib_error *err) {
 
 /* ---- JSON ---- */
 
-static const char *finish_reason(const answer *a) {
+static const char *finish_reason(const reply *a) {
     if (a->circle)
         return "repetition";
     if (a->chat && talk_n_calls(&a->talk) > 0)
@@ -324,7 +324,7 @@ static const char *finish_reason(const answer *a) {
     return a->event.reason == NIB_END_LENGTH ? "length" : "stop";
 }
 
-nib_status answer_print_json(const answer *a, nib_error *err) {
+nib_status reply_print_json(const reply *a, nib_error *err) {
     const nib_event *e = &a->event;
     json_t *message = a->chat ? json_copy((json_t *)talk_last(&a->talk))
                               : json_pack("{s:s, s:s%}", "role", "assistant", "content",
@@ -345,7 +345,7 @@ nib_status answer_print_json(const answer *a, nib_error *err) {
     return NIB_OK;
 }
 
-void answer_close(answer *a) {
+void reply_close(reply *a) {
     if (a->lines)
         lines_close(a->lines);
     talk_close(&a->talk);

@@ -3,8 +3,8 @@
  * One answer of a model: submitted, streamed to standard output, bounded, and looked at for circles. In a
  * chat the conversation around it is cli/talk.h's. A client of nibble.h.
  */
-#ifndef CLI_ANSWER_H
-#define CLI_ANSWER_H
+#ifndef CLI_REPLY_H
+#define CLI_REPLY_H
 
 #include "cli/lines.h"
 #include "cli/repeats.h"
@@ -12,10 +12,10 @@
 #include "cli/talk.h"
 
 /* Tokens of an answer where no flag says how many; with reasoning where the model's template knows it. */
-#define ANSWER_TOKENS           2048
-#define ANSWER_TOKENS_REASONING 8192
+#define REPLY_TOKENS           2048
+#define REPLY_TOKENS_REASONING 8192
 
-typedef struct answer_options {
+typedef struct reply_options {
     const char *model;    /* as the user named it */
     int max_tokens;       /* 0: the default */
     int reasoning_budget; /* tokens; 0: no bound */
@@ -25,10 +25,10 @@ typedef struct answer_options {
     size_t n_stops;
     nib_sampling sampling;
     nib_options compute;
-} answer_options;
+} reply_options;
 
-typedef struct answer {
-    const answer_options *options;
+typedef struct reply {
+    const reply_options *options;
     nib_engine *engine;
     nib_info info;
     shapes shapes;
@@ -50,15 +50,15 @@ typedef struct answer {
     repeats repeats;
     int circle;      /* tokens of the circle that ended it; 0: none did */
     nib_event event; /* END of the last request; its texts are gone */
-} answer;            /* zero-initialize */
+} reply;             /* zero-initialize */
 
 /* The continuation of TEXT as it is. Ctrl-C: NIB_CANCELLED. */
-nib_status answer_plain(answer *a, const char *text, nib_error *err);
+nib_status reply_plain(reply *a, const char *text, nib_error *err);
 /* The answer to TEXT as the next turn of the talk, with the calls in it. A turn that failed or was stopped
  * before a word is taken back. TEXT NULL: to the last question, which is there. */
-nib_status answer_turn(answer *a, const char *text, nib_error *err);
+nib_status reply_turn(reply *a, const char *text, nib_error *err);
 /* What came last, as a JSON object on standard output. */
-nib_status answer_print_json(const answer *a, nib_error *err);
-void answer_close(answer *a); /* with the engine */
+nib_status reply_print_json(const reply *a, nib_error *err);
+void reply_close(reply *a); /* with the engine */
 
 #endif

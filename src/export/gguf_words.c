@@ -60,23 +60,44 @@ static const json_t *find_step(const json_t *step, const char *list, const char 
     return NULL;
 }
 
+/* The pattern that a step of tokenizer.json cuts by; "" when it cuts nothing, NULL when it is none that GGUF
+ * has a name for. */
+static const char *pattern_of(const json_t *step) {
+    if (strcmp(type_of(step), "ByteLevel") == 0) {
+        const json_t *regex = json_object_get(step, "use_regex");
+        return json_is_true(json_object_get(step, "add_prefix_space")) ? NULL
+               : !regex || json_is_true(regex)                         ? PRETOKENIZER_GPT2
+                                                                       : "";
+    }
+    if (strcmp(type_of(step), "Digits") == 0)
+        return json_is_true(json_object_get(step, "individual_digits")) ? PRETOKENIZER_EACH_NUMBER
+                                                                        : "\\p{N}+";
+    const char *behavior = json_string_value(json_object_get(step, "behavior"));
+    if (strcmp(type_of(step), "Split") != 0 || !behavior || strcmp(behavior, "Isolated") != 0)
+        return NULL;
+    return json_string_value(json_object_get(json_object_get(step, "pattern"), "Regex"));
+}
+
 /* llama.cpp's name of a byte-level pre-tokenizer; NULL when it is none of those nibble knows. */
-static const char *pre_of(const json_t *root) {
-    const json_t *cut = json_object_get(root, "pre_tokenizer");
-    const json_t *digits = find_step(cut, "pretokenizers", "Digits");
-    const json_t *split = find_step(cut, "pretokenizers", "Split");
-    const char *pattern = json_string_value(json_object_get(json_object_get(split, "pattern"), "Regex"));
+static const char *pre_of(const json_t *root, const json_t *model, char out[PRETOKENIZER_NAME_MAX]) {
+    const json_t *cut = json_object_get(root, "pre_tokenizer"), *list = json_object_get(cut, "pretokenizers"),
+                 *step;
+    const char *patterns[PRETOKENIZER_MAX_STEPS];
+    size_t n = 0, i;
     if (!find_step(cut, "pretokenizers", "ByteLevel"))
         return NULL;
-    if (digits && !split && json_is_true(json_object_get(digits, "individual_digits")))
-        return "smollm";
-    if (!digits && pattern && strstr(pattern, "(?i:'s|'t|'re|'ve|'m|'ll|'d)")) {
-        if (strstr(pattern, "\\p{N}{1,3}|"))
-            return "llama-bpe";
-        if (strstr(pattern, "|\\p{N}| ?"))
-            return "qwen2";
+    if (!list) {
+        patterns[0] = pattern_of(cut);
+        n = patterns[0] && *patterns[0];
     }
-    return NULL;
+    json_array_foreach(list, i, step) {
+        const char *pattern = pattern_of(step);
+        if (!pattern || (*pattern && n == PRETOKENIZER_MAX_STEPS))
+            return NULL;
+        if (*pattern)
+            patterns[n++] = pattern;
+    }
+    return pretokenizer_name(patterns, n, json_is_true(json_object_get(model, "ignore_merges")), out);
 }
 
 static bool has_space_prefix(const json_t *root) {
@@ -301,9 +322,10 @@ static nib_status write_lexicon(lexicon *x, gguf_write *out) {
         return nib_fail(x->err, NIB_BAD_FILE, "%s: the chat template is no UTF-8 text", x->plan->in->path);
     NIB_TRY(read_vocab(x));
     NIB_TRY(pad_vocab(x));
-    const char *pre = x->spm ? "default" : pre_of(x->root);
+    char name[PRETOKENIZER_NAME_MAX];
+    const char *pre = x->spm ? "default" : pre_of(x->root, x->model, name);
     if (!pre)
-        return unsupported(x, "a pre-tokenizer other than smollm's, qwen2's and llama-bpe's");
+        return unsupported(x, "a pre-tokenizer that GGUF has no name for");
     gguf_write_text(out, "tokenizer.ggml.model", strview_of(x->spm ? "llama" : "gpt2"));
     gguf_write_text(out, "tokenizer.ggml.pre", strview_of(pre));
     gguf_write_texts(out, "tokenizer.ggml.tokens", x->tokens, x->n);

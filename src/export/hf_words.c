@@ -135,12 +135,30 @@ static json_t *byte_level(bool use_regex) {
                      "use_regex", use_regex);
 }
 
-static json_t *pair_of(json_t *first, json_t *second, const char *list) {
-    return json_pack("{s:s, s:[o, o]}", "type", "Sequence", list, first, second);
+/* How byte pairs are cut: as the model's own tokenizer.json says it where that is known. NULL: no memory. */
+static json_t *steps_of(const pretokenizer *pre) {
+    const char *const *patterns = pre->json[0] ? pre->json : pre->steps;
+    json_t *list = json_array();
+    bool ok = list != NULL, gpt2 = false;
+    for (size_t i = 0; i < PRETOKENIZER_MAX_STEPS && patterns[i]; i++) {
+        bool last = i + 1 == PRETOKENIZER_MAX_STEPS || !patterns[i + 1];
+        gpt2 = last && strcmp(patterns[i], PRETOKENIZER_GPT2) == 0;
+        if (strcmp(patterns[i], PRETOKENIZER_EACH_NUMBER) == 0)
+            ok &= json_array_append_new(
+                      list, json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1)) == 0;
+        else if (!gpt2)
+            ok &= json_array_append_new(list, split_step(patterns[i])) == 0;
+    }
+    ok &= json_array_append_new(list, byte_level(gpt2)) == 0;
+    if (ok)
+        return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
+    json_decref(list);
+    return NULL;
 }
 
 /* How text is cut before merging. */
 static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_error *err) {
+    const pretokenizer *pre = token_source_pre(w);
     json_t *cut = NULL, *normalizer = json_null();
     if (strview_is(w->model, "llama") && w->add_space_prefix == 0) {
         cut = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "String", " ", "behavior",
@@ -152,20 +170,15 @@ static nib_status add_pre_tokenizer(json_t *root, const token_source *w, nib_err
         normalizer = json_pack("{s:s, s:[{s:s, s:s}, {s:s, s:{s:s}, s:s}]}", "type", "Sequence",
                                "normalizers", "type", "Prepend", "prepend", WORD_START, "type", "Replace",
                                "pattern", "String", " ", "content", WORD_START);
-    } else if (strview_is(w->pre, "smollm")) {
-        cut = pair_of(json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1), byte_level(true),
-                      "pretokenizers");
-    } else if (strview_is(w->pre, "qwen2") || token_source_is_llama3(w)) {
-        bool qwen = strview_is(w->pre, "qwen2");
-        const char *pattern = qwen ? TOKEN_SOURCE_SPLIT("\\p{N}") : TOKEN_SOURCE_SPLIT("\\p{N}{1,3}");
-        cut = pair_of(split_step(pattern), byte_level(false), "pretokenizers");
-        if (qwen)
+    } else if (pre && !pre->characters) {
+        cut = steps_of(pre);
+        if (pre->nfc)
             normalizer = json_pack("{s:s}", "type", "NFC");
     } else {
         return nib_fail(
             err, NIB_UNSUPPORTED,
-            "%s: the pre-tokenizer \"%s\" is none that nibble writes as tokenizer.json (smollm, qwen2, "
-            "llama-bpe); write a GGUF file instead",
+            "%s: the pre-tokenizer \"%s\" is none that nibble writes as tokenizer.json; write a GGUF file "
+            "instead",
             w->where, QUOTE(w->pre));
     }
     bool ok = add(root, "normalizer", normalizer);
@@ -244,11 +257,12 @@ static nib_status add_merges(json_t *model, const token_source *w, nib_error *er
 }
 
 static nib_status fill_tokenizer(json_t *root, const token_source *w, nib_error *err) {
+    const pretokenizer *pre = token_source_pre(w);
     bool spm = strview_is(w->model, "llama");
     json_t *unk = spm && is_id(w, w->unk) ? text_of(w->tokens[w->unk]) : json_null();
     json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout",
                               "unk_token", unk, "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                              spm, "byte_fallback", spm, "ignore_merges", token_source_is_llama3(w));
+                              spm, "byte_fallback", spm, "ignore_merges", pre && pre->ignore_merges);
     json_t *added = json_array();
     bool ok = add(root, "version", json_string("1.0")) && add(root, "truncation", json_null()) &&
               add(root, "padding", json_null());

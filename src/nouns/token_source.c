@@ -5,11 +5,17 @@
  */
 #include "nouns/token_source.h"
 
-bool token_source_is_llama3(const token_source *s) {
-    return strview_is(s->model, "gpt2") && (strview_is(s->pre, "llama-bpe") || strview_is(s->pre, "llama3") ||
-                                            strview_is(s->pre, "llama-v3"));
+const pretokenizer *token_source_pre(const token_source *s) {
+    if (strview_is(s->model, "gemma4"))
+        return pretokenizer_find(s->model);
+    if (!strview_is(s->model, "gpt2"))
+        return NULL;
+    return pretokenizer_find(s->pre.n ? s->pre : strview_of("default"));
 }
 
 bool token_source_adds_bos(const token_source *s) {
-    return s->add_bos >= 0 ? s->add_bos > 0 : strview_is(s->model, "llama") || token_source_is_llama3(s);
+    const pretokenizer *pre = token_source_pre(s);
+    if (pre && pre->adds_bos && pre->characters)
+        return true; /* llama.cpp overrides files that deny it */
+    return s->add_bos >= 0 ? s->add_bos > 0 : strview_is(s->model, "llama") || (pre && pre->adds_bos);
 }

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/strview.h"
+#include "nouns/pretokenizer.h"
 
 #define TOKEN_SOURCE_MAX_PIECE 65535               /* bytes of one piece of a vocabulary */
 #define TOKEN_SOURCE_MAX_JSON  ((size_t)256 << 20) /* bytes of a tokenizer.json */
@@ -32,8 +32,8 @@ typedef struct token_source {
     strview config_json; /* tokenizer_config.json, may be empty */
 
     /* ... or GGUF metadata (n_tokens > 0). */
-    strview model; /* "gpt2" or "llama" */
-    strview pre;   /* "smollm", "qwen2", "llama-bpe", ... */
+    strview model; /* "gpt2", "llama" or "gemma4" */
+    strview pre;   /* a name of nouns/pretokenizer.h, or empty */
     size_t n_tokens;
     const strview *tokens;
     const float *scores;  /* [n_tokens] or NULL */
@@ -68,15 +68,9 @@ static inline int32_t token_source_type(const token_source *s, size_t id) {
     return s->types ? s->types[id] : TOKEN_NORMAL;
 }
 
-/* The pattern by which byte pairs of Qwen (DIGITS one "\\p{N}") and Llama 3 ("\\p{N}{1,3}") cut a text, as
- * tokenizer.json spells it. */
-#define TOKEN_SOURCE_SPLIT(digits)                                                                           \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                                     \
-    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-/* Of GGUF metadata. Byte pairs cut the way of Llama 3, under any of the names llama.cpp knows for it: three
- * digits together, and a word that is a piece is not merged up to it. */
-bool token_source_is_llama3(const token_source *s);
+/* Of GGUF metadata. How text is cut before pairs are merged; NULL: by none of the ways that nibble knows, or
+ * the words are SentencePiece's. A file that does not say is llama.cpp's "default". */
+const pretokenizer *token_source_pre(const token_source *s);
 /* Does BOS go in front? As the file says, else llama.cpp's default for the kind of words. */
 bool token_source_adds_bos(const token_source *s);
 

@@ -31,7 +31,7 @@ size_t detokenizer_push(const tokenizer *t, detokenizer *d, int32_t id, bool wit
     strview text = tokenizer_piece(t, id, with_control);
     if (!d->started && text.n > 0 && !tokenizer_is_control(t, id)) {
         d->started = true;
-        if (t->prefix_space && text.p[0] == ' ') {
+        if (t->strip_space && text.p[0] == ' ') {
             text.p++;
             text.n--;
         }

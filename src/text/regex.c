@@ -105,14 +105,6 @@ static bool spans_add_rest(reader *r, spans *s, spans *from) {
     return ok && (next > SPELL_LAST_CODE || spans_add(r, s, next, SPELL_LAST_CODE));
 }
 
-static bool is_kind(range_class k, char which) {
-    if (which == 'L')
-        return k == RANGE_LETTER || k == RANGE_NEW_LETTER;
-    if (which == 'N')
-        return k == RANGE_NUMBER || k == RANGE_NEW_NUMBER || k == RANGE_NEW_DIGIT;
-    return k == RANGE_SPACE;
-}
-
 /* Adds \d, \w, \s, \D, \W, \S, or \p{L}, \p{N}, \P{L}, \P{N} as 'L', 'N', 'l', 'n'. */
 static bool add_named(reader *r, spans *s, char name) {
     const bool opposite = name == 'D' || name == 'W' || name == 'S' || name == 'l' || name == 'n';
@@ -127,8 +119,8 @@ static bool add_named(reader *r, spans *s, char name) {
         ok = spans_add(r, to, '\t', '\r') && spans_add(r, to, ' ', ' ');
     for (size_t i = 0; i < n_unicode_ranges && ok && name != 'd' && name != 'w' && name != 's'; i++) {
         const unicode_range *u = &unicode_ranges[i];
-        const bool letter = is_kind(u->kind, 'L'), number = is_kind(u->kind, 'N'),
-                   space = is_kind(u->kind, 'S');
+        const char kind = u->category[0];
+        const bool letter = kind == 'L', number = kind == 'N', space = kind == 'Z';
         if ((letter && (name == 'L' || name == 'l' || name == 'W')) ||
             (number && (name == 'N' || name == 'n' || name == 'D' || name == 'W')) || (space && name == 'S'))
             ok = spans_add(r, to, u->first, u->last);

@@ -1,105 +1,101 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * PCRE2 behind the splitter. Its memory comes from base/mem.h. A match has a limit of backtracking and a JIT
- * stack of bounded size, and all matches in a text share a budget in proportion to its length: a pattern that
- * needs more on some text is an error in words, not a hang. Patterns are anchored and tried at one position
- * after the other, because PCRE2 counts backtracking anew at each position that it tries by itself.
+ * Oniguruma behind the splitter. A match has a limit of backtracking and of stack, and all matches in a text
+ * share a budget in proportion to its length: a pattern that needs more on some text is an error in words,
+ * not a hang. Patterns are tried at one position after the other, because Oniguruma counts backtracking anew
+ * at each position that it tries by itself. Its memory is malloc's.
  */
 #include "text/split_pattern.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <oniguruma.h>
+#include <pthread.h>
 
 #include "base/mem.h"
+#include "text/split_dialect.h"
 
-#define FREE_STEPS      256 /* of backtracking at a position, not counted */
-#define MORE_STEPS      4   /* times as many in the next try */
-#define MATCH_LIMIT     (FREE_STEPS << 14)
-#define JIT_STACK_START 32768
-#define JIT_STACK_MAX   (1 << 20)
+#define FREE_STEPS  256 /* of backtracking at a position, not counted */
+#define MORE_STEPS  4   /* times as many in the next try */
+#define MATCH_LIMIT (FREE_STEPS << 14)
+#define STACK_LIMIT (4 << 20) /* places to go back to */
 
 struct split_pattern {
-    pcre2_general_context *memory;
-    pcre2_code *code;
-    bool jit;
+    regex_t *code;
 };
 
-static void *pattern_alloc(size_t bytes, void *unused) {
-    (void)unused;
-    return mem_alloc(bytes);
-}
+static pthread_once_t initialized = PTHREAD_ONCE_INIT;
 
-static void pattern_free(void *p, void *unused) {
-    (void)unused;
-    mem_free(p);
+static void initialize(void) {
+    OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
+    onig_initialize(encodings, 1);
 }
 
 void split_pattern_close(split_pattern *p) {
     if (!p)
         return;
-    pcre2_code_free(p->code);
-    pcre2_general_context_free(p->memory);
+    onig_free(p->code);
     mem_free(p);
 }
 
-nib_status split_pattern_open(split_pattern **out, strview pattern, const char *where, nib_error *err) {
+static nib_status compile(split_pattern *p, const text_buffer *text, const char *where, nib_error *err) {
+    OnigErrorInfo info = {0};
+    const OnigUChar *pattern = (const OnigUChar *)text->bytes;
+    const int code = onig_new(&p->code, pattern, pattern + text->n, ONIG_OPTION_NONE, ONIG_ENCODING_UTF8,
+                              ONIG_SYNTAX_ONIGURUMA, &info);
+    if (code == ONIG_NORMAL)
+        return NIB_OK;
+    p->code = NULL;
+    if (code == ONIGERR_MEMORY)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a Split pattern");
+    OnigUChar words[ONIG_MAX_ERROR_MESSAGE_LEN] = "";
+    const int n = onig_error_code_to_str(words, code, &info);
+    return nib_fail(err, NIB_UNSUPPORTED, "%s: a Split pattern that Oniguruma cannot read: %.*s", where, n,
+                    (const char *)words);
+}
+
+nib_status split_pattern_open(split_pattern **out, strview pattern, class_source source, const char *where,
+                              nib_error *err) {
+    *out = NULL;
     if (pattern.n > 4096)
         return nib_fail(err, NIB_BAD_FILE, "%s: a Split pattern of %zu bytes, expected at most 4096", where,
                         pattern.n);
+    pthread_once(&initialized, initialize);
     split_pattern *p = mem_array(1, sizeof *p);
-    if (p)
-        p->memory = pcre2_general_context_create(pattern_alloc, pattern_free, NULL);
-    pcre2_compile_context *compile = p && p->memory ? pcre2_compile_context_create(p->memory) : NULL;
-    if (!compile) {
-        split_pattern_close(p);
+    if (!p)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a Split pattern");
-    }
-    int code = 0;
-    PCRE2_SIZE at = 0;
-    p->code =
-        pcre2_compile((PCRE2_SPTR)pattern.p, pattern.n,
-                      PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_UTF_CHECK,
-                      &code, &at, compile);
-    pcre2_compile_context_free(compile);
-    if (!p->code) {
+    text_buffer text = {0};
+    nib_status status = split_dialect_spell(&text, pattern, source, where, err);
+    if (status == NIB_OK)
+        status = compile(p, &text, where, err);
+    text_buffer_free(&text);
+    if (status != NIB_OK) {
         split_pattern_close(p);
-        if (code == PCRE2_ERROR_HEAP_FAILED)
-            return nib_fail(err, NIB_NO_MEMORY, "no memory for a Split pattern");
-        unsigned char words[128] = "";
-        pcre2_get_error_message(code, words, sizeof words);
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: a Split pattern that PCRE2 cannot compile: %s at byte %zu",
-                        where, (const char *)words, (size_t)at);
+        return status;
     }
-    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0; /* without it the interpreter runs */
     *out = p;
     return NIB_OK;
 }
 
 nib_status split_pattern_match_open(split_pattern_match *m, const split_pattern *pattern, const char *text,
                                     size_t n, uint64_t *work, nib_error *err) {
-    *m = (split_pattern_match){.pattern = pattern, .text = text, .n = n, .work = work};
-    m->data = pcre2_match_data_create(1, pattern->memory);
-    m->context = pcre2_match_context_create(pattern->memory);
-    if (pattern->jit)
-        m->stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_MAX, pattern->memory);
-    if (!m->data || !m->context || (pattern->jit && !m->stack)) {
-        split_pattern_match_close(m);
+    *m = (split_pattern_match){.pattern = pattern, .text = text, .n = n, .last_end = n + 1, .work = work};
+    OnigMatchParam *limits = onig_new_match_param();
+    if (!limits)
         return nib_fail(err, NIB_NO_MEMORY, "no memory to split text");
-    }
-    if (m->stack)
-        pcre2_jit_stack_assign(m->context, NULL, m->stack);
+    onig_set_match_stack_limit_size_of_match_param(limits, STACK_LIMIT);
+    m->limits = limits;
     return NIB_OK;
 }
 
-/* PCRE2's answer at m->at. It does not tell how many steps a match took, so it is given few and, when they do
- * not do, more of those that are left. */
+/* Bytes that match at m->at, or Oniguruma's error. It does not tell how many steps a match took, so it is
+ * given few and, when they do not do, more of those that are left. */
 static int match_here(split_pattern_match *m) {
+    const OnigUChar *text = (const OnigUChar *)m->text;
     for (uint32_t steps = FREE_STEPS;;) {
-        pcre2_set_match_limit(m->context, steps);
-        const int found = pcre2_match(m->pattern->code, (PCRE2_SPTR)m->text, m->n, m->at,
-                                      PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, m->data, m->context);
+        onig_set_retry_limit_in_match_of_match_param(m->limits, steps);
+        const int found = onig_match_with_param(m->pattern->code, text, text + m->n, text + m->at, NULL,
+                                                ONIG_OPTION_NONE, m->limits);
         steps *= MORE_STEPS;
-        if (found != PCRE2_ERROR_MATCHLIMIT || steps > MATCH_LIMIT || steps > *m->work)
+        if (found != ONIGERR_RETRY_LIMIT_IN_MATCH_OVER || steps > MATCH_LIMIT || steps > *m->work)
             return found;
         *m->work -= steps;
     }
@@ -114,20 +110,16 @@ static void skip_character(split_pattern_match *m) {
 nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t *to, nib_error *err) {
     while (m->at < m->n) {
         const int found = match_here(m);
-        if (found == PCRE2_ERROR_NOMATCH) {
+        if (found == ONIG_MISMATCH || (found == 0 && m->at == m->last_end)) {
             skip_character(m);
             continue;
         }
         if (found < 0)
-            return nib_fail(err, found == PCRE2_ERROR_NOMEMORY ? NIB_NO_MEMORY : NIB_BAD_FILE,
-                            "the model's Split pattern takes too long on this text (PCRE2 error %d)", found);
-        const PCRE2_SIZE *span = pcre2_get_ovector_pointer(m->data);
-        if (span[1] <= span[0] || span[0] < m->at) { /* \K may turn a match around */
-            skip_character(m);
-            continue;
-        }
-        *from = span[0];
-        *to = m->at = span[1];
+            return nib_fail(err, found == ONIGERR_MEMORY ? NIB_NO_MEMORY : NIB_BAD_FILE,
+                            "the model's Split pattern takes too long on this text (Oniguruma error %d)",
+                            found);
+        *from = m->at;
+        *to = m->at = m->last_end = m->at + (size_t)found;
         return NIB_OK;
     }
     *from = *to = m->at = m->n;
@@ -135,8 +127,7 @@ nib_status split_pattern_match_next(split_pattern_match *m, size_t *from, size_t
 }
 
 void split_pattern_match_close(split_pattern_match *m) {
-    pcre2_match_data_free(m->data);
-    pcre2_match_context_free(m->context);
-    pcre2_jit_stack_free(m->stack);
-    m->data = m->context = m->stack = NULL;
+    if (m->limits)
+        onig_free_match_param(m->limits);
+    m->limits = NULL;
 }

@@ -7,7 +7,7 @@
 #include "text/splitter.h"
 
 #include "base/utf8.h"
-#include "nouns/token_source.h"
+#include "nouns/pretokenizer.h"
 #include "text/split_pattern.h"
 
 typedef const unsigned char *cursor;
@@ -153,6 +153,63 @@ typedef struct walk {
     uint64_t *work;
 } walk;
 
+static nib_status run_from(const walk *w, const char *text, size_t n, nib_error *err);
+
+/* The pieces that a pattern's matches leave, each given on when it is known where it ends. */
+typedef struct piece_run {
+    const walk *deeper;
+    split_behavior behavior;
+    bool invert;
+    const char *text;
+    size_t from, to; /* the piece at hand; empty: none */
+    bool matched;    /* what it ends with */
+} piece_run;
+
+static nib_status flush_piece(piece_run *p, nib_error *err) {
+    const size_t from = p->from, n = p->to - p->from;
+    p->from = p->to;
+    return n > 0 ? run_from(p->deeper, p->text + from, n, err) : NIB_OK;
+}
+
+/* [FROM, TO) follows what was pushed before; a match of nothing only cuts. */
+static nib_status push_piece(piece_run *p, size_t from, size_t to, bool match, nib_error *err) {
+    if (from == to)
+        return match ? flush_piece(p, err) : NIB_OK;
+    match ^= p->invert;
+    const bool any = p->to > p->from;
+    const bool joins = any && ((p->behavior == SPLIT_WITH_PREVIOUS && match && !p->matched) ||
+                               (p->behavior == SPLIT_WITH_NEXT && !match && p->matched) ||
+                               (p->behavior == SPLIT_CONTIGUOUS && match == p->matched));
+    if (!joins) {
+        NIB_TRY(flush_piece(p, err));
+        p->from = p->behavior == SPLIT_REMOVED && match ? to : from;
+    }
+    p->to = to;
+    p->matched = match;
+    return NIB_OK;
+}
+
+static nib_status run_pattern(const walk *deeper, const split_step *step, const char *text, size_t n,
+                              nib_error *err) {
+    split_pattern_match match;
+    piece_run pieces = {.deeper = deeper, .behavior = step->behavior, .invert = step->invert, .text = text};
+    NIB_TRY(split_pattern_match_open(&match, step->pattern, text, n, deeper->work, err));
+    nib_status status = NIB_OK;
+    for (size_t done = 0; done < n && status == NIB_OK;) {
+        size_t from, to;
+        status = split_pattern_match_next(&match, &from, &to, err);
+        if (status == NIB_OK)
+            status = push_piece(&pieces, done, from, false, err);
+        if (status == NIB_OK)
+            status = push_piece(&pieces, from, to, true, err);
+        done = to;
+    }
+    if (status == NIB_OK)
+        status = flush_piece(&pieces, err);
+    split_pattern_match_close(&match);
+    return status;
+}
+
 static nib_status run_from(const walk *w, const char *text, size_t n, nib_error *err) {
     if (w->step == w->splitter->n_steps)
         return w->word(w->context, text, n, err);
@@ -168,20 +225,7 @@ static nib_status run_from(const walk *w, const char *text, size_t n, nib_error 
         }
         return NIB_OK;
     }
-    split_pattern_match match;
-    NIB_TRY(split_pattern_match_open(&match, step->pattern, text, n, w->work, err));
-    nib_status status = NIB_OK;
-    for (size_t done = 0; done < n && status == NIB_OK;) {
-        size_t from, to;
-        status = split_pattern_match_next(&match, &from, &to, err);
-        if (status == NIB_OK && from > done)
-            status = run_from(&deeper, text + done, from - done, err);
-        if (status == NIB_OK && to > from)
-            status = run_from(&deeper, text + from, to - from, err);
-        done = to;
-    }
-    split_pattern_match_close(&match);
-    return status;
+    return run_pattern(&deeper, step, text, n, err);
 }
 
 nib_status splitter_run(const splitter *s, const char *text, size_t n, split_sink *word, void *context,
@@ -198,17 +242,29 @@ nib_status splitter_add(splitter *s, split_step step, const char *where, nib_err
     return NIB_OK;
 }
 
-nib_status splitter_add_pattern(splitter *s, strview pattern, const char *where, nib_error *err) {
-    static const char gpt2[] =
-        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-    split_step step = {.kind = SPLIT_WORDS, .max_digits = 1, .fold_long_s = true};
-    if (strview_is(pattern, gpt2)) {
-        step.kind = SPLIT_GPT2;
-    } else if (strview_is(pattern, TOKEN_SOURCE_SPLIT("\\p{N}{1,3}"))) {
-        step.max_digits = 3;
-    } else if (!strview_is(pattern, TOKEN_SOURCE_SPLIT("\\p{N}"))) {
+/* Is PATTERN one that is written out here? It leaves nothing between its matches, so only what may join or
+ * drop them differs. */
+static bool is_written_out(split_step *step, strview pattern) {
+    if (step->behavior != SPLIT_ISOLATED && !(step->behavior == SPLIT_REMOVED && step->invert))
+        return false;
+    step->fold_long_s = true;
+    step->kind = SPLIT_WORDS;
+    if (strview_is(pattern, PRETOKENIZER_GPT2))
+        step->kind = SPLIT_GPT2;
+    else if (strview_is(pattern, PRETOKENIZER_WORDS("\\p{N}{1,3}")))
+        step->max_digits = 3;
+    else if (strview_is(pattern, PRETOKENIZER_WORDS("\\p{N}")))
+        step->max_digits = 1;
+    else
+        return false;
+    return true;
+}
+
+nib_status splitter_add_pattern(splitter *s, split_step step, strview pattern, class_source source,
+                                const char *where, nib_error *err) {
+    if (!is_written_out(&step, pattern)) {
         step.kind = SPLIT_PATTERN;
-        NIB_TRY(split_pattern_open(&step.pattern, pattern, where, err));
+        NIB_TRY(split_pattern_open(&step.pattern, pattern, source, where, err));
     }
     const nib_status status = splitter_add(s, step, where, err);
     if (status != NIB_OK)

@@ -24,6 +24,7 @@ nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error
     added_open(&t->added);
     added_open(&t->normalized_added);
     nib_status status = json ? tokenizer_json_open(t, source, err) : tokenizer_gguf_open(t, source, err);
+    t->strip_space |= t->prefix_space;
     if (status == NIB_OK)
         status = tokenizer_collect_ends(t, source, err);
     if (status != NIB_OK) {
@@ -118,23 +119,52 @@ nib_status tokenizer_add_end(tokenizer *t, int32_t id, const char *field, const 
     return NIB_OK;
 }
 
-/* Files name one end at most; chat models end a turn with another, which base models' files keep silent
- * about. A piece counts only as a control token: Gemma's </s> is a tag of HTML. */
+bool tokenizer_ends_by_name(strview spelling) {
+    static const char *const names[] = {"<|im_end|>",
+                                        "<|eot_id|>",
+                                        "<|eom_id|>",
+                                        "<end_of_turn>",
+                                        "<|end|>",
+                                        "<|endoftext|>",
+                                        "<|end_of_text|>",
+                                        "<|return|>",
+                                        "<|call|>",
+                                        "<turn|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "[e~[",
+                                        "<end_of_utterance>",
+                                        "<\uFF5Cend\u2581of\u2581sentence\uFF5C>"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strview_is(spelling, names[i]))
+            return true;
+    return false;
+}
+
+/* Files name one end at most; chat models end a turn with another, which base models' files keep silent about
+ * and some converters give the type of a word. Known by name: those are what ends a turn, and are not shown.
+ * "</s>" and "<eos>" count only as control tokens: Gemma's </s> is a tag of HTML. Harmony's <|end|> ends a
+ * message, not an answer. */
 nib_status tokenizer_collect_ends(tokenizer *t, const token_source *source, nib_error *err) {
-    static const char *const names[] = {"<|im_end|>",      "<|eot_id|>", "<|eom_id|>",
-                                        "<end_of_turn>",   "<|end|>",    "<|endoftext|>",
-                                        "<|end_of_text|>", "<eos>",      "</s>"};
     const char *where = source->where;
+    const bool harmony = tokenizer_find(t, strview_of("<|return|>")) >= 0;
     if (source->eos >= 0)
         NIB_TRY(tokenizer_add_end(t, source->eos, "the eos token", where, err));
     if (source->eot >= 0)
         NIB_TRY(tokenizer_add_end(t, source->eot, "the eot token", where, err));
     for (int32_t i = 0; i < source->n_extra_eos && i < 8; i++)
         NIB_TRY(tokenizer_add_end(t, source->extra_eos[i], "eos_token_id", where, err));
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const int32_t id = tokenizer_find(t, strview_of(names[i]));
-        if (id >= 0 && t->words.pieces[id].kind == PIECE_CONTROL)
-            NIB_TRY(tokenizer_add_end(t, id, names[i], where, err));
+    for (size_t i = 0; i < t->words.n; i++) {
+        piece *p = &t->words.pieces[i];
+        const strview spelling = vocab_spelling(&t->words, (int32_t)i);
+        const bool named = tokenizer_ends_by_name(spelling) && !(harmony && strview_is(spelling, "<|end|>"));
+        const bool plain = strview_is(spelling, "</s>") || strview_is(spelling, "<eos>");
+        if (p->kind == PIECE_ABSENT || !(named || (plain && p->kind == PIECE_CONTROL)))
+            continue;
+        p->kind = PIECE_CONTROL;
+        NIB_TRY(tokenizer_add_end(t, (int32_t)i, "the end token", where, err));
     }
     return NIB_OK;
 }

@@ -29,6 +29,7 @@ typedef struct encoder {
     merge_work work;
     text_buffer normal;   /* the current fragment, normalized */
     text_buffer spelling; /* a word in GPT-2's letters (ignore_merges) */
+    text_buffer marked;   /* what is cut now, its spaces marked (metaspace) */
     added_matches found, found_later;
     cached_word *cache;
     size_t cache_mask;
@@ -128,6 +129,11 @@ static bool all_bytes_known(const tokenizer *t, const char *p, unsigned n) {
 static nib_status char_pairs(encoder *e, const char *word, size_t n, nib_error *err) {
     const tokenizer *t = e->t;
     unknown_run run = {0};
+    if (t->whole_line_ends && *word == '\n') {
+        const int32_t id = vocab_find(&t->words, word, n);
+        if (id >= 0)
+            return emit(e, id, err);
+    }
     for (size_t i = 0; i < n;) {
         uint32_t key;
         const unsigned bytes = symbol_at(word + i, n - i, &key);
@@ -215,12 +221,39 @@ static nib_status encode_joined(encoder *e, const char *text, size_t n, nib_erro
     return encode_word(e, text + start, n - start, err);
 }
 
-static nib_status encode_plain(encoder *e, const char *text, size_t n, nib_error *err) {
+/* Metaspace: marks the spaces of TEXT, puts one in front where it is due, and cuts at the marks. */
+static nib_status encode_metaspace(encoder *e, const char *text, size_t n, bool first, nib_error *err) {
+    const tokenizer *t = e->t;
+    const bool has_one = *text == ' ' || (n >= 3 && memcmp(text, SPACE_MARK, 3) == 0);
+    e->marked.n = 0;
+    if (!has_one && (t->metaspace == METASPACE_ALWAYS || (t->metaspace == METASPACE_FIRST && first)))
+        NIB_TRY(text_buffer_append(&e->marked, SPACE_MARK, 3, err));
+    NIB_TRY(normalize_spaces(&e->marked, text, n, err));
+    const char *p = e->marked.bytes, *end = p + e->marked.n;
+    while (t->split_marks && end - p > 1) {
+        const char *next = memmem(p + 1, (size_t)(end - p) - 1, SPACE_MARK, 3);
+        if (!next)
+            break;
+        NIB_TRY(encode_joined(e, p, (size_t)(next - p), err));
+        p = next;
+    }
+    return encode_joined(e, p, (size_t)(end - p), err);
+}
+
+static nib_status encode_cut(void *context, const char *text, size_t n, nib_error *err) {
+    return encode_joined(context, text, n, err);
+}
+
+/* FIRST: the whole text begins here. */
+static nib_status encode_plain(encoder *e, const char *text, size_t n, bool first, nib_error *err) {
+    const tokenizer *t = e->t;
     if (n == 0)
         return NIB_OK;
-    if (e->t->algorithm == ALGORITHM_BYTE_PAIRS)
-        return splitter_run(&e->t->splitter, text, n, encode_word, e, &e->split_work, err);
-    return encode_joined(e, text, n, err);
+    if (t->metaspace != METASPACE_NONE)
+        return encode_metaspace(e, text, n, first, err);
+    if (t->splitter.n_steps == 0)
+        return encode_joined(e, text, n, err);
+    return splitter_run(&t->splitter, text, n, t->joins ? encode_cut : encode_word, e, &e->split_work, err);
 }
 
 /* The text between added tokens: *text and *n become the normalized form, in e->normal or as they were. */
@@ -243,7 +276,7 @@ static nib_status normalize_fragment(encoder *e, const char **text, size_t *n, n
     return NIB_OK;
 }
 
-static nib_status encode_fragment(encoder *e, const char *text, size_t n, nib_error *err) {
+static nib_status encode_fragment(encoder *e, const char *text, size_t n, bool first, nib_error *err) {
     if (n == 0)
         return NIB_OK;
     NIB_TRY(normalize_fragment(e, &text, &n, err));
@@ -256,11 +289,11 @@ static nib_status encode_fragment(encoder *e, const char *text, size_t n, nib_er
     for (size_t i = 0; i < e->found_later.n; i++) {
         const added_match m = e->found_later.list[i];
         if (m.start > done)
-            NIB_TRY(encode_plain(e, text + done, m.start - done, err));
+            NIB_TRY(encode_plain(e, text + done, m.start - done, first && done == 0, err));
         NIB_TRY(emit(e, m.id, err));
         done = m.end;
     }
-    return done < n ? encode_plain(e, text + done, n - done, err) : NIB_OK;
+    return done < n ? encode_plain(e, text + done, n - done, first && done == 0, err) : NIB_OK;
 }
 
 /* Of a marked text, where the marks still fit its bytes: control tokens that are otherwise looked for after
@@ -272,20 +305,21 @@ static nib_status encode_controls(encoder *e, const char *text, size_t from, siz
         added_find_leftmost(&e->t->normalized_added, text + from, to - from, rule, &found, err);
     size_t done = from;
     for (size_t i = 0; status == NIB_OK && i < found.n; i++) {
-        status = encode_fragment(e, text + done, from + found.list[i].start - done, err);
+        status = encode_fragment(e, text + done, from + found.list[i].start - done, done == 0, err);
         if (status == NIB_OK)
             status = emit(e, found.list[i].id, err);
         done = from + found.list[i].end;
     }
     if (status == NIB_OK)
-        status = encode_fragment(e, text + done, to - done, err);
+        status = encode_fragment(e, text + done, to - done, done == 0, err);
     added_matches_free(&found);
     return status;
 }
 
 static nib_status encode_between(encoder *e, const char *text, size_t from, size_t to, nib_error *err) {
-    return e->marks && e->t->normalized_added.n > 0 ? encode_controls(e, text, from, to, err)
-                                                    : encode_fragment(e, text + from, to - from, err);
+    return e->marks && e->t->normalized_added.n > 0
+               ? encode_controls(e, text, from, to, err)
+               : encode_fragment(e, text + from, to - from, from == 0, err);
 }
 
 static nib_status encode_text(encoder *e, const char *text, size_t n, nib_error *err) {
@@ -335,6 +369,7 @@ static nib_status encode(encoder *e, const char *text, size_t n, nib_error *err)
     text_buffer_free(&repaired);
     text_buffer_free(&e->normal);
     text_buffer_free(&e->spelling);
+    text_buffer_free(&e->marked);
     added_matches_free(&e->found);
     added_matches_free(&e->found_later);
     merge_work_free(&e->work);

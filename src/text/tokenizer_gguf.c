@@ -49,17 +49,17 @@ static nib_status check_ids(const token_source *s, nib_error *err) {
     return check_id(s, "padding", s->pad, err);
 }
 
-/* llama.cpp takes pieces of these names for control tokens whatever their type says. */
+/* llama.cpp takes pieces of these names for control tokens whatever their type says; <|im_start|> goes with
+ * <|im_end|>. */
 static bool named_control(strview spelling) {
-    static const char *const names[] = {
-        "<|eot_id|>",      "<|im_end|>",  "<|end|>",      "<end_of_turn>", "<|endoftext|>",  "<|eom_id|>",
-        "<|end_of_text|>", "</s>",        "<eos>",        "<EOT>",         "<|fim_prefix|>", "<|fim_suffix|>",
-        "<|fim_middle|>",  "<|fim_pad|>", "<|fim_repo|>", "<|repo_name|>", "<|file_sep|>",   "<reponame>",
-        "<PRE>",           "<SUF>",       "<MID>",        "<PAD>",         "[PAD]"};
+    static const char *const names[] = {"</s>",           "<eos>",          "<|im_start|>", "<|fim_prefix|>",
+                                        "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>",  "<|fim_repo|>",
+                                        "<|repo_name|>",  "<|file_sep|>",   "<reponame>",   "<PRE>",
+                                        "<SUF>",          "<MID>",          "<PAD>",        "[PAD]"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strview_is(spelling, names[i]))
             return true;
-    return false;
+    return tokenizer_ends_by_name(spelling);
 }
 
 static nib_status fill_added(tokenizer *t, const char *where, nib_error *err) {
@@ -68,7 +68,7 @@ static nib_status fill_added(tokenizer *t, const char *where, nib_error *err) {
         if (kind == PIECE_ABSENT)
             continue;
         const strview spelling = vocab_spelling(&t->words, (int32_t)i);
-        const bool named = spelling.n <= 16 && named_control(spelling);
+        const bool named = spelling.n <= 32 && named_control(spelling);
         if (kind != PIECE_CONTROL && kind != PIECE_UNKNOWN && kind != PIECE_USER && !named)
             continue;
         if (spelling.n > ADDED_MAX_BYTES)
@@ -80,26 +80,24 @@ static nib_status fill_added(tokenizer *t, const char *where, nib_error *err) {
     return NIB_OK;
 }
 
-/* ---- byte-pair encoding ("gpt2") ---- */
+/* ---- byte-pair encoding ("gpt2", "gemma4") ---- */
 
-static nib_status open_splitter(tokenizer *t, const token_source *s, nib_error *err) {
+static nib_status open_splitter(tokenizer *t, const token_source *s, const pretokenizer **out,
+                                nib_error *err) {
+    const pretokenizer *pre = token_source_pre(s);
+    char list[PRETOKENIZER_LIST_MAX];
+    if (!pre)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: tokenizer.ggml.pre is \"%s\", expected one that nibble knows: %s", s->where,
+                        excerpt_of(s->pre).text, pretokenizer_list(list));
     NIB_TRY(char_classes_open(&t->splitter.classes, CLASSES_LLAMA_CPP, err));
     t->splitter.has_classes = true;
-    if (strview_is(s->pre, "smollm")) {
-        NIB_TRY(splitter_add(&t->splitter, (split_step){.kind = SPLIT_EACH_NUMBER}, s->where, err));
-        return splitter_add(&t->splitter, (split_step){.kind = SPLIT_GPT2}, s->where, err);
-    }
-    split_step words = {.kind = SPLIT_WORDS, .max_digits = 1};
-    if (token_source_is_llama3(s)) {
-        words.max_digits = 3;
-        t->ignore_merges = true;
-    } else if (!strview_is(s->pre, "qwen2")) {
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "%s: tokenizer.ggml.pre is \"%s\", expected one that nibble knows: smollm, qwen2, "
-                        "llama-bpe",
-                        s->where, excerpt_of(s->pre).text);
-    }
-    return splitter_add(&t->splitter, words, s->where, err);
+    t->ignore_merges = pre->ignore_merges;
+    for (size_t i = 0; i < PRETOKENIZER_MAX_STEPS && pre->steps[i]; i++)
+        NIB_TRY(splitter_add_pattern(&t->splitter, (split_step){0}, strview_of(pre->steps[i]),
+                                     CLASSES_LLAMA_CPP, s->where, err));
+    *out = pre;
+    return NIB_OK;
 }
 
 static nib_status open_merges(tokenizer *t, const token_source *s, nib_error *err) {
@@ -124,11 +122,16 @@ static nib_status open_merges(tokenizer *t, const token_source *s, nib_error *er
     return NIB_OK;
 }
 
-static nib_status open_byte_pairs(tokenizer *t, const token_source *s, nib_error *err) {
-    t->algorithm = ALGORITHM_BYTE_PAIRS;
-    NIB_TRY(open_splitter(t, s, err));
+static nib_status open_pairs(tokenizer *t, const token_source *s, nib_error *err) {
+    const pretokenizer *pre = NULL;
+    NIB_TRY(open_splitter(t, s, &pre, err));
     NIB_TRY(open_merges(t, s, err));
-    return tokenizer_bind_byte_letters(t, err);
+    t->algorithm = pre->characters ? ALGORITHM_CHAR_PAIRS : ALGORITHM_BYTE_PAIRS;
+    if (!pre->characters)
+        return tokenizer_bind_byte_letters(t, err);
+    t->mark_spaces = t->whole_line_ends = true;
+    NIB_TRY(tokenizer_bind_byte_pieces(t, s->where, err));
+    return tokenizer_bind_space_marks(t, err);
 }
 
 /* ---- SentencePiece ("llama") ---- */
@@ -174,14 +177,15 @@ static nib_status open_scores(tokenizer *t, const token_source *s, nib_error *er
 
 nib_status tokenizer_gguf_open(tokenizer *t, const token_source *source, nib_error *err) {
     const bool scores = strview_is(source->model, "llama");
-    if (!scores && !strview_is(source->model, "gpt2"))
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: tokenizer.ggml.model is \"%s\", expected gpt2 or llama",
-                        source->where, excerpt_of(source->model).text);
+    if (!scores && !strview_is(source->model, "gpt2") && !strview_is(source->model, "gemma4"))
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: tokenizer.ggml.model is \"%s\", expected gpt2, gemma4 or llama", source->where,
+                        excerpt_of(source->model).text);
     NIB_TRY(check_ids(source, err));
     NIB_TRY(fill_vocab(t, source, err));
     NIB_TRY(fill_added(t, source->where, err));
     t->bos = source->bos;
-    NIB_TRY(scores ? open_scores(t, source, err) : open_byte_pairs(t, source, err));
+    NIB_TRY(scores ? open_scores(t, source, err) : open_pairs(t, source, err));
     t->adds_bos = token_source_adds_bos(source) && t->bos >= 0;
     return NIB_OK;
 }

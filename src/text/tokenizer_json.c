@@ -140,7 +140,7 @@ static nib_status read_added_token(const reader *r, const json_t *token, size_t 
     if (get_flag(token, "single_word"))
         return nib_fail(r->err, NIB_UNSUPPORTED, "%s: added_tokens[%zu] is a single_word token", r->where,
                         index);
-    added_token a = {.special = get_flag(token, "special"),
+    added_token a = {.special = get_flag(token, "special") || tokenizer_ends_by_name(content),
                      .lstrip = get_flag(token, "lstrip"),
                      .rstrip = get_flag(token, "rstrip")};
     NIB_TRY(read_added_id(r, token, index, &a.id));
@@ -201,19 +201,75 @@ static nib_status read_normalizer(reader *r, const json_t *n, int depth) {
     return unsupported(r, "normalizer", type);
 }
 
+static bool read_behavior(strview name, split_behavior *out) {
+    static const char *const names[] = {[SPLIT_ISOLATED] = "Isolated",
+                                        [SPLIT_REMOVED] = "Removed",
+                                        [SPLIT_WITH_PREVIOUS] = "MergedWithPrevious",
+                                        [SPLIT_WITH_NEXT] = "MergedWithNext",
+                                        [SPLIT_CONTIGUOUS] = "Contiguous"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strview_is(name, names[i])) {
+            *out = (split_behavior)i;
+            return true;
+        }
+    return false;
+}
+
+/* TEXT as a pattern that matches nothing else. */
+static nib_status quote(text_buffer *out, strview text, nib_error *err) {
+    for (size_t i = 0; i < text.n; i++) {
+        const unsigned char byte = (unsigned char)text.p[i];
+        const bool plain =
+            byte >= 0x80 || (byte >= '0' && byte <= '9') || ((byte | 32) >= 'a' && (byte | 32) <= 'z');
+        char code[8];
+        const int n = snprintf(code, sizeof code, "\\x%02X", byte);
+        NIB_TRY(text_buffer_append(out, plain ? text.p + i : code, plain ? 1 : (size_t)n, err));
+    }
+    return NIB_OK;
+}
+
 static nib_status read_split(reader *r, const json_t *p) {
     const json_t *pattern = json_object_get(p, "pattern");
-    const strview behavior = get_text(p, "behavior");
-    if (strview_is(get_text(pattern, "String"), " ") && strview_is(behavior, "MergedWithPrevious")) {
+    const strview behavior = get_text(p, "behavior"), regex = get_text(pattern, "Regex"),
+                  literal = get_text(pattern, "String");
+    split_step step = {.invert = get_flag(p, "invert")};
+    if (strview_is(literal, " ") && strview_is(behavior, "MergedWithPrevious")) {
         r->splits_spaces = true;
         return NIB_OK;
     }
-    if (!strview_is(behavior, "Isolated") || get_flag(p, "invert"))
+    if (!read_behavior(behavior, &step.behavior))
         return unsupported(r, "pre_tokenizer Split behavior", behavior);
-    const strview regex = get_text(pattern, "Regex");
-    if (regex.n == 0)
-        return unsupported(r, "pre_tokenizer Split pattern", get_text(pattern, "String"));
-    return splitter_add_pattern(&r->t->splitter, regex, r->where, r->err);
+    if (regex.n > 0)
+        return splitter_add_pattern(&r->t->splitter, step, regex, CLASSES_TOKENIZERS, r->where, r->err);
+    if (literal.n == 0)
+        return unsupported(r, "pre_tokenizer Split pattern", literal);
+    text_buffer quoted = {0};
+    nib_status status = quote(&quoted, literal, r->err);
+    if (status == NIB_OK)
+        status = splitter_add_pattern(&r->t->splitter, step, (strview){quoted.bytes, quoted.n},
+                                      CLASSES_TOKENIZERS, r->where, r->err);
+    text_buffer_free(&quoted);
+    return status;
+}
+
+/* Metaspace: what transformers makes of Llama 2's Prepend and Replace when it saves a tokenizer again. */
+static nib_status read_metaspace(reader *r, const json_t *p) {
+    tokenizer *t = r->t;
+    const json_t *scheme = json_object_get(p, "prepend_scheme"), *split = json_object_get(p, "split");
+    if (!strview_is(get_text(p, "replacement"), SPACE_MARK))
+        return unsupported(r, "pre_tokenizer Metaspace with the replacement", get_text(p, "replacement"));
+    if (t->metaspace != METASPACE_NONE || t->splitter.n_steps > 0 || r->splits_spaces)
+        return unsupported(r, "pre_tokenizer beside Metaspace:", strview_of("Split, Digits or Metaspace"));
+    t->split_marks = !json_is_false(split);
+    if (json_is_false(json_object_get(p, "add_prefix_space")) || strview_is(text_of(scheme), "never"))
+        t->metaspace = METASPACE_NEVER;
+    else if (strview_is(text_of(scheme), "first"))
+        t->metaspace = METASPACE_FIRST;
+    else if (!scheme || strview_is(text_of(scheme), "always"))
+        t->metaspace = METASPACE_ALWAYS;
+    else
+        return unsupported(r, "pre_tokenizer Metaspace prepend_scheme", text_of(scheme));
+    return NIB_OK;
 }
 
 static nib_status read_pre_tokenizer(reader *r, const json_t *p, int depth) {
@@ -228,8 +284,12 @@ static nib_status read_pre_tokenizer(reader *r, const json_t *p, int depth) {
     }
     if (r->byte_level) /* later steps would see GPT-2's letters */
         return unsupported(r, "pre_tokenizer after ByteLevel", type);
+    if (r->t->metaspace != METASPACE_NONE)
+        return unsupported(r, "pre_tokenizer after Metaspace", type);
     if (strview_is(type, "Split"))
         return read_split(r, p);
+    if (strview_is(type, "Metaspace"))
+        return read_metaspace(r, p);
     splitter *s = &r->t->splitter;
     if (strview_is(type, "Digits")) {
         r->digits_first = r->digits_first || s->n_steps == 0;
@@ -315,6 +375,9 @@ static nib_status read_char_model(const reader *r, const json_t *model) {
         return unsupported(r, "pre_tokenizer of a model without ByteLevel:", strview_of("Split or Digits"));
     if ((r->splits_spaces || t->prefix_space) && !t->mark_spaces)
         return unsupported(r, "pre_tokenizer without Replace:", strview_of("Split"));
+    if (t->metaspace != METASPACE_NONE && (t->mark_spaces || t->prefix_space))
+        return unsupported(r, "pre_tokenizer with Replace or Prepend:", strview_of("Metaspace"));
+    t->strip_space = t->metaspace == METASPACE_FIRST || t->metaspace == METASPACE_ALWAYS;
     const bool fallback = get_flag(model, "byte_fallback");
     bool all_bytes = fallback;
     for (int byte = 0; byte < 256; byte++) {
@@ -355,7 +418,7 @@ static int32_t named_id(const reader *r, const json_t *config, const char *key) 
     return vocab_find(&r->t->words, text.p, text.n);
 }
 
-/* The first special token of a TemplateProcessing is what the tokenizer puts before a text. */
+/* The special token in front of a TemplateProcessing's text is what the tokenizer puts before a prompt. */
 static nib_status read_post_processor(const reader *r, const json_t *p, int depth) {
     if (!p || json_is_null(p))
         return NIB_OK;
@@ -371,8 +434,10 @@ static nib_status read_post_processor(const reader *r, const json_t *p, int dept
     if (!strview_is(type, "TemplateProcessing"))
         return unsupported(r, "post_processor", type);
     const json_t *single = json_object_get(p, "single");
-    for (size_t i = 0; i < json_array_size(single); i++) {
+    bool behind = false; /* the text: what stands there ends it, and a prompt goes on */
+    for (size_t i = 0; i < json_array_size(single) && !behind; i++) {
         const json_t *special = json_object_get(json_array_get(single, i), "SpecialToken");
+        behind = !special;
         if (!special)
             continue;
         const strview name = get_text(special, "id");

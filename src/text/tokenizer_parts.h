@@ -17,6 +17,14 @@ typedef enum algorithm {
     ALGORITHM_SCORES          /* GGUF "llama": characters, pieces with scores */
 } algorithm;
 
+/* tokenizers' Metaspace: U+2581 for every space, and one in front of text that has none there. */
+typedef enum metaspace {
+    METASPACE_NONE = 0,
+    METASPACE_NEVER,
+    METASPACE_FIRST, /* of what stands where the text begins */
+    METASPACE_ALWAYS /* of all that stands between added tokens */
+} metaspace;
+
 #define TOKENIZER_MAX_ENDS 32
 
 struct tokenizer {
@@ -30,7 +38,11 @@ struct tokenizer {
     int32_t unk; /* -1: none */
     bool fuse_unk, ignore_merges;
     bool nfc, mark_spaces;
-    bool prefix_space; /* text begins with a space of its own; decoding takes it away */
+    bool prefix_space;    /* text begins with a space of its own ... */
+    bool strip_space;     /* ... or did when it was cut: decoding takes it away */
+    metaspace metaspace;  /* spaces are marked as text is cut, not before */
+    bool split_marks;     /* words begin at them */
+    bool whole_line_ends; /* a word of line ends that is a piece is not merged up to it */
 
     added_set added;            /* found in the text as given */
     added_set normalized_added; /* found after normalization (tokenizer.json) */
@@ -57,6 +69,8 @@ nib_status tokenizer_learn_joins(tokenizer *t, nib_error *err);
 /* The merge LEFT RIGHT (spellings) of rank RANK. */
 nib_status tokenizer_add_merge(tokenizer *t, strview left, strview right, size_t rank, bool replace,
                                const char *where, nib_error *err);
+/* Is SPELLING what ends a turn of some model, whatever type its file gives it? */
+bool tokenizer_ends_by_name(strview spelling);
 /* Adds the pieces that always end an answer by their names, and the ids of SOURCE. */
 nib_status tokenizer_collect_ends(tokenizer *t, const token_source *source, nib_error *err);
 nib_status tokenizer_add_end(tokenizer *t, int32_t id, const char *field, const char *where, nib_error *err);

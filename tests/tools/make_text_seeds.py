@@ -80,7 +80,7 @@ def json_seeds():
         "smollm2": byte_level({"type": "Sequence", "pretokenizers": [digits, gpt2]}),
         "qwen3": byte_level(split(WORDS_1), normalizer={"type": "NFC"}, post=bytes_only),
         "llama3": byte_level(split(WORDS_1.replace(r"\p{N}|", r"\p{N}{1,3}|")), ignore_merges=True),
-        "pcre2": byte_level(split(r"\p{Lu}?\p{Ll}+|[0-9]{2}|\s+")),
+        "pattern": byte_level(split(r"\p{Lu}?\p{Ll}+|[0-9]{2}|\s+")),
         "gemma": sentence_piece(replace),
         "llama2": sentence_piece({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace]}),
         "unknowns": sentence_piece(replace, byte_fallback=False),

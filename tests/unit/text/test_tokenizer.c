@@ -59,6 +59,44 @@ static void llama_bpe_takes_whole_words(void **state) {
     tokenizer_close(t);
 }
 
+/* By their text, whatever type the file gives them. */
+static void ends_have_any_type(void **state) {
+    (void)state;
+    fixture f;
+    for (int32_t type = 1; type <= 5; type++) {
+        fixture_bytes(&f, "qwen2");
+        f.types[256] = f.types[257] = type;
+        f.types[259] = 1; /* </s>, here a tag of HTML */
+        tokenizer *t = fixture_open(&f.source);
+        assert_string_equal(fixture_ids(t, "<|im_start|>he<|im_end|>", 0), "256 266 257");
+        assert_true(tokenizer_is_end(t, 257));
+        assert_int_equal(tokenizer_piece(t, 257, false).n, 0); /* it is not shown */
+        assert_false(tokenizer_is_end(t, 259));
+        tokenizer_close(t);
+    }
+}
+
+static void pre_tokenizers_by_name(void **state) {
+    (void)state;
+    fixture f;
+    static const char *const llama3[] = {"llama-bpe", "falcon3", "pixtral", "lfm2"};
+    for (size_t i = 0; i < sizeof llama3 / sizeof *llama3; i++) {
+        fixture_bytes(&f, llama3[i]);
+        tokenizer *t = fixture_open(&f.source);
+        assert_true(tokenizer_adds_bos(t));
+        assert_true(t->ignore_merges);
+        assert_string_equal(fixture_ids(t, "hello", 0), "269");
+        tokenizer_close(t);
+    }
+    fixture_bytes(&f, ""); /* a file that does not say is llama.cpp's default */
+    tokenizer *t = fixture_open(&f.source);
+    assert_int_equal(t->splitter.n_steps, 4);
+    tokenizer_close(t);
+    fixture_bytes(&f, "afmoe");
+    fixture_refused(&f.source, NIB_UNSUPPORTED,
+                    "tokenizer.ggml.pre is \"afmoe\", expected one that nibble knows: llama-bpe, ");
+}
+
 static void scores_from_gguf(void **state) {
     (void)state;
     fixture f;
@@ -118,7 +156,7 @@ static void tokenizer_json_of_every_kind(void **state) {
     check_seed("qwen3", "a <think>b", "97 265 98", TOKENIZE_NO_SPECIAL);
     check_seed("qwen3", "xhellox", "120 259 120", 0);
     check_seed("qwen3", "a\xE2\x82 b", "97 239 191 189 32 98", 0);
-    check_seed("pcre2", "Ab12", "65 98 262", 0);
+    check_seed("pattern", "Ab12", "65 98 262", 0);
     check_seed("gemma", " hel  lo", "271 273 272", 0);
     check_seed("gemma", "z\u00e9", "125 198 172", 0);
     check_seed("llama2", "hel", "271", 0); /* Prepend */
@@ -385,7 +423,9 @@ static void bad_json_is_refused(void **state) {
     check_bad_json(MODEL(",\"normalizer\":{\"type\":\"Lowercase\"}"), NIB_UNSUPPORTED,
                    "normalizer \"Lowercase\"");
     check_bad_json(MODEL(",\"pre_tokenizer\":{\"type\":\"Metaspace\"}"), NIB_UNSUPPORTED,
-                   "pre_tokenizer \"Metaspace\"");
+                   "pre_tokenizer Metaspace with the replacement");
+    check_bad_json(MODEL(",\"pre_tokenizer\":{\"type\":\"Whitespace\"}"), NIB_UNSUPPORTED,
+                   "pre_tokenizer \"Whitespace\"");
     check_bad_json(MODEL(",\"post_processor\":{\"type\":\"BertProcessing\"}"), NIB_UNSUPPORTED,
                    "post_processor \"BertProcessing\"");
     check_bad_json(MODEL(",\"added_tokens\":[{\"id\":3,\"content\":\"\"}]"), NIB_BAD_FILE,
@@ -400,7 +440,7 @@ static void bad_json_is_refused(void **state) {
     check_bad_json(
         MODEL(",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":"
               "{\"Regex\":\"(\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}"),
-        NIB_UNSUPPORTED, "PCRE2 cannot compile");
+        NIB_UNSUPPORTED, "Oniguruma cannot read");
 }
 
 #define LISTS(vocab, merges) "{\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}}"
@@ -507,6 +547,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(byte_pairs_from_gguf),
         cmocka_unit_test(llama_bpe_takes_whole_words),
+        cmocka_unit_test(ends_have_any_type),
+        cmocka_unit_test(pre_tokenizers_by_name),
         cmocka_unit_test(scores_from_gguf),
         cmocka_unit_test(tokenizer_json_of_every_kind),
         cmocka_unit_test(bos_of_tokenizer_json),

@@ -326,7 +326,12 @@ typedef enum nib_shape_kind {
     NIB_SHAPE_JSON_SCHEMA,
     NIB_SHAPE_REGEX,  /* of the whole answer */
     NIB_SHAPE_CHOICE, /* a JSON list of strings, one of which is the answer */
-    NIB_SHAPE_GBNF    /* llama.cpp's grammars */
+    NIB_SHAPE_GBNF,   /* llama.cpp's grammars */
+    /* Calls of tools with arguments that keep to their schemas: a JSON object of "tools" (as in
+     * nib_conversation), "name" (the one to call; none: any), "format" (nib_chat_info's call_format) and
+     * "single" (true: one call). Formats that do not write arguments as JSON, and none, give one call as
+     * {"name": ..., "arguments": {...}}. */
+    NIB_SHAPE_CALL
 } nib_shape_kind;
 
 typedef struct nib_shape nib_shape;

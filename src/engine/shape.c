@@ -37,7 +37,8 @@ nib_status nib_shape_open(nib_engine *e, const nib_shape_options *options, nib_s
                                        [NIB_SHAPE_JSON_SCHEMA] = GUIDE_JSON_SCHEMA,
                                        [NIB_SHAPE_REGEX] = GUIDE_REGEX,
                                        [NIB_SHAPE_CHOICE] = GUIDE_CHOICE,
-                                       [NIB_SHAPE_GBNF] = GUIDE_GBNF};
+                                       [NIB_SHAPE_GBNF] = GUIDE_GBNF,
+                                       [NIB_SHAPE_CALL] = GUIDE_CALL};
     nib_shape_options o;
     trie *words;
     if (out)

@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "text/call_shape.h"
 #include "text/gbnf.h"
 #include "text/mask.h"
 #include "text/regex.h"
@@ -94,6 +95,9 @@ static grammar_node read_shape(grammar_builder *b, guide_kind kind, strview text
         break;
     case GUIDE_GBNF:
         node = gbnf_read(b, text);
+        break;
+    case GUIDE_CALL:
+        node = call_shape_read(b, text);
         break;
     }
     return node;

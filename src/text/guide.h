@@ -20,7 +20,8 @@ typedef enum guide_kind {
     GUIDE_JSON_SCHEMA,
     GUIDE_REGEX,  /* of the whole answer */
     GUIDE_CHOICE, /* a JSON list of strings, one of which is the answer */
-    GUIDE_GBNF
+    GUIDE_GBNF,
+    GUIDE_CALL /* of tools (call_shape.h) */
 } guide_kind;
 
 #define GUIDE_MAX_ROLLBACK 256 /* tokens that can always be taken back */

@@ -11,10 +11,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
-#include "serve/answer_score.h"
 #include "serve/answer_take.h"
 #include "serve/keys.h"
-#include "serve/shelf.h"
 
 enum {
     TOGETHER_MS = 20
@@ -207,92 +205,6 @@ bool answer_add_conversation(answer *r, api_error *e) {
             nib_reader_close(readers[i]);
     }
     return good;
-}
-
-/* ---- start ---- */
-
-static nib_status make_guide(answer *r, choice *c, nib_error *err) {
-    const ask_shape *shape = &r->ask.shape;
-    const nib_chat_info *chat = &r->server->chat_info;
-    if (!shape->wanted)
-        return NIB_OK;
-    nib_shape_options o = {.size = sizeof o,
-                           .kind = shape->kind,
-                           .text = shape->text,
-                           .bytes = shape->text ? strlen(shape->text) : 0};
-    if (c->reader && chat->reasoning_end) {
-        o.reasoning_begin = nib_reader_in_reasoning(c->reader) ? NULL : chat->reasoning;
-        o.reasoning_end = chat->reasoning_end;
-    }
-    return shelf_guide(r->server->shapes, r->server->engine, &o, &c->guide, err);
-}
-
-/* What every request of R has in common. */
-static nib_request_options common_options(const answer *r) {
-    const ask *a = &r->ask;
-    const server *s = r->server;
-    const bool chat = a->messages && (a->tools || s->chat_info.reasoning);
-    return (nib_request_options){.size = sizeof(nib_request_options),
-                                 .max_tokens =
-                                     a->max_tokens >= 0 ? a->max_tokens : s->options.default_max_tokens,
-                                 .min_tokens = a->min_tokens,
-                                 .ignore_eos = a->ignore_eos,
-                                 .stop_ids = a->stop_ids,
-                                 .n_stop_ids = a->n_stop_ids,
-                                 .stop_texts = a->stops,
-                                 .n_stop_texts = a->n_stops,
-                                 .bias = a->bias,
-                                 .n_bias = a->n_bias,
-                                 .logprobs = a->logprobs || a->best_of > a->n,
-                                 .top_logprobs = a->top_logprobs,
-                                 .priority = a->priority,
-                                 .no_prefix_cache = a->no_prefix_cache,
-                                 .cache_salt = r->salt,
-                                 .control_text = chat || a->keep_special};
-}
-
-static nib_status submit(answer *r, choice *c, const choice *twin, nib_error *err) {
-    nib_sampling sampling = r->ask.sampling;
-    nib_request_options o = common_options(r);
-    if (!sampling.random_seed)
-        sampling.seed += (uint64_t)(c->index % r->ask.best_of); /* the choices of a prompt differ */
-    o.sampling = &sampling;
-    o.prompt = r->prompts[c->prompt].ids;
-    o.n_prompt = r->prompts[c->prompt].n;
-    o.same_prompt = twin ? twin->request : NULL;
-    NIB_TRY(make_guide(r, c, err));
-    if (c->guide.mask)
-        o.guide = &c->guide;
-    nib_status status = NIB_OK;
-    pthread_mutex_lock(&r->lock);
-    if (r->cancelled)
-        status = nib_fail(err, NIB_CANCELLED, "the request was cancelled");
-    else
-        status = nib_submit(r->server->engine, &o, &c->request, err);
-    pthread_mutex_unlock(&r->lock);
-    return status;
-}
-
-bool answer_start(answer *r, api_error *e) {
-    nib_error words = {""};
-    live_add(r->server->live, &r->live);
-    r->is_live = true;
-    if (r->ask.echo && r->ask.logprobs && !answer_score(r, e))
-        return false;
-    for (size_t i = 0; i < r->n_choices; i++) {
-        choice *c = &r->choices[i];
-        if (r->ask.max_tokens == 0) { /* only the prompt is told */
-            c->finish = "length";
-            c->over = true;
-            continue;
-        }
-        const bool first = i == 0 || c->prompt != r->choices[i - 1].prompt;
-        const nib_status status =
-            submit(r, c, first ? NULL : &r->choices[i - (size_t)(c->index % r->ask.best_of)], &words);
-        if (status != NIB_OK)
-            return api_error_from(e, status, &words);
-    }
-    return true;
 }
 
 /* ---- wait ---- */

@@ -37,7 +37,8 @@ typedef struct choice {
     nib_request *request;
     nib_guide guide;    /* of zeros: none */
     nib_reader *reader; /* of conversations */
-    bool over, cut_reasoning;
+    bool over;
+    enum { CUT_NOT = 0, CUT_GOING, CUT_DONE } cut; /* of reasoning, by its budget */
 
     buf text, reasoning; /* so far */
     answer_call *calls;  /* [n_calls] */

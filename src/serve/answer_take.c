@@ -4,6 +4,7 @@
  */
 #include "serve/answer_take.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -63,6 +64,10 @@ typedef struct taker {
     bool failed;
 } taker;
 
+static bool wants_call(const answer *r) {
+    return r->ask.tool_choice >= ASK_TOOLS_REQUIRED;
+}
+
 static void take_piece(void *context, const nib_piece *piece) {
     taker *t = context;
     choice *c = t->c;
@@ -71,6 +76,10 @@ static void take_piece(void *context, const nib_piece *piece) {
     case NIB_PIECE_TEXT:
         buf_add(&c->text, piece->text, piece->text_bytes);
         fits = !c->text.failed;
+        if (wants_call(t->r)) { /* it may turn out to be one */
+            t->failed |= !fits;
+            return;
+        }
         break;
     case NIB_PIECE_REASONING:
         buf_add(&c->reasoning, piece->text, piece->text_bytes);
@@ -106,6 +115,29 @@ static void take_text(answer *r, choice *c, const char *text, size_t n) {
         no_memory(r);
 }
 
+/* Where a call was asked for and the model's format cannot be held to, the answer is {"name", "arguments"}.
+ */
+static void take_bare_call(answer *r, choice *c) {
+    taker t = {.r = r, .c = c};
+    json_t *json = NULL;
+    if (c->text.n > 0 && json_read(&json, c->text.bytes, c->text.n, "the call", NULL) != NIB_OK)
+        json = NULL; /* cut off by the limit: it stays a text */
+    const char *name = json_string_value(json_object_get(json, "name"));
+    char *arguments = json_dumps(json_object_get(json, "arguments"), JSON_COMPACT);
+    if (name && arguments) {
+        buf_clear(&c->text);
+        take_piece(&t, &(nib_piece){.kind = NIB_PIECE_CALL, .text = name, .text_bytes = strlen(name)});
+        take_piece(&t, &(nib_piece){
+                           .kind = NIB_PIECE_ARGUMENTS, .text = arguments, .text_bytes = strlen(arguments)});
+    } else if (c->text.n > 0 && !add_piece(c, NIB_PIECE_TEXT, 0, c->text.bytes, c->text.n)) {
+        t.failed = true;
+    }
+    json_text_free(arguments);
+    json_decref(json);
+    if (t.failed)
+        no_memory(r);
+}
+
 /* ---- tokens ---- */
 
 static bool keep_logprob(choice *c, const nib_event *event) {
@@ -121,7 +153,19 @@ static bool keep_logprob(choice *c, const nib_event *event) {
     return true;
 }
 
+/* Whether the next token would be one of reasoning too many. */
+static bool is_over_budget(const answer *r, const choice *c) {
+    return c->cut == CUT_NOT && r->ask.reasoning_budget >= 0 && c->n_reasoning >= r->ask.reasoning_budget &&
+           r->server->chat_info.reasoning_end && nib_reader_in_reasoning(c->reader);
+}
+
 static void take_token(answer *r, choice *c, const nib_event *event) {
+    if (is_over_budget(r, c)) { /* what was said after it does not count */
+        c->cut = CUT_GOING;
+        nib_cancel(c->request);
+    }
+    if (c->cut == CUT_GOING)
+        return;
     int32_t *grown = grow(c->ids, c->n_ids, &c->ids_capacity, sizeof *grown);
     if (!grown) {
         no_memory(r);
@@ -157,9 +201,27 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
     }
 }
 
+/* The reasoning is closed for the model, which goes on from there; true: it does. */
+static bool close_reasoning(answer *r, choice *c) {
+    char closing[128];
+    bool full = false;
+    nib_error words = {""};
+    const int n = snprintf(closing, sizeof closing, "\n%s\n\n", r->server->chat_info.reasoning_end);
+    c->cut = CUT_DONE;
+    take_text(r, c, closing, (size_t)n);
+    const nib_status status = answer_resume(r, c, closing, &full, &words);
+    if (status != NIB_OK && status != NIB_CANCELLED)
+        api_error_from(&r->error, status, &words);
+    return status == NIB_OK && !full;
+}
+
 static void take_end(answer *r, choice *c, const nib_event *event) {
-    take_text(r, c, event->text, event->text_bytes);
-    if (r->ask.include_stop && event->reason == NIB_END_STOP && event->end_text >= 0)
+    const bool cut = c->cut == CUT_GOING;
+    if (cut && event->reason != NIB_END_FAILED && close_reasoning(r, c))
+        return;
+    if (!cut)
+        take_text(r, c, event->text, event->text_bytes);
+    if (!cut && r->ask.include_stop && event->reason == NIB_END_STOP && event->end_text >= 0)
         take_text(r, c, r->ask.stops[event->end_text], strlen(r->ask.stops[event->end_text]));
     if (c->reader) {
         taker t = {.r = r, .c = c};
@@ -170,7 +232,13 @@ static void take_end(answer *r, choice *c, const nib_event *event) {
         if (t.failed)
             no_memory(r);
     }
+    if (wants_call(r) && c->n_calls == 0)
+        take_bare_call(r, c);
+    else if (wants_call(r))
+        buf_clear(&c->text);  /* white space about the calls */
     take_reason(r, c, event); /* after the last call was read */
+    if (cut && !r->error.kind && !r->cancelled)
+        c->finish = "length";
     c->queue_ms = event->queue_ms;
     c->prompt_ms = event->prompt_ms;
     c->generate_ms = event->generate_ms;
@@ -188,7 +256,8 @@ bool answer_take(answer *r, choice *c, int timeout_ms) {
     }
     if (event.kind == NIB_EVENT_NONE)
         return false;
-    c->n_cached = event.n_cached;
+    if (c->cut != CUT_DONE)
+        c->n_cached = event.n_cached;
     if (event.kind == NIB_EVENT_TOKEN)
         take_token(r, c, &event);
     else

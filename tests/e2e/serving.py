@@ -2,6 +2,7 @@
 """A server to test, and plain HTTP to ask it with."""
 import http.client
 import json
+import shutil
 import signal
 import subprocess
 
@@ -69,6 +70,19 @@ class Server:
         assert frames.pop() == "" and frames.pop() == "data: [DONE]"
         assert all(frame.startswith("data: ") for frame in frames if frame != ":")
         return [json.loads(frame[6:]) for frame in frames if frame != ":"]
+
+
+def long_words(tree, folder, template=True):
+    """The model llama-words, made to take 4096 tokens; without its chat template where that is not wanted."""
+    for file in (tree / "tests/golden/models/llama-words").iterdir():
+        if file.suffix in (".json", ".safetensors"):
+            shutil.copy(file, folder / file.name)
+    for name, change in ("config.json", {"max_position_embeddings": 4096}), ("tokenizer_config.json", {}):
+        settings = json.loads((folder / name).read_text()) | change
+        if not template:
+            settings.pop("chat_template", None)
+        (folder / name).write_text(json.dumps(settings))
+    return folder
 
 
 def user(text):

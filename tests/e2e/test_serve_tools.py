@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble serve: tool calls, reasoning, answers of a given shape. What the model says is held by a grammar."""
+import json
+import re
+
+import jsonschema
+import pytest
+
+from serving import Server, long_words, user
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+ADD = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"$ref": "#/$defs/b"}},
+       "required": ["a", "b"], "additionalProperties": False, "$defs": {"b": {"enum": ["x", "y"]}}}
+TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}},
+         {"type": "function", "function": {"name": "add", "parameters": ADD}}]
+CALL = '<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call>'
+ANSWER = "I look.\n" + CALL + "\n" + CALL.replace("UTC", "CET")
+
+
+@pytest.fixture(scope="module")
+def serve(nibble_path, tree, tmp_path_factory):
+    model = long_words(tree, tmp_path_factory.mktemp("words"))
+
+    def start(family, *flags):
+        return Server(nibble_path, model, "--chat-template", tree / f"tests/golden/text/families/{family}.jinja", *flags)
+    return start
+
+
+@pytest.fixture(scope="module")
+def hermes(serve):
+    with serve("hermes") as s:
+        yield s
+
+
+@pytest.fixture(scope="module")
+def coder(serve):
+    """Its prompt opens the reasoning, and its calls are written as tags."""
+    with serve("qwen3-coder", "--reasoning-field", "reasoning") as s:
+        yield s
+
+
+def ask(says=None, **more):
+    body = {"messages": user("the cat"), "temperature": 0, **more}
+    return {**body, "grammar": "root ::= " + json.dumps(says)} if says else body
+
+
+def both(server, body):
+    """The message and finish reason, whole; checks that the stream adds up to it."""
+    choice = server.post(CHAT, body)["choices"][0]
+    frames = [f["choices"][0] for f in server.stream(CHAT, body)]
+    message, calls = {"content": ""}, []
+    for delta in [f["delta"] for f in frames]:
+        for call in delta.pop("tool_calls", []):
+            if call["index"] == len(calls):
+                calls.append({"id": call["id"], "type": call["type"], "function": call["function"]})
+            else:
+                assert set(call) == {"index", "function"} and set(call["function"]) == {"arguments"}
+                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        for key, piece in delta.items():
+            message[key] = message.get(key, "") + piece if key != "role" else piece
+    expected = dict(choice["message"])
+    whole_calls = expected.pop("tool_calls", [])
+    assert [c["function"] for c in calls] == [c["function"] for c in whole_calls]
+    assert message == {**expected, "content": expected["content"] or ""}
+    assert frames[-1]["finish_reason"] == choice["finish_reason"]
+    return choice["message"], choice["finish_reason"]
+
+
+def test_calls(hermes):
+    message, finish = both(hermes, ask(ANSWER, tools=TOOLS))
+    assert finish == "tool_calls" and message["content"] == "I look."
+    assert [c["function"] for c in message["tool_calls"]] == [
+        {"name": "now", "arguments": '{"zone": "UTC"}'}, {"name": "now", "arguments": '{"zone": "CET"}'}]
+    assert len({c["id"] for c in message["tool_calls"]}) == 2
+
+
+def test_a_call_alone_has_no_content(hermes):
+    message, finish = both(hermes, ask(CALL, tools=TOOLS))
+    assert message["content"] is None and finish == "tool_calls"
+
+
+def test_calls_that_are_none(hermes):
+    message, finish = both(hermes, ask(CALL, tools=TOOLS, tool_choice="none"))
+    assert message["content"] == CALL and finish == "stop" and "tool_calls" not in message
+    cut, finish = both(hermes, ask(CALL, tools=TOOLS, max_tokens=20))
+    assert finish == "length" and CALL.startswith(cut["content"]) and "tool_calls" not in cut
+    broken = CALL.replace("{", "[", 1)
+    message, finish = both(hermes, ask(broken, tools=TOOLS))
+    assert message["content"] == broken and finish == "stop"
+
+
+def test_a_conversation_with_calls_goes_on(hermes):
+    message, _ = both(hermes, ask(CALL, tools=TOOLS))
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "noon"}
+    plain, finish = both(hermes, ask("It is noon.", tools=TOOLS, messages=[*user("x"), {**message, "role": "assistant"}, result]))
+    assert plain["content"] == "It is noon." and finish == "stop"
+
+
+def arguments_of(message, name):
+    assert len(message["tool_calls"]) == 1 and message["tool_calls"][0]["function"]["name"] == name
+    return json.loads(message["tool_calls"][0]["function"]["arguments"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_is_made_when_it_is_asked_for(hermes, coder, seed):
+    named = {"type": "function", "function": {"name": "add"}}
+    hot = {"temperature": 1, "seed": seed, "tools": TOOLS, "max_tokens": 300}
+    for server in hermes, coder:  # in the model's own words, and where these cannot be held to
+        message, finish = both(server, ask(tool_choice=named, thinking_token_budget=5, **hot))
+        assert finish == "tool_calls" and message["content"] is None
+        jsonschema.validate(arguments_of(message, "add"), ADD)
+    only = [TOOLS[1]]
+    message, finish = both(hermes, ask(tool_choice="required", parallel_tool_calls=False, thinking_token_budget=0, **{**hot, "tools": only}))
+    jsonschema.validate(arguments_of(message, "add"), ADD)
+
+
+def test_what_cannot_be_called(hermes):
+    named = {"type": "function", "function": {"name": "none"}}
+    assert hermes.post(CHAT, ask(tools=TOOLS, tool_choice=named), status=400)["error"]["param"] == "tool_choice"
+    bad = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}]
+    assert "not at" in hermes.post(CHAT, ask(tools=bad, tool_choice="required"), status=400)["error"]["message"]
+
+
+def test_reasoning_has_a_budget(coder):
+    for budget in 0, 4:
+        body = ask(max_tokens=30, ignore_eos=True, reasoning_budget_tokens=budget, return_token_ids=True)
+        answer = coder.post(CHAT, body)
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == budget
+        assert answer["choices"][0]["finish_reason"] == "length" and answer["usage"]["completion_tokens"] == 30
+        both(coder, {key: value for key, value in body.items() if key != "return_token_ids"})
+    endless = coder.post(CHAT, ask(max_tokens=30, ignore_eos=True))
+    assert endless["usage"]["completion_tokens_details"]["reasoning_tokens"] == 30
+    assert endless["choices"][0]["message"]["reasoning"] and endless["choices"][0]["message"]["content"] == ""
+
+
+def test_a_shape_comes_after_reasoning(coder):
+    body = ask(max_tokens=400, temperature=1, seed=1, thinking_budget_tokens=3,
+               response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": ADD}})
+    message, finish = both(coder, body)
+    assert finish == "stop" and message["reasoning"]
+    jsonschema.validate(json.loads(message["content"]), ADD)
+
+
+def test_shapes(hermes):
+    hot = {"temperature": 1, "max_tokens": 400, "prompt": "the cat"}
+
+    def text(**shape):
+        choice = hermes.post(TEXT, {**hot, "seed": 3, **shape})["choices"][0]
+        assert choice["finish_reason"] == "stop"
+        return choice["text"]
+    for shape in {"response_format": {"type": "json_schema", "json_schema": {"schema": ADD}}}, \
+            {"structured_outputs": {"json": ADD}}, {"structured_outputs": {"json": json.dumps(ADD)}}, {"json_schema": ADD}:
+        jsonschema.validate(json.loads(text(**shape)), ADD)
+    assert re.fullmatch("[ab]{3}-[0-9]+", text(structured_outputs={"regex": "[ab]{3}-[0-9]{1,4}"}))
+    assert text(structured_outputs={"choice": ["yes", "no"]}) in ("yes", "no")
+    assert text(structured_outputs={"grammar": 'root ::= "a" "b"?'}) in ("a", "ab")
+    assert text(response_format={"type": "text"}, max_tokens=400, logit_bias={"2": 1000}) == ""
+    two = hermes.ask("POST", TEXT, {**hot, "grammar": 'root ::= "a"', "json_schema": {}})
+    assert two[0] == 400 and "second shape" in two[2]["error"]["message"]
+    cut = hermes.post(TEXT, {**hot, "max_tokens": 3, "response_format": {"type": "json_object"}})["choices"][0]
+    assert cut["finish_reason"] == "length" and cut["text"].startswith("{")
+
+
+def test_tools_need_a_template_that_knows_them(nibble_path, tree, tmp_path):
+    with Server(nibble_path, tree / "tests/golden/models/llama-words", "--chat-template", "chatml") as s:
+        assert s.post(CHAT, ask(tools=TOOLS), status=400)["error"]["param"] == "tools"
+    with Server(nibble_path, long_words(tree, tmp_path, template=False)) as s:
+        assert "chat template" in s.post(CHAT, ask(), status=400)["error"]["message"]
+        assert s.post(TEXT, {"prompt": "a", "max_tokens": 1})["usage"]["completion_tokens"] == 1

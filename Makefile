@@ -12,7 +12,7 @@ export JOBS
 .PHONY: build cuda help demo test fuzz asan tsan valgrind format check-format install bench clean
 
 build: ## build the program and the library (build/release)
-	@scripts/build release nibble libnibble
+	@scripts/build release nibble libnibble libnibble_static
 
 cuda: ## build both with CUDA, and libnibble_cuda.so (build/cuda); needs nvcc: scripts/setup cuda looks for it
 	@scripts/setup cuda
@@ -50,7 +50,7 @@ format: ## format every C file (clang-format 14)
 check-format: ## fail when a C file is not formatted
 	@scripts/format --check
 
-install: build ## install program, library, header, man page, completion [PREFIX=/usr/local]
+install: build ## install program, libraries, headers, man page, completion [PREFIX=/usr/local]
 	@cmake --install build/release --prefix $(PREFIX)
 
 bench: ## nibble against llama.cpp on this machine (bench/cpu_vs_llamacpp --help)

@@ -6,6 +6,9 @@ include(GNUInstallDirs)
 
 install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS libnibble LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+if(TARGET libnibble_static)
+    install(FILES ${CMAKE_CURRENT_BINARY_DIR}/libnibble.a DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 install(FILES include/nibble.h include/nibble_gemm.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(TARGET nibble_cuda) # the engine looks for it there
     install(TARGETS nibble_cuda LIBRARY DESTINATION lib/nibble)

@@ -97,8 +97,7 @@ typedef struct findings {
 } findings;
 
 static bool is_quantized(const tensor *t) {
-    return t->dtype == DT_NONE || dtype_get(t->dtype)->block > 1 || t->dtype == DT_F8_E4M3 ||
-           t->dtype == DT_F8_E5M2;
+    return t->dtype == DT_NONE || dtype_is_quantized(t->dtype);
 }
 
 static group *group_of(findings *r, const tensor *t, const char *format) {

@@ -44,6 +44,7 @@ typedef struct quantize_args {
 static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "bf16", NULL};
 static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
                                       "local", "gptq", "best",  NULL};
+static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
 static const char *const heads[] = {"keep", "nvfp4", "fp8", NULL};
 
 enum {
@@ -52,6 +53,7 @@ enum {
     KEY_CALIB,
     KEY_CALIB_TOKENS,
     KEY_HEAD,
+    KEY_EMBEDDING,
     KEY_KEEP,
     KEY_COMPRESSED,
     KEY_JSON
@@ -73,6 +75,11 @@ static const struct argp_option options[] = {
      "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
      "tensor is quantized "
      "as both",
+     1},
+    {"embedding", KEY_EMBEDDING, "auto|bf16|f32", 0,
+     "The token embedding: bf16, f32, or auto (default): as it is stored, and where a directory cannot hold "
+     "a GGUF "
+     "file's blocks, bf16",
      1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
@@ -142,6 +149,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_HEAD:
         a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
         return 0;
+    case KEY_EMBEDDING:
+        a->convert.embed = (embed_policy)cli_choice_flag(state, "--embedding", arg, embeddings);
+        return 0;
     case KEY_KEEP:
         add_keep(a, state, arg);
         return 0;
@@ -202,21 +212,28 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     double from = clock_seconds();
     loaded_needs needs = {.no_model = true};
     nib_options compute = {.threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32};
+    const bool chats = s->args->calib && tuned_is_chats(s->args->calib);
+    calib_set set = {0};
     mapfile map = {0};
     loaded *l;
-    if (s->args->calib)
+    if (s->args->calib && !chats)
         NIB_TRY(tuned_open_text(&map, s->args->calib, err));
     nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
     if (status == NIB_OK) {
-        calibrate_options o = {.text = map.bytes ? (const char *)map.bytes : calibration_text,
+        if (chats)
+            status = tuned_read_chats(&set, l, s->args->calib, s->args->calib_tokens, err);
+        calibrate_options o = {.set = chats ? &set : NULL,
+                               .text = map.bytes ? (const char *)map.bytes : calibration_text,
                                .bytes = map.bytes ? map.size : calibration_text_bytes,
                                .max_tokens = s->args->calib_tokens,
                                .progress = ui_bar_progress(&s->bar),
                                .interrupted = &cli_interrupted};
-        status = calibrate(&s->heed, l->file, l->be, l->words, &o, &s->n_tokens, err);
+        if (status == NIB_OK)
+            status = calibrate(&s->heed, l->file, l->be, l->words, &o, &s->n_tokens, err);
         ui_bar_clear(&s->bar);
         loaded_close(l);
     }
+    calib_set_free(&set);
     mapfile_close(&map);
     s->calibrate_s = clock_seconds() - from;
     return status;
@@ -333,6 +350,11 @@ static void print_notes(const quantize_session *s) {
         printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
+    if (r->n_rounded)
+        printf("%d tensor%s (embedding, head) rounded to BF16; --embedding f32 keeps every value, and a "
+               ".gguf file "
+               "keeps them as they are.\n",
+               r->n_rounded, r->n_rounded == 1 ? "" : "s");
     if (r->n_widened)
         printf("%d kept tensor%s became F32: BF16 and F16 do not hold every value. A .gguf file keeps it as "
                "it is.\n",
@@ -397,8 +419,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(",\n");
     printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
            "\"widened\": "
-           "%d,\n \"groups\":\n",
-           r->n_split, r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened);
+           "%d, \"rounded\": %d,\n \"groups\":\n",
+           r->n_split, r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened,
+           r->n_rounded);
     ui_table_print(t, UI_JSON, stdout);
     printf("}\n");
 }

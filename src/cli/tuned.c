@@ -30,9 +30,22 @@ nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err) {
     return status;
 }
 
-static bool is_chats(const char *path) {
+bool tuned_is_chats(const char *path) {
     size_t n = strlen(path);
     return n > 6 && strcmp(path + n - 6, ".jsonl") == 0;
+}
+
+nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, size_t max_tokens,
+                            nib_error *err) {
+    mapfile map = {0};
+    if (!l->chat)
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", path,
+                        l->chat_problem.text);
+    NIB_TRY(tuned_open_text(&map, path, err));
+    const nib_status status =
+        calib_set_chats(set, l->words, l->chat, (const char *)map.bytes, map.size, max_tokens, path, err);
+    mapfile_close(&map);
+    return status;
 }
 
 static nib_status read_set(tuned *t, nib_error *err) {
@@ -40,16 +53,11 @@ static nib_status read_set(tuned *t, nib_error *err) {
     const tokenizer *words = t->l->words;
     if (!t->calib)
         return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
+    if (tuned_is_chats(t->calib))
+        return tuned_read_chats(&t->set, t->l, t->calib, t->max_tokens, err);
     NIB_TRY(tuned_open_text(&map, t->calib, err));
-    const char *text = (const char *)map.bytes;
-    nib_status status;
-    if (!is_chats(t->calib))
-        status = calib_set_text(&t->set, words, text, map.size, t->max_tokens, err);
-    else if (t->l->chat)
-        status = calib_set_chats(&t->set, words, t->l->chat, text, map.size, t->max_tokens, t->calib, err);
-    else
-        status = nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", t->calib,
-                          t->l->chat_problem.text);
+    const nib_status status =
+        calib_set_text(&t->set, words, (const char *)map.bytes, map.size, t->max_tokens, err);
     mapfile_close(&map);
     return status;
 }

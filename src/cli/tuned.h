@@ -46,6 +46,11 @@ void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journ
 void tuned_print(const tuned *t);
 void tuned_print_json(const tuned *t); /* an array, a line per matrix */
 
+/* Whether a calibration's file holds conversations (.jsonl), and its windows in the form of L's chat
+ * template. */
+bool tuned_is_chats(const char *path);
+nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, size_t max_tokens,
+                            nib_error *err);
 /* A text in UTF-8, mapped. */
 nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err);
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -313,12 +314,13 @@ static void fill_report(convert_run *run, convert_report *report) {
         const recipe_item *item = &run->recipe.items[i];
         uint64_t n = (uint64_t)item->e.t->rows * item->e.t->cols;
         bool widened = item->e.action == ENCODE_CAST && item->e.to == DT_F32 && item->e.t->n_dims == 2;
-        bool quantized = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
+        const bool made = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
+        const bool quantized = dtype_is_quantized(item->e.to);
         add_to_group(run, i, report, errors, norms);
         report->n_quantized += item->e.action == ENCODE_QUANTIZE;
         report->n_widened += widened && item->e.t->dtype != DT_F32;
         report->n_repacked += item->e.action == ENCODE_REPACK;
-        report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && quantized;
+        report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;
         bytes += run->bytes_after[i];
         elements += n;
         if (quantized) {
@@ -339,6 +341,7 @@ static void fill_report(convert_run *run, convert_report *report) {
     report->n_scales_unread = run->recipe.n_scales_unread;
     report->head_is_untied = run->recipe.unties_head;
     report->n_misfits = run->recipe.n_misfits;
+    report->n_rounded = run->recipe.n_rounded;
     report->n_split = run->recipe.n_split;
     report->n_skipped = run->recipe.n_skipped;
     report->n_scales_rounded = run->n_scales_rounded;
@@ -377,10 +380,45 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
     return any;
 }
 
+/* At least so many bytes: scales beside codes, metadata and words are not counted. A cast whose format is
+ * chosen while it is written takes 16 bits a weight or more. */
+static nib_status least_bytes(const model_file *in, const convert_options *options, uint64_t *bytes,
+                              nib_error *err) {
+    recipe r;
+    convert_options plain = *options;
+    plain.method = QM_SWEEP; /* no calibration yet */
+    const nib_status status = recipe_make(&r, in, &plain, err);
+    *bytes = 0;
+    for (size_t i = 0; status == NIB_OK && i < r.n; i++) {
+        const dtype_info *to = dtype_get(r.items[i].e.to == DT_NONE ? DT_BF16 : r.items[i].e.to);
+        *bytes += (uint64_t)r.items[i].e.t->rows * (r.items[i].e.t->cols / to->block) * to->block_bytes;
+    }
+    arena_free(&r.arena);
+    return status;
+}
+
+/* What is replaced goes last, so it makes no room. */
+static nib_status check_room(const model_file *in, const char *out_path, const convert_options *options,
+                             nib_error *err) {
+    char folder[PATH_MAX];
+    struct statvfs fs;
+    uint64_t bytes;
+    NIB_TRY(least_bytes(in, options, &bytes, err));
+    const int n = snprintf(folder, sizeof folder, "%s", out_path);
+    if (n < 0 || (size_t)n >= sizeof folder || statvfs(dirname(folder), &fs) != 0)
+        return NIB_OK; /* whoever writes there says why not */
+    const uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (room >= bytes)
+        return NIB_OK;
+    return nib_fail(err, NIB_IO, "%s: takes at least %.1f MB, and its file system has %.1f MB left", out_path,
+                    (double)bytes / 1e6, (double)room / 1e6);
+}
+
 nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
                               nib_error *err) {
     NIB_TRY(check_sources(in, out_path, options, err));
-    return export_try(&(export_plan){.in = in, .out = options->out, .out_path = out_path}, err);
+    NIB_TRY(export_try(&(export_plan){.in = in, .out = options->out, .out_path = out_path}, err));
+    return check_room(in, out_path, options, err);
 }
 
 nib_status convert(const model_file *in, const char *out_path, const convert_options *options,

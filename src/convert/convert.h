@@ -16,6 +16,11 @@
 typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16 } quant_format;
 typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
 
+/* What becomes of an embedding, and of a head that is kept, where the output's container has not the stored
+ * format: AUTO and BF16 round what is stored in blocks (fewer bits than BF16) to BF16, F32 keeps every value.
+ * BF16 and F32 are for every embedding, whatever the containers. */
+typedef enum embed_policy { EMBED_AUTO = 0, EMBED_BF16, EMBED_F32 } embed_policy;
+
 /* A matrix whose NVFP4 codes somebody else chooses: under a tensor scale that is settled. */
 typedef struct convert_matrix {
     const tensor *t; /* of the source */
@@ -31,6 +36,7 @@ typedef struct convert_options {
     nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
     void *choose_context;
     head_policy head;
+    embed_policy embed;
     out_kind out;
     const char *const *keep; /* globs of tensor names left as they are */
     size_t n_keep;
@@ -54,13 +60,16 @@ typedef struct convert_report {
     convert_group groups[SLOT_COUNT];
     int n_groups;
     uint64_t bytes_before, bytes_after; /* whole files */
-    double bits_per_weight_all, bits_per_weight_quantized;
-    int n_quantized, n_repacked; /* tensors: chosen anew, moved with every value kept */
-    bool tied_is_quantized;      /* the embedding too, because it is the head as well */
-    bool head_is_untied;         /* the source's head was its embedding; the output has one of its own */
-    int n_split;                 /* q, k and v of a layer, or gate and up, of which only some are quantized */
+    double bits_per_weight_all;
+    double
+        bits_per_weight_quantized; /* of what the output stores in blocks or 8-bit floats, kept tensors too */
+    int n_quantized, n_repacked;   /* tensors: chosen anew, moved with every value kept */
+    bool tied_is_quantized;        /* the embedding too, because it is the head as well */
+    bool head_is_untied;           /* the source's head was its embedding; the output has one of its own */
+    int n_split;         /* q, k and v of a layer, or gate and up, of which only some are quantized */
     int n_misfits;       /* linear layers left as they are: their columns are no whole number of blocks */
     int n_skipped;       /* tensors of the source that the output's container does not hold */
+    int n_rounded;       /* embedding and head that became BF16 */
     int n_widened;       /* kept matrices that only FP32 holds with every value */
     int n_scales_unread; /* tensor scales of a GGUF file that llama.cpp does not read where they are needed */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
@@ -71,7 +80,8 @@ typedef struct convert_report {
  */
 bool convert_quantizes(const model_file *in, const convert_options *options);
 
-/* Could convert write OUT_PATH? For callers that calibrate first; nothing stays behind. */
+/* Could convert write OUT_PATH, and is there room for it? For callers that calibrate first; nothing stays
+ * behind. */
 nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,
                               nib_error *err);
 

@@ -150,6 +150,22 @@ static void carry(const chef *c, recipe_item *item) {
     }
 }
 
+/* What --embedding asks for, and a matrix in blocks that the container does not know: twice the bytes of BF16
+ * would keep what the blocks have rounded away. */
+static void round_embedding(const chef *c, recipe_item *item) {
+    const dtype stored = item->e.t->dtype;
+    const bool embed = item->e.slot == SLOT_EMBED, asked = embed && c->o->embed != EMBED_AUTO;
+    const dtype wanted = c->o->embed == EMBED_F32 ? DT_F32 : DT_BF16;
+    if ((!embed && item->e.slot != SLOT_HEAD) || item->e.t->n_dims != 2 || !dtype_get(stored)->is_weight)
+        return;
+    const bool blocks = dtype_get(stored)->block > 1 && item->e.action == ENCODE_CAST;
+    if (!(asked ? stored != wanted : blocks && c->o->embed != EMBED_F32))
+        return;
+    item->e.action = ENCODE_CAST;
+    item->e.to = wanted;
+    c->r->n_rounded += wanted == DT_BF16;
+}
+
 static bool same_format(dtype stored, dtype wanted) {
     return stored == wanted || (dtype_is_nvfp4(stored) && dtype_is_nvfp4(wanted)) ||
            (dtype_is_mxfp4(stored) && dtype_is_mxfp4(wanted));
@@ -274,6 +290,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
         NIB_TRY(quantize(c, item, format));
     } else {
         carry(c, item);
+        round_embedding(c, item);
     }
     bool readable = item->e.action == ENCODE_CARRY || dtype_get(t->dtype)->is_weight;
     if (t->dtype == DT_NONE || !readable)

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "eval/calib_set.h"
 
 #define MAX_ROWS   256
 #define OUT_ONE_IN 8 /* rows whose logits are computed, only so that the head's input is seen */
@@ -28,8 +27,8 @@ typedef struct calibration {
     double **sums; /* [n_layers * SLOT_COUNT], as layerwise_run wants them */
     size_t n_sums;
     size_t n_rows, n_out_rows; /* seen by the layers, by the head */
-    int32_t *ids;              /* [total_rows] of all windows, with their BOS */
-    size_t total_rows;
+    calib_set made;            /* of a text */
+    const calib_set *set;      /* windows, each with its BOS */
     int32_t pages[CALIBRATE_WINDOW / KV_PAGE_TOKENS];
 } calibration;
 
@@ -90,25 +89,14 @@ static nib_status no_memory(const calibration *c, nib_error *err) {
     return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", c->file->path);
 }
 
-/* The text's ids in windows: BOS opens each of them. */
-static nib_status cut_windows(calibration *c, const token_list *list, int32_t bos, nib_error *err) {
-    c->ids = mem_array(2 * list->n, sizeof *c->ids); /* a window holds at least one id of the text */
-    if (!c->ids)
-        return no_memory(c, err);
-    for (size_t i = 0; i < list->n; i++) {
-        if (list->ids[i] < 0 || list->ids[i] >= c->hp->vocab)
-            return nib_fail(err, NIB_BAD_FILE, "token %d of the text lies outside a vocabulary of %d",
-                            list->ids[i], c->hp->vocab);
-        if (c->total_rows % CALIBRATE_WINDOW == 0 && bos >= 0)
-            c->ids[c->total_rows++] = bos;
-        c->ids[c->total_rows++] = list->ids[i];
-    }
-    return NIB_OK;
+static size_t total_rows(const calibration *c) {
+    return c->set->starts[c->set->n_windows];
 }
 
-/* Rows [first, first + n) of all: whole windows. */
-static nib_status run_windows(calibration *c, size_t first, size_t n, batch *batches, piece *pieces,
+/* Windows [first, end). */
+static nib_status run_windows(calibration *c, size_t first, size_t end, batch *batches, piece *pieces,
                               nib_error *err) {
+    const size_t *starts = c->set->starts;
     layerwise_job job = {.limits = {.max_rows = MAX_ROWS,
                                     .max_out = MAX_ROWS / OUT_ONE_IN,
                                     .n_pages = CACHE_EVERY_GROUP(CALIBRATE_WINDOW / KV_PAGE_TOKENS),
@@ -116,44 +104,52 @@ static nib_status run_windows(calibration *c, size_t first, size_t n, batch *bat
                          .batches = batches,
                          .sums = c->sums,
                          .progress = &c->o->progress,
-                         .done = (uint64_t)first * (uint64_t)c->hp->n_layers,
-                         .total = (uint64_t)c->total_rows * (uint64_t)c->hp->n_layers,
+                         .done = (uint64_t)starts[first] * (uint64_t)c->hp->n_layers,
+                         .total = (uint64_t)total_rows(c) * (uint64_t)c->hp->n_layers,
                          .interrupted = c->o->interrupted};
-    for (size_t row = 0; row < n; job.n_batches++) {
+    for (size_t w = first, pos = 0; w < end; job.n_batches++) {
         piece *p = &pieces[job.n_batches];
-        int pos = (int)(row % CALIBRATE_WINDOW), n_out = 0;
-        int rows = n - row < MAX_ROWS ? (int)(n - row) : MAX_ROWS;
+        const size_t left = starts[w + 1] - starts[w] - pos;
+        const int rows = left < MAX_ROWS ? (int)left : MAX_ROWS;
+        int n_out = 0;
         for (int i = OUT_ONE_IN - 1; i < rows; i += OUT_ONE_IN)
             p->out_rows[n_out++] = i;
         p->seq = (batch_seq){.pages = CACHE_EVERY_GROUP(c->pages),
-                             .n_pages = (pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
+                             .n_pages = ((int)pos + rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
                              .n_rows = rows,
-                             .pos = pos};
-        batches[job.n_batches] = (batch){.tokens = c->ids + first + row,
+                             .pos = (int)pos};
+        batches[job.n_batches] = (batch){.tokens = c->set->ids + starts[w] + pos,
                                          .n_rows = rows,
                                          .seqs = &p->seq,
                                          .n_seqs = 1,
                                          .out_rows = p->out_rows,
                                          .n_out = n_out};
-        row += (size_t)rows;
         c->n_rows += (size_t)rows;
         c->n_out_rows += (size_t)n_out;
+        pos += (size_t)rows;
+        if (starts[w] + pos == starts[w + 1]) {
+            w++;
+            pos = 0;
+        }
     }
     return layerwise_run(c->file, c->be, &job, err);
 }
 
-static nib_status run_text(calibration *c, nib_error *err) {
+/* In walks through the layers of as many windows as CALIBRATE_STREAM_BYTES hold, but one at least. */
+static nib_status run_all(calibration *c, nib_error *err) {
     static_assert(CALIBRATE_WINDOW % MAX_ROWS == 0, "a window is whole batches");
-    size_t window_bytes = CALIBRATE_WINDOW * (size_t)c->hp->dim * sizeof(float);
-    size_t n_windows = CALIBRATE_STREAM_BYTES / window_bytes ? CALIBRATE_STREAM_BYTES / window_bytes : 1;
-    size_t room = n_windows * CALIBRATE_WINDOW; /* rows of one walk */
-    size_t most = (room < c->total_rows ? room : c->total_rows) / MAX_ROWS + 1;
+    static_assert(CALIB_SET_WINDOW <= CALIBRATE_WINDOW, "its pages hold a window");
+    const size_t window_bytes = CALIBRATE_WINDOW * (size_t)c->hp->dim * sizeof(float);
+    const size_t room = CALIBRATE_STREAM_BYTES / window_bytes * CALIBRATE_WINDOW; /* rows of one walk */
+    const size_t *starts = c->set->starts, n_windows = c->set->n_windows;
+    const size_t most = total_rows(c) / MAX_ROWS + n_windows;
     batch *batches = mem_array(most, sizeof *batches);
     piece *pieces = mem_array(most, sizeof *pieces);
     nib_status status = batches && pieces ? NIB_OK : no_memory(c, err);
-    for (size_t row = 0; row < c->total_rows && status == NIB_OK; row += room) {
-        size_t n = c->total_rows - row < room ? c->total_rows - row : room;
-        status = run_windows(c, row, n, batches, pieces, err);
+    for (size_t first = 0, end; first < n_windows && status == NIB_OK; first = end) {
+        for (end = first + 1; end < n_windows && starts[end + 1] - starts[first] <= room;)
+            end++;
+        status = run_windows(c, first, end, batches, pieces, err);
     }
     mem_free(batches);
     mem_free(pieces);
@@ -187,16 +183,40 @@ static nib_status means_of(importance *out, const calibration *c, nib_error *err
     return NIB_OK;
 }
 
-static nib_status run_list(calibration *c, const token_list *list, int32_t bos, nib_error *err) {
-    if (list->n < 16)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "the calibration text has %zu tokens; expected 16 at least, better 4,000", list->n);
-    if (bos >= c->hp->vocab)
-        return nib_fail(err, NIB_BAD_FILE, "the BOS token %d lies outside a vocabulary of %d", bos,
-                        c->hp->vocab);
-    NIB_TRY(cut_windows(c, list, bos, err));
+/* The text in windows of CALIBRATE_WINDOW, BOS first in each. */
+static nib_status cut_text(calibration *c, const tokenizer *words, nib_error *err) {
+    const calibrate_options *o = c->o;
+    const int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
+    token_list list = {0};
+    nib_status status = calib_set_encode(words, o->text, o->bytes, o->max_tokens, &list, err);
+    if (o->max_tokens && list.n > o->max_tokens)
+        list.n = o->max_tokens;
+    if (status == NIB_OK && list.n < 16)
+        status = nib_fail(err, NIB_BAD_ARGUMENT,
+                          "the calibration text has %zu tokens; expected 16 at least, better 4,000", list.n);
+    if (status == NIB_OK)
+        status = calib_set_append(&c->made, list.ids, list.n, CALIBRATE_WINDOW, bos, err);
+    token_list_free(&list);
+    c->set = &c->made;
+    return status;
+}
+
+static nib_status check_ids(const calibration *c, nib_error *err) {
+    for (size_t i = 0; i < total_rows(c); i++)
+        if (c->set->ids[i] < 0 || c->set->ids[i] >= c->hp->vocab)
+            return nib_fail(err, NIB_BAD_FILE, "token %d of the text lies outside a vocabulary of %d",
+                            c->set->ids[i], c->hp->vocab);
+    return NIB_OK;
+}
+
+static nib_status run(calibration *c, const tokenizer *words, nib_error *err) {
+    if (c->o->set)
+        c->set = c->o->set;
+    else
+        NIB_TRY(cut_text(c, words, err));
+    NIB_TRY(check_ids(c, err));
     NIB_TRY(sums_new(c, err));
-    return run_text(c, err);
+    return run_all(c, err);
 }
 
 nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
@@ -205,23 +225,15 @@ nib_status calibrate(importance *out, const model_file *file, backend *be, const
     calibration c = {.file = file, .be = be, .hp = &file->hp, .o = options};
     for (int i = 0; i < CALIBRATE_WINDOW / KV_PAGE_TOKENS; i++)
         c.pages[i] = i;
-    token_list list = {0};
-    int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
-    nib_status status =
-        calib_set_encode(words, options->text, options->bytes, options->max_tokens, &list, err);
-    if (options->max_tokens && list.n > options->max_tokens)
-        list.n = options->max_tokens;
-    if (status == NIB_OK)
-        status = run_list(&c, &list, bos, err);
+    nib_status status = run(&c, words, err);
     if (status == NIB_OK)
         status = means_of(out, &c, err);
     if (status == NIB_OK && n_tokens)
-        *n_tokens = list.n;
+        *n_tokens = c.set->n_tokens;
     if (status != NIB_OK)
         calibrate_free(out);
     sums_free(&c);
-    mem_free(c.ids);
-    token_list_free(&list);
+    calib_set_free(&c.made);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #define EVAL_CALIBRATE_H
 
 #include "base/progress.h"
+#include "eval/calib_set.h"
 #include "model/layerwise.h"
 #include "quant/scale_search.h"
 #include "text/tokenizer.h"
@@ -19,9 +20,10 @@ extern const char calibration_text[];
 extern const size_t calibration_text_bytes;
 
 typedef struct calibrate_options {
+    const calib_set *set; /* windows of CALIBRATE_WINDOW tokens at most; NULL: the text */
     const char *text;
     size_t bytes;
-    size_t max_tokens; /* 0: all */
+    size_t max_tokens; /* of the text; 0: all */
     progress progress;
     const volatile sig_atomic_t *interrupted; /* becomes non-zero: NIB_CANCELLED; may be NULL */
 } calibrate_options;

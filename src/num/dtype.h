@@ -70,6 +70,11 @@ static inline bool dtype_is_mxfp4(dtype t) {
     return t == DT_MXFP4 || t == DT_GGUF_MXFP4;
 }
 
+/* Fewer than 16 bits a weight: blocks of codes, or 8-bit floats. */
+static inline bool dtype_is_quantized(dtype t) {
+    return dtype_get(t)->block > 1 || t == DT_F8_E4M3 || t == DT_F8_E5M2;
+}
+
 /* Bytes of N elements; false when N is no whole number of blocks or the size wraps. */
 bool dtype_bytes(dtype t, size_t n, size_t *bytes);
 

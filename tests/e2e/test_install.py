@@ -56,7 +56,7 @@ def test_all_files_are_there(prefix):
     soname = run("readelf", "-d", library / "libnibble.so").stdout
     assert "soname: [libnibble.so.0]" in soname.replace("Library ", "")
     installed = {str(p.relative_to(prefix)) for p in prefix.rglob("*") if p.is_file() and not p.is_symlink()}
-    assert len(installed) == len(PREFIX_FILES) + 2, installed  # and the library, and nibble.pc
+    assert len(installed) == len(PREFIX_FILES) + 3, installed  # and both libraries, and nibble.pc
 
 
 def test_the_program_runs_from_there(prefix):
@@ -85,6 +85,20 @@ def test_a_program_builds_against_it(prefix, tmp_path, compiler, suffix, flags):
     version = run("pkg-config", "--modversion", "nibble", env=environment).stdout.strip()
     assert done.stdout.startswith(f"nibble {version}: ")
     assert "there-is-no-such-model.gguf" in done.stdout
+
+
+def test_a_program_links_the_static_library(prefix, tmp_path):
+    """It runs without the shared one, and no name of the library's insides meets the program's own."""
+    (tmp_path / "hello.c").write_text(HELLO + "int pool_new(void) { return 0; }\n")
+    library = library_folder(prefix)
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(library / "pkgconfig")}
+    options = shlex.split(run("pkg-config", "--cflags", "--libs", "--static", "nibble", env=environment).stdout)
+    options = [str(library / "libnibble.a") if word == "-lnibble" else word for word in options]
+    run("cc", tmp_path / "hello.c", "-o", tmp_path / "hello", *options)
+    done = run(tmp_path / "hello", env={key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"})
+    assert "there-is-no-such-model.gguf" in done.stdout and "libnibble" not in run("ldd", tmp_path / "hello").stdout
+    symbols = run("nm", "--extern-only", "--defined-only", library / "libnibble.a").stdout.splitlines()
+    assert all(line.split()[-1].startswith("nib_") for line in symbols if len(line.split()) == 3)
 
 
 def test_the_header_compiles_alone(prefix, tmp_path):

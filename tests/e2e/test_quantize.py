@@ -6,6 +6,7 @@ import json
 import shutil
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -505,9 +506,41 @@ def test_calibration_is_streamed_too(nibble_path, tmp_path):
     assert abs(peaks[1] - peaks[0]) < 20 << 20, peaks
 
 
+def test_both_mean_the_same_by_the_quantized_part(nibble, smollm2, tmp_path):
+    """The embedding that is kept in blocks too."""
+    said = nibble("quantize", smollm2, tmp_path / "a.gguf", "--method", "rtn", "--keep", "blk.[1-9]*").stdout
+    part = re.search(r"([0-9.]+) in its quantized part", said)[1]
+    assert f" {part} in the quantized part" in nibble("inspect", tmp_path / "a.gguf").stdout
+
+
+def test_embedding(nibble, tree, smollm2, tmp_path):
+    """A directory is no larger than it has to be; every value is kept where that is asked for."""
+    sizes = {}
+    for kind in ("auto", "f32"):
+        nibble("quantize", smollm2, tmp_path / kind, "--format", "bf16", "--keep", "blk.*", "--embedding", kind)
+        rows = [line for line in nibble("inspect", tmp_path / kind).stdout.splitlines() if line.startswith("| embed")]
+        sizes[kind] = "BF16" in rows[0], "F32" in rows[0]
+    assert sizes == {"auto": (True, False), "f32": (False, True)}
+    out = tmp_path / "b.gguf"
+    nibble("quantize", tree / "tests/golden/models/llama-words", out, "--method", "rtn", "--embedding", "f32")
+    assert re.search(r"| embed.*F32", nibble("inspect", out).stdout)
+
+
+def test_room_is_asked_for_first(nibble_path, smollm2, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$1" && "$2" quantize "$3" "$1/out.gguf" --method best'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", folder, nibble_path, smollm2],
+                          capture_output=True, text=True, timeout=60)
+    if "nibble:" not in done.stderr:
+        pytest.skip(f"no file system of a megabyte can be made here: {done.stderr.strip()}")
+    assert done.returncode == 1 and not done.stdout
+    assert re.fullmatch(r"nibble: .*/out.gguf: takes at least \d+\.\d MB, and its file system has 1\.0 MB left\n", done.stderr)
+
+
 def test_a_real_model_goes_round(nibble, smollm2, tmp_path):
     done = nibble("quantize", smollm2, tmp_path / "a", "--method", "sweep")
-    assert "1 kept tensor became F32: BF16 and F16 do not hold every value. A .gguf" in done.stdout  # the Q8_0 embedding
+    assert "1 tensor (embedding, head) rounded to BF16; --embedding f32 keeps every value" in done.stdout
     nibble("quantize", tmp_path / "a", tmp_path / "b.gguf")
     nibble("quantize", tmp_path / "b.gguf", tmp_path / "c", "--compressed-tensors")
     nibble("quantize", tmp_path / "c", tmp_path / "d")

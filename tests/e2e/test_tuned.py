@@ -129,6 +129,7 @@ def test_a_head_is_chosen_too(nibble, tmp_path, text):
     (["--method", "gptq", "--calib-tokens", "5"], 2, "--calib-tokens"),
     (["--method", "best", "--calib", "short"], 1, "expected 128 at least"),
     (["--method", "best", "--calib", "talk.jsonl"], 1, "conversations need a chat template"),
+    (["--calib", "talk.jsonl"], 1, "conversations need a chat template"),
     (["--method", "gptq", "--calib", "absent"], 1, "absent"),
 ])
 def test_refusals_of_tuned_methods(nibble, tmp_path, arguments, code, words):
@@ -148,18 +149,19 @@ def test_a_file_in_the_journal_s_place_stays(nibble, tmp_path, text):
     assert (tmp_path / "out.gguf.tuning").read_text() == "dear"
 
 
-def test_conversations(nibble, smollm2, tmp_path):
+@pytest.mark.parametrize("method", ["local", "weighted"])
+def test_conversations(nibble, smollm2, tmp_path, method):
     """Through the model's own template; unreadable lines are told by name."""
     lines = [json.dumps({"messages": [{"role": "user", "content": f"What is {i} plus {i}?"},
                                       {"role": "assistant", "content": f"It is {2 * i}."}]}) for i in range(12)]
     talk = tmp_path / "talk.jsonl"
     talk.write_text("\n".join(lines) + "\n[1, 2\n")
-    flags = ["--method", "local", "--calib", talk, "--keep", "blk.[1-9]*", "--json"]
+    flags = ["--method", method, "--calib", talk, "--keep", "blk.[1-9]*", "--json"]
     done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
     assert done.returncode == 1 and "talk.jsonl" in done.stderr
     talk.write_text("\n".join(lines) + "\n\n")
     report = json.loads(nibble("quantize", smollm2, tmp_path / "out.gguf", *flags).stdout)
-    assert len(report["chosen"]) == 7 and report["calibration_tokens"] > 12 * 20
+    assert len(report["chosen"]) == (7 if method == "local" else 0) and report["calibration_tokens"] > 12 * 20
 
 
 def test_memory_is_that_of_a_layer(nibble_path, tmp_path, text):

@@ -57,7 +57,7 @@ static void check_group(const sched *s, int g) {
     const pages *pool = &s->pools[g];
     static int32_t n_refs[1 << 16];
     assert(pool->n_pages <= (int32_t)(sizeof n_refs / sizeof *n_refs));
-    memset(n_refs, 0, sizeof n_refs);
+    memset(n_refs, 0, (size_t)pool->n_pages * sizeof *n_refs);
     for (const seq *q = s->running.first; q; q = q->next)
         check_pages(s, q, g, n_refs);
     for (const seq *q = s->waiting.first; q; q = q->next)

@@ -14,7 +14,7 @@ static void test_suite(void **state) {
     (void)state;
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
         for (int mode = NIB_ACTIVATIONS_F32; mode <= NIB_ACTIVATIONS_INT8; mode++) {
-            backend *be = fixture_open(fixture_rungs[rung], 2, (nib_activations)mode);
+            backend *be = fixture_open(fixture_rungs[rung], 1, (nib_activations)mode);
             op_suite_run(be, rung == 0 ? OP_SUITE_SHORT : OP_SUITE_FULL);
             be->close(be);
         }
@@ -79,7 +79,7 @@ static void test_gated(void **state) {
     static const dtype types[] = {DT_F32, DT_NVFP4, DT_Q8_0, DT_Q4_0};
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
         for (int mode = NIB_ACTIVATIONS_F32; mode <= NIB_ACTIVATIONS_INT8; mode++) {
-            backend *be = fixture_open(fixture_rungs[rung], 2, (nib_activations)mode);
+            backend *be = fixture_open(fixture_rungs[rung], 1, (nib_activations)mode);
             for (size_t t = 0; t < 4; t++)
                 for (size_t rows = 1; rows <= 64; rows *= 8)
                     check_gated(be, fixture_rungs[rung], types[t], t % 2 ? GLU_GELU_TANH : GLU_SILU, rows);
@@ -94,7 +94,7 @@ static void test_codes(void **state) {
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
         for (size_t cols = 50; cols <= 640; cols += 295)
             for (int pattern = 0; pattern < N_PATTERNS; pattern++) {
-                backend *be = fixture_open(fixture_rungs[rung], 2, NIB_ACTIVATIONS_INT8);
+                backend *be = fixture_open(fixture_rungs[rung], 1, NIB_ACTIVATIONS_INT8);
                 float *x = fixture_vector(ROWS * cols, (fixture_pattern)pattern, 1e15f, 1);
                 float *norm = fixture_vector(cols, PATTERN_NORMAL, 0, 2);
                 buf *in = fixture_buf(be, BUF_F32, ROWS, cols), *out = fixture_buf(be, BUF_ACT, ROWS, cols);

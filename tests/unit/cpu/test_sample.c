@@ -169,7 +169,7 @@ static void test_distributions(void **state) {
                     logits[0] = -1e9f;
                     logits[vocabs[v] / 2] = -INFINITY;
                 }
-                check_draws(&how, logits, vocabs[v], 2000);
+                check_draws(&how, logits, vocabs[v], vocabs[v] < MAX_VOCAB ? 2000 : 500);
             }
 }
 

@@ -63,6 +63,7 @@ static void check_overlap(nib_activations activations, nib_kv_dtype kv_dtype) {
     /* 7 pages of 64 positions for 6 sequences of up to 200: some must give way and start again. */
     options.max_num_seqs = 6;
     options.max_num_batched_tokens = 37;
+    options.threads = 2;
     e = open_tiny(&options, &(loaded_needs){.n_kv_pages = 7});
     for (int round = 0; round < 3; round++) {
         make_requests(beside, prompts);
@@ -405,7 +406,7 @@ static void test_text_and_back(void **state) {
 
 static void test_words(void **state) {
     (void)state;
-    nib_engine *e = open_tiny(&(nib_options){0}, NULL);
+    nib_engine *e = open_tiny(&(nib_options){.threads = 2}, NULL);
     nib_info info = {.size = sizeof info};
     assert_int_equal(nib_get_info(e, &info, NULL), NIB_OK);
     assert_string_equal(info.name, "llama-words");

@@ -35,7 +35,7 @@ static void test_goldens_on_every_rung(void **state) {
         backend *be;
         nib_error err;
         cpu_options options = {
-            .threads = 2, .features = rungs[r].features, .activations = NIB_ACTIVATIONS_F32};
+            .threads = 1, .features = rungs[r].features, .activations = NIB_ACTIVATIONS_F32};
         assert_int_equal(cpu_open(&be, &options, &err), NIB_OK);
         for (size_t i = 0; i < GOLDEN_CASE_COUNT; i++)
             worst = fmax(worst, golden_check(&golden_cases[i], be, NIB_KV_FP32, rungs[r].name));

@@ -159,7 +159,7 @@ static void test_priority(void **state) {
 
 static void test_two_engines(void **state) {
     (void)state;
-    nib_engine *second = open_tiny(&(nib_options){.max_model_len = 300}, NULL);
+    nib_engine *second = open_tiny(&(nib_options){.threads = 2, .max_model_len = 300}, NULL);
     nib_request *a[4], *b[4];
     answer x, y;
     for (int i = 0; i < 4; i++) {

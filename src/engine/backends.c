@@ -9,30 +9,43 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cpu/cpu.h"
 
 /* ---- the GPUs' shared object ---- */
 
+/* Loads the object at PATH, or says in WHY (unless something stands there) why one that is there cannot be.
+ */
+static void *load_from(const char *path, nib_error *why) {
+    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!object && !why->text[0] && access(path, F_OK) == 0)
+        snprintf(why->text, sizeof why->text, "%s", dlerror());
+    return object;
+}
+
 /* Where it may lie, seen from the folder of this program or library: beside it (a build), or where it is
- * installed, in lib/nibble under the prefix. */
-static void *load_object(char *tried, size_t size) {
+ * installed, in lib/nibble under the prefix; else where the system looks. */
+static void *load_object(char *tried, size_t size, nib_error *why) {
     static const char *const folders[] = {"", "../lib/nibble/", "nibble/", "../nibble/"};
     char own[PATH_MAX] = "";
     void *object = NULL;
     Dl_info here;
+    why->text[0] = 0;
     if (dladdr((void *)&load_object, &here) && here.dli_fname && realpath(here.dli_fname, own)) {
         char *slash = strrchr(own, '/');
         *slash = 0;
         for (size_t i = 0; i < sizeof folders / sizeof *folders && !object; i++) {
             snprintf(tried, size, "%s/%s%s", own, folders[i], NIBBLE_CUDA_LIBRARY);
-            object = dlopen(tried, RTLD_NOW | RTLD_LOCAL);
+            object = load_from(tried, why);
         }
     }
     if (!object) {
         snprintf(tried, size, "%s", NIBBLE_CUDA_LIBRARY);
         object = dlopen(tried, RTLD_NOW | RTLD_LOCAL);
     }
+    if (!object && !why->text[0])
+        snprintf(why->text, sizeof why->text, "%s", dlerror());
     return object;
 }
 
@@ -42,9 +55,10 @@ static nib_status load_plugin(const backend_plugin **out, nib_error *err) {
     *out = loaded;
     if (*out)
         return NIB_OK;
-    void *object = load_object(tried, sizeof tried);
+    nib_error why;
+    void *object = load_object(tried, sizeof tried, &why);
     if (!object)
-        return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend: %.300s", dlerror());
+        return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend: %.400s", why.text);
     const backend_plugin *plugin = dlsym(object, NIBBLE_PLUGIN_SYMBOL);
     if (!plugin || plugin->abi != BACKEND_PLUGIN_ABI)
         return nib_fail(err, NIB_UNSUPPORTED, "%.200s is of another version of nibble", tried);

@@ -31,9 +31,7 @@ typedef enum family {
     FAMILY_COUNT
 } family;
 
-/* The two halves of a layer. */
-typedef enum attention_kind { ATTENTION_SOFTMAX = 0 } attention_kind; /* grouped queries over a KV cache */
-typedef enum mlp_kind { MLP_GATED = 0 } mlp_kind;                     /* (act(h Wg^T) * h Wu^T) Wd^T */
+/* A layer is attention of grouped queries over a KV cache, then (act(h Wg^T) * h Wu^T) Wd^T. */
 typedef enum glu_kind { GLU_SILU, GLU_GELU_TANH } glu_kind;
 
 /* Where a half norms; f is its work. */
@@ -56,8 +54,6 @@ typedef struct hparams {
     int32_t vocab; /* rows of the embedding */
     int32_t context_len;
 
-    attention_kind attention;
-    mlp_kind mlp;
     glu_kind glu;
     norm_place norms;
     qk_norm qk_norm;

@@ -2,6 +2,7 @@
 """The program as a whole: help, usage errors, exit codes; man page and completion say what --help says."""
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -192,6 +193,17 @@ def test_devices_and_refusals(nibble, tree):
     assert done.returncode == 1 and "a CPU has f32 and int8" in done.stderr
     done = nibble("run", model, "a", "--device", "cuda:0,1", check=False)
     assert done.returncode == 1 and "one GPU is all that nibble takes yet" in done.stderr
+
+
+def test_gpu_library_that_cannot_be_loaded(nibble_path, tree, tmp_path):
+    """Where a library lies beside the program, what is wrong with it is said, not that others are missing."""
+    program = shutil.copy(nibble_path, tmp_path / "nibble")
+    (tmp_path / "libnibble_cuda.so").write_bytes(b"no library")
+    done = subprocess.run([program, "run", tree / "tests/golden/models/llama-words", "a", "--device", "cuda"],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"no GPU backend: {tmp_path}/libnibble_cuda.so: " in done.stderr
+    assert "No such file" not in done.stderr
 
 
 def test_fit_needs_no_gpu(nibble, tree):

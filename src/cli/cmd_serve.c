@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
      "Where reasoning stands in an answer (default reasoning_content)", 2},
     {NULL, 0, NULL, 0, "Limits:", 3},
     {"max-num-seqs", KEY_MAX_SEQS, "N", 0, "Answers that are written at a time (default 16)", 3},
-    {"max-num-batched-tokens", KEY_MAX_BATCHED, "N", 0, "Tokens of one step (default 512)", 3},
+    {"max-num-batched-tokens", KEY_MAX_BATCHED, "N", 0, "Tokens of one step (default 512, on a GPU 2048)", 3},
     {"max-waiting", KEY_MAX_WAITING, "N", 0,
      "Requests that wait for their turn; more are refused (default 1024)", 3},
     {"max-connections", KEY_MAX_CONNECTIONS, "N", 0, "Connections at a time (default 1024)", 3},

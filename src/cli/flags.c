@@ -19,7 +19,8 @@ static const struct argp_option options[] = {
      "(auto: "
      "the fastest)",
      0},
-    {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0, "How keys and values are stored (default bf16)", 0},
+    {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0,
+     "How keys and values are stored (default bf16, on a GPU fp8)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
      "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, or a number", 0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,

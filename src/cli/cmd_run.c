@@ -147,7 +147,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     run_args *a = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &a->answer.compute;
+        state->child_inputs[0] = state->child_inputs[1] = &a->answer.compute;
         return 0;
     case 'm':
         a->model = arg;
@@ -226,7 +226,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&cli_compute_argp, 0, NULL, 0}, {&cli_speculate_argp, 0, NULL, 10}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

@@ -128,7 +128,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     serve_options *o = &a->serve;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->compute;
+        state->child_inputs[0] = state->child_inputs[1] = &o->compute;
         return 0;
     case KEY_HOST:
         o->host = arg;
@@ -165,7 +165,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&cli_compute_argp, 0, NULL, 0}, {&cli_speculate_argp, 0, NULL, 10}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

@@ -8,7 +8,15 @@
 
 #include "cli/cli.h"
 
-enum { KEY_ACTIVATIONS = 0x2000, KEY_KV, KEY_CPU_FEATURES, KEY_MODEL_LEN, KEY_DEVICE };
+enum {
+    KEY_ACTIVATIONS = 0x2000,
+    KEY_KV,
+    KEY_CPU_FEATURES,
+    KEY_MODEL_LEN,
+    KEY_DEVICE,
+    KEY_SPECULATE,
+    KEY_DRAFT
+};
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How it computes:", 10},
@@ -32,7 +40,17 @@ static const struct argp_option options[] = {
 static const struct argp_option threads_options[] = {
     {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0}, {0}};
 
+static const struct argp_option speculate_options[] = {
+    {"speculate", KEY_SPECULATE, "off|lookup", 0,
+     "Guess what comes next from what stood in the text before, where that is faster; the answer stays the "
+     "same "
+     "(default off)",
+     10},
+    {"draft", KEY_DRAFT, "MODEL", 0, "Let a smaller model of the same words guess", 10},
+    {0}};
+
 /* In the order of the enums in nibble.h. */
+static const char *const speculate_names[] = {"off", "lookup", NULL};
 static const char *const activation_names[] = {"auto", "f32", "int8", "bf16", "fp8", "fp4", NULL};
 static const char *const kv_names[] = {"auto", "bf16", "fp8", "fp32", NULL};
 
@@ -116,6 +134,27 @@ static error_t parse_threads(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+static error_t parse_speculate(int key, char *arg, struct argp_state *state) {
+    nib_options *o = state->input;
+    switch (key) {
+    case KEY_SPECULATE:
+        o->speculate = (nib_speculate)cli_choice_flag(state, "--speculate", arg, speculate_names);
+        return 0;
+    case KEY_DRAFT:
+        o->draft = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (o->draft && o->speculate != NIB_SPECULATE_OFF)
+            argp_error(state, "--draft and --speculate %s are two ways to guess; expected one of them",
+                       speculate_names[o->speculate]);
+        if (o->draft)
+            o->speculate = NIB_SPECULATE_DRAFT;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse_all(int key, char *arg, struct argp_state *state) {
     if (key != ARGP_KEY_INIT)
         return parse(key, arg, state);
@@ -127,3 +166,4 @@ static const struct argp threads_argp = {.options = threads_options, .parser = p
 static const struct argp_child with_threads[] = {{&threads_argp, 0, NULL, 10}, {0}};
 const struct argp cli_compute_argp = {.options = options, .parser = parse_all, .children = with_threads};
 const struct argp cli_compute_no_threads_argp = {.options = options, .parser = parse};
+const struct argp cli_speculate_argp = {.options = speculate_options, .parser = parse_speculate};

@@ -4,16 +4,18 @@
  * lanes g = 2t, which hold x of block t, so the four chained mma of 64 k leave the unscaled sum of block t of a
  * row in the very lane that holds its scale: two FFMA for 128 k of a row instead of a scale per weight.
  *
- * A block has WARPS warps, each owns a slice of K (its own x in shared memory, its own ring of weights, so no
- * barrier but one per 8 row tiles, where the warps' sums meet). Row tiles of 16 go round the blocks. A stage is
- * 16 rows x 256 k, 2,304 B. x is BF16 * 2^64 (exact below 2^64), weights are BF16 * 2^-126, sums * 2^62.
+ * A block has 8 warps, each owns a slice of K (its own x in shared memory, its own ring of weights, so no barrier but one
+ * per 4 row tiles, where the warps' sums meet). Row tiles of 16 go round the blocks. A stage is 16 rows x 256 k, 2,304 B.
+ * x is BF16 * 2^64 (exact below 2^64), weights are BF16 * 2^-126, sums * 2^62.
  *
  * Bytes moved: the packed weights once, x once a block. Measured: docs/gpu/gemv.md.
  */
 #include "gemm/gpu/ring.cuh"
 
-#define FLUSH_TILES 8
-#define UNIT_BYTES  (2 * GEMM_GROUP_BYTES)
+#define WARPS       8
+#define FLUSH_TILES 4
+#define UNIT        2 /* groups of 128 k a stage */
+#define UNIT_BYTES  (UNIT * GEMM_GROUP_BYTES)
 
 struct gemv_args {
     const uint8_t *w;
@@ -80,46 +82,59 @@ template <int GROUPS> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, ui
     }
 }
 
-/* This warp's slice of x, COUNT elements from FIRST, times 2^64; zeros past k. */
+/* This warp's slice of x, COUNT elements from FIRST, times 2^64; zeros past k. Four loads are in flight. */
 GEMM_DEV void load_x(const gemv_args &a, uint8_t *to, int first, int count) {
-    for (int i = (threadIdx.x & 31) * 8; i < count; i += 256) {
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (first + i < a.k) {
-            v = __ldcg((const uint4 *)(a.x + first + i));
-            v.x = mul_bf16x2(v.x, 0x5f805f80u);
-            v.y = mul_bf16x2(v.y, 0x5f805f80u);
-            v.z = mul_bf16x2(v.z, 0x5f805f80u);
-            v.w = mul_bf16x2(v.w, 0x5f805f80u);
+    for (int i0 = (threadIdx.x & 31) * 8; i0 < count; i0 += 1024) {
+        uint4 v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int i = i0 + j * 256;
+            v[j] = i < count && first + i < a.k ? __ldcg((const uint4 *)(a.x + first + i)) : make_uint4(0, 0, 0, 0);
         }
-        *(uint4 *)(to + 2 * i) = v;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int i = i0 + j * 256;
+            v[j].x = mul_bf16x2(v[j].x, 0x5f805f80u);
+            v[j].y = mul_bf16x2(v[j].y, 0x5f805f80u);
+            v[j].z = mul_bf16x2(v[j].z, 0x5f805f80u);
+            v[j].w = mul_bf16x2(v[j].w, 0x5f805f80u);
+            if (i < count)
+                *(uint4 *)(to + 2 * i) = v[j];
+        }
     }
     __syncwarp();
 }
 
-template <int WARPS, int STAGES>
-__global__ void __launch_bounds__(WARPS * 32, 16 / WARPS) gemv(const __grid_constant__ gemv_args a) {
+/* Bytes of shared memory: the rings, x, a line of zeros, two sets of sums. */
+static size_t shared_bytes(int stages, int groups) {
+    return (size_t)WARPS * stages * (UNIT_BYTES + 8) + (size_t)groups * GEMM_GROUP_K * 2 + 256 +
+           2 * FLUSH_TILES * WARPS * 16 * sizeof(float);
+}
+
+template <int STAGES> __global__ void __launch_bounds__(WARPS * 32, 2) gemv(const __grid_constant__ gemv_args a) {
     extern __shared__ __align__(128) uint8_t shared[];
     uint8_t *xs = shared + WARPS * STAGES * UNIT_BYTES;              /* [groups * 128] BF16, then 256 B of zeros */
     float *sums = (float *)(xs + a.groups * GEMM_GROUP_K * 2 + 256); /* [2][FLUSH_TILES][WARPS][16] */
     const uint32_t bars = shared_address(sums + 2 * FLUSH_TILES * WARPS * 16);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int first = warp * a.groups / WARPS, n_groups = (warp + 1) * a.groups / WARPS - first;
-    const int units = (n_groups + 1) / 2, n_tiles = (a.row_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    const int units = (n_groups + UNIT - 1) / UNIT;
+    const int n_tiles = (a.row_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
     const size_t tile_bytes = (size_t)a.groups * GEMM_GROUP_BYTES;
 
+    dependents_go();
     warp_ring<STAGES, UNIT_BYTES> ring;
     ring.open(shared_address(shared) + warp * STAGES * UNIT_BYTES, bars + warp * STAGES * 8);
     const uint8_t *row_src = a.w + blockIdx.x * tile_bytes + (size_t)first * GEMM_GROUP_BYTES;
     int put_unit = 0, left = n_tiles * units;
     auto put = [&](int s) {
-        const int n = left > 0 ? min(2, n_groups - 2 * put_unit) * GEMM_GROUP_BYTES : 0;
+        const int n = left > 0 ? min(UNIT, n_groups - UNIT * put_unit) * GEMM_GROUP_BYTES : 0;
         ring.put(s, row_src + put_unit * UNIT_BYTES, nullptr, n, 0);
         if (++put_unit == units) {
             put_unit = 0;
             row_src += gridDim.x * tile_bytes;
         }
-        if (--left == 0)
-            dependents_go();
+        left--;
     };
     for (int s = 0; s < STAGES; s++)
         put(s);
@@ -139,10 +154,11 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS) gemv(const __grid_cons
         float acc[2] = {0.0f, 0.0f};
         for (int u = 0; u < units; u++) {
             const uint32_t stage = ring.wait();
-            if (2 * u + 1 < n_groups)
-                add_unit<2>(stage + lane * 16, stage + 1024 + lane * 4, x0 + 2 * u * step, step, acc);
+            const uint32_t lane16 = stage + lane * 16, scales = stage + 1024 + lane * 4, x = x0 + UNIT * u * step;
+            if (UNIT * u + UNIT <= n_groups)
+                add_unit<UNIT>(lane16, scales, x, step, acc);
             else
-                add_unit<1>(stage + lane * 16, stage + 1024 + lane * 4, x0 + 2 * u * step, step, acc);
+                add_unit<1>(lane16, scales, x, step, acc);
             put(ring.release());
         }
         float keep = t & 1 ? acc[1] : acc[0], send = t & 1 ? acc[0] : acc[1];
@@ -168,17 +184,19 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS) gemv(const __grid_cons
     }
 }
 
-template <int WARPS, int STAGES> static int launch(const gemm_task *t, const gemv_args &a) {
-    const size_t shared = (size_t)WARPS * STAGES * (UNIT_BYTES + 8) + a.groups * GEMM_GROUP_K * 2 + 256 +
-                          2 * FLUSH_TILES * WARPS * 16 * sizeof(float);
-    const int blocks = min(t->n_sms * (16 / WARPS), a.row_tiles);
-    return launch_kernel(t, gemv<WARPS, STAGES>, blocks, WARPS * 32, shared, a);
+template <int STAGES> static int launch(const gemm_task *t, const gemv_args &a, int blocks_per_sm) {
+    const int blocks = min(t->n_sms * blocks_per_sm, a.row_tiles);
+    return launch_kernel(t, gemv<STAGES>, blocks, WARPS * 32, shared_bytes(STAGES, a.groups), a);
 }
 
+/* Two blocks fit on a multiprocessor. A short product has one: the next kernel's blocks take the other place and have
+ * their weights on the way, all of them, while this one runs. A long one needs both, to issue enough. */
 extern "C" int gemm_gemv(const gemm_task *t) {
     const gemv_args a = {(const uint8_t *)t->w, (const __nv_bfloat16 *)t->a, t->k, t->groups, t->n / 16, t->out};
-    const bool big = (size_t)t->n * t->groups >= (size_t)24576 * 32; /* of 50 MB and more: a third stage pays */
-    if (t->max_shared < 160 * 1024 || t->groups < 32)
-        return launch<8, 2>(t, a);
-    return big ? launch<16, 3>(t, a) : launch<16, 2>(t, a);
+    const size_t each = (size_t)a.row_tiles * a.groups * GEMM_GROUP_BYTES / t->n_sms;
+    if (t->max_shared < 160 * 1024)
+        return launch<2>(t, a, 2);
+    if (each <= 128 * 1024 && 2 * (shared_bytes(5, a.groups) + 1024) <= (size_t)t->max_shared)
+        return launch<5>(t, a, 1);
+    return each > 384 * 1024 ? launch<3>(t, a, 2) : launch<2>(t, a, 2);
 }

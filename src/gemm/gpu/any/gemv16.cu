@@ -29,20 +29,29 @@ static __host__ __device__ int x_stride(int slice_groups) {
     return slice_groups * GEMM_GROUP_K * 2 + 16;
 }
 
+/* A warp a row, four loads in flight. */
 template <int TILES> GEMM_DEV void load_tokens(const gemv16_args &a, uint8_t *xs, int first, int count, int stride) {
-    const int per_row = count / 8;
-    for (int i = threadIdx.x; i < per_row * TILES * 8; i += blockDim.x) {
-        const int token = i / per_row, at = i % per_row * 8;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (token < a.m && first + at < a.k) {
-            v = __ldcg((const uint4 *)(a.x + (size_t)token * a.lda + first + at));
-            v.x = mul_bf16x2(v.x, 0x5f805f80u);
-            v.y = mul_bf16x2(v.y, 0x5f805f80u);
-            v.z = mul_bf16x2(v.z, 0x5f805f80u);
-            v.w = mul_bf16x2(v.w, 0x5f805f80u);
+    for (int token = threadIdx.x / 32; token < TILES * 8; token += blockDim.x / 32)
+        for (int at0 = (threadIdx.x & 31) * 8; at0 < count; at0 += 1024) {
+            uint4 v[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int at = at0 + 256 * j;
+                v[j] = at < count && token < a.m && first + at < a.k
+                           ? __ldcg((const uint4 *)(a.x + (size_t)token * a.lda + first + at))
+                           : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int at = at0 + 256 * j;
+                v[j].x = mul_bf16x2(v[j].x, 0x5f805f80u);
+                v[j].y = mul_bf16x2(v[j].y, 0x5f805f80u);
+                v[j].z = mul_bf16x2(v[j].z, 0x5f805f80u);
+                v[j].w = mul_bf16x2(v[j].w, 0x5f805f80u);
+                if (at < count)
+                    *(uint4 *)(xs + token * stride + at * 2) = v[j];
+            }
         }
-        *(uint4 *)(xs + token * stride + at * 2) = v;
-    }
 }
 
 GEMM_DEV void team_barrier(int team) {
@@ -65,6 +74,7 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
     const uint32_t bars = shared_address(sums + TEAMS * TEAM_WARPS * SUMS);
     sums += team * TEAM_WARPS * SUMS;
 
+    dependents_go();
     warp_ring<STAGES, STAGE> ring;
     ring.open(shared_address(shared) + warp * STAGES * STAGE, bars + warp * STAGES * 8);
     const int pairs = (a.row_tiles + 1) / 2, step = gridDim.x * TEAMS, pair0 = blockIdx.x * TEAMS + team;
@@ -83,7 +93,6 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
         put(s);
     const float tensor_scale = load_scale(a.out.tensor_scale);
     dependency_wait();
-    dependents_go();
     load_tokens<TILES>(a, xs, first * GEMM_GROUP_K, slice_groups * GEMM_GROUP_K, stride);
     __syncthreads();
 
@@ -135,8 +144,10 @@ template <int TEAMS, int TILES> static int launch(const gemm_task *t) {
     return e || t->slices == 1 ? e : gemm_reduce(t, FACTOR);
 }
 
+/* A short product spreads over more multiprocessors with one team a block. */
 extern "C" int gemm_gemv16(const gemm_task *t) {
-    if (t->max_shared < 160 * 1024)
+    const size_t each = (size_t)t->n / 16 * t->groups * GEMM_GROUP_BYTES / t->n_sms;
+    if (t->max_shared < 160 * 1024 || each <= 128 * 1024)
         return t->m <= 8 ? launch<1, 1>(t) : launch<1, 2>(t);
     return t->m <= 8 ? launch<2, 1>(t) : launch<2, 2>(t);
 }

@@ -14,8 +14,8 @@ struct reduce_args {
 static __global__ void __launch_bounds__(256) reduce(const __grid_constant__ reduce_args a) {
     const size_t size = (size_t)a.m * a.n, i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 4;
     const float tensor_scale = load_scale(a.out.tensor_scale);
-    dependency_wait();
     dependents_go();
+    dependency_wait();
     if (i >= size)
         return;
     float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);

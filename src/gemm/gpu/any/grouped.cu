@@ -4,8 +4,8 @@
  * tokens are the columns of mma.sync, 8 warps share K, their sums meet in shared memory.
  *
  * An item is 32 rows x 8 TILES tokens of one expert. The items of all experts stand in a row, experts without tokens have
- * none; each block takes an equal run of them, finds its experts in a table of prefix sums that it makes of the offsets,
- * and reads activations again only where the run comes to other tokens. K beyond what fits goes slice by slice.
+ * none; each block takes an equal run of them, finds its experts in a table that it makes of the offsets (of those with tokens
+ * alone), and reads activations again only where the run comes to other tokens. K beyond what fits goes slice by slice.
  */
 #include "gemm/gpu/group.cuh"
 #include "gemm/gpu/ring.cuh"
@@ -14,7 +14,6 @@
 #define STAGES  3
 #define STAGE   (2 * GEMM_GROUP_BYTES)
 #define FACTOR  0x1p55f
-#define EXPERTS 1024
 
 struct grouped_args {
     const int *offsets;
@@ -25,30 +24,57 @@ struct grouped_args {
     gemm_out out;
 };
 
-/* Where a walk over the block's run stands: the item's expert and what of it. */
-struct place {
-    int item, expert;
+/* Experts with tokens, in order. */
+struct table {
+    const uint8_t **packed; /* [experts] */
+    int *starts;            /* [experts + 1] items before */
+    int *rows;              /* [experts] first row */
+    int *ends;              /* [experts] */
+    int *count;
 
-    GEMM_DEV void find(const int *starts) { /* items only grow */
-        while (item >= starts[expert + 1])
-            expert++;
+    static const int each = sizeof(uint8_t *) + 3 * sizeof(int), more = 2 * sizeof(int); /* bytes an expert, and once */
+
+    GEMM_DEV table(uint8_t *at, int experts) {
+        packed = (const uint8_t **)at;
+        starts = (int *)(packed + experts);
+        rows = starts + experts + 1;
+        ends = rows + experts;
+        count = ends + experts;
+    }
+
+    GEMM_DEV int find(int item) const { /* the entry that holds ITEM */
+        int low = 0, high = *count;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if (starts[middle] <= item)
+                low = middle;
+            else
+                high = middle;
+        }
+        return low;
     }
 };
 
-/* starts[e] = items of the experts before e: 256 threads, four experts each. */
-template <int TILES> GEMM_DEV void make_table(const grouped_args &a, int *starts, int pairs) {
-    __shared__ int sums[WARPS];
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int items[4], mine = 0;
-    for (int i = 0; i < 4; i++) {
-        const int e = threadIdx.x * 4 + i;
-        const int tokens = e < a.experts ? a.offsets[e + 1] - a.offsets[e] : 0;
-        items[i] = (tokens + 8 * TILES - 1) / (8 * TILES) * pairs;
-        mine += items[i];
-    }
-    int before = mine;
+/* 256 threads, four experts each. Two counts in one word: entries above, items below. */
+template <int TILES> GEMM_DEV void make_table(const grouped_args &a, const table &t, int pairs) {
+    __shared__ unsigned long long sums[WARPS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first = threadIdx.x * 4;
+    int edge[5];
+    const uint8_t *packed[4];
+    unsigned long long mine = 0;
+    for (int i = 0; i < 5; i++)
+        edge[i] = a.offsets[min(first + i, a.experts)];
+    for (int i = 0; i < 4; i++)
+        packed[i] = a.packed[min(first + i, a.experts - 1)];
+    auto word = [&](int i) {
+        const int items = (edge[i + 1] - edge[i] + 8 * TILES - 1) / (8 * TILES) * pairs;
+        return (unsigned long long)(items > 0) << 40 | (unsigned)items;
+    };
+    for (int i = 0; i < 4; i++)
+        mine += word(i);
+    unsigned long long before = mine;
     for (int d = 1; d < 32; d *= 2) {
-        const int v = __shfl_up_sync(~0u, before, d);
+        const unsigned long long v = __shfl_up_sync(~0u, before, d);
         before += lane >= d ? v : 0;
     }
     if (lane == 31)
@@ -58,11 +84,19 @@ template <int TILES> GEMM_DEV void make_table(const grouped_args &a, int *starts
     for (int w = 0; w < warp; w++)
         before += sums[w];
     for (int i = 0; i < 4; i++) {
-        starts[threadIdx.x * 4 + i] = before;
-        before += items[i];
+        const int at = (int)(before >> 40);
+        if (edge[i + 1] > edge[i]) {
+            t.starts[at] = (int)(uint32_t)before;
+            t.rows[at] = edge[i];
+            t.ends[at] = edge[i + 1];
+            t.packed[at] = packed[i];
+        }
+        before += word(i);
     }
-    if (threadIdx.x == 255)
-        starts[EXPERTS] = before;
+    if (threadIdx.x == 255) {
+        t.starts[before >> 40] = (int)(uint32_t)before;
+        *t.count = (int)(before >> 40);
+    }
     __syncthreads();
 }
 
@@ -91,14 +125,14 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
     const int pairs = (a.row_tiles + 1) / 2;
     uint8_t *xs = shared + WARPS * STAGES * STAGE;
     float *sums = (float *)(xs + TILES * 8 * stride);
-    int *starts = (int *)(sums + 2 * WARPS * SUMS);
-    const uint32_t bars = shared_address(starts + EXPERTS + 2);
+    const uint32_t bars = shared_address(sums + 2 * WARPS * SUMS);
+    const table known((uint8_t *)(sums + 2 * WARPS * SUMS) + WARPS * STAGES * 8, a.experts);
     warp_ring<STAGES, STAGE> ring;
     ring.open(shared_address(shared) + warp * STAGES * STAGE, bars + warp * STAGES * 8);
-    dependency_wait();
     dependents_go();
-    make_table<TILES>(a, starts, pairs);
-    const int total = starts[EXPERTS];
+    dependency_wait();
+    make_table<TILES>(a, known, pairs);
+    const int total = known.starts[*known.count];
     const int first_item = (int)((long long)blockIdx.x * total / gridDim.x);
     const int end = (int)((blockIdx.x + 1LL) * total / gridDim.x);
 
@@ -112,26 +146,26 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
         return a.slices == 1 ? whole_end : slice_first(s) + (warp + 1) * (slice_first(s + 1) - slice_first(s)) / WARPS;
     };
     const size_t tile_bytes = (size_t)a.groups * GEMM_GROUP_BYTES;
-    place next = {first_item, 0};
+    int next_item = first_item, next_at = known.find(first_item);
     int next_slice = 0, next_group = my_first(0), next_end = my_end(0), next_known = -1;
     const uint8_t *next_row = nullptr; /* of the item's first row tile */
     bool next_twin = false;
     auto put = [&](int s) { /* the next group that is this warp's, over slices and items */
-        while (next.item < end && next_group >= next_end) {
+        while (next_item < end && next_group >= next_end) {
             if (++next_slice == a.slices) {
                 next_slice = 0;
-                next.item++;
+                next_item++;
             }
             next_group = my_first(next_slice);
             next_end = my_end(next_slice);
         }
-        const bool more = next.item < end;
-        if (more && next.item != next_known) {
-            next.find(starts);
-            const int pair = (next.item - starts[next.expert]) % pairs;
-            next_row = a.packed[next.expert] + (size_t)pair * 2 * tile_bytes;
+        const bool more = next_item < end;
+        if (more && next_item != next_known) {
+            next_at += next_item >= known.starts[next_at + 1];
+            const int pair = (next_item - known.starts[next_at]) % pairs;
+            next_row = known.packed[next_at] + (size_t)pair * 2 * tile_bytes;
             next_twin = 2 * pair + 1 < a.row_tiles;
-            next_known = next.item;
+            next_known = next_item;
         }
         const uint8_t *src = next_row + (size_t)next_group * GEMM_GROUP_BYTES;
         ring.put(s, src, next_twin ? src + tile_bytes : src, more ? GEMM_GROUP_BYTES : 0, GEMM_GROUP_BYTES);
@@ -140,20 +174,17 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
     for (int s = 0; s < STAGES; s++)
         put(s);
 
-    place now = {first_item, 0};
-    int known = -1, loaded = -1; /* the expert whose facts these are; the row of the tokens in shared memory */
-    int expert_row = 0, expert_end = 0, parity = 0;
+    int at = known.find(first_item), scaled = -1, loaded = -1; /* whose factor it is; the row of the tokens in shared memory */
+    int parity = 0;
     float factor = 0.0f;
-    for (; now.item < end; now.item++) {
-        now.find(starts);
-        if (now.expert != known) {
-            known = now.expert;
-            expert_row = a.offsets[known];
-            expert_end = a.offsets[known + 1];
-            factor = FACTOR * (a.out.alpha * *(const float *)(a.packed[known] + a.scale_offset));
+    for (int item = first_item; item < end; item++) {
+        at += item >= known.starts[at + 1];
+        if (at != scaled) {
+            scaled = at;
+            factor = FACTOR * (a.out.alpha * *(const float *)(known.packed[at] + a.scale_offset));
         }
-        const int local = now.item - starts[known], chunk = local / pairs, pair = local - chunk * pairs;
-        const int row = expert_row + chunk * 8 * TILES, rows = min(8 * TILES, expert_end - row);
+        const int local = item - known.starts[at], chunk = local / pairs, pair = local - chunk * pairs;
+        const int row = known.rows[at] + chunk * 8 * TILES, rows = min(8 * TILES, known.ends[at] - row);
         float sum[2][TILES][4] = {};
         for (int s = 0; s < a.slices; s++) {
             float c[2][TILES][4] = {}; /* of one slice: tensor cores cut long sums */
@@ -198,7 +229,7 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
 
 template <int TILES> static int launch(const gemm_task *t, const nib_gemm_group *p) {
     const size_t fixed = (size_t)WARPS * STAGES * (STAGE + 8) + 2 * WARPS * 2 * 16 * TILES * 8 * sizeof(float) +
-                         (EXPERTS + 2) * sizeof(int) + TILES * 8 * 16;
+                         p->n_experts * table::each + table::more + TILES * 8 * 16;
     const size_t half = (size_t)t->max_shared / 2 - 1024; /* two blocks on a multiprocessor where they fit */
     const size_t room = (half > fixed + TILES * 8 * 512 ? half : (size_t)t->max_shared) - fixed;
     const int fit = (int)(room / (TILES * 8 * GEMM_GROUP_K * 2));

@@ -14,6 +14,7 @@ typedef struct row {
     int first_arch, last_arch;
     nib_gemm_mode mode; /* asked for */
     size_t first_m, last_m;
+    bool plain; /* only for BF16 activations as they lie */
     gemm_kernel kernel;
     nib_gemm_mode becomes;
     const char *why;
@@ -21,34 +22,40 @@ typedef struct row {
 
 #define ANY_M    SIZE_MAX
 #define RUN_ARCH 90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
+#define W4A16    NIB_GEMM_W4A16
+#define W4A8     NIB_GEMM_W4A8
 
 static const char one_token[] = "one token is bound by memory";
 static const char few_tokens[] = "16 tokens cost little more than one";
+static const char resident[] = "one launch, tokens stay in shared memory";
+static const char twice[] = "FP8 has twice the rate of BF16";
 
 static const row table[] = {
-    {80, 121, NIB_GEMM_AUTO, 1, 1, GEMM_KERNEL_GEMV, NIB_GEMM_W4A16, one_token},
-    {80, 121, NIB_GEMM_AUTO, 2, 16, GEMM_KERNEL_GEMV16, NIB_GEMM_W4A16, few_tokens},
-    {90, 90, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_WGMMA_E4M3, NIB_GEMM_W4A8,
-     "FP8 has twice the rate of BF16"},
-    {89, 89, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8,
-     "FP8 has twice the rate of BF16"},
-    {80, 121, NIB_GEMM_AUTO, 17, ANY_M, GEMM_KERNEL_TILE_BF16, NIB_GEMM_W4A16, "no faster row for this GPU"},
+    {80, 121, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
+    {90, 90, NIB_GEMM_AUTO, 9, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
+    {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
+    {90, 90, NIB_GEMM_AUTO, 17, 64, true, GEMM_KERNEL_WGMMA_BF16, W4A16,
+     "exact, and up to 64 tokens as fast as FP8"},
+    {90, 90, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, twice},
+    {89, 89, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, twice},
+    {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
 
-    {80, 121, NIB_GEMM_W4A16, 1, 1, GEMM_KERNEL_GEMV, NIB_GEMM_W4A16, one_token},
-    {80, 121, NIB_GEMM_W4A16, 2, 16, GEMM_KERNEL_GEMV16, NIB_GEMM_W4A16, few_tokens},
-    {90, 90, NIB_GEMM_W4A16, 17, ANY_M, GEMM_KERNEL_WGMMA_BF16, NIB_GEMM_W4A16,
+    {80, 121, NIB_GEMM_W4A16, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
+    {90, 90, NIB_GEMM_W4A16, 9, 32, true, GEMM_KERNEL_FEW, W4A16, resident},
+    {80, 121, NIB_GEMM_W4A16, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
+    {90, 90, NIB_GEMM_W4A16, 1, ANY_M, false, GEMM_KERNEL_WGMMA_BF16, W4A16,
      "wgmma has the rate for 17 and more"},
-    {80, 121, NIB_GEMM_W4A16, 17, ANY_M, GEMM_KERNEL_TILE_BF16, NIB_GEMM_W4A16,
-     "tensor cores through mma.sync"},
+    {80, 121, NIB_GEMM_W4A16, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "tensor cores through mma.sync"},
 
-    {90, 90, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_WGMMA_E4M3, NIB_GEMM_W4A8, "asked for"},
-    {89, 89, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8, "asked for"},
-    {120, 121, NIB_GEMM_W4A8, 1, ANY_M, GEMM_KERNEL_TILE_E4M3, NIB_GEMM_W4A8, "asked for"},
+    {90, 90, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, "asked for"},
+    {89, 89, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
+    {120, 121, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
 };
 
 static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_GEMV] = "gemv (mma.sync m16n8k16 BF16, block-diagonal activations)",
     [GEMM_KERNEL_GEMV16] = "gemv16 (mma.sync m16n8k16 BF16, tokens as columns)",
+    [GEMM_KERNEL_FEW] = "few (wgmma BF16, resident tokens, K over a cluster)",
     [GEMM_KERNEL_WGMMA_BF16] = "wgmma BF16 (weights as the register operand)",
     [GEMM_KERNEL_WGMMA_E4M3] = "wgmma E4M3 (scales folded, weights as the register operand)",
     [GEMM_KERNEL_TILE_BF16] = "tile (mma.sync m16n8k16 BF16)",
@@ -69,6 +76,18 @@ static int gemv16_slices(int arch, size_t m, size_t groups) {
     size_t ring = teams * 8 * 3 * 2304, sums = teams * 8 * 32 * tokens * 4;
     size_t rest = limit * 1024 - ring - sums - 1024 - tokens * 16;
     return (int)ceil_div(groups, rest / (tokens * GEMM_GROUP_K * 2));
+}
+
+/* Slices of K for FEW, or false where another kernel is faster (docs/notes/gemm-hopper.md): it wins over
+ * gemv16 on long products, whose tokens gemv16 would read on every multiprocessor, and over the tiles on
+ * short ones. */
+static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
+    size_t each = n / GEMM_ROW_TILE * groups * GEMM_GROUP_BYTES / (size_t)n_sms, units = (groups + 1) / 2;
+    c->tile_tokens = m <= 16 ? 16 : 32;
+    c->k_slices = 4;
+    c->k_parts = m <= 16 ? 2 : 1;
+    return m <= 16 ? each > 384 * 1024 && units >= 4 && units <= 24
+                   : each <= 128 * 1024 && units >= 4 && units <= 28;
 }
 
 /* Microseconds on an H100: of a tile's work per 128 k, and of handing a cut tile's sums on (wgmma.cuh). */
@@ -104,8 +123,8 @@ static void list_modes(int arch, char *text, size_t bytes) {
             }
 }
 
-nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, size_t m, size_t n, size_t k, gemm_choice *c,
-                       nib_error *err) {
+nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
+                       gemm_choice *c, nib_error *err) {
     char modes[64];
     if (n == 0 || k == 0 || n % 16 || k % 16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "n = %zu, k = %zu: expected multiples of 16", n, k);
@@ -113,9 +132,12 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, size_t m, size_t
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode %d: there are auto, w4a16, w4a8 and w4a4", (int)mode);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const row *r = &table[i];
-        if (r->mode != mode || arch < r->first_arch || arch > r->last_arch || m < r->first_m || m > r->last_m)
+        if (r->mode != mode || arch < r->first_arch || arch > r->last_arch || m < r->first_m ||
+            m > r->last_m || (r->plain && !plain))
             continue;
-        *c = (gemm_choice){r->kernel, r->becomes, 1, 1, arch == RUN_ARCH, kernel_names[r->kernel], r->why};
+        *c = (gemm_choice){r->kernel, r->becomes, 1, 1, 1, arch == RUN_ARCH, kernel_names[r->kernel], r->why};
+        if (c->kernel == GEMM_KERNEL_FEW && !few_shape(c, n_sms, m, n, gemm_groups(k)))
+            continue;
         if (c->kernel == GEMM_KERNEL_GEMV16) {
             c->tile_tokens = m <= 8 ? 8 : 16;
             c->k_slices = gemv16_slices(arch, m, gemm_groups(k));
@@ -141,7 +163,7 @@ nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, siz
     if (arch == 0 && !g)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_explain: expected a context or an architecture");
     arch = arch ? arch : g->arch;
-    NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, m ? m : 1, n, k, &c, err));
+    NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, true, m ? m : 1, n, k, &c, err));
     int used =
         snprintf(text, text_bytes,
                  "%s [%zu, %zu] x %zu tokens on compute capability %d.%d%s%s: %s.\nKernel: %s, %d token%s a "

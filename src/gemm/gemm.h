@@ -36,6 +36,7 @@ struct nib_gemm {
     int device;            /* CUDA ordinal */
     int arch;              /* 10 * major + minor: 90 */
     int n_sms, max_shared; /* bytes of shared memory a block may have */
+    int pairs, fours;      /* Hopper: clusters of 2 and 4 blocks of gemm_few that run at a time */
     char name[64];         /* the driver's */
     void *tensor_map;      /* cuTensorMapEncodeTiled */
 };
@@ -80,6 +81,7 @@ typedef enum gemm_kernel {
     GEMM_KERNEL_NONE = 0,
     GEMM_KERNEL_GEMV,       /* M = 1, mma.sync, a block-diagonal operand */
     GEMM_KERNEL_GEMV16,     /* M = 2..16, mma.sync, tokens as columns */
+    GEMM_KERNEL_FEW,        /* Hopper, M = 9..32, wgmma, tokens resident, K over a cluster */
     GEMM_KERNEL_WGMMA_BF16, /* Hopper, weights as the register operand */
     GEMM_KERNEL_WGMMA_E4M3,
     GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */
@@ -92,13 +94,14 @@ typedef struct gemm_choice {
     nib_gemm_mode mode; /* what AUTO became */
     int tile_tokens;    /* columns of a tile */
     int k_slices;       /* K is cut into so many slices, summed in fixed order */
+    int k_parts;        /* of the slices in one block of a cluster (few) */
     bool run_here;      /* this row has run on such a GPU; else only its emulation has */
     const char *name, *why;
 } gemm_choice;
 
-/* What runs product [m, n, k] in MODE on a GPU of ARCH with N_SMS multiprocessors. NIB_UNSUPPORTED names what
- * is supported. */
-nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, size_t m, size_t n, size_t k, gemm_choice *c,
-                       nib_error *err);
+/* What runs product [m, n, k] in MODE on a GPU of ARCH with N_SMS multiprocessors. PLAIN: the activations are
+ * BF16 as they lie, which the kernels for few tokens want. NIB_UNSUPPORTED names what is supported. */
+nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
+                       gemm_choice *c, nib_error *err);
 
 #endif

@@ -21,6 +21,7 @@ WANTED = {
     "gemm/gpu/any/gemv16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
     "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
     "gemm/gpu/any/tile_bf16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
+    "gemm/gpu/sm90/few.cu": {"sm_90a": r"HGMMA\.64x16x16\.F32\.BF16"},
     "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90a": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
     "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90a": r"HGMMA\.64x256x16\.F32\.BF16"},
     "gemm/gpu/sm89/tile_e4m3.cu": {"sm_89": r"QMMA\.16832\.F32\.E4M3\.E4M3", "sm_120a": r"QMMA\.16832\.F32\.E4M3\.E4M3"},

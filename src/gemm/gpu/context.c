@@ -45,13 +45,17 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err) {
     g->max_shared = (int)p.sharedMemPerBlockOptin;
     memcpy(g->name, p.name, sizeof g->name - 1);
     gemm_choice choice;
-    nib_status status = gemm_choose(g->arch, g->n_sms, NIB_GEMM_AUTO, 1, 16, 16, &choice, err);
+    nib_status status = gemm_choose(g->arch, g->n_sms, NIB_GEMM_AUTO, true, 1, 16, 16, &choice, err);
     if (status == NIB_OK)
         status = check_device(g, err);
     if (status == NIB_OK && g->arch >= 90)
         status = check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &g->tensor_map, 12000,
                                                              cudaEnableDefault, &found),
                             "cuTensorMapEncodeTiled", err);
+    if (status == NIB_OK && g->arch == 90)
+        status = check_cuda(gemm_few_clusters(2, &g->pairs), "nib_gemm_open", err);
+    if (status == NIB_OK && g->arch == 90)
+        status = check_cuda(gemm_few_clusters(4, &g->fours), "nib_gemm_open", err);
     if (status != NIB_OK) {
         free(g);
         return status;

@@ -28,18 +28,20 @@ typedef struct gemm_task {
     const void *a; /* natural BF16 (gemv, gemv16, tile BF16) or prepared */
     int m, n, k, groups, lda;
     int terms; /* BF16 terms an activation is split into: rows are terms * groups * 128 long, prepared */
-    int tile_tokens, slices;
+    int tile_tokens, slices, parts;
     float *partial;  /* gemv16: [slices, m, n] where slices > 1. wgmma: [n_sms, 128, tile_tokens] */
     uint32_t *flags; /* wgmma: [n_sms], zero */
     gemm_out out;
-    int n_sms, max_shared;
-    bool dependent;   /* the GPU has programmatic dependent launch */
-    void *tensor_map; /* cuTensorMapEncodeTiled */
+    int n_sms, max_shared, clusters; /* of few's, at a time */
+    bool dependent;                  /* the GPU has programmatic dependent launch */
+    void *tensor_map;                /* cuTensorMapEncodeTiled */
     void *stream;
 } gemm_task;
 
 int gemm_gemv(const gemm_task *t);
 int gemm_gemv16(const gemm_task *t);
+int gemm_few(const gemm_task *t);
+int gemm_few_clusters(int ranks, int *clusters); /* that run at a time */
 int gemm_wgmma_bf16(const gemm_task *t);
 int gemm_wgmma_e4m3(const gemm_task *t);
 int gemm_tile_bf16(const gemm_task *t);

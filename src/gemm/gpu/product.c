@@ -33,7 +33,6 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     bool fp8 = p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA;
     bool split = p->a_type == NIB_GEMM_F16 || p->a_type == NIB_GEMM_F32;
     nib_gemm_mode mode = p->mode;
-    size_t m = p->m;
     memset(out, 0, sizeof *out);
     out->terms = 1;
     if (p->a_type == NIB_GEMM_NVFP4)
@@ -46,12 +45,10 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a8 with prepared BF16 activations");
     if (mode == NIB_GEMM_AUTO && fp8)
         mode = NIB_GEMM_W4A8;
-    if (mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && m <= 16)))
+    if (mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && p->m <= 16)))
         mode = NIB_GEMM_W4A16;
-    /* few tokens in F16, F32 or prepared order: the kernels for few tokens take BF16 as it lies */
-    if (mode == NIB_GEMM_W4A16 && (split || p->a_type == GEMM_A_BF16_MMA) && m <= 16)
-        m = 17;
-    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, m, p->weight->n, p->weight->k, &out->choice, err));
+    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, p->a_type == NIB_GEMM_BF16, p->m, p->weight->n, p->weight->k,
+                        &out->choice, err));
     gemm_kernel kernel = out->choice.kernel;
     size_t width = gemm_groups(p->weight->k) * GEMM_GROUP_K;
     if (is_e4m3(kernel)) {
@@ -78,7 +75,7 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     if (is_wgmma(kernel)) {
         out->flag_bytes = round_up((size_t)g->n_sms * sizeof(uint32_t), 256);
         out->partial_bytes = (size_t)g->n_sms * 128 * (size_t)out->choice.tile_tokens * sizeof(float);
-    } else if (out->choice.k_slices > 1)
+    } else if (kernel == GEMM_KERNEL_GEMV16 && out->choice.k_slices > 1)
         out->partial_bytes = (size_t)out->choice.k_slices * p->m * p->weight->n * sizeof(float);
     return NIB_OK;
 }
@@ -116,6 +113,8 @@ static int launch(const gemm_choice *c, const gemm_task *t) {
         return gemm_gemv(t);
     case GEMM_KERNEL_GEMV16:
         return gemm_gemv16(t);
+    case GEMM_KERNEL_FEW:
+        return gemm_few(t);
     case GEMM_KERNEL_WGMMA_BF16:
         return gemm_wgmma_bf16(t);
     case GEMM_KERNEL_WGMMA_E4M3:
@@ -155,6 +154,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         .terms = plan.terms,
         .tile_tokens = plan.choice.tile_tokens,
         .slices = plan.choice.k_slices,
+        .parts = plan.choice.k_parts,
         .partial = (float *)(void *)(flags + plan.flag_bytes),
         .flags = plan.flag_bytes ? (uint32_t *)(void *)flags : NULL,
         .out = {.d = p->d,
@@ -168,6 +168,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
                 .type = (int)p->d_type},
         .n_sms = g->n_sms,
         .max_shared = g->max_shared,
+        .clusters = plan.choice.k_slices / plan.choice.k_parts == 2 ? g->pairs : g->fours,
         .dependent = g->arch >= 90,
         .tensor_map = g->tensor_map,
         .stream = stream,

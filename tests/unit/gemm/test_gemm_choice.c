@@ -27,8 +27,8 @@ static void test_every_shape_has_a_kernel(void **state) {
                 for (size_t m = 0; m < 10; m++)
                     for (int mode = NIB_GEMM_AUTO; mode <= NIB_GEMM_W4A16; mode++) {
                         gemm_choice c;
-                        assert_int_equal(gemm_choose(archs[a], 132, (nib_gemm_mode)mode, tokens[m], sizes[n],
-                                                     sizes[k], &c, NULL),
+                        assert_int_equal(gemm_choose(archs[a], 132, (nib_gemm_mode)mode, m % 2, tokens[m],
+                                                     sizes[n], sizes[k], &c, NULL),
                                          NIB_OK);
                         assert_true(c.kernel > GEMM_KERNEL_NONE && c.kernel < GEMM_KERNEL_COUNT);
                         assert_true(c.mode != NIB_GEMM_AUTO && c.name && c.why);
@@ -43,15 +43,40 @@ static void test_a_mode_is_never_swapped(void **state) {
     (void)state;
     gemm_choice c;
     nib_error err;
-    assert_int_equal(gemm_choose(80, 108, NIB_GEMM_W4A8, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_int_equal(gemm_choose(80, 108, NIB_GEMM_W4A8, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "8.0 has no w4a8: it has w4a16"));
-    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A4, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "it has w4a16 and w4a8"));
-    assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
+    assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no kernels"));
-    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, true, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);
     assert_non_null(strstr(err.text, "multiples of 16"));
-    assert_int_equal(gemm_choose(90, 132, (nib_gemm_mode)9, 64, 4096, 4096, &c, &err), NIB_BAD_ARGUMENT);
+    assert_int_equal(gemm_choose(90, 132, (nib_gemm_mode)9, true, 64, 4096, 4096, &c, &err),
+                     NIB_BAD_ARGUMENT);
+}
+
+/* Few tokens on Hopper: which kernel follows from the shape, and prepared activations go elsewhere. */
+static void test_few_tokens_on_hopper(void **state) {
+    (void)state;
+    static const struct {
+        size_t m, n, k;
+        bool plain;
+        gemm_kernel kernel;
+    } cases[] = {
+        {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {8, 24576, 4096, true, GEMM_KERNEL_GEMV16},
+        {16, 24576, 4096, true, GEMM_KERNEL_FEW},        {16, 4096, 4096, true, GEMM_KERNEL_GEMV16},
+        {32, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 24576, 4096, true, GEMM_KERNEL_WGMMA_BF16},
+        {64, 4096, 4096, true, GEMM_KERNEL_WGMMA_BF16},  {65, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
+        {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 256, true, GEMM_KERNEL_WGMMA_BF16},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gemm_choice c;
+        assert_int_equal(
+            gemm_choose(90, 132, NIB_GEMM_AUTO, cases[i].plain, cases[i].m, cases[i].n, cases[i].k, &c, NULL),
+            NIB_OK);
+        assert_int_equal(c.kernel, cases[i].kernel);
+        assert_int_equal(c.mode, c.kernel == GEMM_KERNEL_WGMMA_E4M3 ? NIB_GEMM_W4A8 : NIB_GEMM_W4A16);
+    }
 }
 
 static void test_explain_needs_no_gpu(void **state) {
@@ -117,6 +142,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_shape_has_a_kernel),
         cmocka_unit_test(test_a_mode_is_never_swapped),
+        cmocka_unit_test(test_few_tokens_on_hopper),
         cmocka_unit_test(test_explain_needs_no_gpu),
         cmocka_unit_test(test_word_is_a_permutation),
         cmocka_unit_test(test_pack_and_unpack),

@@ -22,7 +22,8 @@
 #include <cuda.h>
 
 #include "gemm/gpu/fold.cuh"
-#include "gemm/gpu/sm90/wgmma_ops.cuh"
+#include "gemm/gpu/sm90/operand.cuh"
+#include "gemm/gpu/sm90/store.cuh"
 
 #define TILE_ROWS    128
 #define WEIGHT_BYTES (8 * GEMM_GROUP_BYTES)
@@ -59,6 +60,10 @@ GEMM_DEV void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uin
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];" ::"r"(to),
                  "l"(map), "r"(x), "r"(y), "r"(bar)
                  : "memory");
+}
+
+GEMM_DEV void prefetch_map(const CUtensorMap *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 /* A run of stages of one tile. */
@@ -117,42 +122,29 @@ template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const flo
 #pragma unroll
     for (int i = 0; i < REGISTERS; i++)
         to[i * 256] = d[i];
-    __threadfence();
-    consumers_barrier();
+    consumers_barrier(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
     if (threadIdx.x == 0)
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
 
-/* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
-template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
-    const int first = block_of_unit(a, r.tile * a.stages);
-    for (int block = first + (threadIdx.x & 31); block < (int)blockIdx.x; block += 32) {
+/* d += the sums that the blocks before left of tile R, SHARE of SHARES of them. A warp looks at all their flags at once. */
+template <int REGISTERS>
+GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, int share, int shares, float (&d)[REGISTERS]) {
+    const int all_first = block_of_unit(a, r.tile * a.stages), count = (int)blockIdx.x - all_first;
+    const int first = all_first + share * count / shares, end = all_first + (share + 1) * count / shares;
+    for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
         uint32_t raised;
         do
             asm volatile("ld.acquire.gpu.global.u32 %0,[%1];" : "=r"(raised) : "l"(a.flags + block) : "memory");
         while (!raised);
     }
     __syncwarp();
-    for (int block = first; block < (int)blockIdx.x; block++) {
-        const float *from = a.partial + (size_t)block * REGISTERS * 256 + threadIdx.x;
+    for (int block = first; block < end; block++) {
+        const float *from = a.partial + (size_t)block * REGISTERS * 256 + (threadIdx.x & 255);
 #pragma unroll
         for (int i = 0; i < REGISTERS; i++)
             d[i] += __ldcg(from + i * 256);
     }
-}
-
-/* Half a stage (64 k) of BF16 fragments, 4 of 16 k. */
-GEMM_DEV void convert_bf16(uint32_t lane16, uint32_t scales, int h, uint32_t *a) {
-    const uint32_t q = lds32(scales);
-    const uint4 v = lds128(lane16 + h * 512);
-    /* s * 2^-120, then * 2^127 * 2^102: with w * 2^-126 it makes w * s * 2^-17; neither factor alone is BF16 */
-    const uint32_t s = mul_bf16x2(mul_bf16x2((h ? q >> 4 : q << 4) & GEMM_SCALE_BITS, 0x7f007f00u), 0x72807280u);
-    const uint32_t s0 = permute_bytes(s, s, 0x1010), s1 = permute_bytes(s, s, 0x3232);
-    decode_fragments(v.x, v.y, a);
-    decode_fragments(v.z, v.w, a + 8);
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        a[i] = mul_bf16x2(a[i], i & 1 ? s1 : s0);
 }
 
 GEMM_DEV void turn_wait(int pair, int half) {
@@ -163,88 +155,32 @@ GEMM_DEV void turn_pass(int pair, int half) { /* to the other warpgroup */
     asm volatile("bar.arrive %0,256;" ::"r"(2 + 2 * pair - half) : "memory");
 }
 
-GEMM_DEV uint32_t pack_pair(float a, float b, int type) {
-    if (type == NIB_GEMM_BF16) {
-        const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
-        return *(const uint32_t *)&v;
-    }
-    const __half2 v = __floats2half2_rn(a, b);
-    return *(const uint32_t *)&v;
-}
-
-GEMM_DEV float2 unpack_pair(uint32_t v, int type) {
-    return type == NIB_GEMM_BF16 ? __bfloat1622float2(*(const __nv_bfloat162 *)&v) : __half22float2(*(const __half2 *)&v);
-}
-
-/* FP32 results: lanes g and g ^ 1 exchange, so that each has four rows of one token. */
-template <bool E4M3, int TOKENS>
-GEMM_DEV void store_tile_f32(const wgmma_args &a, int first, int row, const float (&d)[TOKENS / 2], float factor) {
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const bool odd = g & 1;
-#pragma unroll
-    for (int j = 0; j < TOKENS / 8; j++) {
-        const float v[4] = {d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]}; /* (r0: tokens 2t, 2t + 1), (r1: the same) */
-        const float got0 = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 4), got1 = __shfl_xor_sync(~0u, odd ? v[2] : v[3], 4);
-        const int token = first + 8 * j + 2 * t + odd, at = row + 4 * (g >> 1);
-        if (token >= a.m)
-            continue;
-        const float f = factor * (E4M3 ? a.out.token_scale[token] : 1.0f);
-        const float own0 = odd ? v[1] : v[0], own1 = odd ? v[3] : v[2];
-        store_result(a.out, token, at, (odd ? got0 : own0) * f);
-        store_result(a.out, token, at + 1, (odd ? own0 : got0) * f);
-        store_result(a.out, token, at + 2, (odd ? got1 : own1) * f);
-        store_result(a.out, token, at + 3, (odd ? own1 : got1) * f);
-    }
-}
-
 /* Sums of 16 rows x TOKENS: v[4 j ..] = (row r0: tokens 8 j + 2 t, + 1), (row r1: the same). */
 template <bool E4M3, int TOKENS>
 GEMM_DEV void store_tile(const wgmma_args &a, int first, int row, const float (&d)[TOKENS / 2], float factor) {
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int t = threadIdx.x & 3;
     if (row >= a.n)
         return;
-    if (a.out.type == NIB_GEMM_F32) {
-        store_tile_f32<E4M3, TOKENS>(a, first, row, d, factor);
-        return;
-    }
-    const float bias0 = a.out.bias ? load_float(a.out.bias, row + gemm_tile_row(g, 0), a.out.type) : 0.0f;
-    const float bias1 = a.out.bias ? load_float(a.out.bias, row + gemm_tile_row(g, 1), a.out.type) : 0.0f;
-    constexpr int BATCH = TOKENS / 8 < 8 ? TOKENS / 8 : 8;
+    constexpr int BATCH = 4;
 #pragma unroll
     for (int jb = 0; jb < TOKENS / 8; jb += BATCH) {
         float2 s[BATCH]; /* loads in one batch: left to itself the compiler waits for each */
+        float4 v[BATCH];
 #pragma unroll
         for (int j = 0; j < BATCH; j++) {
-            s[j] = make_float2(factor, factor);
-            if (E4M3) {
-                float2 v;
+            s[j] = make_float2(1.0f, 1.0f);
+            if (E4M3)
                 asm volatile("ld.global.nc.v2.f32 {%0,%1},[%2];"
-                             : "=f"(v.x), "=f"(v.y)
+                             : "=f"(s[j].x), "=f"(s[j].y)
                              : "l"(a.out.token_scale + first + (jb + j) * 8 + 2 * t));
-                s[j] = make_float2(factor * v.x, factor * v.y);
-            }
         }
 #pragma unroll
         for (int j = 0; j < BATCH; j++) {
-            const float *v = d + 4 * (jb + j);
-            const int token = first + (jb + j) * 8 + g;
-            const size_t at = (size_t)token * a.out.ldd + row + 4 * t;
-            float2 u0 = make_float2(fmaf(v[0], s[j].x, bias0), fmaf(v[1], s[j].y, bias0));
-            float2 u1 = make_float2(fmaf(v[2], s[j].x, bias1), fmaf(v[3], s[j].y, bias1));
-            if (a.out.c) { /* to where the sums are: the transposition is its own inverse */
-                uint2 c = make_uint2(0, 0);
-                if (token < a.m)
-                    c = *(const uint2 *)((const uint16_t *)a.out.c + at);
-                const float2 c0 = unpack_pair(transpose_8x8(c.x), a.out.type);
-                const float2 c1 = unpack_pair(transpose_8x8(c.y), a.out.type);
-                u0.x = fmaf(a.out.beta, c0.x, u0.x), u0.y = fmaf(a.out.beta, c0.y, u0.y);
-                u1.x = fmaf(a.out.beta, c1.x, u1.x), u1.y = fmaf(a.out.beta, c1.y, u1.y);
-            }
-            const uint32_t x = transpose_8x8(pack_pair(u0.x, u0.y, a.out.type));
-            const uint32_t y = transpose_8x8(pack_pair(u1.x, u1.y, a.out.type));
-            if (token < a.m)
-                *(uint2 *)((uint16_t *)a.out.d + at) = make_uint2(x, y);
+            const float *u = d + 4 * (jb + j);
+            const float x = factor * s[j].x, y = factor * s[j].y;
+            v[j] = make_float4(u[0] * x, u[1] * y, u[2] * x, u[3] * y);
         }
+        store_fragments(a.out, a.m, first + jb * 8, row, v);
     }
 }
 
@@ -285,7 +221,7 @@ template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
             for (int z = 0; z < 2; z++)
                 if (k + z < count) {
                     const int now = stage;
-                    const uint32_t tokens = base + now * plan::stage + WEIGHT_BYTES;
+                    const uint32_t tokens = descriptor_low(base + now * plan::stage + WEIGHT_BYTES);
                     advance();
                     if (k + z + 1 < count)
                         load();
@@ -298,7 +234,7 @@ template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
                     /* the next stage is converted between the wgmma of this one */
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
-                        wgmma_e4m3(d, a[z] + 4 * j, wgmma_descriptor(tokens + 32 * j));
+                        wgmma_e4m3(d, a[z] + 4 * j, descriptor_at(tokens + 2 * j));
                         if (j == 3) {
                             wgmma_commit();
                             turn_pass(pair, half);
@@ -317,12 +253,12 @@ template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
             convert_bf16(base + s * plan::stage + lane16, base + s * plan::stage + scales, h, a[h]);
         };
         auto issue = [&](int s, int h) {
-            const uint32_t tokens = base + s * plan::stage + WEIGHT_BYTES + h * TOKENS * 128;
+            const uint32_t tokens = descriptor_low(base + s * plan::stage + WEIGHT_BYTES + h * TOKENS * 128);
             turn_wait(pair, half);
             wgmma_fence();
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                wgmma_bf16(d, a[h] + 4 * j, wgmma_descriptor(tokens + 32 * j));
+                wgmma_bf16(d, a[h] + 4 * j, descriptor_at(tokens + 2 * j));
             wgmma_commit();
             turn_pass(pair, half);
         };
@@ -364,6 +300,8 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
     if (E4M3)
         build_lut((uint2 *)extra);
     if (threadIdx.x == 0) {
+        prefetch_map(&tokens_map);
+        prefetch_map(&weights_map);
         for (int s = 0; s < plan::stages; s++) {
             barrier_init(full + 8 * s, 1);
             barrier_init(empty + 8 * s, 2);
@@ -417,7 +355,7 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
                 }
             }
         }
-        dependents_go();
+        dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         return;
     }
 
@@ -447,6 +385,9 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
             c.sum_e4m3(d, count);
         else
             c.sum_bf16(d, count);
+        const bool ends = r.last == a.stages && r.first > 0;
+        if (PAIRS > 1 && ends)
+            collect_sums(a, r, c.pair, PAIRS, d);
         if (PAIRS > 1) { /* named barriers 8 (sums are there) and 9 (sums were read) */
             float *mine = exchange + (threadIdx.x & 255);
             if (c.pair == 1) {
@@ -469,8 +410,8 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
             if (r.last < a.stages) {
                 leave_sums(a, d);
             } else {
-                if (r.first > 0)
-                    collect_sums(a, r, d);
+                if (PAIRS == 1 && ends)
+                    collect_sums(a, r, 0, 1, d);
                 store_tile<E4M3, TOKENS>(a, r.token_tile * TOKENS, r.row_tile * TILE_ROWS + warp * 16, d, factor);
             }
         }

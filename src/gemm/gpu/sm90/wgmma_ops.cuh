@@ -17,6 +17,8 @@
 #define GEMM_N5 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define GEMM_N6 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
 #define GEMM_N7 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define GEMM_NUMBERS_8  "%0,%1,%2,%3"
+#define GEMM_NUMBERS_16 GEMM_NUMBERS_8 ",%4,%5,%6,%7"
 #define GEMM_NUMBERS_32 GEMM_N0
 #define GEMM_NUMBERS_64 GEMM_N0 "," GEMM_N1
 #define GEMM_NUMBERS_128 GEMM_N0 "," GEMM_N1 "," GEMM_N2 "," GEMM_N3
@@ -24,6 +26,8 @@
 #define GEMM_D4(d, i)     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define GEMM_D16(d, i)    GEMM_D4(d, i), GEMM_D4(d, i + 4), GEMM_D4(d, i + 8), GEMM_D4(d, i + 12)
 #define GEMM_D64(d, i)    GEMM_D16(d, i), GEMM_D16(d, i + 16), GEMM_D16(d, i + 32), GEMM_D16(d, i + 48)
+#define GEMM_SUMS_8(d)    GEMM_D4(d, 0)
+#define GEMM_SUMS_16(d)   GEMM_D4(d, 0), GEMM_D4(d, 4)
 #define GEMM_SUMS_32(d)   GEMM_D16(d, 0)
 #define GEMM_SUMS_64(d)   GEMM_D16(d, 0), GEMM_D16(d, 16)
 #define GEMM_SUMS_128(d)  GEMM_D64(d, 0)
@@ -40,6 +44,8 @@
     GEMM_WGMMA(wgmma_e4m3, TOKENS, "k32.f32.e4m3.e4m3", "", OPERANDS)                                               \
     GEMM_WGMMA(wgmma_bf16, TOKENS, "k16.f32.bf16.bf16", ",0", OPERANDS)
 
+GEMM_BOTH(8, "{%4,%5,%6,%7},%8")
+GEMM_BOTH(16, "{%8,%9,%10,%11},%12")
 GEMM_BOTH(32, "{%16,%17,%18,%19},%20")
 GEMM_BOTH(64, "{%32,%33,%34,%35},%36")
 GEMM_BOTH(128, "{%64,%65,%66,%67},%68")
@@ -57,9 +63,14 @@ template <int PENDING> GEMM_DEV void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-/* Rows of 128 bytes with the 128-byte swizzle, 8 rows 1,024 bytes apart. */
-GEMM_DEV uint64_t wgmma_descriptor(uint32_t address) {
-    return (uint64_t)((address & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+/* B in shared memory: rows of 128 bytes with the 128-byte swizzle, 8 rows 1,024 bytes apart. LOW is descriptor_low of its
+ * address; bytes further on are added to it in units of 16, which costs less than a descriptor of its own. */
+GEMM_DEV uint32_t descriptor_low(uint32_t address) {
+    return (address & 0x3ffff) >> 4 | 1u << 16;
+}
+
+GEMM_DEV uint64_t descriptor_at(uint32_t low) {
+    return (uint64_t)low | 64ull << 32 | 1ull << 62;
 }
 
 #endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Fragments of results, 16 rows x 8 tokens, that stand in a warp as wgmma (and mma.sync) leave them: v = (row r0: tokens 2t, 2t + 1),
+ * (row r1: the same), with r0, r1 of gemm_tile_row. After an exchange a lane has four rows of one token: full sectors.
+ */
+#ifndef GEMM_STORE_CUH
+#define GEMM_STORE_CUH
+
+#include "gemm/gpu/device.cuh"
+
+GEMM_DEV uint32_t pack_pair(float a, float b, int type) {
+    if (type == NIB_GEMM_BF16) {
+        const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+        return *(const uint32_t *)&v;
+    }
+    const __half2 v = __floats2half2_rn(a, b);
+    return *(const uint32_t *)&v;
+}
+
+GEMM_DEV float2 unpack_pair(uint32_t v, int type) {
+    return type == NIB_GEMM_BF16 ? __bfloat1622float2(*(const __nv_bfloat162 *)&v) : __half22float2(*(const __half2 *)&v);
+}
+
+/* FP32: lanes g and g ^ 1 exchange. */
+template <int COUNT>
+GEMM_DEV void store_fragments_f32(const gemm_out &o, int m, int token, int row, const float4 (&v)[COUNT]) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const bool odd = g & 1;
+    const int first = token + 2 * t + odd, at = row + 4 * (g >> 1);
+    float4 c[COUNT], bias = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) /* all loads, then all stores: they may be the same places, and are in flight together */
+        c[j] = o.c && first + 8 * j < m ? *(const float4 *)((const float *)o.c + (size_t)(first + 8 * j) * o.ldd + at)
+                                        : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (o.bias) { /* of any alignment */
+        const float *b = (const float *)o.bias + at;
+        bias = make_float4(b[0], b[1], b[2], b[3]);
+    }
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        const float got0 = __shfl_xor_sync(~0u, odd ? v[j].x : v[j].y, 4), got1 = __shfl_xor_sync(~0u, odd ? v[j].z : v[j].w, 4);
+        float4 u = odd ? make_float4(got0, v[j].y, got1, v[j].w) : make_float4(v[j].x, got0, v[j].z, got1);
+        u.x += fmaf(o.beta, c[j].x, bias.x), u.y += fmaf(o.beta, c[j].y, bias.y);
+        u.z += fmaf(o.beta, c[j].z, bias.z), u.w += fmaf(o.beta, c[j].w, bias.w);
+        if (first + 8 * j < m)
+            *(float4 *)((float *)o.d + (size_t)(first + 8 * j) * o.ldd + at) = u;
+    }
+}
+
+/* BF16 and FP16: pairs of tokens become rows of four by movmatrix; C comes the same way back. */
+template <int COUNT>
+GEMM_DEV void store_fragments_16(const gemm_out &o, int m, int token, int row, const float4 (&v)[COUNT]) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const size_t at = (size_t)(token + g) * o.ldd + row + 4 * t, step = (size_t)8 * o.ldd;
+    const float b0 = o.bias ? load_float(o.bias, row + gemm_tile_row(g, 0), o.type) : 0.0f;
+    const float b1 = o.bias ? load_float(o.bias, row + gemm_tile_row(g, 1), o.type) : 0.0f;
+    uint2 c[COUNT];
+#pragma unroll
+    for (int j = 0; j < COUNT; j++)
+        c[j] = o.c && token + g + 8 * j < m ? *(const uint2 *)((const uint16_t *)o.c + at + j * step) : make_uint2(0, 0);
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        float2 u0 = make_float2(v[j].x + b0, v[j].y + b0), u1 = make_float2(v[j].z + b1, v[j].w + b1);
+        if (o.c) {
+            const float2 c0 = unpack_pair(transpose_8x8(c[j].x), o.type), c1 = unpack_pair(transpose_8x8(c[j].y), o.type);
+            u0.x = fmaf(o.beta, c0.x, u0.x), u0.y = fmaf(o.beta, c0.y, u0.y);
+            u1.x = fmaf(o.beta, c1.x, u1.x), u1.y = fmaf(o.beta, c1.y, u1.y);
+        }
+        const uint32_t x = transpose_8x8(pack_pair(u0.x, u0.y, o.type)), y = transpose_8x8(pack_pair(u1.x, u1.y, o.type));
+        if (token + g + 8 * j < m)
+            *(uint2 *)((uint16_t *)o.d + at + j * step) = make_uint2(x, y);
+    }
+}
+
+/* COUNT fragments, 8 tokens further each, scaled already. ROW: of the 16's first. A whole warp calls it. */
+template <int COUNT> GEMM_DEV void store_fragments(const gemm_out &o, int m, int token, int row, const float4 (&v)[COUNT]) {
+    if (o.type == NIB_GEMM_F32)
+        store_fragments_f32(o, m, token, row, v);
+    else
+        store_fragments_16(o, m, token, row, v);
+}
+
+#endif

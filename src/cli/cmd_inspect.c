@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/quote.h"
 #include "cli/cli.h"
+#include "cli/inspect.h"
 #include "cli/ui.h"
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
@@ -454,26 +455,34 @@ static json_t *name_json(const char *name) {
     return name ? json_string(name) : json_null();
 }
 
-static bool print_json(const findings *r, bool tensors) {
+/* What the file holds; NULL: no memory. */
+static json_t *file_json(const findings *r) {
     const model_file *f = r->f;
     json_t *root = json_pack(
-        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "path", text_json(f->path), "format",
+        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o}", "path", text_json(f->path), "format",
         f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files, "file_bytes",
         (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements, "bits_per_weight",
         bits_per_weight(f->file_bytes, r->elements), "bits_per_weight_quantized",
         r->quant_elements ? json_real(bits_per_weight(r->quant_bytes, r->quant_elements)) : json_null(),
-        "groups", groups_json(r), "tokenizer", words_json(r), "notes", notes_json(r));
-    bool fits = root != NULL;
-    if (fits && f->has_network) {
+        "groups", groups_json(r), "notes", notes_json(r));
+    bool fits =
+        root && json_object_set_new(root, "network", f->has_network ? network_json(r) : json_null()) == 0;
+    if (fits && !f->has_network)
+        fits = json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
+    if (fits)
+        return root;
+    json_decref(root);
+    return NULL;
+}
+
+static bool print_json(const findings *r, bool tensors) {
+    json_t *root = file_json(r);
+    bool fits = root && json_object_set_new(root, "tokenizer", words_json(r)) == 0;
+    if (fits && r->f->has_network)
         fits =
-            json_object_set_new(root, "network", network_json(r)) == 0 &&
             json_object_set_new(root, "weight_bytes", json_integer((json_int_t)r->run_bytes)) == 0 &&
             json_object_set_new(root, "kv_bytes_per_token_bf16", json_integer((json_int_t)r->kv_bf16)) == 0 &&
             json_object_set_new(root, "kv_bytes_per_token_fp8", json_integer((json_int_t)r->kv_fp8)) == 0;
-    } else if (fits) {
-        fits = json_object_set_new(root, "network", json_null()) == 0 &&
-               json_object_set_new(root, "network_note", text_json(f->network_note)) == 0;
-    }
     fits = fits && json_object_set_new(root, "chat_template", json_boolean(r->chat != NULL)) == 0;
     if (fits && r->chat)
         fits = json_object_set_new(root, "call_format", name_json(chat_call_format(r->chat))) == 0 &&
@@ -487,6 +496,20 @@ static bool print_json(const findings *r, bool tensors) {
         putchar('\n');
     json_decref(root);
     return fits;
+}
+
+nib_status inspect_json(const char *path, json_t **out, nib_error *err) {
+    findings r = {0};
+    model_file *f;
+    NIB_TRY(model_file_open(&f, path, err));
+    r.f = f;
+    nib_status status = count_tensors(&r, err);
+    *out = status == NIB_OK ? file_json(&r) : NULL;
+    if (status == NIB_OK && !*out)
+        status = nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a summary", path);
+    mem_free(r.groups);
+    model_file_close(f);
+    return status;
 }
 
 int cmd_inspect(int argc, char **argv) {

@@ -9,6 +9,8 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "cli/cli.h"
+#include "cli/files.h"
+#include "cli/inspect.h"
 #include "cli/talk.h"
 #include "cli/ui.h"
 #include "serve/serve.h"
@@ -17,7 +19,7 @@ enum { MAX_NAMES = 32 }; /* of keys and of model names */
 
 typedef struct serve_args {
     serve_options serve;
-    const char *keys[MAX_NAMES], *names[MAX_NAMES], *template_name;
+    const char *keys[MAX_NAMES], *names[MAX_NAMES], *template_name, *report;
     int drain_seconds;
 } serve_args;
 
@@ -38,7 +40,8 @@ enum {
     KEY_RECEIVE,
     KEY_REQUEST_TIME,
     KEY_DRAIN,
-    KEY_REASONING_FIELD
+    KEY_REASONING_FIELD,
+    KEY_REPORT
 };
 
 static const struct argp_option options[] = {
@@ -56,6 +59,8 @@ static const struct argp_option options[] = {
      "Tokens of an answer where a request does not say (default: as many as fit)", 2},
     {"reasoning-field", KEY_REASONING_FIELD, "reasoning_content|reasoning", 0,
      "Where reasoning stands in an answer (default reasoning_content)", 2},
+    {"quantize-report", KEY_REPORT, "FILE", 0,
+     "What nibble quantize --json said of this model: the page shows its errors", 2},
     {NULL, 0, NULL, 0, "Limits:", 3},
     {"max-num-seqs", KEY_MAX_SEQS, "N", 0, "Answers that are written at a time (default 16)", 3},
     {"max-num-batched-tokens", KEY_MAX_BATCHED, "N", 0, "Tokens of one step (default 512, on a GPU 2048)", 3},
@@ -148,6 +153,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TEMPLATE:
         a->template_name = arg;
         return 0;
+    case KEY_REPORT:
+        a->report = arg;
+        return 0;
     case KEY_REASONING_FIELD:
         o->reasoning_field = cli_choice_flag(state, "--reasoning-field", arg, reasoning_fields) == 1;
         return 0;
@@ -201,6 +209,16 @@ static void say_where(const serve *s, const serve_options *o) {
     fflush(stdout);
 }
 
+static nib_status read_report(const char *path, json_t **out, nib_error *err) {
+    if (!path)
+        return NIB_OK;
+    NIB_TRY(files_read_json(path, out, err));
+    if (!json_is_array(json_object_get(*out, "groups")))
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: no list 'groups'; expected what nibble quantize --json prints", path);
+    return NIB_OK;
+}
+
 static nib_status run(serve_args *a, nib_error *err) {
     serve *s;
     cli_catch_interrupt(false);
@@ -226,7 +244,15 @@ int cmd_serve(int argc, char **argv) {
     nib_status status = talk_read_template(args.template_name, &template_text, &err);
     args.serve.chat_template = template_text;
     if (status == NIB_OK)
+        status = read_report(args.report, &args.serve.quantize_report, &err);
+    if (status == NIB_OK)
+        status = inspect_json(args.serve.model, &args.serve.about, &err);
+    if (status == NIB_OK) /* where it lies is nobody's business */
+        json_object_del(args.serve.about, "path");
+    if (status == NIB_OK)
         status = run(&args, &err);
+    json_decref(args.serve.about);
+    json_decref(args.serve.quantize_report);
     mem_free(template_text);
     return cli_fail(status, &err);
 }

@@ -53,6 +53,12 @@ static void queue(exchange *x, int status, struct MHD_Response *r) {
         return;
     add_cors(x, r);
     add_header(r, "x-request-id", x->id);
+    if (x->policy[0]) {
+        add_header(r, "Content-Security-Policy", x->policy);
+        add_header(r, "Referrer-Policy", "no-referrer");
+        add_header(r, "X-Content-Type-Options", "nosniff");
+        add_header(r, "Cache-Control", "no-store");
+    }
     if (atomic_load(&x->server->state) == SERVER_DRAINING)
         add_header(r, "Connection", "close");
     MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)SEND_SECONDS);

@@ -25,7 +25,8 @@ typedef struct exchange {
     const char *rest;          /* of the path, where the route has a star */
     const char *allow;         /* methods that the path knows, where the method is wrong */
     char allow_text[64];
-    char id[48]; /* of this request, for logs and x-request-id */
+    char id[48];      /* of this request, for logs and x-request-id */
+    char policy[256]; /* what a page may do in a browser (Content-Security-Policy), or "" */
     api_error error;
     buf body;
     size_t received;

@@ -10,6 +10,8 @@
 #include "serve/keys.h"
 
 const route routes_table[] = {
+    {"GET", "/", ROUTE_PUBLIC | ROUTE_EARLY, route_page},
+    {"GET", "/about", 0, route_about},
     {"GET", "/health", ROUTE_PUBLIC | ROUTE_EARLY, route_health},
     {"GET", "/v1/health", ROUTE_PUBLIC | ROUTE_EARLY, route_health},
     {"GET", "/version", ROUTE_EARLY, route_version},

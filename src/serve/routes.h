@@ -34,5 +34,7 @@ void route_models(exchange *x);
 void route_model(exchange *x);
 void route_version(exchange *x);
 void route_load(exchange *x);
+void route_page(exchange *x);
+void route_about(exchange *x);
 
 #endif

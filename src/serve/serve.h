@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/json.h"
 #include "nibble.h"
 
 typedef struct serve_options {
@@ -34,6 +35,8 @@ typedef struct serve_options {
     const char *cors_origin;        /* "*", an origin, or NULL */
     const char *tls_cert, *tls_key; /* PEM texts; NULL: no TLS */
     bool reasoning_field;           /* "reasoning" in place of "reasoning_content" */
+    json_t *about;                  /* what the model's file holds (nibble inspect --json), or NULL */
+    json_t *quantize_report;        /* of nibble quantize --json, or NULL */
 } serve_options;
 
 typedef struct serve serve;

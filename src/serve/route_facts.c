@@ -32,8 +32,9 @@ void route_load(exchange *x) {
         return;
     }
     http_reply_json(x, 200,
-                    json_pack("{s:i, s:i, s:i}", "server_load", (int)live_count(x->server->live), "running",
-                              stats.running, "waiting", stats.waiting));
+                    json_pack("{s:i, s:i, s:i, s:i, s:i}", "server_load", (int)live_count(x->server->live),
+                              "running", stats.running, "waiting", stats.waiting, "kv_pages", stats.kv_pages,
+                              "kv_pages_free", stats.kv_pages_free));
 }
 
 static json_t *model(const server *s, const char *name) {

@@ -32,7 +32,7 @@ const Message = (() => {
     if (!message.reasoning) return null;
     const box = element("div", { class: "body" });
     box.innerHTML = Markdown.render(message.reasoning);
-    return element("details", { open }, element("summary", {}, message.content ? "Reasoning" : "Reasoning …"), box);
+    return element("details", { open }, element("summary", {}, message.content || message.finish ? "Reasoning" : "Reasoning …"), box);
   }
 
   function call(one, answer) {

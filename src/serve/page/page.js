@@ -173,6 +173,7 @@
     Talk.stop();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+  matchMedia("(max-width: 760px)").addEventListener("change", () => { close("history"); close("facts"); });
 
   Store.whenFull(notice);
   Talk.whenChanged(changed);

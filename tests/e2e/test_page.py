@@ -343,7 +343,7 @@ def test_a_server_with_a_key(browser, nibble_path, tree):
         page.press("wrong", "\ue007")
         page.until(lambda: page.js("return Store.key") == "wrong" and page.id("settings").is_displayed() and page.focus() == "api-key")
         page.id("api-key").clear()
-        page.press("sesame", "\ue007")
+        page.id("api-key").send_keys("sesame\n")
         page.until(lambda: page.id("model-name").text and page.all("#groups tr"))
         assert not page.id("notice").is_displayed() and "sesame" not in page.js("return JSON.stringify(localStorage)")
         page.send("a")

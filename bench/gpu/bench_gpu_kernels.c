@@ -80,7 +80,8 @@ static int run_prefill(const job *j, int i) {
 
 static int run_qkv(const job *j, int i) {
     (void)i;
-    return qkv_launch(&lane, j->q, j->cols, j->qkv, j->cols * 3 / 2, &j->p, &j->kv, &j->step, j->rows);
+    act_view qkv = {j->rows > 16 ? ACT_BF16 : ACT_F32, j->qkv, NULL, j->cols * 3 / 2};
+    return qkv_launch(&lane, j->q, j->cols, qkv, &j->p, &j->kv, &j->step, j->rows);
 }
 
 static int run_norm(const job *j, int i) {
@@ -100,6 +101,9 @@ static int run_product(const job *j, int i) {
 }
 
 static void bench_attention(kv_format format) {
+    const cuda_lane plain = lane;
+    cuda_lane clustered = lane;
+    CK(decode_know_clusters(&clustered));
     enum { B = 64, CTX = 16384, H = 32, G = 8, D = 128, PAGES = B * CTX / KV_PAGE };
     size_t cells = (size_t)PAGES * G * KV_PAGE, each = format == KV_FP8 ? 1 : 2;
     uint32_t mask = format == KV_FP8 ? 0xbfbfbfbf : 0xbfffbfff;
@@ -130,22 +134,27 @@ static void bench_attention(kv_format format) {
         table[i] = table[k], table[k] = t;
     }
     j.step.page_table = to_device(table, PAGES * 4);
-    const int batches[] = {1, 16, 64}, lengths[] = {1024, 4096, 16384};
+    const int batches[] = {1, 4, 16, 64}, lengths[] = {1024, 4096, 16384};
     for (int l = 0; l < 3; l++)
-        for (int b = 0; b < 3; b++) {
+        for (int b = 0; b < 4; b++) {
             for (int i = 0; i < batches[b]; i++)
                 pos[i] = lengths[l] - 1, first[i] = i * CTX / KV_PAGE, alone[i] = i;
             j.step.positions = to_device(pos, 256), j.step.first_page = to_device(first, 256),
             j.step.alone = to_device(alone, 256);
             j.rows = batches[b];
+            lane = plain;
             j.partial = to_device(NULL, decode_partial_bytes(&lane, &j.p, j.rows));
             double us,
                 bytes = (double)j.rows * G * lengths[l] * (2 * D * (double)each + (format == KV_FP8 ? 8 : 0));
             j.run = run_decode;
-            us = time_us(&j, 20);
-            printf("decode attention %s B=%-3d ctx %-6d %9.2f us %6.2f TB/s %3.0f %%%s\n",
-                   format == KV_FP8 ? "fp8 " : "bf16", j.rows, lengths[l], us, bytes / us / 1e6,
-                   bytes / us * 1e6 / bandwidth * 100, bytes < 1.2e8 ? " (L2 may hold it)" : "");
+            for (int c = 0; c < 2; c++) {
+                lane = c ? clustered : plain;
+                us = time_us(&j, 20);
+                printf("decode attention %s %s B=%-3d ctx %-6d %9.2f us %6.2f TB/s %3.0f %%%s\n",
+                       format == KV_FP8 ? "fp8 " : "bf16", c ? "clusters" : "merged  ", j.rows, lengths[l], us,
+                       bytes / us / 1e6, bytes / us * 1e6 / bandwidth * 100,
+                       bytes < 1.2e8 ? " (L2 may hold it)" : "");
+            }
             cudaFree(j.partial);
         }
     const int prompts[] = {512, 2048, 16384};
@@ -157,18 +166,22 @@ static void bench_attention(kv_format format) {
         j.step.prompt = to_device(prompt, (size_t)n * 4);
         j.rows = n;
         j.run = run_prefill;
-        double us = time_us(&j, 3), flops = 2.0 * n * n * H * D;
-        printf("prefill attention %s %-6d tokens %9.1f us %6.0f TFLOP/s (causal half counted)\n",
-               format == KV_FP8 ? "fp8 " : "bf16", n, us, flops / us / 1e6);
+        for (int wgmma = 0; wgmma < 2; wgmma++) {
+            lane.wgmma = wgmma;
+            double us = time_us(&j, 3), flops = 2.0 * n * n * H * D;
+            printf("prefill attention %s wgmma %d %-6d tokens %9.1f us %6.0f TFLOP/s (causal half counted)\n",
+                   format == KV_FP8 ? "fp8 " : "bf16", wgmma, n, us, flops / us / 1e6);
+        }
         if (n > 2048)
             continue;
         j.run = run_qkv;
-        us = time_us(&j, 5);
+        double us = time_us(&j, 5);
         printf("qkv store %s %-6d tokens %9.1f us\n", format == KV_FP8 ? "fp8 " : "bf16", n, us);
     }
-    j.rows = 1;
-    j.run = run_qkv;
-    printf("qkv store %s 1 token %9.2f us\n", format == KV_FP8 ? "fp8 " : "bf16", time_us(&j, 50));
+    for (j.rows = 1; j.rows <= 128; j.rows *= 4) {
+        j.run = run_qkv;
+        printf("qkv store %s %d tokens %9.2f us\n", format == KV_FP8 ? "fp8 " : "bf16", j.rows, time_us(&j, 50));
+    }
     cudaFree(j.kv.k), cudaFree(j.kv.v);
 }
 
@@ -231,6 +244,12 @@ int main(int argc, char **argv) {
     printf("# %s, %d SMs, read bandwidth %.3f TB/s (4 GiB)\n", prop.name, prop.multiProcessorCount,
            bandwidth / 1e12);
     cudaFree(j.w);
+    cuda_lane known = lane;
+    CK(decode_know_clusters(&known));
+    for (int wide = 0; wide < 2; wide++)
+        for (int n = 1; n <= MAX_CLUSTER; n++)
+            printf("%s%d%s", n > 1 ? ", " : wide ? "# wide clusters of 1..: " : "# narrow clusters of 1..: ",
+                   known.clusters[wide][n], n < MAX_CLUSTER ? "" : "\n");
     bench_attention(KV_FP8);
     bench_attention(KV_BF16);
     bench_rows();

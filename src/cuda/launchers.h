@@ -21,6 +21,7 @@ extern "C" {
 
 #define KV_PAGE   64 /* = KV_PAGE_TOKENS */
 #define MAX_PARTS 3  /* = WEIGHT_MAX_PARTS */
+#define MAX_CLUSTER 8 /* blocks that share memory: as many as every GPU with clusters takes */
 
 /* Where work is queued. PDL: each kernel may start while the one before it ends (sm_90 and up). */
 typedef struct cuda_lane {
@@ -28,6 +29,9 @@ typedef struct cuda_lane {
     bool pdl;
     int n_sms;
     bool off; /* nothing is launched: a step that could not begin */
+    bool wgmma; /* Hopper: prefill attention through wgmma */
+    /* decode_know_clusters: how many clusters of N blocks run at once, [1][N] of wide ones; 0 below sm_90 */
+    int clusters[2][MAX_CLUSTER + 1];
 } cuda_lane;
 
 /* ---- operands ---- */
@@ -113,6 +117,9 @@ int embed_unpack_row(const cuda_lane *lane, float *dst, const weight_view *table
 /* out[r, :] = x / sqrt(mean(x^2) + eps) * w for x row GATHER[r] (NULL: r) */
 int rmsnorm_launch(const cuda_lane *lane, act_view out, const float *x, size_t x_stride, const float *w,
                    float eps, int n_rows, size_t cols, const int32_t *gather);
+/* x += y (BF16), then the same; x is written too */
+int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *x, size_t x_stride, act_view y,
+                         const float *w, float eps, int n_rows, size_t cols);
 /* x += rmsnorm(y) * w */
 int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, const float *y, size_t y_stride,
                        const float *w, float eps, int n_rows, size_t cols);
@@ -121,6 +128,8 @@ int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, const f
 int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t cols);
 /* out[r, f] = f(x[r, f]) * x[r, n + f], x F32 or BF16; GELU: tanh form, else SiLU */
 int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n, bool gelu);
+/* x += y (BF16); columns in eights */
+int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows, size_t cols);
 /* x[r, c] += bias[c] */
 int bias_launch(const cuda_lane *lane, float *x, size_t stride, const float *bias, int n_rows, size_t cols);
 /* sums[c] += sum over rows of a[r, c]^2 */
@@ -128,26 +137,30 @@ int sum_squares_launch(const cuda_lane *lane, double *sums, act_view a, int n_ro
 
 /* ---- attention ---- */
 
-/* qkv [rows, (H + 2G) * D] FP32 -> q [rows, H * D] FP32, keys and values into their pages */
-int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, const float *qkv, size_t qkv_stride,
-               const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
+/* qkv [rows, (H + 2G) * D] FP32 or BF16 -> q [rows, H * D] FP32, keys and values into their pages */
+int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_view qkv, const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
 
 /* Any head_dim, any format, FP32 throughout: one warp a row and head. */
 int attention_exact_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
                            const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
 
 /* Split-KV decode of N_ALONE rows (step->alone); head_dim 64, 96, 128, 256, KV FP8 or BF16. PARTIAL holds
- * decode_partial_bytes. */
+ * decode_partial_bytes; only without clusters it is needed. */
+int decode_know_clusters(cuda_lane *lane); /* on sm_90 and up, before the first launch */
 bool decode_supports(const attn_view *p, kv_format format);
 size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p, int n_alone);
 size_t decode_partial_most(const cuda_lane *lane); /* of any rows and shape */
 int decode_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride, const attn_view *p,
                   const kv_view *kv, const step_view *step, int n_alone, void *partial);
 
-/* All rows but those that stand alone; the same shapes. */
+/* All rows but those that stand alone; the same shapes. Takes Hopper's own kernel where it serves. */
 bool prefill_supports(const attn_view *p, kv_format format);
 int prefill_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride, const attn_view *p,
                    const kv_view *kv, const step_view *step, int n_rows);
+
+bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p, kv_format format);
+int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
+                         const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
 
 /* ---- matrix products on weights as the file stores them ---- */
 

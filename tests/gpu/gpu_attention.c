@@ -11,7 +11,7 @@
 
 static cuda_lane lane;
 
-enum { MAX_SEQS = 6, N_PAGES = 160 };
+enum { MAX_SEQS = 48, N_PAGES = 160 };
 
 typedef struct sequence {
     int pos, n_rows;
@@ -132,6 +132,26 @@ static void norm_rotate(const world *w, const float *x, const float *norm, int p
     }
 }
 
+/* From FP32 and from BF16, which holds the same values: the same bits. */
+static void store_rows(world *w) {
+    size_t n = (size_t)w->n_rows * w->qkv_cols, q_bytes = (size_t)w->n_rows * w->q_cols * 4;
+    size_t kv_bytes = w->cells * (size_t)w->p.head_dim * kv_each(w->kv.format);
+    uint16_t *narrow = malloc(n * 2);
+    for (size_t i = 0; i < n; i++)
+        narrow[i] = bf16_from_f32(w->qkv[i]);
+    act_view bf16 = {ACT_BF16, to_device(narrow, n * 2), NULL, w->qkv_cols},
+             f32 = {ACT_F32, w->d_qkv, NULL, w->qkv_cols};
+    CK(qkv_launch(&lane, w->d_q, w->q_cols, bf16, &w->p, &w->kv, &w->step, w->n_rows));
+    void *q = from_device(w->d_q, q_bytes), *k = from_device(w->kv.k, kv_bytes);
+    CK(cudaMemset(w->d_q, 0xff, q_bytes));
+    CK(qkv_launch(&lane, w->d_q, w->q_cols, f32, &w->p, &w->kv, &w->step, w->n_rows));
+    void *q2 = from_device(w->d_q, q_bytes), *k2 = from_device(w->kv.k, kv_bytes);
+    check_equal("queries from BF16", q, q2, q_bytes);
+    check_equal("keys from BF16", k, k2, kv_bytes);
+    cudaFree(bf16.data);
+    free(narrow), free(q), free(k), free(q2), free(k2);
+}
+
 /* What the kernel stored, and the queries it made, against FP64. */
 static void check_stored(world *w, check_family *f, check_family *f8) {
     size_t d = (size_t)w->p.head_dim, each = kv_each(w->kv.format), n = w->cells * d * each;
@@ -200,13 +220,34 @@ static double *attend(const world *w) {
     return out;
 }
 
-static void run_fast(const world *w, act_view out) {
-    void *partial = to_device(NULL, decode_partial_bytes(&lane, &w->p, w->n_alone) + 16);
+static void run_fast(const cuda_lane *on, const world *w, act_view out) {
+    void *partial = to_device(NULL, decode_partial_bytes(on, &w->p, w->n_alone) + 16);
     if (w->n_alone < w->n_rows)
-        CK(prefill_launch(&lane, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
-    CK(decode_launch(&lane, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_alone, partial));
+        CK(prefill_launch(on, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
+    CK(decode_launch(on, out, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_alone, partial));
     CK(cudaDeviceSynchronize());
     cudaFree(partial);
+}
+
+/* HOPPER: as there, else as on any GPU, with splits that meet in a second kernel. */
+static void check_fast(const world *w, act_view out, const double *want, bool hopper, check_family *fast) {
+    size_t n = (size_t)w->n_rows * w->q_cols;
+    cuda_lane on = lane;
+    if (!hopper) {
+        memset(on.clusters, 0, sizeof on.clusters);
+        on.wgmma = false;
+    }
+    CK(cudaMemset(out.data, 0xff, n * 4));
+    run_fast(&on, w, out);
+    float *got = from_device(out.data, n * 4);
+    for (int r = 0; r < w->n_rows; r++)
+        family_take(fast, w->prompt[r] < 0 ? "attention, decode" : "attention, prefill",
+                    l2_error(got + (size_t)r * w->q_cols, want + (size_t)r * w->q_cols, w->q_cols),
+                    w->kv.format == KV_FP8 ? 2e-3 : 8e-3);
+    run_fast(&on, w, out);
+    float *again = from_device(out.data, n * 4);
+    check_equal("attention again", got, again, n * 4);
+    free(got), free(again);
 }
 
 static void check_attention(const world *w, check_family *exact, check_family *fast) {
@@ -220,17 +261,8 @@ static void check_attention(const world *w, check_family *exact, check_family *f
                     l2_error(got + (size_t)r * w->q_cols, want + (size_t)r * w->q_cols, w->q_cols), 2e-6);
     free(got);
     if (decode_supports(&w->p, w->kv.format)) {
-        CK(cudaMemset(out.data, 0xff, n * 4));
-        run_fast(w, out);
-        got = from_device(out.data, n * 4);
-        for (int r = 0; r < w->n_rows; r++)
-            family_take(fast, w->prompt[r] < 0 ? "attention, decode" : "attention, prefill",
-                        l2_error(got + (size_t)r * w->q_cols, want + (size_t)r * w->q_cols, w->q_cols),
-                        w->kv.format == KV_FP8 ? 2e-3 : 8e-3);
-        run_fast(w, out);
-        float *again = from_device(out.data, n * 4);
-        check_equal("attention again", got, again, n * 4);
-        free(got), free(again);
+        check_fast(w, out, want, false, fast);
+        check_fast(w, out, want, true, fast);
     }
     cudaFree(out.data);
     free(want);
@@ -247,8 +279,9 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
         {{0, 1}},
         {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
         {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
+        {{600, 1}}, /* and others: so many rows that few are split */
     };
-    const int n_seqs[] = {1, 6, 4};
+    const int n_seqs[] = {1, 6, 4, 40};
     size_t d = (size_t)s->head_dim;
     world w = {.p = {.n_heads = s->n_heads,
                      .n_kv_heads = s->n_kv_heads,
@@ -269,13 +302,18 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
     w.p.inv_freq = to_device(w.inv_freq, (size_t)s->n_freq * 4);
     w.q_cols = (size_t)s->n_heads * d;
     w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
-    for (int b = 0; b < 3; b++) {
-        make_batch(&w, batches[b], n_seqs[b]);
+    for (int b = 0; b < 4; b++) {
+        sequence seqs[MAX_SEQS];
+        for (int i = 0; i < MAX_SEQS; i++)
+            seqs[i] = batches[b][i].n_rows > 0 ? batches[b][i] : (sequence){(int)(rnd() % 180), 1};
+        make_batch(&w, seqs, n_seqs[b]);
         make_cache(&w, format);
         w.qkv = rnd_floats((size_t)w.n_rows * w.qkv_cols, 1);
+        for (size_t i = 0; i < (size_t)w.n_rows * w.qkv_cols; i++)
+            w.qkv[i] = bf16_to_f32(bf16_from_f32(w.qkv[i]));
         w.d_qkv = to_device(w.qkv, (size_t)w.n_rows * w.qkv_cols * 4);
         w.d_q = to_device(NULL, (size_t)w.n_rows * w.q_cols * 4);
-        CK(qkv_launch(&lane, w.d_q, w.q_cols, w.d_qkv, w.qkv_cols, &w.p, &w.kv, &w.step, w.n_rows));
+        store_rows(&w);
         check_stored(&w, stored, stored8);
         if (d % 4 == 0)
             check_attention(&w, exact, fast);
@@ -292,7 +330,12 @@ int main(int argc, char **argv) {
     cudaStream_t stream;
     CK(cudaStreamCreate(&stream));
     lane.stream = stream;
-    lane.pdl = true;
+    int major;
+    CK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    lane.pdl = major >= 9;
+    lane.wgmma = major == 9;
+    if (major >= 9)
+        CK(decode_know_clusters(&lane));
     const shape shapes[] = {
         {3, 1, 10, 5, 0, true, false},      {6, 2, 48, 24, 70, false, true},  {9, 3, 64, 32, 0, true, false},
         {4, 1, 256, 128, 100, false, true}, {8, 2, 128, 64, 0, false, true},  {4, 2, 96, 24, 0, false, false},

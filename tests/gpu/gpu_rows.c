@@ -138,10 +138,52 @@ static act_view new_act(act_format f, int rows, size_t cols) {
 /* Limits of relative L2 by format: FP32 sums, BF16's and E4M3's rounding. */
 static const double act_limits[] = {3e-7, 2.6e-3, 3.5e-2};
 
+/* x [rows, cols] += y, to the bit, with and without the norm that follows. */
+static void test_joined(const float *x, size_t stride, const float *w, int rows, size_t cols, check_family *f) {
+    size_t n = (size_t)rows * stride;
+    uint16_t *y = malloc(n * 2);
+    float *sum = malloc(n * 4), *got = malloc((size_t)rows * cols * 4);
+    double *want = malloc((size_t)rows * cols * 8);
+    for (size_t i = 0; i < n; i++) {
+        y[i] = bf16_from_f32(rnd_normal());
+        sum[i] = x[i] + bf16_to_f32(y[i]);
+    }
+    for (int r = 0; r < rows; r++) {
+        const float *row = sum + (size_t)r * stride;
+        double s = 0;
+        for (size_t c = 0; c < cols; c++)
+            s += (double)row[c] * row[c];
+        for (size_t c = 0; c < cols; c++)
+            want[(size_t)r * cols + c] = row[c] / sqrt(s / (double)cols + 1e-6) * w[c];
+    }
+    void *dw = to_device(w, cols * 4), *dx = to_device(x, n * 4);
+    act_view dy = {ACT_BF16, to_device(y, n * 2), NULL, stride};
+    for (int a = 0; a < 4; a++) { /* 3: without a norm */
+        CK(cudaMemcpy(dx, x, n * 4, cudaMemcpyHostToDevice));
+        if (a == 3 && cols % 8 != 0)
+            continue;
+        if (a == 3) {
+            CK(add_launch(&lane, dx, stride, dy, rows, cols));
+        } else {
+            act_view out = new_act((act_format)a, rows, cols);
+            CK(rmsnorm_after_launch(&lane, out, dx, stride, dy, dw, 1e-6f, rows, cols));
+            read_act(out, rows, cols, got);
+            family_take(f, "rmsnorm of a joined row", l2_error(got, want, (size_t)rows * cols), act_limits[a]);
+            cudaFree(out.data);
+        }
+        float *joined = from_device(dx, n * 4);
+        for (int r = 0; r < rows; r++)
+            check_equal("a joined row", joined + (size_t)r * stride, sum + (size_t)r * stride, cols * 4);
+        free(joined);
+    }
+    cudaFree(dw), cudaFree(dx), cudaFree(dy.data);
+    free(y), free(sum), free(got), free(want);
+}
+
 static void test_norms(void) {
     check_family f = {.name = "rmsnorm f32"}, fb = {.name = "rmsnorm bf16"},
                  f8 = {.name = "rmsnorm fp8 per token"};
-    check_family *by_format[] = {&f, &fb, &f8};
+    check_family *by_format[] = {&f, &fb, &f8}, joined = {.name = "rmsnorm of a joined row"};
     for (size_t k = 0; k < 6; k++)
         for (int m = 0; m < 4; m++) {
             size_t cols = some_cols[k], stride = (cols + 31) / 32 * 32;
@@ -177,6 +219,7 @@ static void test_norms(void) {
                     cudaFree(out.data);
                 }
             }
+            test_joined(x, stride, w, rows, cols, &joined);
             float *y = rnd_floats((size_t)rows * stride, 1);
             void *dy = to_device(y, (size_t)rows * stride * 4);
             for (int r = 0; r < rows; r++) {
@@ -194,7 +237,7 @@ static void test_norms(void) {
             cudaFree(dx), cudaFree(dw), cudaFree(dy), cudaFree(dg);
             free(x), free(w), free(want), free(got), free(again), free(y), free(gather);
         }
-    family_print(&f), family_print(&fb), family_print(&f8);
+    family_print(&f), family_print(&fb), family_print(&f8), family_print(&joined);
 }
 
 static void test_units(void) {

@@ -75,7 +75,12 @@ static nib_status open_device(cuda_backend *cb, const device_options *o, nib_err
                         p.name, major, minor);
     NIB_TRY(choose_mode(cb, o, err));
     CUDA_TRY(cudaStreamCreateWithFlags(&cb->stream, cudaStreamNonBlocking), err, "opening the device");
-    cb->lane = (cuda_lane){.stream = cb->stream, .pdl = cb->arch >= 90, .n_sms = p.multiProcessorCount};
+    cb->lane = (cuda_lane){.stream = cb->stream,
+                           .pdl = cb->arch >= 90,
+                           .n_sms = p.multiProcessorCount,
+                           .wgmma = cb->arch == 90};
+    if (cb->arch >= 90)
+        CUDA_TRY(decode_know_clusters(&cb->lane), err, "opening the device");
     NIB_TRY(cuda_alloc(cb, &cb->partial, decode_partial_most(&cb->lane), "partial attention", err));
     NIB_TRY(draw_new(cb, err));
     return nib_gemm_open(cb->device, &cb->gemm, err);

@@ -39,12 +39,33 @@ static act_view destination(cuda_backend *cb, buf *out, const weight *reader) {
     return opcalls_view(b);
 }
 
+static size_t row_bytes(const buf *b) {
+    return b->rows * b->cols * 4;
+}
+
 static const float *f32(const vec *v) {
     return v ? ((const cuda_vec *)v)->data : NULL;
 }
 
-static size_t row_bytes(const buf *b) {
-    return b->rows * b->cols * 4;
+/* ---- a residual stream that still lacks a product's result ----
+ *
+ * With FP8 activations a product writes BF16 fastest. matmul_add leaves its result beside the stream, and the
+ * norm that reads the stream next adds it; whatever else comes next adds it first (opcalls_settle). */
+
+void opcalls_settle(cuda_backend *cb) {
+    cuda_buf *x = cb->lacking;
+    if (!x)
+        return;
+    cb->lacking = NULL;
+    step_op(cb, CALL_MATMUL_ADD);
+    step_end(cb, CALL_MATMUL_ADD,
+             add_launch(&cb->lane, x->data, x->stride, cb->addend, (int)x->head.rows, x->head.cols),
+             row_bytes(&x->head) * 5 / 2);
+}
+
+static void begin_op(cuda_backend *cb, int op) {
+    opcalls_settle(cb);
+    step_op(cb, op);
 }
 
 /* ---- rows ---- */
@@ -53,7 +74,7 @@ static void embed(backend *be, buf *x, const weight *table, float scale) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *b = (cuda_buf *)x;
     const cuda_weight *w = (const cuda_weight *)table;
-    step_op(cb, CALL_EMBED);
+    begin_op(cb, CALL_EMBED);
     int code = embed_launch(&cb->lane, b->data, b->stride, &w->view, scale, step_view_of(cb, 0).tokens,
                             (int)x->rows);
     step_end(cb, CALL_EMBED, code, row_bytes(x));
@@ -63,10 +84,20 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
                  const int32_t *gather) {
     cuda_backend *cb = cuda_of(be);
     const cuda_buf *from = (const cuda_buf *)x;
-    step_op(cb, call);
-    int code = rmsnorm_launch(&cb->lane, destination(cb, out, reader), from->data, from->stride, f32(w), eps,
-                              (int)out->rows, x->cols, gather);
-    step_end(cb, call, code, row_bytes(out) * 2);
+    const bool adds = cb->lacking == from && !gather;
+    act_view to = destination(cb, out, reader);
+    int code;
+    if (adds) {
+        cb->lacking = NULL;
+        step_op(cb, call);
+        code = rmsnorm_after_launch(&cb->lane, to, from->data, from->stride, cb->addend, f32(w), eps,
+                                    (int)out->rows, x->cols);
+    } else {
+        begin_op(cb, call);
+        code = rmsnorm_launch(&cb->lane, to, from->data, from->stride, f32(w), eps, (int)out->rows, x->cols,
+                              gather);
+    }
+    step_end(cb, call, code, row_bytes(out) * (adds ? 4 : 2));
 }
 
 static void rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
@@ -81,7 +112,7 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)x;
     const cuda_buf *from = (const cuda_buf *)y;
-    step_op(cb, CALL_RMSNORM_ADD);
+    begin_op(cb, CALL_RMSNORM_ADD);
     int code = rmsnorm_add_launch(&cb->lane, to->data, to->stride, from->data, from->stride, f32(w), eps,
                                   (int)x->rows, x->cols);
     step_end(cb, CALL_RMSNORM_ADD, code, row_bytes(x) * 3);
@@ -89,7 +120,7 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
 
 static void sum_squares(backend *be, vec *sums, const buf *a) {
     cuda_backend *cb = cuda_of(be);
-    step_op(cb, CALL_SUM_SQUARES);
+    begin_op(cb, CALL_SUM_SQUARES);
     int code = sum_squares_launch(&cb->lane, ((cuda_vec *)sums)->data, opcalls_view((const cuda_buf *)a),
                                   (int)a->rows, a->cols);
     step_end(cb, CALL_SUM_SQUARES, code, row_bytes(a));
@@ -142,11 +173,27 @@ static int product(cuda_backend *cb, act_view out, const buf *a, const weight *w
     return cudaSuccess;
 }
 
+/* Products that may write BF16: of FP8 activations and without a bias. */
+static bool writes_bf16(const buf *a, const weight *w, const vec *bias) {
+    return ((const cuda_buf *)a)->format == ACT_FP8 && ((const cuda_weight *)w)->is_fp4 && !bias;
+}
+
 static void matmul_into(backend *be, int call, buf *out, const buf *a, const weight *w, const vec *bias) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)out;
-    step_op(cb, call);
-    int code = product(cb, opcalls_view(to), a, w, call == CALL_MATMUL_ADD);
+    begin_op(cb, call);
+    act_view d = {ACT_F32, to->data, NULL, to->stride};
+    bool add = call == CALL_MATMUL_ADD;
+    if (!add && w->n_parts == 3 && writes_bf16(a, w, bias)) /* q, k and v: qk_norm_rope_store reads either */
+        d.format = ACT_BF16;
+    if (!add)
+        to->format = d.format;
+    if (add && writes_bf16(a, w, bias) && out->rows * to->stride * 2 <= cb->wide_bytes) {
+        d = cb->addend = (act_view){ACT_BF16, cb->wide, NULL, to->stride};
+        cb->lacking = to;
+        add = false;
+    }
+    int code = product(cb, d, a, w, add);
     if (code == cudaSuccess && bias)
         code = bias_launch(&cb->lane, to->data, to->stride, f32(bias), (int)out->rows, out->cols);
     step_end(cb, call, code, w->bytes + row_bytes(out) + row_bytes(a) / 2);
@@ -167,7 +214,7 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     act_view to = destination(cb, out, reader);
     bool half = to.format == ACT_FP8 && ((const cuda_weight *)w)->is_fp4;
     act_view wide = {half ? ACT_BF16 : ACT_F32, cb->wide, NULL, (w->rows + 127) / 128 * 128};
-    step_op(cb, CALL_MATMUL_GLU);
+    begin_op(cb, CALL_MATMUL_GLU);
     int code = product(cb, wide, a, w, false);
     if (code == cudaSuccess)
         code = glu_launch(&cb->lane, to, wide, (int)out->rows, out->cols, kind == GLU_GELU_TANH);
@@ -212,9 +259,8 @@ static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_p
     attn_view view = view_of(p);
     kv_view kv = layer_of((const cuda_cache *)c, p);
     step_view step = step_view_of(cb, p->group);
-    step_op(cb, CALL_QKV);
-    int code = qkv_launch(&cb->lane, to->data, to->stride, from->data, from->stride, &view, &kv, &step,
-                          (int)q->rows);
+    begin_op(cb, CALL_QKV);
+    int code = qkv_launch(&cb->lane, to->data, to->stride, opcalls_view(from), &view, &kv, &step, (int)q->rows);
     step_end(cb, CALL_QKV, code, row_bytes(qkv) + row_bytes(q));
 }
 
@@ -240,7 +286,7 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
     int code = cudaSuccess, n_rows = (int)out->rows, n_alone = cb->table.n_alone;
     if (last.format == ACT_FP8) /* a scale needs the whole row: BF16 first */
         to = (act_view){ACT_BF16, ((cuda_buf *)out)->data, NULL, last.stride};
-    step_op(cb, CALL_ATTENTION);
+    begin_op(cb, CALL_ATTENTION);
     if (cb->be.mode == COMPUTE_EXACT || !prefill_supports(&view, kv.format)) {
         code = attention_exact_launch(&cb->lane, to, from->data, from->stride, &view, &kv, &step, n_rows);
     } else {

@@ -18,7 +18,7 @@
 
 typedef struct cuda_buf {
     buf head;
-    act_format format;             /* of BUF_ACT: as the last writer left it */
+    act_format format;             /* as the last writer left it */
     void *data;                    /* FP32 or BF16 [max_rows, stride]; room for FP32 */
     void *fp8;                     /* BUF_ACT of the FP8 mode: E4M3 [max_rows, stride]; else NULL */
     float *scales;                 /* of FP8, [max_rows] */
@@ -104,6 +104,9 @@ typedef struct cuda_backend {
     step_state state;
     recorded *recording;
 
+    cuda_buf *lacking; /* a residual stream that lacks ADDEND; NULL: none */
+    act_view addend;
+
     /* scratch, grown when buffers and weights are made; never inside a step */
     size_t max_rows;
     float *wide; /* [max_rows, wide_cols] FP32: gate and up before their unit */
@@ -176,6 +179,7 @@ void step_end(cuda_backend *cb, int op, int code, uint64_t bytes);
 
 /* ---- opcalls.c ---- */
 void opcalls_set(backend *be);
+void opcalls_settle(cuda_backend *cb); /* before anything but a norm reads the residual stream */
 enum {
     CALL_EMBED = 0,
     CALL_RMSNORM,

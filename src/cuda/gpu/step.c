@@ -170,6 +170,7 @@ static void set_rows(cuda_backend *cb, const recorded *r) {
 }
 
 void step_launch_recorded(cuda_backend *cb) {
+    opcalls_settle(cb);
     if (cb->state != STEP_RECORDING)
         return;
     cb->state = STEP_EAGER;

@@ -74,4 +74,12 @@ __device__ __forceinline__ void put_out(const act_view &out, size_t row, size_t 
         ((__nv_bfloat16 *)act_row(out, row))[i] = __float2bfloat16_rn(v);
 }
 
+/* Elements I, which is even, and I + 1. */
+__device__ __forceinline__ void put_pair(const act_view &out, size_t row, size_t i, float a, float b) {
+    if (out.format == ACT_F32)
+        *(float2 *)((float *)act_row(out, row) + i) = make_float2(a, b);
+    else
+        *(__nv_bfloat162 *)((__nv_bfloat16 *)act_row(out, row) + i) = __floats2bfloat162_rn(a, b);
+}
+
 #endif

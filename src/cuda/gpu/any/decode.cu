@@ -3,22 +3,29 @@
  * Attention of rows that stand alone (decode): split KV, the query heads of a KV head as columns of one
  * tensor-core tile, keys and values straight from their pages into registers.
  *
- * A block of 4 warps is one row, one KV head (with up to 8 of its query heads) and one split of the row's
- * keys; tiles of 16 keys go round the warps:
+ * A block is one row, one KV head (with up to 8 of its query heads) and one split of the row's keys; tiles of
+ * 16 keys go round its warps:
  *   S [16 keys, 8 heads] = K q^T   A: lane (g, t) holds dimensions [t D/4, (t+1) D/4) of keys g and g + 8
  *   P = 2^(S - max), times the values' scales, transposed in registers (movmatrix)
  *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
- * 2t+9 FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; a second kernel
- * merges the splits in their order. No shared memory for keys: 16 warps an SM with one tile in flight each
- * keep the memory busy (a deeper prefetch has fewer warps, and lost).
+ * 2t+9 FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
+ * row and head are a cluster of blocks and meet in each other's shared memory (sm_90 and up), or in a second
+ * kernel, in their order. No shared memory for keys: 16 warps an SM with one tile in flight each keep the
+ * memory busy (a deeper prefetch has fewer warps, and lost). The first tile's keys are those of earlier steps
+ * and on their way before the kernel before has ended.
  *
- * Splits: one wave of blocks over the chip, but no split below MIN_SPLIT keys; the number of splits depends
- * on the number of rows alone and each row cuts its own length, so a CUDA graph serves every length.
+ * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
+ * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows alone and each
+ * row cuts its own length, so a CUDA graph serves every length.
  * Bytes moved: the row's keys, values and scales once per 8 query heads; partial sums.
  */
 #include "cuda/gpu/any/attn.cuh"
 
-enum { WARPS = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128 };
+enum { NARROW = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128 };
+
+template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
+    return D <= 128 ? 16 : 8;
+}
 
 /* Of a split: for each of COLUMNS heads the sum of weighted values [D], the maximum, the sum of weights. */
 template <int D> struct part_layout {
@@ -28,7 +35,9 @@ template <int D> struct part_layout {
 
 typedef struct span {
     int first, end; /* keys that the query sees */
-    int lo, hi;     /* this split's, LO a multiple of 16 */
+    int base, each; /* splits begin at BASE, a multiple of 16, and have EACH keys */
+    int lo, hi;     /* this one's */
+    int used;       /* splits that have keys */
 } span;
 
 /* Split I of N. */
@@ -36,9 +45,11 @@ __device__ __forceinline__ span split_span(const attn_view &p, int position, int
     span s;
     s.first = first_key(p, position);
     s.end = position + 1;
-    int base = s.first & ~15, chunk = max(MIN_SPLIT, ((s.end - base + n - 1) / n + 63) & ~63);
-    s.lo = base + i * chunk;
-    s.hi = min(s.end, s.lo + chunk);
+    s.base = s.first & ~15;
+    s.each = max(MIN_SPLIT, ((s.end - s.base + n - 1) / n + 63) & ~63);
+    s.lo = s.base + i * s.each;
+    s.hi = min(s.end, s.lo + s.each);
+    s.used = (s.end - s.base + s.each - 1) / s.each;
     return s;
 }
 
@@ -224,9 +235,52 @@ template <int D> __device__ __forceinline__ float3 join_parts(const float *p, si
     return make_float3(acc, max, sum);
 }
 
-template <int D, kv_format F>
-static __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 4 : 2) attend_splits(attn_job job) {
-    __shared__ float parts[WARPS][part_layout<D>::all];
+/* ---- clusters ---- */
+
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/* *P of the cluster's block RANK. */
+__device__ __forceinline__ float cluster_read(const float *p, int rank) {
+    float v = 0;
+#if __CUDA_ARCH__ >= 900
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(p), there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there));
+#endif
+    return v;
+}
+
+/* The same over the parts at P of the cluster's first N blocks. */
+template <int D> __device__ __forceinline__ float3 join_blocks(const float *p, int n, int i) {
+    float max = NO_SCORE, acc = 0, sum = 0;
+#pragma unroll 8
+    for (int k = 0; k < n; k++)
+        max = fmaxf(max, cluster_read(p + D, k));
+#pragma unroll 8
+    for (int k = 0; k < n; k++) {
+        float f = exp2_fast(cluster_read(p + D, k) - max);
+        acc += f * cluster_read(p + i, k);
+        sum += f * cluster_read(p + D + 1, k);
+    }
+    return make_float3(acc, max, sum);
+}
+
+template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(float3 all) {
+    return all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z);
+}
+
+/* MERGE: what is done with the splits' sums. */
+typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
+
+template <int D, kv_format F, int WARPS, merge_kind MERGE>
+static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS) attend_splits(attn_job job) {
+    constexpr int head_floats = part_layout<D>::head;
+    extern __shared__ float parts[]; /* [WARPS][COLUMNS][D + 4], and the block's own [COLUMNS][D + 4] */
+    float *own = parts + WARPS * part_layout<D>::all;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
     const int kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
@@ -234,7 +288,12 @@ static __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 4 : 2) attend_sp
     const int32_t *pages = job.step.page_table + job.step.first_page[row];
     const span sp = split_span(job.p, job.step.positions[row], blockIdx.x, job.n_splits);
     const int column = chunk * COLUMNS + g, first_head = kv_head * group + chunk * COLUMNS;
-    int page = sp.lo + 16 * warp < sp.hi ? pages[(sp.lo + 16 * warp) / KV_PAGE] : 0;
+    auto cell = [&](int page, int key) { return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE; };
+    int key = sp.lo + 16 * warp, page = key < sp.hi ? pages[key / KV_PAGE] : 0;
+    const bool old = key + 16 < sp.end; /* no key of this step */
+    tile<D, F> x;
+    if (key < sp.hi && old)
+        load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
     pdl_wait();
     pdl_go();
     if (sp.lo >= sp.hi)
@@ -242,25 +301,29 @@ static __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 4 : 2) attend_sp
     uint32_t q[D / 8];
     load_query<D, F>(q, job, row, first_head + g, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
-    for (int key = sp.lo + 16 * warp; key < sp.hi; key += 16 * WARPS) {
-        tile<D, F> x;
-        load_tile<D, F>(&x, job.kv, ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE, g,
-                        t);
-        if (key + 16 * WARPS < sp.hi)
-            page = pages[(key + 16 * WARPS) / KV_PAGE]; /* known before the next tile's turn */
+    if (key < sp.hi && !old)
+        load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+    while (key < sp.hi) {
+        const int next = key + 16 * WARPS;
+        if (next < sp.hi)
+            page = pages[next / KV_PAGE]; /* known before the next tile's turn */
         take_tile<D, F>(&r, x, q, key + g, sp);
+        key = next;
+        if (key < sp.hi)
+            load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
     }
-    put_running<D>(parts[warp], &r, g, t);
+    put_running<D>(parts + warp * part_layout<D>::all, &r, g, t);
     __syncthreads();
-    float *to = job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
-                                  part_layout<D>::all;
-    for (int i = threadIdx.x; i < COLUMNS * D; i += WARPS * 32) {
-        int head = i / D, at = head * part_layout<D>::head;
-        float3 all = join_parts<D>(&parts[0][at], part_layout<D>::all, WARPS, i % D);
-        if (job.n_splits == 1) { /* nothing to merge with */
-            if (chunk * COLUMNS + head < group)
-                put_out(job.out, row, (size_t)(first_head + head) * D + i % D,
-                        all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z));
+    const int columns = min(COLUMNS, group - chunk * COLUMNS), used = sp.used;
+    float *to = MERGE == MERGE_CLUSTER
+                    ? own
+                    : job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
+                                        part_layout<D>::all;
+    for (int i = threadIdx.x; i < columns * D; i += WARPS * 32) {
+        int head = i / D, at = head * head_floats;
+        float3 all = join_parts<D>(&parts[at], part_layout<D>::all, WARPS, i % D);
+        if (MERGE == MERGE_CLUSTER ? used == 1 : job.n_splits == 1) { /* nothing to merge with */
+            put_out(job.out, row, (size_t)(first_head + head) * D + i % D, weighted_mean<D, F>(all));
             continue;
         }
         to[at + i % D] = all.x;
@@ -269,6 +332,14 @@ static __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 4 : 2) attend_sp
             to[at + D + 1] = all.z;
         }
     }
+    if (MERGE == MERGE_LATER || used == 1)
+        return;
+    cluster_barrier(); /* blocks without keys have left: they do not count */
+    for (int i = blockIdx.x * WARPS * 32 + threadIdx.x; i < columns * D; i += used * WARPS * 32) {
+        float3 all = join_blocks<D>(own + i / D * head_floats, used, i % D);
+        put_out(job.out, row, (size_t)(first_head + i / D) * D + i % D, weighted_mean<D, F>(all));
+    }
+    cluster_barrier(); /* nobody leaves while others read */
 }
 
 /* A block merges the splits of one row and query head. First their maxima become factors, all at once; then
@@ -281,8 +352,7 @@ static __global__ void __launch_bounds__(MERGERS *D) merge_splits(attn_job job) 
     const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
     const int i = threadIdx.x % D, m = threadIdx.x / D, head = blockIdx.x;
     const size_t row = job.step.alone[blockIdx.y], block = head / group * chunks + head % group / COLUMNS;
-    const span sp = split_span(job.p, job.step.positions[row], 0, job.n_splits);
-    const int chunk = max(sp.hi - sp.lo, 1), used = (sp.end - sp.lo + chunk - 1) / chunk;
+    const int used = split_span(job.p, job.step.positions[row], 0, job.n_splits).used;
     const float *p = job.partial + (blockIdx.y * (size_t)(job.p.n_kv_heads * chunks) + block) * job.n_splits *
                                        part_layout<D>::all;
     p += head % group % COLUMNS * part_layout<D>::head;
@@ -322,10 +392,27 @@ static int chunks_of(const attn_view *p) {
     return (p->n_heads / p->n_kv_heads + COLUMNS - 1) / COLUMNS * p->n_kv_heads;
 }
 
-static int splits_of(const cuda_lane *lane, const attn_view *p, int n_alone) {
-    int resident = p->head_dim <= 128 ? 4 : 2;
-    int n = lane->n_sms * resident / (chunks_of(p) * n_alone);
-    return n < 1 ? 1 : n > MAX_SPLITS ? MAX_SPLITS : n;
+/* How the rows are cut: splits of a row and head, in blocks of few warps or of many. */
+typedef struct cut {
+    int splits;
+    bool wide;
+} cut;
+
+/* The cut with the most warps whose clusters all run at once. */
+static cut cut_rows(const cuda_lane *lane, const attn_view *p, int n_alone) {
+    const int units = chunks_of(p) * n_alone, warps = p->head_dim <= 128 ? 16 : 8; /* that an SM holds */
+    cut best = {1, false};
+    if (lane->clusters[0][1] == 0) {
+        best.splits = max(1, min((int)MAX_SPLITS, lane->n_sms * (warps / NARROW) / units));
+        return best;
+    }
+    for (int wide = 0, most = 0; wide < 2; wide++)
+        for (int n = 1; n <= MAX_CLUSTER && units <= lane->clusters[wide][n]; n++)
+            if (n * (wide ? warps : NARROW) > most) {
+                most = n * (wide ? warps : NARROW);
+                best = {n, wide != 0};
+            }
+    return best;
 }
 
 extern "C" bool decode_supports(const attn_view *p, kv_format format) {
@@ -335,23 +422,67 @@ extern "C" bool decode_supports(const attn_view *p, kv_format format) {
 }
 
 extern "C" size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p, int n_alone) {
-    int splits = n_alone > 0 ? splits_of(lane, p, n_alone) : 0;
-    return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) * (size_t)splits * COLUMNS *
-           (size_t)(p->head_dim + 4);
+    if (lane->clusters[0][1] > 0 || n_alone == 0)
+        return 0;
+    return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) *
+           (size_t)cut_rows(lane, p, n_alone).splits * COLUMNS * (size_t)(p->head_dim + 4);
 }
 
 /* Splits are merged only where blocks are fewer than the chip holds. */
 extern "C" size_t decode_partial_most(const cuda_lane *lane) {
-    return sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
+    return lane->clusters[0][1] > 0 ? 0 : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
 }
 
-template <int D, kv_format F> static int run(const cuda_lane *lane, const attn_job &job, int n_alone) {
+template <int D, kv_format F, int WARPS, merge_kind MERGE>
+static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
+    const size_t shared = (WARPS + 1) * part_layout<D>::all * sizeof(float);
     dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
-    int status = launch_kernel(lane, attend_splits<D, F>, grid, WARPS * 32, 0, job);
+    auto kernel = attend_splits<D, F, WARPS, MERGE>;
+    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (status != cudaSuccess)
+        return status;
+    return launch_clusters(lane, kernel, grid, MERGE == MERGE_CLUSTER ? grid.x : 1, WARPS * 32, shared, job);
+}
+
+template <int D, kv_format F>
+static int run(const cuda_lane *lane, attn_job job, int n_alone) {
+    const cut c = cut_rows(lane, &job.p, n_alone);
+    job.n_splits = c.splits;
+    if (c.wide)
+        return run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER>(lane, job, n_alone);
+    if (lane->clusters[0][1] > 0)
+        return run_splits<D, F, NARROW, MERGE_CLUSTER>(lane, job, n_alone);
+    int status = run_splits<D, F, NARROW, MERGE_LATER>(lane, job, n_alone);
     if (status != cudaSuccess || job.n_splits == 1)
         return status;
     return launch_kernel(lane, merge_splits<D, F>, dim3((unsigned)job.p.n_heads, (unsigned)n_alone),
                          MERGERS * D, 0, job);
+}
+
+/* Of head_dim 128 over FP8 pages; others differ little. */
+template <int WARPS> static int count_clusters(int *counts) {
+    auto kernel = attend_splits<128, KV_FP8, WARPS, MERGE_CLUSTER>;
+    const size_t shared = (WARPS + 1) * part_layout<128>::all * sizeof(float);
+    int status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    for (unsigned n = 1; n <= MAX_CLUSTER && status == cudaSuccess; n++) {
+        cudaLaunchConfig_t config = {};
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = n;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        config.gridDim = dim3(n);
+        config.blockDim = dim3(WARPS * 32);
+        config.dynamicSmemBytes = shared;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        status = cudaOccupancyMaxActiveClusters(&counts[n], kernel, &config);
+    }
+    return status;
+}
+
+extern "C" int decode_know_clusters(cuda_lane *lane) {
+    int status = count_clusters<NARROW>(lane->clusters[0]);
+    return status == cudaSuccess ? count_clusters<wide_warps<128>()>(lane->clusters[1]) : status;
 }
 
 template <int D> static int run_format(const cuda_lane *lane, const attn_job &job, int n_alone) {
@@ -363,9 +494,10 @@ extern "C" int decode_launch(const cuda_lane *lane, act_view out, const float *q
                              void *partial) {
     if (n_alone == 0)
         return cudaSuccess;
-    if (!decode_supports(p, kv->format) || out.format == ACT_FP8 || q_stride % 4 != 0 || !partial)
+    if (!decode_supports(p, kv->format) || out.format == ACT_FP8 || q_stride % 4 != 0 ||
+        (!partial && decode_partial_bytes(lane, p, n_alone) > 0))
         return cudaErrorInvalidValue;
-    attn_job job = {out, q, q_stride, *p, *kv, *step, n_alone, (float *)partial, splits_of(lane, p, n_alone)};
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_alone, (float *)partial, 1};
     return p->head_dim == 64    ? run_format<64>(lane, job, n_alone)
            : p->head_dim == 96  ? run_format<96>(lane, job, n_alone)
            : p->head_dim == 128 ? run_format<128>(lane, job, n_alone)

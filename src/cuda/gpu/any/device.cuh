@@ -17,9 +17,10 @@ static_assert(KV_PAGE == 64, "shifts and masks below");
 
 /* ---- launching ---- */
 
+/* Blocks of a grid's row in clusters of CLUSTER (sm_90 and up; 1: none). */
 template <class... Params, class... Args>
-static int launch_kernel(const cuda_lane *lane, void (*kernel)(Params...), dim3 grid, unsigned threads,
-                         size_t shared, Args... args) {
+static int launch_clusters(const cuda_lane *lane, void (*kernel)(Params...), dim3 grid, unsigned cluster,
+                           unsigned threads, size_t shared, Args... args) {
     if (lane->off || grid.x == 0 || grid.y == 0 || grid.z == 0)
         return cudaSuccess;
     cudaLaunchConfig_t config = {};
@@ -27,12 +28,25 @@ static int launch_kernel(const cuda_lane *lane, void (*kernel)(Params...), dim3 
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = (cudaStream_t)lane->stream;
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &attribute;
-    config.numAttrs = lane->pdl ? 1 : 0;
+    cudaLaunchAttribute attributes[2] = {};
+    config.attrs = attributes;
+    if (lane->pdl) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs].val.clusterDim.x = cluster;
+        attributes[config.numAttrs].val.clusterDim.y = 1;
+        attributes[config.numAttrs++].val.clusterDim.z = 1;
+    }
     return (int)cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+template <class... Params, class... Args>
+static int launch_kernel(const cuda_lane *lane, void (*kernel)(Params...), dim3 grid, unsigned threads,
+                         size_t shared, Args... args) {
+    return launch_clusters(lane, kernel, grid, 1, threads, shared, args...);
 }
 
 /* Every kernel waits before it touches what another one writes or reads, and lets the next one start. */

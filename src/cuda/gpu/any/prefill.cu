@@ -325,9 +325,8 @@ static __global__ void __launch_bounds__(shape<D, F>::threads) attend_prompts(at
         size_t at = ((size_t)rows.head * group + pair % group) * D + 2 * (lane & 3);
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
-#pragma unroll
-            for (int c = 0; c < 2; c++)
-                put_out(job.out, row, at + 8 * n + c, x.o[r / 2][n][2 * (r % 2) + c] * inverse);
+            put_pair(job.out, row, at + 8 * n, x.o[r / 2][n][2 * (r % 2)] * inverse,
+                     x.o[r / 2][n][2 * (r % 2) + 1] * inverse);
     }
 }
 
@@ -355,6 +354,8 @@ extern "C" int prefill_launch(const cuda_lane *lane, act_view out, const float *
                               const attn_view *p, const kv_view *kv, const step_view *step, int n_rows) {
     if (!prefill_supports(p, kv->format) || out.format == ACT_FP8 || q_stride % 4 != 0)
         return cudaErrorInvalidValue;
+    if (prefill_wgmma_supports(lane, p, kv->format))
+        return prefill_wgmma_launch(lane, out, q, q_stride, p, kv, step, n_rows);
     attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1};
     return p->head_dim == 64    ? run_format<64>(lane, job)
            : p->head_dim == 96  ? run_format<96>(lane, job)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * RMS norms: into what a matrix product reads (BF16, or FP8 with a scale per row), into FP32, or added to the
- * residual stream. A block a row; the row stays in registers between its sum, its largest element and its
+ * residual stream; after a product's BF16 result joined the stream, where the product did not add it itself. A block a row; the row stays in registers between its sum, its largest element and its
  * store.
  *
  * Threads: an eighth of the columns (few rows: they do not fill the chip, so latency counts), or a sixteenth.
@@ -17,18 +17,30 @@ typedef enum norm_to { TO_F32 = ACT_F32, TO_BF16 = ACT_BF16, TO_FP8 = ACT_FP8, T
 
 typedef struct norm_job {
     act_view out; /* TO_ADD: the residual stream, FP32 */
-    const float *x;
+    float *x;
     size_t x_stride;
     const float *w;
     float eps;
     size_t cols;
     const int32_t *gather;
+    act_view y; /* BF16, added to x first; NULL: nothing is, and x stays */
 } norm_job;
 
 /* Eight neighbours, from FP32. */
 __device__ __forceinline__ void load8(float *v, const float *row, size_t i) {
     *(float4 *)v = ((const float4 *)row)[2 * i];
     *(float4 *)(v + 4) = ((const float4 *)row)[2 * i + 1];
+}
+
+/* v += eighth I of Y's row. */
+__device__ __forceinline__ void add8(float *v, const void *y, size_t i) {
+    const uint4 w = ((const uint4 *)y)[i];
+    const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        v[2 * k] += __uint_as_float(words[k] << 16);
+        v[2 * k + 1] += __uint_as_float(words[k] & 0xffff0000u);
+    }
 }
 
 template <int TO> __device__ __forceinline__ void put8(void *row, size_t i, float *v, float factor) {
@@ -48,7 +60,7 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
     float v[ITEMS][8], squares = 0, most = 0;
     pdl_wait();
     pdl_go();
-    const float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
+    float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
         size_t at = threadIdx.x + i * (size_t)blockDim.x;
@@ -57,6 +69,10 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
             v[i][k] = 0;
         if (at < n8)
             load8(v[i], x, at);
+        if (at < n8 && job.y.data) {
+            add8(v[i], act_row(job.y, row), at);
+            act_put8<ACT_F32>(x, 8 * at, v[i], 1);
+        }
 #pragma unroll
         for (int k = 0; k < 8; k++)
             squares += v[i][k] * v[i][k];
@@ -96,10 +112,13 @@ template <int TO> static __global__ void norm_rows_plain(norm_job job) {
     pdl_wait();
     pdl_go();
     const size_t row = blockIdx.x, n = job.cols;
-    const float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
+    float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
     float squares = 0, most = 0;
-    for (size_t i = threadIdx.x; i < n; i += blockDim.x)
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
+        if (job.y.data)
+            x[i] += act_get(job.y, row, i);
         squares += x[i] * x[i];
+    }
     float factor = 1.0f / sqrtf(block_reduce<false>(squares, room) / (float)n + job.eps), inverse = 0;
     if (TO == TO_FP8) {
         for (size_t i = threadIdx.x; i < n; i += blockDim.x)
@@ -129,20 +148,33 @@ template <int TO> static int run(const cuda_lane *lane, const norm_job *job, int
                          whole ? (unsigned)threads : 256u, 0, *job);
 }
 
+static int run_norm(const cuda_lane *lane, const norm_job *job, int n_rows) {
+    const act_view *out = &job->out;
+    if (job->cols == 0 || job->x_stride < job->cols || out->stride < job->cols || n_rows < 0 ||
+        (out->format == ACT_FP8 && !out->scales))
+        return cudaErrorInvalidValue;
+    return out->format == ACT_F32    ? run<TO_F32>(lane, job, n_rows)
+           : out->format == ACT_BF16 ? run<TO_BF16>(lane, job, n_rows)
+                                     : run<TO_FP8>(lane, job, n_rows);
+}
+
 extern "C" int rmsnorm_launch(const cuda_lane *lane, act_view out, const float *x, size_t x_stride,
                               const float *w, float eps, int n_rows, size_t cols, const int32_t *gather) {
-    norm_job job = {out, x, x_stride, w, eps, cols, gather};
-    if (cols == 0 || x_stride < cols || out.stride < cols || n_rows < 0 ||
-        (out.format == ACT_FP8 && !out.scales))
+    norm_job job = {out, (float *)x, x_stride, w, eps, cols, gather, {}};
+    return run_norm(lane, &job, n_rows);
+}
+
+extern "C" int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *x, size_t x_stride, act_view y,
+                                    const float *w, float eps, int n_rows, size_t cols) {
+    norm_job job = {out, x, x_stride, w, eps, cols, NULL, y};
+    if (y.format != ACT_BF16 || y.stride % 8 != 0 || y.stride < cols)
         return cudaErrorInvalidValue;
-    return out.format == ACT_F32    ? run<TO_F32>(lane, &job, n_rows)
-           : out.format == ACT_BF16 ? run<TO_BF16>(lane, &job, n_rows)
-                                    : run<TO_FP8>(lane, &job, n_rows);
+    return run_norm(lane, &job, n_rows);
 }
 
 extern "C" int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, const float *y,
                                   size_t y_stride, const float *w, float eps, int n_rows, size_t cols) {
-    norm_job job = {{ACT_F32, x, NULL, x_stride}, y, y_stride, w, eps, cols, NULL};
+    norm_job job = {{ACT_F32, x, NULL, x_stride}, (float *)y, y_stride, w, eps, cols, NULL, {}};
     if (cols == 0 || x_stride < cols || y_stride < cols || n_rows < 0)
         return cudaErrorInvalidValue;
     return run<TO_ADD>(lane, &job, n_rows);

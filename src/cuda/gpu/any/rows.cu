@@ -25,6 +25,12 @@ template <bool GELU> __device__ __forceinline__ float gated(float g, float up) {
     return g / (1.0f + expf(-u)) * up;
 }
 
+/* The same with the hardware's exp and division: a few units of the last place of FP32, for narrower formats. */
+template <bool GELU> __device__ __forceinline__ float gated_fast(float g, float up) {
+    float u = GELU ? 1.5957691216057308f * (g + 0.044715f * g * g * g) : g;
+    return __fdividef(g, 1.0f + __expf(-u)) * up;
+}
+
 template <bool GELU> struct glu_row {
     act_view x;
     size_t n;
@@ -67,13 +73,9 @@ static int map(const cuda_lane *lane, act_view out, SOURCE source, int n_rows, s
                : launch_kernel(lane, map_rows<ACT_FP8, SOURCE>, grid, THREADS, 0, out, source, cols);
 }
 
-extern "C" int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t cols) {
-    return map(lane, out, plain_row{x}, n_rows, cols);
-}
+/* ---- the same by eights: what prefill does with many rows ---- */
 
-/* ---- gated units by eights: what prefill does with many rows ---- */
-
-enum { GLU_ITEMS = 4, GLU_THREADS = 512 };
+enum { ITEMS = 4, MAX_THREADS = 1024 };
 
 template <bool BF16> __device__ __forceinline__ void load8(float *v, const void *row, size_t col) {
     if (BF16) {
@@ -90,62 +92,117 @@ template <bool BF16> __device__ __forceinline__ void load8(float *v, const void 
     }
 }
 
-template <bool BF16, bool GELU, act_format TO>
-static __global__ void __launch_bounds__(GLU_THREADS) glu_rows(act_view out, act_view x, size_t n) {
+/* Eight values from column COL of a row: as they are, or the gated unit of two halves. */
+template <bool BF16> struct plain_eights {
+    size_t n;
+    __device__ __forceinline__ void operator()(float *v, const void *row, size_t col) const {
+        load8<BF16>(v, row, col);
+    }
+};
+
+template <bool BF16, bool GELU> struct glu_eights {
+    size_t n;
+    __device__ __forceinline__ void operator()(float *v, const void *row, size_t col) const {
+        float up[8];
+        load8<BF16>(v, row, col);
+        load8<BF16>(up, row, n + col);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            v[k] = gated_fast<GELU>(v[k], up[k]);
+    }
+};
+
+/* A block a row, which stays in registers between its largest element and its store. */
+template <class SOURCE, act_format TO>
+static __global__ void __launch_bounds__(MAX_THREADS) map_eights(act_view out, act_view x, SOURCE source) {
     __shared__ float room[33];
     pdl_wait();
     pdl_go();
     const size_t row = blockIdx.x;
     const void *from = act_row(x, row);
     void *to = act_row(out, row);
-    float v[GLU_ITEMS][8], most = 0;
+    float v[ITEMS][8], most = 0;
 #pragma unroll
-    for (int i = 0; i < GLU_ITEMS; i++) {
-        size_t col = 8 * (threadIdx.x + i * (size_t)blockDim.x);
-        float up[8] = {};
-        if (col < n) {
-            load8<BF16>(v[i], from, col);
-            load8<BF16>(up, from, n + col);
-        }
+    for (int i = 0; i < ITEMS; i++) {
+        const size_t col = 8 * (threadIdx.x + i * (size_t)blockDim.x);
+        if (col < source.n)
+            source(v[i], from, col);
 #pragma unroll
         for (int k = 0; k < 8; k++) {
-            v[i][k] = col < n ? gated<GELU>(v[i][k], up[k]) : 0;
+            v[i][k] = col < source.n ? v[i][k] : 0;
             most = fmaxf(most, fabsf(v[i][k]));
         }
     }
-    float scale = TO == ACT_FP8 ? fp8_row_scale(block_reduce<true>(most, room)) : 0;
-    float inverse = scale > 0 ? 1.0f / scale : 0;
+    const float scale = TO == ACT_FP8 ? fp8_row_scale(block_reduce<true>(most, room)) : 0;
+    const float inverse = scale > 0 ? 1.0f / scale : 0;
     if (TO == ACT_FP8 && threadIdx.x == 0)
         out.scales[row] = scale;
 #pragma unroll
-    for (int i = 0; i < GLU_ITEMS; i++) {
-        size_t col = 8 * (threadIdx.x + i * (size_t)blockDim.x);
-        if (col < n)
+    for (int i = 0; i < ITEMS; i++) {
+        const size_t col = 8 * (threadIdx.x + i * (size_t)blockDim.x);
+        if (col < source.n)
             act_put8<TO>(to, col, v[i], inverse);
     }
 }
 
-template <bool BF16, bool GELU>
+/* Whether rows of N columns go by eights from X (of WIDTH columns) to OUT. */
+static bool by_eights(act_view out, act_view x, int n_rows, size_t n, size_t width) {
+    return n_rows > FEW_ROWS && out.format != ACT_F32 && x.format != ACT_FP8 && n % 8 == 0 &&
+           n <= 8 * ITEMS * (size_t)MAX_THREADS && x.stride % 8 == 0 && x.stride >= width && out.stride >= n &&
+           (out.format != ACT_FP8 || out.scales);
+}
+
+/* Few rows: as many threads as may be, since a row's latency counts; else as many items. */
+template <class SOURCE>
+static int run_eights(const cuda_lane *lane, act_view out, act_view x, int n_rows, SOURCE source) {
+    const size_t eighths = source.n / 8, most = n_rows <= lane->n_sms ? MAX_THREADS : MAX_THREADS / 2;
+    const size_t items = (eighths + most - 1) / most, per_item = (eighths + items - 1) / items;
+    const unsigned threads = (unsigned)(items > ITEMS ? MAX_THREADS : (per_item + 31) / 32 * 32);
+    return launch_kernel(lane,
+                         out.format == ACT_FP8 ? map_eights<SOURCE, ACT_FP8> : map_eights<SOURCE, ACT_BF16>,
+                         dim3((unsigned)n_rows), threads, 0, out, x, source);
+}
+
+extern "C" int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t cols) {
+    if (by_eights(out, x, n_rows, cols, cols) && x.format == ACT_BF16)
+        return run_eights(lane, out, x, n_rows, plain_eights<true>{cols});
+    return map(lane, out, plain_row{x}, n_rows, cols);
+}
+
+template <bool GELU>
 static int run_glu(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n) {
-    size_t eighths = n / 8, threads = eighths < GLU_THREADS ? (eighths + 31) / 32 * 32 : GLU_THREADS;
-    return out.format == ACT_FP8 ? launch_kernel(lane, glu_rows<BF16, GELU, ACT_FP8>, dim3((unsigned)n_rows),
-                                                 (unsigned)threads, 0, out, x, n)
-                                 : launch_kernel(lane, glu_rows<BF16, GELU, ACT_BF16>, dim3((unsigned)n_rows),
-                                                 (unsigned)threads, 0, out, x, n);
+    if (!by_eights(out, x, n_rows, n, 2 * n))
+        return map(lane, out, glu_row<GELU>{x, n}, n_rows, n);
+    return x.format == ACT_BF16 ? run_eights(lane, out, x, n_rows, glu_eights<true, GELU>{n})
+                                : run_eights(lane, out, x, n_rows, glu_eights<false, GELU>{n});
 }
 
 extern "C" int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n, bool gelu) {
-    bool bf16 = x.format == ACT_BF16, many = n_rows > FEW_ROWS;
     if (x.stride < 2 * n || x.format == ACT_FP8)
         return cudaErrorInvalidValue;
-    if (many && out.format != ACT_F32 && n % 8 == 0 && n <= 8 * GLU_ITEMS * GLU_THREADS &&
-        x.stride % 8 == 0 && (out.format != ACT_FP8 || out.scales) && out.stride >= n)
-        return gelu ? (bf16 ? run_glu<true, true>(lane, out, x, n_rows, n)
-                            : run_glu<false, true>(lane, out, x, n_rows, n))
-                    : (bf16 ? run_glu<true, false>(lane, out, x, n_rows, n)
-                            : run_glu<false, false>(lane, out, x, n_rows, n));
-    return gelu ? map(lane, out, glu_row<true>{x, n}, n_rows, n)
-                : map(lane, out, glu_row<false>{x, n}, n_rows, n);
+    return gelu ? run_glu<true>(lane, out, x, n_rows, n) : run_glu<false>(lane, out, x, n_rows, n);
+}
+
+static __global__ void __launch_bounds__(THREADS) add_rows(float *x, size_t stride, act_view y, size_t eighths) {
+    pdl_wait();
+    pdl_go();
+    const size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x;
+    if (i >= eighths)
+        return;
+    float v[8], w[8], *row = x + blockIdx.y * stride;
+    load8<false>(v, row, 8 * i);
+    load8<true>(w, act_row(y, blockIdx.y), 8 * i);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k] += w[k];
+    act_put8<ACT_F32>(row, 8 * i, v, 1);
+}
+
+extern "C" int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows, size_t cols) {
+    if (y.format != ACT_BF16 || cols % 8 != 0 || stride % 8 != 0 || y.stride % 8 != 0 || n_rows < 0)
+        return cudaErrorInvalidValue;
+    dim3 grid((unsigned)((cols / 8 + THREADS - 1) / THREADS), (unsigned)n_rows);
+    return launch_kernel(lane, add_rows, grid, THREADS, 0, x, stride, y, cols / 8);
 }
 
 static __global__ void add_bias(float *x, size_t stride, const float *bias, size_t cols) {

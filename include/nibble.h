@@ -119,6 +119,7 @@ typedef struct nib_options {
     const char *draft; /* of NIB_SPECULATE_DRAFT: a file or directory, computed as the model is */
     /* A GPU's: the share of its free memory that weights, buffers and KV pages may take together; 0: 0.9 */
     float gpu_memory_utilization;
+    bool enforce_eager; /* a GPU's: no CUDA graphs */
 } nib_options;
 
 #define NIB_CPU_SCALAR      1u

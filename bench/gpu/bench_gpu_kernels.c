@@ -151,8 +151,8 @@ static void bench_attention(kv_format format) {
                 lane = c ? clustered : plain;
                 us = time_us(&j, 20);
                 printf("decode attention %s %s B=%-3d ctx %-6d %9.2f us %6.2f TB/s %3.0f %%%s\n",
-                       format == KV_FP8 ? "fp8 " : "bf16", c ? "clusters" : "merged  ", j.rows, lengths[l], us,
-                       bytes / us / 1e6, bytes / us * 1e6 / bandwidth * 100,
+                       format == KV_FP8 ? "fp8 " : "bf16", c ? "clusters" : "merged  ", j.rows, lengths[l],
+                       us, bytes / us / 1e6, bytes / us * 1e6 / bandwidth * 100,
                        bytes < 1.2e8 ? " (L2 may hold it)" : "");
             }
             cudaFree(j.partial);
@@ -180,7 +180,8 @@ static void bench_attention(kv_format format) {
     }
     for (j.rows = 1; j.rows <= 128; j.rows *= 4) {
         j.run = run_qkv;
-        printf("qkv store %s %d tokens %9.2f us\n", format == KV_FP8 ? "fp8 " : "bf16", j.rows, time_us(&j, 50));
+        printf("qkv store %s %d tokens %9.2f us\n", format == KV_FP8 ? "fp8 " : "bf16", j.rows,
+               time_us(&j, 50));
     }
     cudaFree(j.kv.k), cudaFree(j.kv.v);
 }
@@ -248,7 +249,10 @@ int main(int argc, char **argv) {
     CK(decode_know_clusters(&known));
     for (int wide = 0; wide < 2; wide++)
         for (int n = 1; n <= MAX_CLUSTER; n++)
-            printf("%s%d%s", n > 1 ? ", " : wide ? "# wide clusters of 1..: " : "# narrow clusters of 1..: ",
+            printf("%s%d%s",
+                   n > 1  ? ", "
+                   : wide ? "# wide clusters of 1..: "
+                          : "# narrow clusters of 1..: ",
                    known.clusters[wide][n], n < MAX_CLUSTER ? "" : "\n");
     bench_attention(KV_FP8);
     bench_attention(KV_BF16);

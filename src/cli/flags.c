@@ -15,7 +15,9 @@ enum {
     KEY_MODEL_LEN,
     KEY_DEVICE,
     KEY_SPECULATE,
-    KEY_DRAFT
+    KEY_DRAFT,
+    KEY_GPU_MEMORY,
+    KEY_EAGER
 };
 
 static const struct argp_option options[] = {
@@ -35,6 +37,9 @@ static const struct argp_option options[] = {
      "Tokens of one sequence, prompt and answer; no more than the model's (default: the model's, at most "
      "4096)",
      0},
+    {"gpu-memory-utilization", KEY_GPU_MEMORY, "SHARE", 0,
+     "Of a GPU's free memory, for weights, buffers and KV pages together (default 0.9)", 0},
+    {"enforce-eager", KEY_EAGER, NULL, 0, "On a GPU: without CUDA graphs, which is slower", 0},
     {0}};
 
 static const struct argp_option threads_options[] = {
@@ -120,6 +125,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
     case KEY_MODEL_LEN:
         o->max_model_len = (int)cli_integer_flag(state, "--max-model-len", arg, 16, 1 << 20);
+        return 0;
+    case KEY_GPU_MEMORY:
+        o->gpu_memory_utilization = (float)cli_real_flag(state, "--gpu-memory-utilization", arg, 0.01, 1);
+        return 0;
+    case KEY_EAGER:
+        o->enforce_eager = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -19,16 +19,16 @@
 extern "C" {
 #endif
 
-#define KV_PAGE   64 /* = KV_PAGE_TOKENS */
-#define MAX_PARTS 3  /* = WEIGHT_MAX_PARTS */
-#define MAX_CLUSTER 8 /* blocks that share memory: as many as every GPU with clusters takes */
+#define KV_PAGE     64 /* = KV_PAGE_TOKENS */
+#define MAX_PARTS   3  /* = WEIGHT_MAX_PARTS */
+#define MAX_CLUSTER 8  /* blocks that share memory: as many as every GPU with clusters takes */
 
 /* Where work is queued. PDL: each kernel may start while the one before it ends (sm_90 and up). */
 typedef struct cuda_lane {
     void *stream; /* cudaStream_t */
     bool pdl;
     int n_sms;
-    bool off; /* nothing is launched: a step that could not begin */
+    bool off;   /* nothing is launched: a step that could not begin */
     bool wgmma; /* Hopper: prefill attention through wgmma */
     /* decode_know_clusters: how many clusters of N blocks run at once, [1][N] of wide ones; 0 below sm_90 */
     int clusters[2][MAX_CLUSTER + 1];
@@ -138,7 +138,8 @@ int sum_squares_launch(const cuda_lane *lane, double *sums, act_view a, int n_ro
 /* ---- attention ---- */
 
 /* qkv [rows, (H + 2G) * D] FP32 or BF16 -> q [rows, H * D] FP32, keys and values into their pages */
-int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_view qkv, const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
+int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_view qkv, const attn_view *p,
+               const kv_view *kv, const step_view *step, int n_rows);
 
 /* Any head_dim, any format, FP32 throughout: one warp a row and head. */
 int attention_exact_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,

@@ -73,15 +73,17 @@ nib_status backends_gpus(device_info list[BACKEND_MAX_DEVICES], size_t *n, bool 
     return plugin->devices(list, n, measure, err);
 }
 
-static nib_status open_gpu(backend **out, int device, nib_activations activations, nib_error *err) {
+static nib_status open_gpu(backend **out, int device, const nib_options *options, nib_error *err) {
     static const compute_mode modes[] = {
         [NIB_ACTIVATIONS_AUTO] = COMPUTE_EXACT,     [NIB_ACTIVATIONS_F32] = COMPUTE_EXACT,
         [NIB_ACTIVATIONS_INT8] = COMPUTE_W4A8_INT8, [NIB_ACTIVATIONS_BF16] = COMPUTE_W4A16,
         [NIB_ACTIVATIONS_FP8] = COMPUTE_W4A8_FP8,   [NIB_ACTIVATIONS_FP4] = COMPUTE_W4A4};
     const backend_plugin *plugin;
     NIB_TRY(load_plugin(&plugin, err));
-    device_options o = {
-        .device = device, .mode = modes[activations], .mode_auto = activations == NIB_ACTIVATIONS_AUTO};
+    device_options o = {.device = device,
+                        .mode = modes[options->activations],
+                        .mode_auto = options->activations == NIB_ACTIVATIONS_AUTO,
+                        .eager = options->enforce_eager};
     return plugin->open(out, &o, err);
 }
 
@@ -119,17 +121,17 @@ nib_status backends_open(backend **out, const nib_options *o, int *threads, nib_
     *out = NULL;
     *threads = 1;
     if (strcmp(device, "cuda") == 0)
-        return open_gpu(out, 0, o->activations, err);
+        return open_gpu(out, 0, o, err);
     if (is_cuda(device) && strchr(device, ','))
         return nib_fail(err, NIB_UNSUPPORTED, "device %s: one GPU is all that nibble takes yet", device);
     if (is_cuda(device))
-        return open_gpu(out, atoi(device + 5), o->activations, err);
+        return open_gpu(out, atoi(device + 5), o, err);
     if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
         return nib_fail(err, NIB_BAD_ARGUMENT, "device '%.40s'; expected auto, cpu, cuda or cuda:0", device);
     bool for_cpu =
         device[0] == 'c' || o->activations == NIB_ACTIVATIONS_INT8 || o->cpu_features || o->threads;
     if (!for_cpu && backends_gpus(list, &n, false, NULL) == NIB_OK && list[0].run_here)
-        return open_gpu(out, 0, o->activations, err);
+        return open_gpu(out, 0, o, err);
     return open_cpu(out, o, threads, err);
 }
 

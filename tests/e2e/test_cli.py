@@ -69,6 +69,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["run", "m", "x", "--cpu-features", "mmx"],
     ["run", "m", "x", "--cpu-features", "0"],
     ["run", "m", "x", "--max-model-len", "-5"],
+    ["run", "m", "x", "--gpu-memory-utilization", "1.5"],
     ["run", "m", "x", "--no-such-flag"],
     ["eval"],
     ["eval", "ppl"],

@@ -113,14 +113,15 @@ static void compare(const char *what, const answer *a, const answer *b, int n, f
     int same = 0, ties = 0;
     for (int i = 0; i < n; i++) {
         int k = 0;
-        CHECK(a[i].n == ANSWER && b[i].n == ANSWER && a[i].reason == NIB_END_LENGTH, "%s: prompt %d: %d and %d tokens",
-              what, i, a[i].n, b[i].n);
+        CHECK(a[i].n == ANSWER && b[i].n == ANSWER && a[i].reason == NIB_END_LENGTH,
+              "%s: prompt %d: %d and %d tokens", what, i, a[i].n, b[i].n);
         while (k < ANSWER && a[i].tokens[k] == b[i].tokens[k])
             k++;
         same += k == ANSWER;
         ties += k < ANSWER && a[i].gap[k] <= tie;
-        CHECK(k == ANSWER || a[i].gap[k] <= tie, "%s: prompt %d parts at token %d, where the choice was clear by %.2e", what,
-              i, k, (double)a[i].gap[k]);
+        CHECK(k == ANSWER || a[i].gap[k] <= tie,
+              "%s: prompt %d parts at token %d, where the choice was clear by %.2e", what, i, k,
+              (double)a[i].gap[k]);
     }
     printf("%s: %d of %d answers equal, %d part at a tie\n", what, same, n, ties);
 }
@@ -137,8 +138,8 @@ static void read_prompts(nib_engine *e) {
     fclose(f);
     for (int i = 0; i < PROMPTS; i++) {
         nib_free(prompts[i].ids);
-        if (nib_tokenize(e, text + (size_t)i * step, SNIPPET / 2 + (size_t)i % (SNIPPET / 2), NIB_TOKENIZE_NO_SPECIAL,
-                         &prompts[i].ids, &prompts[i].n, &err) != NIB_OK) {
+        if (nib_tokenize(e, text + (size_t)i * step, SNIPPET / 2 + (size_t)i % (SNIPPET / 2),
+                         NIB_TOKENIZE_NO_SPECIAL, &prompts[i].ids, &prompts[i].n, &err) != NIB_OK) {
             printf("WRONG tokenizing: %s\n", err.text);
             exit(1);
         }
@@ -166,7 +167,8 @@ static void cancels(const char *model) {
         nanosleep(&(struct timespec){.tv_nsec = i * 37000}, NULL);
         nib_cancel(r);
         answer a = finish(r, 0);
-        CHECK(a.reason == NIB_END_CANCELLED || a.reason == NIB_END_LENGTH, "cancel %d ends as %d", i, a.reason);
+        CHECK(a.reason == NIB_END_CANCELLED || a.reason == NIB_END_LENGTH, "cancel %d ends as %d", i,
+              a.reason);
     }
     answer after = finish(submit(e, &prompts[0], ANSWER), 0);
     CHECK(memcmp(before.tokens, after.tokens, sizeof before.tokens) == 0, "an answer after cancels");
@@ -181,17 +183,25 @@ static size_t free_memory(void) {
 }
 
 static void no_memory(const char *model) {
-    void *taken = NULL;
+    enum { MOST = 64 };
+    void *taken[MOST] = {NULL};
+    int n = 0;
     nib_engine *e = NULL;
     nib_error err = {""};
     nib_options o = {.size = sizeof o, .device = "cuda"};
-    cudaMalloc(&taken, free_memory() - ((size_t)24 << 20));
+    for (size_t bytes = free_memory(); bytes > (1 << 20) && n < MOST;) /* all there is */
+        if (cudaMalloc(&taken[n], bytes) == cudaSuccess)
+            n++;
+        else
+            bytes /= 2;
+    cudaGetLastError();
     nib_status status = nib_open(&e, model, &o, &err);
-    CHECK(status == NIB_NO_MEMORY && strstr(err.text, "MB"), "without memory: status %d, '%s'", status, err.text);
+    CHECK(status == NIB_NO_MEMORY && strstr(err.text, "MB"), "without memory: status %d, '%s'", status,
+          err.text);
     printf("without memory: %s\n", err.text);
     nib_close(e);
-    cudaFree(taken);
-    cudaGetLastError();
+    while (n > 0)
+        cudaFree(taken[--n]);
     nib_close(open_engine(model, "cuda", NIB_ACTIVATIONS_AUTO, 0, 0)); /* and then it opens */
 }
 
@@ -216,7 +226,8 @@ static void killed(const char *self, const char *model) {
     close(pipes[0]);
     for (int i = 0; i < 50 && free_memory() + (4 << 20) < before; i++)
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
-    CHECK(free_memory() + (4 << 20) >= before, "a killed process left %.1f MB", (double)(before - free_memory()) / 1e6);
+    CHECK(free_memory() + (4 << 20) >= before, "a killed process left %.1f MB",
+          (double)(before - free_memory()) / 1e6);
 }
 
 static int victim(const char *model) {
@@ -250,7 +261,8 @@ static void soak(const char *model) {
         for (int i = 0; i < STREAMS + 4; i++)
             r[i] = submit(e, &prompts[(round * 7 + i) % PROMPTS], 40 + (round * 13 + i * 5) % 60);
         for (int i = 0; i < STREAMS + 4; i++)
-            CHECK(finish(r[i], i == 3 ? 9 : 0).reason != NIB_END_FAILED, "soak, round %d: a request failed", round);
+            CHECK(finish(r[i], i == 3 ? 9 : 0).reason != NIB_END_FAILED, "soak, round %d: a request failed",
+                  round);
         nib_get_stats(e, &s, &err);
         if (round == 5) { /* everything that grows with use has grown */
             before = free_memory();
@@ -258,8 +270,10 @@ static void soak(const char *model) {
             first = s.steps;
         }
     }
-    double gone = ((double)before - (double)free_memory()) / 1e6, grown = (double)(resident_pages() - pages) * 4096 / 1e6;
-    printf("%llu steps: GPU memory %+.1f MB, process %+.1f MB\n", (unsigned long long)(s.steps - first), -gone, grown);
+    double gone = ((double)before - (double)free_memory()) / 1e6,
+           grown = (double)(resident_pages() - pages) * 4096 / 1e6;
+    printf("%llu steps: GPU memory %+.1f MB, process %+.1f MB\n", (unsigned long long)(s.steps - first),
+           -gone, grown);
     CHECK(gone < 8, "%.1f MB of GPU memory are gone after %d steps", gone, SOAK_STEPS);
     CHECK(grown < 16, "the process grew by %.1f MB in %d steps", grown, SOAK_STEPS);
     nib_close(e);

@@ -139,7 +139,8 @@ static act_view new_act(act_format f, int rows, size_t cols) {
 static const double act_limits[] = {3e-7, 2.6e-3, 3.5e-2};
 
 /* x [rows, cols] += y, to the bit, with and without the norm that follows. */
-static void test_joined(const float *x, size_t stride, const float *w, int rows, size_t cols, check_family *f) {
+static void test_joined(const float *x, size_t stride, const float *w, int rows, size_t cols,
+                        check_family *f) {
     size_t n = (size_t)rows * stride;
     uint16_t *y = malloc(n * 2);
     float *sum = malloc(n * 4), *got = malloc((size_t)rows * cols * 4);
@@ -168,7 +169,8 @@ static void test_joined(const float *x, size_t stride, const float *w, int rows,
             act_view out = new_act((act_format)a, rows, cols);
             CK(rmsnorm_after_launch(&lane, out, dx, stride, dy, dw, 1e-6f, rows, cols));
             read_act(out, rows, cols, got);
-            family_take(f, "rmsnorm of a joined row", l2_error(got, want, (size_t)rows * cols), act_limits[a]);
+            family_take(f, "rmsnorm of a joined row", l2_error(got, want, (size_t)rows * cols),
+                        act_limits[a]);
             cudaFree(out.data);
         }
         float *joined = from_device(dx, n * 4);

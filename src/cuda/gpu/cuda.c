@@ -75,10 +75,8 @@ static nib_status open_device(cuda_backend *cb, const device_options *o, nib_err
                         p.name, major, minor);
     NIB_TRY(choose_mode(cb, o, err));
     CUDA_TRY(cudaStreamCreateWithFlags(&cb->stream, cudaStreamNonBlocking), err, "opening the device");
-    cb->lane = (cuda_lane){.stream = cb->stream,
-                           .pdl = cb->arch >= 90,
-                           .n_sms = p.multiProcessorCount,
-                           .wgmma = cb->arch == 90};
+    cb->lane = (cuda_lane){
+        .stream = cb->stream, .pdl = cb->arch >= 90, .n_sms = p.multiProcessorCount, .wgmma = cb->arch == 90};
     if (cb->arch >= 90)
         CUDA_TRY(decode_know_clusters(&cb->lane), err, "opening the device");
     NIB_TRY(cuda_alloc(cb, &cb->partial, decode_partial_most(&cb->lane), "partial attention", err));
@@ -166,9 +164,10 @@ static void describe_paths(device_info *d, int arch) {
     }
     snprintf(d->paths, sizeof d->paths,
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
-             "attention: FP8 or BF16 pages, mma.sync; head_dim 64, 96, 128, 256 (others in FP32)\n",
+             "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
              arch == 90 ? "gemv to 16 rows, then wgmma (BF16, or FP8 with folded scales)"
-                        : "gemv to 16 rows, then mma.sync BF16");
+                        : "gemv to 16 rows, then mma.sync BF16",
+             arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
 }
 
 static nib_status plugin_devices(device_info list[BACKEND_MAX_DEVICES], size_t *n, bool measure,

@@ -260,7 +260,8 @@ static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_p
     kv_view kv = layer_of((const cuda_cache *)c, p);
     step_view step = step_view_of(cb, p->group);
     begin_op(cb, CALL_QKV);
-    int code = qkv_launch(&cb->lane, to->data, to->stride, opcalls_view(from), &view, &kv, &step, (int)q->rows);
+    int code =
+        qkv_launch(&cb->lane, to->data, to->stride, opcalls_view(from), &view, &kv, &step, (int)q->rows);
     step_end(cb, CALL_QKV, code, row_bytes(qkv) + row_bytes(q));
 }
 

@@ -239,7 +239,8 @@ template <int D> __device__ __forceinline__ float3 join_parts(const float *p, si
 
 __device__ __forceinline__ void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
 #endif
 }
 
@@ -277,7 +278,8 @@ template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(flo
 typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
 
 template <int D, kv_format F, int WARPS, merge_kind MERGE>
-static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS) attend_splits(attn_job job) {
+static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS)
+    attend_splits(attn_job job) {
     constexpr int head_floats = part_layout<D>::head;
     extern __shared__ float parts[]; /* [WARPS][COLUMNS][D + 4], and the block's own [COLUMNS][D + 4] */
     float *own = parts + WARPS * part_layout<D>::all;
@@ -288,7 +290,9 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     const int32_t *pages = job.step.page_table + job.step.first_page[row];
     const span sp = split_span(job.p, job.step.positions[row], blockIdx.x, job.n_splits);
     const int column = chunk * COLUMNS + g, first_head = kv_head * group + chunk * COLUMNS;
-    auto cell = [&](int page, int key) { return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE; };
+    auto cell = [&](int page, int key) {
+        return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
+    };
     int key = sp.lo + 16 * warp, page = key < sp.hi ? pages[key / KV_PAGE] : 0;
     const bool old = key + 16 < sp.end; /* no key of this step */
     tile<D, F> x;
@@ -315,10 +319,11 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     put_running<D>(parts + warp * part_layout<D>::all, &r, g, t);
     __syncthreads();
     const int columns = min(COLUMNS, group - chunk * COLUMNS), used = sp.used;
-    float *to = MERGE == MERGE_CLUSTER
-                    ? own
-                    : job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
-                                        part_layout<D>::all;
+    float *to =
+        MERGE == MERGE_CLUSTER
+            ? own
+            : job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
+                                part_layout<D>::all;
     for (int i = threadIdx.x; i < columns * D; i += WARPS * 32) {
         int head = i / D, at = head * head_floats;
         float3 all = join_parts<D>(&parts[at], part_layout<D>::all, WARPS, i % D);
@@ -438,14 +443,14 @@ static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
     const size_t shared = (WARPS + 1) * part_layout<D>::all * sizeof(float);
     dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
     auto kernel = attend_splits<D, F, WARPS, MERGE>;
-    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    cudaError_t status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (status != cudaSuccess)
         return status;
     return launch_clusters(lane, kernel, grid, MERGE == MERGE_CLUSTER ? grid.x : 1, WARPS * 32, shared, job);
 }
 
-template <int D, kv_format F>
-static int run(const cuda_lane *lane, attn_job job, int n_alone) {
+template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job, int n_alone) {
     const cut c = cut_rows(lane, &job.p, n_alone);
     job.n_splits = c.splits;
     if (c.wide)

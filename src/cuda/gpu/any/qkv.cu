@@ -6,10 +6,11 @@
  * A warp holds a vector of head_dim in registers, element lane + 32 j. A block is one row; a KV head with its
  * group of queries is one warp's where rows are many (vectors come one after another, the next one already on
  * its way), or a warp a vector where they are few and latency counts. Shared memory: cosines and sines of the
- * row, a vector per warp for the exchange of rotation. FP8: a value's scale brings its largest element to 448;
- * a key's is the best of 8 within an octave by squared error, weighted by the token's own squared queries
- * (docs/notes/kv-fp8.md: only keys matter). A vector below 2^-100 is stored as zeros, one that is not finite
- * gets the scale NaN. Bytes moved: 2 or 4 (H + 2G) D in, 4 H D and the cache's 2 G D elements out, per row.
+ * row, a vector per warp for the exchange of rotation. FP8: a value's scale brings its largest element to
+ * 448; a key's is the best of 8 within an octave by squared error, weighted by the token's own squared
+ * queries (docs/notes/kv-fp8.md: only keys matter). A vector below 2^-100 is stored as zeros, one that is not
+ * finite gets the scale NaN. Bytes moved: 2 or 4 (H + 2G) D in, 4 H D and the cache's 2 G D elements out, per
+ * row.
  */
 #include "cuda/gpu/any/device.cuh"
 
@@ -43,8 +44,7 @@ __device__ __forceinline__ void load_vector(float (&x)[E], const void *from, siz
     }
 }
 
-template <int E>
-__device__ __forceinline__ void norm(float (&x)[E], const float (&w)[E], float eps, int d) {
+template <int E> __device__ __forceinline__ void norm(float (&x)[E], const float (&w)[E], float eps, int d) {
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
@@ -57,13 +57,14 @@ __device__ __forceinline__ void norm(float (&x)[E], const float (&w)[E], float e
         x[j] = x[j] * factor * w[j];
 }
 
-/* (a, b) -> (a cos - b sin, b cos + a sin); pairs (2i, 2i+1) or (i, i + n): what a lane's elements need, the same
- * for every vector. */
+/* (a, b) -> (a cos - b sin, b cos + a sin); pairs (2i, 2i+1) or (i, i + n): what a lane's elements need, the
+ * same for every vector. */
 template <int E> struct turn {
     float own[E], other[E];
     int at[E]; /* of the other one */
 
-    __device__ __forceinline__ void open(const float *cosines, const float *sines, int n, bool interleaved, int lane) {
+    __device__ __forceinline__ void open(const float *cosines, const float *sines, int n, bool interleaved,
+                                         int lane) {
 #pragma unroll
         for (int j = 0; j < E; j++) {
             const int i = lane + 32 * j;
@@ -191,7 +192,8 @@ static __device__ void store(const qkv_job &job, bool is_k, size_t cell, const f
 
 /* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]. Every thread calls. */
 template <int E>
-static __device__ void gather_squares(float (&w)[E], float *room, int first_warp, int members, int warp, int lane) {
+static __device__ void gather_squares(float (&w)[E], float *room, int first_warp, int members, int warp,
+                                      int lane) {
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < E; j++)
@@ -206,7 +208,8 @@ static __device__ void gather_squares(float (&w)[E], float *room, int first_warp
     }
 }
 
-template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS * 32) split_rows(qkv_job job) {
+template <int E, bool BF16>
+static __global__ void __launch_bounds__(MAX_WARPS * 32) split_rows(qkv_job job) {
     extern __shared__ float shared[]; /* [n_freq] cosines, [n_freq] sines, [warps, 32 E] */
     const attn_view &p = job.p;
     const int d = p.head_dim, group = p.n_heads / p.n_kv_heads, n = p.n_freq;
@@ -237,7 +240,8 @@ template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS *
     const size_t cell = ((size_t)page * p.n_kv_heads + head) * KV_PAGE + position % KV_PAGE;
     /* vector V of the head: its queries, its key, its value */
     auto vector = [&](int v) {
-        return (size_t)(v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads)) * d;
+        return (size_t)(v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads)) *
+               d;
     };
     if (there && member < group + 2)
         load_vector<E, BF16>(next, in, vector(member), d, lane);
@@ -291,8 +295,8 @@ extern "C" int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_
     const size_t d = (size_t)p->head_dim;
     const int group = p->n_heads / p->n_kv_heads;
     if (p->head_dim < 1 || p->head_dim > MAX_DIM || p->n_heads % p->n_kv_heads != 0 ||
-        2 * p->n_freq > p->head_dim || q_stride < p->n_heads * d ||
-        qkv.format == ACT_FP8 || qkv.stride < (p->n_heads + 2 * p->n_kv_heads) * d)
+        2 * p->n_freq > p->head_dim || q_stride < p->n_heads * d || qkv.format == ACT_FP8 ||
+        qkv.stride < (p->n_heads + 2 * p->n_kv_heads) * d)
         return cudaErrorInvalidValue;
     const bool many = n_rows * p->n_kv_heads > MANY_ROWS * 8;
     qkv_job job = {q,

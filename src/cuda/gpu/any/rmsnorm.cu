@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * RMS norms: into what a matrix product reads (BF16, or FP8 with a scale per row), into FP32, or added to the
- * residual stream; after a product's BF16 result joined the stream, where the product did not add it itself. A block a row; the row stays in registers between its sum, its largest element and its
- * store.
+ * residual stream; after a product's BF16 result joined the stream, where the product did not add it itself.
+ * A block a row; the row stays in registers between its sum, its largest element and its store.
  *
  * Threads: an eighth of the columns (few rows: they do not fill the chip, so latency counts), or a sixteenth.
  * Up to ITEMS groups of eight a thread, so 16,384 columns in 1,024 threads. Rows that are no whole number of
@@ -164,8 +164,8 @@ extern "C" int rmsnorm_launch(const cuda_lane *lane, act_view out, const float *
     return run_norm(lane, &job, n_rows);
 }
 
-extern "C" int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *x, size_t x_stride, act_view y,
-                                    const float *w, float eps, int n_rows, size_t cols) {
+extern "C" int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *x, size_t x_stride,
+                                    act_view y, const float *w, float eps, int n_rows, size_t cols) {
     norm_job job = {out, x, x_stride, w, eps, cols, NULL, y};
     if (y.format != ACT_BF16 || y.stride % 8 != 0 || y.stride < cols)
         return cudaErrorInvalidValue;

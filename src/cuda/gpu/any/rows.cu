@@ -25,7 +25,8 @@ template <bool GELU> __device__ __forceinline__ float gated(float g, float up) {
     return g / (1.0f + expf(-u)) * up;
 }
 
-/* The same with the hardware's exp and division: a few units of the last place of FP32, for narrower formats. */
+/* The same with the hardware's exp and division: a few units of the last place of FP32, for narrower formats.
+ */
 template <bool GELU> __device__ __forceinline__ float gated_fast(float g, float up) {
     float u = GELU ? 1.5957691216057308f * (g + 0.044715f * g * g * g) : g;
     return __fdividef(g, 1.0f + __expf(-u)) * up;
@@ -148,8 +149,8 @@ static __global__ void __launch_bounds__(MAX_THREADS) map_eights(act_view out, a
 /* Whether rows of N columns go by eights from X (of WIDTH columns) to OUT. */
 static bool by_eights(act_view out, act_view x, int n_rows, size_t n, size_t width) {
     return n_rows > FEW_ROWS && out.format != ACT_F32 && x.format != ACT_FP8 && n % 8 == 0 &&
-           n <= 8 * ITEMS * (size_t)MAX_THREADS && x.stride % 8 == 0 && x.stride >= width && out.stride >= n &&
-           (out.format != ACT_FP8 || out.scales);
+           n <= 8 * ITEMS * (size_t)MAX_THREADS && x.stride % 8 == 0 && x.stride >= width &&
+           out.stride >= n && (out.format != ACT_FP8 || out.scales);
 }
 
 /* Few rows: as many threads as may be, since a row's latency counts; else as many items. */
@@ -183,7 +184,8 @@ extern "C" int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n
     return gelu ? run_glu<true>(lane, out, x, n_rows, n) : run_glu<false>(lane, out, x, n_rows, n);
 }
 
-static __global__ void __launch_bounds__(THREADS) add_rows(float *x, size_t stride, act_view y, size_t eighths) {
+static __global__ void __launch_bounds__(THREADS)
+    add_rows(float *x, size_t stride, act_view y, size_t eighths) {
     pdl_wait();
     pdl_go();
     const size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x;
@@ -198,7 +200,8 @@ static __global__ void __launch_bounds__(THREADS) add_rows(float *x, size_t stri
     act_put8<ACT_F32>(row, 8 * i, v, 1);
 }
 
-extern "C" int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows, size_t cols) {
+extern "C" int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows,
+                          size_t cols) {
     if (y.format != ACT_BF16 || cols % 8 != 0 || stride % 8 != 0 || y.stride % 8 != 0 || n_rows < 0)
         return cudaErrorInvalidValue;
     dim3 grid((unsigned)((cols / 8 + THREADS - 1) / THREADS), (unsigned)n_rows);

@@ -77,7 +77,7 @@ static int shape_open(shape_model *m, const char *name) {
     hparams hp = family_get(r->family)->defaults;
     hp.family = r->family;
     hp.n_layers = r->n_layers, hp.dim = r->dim, hp.ffn_dim = r->ffn_dim;
-    hp.n_heads = r->n_heads, hp.n_kv_heads = r->n_kv_heads, hp.head_dim = r->head_dim;
+    hp.n_heads = r->n_heads, hp.n_kv_heads = r->n_kv_heads, hp.head_dim = hp.rope_dim = r->head_dim;
     hp.vocab = r->vocab, hp.context_len = 131072, hp.tied = r->family == FAMILY_GEMMA3;
     hp.attn_scale = 1.0f / sqrtf((float)r->head_dim);
     hp.embed_scale = hp.embed_scale > 0 ? hp.embed_scale : 1;

@@ -6,6 +6,7 @@
 #include "cpu/rowops.h"
 
 #include <assert.h>
+#include <string.h>
 
 enum { SUM_COLS = 64 }; /* of one unit of sum_squares */
 
@@ -61,7 +62,10 @@ static void run_rmsnorm(const cpu_backend *cb, const cpu_op *op, size_t begin, s
     (void)scratch;
     for (size_t r = begin; r < end; r++) {
         size_t from = op->kind == CPU_OP_RMSNORM_OUT ? (size_t)queue_batch(cb)->out_rows[r] : r;
-        cb->k.rmsnorm(act_row(op->out, r), act_row(op->in, from), op->w, op->value, op->in->head.cols);
+        if (op->w)
+            cb->k.rmsnorm(act_row(op->out, r), act_row(op->in, from), op->w, op->value, op->in->head.cols);
+        else
+            memcpy(act_row(op->out, r), act_row(op->in, from), op->in->head.cols * sizeof(float));
         rowops_quantize(cb, op->out, r, 0, op->out->head.cols);
     }
 }
@@ -74,7 +78,7 @@ static void push_rmsnorm(backend *be, cpu_op_kind kind, buf *out, const buf *x, 
                                             .bytes = out->rows * x->cols * 9,
                                             .out = (act *)out,
                                             .in = (const act *)x,
-                                            .w = vec_f32(w),
+                                            .w = w ? vec_f32(w) : NULL,
                                             .value = eps});
 }
 

@@ -84,7 +84,7 @@ static nib_status write_keys(gguf_writer *w) {
 }
 
 static void declare(gguf_writer *w) {
-    size_t half = (size_t)w->plan->in->hp.head_dim / 2;
+    size_t half = (size_t)w->plan->in->hp.rope_dim / 2;
     for (size_t i = 0; i < w->plan->n; i++) {
         const export_item *item = &w->plan->items[i];
         gguf_write_tensor(w->out, item->name, item->to, item->n_dims, item->dims);
@@ -121,8 +121,8 @@ static nib_status write_all(gguf_writer *w) {
     NIB_TRY(gguf_write_begin(w->out, w->err));
     for (size_t i = 0; i < w->plan->n; i++)
         NIB_TRY(write_item(w, i));
-    for (int32_t i = 0; makes_rope_freqs(w->plan) && i < w->plan->in->hp.head_dim / 2; i++) {
-        float divisor = (float)rope_llama3_divisor(&w->plan->in->hp.rope, w->plan->in->hp.head_dim, i);
+    for (int32_t i = 0; makes_rope_freqs(w->plan) && i < w->plan->in->hp.rope_dim / 2; i++) {
+        float divisor = (float)rope_llama3_divisor(&w->plan->in->hp.rope, w->plan->in->hp.rope_dim, i);
         NIB_TRY(gguf_write_data(w->out, &divisor, sizeof divisor, w->err));
     }
     return NIB_OK;

@@ -82,9 +82,11 @@ static nib_status check_scale(const export_plan *plan, nib_error *err) {
 /* Readers know by heart which layers of a family have no RoPE. */
 static nib_status check_no_rope(const export_plan *plan, nib_error *err) {
     const hparams *hp = &plan->in->hp;
-    int32_t interval = family_get(hp->family)->no_rope_interval;
+    const family_facts *facts = family_get(hp->family);
+    int32_t interval = facts->no_rope_interval;
     for (int i = 0; i < hp->n_layers; i++)
-        if (hp->no_rope[i] != (interval && (i + 1) % interval == 0))
+        if (hp->no_rope[i] != ((interval && (i + 1) % interval == 0) ||
+                               (facts->global_no_rope && hp->sliding_window && !hp->local[i])))
             return nib_fail(err, NIB_UNSUPPORTED,
                             "%s: layer %d is %s RoPE; GGUF has no key for it and its readers expect another",
                             plan->in->path, i, hp->no_rope[i] ? "without" : "with");
@@ -113,8 +115,8 @@ nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *
     number(&k, "vocab_size", hp->vocab);
     real(&k, "attention.layer_norm_rms_epsilon", hp->norm_eps);
     real(&k, "rope.freq_base", hp->rope.theta);
-    if (family_get(hp->family)->gguf_interleaved)
-        number(&k, "rope.dimension_count", hp->head_dim);
+    if (family_get(hp->family)->gguf_interleaved || hp->rope_dim != hp->head_dim)
+        number(&k, "rope.dimension_count", hp->rope_dim);
     if (family_get(hp->family)->multipliers) {
         real(&k, "embedding_scale", hp->embed_scale);
         real(&k, "residual_scale", hp->residual_scale);

@@ -258,7 +258,7 @@ static json_t *scaling_of(const export_plan *plan, nib_status *status, nib_error
         return NULL;
     }
     if (!freqs)
-        return scaling_words(&hp->rope, hp->head_dim / 2);
+        return scaling_words(&hp->rope, hp->rope_dim / 2);
     /* Llama 3: the divisors are 1, then a ramp, then the factor; the other numbers are the family's */
     float divisors[512], factor = 0;
     if (freqs->cols > 512) {
@@ -271,7 +271,7 @@ static json_t *scaling_of(const export_plan *plan, nib_status *status, nib_error
     const rope_params usual = {
         .theta = hp->rope.theta, .factor = factor, .low_freq = 1, .high_freq = 4, .original_context = 8192};
     for (size_t i = 0; i < freqs->cols; i++) {
-        double expected = rope_llama3_divisor(&usual, hp->head_dim, (int)i);
+        double expected = rope_llama3_divisor(&usual, hp->rope_dim, (int)i);
         if (fabs(divisors[i] - expected) > 1e-3 * expected) {
             *status = nib_fail(
                 err, NIB_UNSUPPORTED,
@@ -324,6 +324,8 @@ static bool set_family(json_t *c, const hparams *hp) {
              set(c, "attention_multiplier", real(hp->attn_scale)) &&
              set(c, "residual_multiplier", real(hp->residual_scale)) &&
              set(c, "logits_scaling", real(1 / hp->logit_scale));
+    if (hp->rope_dim != hp->head_dim)
+        ok = ok && set(c, "partial_rotary_factor", real((float)hp->rope_dim / (float)hp->head_dim));
     if (facts->no_rope_interval)
         ok = ok && set(c, "no_rope_layer_interval", json_integer(facts->no_rope_interval));
     return ok && (!facts->mlp_bias_key || set(c, "mlp_bias", json_false()));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The attention half of a layer: x += attention(norm(x)). Families differ in what their weights hold: biases,
- * norms per head on q and k, a norm of the branch before it joins the residual stream (Gemma), a sliding
- * window and RoPE of their own for some layers (attn_params).
+ * norms on q and k, a norm of the branch before it joins the residual stream (Gemma) and none before it
+ * begins (OLMo 2), a sliding window and RoPE of their own for some layers (attn_params).
  */
 #include "model/network.h"
 

@@ -34,7 +34,7 @@ static nib_status find(const binder *b, const tensor **out, place at, nib_error 
     if (at.layer >= 0)
         snprintf(where, sizeof where, " of layer %d", at.layer);
     if (!has) /* RoPE's divisors, which a file may leave out */
-        rows = 1, cols = (size_t)b->hp->head_dim / 2;
+        rows = 1, cols = (size_t)b->hp->rope_dim / 2;
     if (!t)
         return nib_fail(err, NIB_BAD_FILE, "%s: no tensor for %s%s, expected one of [%zu, %zu]",
                         b->file->path, slot_name(at.slot), where, rows, cols);
@@ -257,11 +257,11 @@ static nib_status read_divisors(const binder *b, float **out, size_t n, nib_erro
 
 static nib_status make_rope_table(const binder *b, vec **out, const rope_params *r, const float *divisors,
                                   nib_error *err) {
-    size_t n = (size_t)b->hp->head_dim / 2;
+    size_t n = (size_t)b->hp->rope_dim / 2;
     float *inv_freq = mem_array(n, sizeof *inv_freq);
     if (!inv_freq)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the RoPE tables", b->file->path);
-    rope_inv_freq(inv_freq, r, b->hp->head_dim, b->w->max_len, divisors);
+    rope_inv_freq(inv_freq, r, b->hp->rope_dim, b->w->max_len, divisors);
     nib_status status = b->be->vec_new(b->be, out, VEC_F32, n, inv_freq, err);
     mem_free(inv_freq);
     return status;
@@ -269,7 +269,7 @@ static nib_status make_rope_table(const binder *b, vec **out, const rope_params 
 
 static nib_status make_rope_tables(const binder *b, nib_error *err) {
     float *divisors;
-    NIB_TRY(read_divisors(b, &divisors, (size_t)b->hp->head_dim / 2, err));
+    NIB_TRY(read_divisors(b, &divisors, (size_t)b->hp->rope_dim / 2, err));
     nib_status status = make_rope_table(b, &b->w->inv_freq, &b->hp->rope, divisors, err);
     if (status == NIB_OK)
         status = make_rope_table(b, &b->w->inv_freq_local, &b->hp->rope_local, NULL, err);

@@ -13,11 +13,11 @@
 #include "store/model_file.h"
 
 typedef struct layer_weights {
-    vec *attn_norm;       /* [dim] */
+    vec *attn_norm;       /* [dim] or NULL: the half reads the residual stream as it is */
     vec *post_attn_norm;  /* [dim] of the branch, before it joins the residual stream; NULL: none */
-    vec *ffn_norm;        /* [dim] */
+    vec *ffn_norm;        /* [dim] or NULL */
     vec *post_ffn_norm;   /* [dim] or NULL */
-    vec *q_norm, *k_norm; /* [D] per head, or NULL */
+    vec *q_norm, *k_norm; /* [D] per head, [H * D] and [G * D] over all of them, or NULL */
     vec *qkv_bias;        /* [(H + 2G) * D] or NULL */
     vec *attn_out_bias;   /* [dim] or NULL */
     weight *qkv;          /* [(H + 2G) * D, dim] */

@@ -18,6 +18,15 @@ static const family_name_row gemma_names[] = {
     {SLOT_NONE, NULL, NULL},
 };
 
+/* Norms stand behind the halves, none before. */
+static const family_name_row norm_after_names[] = {
+    {SLOT_ATTN_NORM, NULL, NULL},
+    {SLOT_FFN_NORM, NULL, NULL},
+    {SLOT_POST_ATTN_NORM, "blk.N.post_attention_norm.weight", "layers.N.post_attention_layernorm.weight"},
+    {SLOT_POST_FFN_NORM, "blk.N.post_ffw_norm.weight", "layers.N.post_feedforward_layernorm.weight"},
+    {SLOT_NONE, NULL, NULL},
+};
+
 /* GGUF calls gate and up together what it calls up elsewhere. */
 static const family_name_row phi_names[] = {
     {SLOT_GATE, NULL, NULL},
@@ -153,9 +162,41 @@ static const family_facts families[FAMILY_COUNT] = {
                      .act = "silu",
                      .names = phi_names,
                      .windows = WINDOWS_ALL,
+                     .partial_rope = true,
                      .defaults = {COMMON, .n_layers = 32, .dim = 3072, .ffn_dim = 8192, .n_heads = 32,
                                   .vocab = 32064, .context_len = 4096, .joined = true,
                                   .rope = {.theta = 1e4f}}},
+
+    /* OLMo 2: each half is normed before it joins the residual stream and not before it begins; q and k are
+     * normed over all their heads. */
+    [FAMILY_OLMO2] = {.name = "olmo2",
+                      .gguf_arch = "olmo2",
+                      .model_types = {"olmo2"},
+                      .hf_class = "Olmo2ForCausalLM",
+                      .act_key = "hidden_act",
+                      .act = "silu",
+                      .names = norm_after_names,
+                      .attention_bias = true,
+                      .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 11008, .n_heads = 32,
+                                   .vocab = 50304, .context_len = 2048, .norms = NORM_AFTER,
+                                   .qk_norm = QK_NORM_ROW, .rope = {.theta = 1e4f}}},
+
+    /* EXAONE 4: norms behind the halves, and per head on q and k. In the larger models three layers of four
+     * see a window, and the fourth has no RoPE. */
+    [FAMILY_EXAONE4] = {.name = "exaone4",
+                        .gguf_arch = "exaone4",
+                        .model_types = {"exaone4"},
+                        .hf_class = "Exaone4ForCausalLM",
+                        .act_key = "hidden_act",
+                        .act = "silu",
+                        .names = norm_after_names,
+                        .windows = WINDOWS_PERIOD,
+                        .window = 4096,
+                        .window_period = 4,
+                        .global_no_rope = true,
+                        .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 16384, .n_heads = 32,
+                                     .n_kv_heads = 32, .vocab = 102400, .context_len = 2048,
+                                     .norms = NORM_AFTER, .qk_norm = QK_NORM_HEAD, .rope = {.theta = 1e4f}}},
 };
 
 const family_facts *family_get(family f) {

@@ -45,6 +45,8 @@ typedef struct family_facts {
     bool attention_bias;      /* config.json's attention_bias puts biases on q, k, v and o */
     bool multipliers;         /* Granite: config.json has one each for embeddings, q.k, branches and logits */
     int32_t no_rope_interval; /* every Nth layer, counted from 1, does not turn q and k; 0: every one does */
+    bool global_no_rope;      /* layers that see everything do not turn them where others see a window */
+    bool partial_rope;        /* config.json may turn a part of each head only */
     bool mlp_bias_key;        /* config.json has a field mlp_bias, which is false */
     bool local_rope;          /* local layers have a RoPE of their own */
     bool nested;              /* multimodal files hold the text network in text_config */

@@ -28,6 +28,8 @@ typedef enum family {
     FAMILY_GRANITE,
     FAMILY_SMOLLM3,
     FAMILY_PHI3,
+    FAMILY_OLMO2,
+    FAMILY_EXAONE4,
     FAMILY_COUNT
 } family;
 
@@ -51,7 +53,8 @@ typedef struct hparams {
     family family;
     int32_t n_layers, dim, ffn_dim;
     int32_t n_heads, n_kv_heads, head_dim;
-    int32_t vocab; /* rows of the embedding */
+    int32_t rope_dim; /* of head_dim, the first: what RoPE turns */
+    int32_t vocab;    /* rows of the embedding */
     int32_t context_len;
 
     glu_kind glu;

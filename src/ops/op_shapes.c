@@ -30,25 +30,26 @@ void op_embed(backend *be, buf *x, const weight *table, float scale) {
 }
 
 static void check_norm(const buf *out, const buf *x, const vec *w) {
-    assert(x->kind == BUF_F32 && out != x && w->kind == VEC_F32 && w->n == x->cols);
+    assert(x->kind == BUF_F32 && out != x && (!w || (w->kind == VEC_F32 && w->n == x->cols)));
 }
 
 void op_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
     check_norm(out, x, w);
+    assert(w || be->norms_rows);
     destination(out, x->rows, x->cols, reader);
     be->op.rmsnorm(be, out, x, w, eps, reader);
 }
 
 void op_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
     check_norm(out, x, w);
-    assert(x->rows == (size_t)be->batch->n_rows);
+    assert(w && x->rows == (size_t)be->batch->n_rows);
     destination(out, (size_t)be->batch->n_out, x->cols, reader);
     be->op.rmsnorm_out(be, out, x, w, eps, reader);
 }
 
 void op_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float eps) {
     check_norm(x, y, w);
-    assert(x->kind == BUF_F32 && x->cols == y->cols && x->rows == y->rows);
+    assert(w && x->kind == BUF_F32 && x->cols == y->cols && x->rows == y->rows);
     be->op.rmsnorm_add(be, x, y, w, eps);
 }
 
@@ -89,9 +90,10 @@ static void check_attention(const backend *be, const attn_params *p, const cache
     assert(s->group.kind != CACHE_STATE && p->layer >= 0 && p->layer < s->n_layers);
     assert(p->n_kv_heads == s->n_kv_heads && p->head_dim == s->head_dim && p->n_heads % p->n_kv_heads == 0);
     assert(s->group.kind == CACHE_FULL || (p->window > 0 && p->window <= s->group.window));
-    assert(!p->q_norm || (p->q_norm->n == (size_t)p->head_dim && p->k_norm->n == (size_t)p->head_dim));
+    size_t d = (size_t)p->head_dim, q = (size_t)p->n_heads * d, k = (size_t)p->n_kv_heads * d;
+    bool per_head = p->q_norm && p->q_norm->n == d && p->k_norm->n == d;
+    assert(!p->q_norm || per_head || (be->norms_rows && p->q_norm->n == q && p->k_norm->n == k));
     assert(!p->inv_freq || 2 * p->inv_freq->n <= (size_t)p->head_dim);
-    (void)be;
 }
 
 void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {

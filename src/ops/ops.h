@@ -85,7 +85,8 @@ typedef struct cache {
 typedef struct attn_params {
     int group, layer; /* cache group, and the layer's number within it */
     int n_heads, n_kv_heads, head_dim;
-    const vec *q_norm, *k_norm; /* [head_dim] or NULL: no per-head RMS norm */
+    const vec *q_norm, *k_norm; /* [head_dim]: an RMS norm per head; [heads * head_dim] (norms_rows): one over
+                                   all heads; NULL: none */
     float norm_eps;
     const vec
         *inv_freq;    /* [n <= head_dim / 2] radians per position: the first 2n dimensions turn; NULL: none */
@@ -118,8 +119,8 @@ typedef struct op_profile {
 typedef struct op_table {
     /* x[r, :] = table[token[r], :] * scale */
     void (*embed)(backend *be, buf *x, const weight *table, float scale);
-    /* out = x / sqrt(mean(x^2) + eps) * w; w F32 [cols]; out is F32, or ACT for READER (NULL:
-     * for whoever reads it) */
+    /* out = x / sqrt(mean(x^2) + eps) * w; w F32 [cols], or NULL (norms_rows): out = x; out is F32, or ACT
+     * for READER (NULL: for whoever reads it) */
     void (*rmsnorm)(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
     /* the same for the batch's out_rows only: out has n_out rows */
     void (*rmsnorm_out)(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
@@ -134,7 +135,7 @@ typedef struct op_table {
     void (*matmul_glu)(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind,
                        const weight *reader);
     /* qkv F32 [rows, (H + 2G) * D]: norm and rotate q (into q, F32 [rows, H * D]) and k; store k, v in the
-     * pages */
+     * pages. Norms over all heads may be done in QKV's own memory. */
     void (*qk_norm_rope_store)(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c);
     /* out ACT [rows, H * D] for READER = softmax(scale * q K^T) V over the row's own sequence, causal,
      * windowed */
@@ -152,6 +153,7 @@ struct backend {
     const char *name;    /* "cpu", "cuda" */
     char path[160];      /* what computes, for people: "cpu avx512-vnni, activations int8 (a scale per 16)" */
     bool row_bits_fixed; /* the strict promise above */
+    bool norms_rows;     /* rmsnorm without weights, norms of q and k over all their heads */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied

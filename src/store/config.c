@@ -58,6 +58,20 @@ static bool is_local(const family_facts *facts, int i, int32_t period, int32_t f
     return false;
 }
 
+/* sliding_window_pattern: every how-manyth layer sees everything; a number, or a word as long ("LLLG"). */
+static nib_status read_period(const config_reader *r, int32_t *period) {
+    const json_t *field = config_field(r, "sliding_window_pattern");
+    const char *word = json_string_value(field);
+    if (!word)
+        return config_int(r, "sliding_window_pattern", 1, HPARAMS_MAX_LAYERS, period);
+    size_t n = strspn(word, "L");
+    if (strcmp(word + n, "G") != 0 || n >= HPARAMS_MAX_LAYERS)
+        return nib_fail(r->err, NIB_UNSUPPORTED, "%s: sliding_window_pattern is \"%s\", nibble reads L...LG",
+                        r->where, QUOTEZ(word));
+    *period = (int32_t)n + 1;
+    return NIB_OK;
+}
+
 /* Which layers look at a window only, and how wide it is. */
 static nib_status read_windows(const config_reader *r, hparams *hp) {
     const family_facts *facts = family_get(hp->family);
@@ -70,10 +84,10 @@ static nib_status read_windows(const config_reader *r, hparams *hp) {
     if (json_is_null(json_object_get(r->object, "sliding_window")))
         window = 0; /* said to be none, which is not the default */
     NIB_TRY(config_int(r, "sliding_window", 1, CONFIG_MAX_CONTEXT, &window));
-    NIB_TRY(config_int(r, "sliding_window_pattern", 1, HPARAMS_MAX_LAYERS, &period));
+    NIB_TRY(read_period(r, &period));
     NIB_TRY(config_int(r, "max_window_layers", 0, INT32_MAX, &first));
     NIB_TRY(read_layer_types(r, hp, &found));
-    if (facts->windows != WINDOWS_PERIOD && window == 0)
+    if ((facts->windows != WINDOWS_PERIOD || facts->global_no_rope) && window == 0)
         use = false;
     for (int i = 0; i < hp->n_layers && !found; i++)
         hp->local[i] = use && is_local(facts, i, period, first);
@@ -149,6 +163,8 @@ static nib_status read_layers(const config_reader *r, hparams *hp, const char *d
         hp->embed_scale = embed_scale(hp, dtype_name);
     if (facts->no_rope_interval)
         NIB_TRY(read_no_rope(r, hp));
+    for (int i = 0; i < hp->n_layers && facts->global_no_rope; i++)
+        hp->no_rope[i] = hp->sliding_window && !hp->local[i];
     return facts->multipliers ? read_multipliers(r, hp) : NIB_OK;
 }
 

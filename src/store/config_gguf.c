@@ -96,9 +96,12 @@ static nib_status read_shape(source *s, hparams *hp) {
                         "%s: keys of %d and values of %d per head, nibble computes equal "
                         "ones",
                         s->g->where, hp->head_dim, value_length);
-    if (rotated != hp->head_dim)
-        return nib_fail(s->err, NIB_UNSUPPORTED, "%s: RoPE over %d of %d, nibble rotates whole heads",
-                        s->g->where, rotated, hp->head_dim);
+    if (rotated != hp->head_dim &&
+        (!family_get(hp->family)->partial_rope || rotated < 2 || rotated % 2 || rotated > hp->head_dim))
+        return nib_fail(s->err, NIB_UNSUPPORTED,
+                        "%s: RoPE over %d of %d, which nibble does not compute for %s", s->g->where, rotated,
+                        hp->head_dim, s->arch);
+    hp->rope_dim = rotated;
     if (experts)
         return nib_fail(s->err, NIB_UNSUPPORTED, "%s: a mixture of %d experts, which nibble does not compute",
                         s->g->where, experts);
@@ -217,6 +220,8 @@ static nib_status read_layers(source *s, hparams *hp) {
         NIB_TRY(read_multipliers(s, hp));
     for (int i = 0; i < hp->n_layers && facts->no_rope_interval; i++) /* llama.cpp knows it by heart */
         hp->no_rope[i] = (i + 1) % facts->no_rope_interval == 0;
+    for (int i = 0; i < hp->n_layers && facts->global_no_rope; i++)
+        hp->no_rope[i] = hp->sliding_window && !hp->local[i];
     if (facts->embed_sqrt_dim) /* rounded as the model was trained; llama.cpp does not (0.2 % on 270M's) */
         hp->embed_scale = bf16_to_f32(bf16_from_f32(sqrtf((float)hp->dim)));
     return NIB_OK;

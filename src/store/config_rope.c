@@ -74,10 +74,10 @@ static nib_status read_divisors(const config_reader *r, const char *key, int32_t
 }
 
 static nib_status read_longrope(const config_reader *r, const hparams *hp, rope_params *rope) {
-    int32_t n = hp->head_dim / 2;
+    int32_t n = hp->rope_dim / 2;
     if (n > ROPE_MAX_PAIRS)
         return nib_fail(r->err, NIB_UNSUPPORTED, "%s: longrope for heads of %d, nibble computes up to %d",
-                        r->where, hp->head_dim, 2 * ROPE_MAX_PAIRS);
+                        r->where, hp->rope_dim, 2 * ROPE_MAX_PAIRS);
     NIB_TRY(read_divisors(r, "short_factor", n, rope->short_divisors));
     NIB_TRY(read_divisors(r, "long_factor", n, rope->long_divisors));
     rope->factor = (float)hp->context_len / (float)rope->original_context;
@@ -104,19 +104,30 @@ static nib_status read_kind(const config_reader *r, const char *name, rope_kind 
                     r->where, QUOTEZ(name));
 }
 
-/* The words of OBJECT to ROPE, which holds what stands outside it. */
-static nib_status read_one(const config_reader *r, const hparams *hp, rope_params *rope) {
-    const char *type = "default";
+/* Which part of each head turns: the first of it. */
+static nib_status read_partial(const config_reader *r, hparams *hp) {
     float partial = 1;
+    if (!config_field(r, "partial_rotary_factor"))
+        return NIB_OK;
+    NIB_TRY(config_float(r, "partial_rotary_factor", 0, 1, &partial));
+    int32_t n = (int32_t)((float)hp->head_dim * partial);
+    if (n != hp->head_dim && (!family_get(hp->family)->partial_rope || n < 2 || n % 2))
+        return nib_fail(
+            r->err, NIB_UNSUPPORTED,
+            "%s: partial_rotary_factor is %g of heads of %d, which nibble does not compute for %s", r->where,
+            (double)partial, hp->head_dim, family_name(hp->family));
+    hp->rope_dim = n;
+    return NIB_OK;
+}
+
+/* The words of OBJECT to ROPE, which holds what stands outside it. */
+static nib_status read_one(const config_reader *r, hparams *hp, rope_params *rope) {
+    const char *type = "default";
     int32_t original = rope->original_context;
     NIB_TRY(config_text(r, "type", &type));
     NIB_TRY(config_text(r, "rope_type", &type));
     NIB_TRY(config_float(r, "rope_theta", 1, 1e12, &rope->theta));
-    NIB_TRY(config_float(r, "partial_rotary_factor", 0, 1, &partial));
-    if (partial != 1)
-        return nib_fail(r->err, NIB_UNSUPPORTED,
-                        "%s: partial_rotary_factor is %g, nibble rotates whole heads", r->where,
-                        (double)partial);
+    NIB_TRY(read_partial(r, hp));
     *rope = (rope_params){.theta = rope->theta, .original_context = hp->context_len};
     NIB_TRY(read_kind(r, type, &rope->kind));
     if (rope->kind == ROPE_LLAMA3 || rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE) {
@@ -156,6 +167,8 @@ static nib_status read_by_layer(const config_reader *r, const json_t *parameters
 
 nib_status config_rope(const config_reader *r, hparams *hp) {
     const json_t *parameters, *scaling;
+    hp->rope_dim = hp->head_dim;
+    NIB_TRY(read_partial(r, hp));
     NIB_TRY(
         config_int(r, "original_max_position_embeddings", 1, CONFIG_MAX_CONTEXT, &hp->rope.original_context));
     NIB_TRY(config_float(r, "rope_theta", 1, 1e12, &hp->rope.theta));

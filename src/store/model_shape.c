@@ -48,7 +48,7 @@ static void name_of(const model_file *f, place p, char out[NAMES_MAX]) {
 
 static nib_status check(model_file *f, const tensor *t, nib_error *err) {
     const hparams *hp = &f->hp;
-    size_t rows = 1, cols = (size_t)hp->head_dim / 2;
+    size_t rows = 1, cols = (size_t)hp->rope_dim / 2;
     if (is_cache_scale(t->place.slot))
         return check_cache_scale(f, t, err);
     if ((!is_rope_table(hp, t->place.slot) && !hparams_has(hp, t->place.slot, &rows, &cols)) ||

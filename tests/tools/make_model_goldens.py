@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM,
+from transformers import (Exaone4Config, Exaone4ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
                           SmolLM3ForCausalLM)
 
@@ -73,6 +73,8 @@ GGUF_LAYER_NAMES = {
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.qkv_proj": "attn_qkv",
     "mlp.gate_up_proj": "ffn_up",
 }
+GGUF_NORM_AFTER_NAMES = {**GGUF_LAYER_NAMES, "post_attention_layernorm": "post_attention_norm",
+                         "post_feedforward_layernorm": "post_ffw_norm"}
 GGUF_GEMMA_NAMES = {**GGUF_LAYER_NAMES, "post_attention_layernorm": "post_attention_norm",
                     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 
@@ -84,7 +86,8 @@ def gguf_name(arch, name):
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
-    table = GGUF_GEMMA_NAMES if arch == "gemma3" else GGUF_LAYER_NAMES
+    table = (GGUF_GEMMA_NAMES if arch == "gemma3" else GGUF_NORM_AFTER_NAMES if arch in ("olmo2", "exaone4")
+             else GGUF_LAYER_NAMES)
     stem, kind = rest.rsplit(".", 1)
     return f"blk.{layer}.{table[stem]}.{kind}"
 
@@ -118,6 +121,10 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         rope = rope["full_attention"]
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if arch == "exaone4":
+        w.add_sliding_window(config.sliding_window)
+    if arch == "phi3":
+        w.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
     if rope["rope_type"] == "yarn":
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         w.add_rope_scaling_factor(rope["factor"])
@@ -308,6 +315,20 @@ def main():
     write_case(out, "phi3", Phi3ForCausalLM,
                Phi3Config(**{**tiny, "num_attention_heads": 2, "num_hidden_layers": 2}, pad_token_id=0, bos_token_id=1, eos_token_id=2, rms_norm_eps=1e-5,
                           original_max_position_embeddings=512, tie_word_embeddings=False, rope_parameters=longrope))
+    # Phi 4 mini: three quarters of each head turn; the embedding is the head.
+    write_case(out, "phi4-mini", Phi3ForCausalLM,
+               Phi3Config(**{**tiny, "hidden_size": 32, "num_attention_heads": 2}, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                          rms_norm_eps=1e-5, tie_word_embeddings=True, sliding_window=None,
+                          rope_parameters={**plain, "partial_rotary_factor": 0.75}), arch="phi3")
+    # Norms behind the halves; q and k normed over all their heads, of which there are not as many.
+    write_case(out, "olmo2", Olmo2ForCausalLM,
+               Olmo2Config(**{**tiny, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}, rms_norm_eps=1e-6,
+                           pad_token_id=0, eos_token_id=1, tie_word_embeddings=False, rope_parameters=plain), arch="olmo2")
+    # Four layers: three see the last 7 of 60 tokens, the fourth all of them, without RoPE.
+    write_case(out, "exaone4", Exaone4ForCausalLM,
+               Exaone4Config(**{**tiny, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 4},
+                             head_dim=8, rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=1, tie_word_embeddings=True, sliding_window=7,
+                             sliding_window_pattern=4, rope_parameters=plain), arch="exaone4")
     # One with words, for the engine's tests.
     where = out / "llama-words"
     where.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,12 @@ static const golden_case golden_cases[] = {
     {"smollm3", "model.gguf"},
     {"llama-biases", ""},
     {"phi3", ""},
+    {"phi4-mini", ""},
+    {"phi4-mini", "model.gguf"},
+    {"olmo2", ""},
+    {"olmo2", "model.gguf"},
+    {"exaone4", ""},
+    {"exaone4", "model.gguf"},
     {"llama-words", ""},
 };
 #define GOLDEN_CASE_COUNT (sizeof golden_cases / sizeof *golden_cases)

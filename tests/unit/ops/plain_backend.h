@@ -193,7 +193,10 @@ static void plain_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, flo
                           const weight *reader) {
     (void)be, (void)reader;
     for (size_t r = 0; r < x->rows; r++)
-        plain_norm(plain_row(out, r), plain_row(x, r), w, eps, false);
+        if (w)
+            plain_norm(plain_row(out, r), plain_row(x, r), w, eps, false);
+        else
+            memcpy(plain_row(out, r), plain_row(x, r), x->cols * sizeof(float));
 }
 
 static void plain_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps,
@@ -281,11 +284,16 @@ static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const 
             memcpy(q_row, row, n_q * sizeof *row);
             memcpy(k_row, row + n_q, n_kv * sizeof *row);
             memcpy(c->v[p->group] + at, row + n_q + n_kv, n_kv * sizeof *row);
+            bool whole = p->q_norm && p->q_norm->n != d;
+            if (whole) {
+                plain_norm(q_row, q_row, p->q_norm, p->norm_eps, false);
+                plain_norm(k_row, k_row, p->k_norm, p->norm_eps, false);
+            }
             for (int h = 0; h < p->n_heads + p->n_kv_heads; h++) {
                 bool is_q = h < p->n_heads;
                 float *head = is_q ? q_row + (size_t)h * d : k_row + (size_t)(h - p->n_heads) * d;
                 const vec *norm = is_q ? p->q_norm : p->k_norm;
-                if (norm)
+                if (norm && !whole)
                     plain_norm(head, head, norm, p->norm_eps, false);
                 plain_rotate(head, p, s->pos + j);
             }
@@ -349,6 +357,7 @@ static backend plain_backend = {
     .name = "plain",
     .path = "plain loops, FP64 sums",
     .row_bits_fixed = true,
+    .norms_rows = true,
     .mode = COMPUTE_EXACT,
     .n_ranks = 1,
     .buf_new = plain_buf_new,

@@ -110,7 +110,7 @@ static void test_rope(void **state) {
         assert_true(hp.rope.theta == 2e6f && hp.rope_local.theta == 2e4f);
     }
     expect_unsupported("{\"model_type\":\"llama\",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}",
-                       "nibble rotates whole heads");
+                       "which nibble does not compute for llama");
     hparams local = read_sound("{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"sliding_attention\":"
                                "{\"rope_type\":\"linear\",\"factor\":8}}}");
     assert_true(local.rope.kind == ROPE_PLAIN && local.rope_local.kind == ROPE_LINEAR);

@@ -186,7 +186,8 @@ static nib_status request(reply *a, const int32_t *ids, size_t n_ids, nib_error 
     nib_request *r = NULL;
     nib_guide guide = {.size = sizeof guide};
     if (a->shapes.text) {
-        NIB_TRY(shapes_guide(&a->shapes, a->engine, ids, n_ids, &guide, err));
+        const bool begun = a->chat && nib_reader_in_reasoning(a->talk.reader);
+        NIB_TRY(shapes_guide(&a->shapes, a->engine, a->chat ? &a->talk.info : NULL, begun, &guide, err));
         o.guide = &guide;
     }
     a->ended = false;

@@ -31,40 +31,32 @@ nib_status shapes_read(shapes *s, const char *schema, const char *grammar, nib_e
     return status;
 }
 
-static nib_status form_open(shapes *s, nib_engine *engine, int form, nib_error *err) {
+static nib_status form_open(shapes *s, nib_engine *engine, int form, const nib_chat_info *reasoning,
+                            nib_error *err) {
     const nib_shape_options o = {.size = sizeof o,
                                  .kind = s->kind,
                                  .text = s->text,
                                  .bytes = s->bytes,
-                                 .reasoning_begin = form == MAY_REASON ? "<think>" : NULL,
-                                 .reasoning_end = form != PLAIN ? "</think>" : NULL};
+                                 .reasoning_begin = form == MAY_REASON ? reasoning->reasoning : NULL,
+                                 .reasoning_end = form != PLAIN ? reasoning->reasoning_end : NULL};
     return s->forms[form] ? NIB_OK : nib_shape_open(engine, &o, &s->forms[form], err);
 }
 
 nib_status shapes_check(shapes *s, nib_engine *engine, nib_error *err) {
-    return s->text ? form_open(s, engine, PLAIN, err) : NIB_OK;
+    return s->text ? form_open(s, engine, PLAIN, NULL, err) : NIB_OK;
 }
 
-/* The one token that TEXT is, -1: it is none. */
-static nib_status find_token(nib_engine *engine, const char *text, int32_t *token, nib_error *err) {
-    int32_t *ids;
-    size_t n;
-    NIB_TRY(nib_tokenize(engine, text, strlen(text), NIB_TOKENIZE_NO_BOS, &ids, &n, err));
-    *token = n == 1 ? ids[0] : -1;
-    nib_free(ids);
-    return NIB_OK;
+/* A grammar that writes the marker itself says what reasoning is. */
+static bool has_own_reasoning(const shapes *s, const nib_chat_info *reasoning) {
+    return s->kind == NIB_SHAPE_GBNF && reasoning->reasoning &&
+           memmem(s->text, s->bytes, reasoning->reasoning, strlen(reasoning->reasoning));
 }
 
-nib_status shapes_guide(shapes *s, nib_engine *engine, const int32_t *prompt, size_t n, nib_guide *guide,
-                        nib_error *err) {
-    int32_t begin, end;
-    NIB_TRY(find_token(engine, "<think>", &begin, err));
-    NIB_TRY(find_token(engine, "</think>", &end, err));
-    int form = begin >= 0 && end >= 0 ? MAY_REASON : PLAIN;
-    for (size_t i = n; form == MAY_REASON && i > 0 && prompt[i - 1] != end; i--)
-        if (prompt[i - 1] == begin)
-            form = REASONS;
-    NIB_TRY(form_open(s, engine, form, err));
+nib_status shapes_guide(shapes *s, nib_engine *engine, const nib_chat_info *reasoning, bool begun,
+                        nib_guide *guide, nib_error *err) {
+    const bool none = !reasoning || !reasoning->reasoning_end || has_own_reasoning(s, reasoning);
+    const int form = none ? PLAIN : begun ? REASONS : MAY_REASON;
+    NIB_TRY(form_open(s, engine, form, reasoning, err));
     return nib_shape_guide(s->forms[form], guide, err);
 }
 

@@ -19,10 +19,11 @@ typedef struct shapes {
 nib_status shapes_read(shapes *s, const char *schema, const char *grammar, nib_error *err);
 /* Compiles it for a model that has no reasoning before it, so that what cannot be held to is said early. */
 nib_status shapes_check(shapes *s, nib_engine *engine, nib_error *err);
-/* Fills GUIDE for the answer to a prompt; see nib_shape_guide. A model whose words have <think> and </think>
- * may reason first, and must end that where the prompt has begun it. */
-nib_status shapes_guide(shapes *s, nib_engine *engine, const int32_t *prompt, size_t n, nib_guide *guide,
-                        nib_error *err);
+/* Fills GUIDE for an answer; see nib_shape_guide. REASONING: what opens and closes the model's reasoning,
+ * which may come before the shape, and must end where the prompt has BEGUN it; NULL, or without an end: it
+ * has none. The same in every call. */
+nib_status shapes_guide(shapes *s, nib_engine *engine, const nib_chat_info *reasoning, bool begun,
+                        nib_guide *guide, nib_error *err);
 void shapes_close(shapes *s); /* before the engine */
 
 #endif

@@ -35,6 +35,19 @@ def test_reasoning_has_a_budget(talk):
     assert talk("--reasoning", 5, "--max-tokens", 20, "--ignore-eos", family="qwen3-coder").stdout.strip()
 
 
+@pytest.mark.parametrize("begin, end", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")])
+def test_a_shape_waits_for_the_end_of_reasoning(nibble, tree, tmp_path, begin, end):
+    """Whatever the family calls it: this template's prompt opens the reasoning, which a random network does not close."""
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.role }}: {% if m.reasoning_content %}" + begin +
+                                      "{{ m.reasoning_content }}" + end + "{% endif %}{{ m.content }}\n{% endfor %}"
+                                      "{% if add_generation_prompt %}assistant: " + begin + "{% endif %}")
+    (tmp_path / "says.gbnf").write_text('root ::= "yes"\n')
+    flags = ["run", tree / "tests/golden/models/llama-words", "the cat", "--chat-template", tmp_path / "t.jinja", "-n", 20,
+             "--grammar", tmp_path / "says.gbnf"]
+    assert nibble(*flags, "--reasoning", "hide").stdout == "\n"
+    assert nibble(*flags, "--reasoning", "show").stdout.strip() != "yes"
+
+
 def test_calls_are_shown_and_results_taken(talk, tmp_path):
     shown = "I look.\nnow({\"zone\": \"UTC\"})\n"
     assert talk("--tools", tmp_path / "tools.json", says=ANSWER).stdout == shown  # no result: it ends

@@ -60,7 +60,9 @@ static const struct argp_option options[] = {
      1},
     {"no-chat", KEY_NO_CHAT, NULL, 0, "Continue the prompt as it is", 1},
     {"chat-template", KEY_CHAT_TEMPLATE, "FILE|NAME", 0,
-     "A Jinja template in place of the model's own; a NAME is one of chatml, llama3, gemma", 1},
+     "A Jinja template in place of the model's own; a NAME is one of the model's, or of chatml, llama3, "
+     "gemma",
+     1},
     {"tools", KEY_TOOLS, "FILE", 0,
      "Offer these tools (a JSON list): calls are shown, and their results are read, a line each", 1},
     {"reasoning", KEY_REASONING, "show|hide|N", 0,
@@ -252,6 +254,7 @@ static nib_status choose_chat(reply *s, const run_args *args, nib_error *err) {
     s->chat = args->chat != CHAT_OFF;
     o.show_reasoning = args->chosen_reasoning ? !args->hide_reasoning : ui_is_terminal(stdout);
     o.quiet = args->answer.json;
+    o.model = args->model;
     if (!s->chat)
         return NIB_OK;
     if (s->info.has_chat_template || o.template_name)

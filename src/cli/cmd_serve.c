@@ -54,7 +54,9 @@ static const struct argp_option options[] = {
      "The model's name in the API, may be given several times (default: the file's own)", 1},
     {NULL, 0, NULL, 0, "What is answered:", 2},
     {"chat-template", KEY_TEMPLATE, "FILE|NAME", 0,
-     "A Jinja template in place of the model's own; a NAME is one of chatml, llama3, gemma", 2},
+     "A Jinja template in place of the model's own; a NAME is one of the model's, or of chatml, llama3, "
+     "gemma",
+     2},
     {"max-tokens", KEY_MAX_TOKENS, "N", 0,
      "Tokens of an answer where a request does not say (default: as many as fit)", 2},
     {"reasoning-field", KEY_REASONING_FIELD, "reasoning_content|reasoning", 0,
@@ -241,7 +243,7 @@ int cmd_serve(int argc, char **argv) {
     args.serve.api_keys = args.keys;
     args.serve.names = args.names;
     cli_parse(&argp, argc, argv, &args);
-    nib_status status = talk_read_template(args.template_name, &template_text, &err);
+    nib_status status = talk_read_template(args.serve.model, args.template_name, &template_text, &err);
     args.serve.chat_template = template_text;
     if (status == NIB_OK)
         status = read_report(args.report, &args.serve.quantize_report, &err);

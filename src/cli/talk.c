@@ -12,6 +12,7 @@
 #include "base/outfile.h"
 #include "cli/files.h"
 #include "cli/ui.h"
+#include "store/model_file.h"
 
 /* Forms that many models take, for files that name none. */
 static const char *const sources[][2] = {
@@ -34,26 +35,38 @@ static nib_status no_memory(nib_error *err) {
 
 /* ---- open ---- */
 
-nib_status talk_read_template(const char *name, char **text, nib_error *err) {
+static nib_status read_file(const char *path, char **text, nib_error *err) {
+    char *bytes;
     size_t n;
+    NIB_TRY(files_read(path, &bytes, &n, err));
+    *text = mem_copy_text(bytes, n);
+    mem_free(bytes);
+    return *text ? NIB_OK : no_memory(err);
+}
+
+nib_status talk_read_template(const char *model, const char *name, char **text, nib_error *err) {
+    model_file *f;
     *text = NULL;
-    for (size_t i = 0; name && i < sizeof sources / sizeof *sources; i++)
+    if (!name)
+        return NIB_OK;
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
         if (strcmp(name, sources[i][0]) == 0) {
             *text = mem_copy_text(sources[i][1], strlen(sources[i][1]));
             return *text ? NIB_OK : no_memory(err);
         }
-    if (!name)
-        return NIB_OK;
-    char *bytes;
-    const nib_status status = files_read(name, &bytes, &n, err);
-    if (status == NIB_IO)
-        return nib_fail(err, status,
-                        "%s: cannot be read as a template's file, and is none of chatml, llama3, gemma",
-                        name);
-    NIB_TRY(status);
-    *text = mem_copy_text(bytes, n);
-    mem_free(bytes);
-    return *text ? NIB_OK : no_memory(err);
+    const nib_status as_file = read_file(name, text, err);
+    if (as_file != NIB_IO)
+        return as_file;
+    NIB_TRY(model_file_open_words(&f, model, err));
+    const nib_status status = model_file_template(f, name, text, err);
+    model_file_close(f);
+    if (status != NIB_OK || *text)
+        return status;
+    return nib_fail(err, NIB_IO,
+                    "%s: cannot be read as a template's file, and is neither a template of the model's nor "
+                    "one of chatml, "
+                    "llama3, gemma",
+                    name);
 }
 
 static nib_status read_tools(talk *t, const char *path, nib_error *err) {
@@ -69,7 +82,7 @@ static nib_status read_tools(talk *t, const char *path, nib_error *err) {
 
 nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, nib_error *err) {
     char *text;
-    NIB_TRY(talk_read_template(o->template_name, &text, err));
+    NIB_TRY(talk_read_template(o->model, o->template_name, &text, err));
     nib_status status = nib_chat_open(&t->chat, engine, text, err);
     mem_free(text);
     NIB_TRY(status);

@@ -9,7 +9,8 @@
 #include "base/json.h"
 
 typedef struct talk_options {
-    const char *template_name; /* a file, or chatml, llama3 or gemma; NULL: the model's own */
+    const char *model;
+    const char *template_name; /* as in talk_read_template; NULL: the model's own */
     const char *tools;         /* a JSON file of the tools that are offered; NULL: none */
     const char *system;        /* the system message; NULL: none */
     bool show_reasoning;
@@ -29,9 +30,9 @@ typedef struct talk {
     nib_status failed;
 } talk; /* zero-initialize */
 
-/* The text of a template by NAME: a file, chatml, llama3 or gemma; freed with mem_free. NULL for a NAME of
- * NULL. */
-nib_status talk_read_template(const char *name, char **text, nib_error *err);
+/* The text of a template by NAME: chatml, llama3 or gemma, a file, or one that the file MODEL gives that name
+ * to; freed with mem_free. NULL for a NAME of NULL. */
+nib_status talk_read_template(const char *model, const char *name, char **text, nib_error *err);
 
 /* Reads what the options name. NIB_UNSUPPORTED: the model has no template and none is named. */
 nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, nib_error *err);

@@ -72,4 +72,8 @@ const tensor *model_file_find(const model_file *f, place at);
 /* Only the words of PATH: a model, or a directory that holds only a tokenizer. */
 nib_status model_file_open_words(model_file **out, const char *path, nib_error *err);
 
+/* The text of a chat template that the model calls NAME, of any model that is open; freed with mem_free.
+ * *text NULL: it has none of that name. */
+nib_status model_file_template(const model_file *f, const char *name, char **text, nib_error *err);
+
 #endif

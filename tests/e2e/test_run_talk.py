@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """nibble run with a chat template of one's own, tools and reasoning. What the model says is held by a grammar."""
 import json
+import shutil
 
 import pytest
 
@@ -64,6 +65,22 @@ def test_named_templates(nibble, tree):
     nibble("run", model, "the cat", "--chat-template", "chatml", "--max-tokens", 2)
     done = nibble("run", model, "the cat", "--chat-template", "nothing", check=False)
     assert done.returncode == 1 and "chatml, llama3, gemma" in done.stderr
+
+
+def test_templates_that_a_model_names(nibble, tree, tmp_path):
+    """In tokenizer_config.json, and in files of their own."""
+    model = tmp_path / "model"
+    shutil.copytree(tree / "tests/golden/models/llama-words", model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    named = [{"name": "default", "template": settings["chat_template"]}, {"name": "strict", "template": "{{ raise_exception('in a list') }}"}]
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": named}))
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/rag.jinja").write_text("{{ raise_exception('in a file') }}")
+    for name, words in [("strict", "in a list"), ("rag", "in a file")]:
+        assert nibble("run", model, "x", "--chat-template", name, check=False).stderr == f"nibble: {words}\n"
+    nibble("run", model, "x", "-n", 1)
+    done = nibble("run", model, "x", "--chat-template", "../rag", check=False)
+    assert done.returncode == 1 and "neither a template of the model's nor one of chatml" in done.stderr
 
 
 @pytest.mark.parametrize("text, words", [("{}", "expected a JSON list of tools"), ("[", "not valid JSON"), ("[]", "expected a JSON list")])

@@ -8,6 +8,7 @@
 
 #include <math.h>
 
+#include "base/mem.h"
 #include "store/gguf.h"
 #include "store/model_file.h"
 
@@ -185,6 +186,52 @@ static void test_split(void **state) {
     model_file_close(f);
 }
 
+/* PATH's template NAME is TEXT; NULL: it has none. */
+static void assert_template(const char *path, const char *name, const char *text) {
+    model_file *f;
+    char *found;
+    nib_error err = {""};
+    ASSERT_OK(model_file_open_words(&f, path, &err));
+    ASSERT_OK(model_file_template(f, name, &found, &err));
+    if (text)
+        assert_string_equal(found, text);
+    else
+        assert_null(found);
+    mem_free(found);
+    model_file_close(f);
+}
+
+static void test_named_templates(void **state) {
+    (void)state;
+    static const char list[] = "{\"chat_template\": [{\"name\": \"default\", \"template\": \"{{ x }}\"}, "
+                               "{\"name\": \"rag\", \"template\": \"{{ y }}\"}, {\"name\": 3}, 4]}";
+    fixture_directory("named");
+    fixture_directory("named/additional_chat_templates");
+    fixture_write("named/tokenizer.json", "{}", 2);
+    fixture_write("named/tokenizer_config.json", list, sizeof list - 1);
+    fixture_write("named/additional_chat_templates/tools.jinja", "{{ z }}", 7);
+    assert_template(fixture_path("named"), "rag", "{{ y }}");
+    assert_template(fixture_path("named"), "tools", "{{ z }}");
+    assert_template(fixture_path("named"), "none", NULL);
+    assert_template(fixture_path("named"), "../additional_chat_templates/tools", NULL);
+
+    /* A GGUF file of one key. */
+    static const char key[] = "tokenizer.chat_template.rag", text[] = "{{ y }}";
+    const uint64_t counts[] = {0, 1, sizeof key - 1}, n_text = sizeof text - 1;
+    const uint32_t version = 3, type = 8;
+    char bytes[256], *p = bytes;
+    p = (char *)memcpy(p, "GGUF", 4) + 4;
+    p = (char *)memcpy(p, &version, sizeof version) + sizeof version;
+    p = (char *)memcpy(p, counts, sizeof counts) + sizeof counts;
+    p = (char *)memcpy(p, key, sizeof key - 1) + sizeof key - 1;
+    p = (char *)memcpy(p, &type, sizeof type) + sizeof type;
+    p = (char *)memcpy(p, &n_text, sizeof n_text) + sizeof n_text;
+    p = (char *)memcpy(p, text, sizeof text - 1) + sizeof text - 1;
+    const char *path = fixture_write("named.gguf", bytes, (size_t)(p - bytes));
+    assert_template(path, "rag", "{{ y }}");
+    assert_template(path, "tools", NULL);
+}
+
 static void test_directory_words(void **state) {
     (void)state;
     model_file *f = open_good("llama");
@@ -351,11 +398,11 @@ static void test_careless(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conventions), cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_gguf_nvfp4),  cmocka_unit_test(test_gguf_families),
-        cmocka_unit_test(test_split),       cmocka_unit_test(test_directory_words),
-        cmocka_unit_test(test_heads),       cmocka_unit_test(test_unaligned),
-        cmocka_unit_test(test_careless),
+        cmocka_unit_test(test_conventions),     cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_named_templates), cmocka_unit_test(test_gguf_nvfp4),
+        cmocka_unit_test(test_gguf_families),   cmocka_unit_test(test_split),
+        cmocka_unit_test(test_directory_words), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_unaligned),       cmocka_unit_test(test_careless),
     };
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

@@ -30,9 +30,9 @@ template <int ADD> __device__ __forceinline__ void wgmma_keys(float (&d)[32], co
 GEMM_WGMMA(wgmma_values, 64, "k16.f32.f16.f16", ",1", "{%32,%33,%34,%35},%36")
 GEMM_WGMMA(wgmma_values, 128, "k16.f32.f16.f16", ",1", "{%64,%65,%66,%67},%68")
 
-/* Rows of keys of 128 bytes, PART bytes between 64 dimensions and the next, eight keys 1,024 bytes apart. */
-__device__ __forceinline__ uint64_t values_descriptor(uint32_t address) {
-    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(PART >> 4) << 16 | 64ull << 32 | 1ull << 62;
+/* descriptor_low of values: PART bytes between 64 dimensions and the next. */
+__device__ __forceinline__ uint32_t values_low(uint32_t address) {
+    return (address & 0x3ffff) >> 4 | (uint32_t)(PART >> 4) << 16;
 }
 
 /* Until all but PENDING groups are done: nothing that reads the sums D moves up before the wait. */
@@ -243,17 +243,19 @@ template <int D> struct consumer {
     ring<D> at, before; /* the page whose scores come next; the one whose weights P holds */
 
     __device__ __forceinline__ void queue_scores(float (&s)[32]) {
-        wgmma_keys<0>(s, q, wgmma_descriptor(at.keys()));
+        const uint32_t low = descriptor_low(at.keys());
+        wgmma_keys<0>(s, q, descriptor_at(low));
 #pragma unroll
         for (int i = 1; i < D / 16; i++)
-            wgmma_keys<1>(s, q + 4 * i, wgmma_descriptor(at.keys() + i / 4 * PART + i % 4 * 32));
+            wgmma_keys<1>(s, q + 4 * i, descriptor_at(low + (i / 4 * PART + i % 4 * 32) / 16));
         wgmma_commit();
     }
 
     __device__ __forceinline__ void queue_sums() {
+        const uint32_t low = values_low(before.values());
 #pragma unroll
         for (int i = 0; i < KV_PAGE / 16; i++)
-            wgmma_values(x.o, p + 4 * i, values_descriptor(before.values() + i * 16 * 128));
+            wgmma_values(x.o, p + 4 * i, descriptor_at(low + i * 16 * 128 / 16));
         wgmma_commit();
     }
 

@@ -42,6 +42,8 @@ function(nibble_cuda_room room)
         set(flags ${any})
         if(folder STREQUAL "sm89") # and emulated on Hopper, where it is tested
             set(flags ${NIBBLE_GENCODE_sm89} ${NIBBLE_GENCODE_sm90} ${NIBBLE_GENCODE_sm120})
+        elseif(folder STREQUAL "sm120") # likewise
+            set(flags ${NIBBLE_GENCODE_sm90} ${NIBBLE_GENCODE_sm120})
         elseif(NOT folder STREQUAL "any")
             set(flags ${NIBBLE_GENCODE_${folder}})
         endif()

@@ -50,6 +50,7 @@ static const row table[] = {
     {90, 90, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, "asked for"},
     {89, 89, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
     {120, 121, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
+    {120, 121, NIB_GEMM_W4A4, 1, ANY_M, false, GEMM_KERNEL_TILE_E2M1, NIB_GEMM_W4A4, "asked for"},
 };
 
 static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
@@ -59,6 +60,7 @@ static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_WGMMA_BF16] = "wgmma BF16 (weights as the register operand)",
     [GEMM_KERNEL_WGMMA_E4M3] = "wgmma E4M3 (scales folded, weights as the register operand)",
     [GEMM_KERNEL_TILE_BF16] = "tile (mma.sync m16n8k16 BF16)",
+    [GEMM_KERNEL_TILE_E2M1] = "tile (mma.sync m16n8k64 mxf4nvf4)",
     [GEMM_KERNEL_TILE_E4M3] = "tile (mma.sync m16n8k32 E4M3, scales folded)",
 };
 
@@ -143,7 +145,8 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
             c->k_slices = gemv16_slices(arch, m, gemm_groups(k));
         } else if (c->kernel == GEMM_KERNEL_WGMMA_BF16 || c->kernel == GEMM_KERNEL_WGMMA_E4M3) {
             choose_tile(c, n_sms, m, n, gemm_groups(k));
-        } else if (c->kernel == GEMM_KERNEL_TILE_BF16 || c->kernel == GEMM_KERNEL_TILE_E4M3) {
+        } else if (c->kernel == GEMM_KERNEL_TILE_BF16 || c->kernel == GEMM_KERNEL_TILE_E4M3 ||
+                   c->kernel == GEMM_KERNEL_TILE_E2M1) {
             c->tile_tokens = 64;
         }
         return NIB_OK;

@@ -86,6 +86,7 @@ typedef enum gemm_kernel {
     GEMM_KERNEL_WGMMA_E4M3,
     GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */
     GEMM_KERNEL_TILE_E4M3, /* mma.sync E4M3: Ada */
+    GEMM_KERNEL_TILE_E2M1, /* mma.sync E2M1 with block scales: Blackwell GeForce */
     GEMM_KERNEL_COUNT
 } gemm_kernel;
 

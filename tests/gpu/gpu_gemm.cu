@@ -484,6 +484,23 @@ static void test_quantizers(void) {
             check(differ == 0 && gts[0] == search.tensor_scale, what);
         }
     }
+    /* the 128 x 4 tile: row r, block b at 512 (r / 128 * tiles of a row + b / 4) + 16 (r % 32) + 4 (r / 32 % 4) + b % 4 */
+    const size_t rows = 96, blocks = k / 16, tile_bytes = nib_gemm_scale_tile_bytes(rows, k);
+    uint8_t *tiles = device<uint8_t>(tile_bytes);
+    nib_gemm_quantize_args q = {};
+    q.x = db, q.rows = rows, q.cols = k, q.codes = codes, q.scales = scales, q.tensor_scale = ts;
+    OK(nib_gemm_quantize_nvfp4(ctx, &q, nullptr, &err));
+    q.scales = tiles, q.scale_tiles = true;
+    CUDA(cudaMemset(tiles, 0xff, tile_bytes));
+    OK(nib_gemm_quantize_nvfp4(ctx, &q, nullptr, &err));
+    std::vector<uint8_t> tile(tile_bytes), want(tile_bytes, 0);
+    CUDA(cudaMemcpy(tile.data(), tiles, tile_bytes, cudaMemcpyDeviceToHost));
+    CUDA(cudaMemcpy(gs.data(), scales, gs.size(), cudaMemcpyDeviceToHost));
+    for (size_t r = 0; r < rows; r++)
+        for (size_t b = 0; b < blocks; b++)
+            want[512 * (r / 128 * ((blocks + 3) / 4) + b / 4) + 16 * (r % 32) + 4 * (r / 32 % 4) + b % 4] = gs[r * blocks + b];
+    check(tile == want, "scale tiles hold the plain scales, zeros elsewhere");
+    cudaFree(tiles);
     for (void *p : {(void *)dx, (void *)ts, (void *)db, (void *)codes, (void *)scales})
         cudaFree(p);
     printf("quantizers: rtn, 4over6 and sweep equal the CPU's codec; fp8-exact is exact\n");
@@ -647,6 +664,73 @@ static void test_other_generations(void) {
     printf("kernels of other generations: tile bf16 %.1e, tile e4m3 %.1e\n", worst[0], worst[1]);
 }
 
+/* W4A4, whose instruction is emulated here: the context says that it is a GPU which has it. */
+static void test_w4a4(void) {
+    nib_gemm blackwell = *ctx;
+    blackwell.arch = 120;
+    const size_t shapes[][2] = {{16, 16}, {48, 176}, {640, 1152}, {176, 2880}};
+    double worst = 0;
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], false);
+        const size_t n = w.n, k = w.k;
+        for (size_t m : {1, 7, 64, 65, 130}) {
+            __nv_bfloat16 *x = device<__nv_bfloat16>(m * k);
+            uint8_t *codes = device<uint8_t>(m * k / 2), *scales = device<uint8_t>(m * k / 16);
+            float *ts = device<float>(2), *values = device<float>(m * k), *d[2] = {device<float>(m * n), device<float>(m * n)}, h_ts;
+            fill<<<64, 256>>>(x, NIB_GEMM_BF16, m * k, 6);
+            nib_gemm_quantize_args q = {};
+            q.x = x, q.rows = m, q.cols = k, q.codes = codes, q.scales = scales, q.tensor_scale = ts;
+            OK(nib_gemm_quantize_nvfp4(ctx, &q, nullptr, &err));
+            std::vector<uint8_t> c(m * k / 2), s(m * k / 16);
+            std::vector<float> v(m * k);
+            CUDA(cudaMemcpy(c.data(), codes, c.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(s.data(), scales, s.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(&h_ts, ts, 4, cudaMemcpyDeviceToHost));
+            for (size_t i = 0; i < v.size(); i++)
+                v[i] = e2m1(c[i / 2] >> 4 * (i & 1) & 15) * e4m3(s[i / 16]);
+            CUDA(cudaMemcpy(values, v.data(), v.size() * 4, cudaMemcpyHostToDevice));
+            nib_gemm_product p = {};
+            p.weight = w.w, p.mode = NIB_GEMM_W4A4, p.m = m, p.a = x, p.d_type = NIB_GEMM_F32;
+            const size_t bytes = nib_gemm_workspace_bytes(&blackwell, &p);
+            void *workspace = device<uint8_t>(bytes);
+            for (int given = 0; given < 2; given++) { /* BF16, quantized inside; and the caller's NVFP4 */
+                CUDA(cudaMemset(d[given], 0xff, m * n * 4));
+                CUDA(cudaMemset(workspace, 0xff, bytes));
+                p.d = d[given];
+                if (given)
+                    p.a = codes, p.a_type = NIB_GEMM_NVFP4, p.a_block_scale = scales, p.a_scale = ts;
+                OK(nib_gemm_matmul(&blackwell, &p, workspace, bytes, nullptr, &err));
+            }
+            double *truth = device<double>(m * n), *e = device<double>(3), h[3];
+            CUDA(cudaMemset(e, 0, 24));
+            places at = {(int)m, (int)n, (int)m, (int)n};
+            oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, values, NIB_GEMM_F32, k,
+                                                         nullptr, false, truth);
+            std::vector<double> t(m * n);
+            CUDA(cudaMemcpy(t.data(), truth, t.size() * 8, cudaMemcpyDeviceToHost));
+            for (double &y : t)
+                y *= h_ts;
+            CUDA(cudaMemcpy(truth, t.data(), t.size() * 8, cudaMemcpyHostToDevice));
+            compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, d[0], NIB_GEMM_F32, n, truth, 0, e);
+            CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+            std::vector<float> d0(m * n), d1(m * n);
+            CUDA(cudaMemcpy(d0.data(), d[0], m * n * 4, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(d1.data(), d[1], m * n * 4, cudaMemcpyDeviceToHost));
+            const double error = sqrt(h[0] / h[1]);
+            worst = fmax(worst, error);
+            char what[120];
+            snprintf(what, sizeof what, "w4a4 %zux%zu m %zu: relative L2 %.1e, %.0f not numbers, %s", n, k, m, error, h[2],
+                     d0 == d1 ? "the same from NVFP4" : "NOT THE SAME FROM NVFP4");
+            check(error <= 2e-6 && h[2] == 0 && d0 == d1, what);
+            for (void *f : {(void *)x, (void *)codes, (void *)scales, (void *)ts, (void *)values, (void *)d[0], (void *)d[1], workspace,
+                            (void *)truth, (void *)e})
+                cudaFree(f);
+        }
+        free_weight(&w);
+    }
+    printf("w4a4 (emulated): f32 %.1e\n", worst);
+}
+
 int main(int argc, char **argv) {
     const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
     int devices = 0;
@@ -668,6 +752,7 @@ int main(int argc, char **argv) {
     test_graph_and_streams();
     test_grouped();
     test_other_generations();
+    test_w4a4();
     test_products(quick);
     nib_gemm_close(ctx);
     printf("%d checks, %d failed\n", n_checks, n_failed);

@@ -24,6 +24,7 @@ WANTED = {
     "gemm/gpu/sm90/few.cu": {"sm_90a": r"HGMMA\.64x16x16\.F32\.BF16"},
     "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90a": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
     "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90a": r"HGMMA\.64x256x16\.F32\.BF16"},
+    "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120a": r"OMMA.*16864.*E2M1"},
     "gemm/gpu/sm89/tile_e4m3.cu": {"sm_89": r"QMMA\.16832\.F32\.E4M3\.E4M3", "sm_120a": r"QMMA\.16832\.F32\.E4M3\.E4M3"},
 }
 

@@ -158,6 +158,9 @@ nib_status nib_gemm_quantize_nvfp4(nib_gemm *g, const nib_gemm_quantize_args *q,
             "nib_gemm_quantize_nvfp4: expected BF16, F16 or F32, cols a multiple of 16, ldx of 8");
     if (q->rows == 0 || q->cols == 0)
         return NIB_OK;
+    if (q->rows * (q->cols / 16) > UINT32_MAX - 256)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_quantize_nvfp4: [%zu, %zu]: expected below 2^36 values", q->rows, q->cols);
     if (!q->x || !q->codes || !q->scales || !q->tensor_scale || ((uintptr_t)q->x | (uintptr_t)q->codes) % 16)
         return nib_fail(
             err, NIB_BAD_ARGUMENT,

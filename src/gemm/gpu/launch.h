@@ -24,8 +24,9 @@ typedef struct gemm_out {
 } gemm_out;
 
 typedef struct gemm_task {
-    const void *w; /* packed */
-    const void *a; /* natural BF16 (gemv, gemv16, tile BF16) or prepared */
+    const void *w;           /* packed */
+    const void *a;           /* natural BF16 (gemv, gemv16, tile BF16) or prepared */
+    const void *block_scale; /* of NVFP4 activations, [m, k / 16]; out.token_scale is then one for all */
     int m, n, k, groups, lda;
     int terms; /* BF16 terms an activation is split into: rows are terms * groups * 128 long, prepared */
     int tile_tokens, slices, parts;
@@ -46,6 +47,7 @@ int gemm_wgmma_bf16(const gemm_task *t);
 int gemm_wgmma_e4m3(const gemm_task *t);
 int gemm_tile_bf16(const gemm_task *t);
 int gemm_tile_e4m3(const gemm_task *t);
+int gemm_tile_e2m1(const gemm_task *t);
 
 /* T without a weight: P names them. */
 int gemm_grouped(const gemm_task *t, const nib_gemm_group *p);

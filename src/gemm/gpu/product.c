@@ -35,10 +35,11 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     nib_gemm_mode mode = p->mode;
     memset(out, 0, sizeof *out);
     out->terms = 1;
-    if (p->a_type == NIB_GEMM_NVFP4)
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "NVFP4 activations need w4a4, which compute capability %d.%d has not", g->arch / 10,
-                        g->arch % 10);
+    if (mode == NIB_GEMM_AUTO && p->a_type == NIB_GEMM_NVFP4)
+        mode = NIB_GEMM_W4A4;
+    if ((p->a_type == NIB_GEMM_NVFP4) != (mode == NIB_GEMM_W4A4) && (p->a_type > NIB_GEMM_F32))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "NVFP4 activations are for mode w4a4, E4M3 and prepared ones for others");
     if (fp8 && mode == NIB_GEMM_W4A16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a16 with E4M3 activations: expected BF16, F16 or F32");
     if (p->a_type == GEMM_A_BF16_MMA && mode == NIB_GEMM_W4A8)
@@ -56,6 +57,11 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
         out->prepare = p->a_type != GEMM_A_E4M3_MMA;
         out->prepared_bytes = p->m * width;
         out->scale_bytes = round_up(p->m, 256) * sizeof(float);
+    } else if (kernel == GEMM_KERNEL_TILE_E2M1) {
+        out->prepare_to = NIB_GEMM_NVFP4;
+        out->prepare = p->a_type != NIB_GEMM_NVFP4;
+        out->prepared_bytes = p->m * p->weight->k / 2;
+        out->scale_bytes = 256 + round_up(p->m * p->weight->k / 16, 256); /* the tensor's, then the blocks' */
     } else if (kernel == GEMM_KERNEL_WGMMA_BF16) {
         out->prepare_to = GEMM_A_BF16_MMA;
         out->prepare = p->a_type != GEMM_A_BF16_MMA;
@@ -96,14 +102,17 @@ static nib_status check_product(const nib_gemm_product *p, size_t lda, size_t ld
                         (int)p->a_type, (int)p->d_type);
     if (!p->a || !p->d || (uintptr_t)p->a % 16 || (uintptr_t)p->d % 16 || (uintptr_t)p->c % 16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: a, d and c must be 16-byte aligned");
-    if (lda < w->k || lda % 8 || (p->a_type == NIB_GEMM_E4M3 && lda % 16) || ldd < w->n || ldd % 4 ||
-        ldd > INT32_MAX || lda > INT32_MAX)
+    if (lda < w->k || lda % 8 || ((p->a_type == NIB_GEMM_E4M3 || p->a_type == NIB_GEMM_NVFP4) && lda % 16) ||
+        ldd < w->n || ldd % 4 || ldd > INT32_MAX || lda > INT32_MAX)
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "nib_gemm_matmul: lda = %zu, ldd = %zu: expected at least k = %zu and n = %zu, "
-                        "multiples of 8 (16 for E4M3) and 4",
+                        "multiples of 8 (16 for E4M3 and NVFP4) and 4",
                         lda, ldd, w->k, w->n);
     if ((p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA) && !p->a_scale)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: E4M3 activations need a_scale");
+    if (p->a_type == NIB_GEMM_NVFP4 && (!p->a_scale || !p->a_block_scale || (uintptr_t)p->a_block_scale % 4))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: NVFP4 activations need a_scale and a_block_scale, 4-byte aligned");
     return NIB_OK;
 }
 
@@ -121,9 +130,31 @@ static int launch(const gemm_choice *c, const gemm_task *t) {
         return gemm_wgmma_e4m3(t);
     case GEMM_KERNEL_TILE_BF16:
         return gemm_tile_bf16(t);
+    case GEMM_KERNEL_TILE_E2M1:
+        return gemm_tile_e2m1(t);
     default:
         return gemm_tile_e4m3(t);
     }
+}
+
+/* The activations of W4A4: P's own, or quantized into CODES and SCALE (the tensor's; 256 bytes on the
+ * blocks'). */
+static nib_status prepare_nvfp4(const nib_gemm_product *p, size_t lda, bool quantize, void *codes,
+                                float *scale, gemm_task *t, nib_error *err) {
+    t->lda = (int)(quantize ? p->weight->k : lda);
+    t->block_scale = quantize ? (const char *)scale + 256 : p->a_block_scale;
+    t->out.token_scale = quantize ? scale : p->a_scale;
+    if (!quantize)
+        return NIB_OK;
+    nib_gemm_quantize_args q = {.x = p->a,
+                                .x_type = p->a_type,
+                                .rows = p->m,
+                                .cols = p->weight->k,
+                                .ldx = lda,
+                                .codes = codes,
+                                .scales = (char *)scale + 256,
+                                .tensor_scale = scale};
+    return check_cuda(gemm_quantize_launch(&q, t->stream), "nib_gemm_matmul", err);
 }
 
 nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspace, size_t workspace_bytes,
@@ -175,7 +206,9 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
     };
     if (is_e4m3(plan.choice.kernel))
         t.out.token_scale = plan.prepare ? scale : p->a_scale;
-    if (plan.prepare)
+    if (plan.choice.kernel == GEMM_KERNEL_TILE_E2M1)
+        NIB_TRY(prepare_nvfp4(p, lda, plan.prepare, prepared, scale, &t, err));
+    else if (plan.prepare)
         NIB_TRY(check_cuda(gemm_prepare_launch((int)plan.prepare_to, p->a, (int)p->a_type, t.m, t.k, lda,
                                                t.terms, prepared, p->a_scale, scale, t.flags, t.n_sms,
                                                t.dependent, stream),

@@ -47,6 +47,8 @@ static void test_a_mode_is_never_swapped(void **state) {
     assert_non_null(strstr(err.text, "8.0 has no w4a8: it has w4a16"));
     assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "it has w4a16 and w4a8"));
+    assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_OK);
+    assert_true(c.kernel == GEMM_KERNEL_TILE_E2M1 && c.mode == NIB_GEMM_W4A4 && !c.run_here);
     assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no kernels"));
     assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, true, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);

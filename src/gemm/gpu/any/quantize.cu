@@ -21,8 +21,8 @@ GEMM_DEV size_t scale_place(int row, int b, int blocks) {
 }
 
 template <class T, int METHOD> static __global__ void __launch_bounds__(256) quantize_blocks(const quantize_args a) {
-    const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
-    const int row = (int)(id / a.blocks), b = (int)(id % a.blocks);
+    const unsigned id = blockIdx.x * blockDim.x + threadIdx.x; /* 2^36 values at most: checked by the call */
+    const int row = (int)(id / a.blocks), b = (int)(id - (unsigned)row * a.blocks);
     if (row >= a.rows)
         return;
     float x[16];

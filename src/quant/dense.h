@@ -6,6 +6,9 @@
  * same input gives the same bits. It is not BLAS: OpenBLAS adds up in an order that depends on its threads,
  * starts them as the library is loaded, and ends the process when the system denies one.
  * Caller: gptq.
+ *
+ * DENSE_CLONES: the compiler makes the function once more for wider vectors, and the loader takes what the
+ * processor has. Sums keep their order and nothing is contracted, so that the bits stay the same.
  */
 #ifndef QUANT_DENSE_H
 #define QUANT_DENSE_H
@@ -14,6 +17,13 @@
 #include <stddef.h>
 
 #include "base/pool.h"
+
+#if defined __x86_64__ && defined __gnu_linux__
+#define DENSE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define DENSE_CLONES
+#endif
+#define DENSE_INLINE static inline __attribute__((always_inline)) /* into a clone, to be as wide */
 
 /* A matrix element (i, p) at at[i * row + p * col]. */
 typedef struct dense_view {
@@ -27,8 +37,10 @@ void dense_subtract(double *c, size_t c_row, dense_view a, const double *b, size
                     size_t k);
 
 /* H [n, n], symmetric and positive definite, of which the upper triangle is read, becomes the upper U with
- * H^-1 = U^T U; zeros below. ROOM [n * DENSE_BLOCK]. False: H is not positive definite, and lost. */
-#define DENSE_BLOCK 64
+ * H^-1 = U^T U; zeros below. ROOM [DENSE_ROOM(n)]. False: H is not positive definite, and lost. */
+#define DENSE_BLOCK   64
+#define DENSE_SPARE   8
+#define DENSE_ROOM(n) (DENSE_BLOCK * ((n) + DENSE_SPARE))
 bool dense_factor(double *h, size_t n, double *room, pool *team);
 
 #endif

@@ -27,7 +27,7 @@ nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq
                             pool *team, nib_error *err) {
     assert(cols % NVFP4_BLOCK == 0 && shrink >= 0 && shrink <= 1);
     *out = (gptq_factor){.cols = cols, .reach = reach};
-    double *room = mem_array(cols, DENSE_BLOCK * sizeof *room), trace = 0;
+    double *room = mem_array(DENSE_ROOM(cols), sizeof *room), trace = 0;
     out->u = mem_array(cols, cols * sizeof *out->u);
     if (!out->u || !room) {
         mem_free(room);
@@ -126,8 +126,9 @@ static void block_load(block *b, const gptq_factor *f, size_t col) {
 
 /* Rounds the block's columns V [16, LANES] under STEP [LANES], which it leaves made good; Q: the values in
  * steps, E: the errors. Returns the sums of squared errors in LOSS. */
-static void round_block(const block *b, double v[NVFP4_BLOCK][LANES], const double *restrict step,
-                        double q[NVFP4_BLOCK][LANES], double e[NVFP4_BLOCK][LANES], double *restrict loss) {
+DENSE_INLINE void round_block(const block *b, double v[NVFP4_BLOCK][LANES], const double *restrict step,
+                              double q[NVFP4_BLOCK][LANES], double e[NVFP4_BLOCK][LANES],
+                              double *restrict loss) {
     double inverse[LANES];
     for (int i = 0; i < LANES; i++) {
         inverse[i] = 1.0 / step[i];
@@ -161,7 +162,8 @@ static int within(int code) {
 }
 
 /* The scale's code of every lane, by the least loss; the first of equals. */
-static void choose_scales(const block *b, double (*w)[LANES], float tensor_scale, uint8_t best[LANES]) {
+DENSE_CLONES static void choose_scales(const block *b, double (*w)[LANES], float tensor_scale,
+                                       uint8_t best[LANES]) {
     double v[NVFP4_BLOCK][LANES], q[NVFP4_BLOCK][LANES], e[NVFP4_BLOCK][LANES];
     double step[LANES], loss[LANES], least[LANES];
     int base[LANES];
@@ -284,7 +286,9 @@ static double lanes_error(worker *k, size_t cols, const double *h) {
         size_t n = from + STRETCH < cols ? STRETCH : cols - from;
         double *d = k->w + from * LANES;
         memset(k->e, 0, n * LANES * sizeof *k->e);
-        dense_subtract(k->e, LANES, (dense_view){h + from, 1, cols}, k->w, LANES, n, LANES, from);
+        for (size_t left = 0; left < from; left += STRETCH)
+            dense_subtract(k->e, LANES, (dense_view){h + left * cols + from, 1, cols}, k->w + left * LANES,
+                           LANES, n, LANES, STRETCH);
         for (size_t i = 0; i < n * LANES; i++)
             k->e[i] *= 2;
         dense_subtract(k->e, LANES, (dense_view){h + from * cols + from, 1, cols}, d, LANES, n, LANES, n);

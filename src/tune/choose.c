@@ -15,8 +15,7 @@
 #define SAMPLE_ROWS 96 /* of a matrix, at least: about so many are looked at to find the strength */
 #define SAMPLE_PART 8
 
-static const double strengths[] = {0.02, 0.08, 0.2, 0.4, 0.65, 1};
-enum { N_STRENGTHS = sizeof strengths / sizeof *strengths, FIRST = 2 };
+static const double strengths[CHOOSE_STRENGTHS] = {0.02, 0.08, 0.2, 0.4, 0.65, 1};
 
 /* Room for one matrix's codes. */
 typedef struct room {
@@ -103,32 +102,35 @@ static nib_status sample_loss(const choose_job *job, const gptq_factor *f, const
     return NIB_OK;
 }
 
-static nib_status try_strength(const choose_job *job, int k, const double *base, double losses[N_STRENGTHS],
-                               nib_error *err) {
+/* BEST: the factor of the strength with the least loss so far, *job->strength. */
+static nib_status try_strength(const choose_job *job, int k, const double *base, double *least,
+                               gptq_factor *best, nib_error *err) {
     gptq_factor f;
-    if (!isnan(losses[k]))
-        return NIB_OK;
+    double loss;
     NIB_TRY(check_interrupt(job, err));
     NIB_TRY(gptq_factor_make(&f, job->h, job->matrices[0]->t->cols, GPTQ_FULL, strengths[k], job->pool, err));
-    nib_status status = sample_loss(job, &f, base, &losses[k], err);
-    gptq_factor_free(&f);
+    nib_status status = sample_loss(job, &f, base, &loss, err);
+    if (status == NIB_OK && !(loss < *least)) {
+        gptq_factor_free(&f);
+        return NIB_OK;
+    }
+    gptq_factor_free(best);
+    *best = f;
+    *least = loss;
+    *job->strength = k;
     return status;
 }
 
-/* Downhill from the middle: the loss has one valley. */
-static nib_status find_strength(const choose_job *job, const double *base, int *best, nib_error *err) {
-    double losses[N_STRENGTHS];
-    for (int k = 0; k < N_STRENGTHS; k++)
-        losses[k] = NAN;
-    *best = FIRST;
-    NIB_TRY(try_strength(job, FIRST, base, losses, err));
+/* Downhill from where the last layer's was: the loss has one valley. */
+static nib_status find_strength(const choose_job *job, const double *base, gptq_factor *best,
+                                nib_error *err) {
+    double least = INFINITY;
+    int from = *job->strength;
+    NIB_TRY(try_strength(job, from, base, &least, best, err));
     for (int direction = -1; direction <= 1; direction += 2)
-        for (int k = *best + direction; k >= 0 && k < N_STRENGTHS; k += direction) {
-            NIB_TRY(try_strength(job, k, base, losses, err));
-            if (!(losses[k] < losses[*best]))
-                break;
-            *best = k;
-        }
+        for (int k = from + direction; *job->strength == k - direction && k >= 0 && k < CHOOSE_STRENGTHS;
+             k += direction)
+            NIB_TRY(try_strength(job, k, base, &least, best, err));
     return NIB_OK;
 }
 
@@ -153,26 +155,43 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
 }
 
 /* Every matrix by F; the first way of a method that has one replaces the sweep whatever it loses. */
-static nib_status try_factor(const choose_job *job, gptq_reach reach, double shrink, tune_way way,
+static nib_status try_factor(const choose_job *job, const gptq_factor *f, tune_way way, double shrink,
                              nib_error *err) {
-    gptq_factor f;
-    NIB_TRY(check_interrupt(job, err));
-    NIB_TRY(gptq_factor_make(&f, job->h, job->matrices[0]->t->cols, reach, shrink, job->pool, err));
     nib_status status = NIB_OK;
     for (size_t i = 0; i < job->n && status == NIB_OK; i++) {
         tune_matrix *m = job->matrices[i];
         gptq_rows rows = all_rows(m->t);
         room r;
-        status = room_open(&r, m->t, err);
+        status = check_interrupt(job, err);
         if (status == NIB_OK)
-            status = gptq_quantize(&rows, &f, m->tensor_scale, r.codes, r.scales, job->pool, err);
+            status = room_open(&r, m->t, err);
+        if (status != NIB_OK)
+            break;
+        status = gptq_quantize(&rows, f, m->tensor_scale, r.codes, r.scales, job->pool, err);
         if (job->method != TUNE_BEST)
             m->error = INFINITY;
         if (status == NIB_OK)
             status = try_way(job, i, &r, way, shrink, err);
         room_close(&r);
     }
+    return status;
+}
+
+static nib_status try_blocks(const choose_job *job, tune_way way, double shrink, nib_error *err) {
+    gptq_factor f;
+    NIB_TRY(gptq_factor_make(&f, job->h, job->matrices[0]->t->cols, GPTQ_BLOCKS, shrink, job->pool, err));
+    nib_status status = try_factor(job, &f, way, shrink, err);
     gptq_factor_free(&f);
+    return status;
+}
+
+/* By all of H, shrunk by as much as helps. */
+static nib_status try_full(const choose_job *job, const double *base, nib_error *err) {
+    gptq_factor best = {0};
+    nib_status status = find_strength(job, base, &best, err);
+    if (status == NIB_OK)
+        status = try_factor(job, &best, TUNE_WAY_FULL, strengths[*job->strength], err);
+    gptq_factor_free(&best);
     return status;
 }
 
@@ -210,18 +229,16 @@ static nib_status keep_sweep(const choose_job *job, nib_error *err) {
 }
 
 static nib_status choose_by(const choose_job *job, double *base, nib_error *err) {
-    int best = 0;
-    if (job->method != TUNE_LOCAL) {
+    bool full = job->method != TUNE_LOCAL;
+    if (full)
         NIB_TRY(sweep_samples(job, base, err));
-        NIB_TRY(find_strength(job, base, &best, err));
-    }
     NIB_TRY(keep_sweep(job, err));
-    if (job->method != TUNE_LOCAL)
-        NIB_TRY(try_factor(job, GPTQ_FULL, strengths[best], TUNE_WAY_FULL, err));
+    if (full)
+        NIB_TRY(try_full(job, base, err));
     if (job->method != TUNE_GPTQ)
-        NIB_TRY(try_factor(job, GPTQ_BLOCKS, 0.05, TUNE_WAY_BLOCKS, err));
-    if (job->method == TUNE_BEST && strengths[best] < 1)
-        NIB_TRY(try_factor(job, GPTQ_BLOCKS, 1, TUNE_WAY_DIAGONAL, err));
+        NIB_TRY(try_blocks(job, TUNE_WAY_BLOCKS, 0.05, err));
+    if (job->method == TUNE_BEST && strengths[*job->strength] < 1)
+        NIB_TRY(try_blocks(job, TUNE_WAY_DIAGONAL, 1, err));
     return NIB_OK;
 }
 

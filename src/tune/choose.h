@@ -9,12 +9,15 @@
 #include "base/pool.h"
 #include "tune/tune.h"
 
+enum { CHOOSE_STRENGTHS = 6, CHOOSE_FIRST = 2 };
+
 typedef struct choose_job {
     tune_matrix **matrices;    /* [n] of equal cols */
     uint8_t **codes, **scales; /* [n] where they go */
     size_t n;
     const double *h, *held_out; /* [cols, cols] */
     tune_method method;
+    int *strength; /* of the shrinking, of CHOOSE_STRENGTHS: where the search begins, then what it found */
     pool *pool;
     const volatile sig_atomic_t *interrupted;
 } choose_job;

@@ -14,7 +14,7 @@
 
 #include "base/status.h"
 
-#define JOURNAL_NOTES 4
+#define JOURNAL_NOTES 5
 
 typedef struct journal_entry {
     size_t codes_bytes, scales_bytes; /* given */

@@ -23,6 +23,7 @@
 
 /* An input of linear layers, in the order of a layer's work. */
 typedef enum site { SITE_QKV = 0, SITE_O, SITE_GATE_UP, SITE_DOWN, SITE_HEAD } site;
+enum { N_SITES = SITE_HEAD + 1 };
 
 typedef struct tune {
     const model_file *file;
@@ -44,10 +45,11 @@ typedef struct tune {
     bool *held_out;    /* [n_batches] */
     size_t n_batches, n_rows;
     int32_t pages[WINDOW_PAGES];
-    stream x, inner;   /* [n_rows, dim], [n_rows, inner_cols] */
-    size_t inner_cols; /* of the wider of the halves */
-    float *input;      /* [MAX_ROWS, dim] */
-    gram train, test;  /* of the site at hand */
+    stream x, inner;       /* [n_rows, dim], [n_rows, inner_cols] */
+    size_t inner_cols;     /* of the wider of the halves */
+    float *input;          /* [MAX_ROWS, dim] */
+    gram train, test;      /* of the site at hand */
+    int strength[N_SITES]; /* of the shrinking, where the last layer's search ended */
     uint64_t done, total;
 } tune;
 
@@ -95,7 +97,7 @@ static nib_status check_windows(const tune *t, nib_error *err) {
 static uint64_t fingerprint(const tune *t) {
     enum { PIECES = 16, PIECE = 4096 };
     const tune_options *o = t->o;
-    static const char version[] = "tune 1";
+    static const char version[] = "tune 2";
     uint64_t h = journal_hash(JOURNAL_SEED, version, sizeof version);
     h = journal_hash(h, &o->method, sizeof o->method);
     h = journal_hash(h, o->starts, (o->n_windows + 1) * sizeof *o->starts);
@@ -147,6 +149,8 @@ static nib_status open_all(tune *t, nib_error *err) {
     NIB_TRY(open_lists(t, err));
     NIB_TRY(pool_new(&t->pool, t->o->threads, err));
     NIB_TRY(journal_open(&t->journal, t->o->journal, fingerprint(t), t->entries, t->n, err));
+    for (int at = 0; at < N_SITES; at++)
+        t->strength[at] = CHOOSE_FIRST;
     t->view = *t->file;
     t->view.stand_ins = t->stand_ins;
     model_limits limits = {.max_rows = MAX_ROWS,
@@ -245,7 +249,7 @@ static nib_status gather_moments(tune *t, site at, int layer, size_t cols, nib_e
     return gram_finish(&t->test, err);
 }
 
-static nib_status choose_readers(tune *t, const size_t *found, size_t n, nib_error *err) {
+static nib_status choose_readers(tune *t, site at, const size_t *found, size_t n, nib_error *err) {
     tune_matrix *matrices[MAX_READERS];
     uint8_t *codes[MAX_READERS], *scales[MAX_READERS];
     for (size_t i = 0; i < n; i++) {
@@ -260,12 +264,13 @@ static nib_status choose_readers(tune *t, const size_t *found, size_t n, nib_err
                       .h = t->train.h,
                       .held_out = t->test.h,
                       .method = t->o->method,
+                      .strength = &t->strength[at],
                       .pool = t->pool,
                       .interrupted = t->o->interrupted};
     NIB_TRY(choose_codes(&job, err));
     for (size_t i = 0; i < n; i++) {
         const tune_matrix *m = matrices[i];
-        double note[JOURNAL_NOTES] = {(double)m->way, m->shrink, m->error, m->sweep_error};
+        double note[JOURNAL_NOTES] = {(double)m->way, m->shrink, m->error, m->sweep_error, t->strength[at]};
         memcpy(t->entries[found[i]].note, note, sizeof note);
         journal_note(&t->journal, found[i]);
     }
@@ -273,13 +278,14 @@ static nib_status choose_readers(tune *t, const size_t *found, size_t n, nib_err
 }
 
 /* Matrix I as the network computes with it from here on. */
-static void stand_in(tune *t, size_t i) {
+static void stand_in(tune *t, site at, size_t i) {
     tune_matrix *m = &t->matrices[i];
     const journal_entry *e = &t->entries[i];
     m->way = (tune_way)(int)e->note[0];
     m->shrink = e->note[1];
     m->error = e->note[2];
     m->sweep_error = e->note[3];
+    t->strength[at] = (int)e->note[4];
     m->codes = e->codes;
     m->scales = e->scales;
     t->made[i] = *m->t;
@@ -301,7 +307,7 @@ static nib_status run_site(tune *t, site at, int layer, nib_error *err) {
         return tick(t, 3 * t->n_batches, err);
     nib_status status = gather_moments(t, at, layer, t->matrices[found[0]].t->cols, err);
     if (status == NIB_OK)
-        status = choose_readers(t, found, n, err);
+        status = choose_readers(t, at, found, n, err);
     gram_close(&t->train);
     gram_close(&t->test);
     NIB_TRY(status);
@@ -312,7 +318,7 @@ static nib_status choose_site(tune *t, site at, int layer, nib_error *err) {
     size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
     NIB_TRY(run_site(t, at, layer, err));
     for (size_t i = 0; i < n; i++)
-        stand_in(t, found[i]);
+        stand_in(t, at, found[i]);
     return NIB_OK;
 }
 

@@ -65,12 +65,12 @@ def test_threads_do_not_matter(nibble, tmp_path, text):
 
 
 def marks(journal, n):
-    """How many matrices a journal holds: the head takes 64 bytes, a mark 48."""
+    """How many matrices a journal holds: the head takes 64 bytes, a mark 56."""
     try:
-        raw = journal.read_bytes()[:64 + 48 * n]
+        raw = journal.read_bytes()[:64 + 56 * n]
     except FileNotFoundError:
         return 0
-    return sum(struct.unpack_from("<Q", raw, 64 + 48 * i)[0] for i in range(n)) if len(raw) == 64 + 48 * n else 0
+    return sum(struct.unpack_from("<Q", raw, 64 + 56 * i)[0] for i in range(n)) if len(raw) == 64 + 56 * n else 0
 
 
 @pytest.fixture

@@ -343,7 +343,7 @@ static void test_bad_numbers(void **unused) {
 /* H of every size about the blocks of the factorization: U H U^T = 1 since H^-1 = U^T U. */
 static void test_factor(void **unused) {
     (void)unused;
-    static double u[MAX_COLS * MAX_COLS], room[MAX_COLS * DENSE_BLOCK];
+    static double u[MAX_COLS * MAX_COLS], room[DENSE_ROOM(MAX_COLS)];
     for (size_t n = 1; n <= 200; n += n < 10 ? 1 : 27) {
         state = n;
         draw_hessian(hessian, n, 400);

@@ -52,6 +52,7 @@ enum {
     KEY_METHOD,
     KEY_CALIB,
     KEY_CALIB_TOKENS,
+    KEY_FP8_EXACT,
     KEY_HEAD,
     KEY_EMBEDDING,
     KEY_KEEP,
@@ -71,6 +72,10 @@ static const struct argp_option options[] = {
      "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
      1},
     {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
+    {"fp8-exact", KEY_FP8_EXACT, NULL, 0,
+     "Block scales of which every product with an FP4 value is an FP8 value, so that engines that compute in "
+     "FP8 lose nothing (nvfp4; not for rtn and 4over6)",
+     1},
     {"head", KEY_HEAD, "FORMAT", 0,
      "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
      "tensor is quantized "
@@ -123,6 +128,12 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--method 4over6 is for nvfp4");
     if (is_tuned(a->method) && a->convert.format != QF_NVFP4)
         argp_error(state, "--method %s is for nvfp4", methods[a->method]);
+    if (a->convert.fp8_exact && a->convert.format != QF_NVFP4)
+        argp_error(state, "--fp8-exact chooses block scales of nvfp4; %s has none",
+                   formats[a->convert.format]);
+    if (a->convert.fp8_exact && (a->method == METHOD_RTN || a->method == METHOD_4OVER6))
+        argp_error(state, "--fp8-exact does not go with --method %s, whose scales are its reference's",
+                   methods[a->method]);
     if ((a->calib || a->calib_tokens) &&
         (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
@@ -145,6 +156,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_CALIB_TOKENS:
         a->calib_tokens = (size_t)cli_integer_flag(state, "--calib-tokens", arg, 128, 1 << 30);
+        return 0;
+    case KEY_FP8_EXACT:
+        a->convert.fp8_exact = true;
         return 0;
     case KEY_HEAD:
         a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
@@ -348,6 +362,8 @@ static void print_notes(const quantize_session *s) {
             r->n_split);
     if (r->n_quantized == 0 && s->args->method != METHOD_AUTO)
         printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);
+    if (s->args->convert.fp8_exact && r->n_repacked)
+        printf("--fp8-exact chose nothing for %d tensors, which were NVFP4 already.\n", r->n_repacked);
     if (r->n_skipped)
         printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
     if (r->n_rounded)

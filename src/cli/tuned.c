@@ -94,8 +94,10 @@ nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_e
         return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu matrices", n);
     t->n = n;
     for (size_t i = 0; i < n; i++)
-        t->matrices[i] = (tune_matrix){
-            .t = matrices[i].t, .slot = matrices[i].slot, .tensor_scale = matrices[i].tensor_scale};
+        t->matrices[i] = (tune_matrix){.t = matrices[i].t,
+                                       .slot = matrices[i].slot,
+                                       .tensor_scale = matrices[i].tensor_scale,
+                                       .fp8_exact = matrices[i].fp8_exact};
     tune_options o = {.method = t->method,
                       .ids = t->set.ids,
                       .starts = t->set.starts,

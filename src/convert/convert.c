@@ -68,10 +68,12 @@ static nib_status measure(convert_run *run, nib_error *err) {
 
 /* MXFP4 becomes NVFP4 without loss when the tensor scale is a power of two: each block of 32 is two of 16
  * under the same power, which E4M3 holds for 18 of them. The sweep finds it, its error being 0. */
-static void choose_cast(scale_search *s, float amax, bool ct) {
+static void choose_cast(scale_search *s, float amax, bool ct, bool fp8_exact) {
     scale_search_init(s, QM_SWEEP, amax, ct, NULL);
+    s->fp8_exact = fp8_exact;
     if (amax / 6.0f > 0) {
-        int power = (int)ceilf(log2f(amax / 6.0f)) - 8; /* the largest block's scale lies in (128, 256] */
+        /* the largest block's scale lies in (128, 256], or in (32, 64] */
+        int power = (int)ceilf(log2f(amax / 6.0f)) - (fp8_exact ? 6 : 8);
         if (power > -126)
             s->tensor_scale = ldexpf(1.0f, power);
     }
@@ -86,17 +88,20 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
     quant_method method = run->o->method == QM_WEIGHTED && !item->e.weights ? QM_SWEEP : run->o->method;
+    bool exact = run->o->fp8_exact && dtype_is_nvfp4(item->e.to);
     bool casts = dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
     if (dtype_is_nvfp4(item->e.to) && item->unit_scale) {
         /* the sweep again is exact, where the powers are 2^-9 to 2^8 */
         choose_unit(&item->e.search, casts ? QM_SWEEP : method, casts ? NULL : item->e.weights);
+        item->e.search.fp8_exact = exact;
         return;
     }
     if (casts) {
-        choose_cast(&item->e.search, amax, ct);
+        choose_cast(&item->e.search, amax, ct, exact);
         return;
     }
-    scale_search_init(&item->e.search, method, amax, ct, item->e.weights);
+    (exact ? scale_search_init_fp8_exact : scale_search_init)(&item->e.search, method, amax, ct,
+                                                              item->e.weights);
     if (item->e.to == DT_F8_E4M3)
         item->e.search.tensor_scale = amax > 0 ? fmaxf(amax / 448.0f, FLT_MIN) : 1.0f;
     else if (!dtype_is_nvfp4(item->e.to))
@@ -136,7 +141,8 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
         if (is_chosen_elsewhere(run, &r->items[i]))
             matrices[n++] = (convert_matrix){.t = r->items[i].e.t,
                                              .slot = r->items[i].e.slot,
-                                             .tensor_scale = r->items[i].e.search.tensor_scale};
+                                             .tensor_scale = r->items[i].e.search.tensor_scale,
+                                             .fp8_exact = run->o->fp8_exact};
     nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
     n = 0;
     for (size_t i = 0; i < r->n && status == NIB_OK; i++)

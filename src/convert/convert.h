@@ -26,6 +26,7 @@ typedef struct convert_matrix {
     const tensor *t; /* of the source */
     slot slot;       /* t's, or SLOT_HEAD for the head made from a tied embedding */
     float tensor_scale;
+    bool fp8_exact;                /* block scales of scale_search_is_fp8_exact only */
     const uint8_t *codes, *scales; /* filled: [rows, cols / 2], [rows, cols / 16], until convert returns */
 } convert_matrix;
 
@@ -35,6 +36,7 @@ typedef struct convert_options {
     /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 with a loss. */
     nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
     void *choose_context;
+    bool fp8_exact; /* NVFP4 under scale_search_is_fp8_exact's scales; METHOD is sweep or weighted */
     head_policy head;
     embed_policy embed;
     out_kind out;

@@ -162,7 +162,7 @@ static int within(int code) {
 }
 
 /* The scale's code of every lane, by the least loss; the first of equals. */
-DENSE_CLONES static void choose_scales(const block *b, double (*w)[LANES], float tensor_scale,
+DENSE_CLONES static void choose_scales(const block *b, double (*w)[LANES], gptq_scales by,
                                        uint8_t best[LANES]) {
     double v[NVFP4_BLOCK][LANES], q[NVFP4_BLOCK][LANES], e[NVFP4_BLOCK][LANES];
     double step[LANES], loss[LANES], least[LANES];
@@ -171,21 +171,23 @@ DENSE_CLONES static void choose_scales(const block *b, double (*w)[LANES], float
         double amax = 0;
         for (int j = 0; j < NVFP4_BLOCK; j++)
             amax = fmax(amax, fabs(w[j][i]));
-        double ideal = amax / 6.0 / (double)tensor_scale;
-        base[i] = e4m3_floor(ideal < 448.0 ? (float)ideal : 448.0f);
+        double ideal = amax / 6.0 / (double)by.tensor_scale, most = by.fp8_exact ? 64.0 : 448.0;
+        base[i] = e4m3_floor(ideal < most ? (float)ideal : (float)most);
         least[i] = INFINITY;
         best[i] = (uint8_t)within(base[i]);
     }
     for (int offset = -BELOW; offset <= ABOVE; offset++) {
         for (int i = 0; i < LANES; i++)
-            step[i] = (double)(e4m3_to_f32((uint8_t)within(base[i] + offset)) * tensor_scale);
+            step[i] = (double)(e4m3_to_f32((uint8_t)within(base[i] + offset)) * by.tensor_scale);
         memcpy(v, w, sizeof v);
         round_block(b, v, step, q, e, loss);
-        for (int i = 0; i < LANES; i++)
-            if (loss[i] < least[i]) {
+        for (int i = 0; i < LANES; i++) {
+            uint8_t code = (uint8_t)within(base[i] + offset);
+            if (loss[i] < least[i] && (!by.fp8_exact || scale_search_is_fp8_exact(code))) {
                 least[i] = loss[i];
-                best[i] = (uint8_t)within(base[i] + offset);
+                best[i] = code;
             }
+        }
     }
 }
 
@@ -200,7 +202,7 @@ typedef struct quantizing {
     worker *workers;
     const gptq_rows *rows;
     const gptq_factor *f;
-    float tensor_scale;
+    gptq_scales by;
     uint8_t *codes, *scales;
 } quantizing;
 
@@ -213,9 +215,9 @@ static void quantize_block(const quantizing *z, worker *k, size_t i, size_t n, s
     uint8_t best[LANES];
     block b;
     block_load(&b, z->f, col);
-    choose_scales(&b, w, z->tensor_scale, best);
+    choose_scales(&b, w, z->by, best);
     for (int lane = 0; lane < LANES; lane++)
-        step[lane] = (double)(e4m3_to_f32(best[lane]) * z->tensor_scale);
+        step[lane] = (double)(e4m3_to_f32(best[lane]) * z->by.tensor_scale);
     round_block(&b, w, step, q, e, loss);
     for (size_t lane = 0; lane < n; lane++) {
         uint8_t *codes = z->codes + (i + lane) * cols / 2 + col / 2;
@@ -251,12 +253,12 @@ static void quantize_chunks(void *arg, int thread, size_t begin, size_t end) {
         quantize_lanes(z, &z->workers[thread], i, z->rows->n - i < LANES ? z->rows->n - i : LANES);
 }
 
-nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, float tensor_scale, uint8_t *codes,
+nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_scales by, uint8_t *codes,
                          uint8_t *scales, pool *team, nib_error *err) {
-    assert(rows->t->cols == f->cols && tensor_scale > 0);
+    assert(rows->t->cols == f->cols && by.tensor_scale > 0);
     crew c;
     NIB_TRY(crew_open(&c, f->cols, team, err));
-    quantizing z = {c.workers, rows, f, tensor_scale, codes, scales};
+    quantizing z = {c.workers, rows, f, by, codes, scales};
     pool_for(team, (rows->n + LANES - 1) / LANES, 1, quantize_chunks, &z);
     bool bad = false;
     for (int i = 0; i < c.n; i++)

@@ -47,8 +47,13 @@ typedef struct gptq_rows {
     size_t first, stride, n;
 } gptq_rows;
 
+typedef struct gptq_scales {
+    float tensor_scale;
+    bool fp8_exact; /* block scales of scale_search_is_fp8_exact only */
+} gptq_scales;
+
 /* codes [n, cols / 2], scales [n, cols / 16]. A row with a NaN or an infinity: NIB_BAD_FILE. */
-nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, float tensor_scale, uint8_t *codes,
+nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_scales by, uint8_t *codes,
                          uint8_t *scales, pool *team, nib_error *err);
 
 /* *out = sum over the rows of (w - w^) H (w - w^)^T: what the output loses on inputs of second moments H. */

@@ -16,7 +16,8 @@
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
 
-#define E4M3_MAX_CODE 0x7e
+#define E4M3_MAX_CODE  0x7e
+#define EXACT_MAX_CODE 0x68 /* 64 */
 
 float scale_search_reciprocal(float s) {
     float near = 1.0f / s;
@@ -44,6 +45,17 @@ void scale_search_init(scale_search *s, quant_method method, float amax, bool ct
     }
     if (ct)
         s->global_scale = scale_search_reciprocal(s->tensor_scale);
+}
+
+bool scale_search_is_fp8_exact(uint8_t scale) {
+    bool subnormal = scale < 8; /* 2, 4 or 6 times 2^-9 */
+    return scale > 0 && scale <= EXACT_MAX_CODE && scale % 2 == 0 && (subnormal || scale % 8 != 6);
+}
+
+void scale_search_init_fp8_exact(scale_search *s, quant_method method, float amax, bool ct,
+                                 const float *weights) {
+    scale_search_init(s, method, amax * (448.0f / 64.0f), ct, weights);
+    s->fp8_exact = true;
 }
 
 /* What 1 stands for under a block scale, computed as the method's reference computes it. */
@@ -98,12 +110,15 @@ static uint8_t best_scale(const scale_search *s, const float *x, const float *w,
     for (int i = 0; i < NVFP4_BLOCK; i++)
         a[i] = fabsf(x[i]);
     float ideal = amax / 6.0f / s->tensor_scale;
-    int base = e4m3_floor(ideal < 448.0f ? ideal : 448.0f);
+    float most = s->fp8_exact ? 64.0f : 448.0f;
+    int base = e4m3_floor(ideal < most ? ideal : most);
     int first = base - below < 1 ? 1 : base - below;
     int last = base + above > E4M3_MAX_CODE ? E4M3_MAX_CODE : base + above;
     float least = INFINITY;
     int best = first;
     for (int code = first; code <= last; code++) {
+        if (s->fp8_exact && !scale_search_is_fp8_exact((uint8_t)code))
+            continue;
         float error = block_error(a, w, step_of(s, (uint8_t)code));
         if (error < least) {
             least = error;

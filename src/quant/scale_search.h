@@ -32,12 +32,22 @@ typedef struct scale_search {
     float tensor_scale; /* multiplies; NVFP4 */
     float global_scale; /* compressed-tensors' divisor, 1 / tensor_scale as that library writes it; else 0 */
     const float *weights; /* [cols] E[x_j^2], QM_WEIGHTED */
+    bool fp8_exact;       /* NVFP4, sweep and weighted: of scale_search_is_fp8_exact's scales only */
 } scale_search;
 
 /* The tensor's scale for METHOD. CT: by compressed-tensors' formula for rtn. Apart from rtn and 4over6, whose
  * scales are those of their references, the scale has an exact reciprocal's reciprocal: 1 / (1 / s) == s in
  * FP32, so that both conventions store the same values. */
 void scale_search_init(scale_search *s, quant_method method, float amax, bool ct, const float *weights);
+
+/* Is every E2M1 value times SCALE, an E4M3 code, an E4M3 value? So it is for 1, 1.25 and 1.5 times a power of
+ * two, up to 64: engines that compute in FP8 fold such a block scale into the codes without loss. */
+bool scale_search_is_fp8_exact(uint8_t scale);
+
+/* scale_search_init for these scales: the tensor's largest magnitude is 6 under 64. For sweep and weighted.
+ */
+void scale_search_init_fp8_exact(scale_search *s, quant_method method, float amax, bool ct,
+                                 const float *weights);
 
 /* codes [cols/2], scales [cols/16]; cols is a multiple of 16. */
 void scale_search_nvfp4_row(const scale_search *s, const float *x, size_t cols, uint8_t *codes,

@@ -45,6 +45,10 @@ static gptq_rows sample_rows(const tensor *t) {
     return (gptq_rows){t, 0, stride, (t->rows + stride - 1) / stride};
 }
 
+static gptq_scales scales_of(const tune_matrix *m) {
+    return (gptq_scales){m->tensor_scale, m->fp8_exact};
+}
+
 static nib_status check_interrupt(const choose_job *job, nib_error *err) {
     return job->interrupted && *job->interrupted ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
 }
@@ -76,7 +80,7 @@ static void sweep_rows(void *arg, int thread, size_t begin, size_t end) {
 
 static nib_status sweep(const choose_job *job, const tune_matrix *m, gptq_rows rows, const room *r,
                         nib_error *err) {
-    scale_search search = {.method = QM_SWEEP, .tensor_scale = m->tensor_scale};
+    scale_search search = {.method = QM_SWEEP, .tensor_scale = m->tensor_scale, .fp8_exact = m->fp8_exact};
     sweeping s = {&search, rows, r, mem_array((size_t)pool_threads(job->pool), m->t->cols * sizeof(float))};
     if (!s.x)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for rows of %zu columns", m->t->cols);
@@ -95,7 +99,7 @@ static nib_status sample_loss(const choose_job *job, const gptq_factor *f, const
         const tune_matrix *m = job->matrices[i];
         gptq_rows rows = sample_rows(m->t);
         double error = 0;
-        NIB_TRY(gptq_quantize(&rows, f, m->tensor_scale, job->codes[i], job->scales[i], job->pool, err));
+        NIB_TRY(gptq_quantize(&rows, f, scales_of(m), job->codes[i], job->scales[i], job->pool, err));
         NIB_TRY(held_out_error(job, m, rows, job->codes[i], job->scales[i], &error, err));
         *sum += base[i] > 0 ? error / base[i] : 0;
     }
@@ -167,7 +171,7 @@ static nib_status try_factor(const choose_job *job, const gptq_factor *f, tune_w
             status = room_open(&r, m->t, err);
         if (status != NIB_OK)
             break;
-        status = gptq_quantize(&rows, f, m->tensor_scale, r.codes, r.scales, job->pool, err);
+        status = gptq_quantize(&rows, f, scales_of(m), r.codes, r.scales, job->pool, err);
         if (job->method != TUNE_BEST)
             m->error = INFINITY;
         if (status == NIB_OK)

@@ -114,6 +114,7 @@ static uint64_t fingerprint(const tune *t) {
     for (size_t i = 0; i < t->n; i++) {
         h = journal_hash(h, t->matrices[i].t->name, strlen(t->matrices[i].t->name));
         h = journal_hash(h, &t->matrices[i].tensor_scale, sizeof(float));
+        h = journal_hash(h, &t->matrices[i].fp8_exact, sizeof(bool));
     }
     return h;
 }

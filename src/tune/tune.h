@@ -36,6 +36,7 @@ typedef struct tune_matrix {
     const tensor *t;           /* of the file's list; cols a multiple of 16 */
     slot slot;                 /* t's, or SLOT_HEAD for a head made from the embedding */
     float tensor_scale;        /* NVFP4's */
+    bool fp8_exact;            /* block scales of scale_search_is_fp8_exact only */
     const uint8_t *codes;      /* filled: [rows, cols / 2], valid until tune_close */
     const uint8_t *scales;     /* filled: [rows, cols / 16] */
     tune_way way;              /* filled */

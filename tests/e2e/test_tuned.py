@@ -8,9 +8,11 @@ import struct
 import subprocess
 import time
 
+import ml_dtypes
+import numpy
 import pytest
 
-from test_quantize import make_model, peak_bytes, write_deep_model
+from test_quantize import make_model, peak_bytes, raw_tensors, write_deep_model
 
 TEXT = "".join(f"{a} and then {b}; some words (of {a + b} kinds) to calibrate with, again! "
                for a in range(9) for b in range(2))
@@ -123,7 +125,28 @@ def test_a_head_is_chosen_too(nibble, tmp_path, text):
     assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]
 
 
+@pytest.mark.parametrize("method", ["sweep", "weighted", "best"])
+def test_fp8_exact(nibble, tmp_path, text, method):
+    """Every product of a code and its block scale is an E4M3 value."""
+    source = make_model(tmp_path / "source", "llama")
+    calib = [] if method == "sweep" else ["--calib", text]
+    nibble("quantize", source, tmp_path / "out", "--method", method, "--fp8-exact", *calib)
+    values = numpy.arange(256, dtype=numpy.uint8).view(ml_dtypes.float8_e4m3fn).astype(numpy.float32)
+    grid = numpy.array([0, .5, 1, 1.5, 2, 3, 4, 6], dtype=numpy.float32)
+    found = set()
+    for name, (kind, raw) in raw_tensors(tmp_path / "out" / "model.safetensors").items():
+        if name.endswith("weight_scale"):
+            assert kind == "F8_E4M3"
+            found |= set(raw.ravel().tolist())
+    assert len(found) > 5
+    for scale in found:
+        assert numpy.isin(grid * values[scale], values).all(), scale
+    assert "--fp8-exact chose nothing for 14 tensors" in nibble("quantize", tmp_path / "out", tmp_path / "again", "--fp8-exact").stdout
+
+
 @pytest.mark.parametrize("arguments, code, words", [
+    (["--fp8-exact", "--method", "rtn"], 2, "--fp8-exact does not go with --method rtn"),
+    (["--fp8-exact", "--format", "mxfp4"], 2, "--fp8-exact chooses block scales of nvfp4"),
     (["--method", "gptq", "--format", "mxfp4"], 2, "--method gptq is for nvfp4"),
     (["--method", "sweep", "--calib-tokens", "500"], 2, "--calib and --calib-tokens are for --method weighted"),
     (["--method", "gptq", "--calib-tokens", "5"], 2, "--calib-tokens"),

@@ -80,10 +80,17 @@ static tensor draw(size_t rows, size_t cols) {
                     .tensor_scale = 1};
 }
 
+static bool fp8_exact;
+
 static float scale_of(const tensor *t) {
     scale_search s;
-    scale_search_init(&s, QM_WEIGHTED, nvfp4_amax(weights, t->rows * t->cols), false, NULL);
+    (fp8_exact ? scale_search_init_fp8_exact
+               : scale_search_init)(&s, QM_WEIGHTED, nvfp4_amax(weights, t->rows * t->cols), false, NULL);
     return s.tensor_scale;
+}
+
+static gptq_scales scales_by(const tensor *t) {
+    return (gptq_scales){scale_of(t), fp8_exact};
 }
 
 /* ---- the plain one ---- */
@@ -159,11 +166,13 @@ static void plain_row(const float *x, const double *u, size_t n, size_t reach, f
         double amax = 0, least = INFINITY;
         for (size_t j = col; j < col + 16; j++)
             amax = fmax(amax, fabs(w[j]));
-        float ideal = (float)fmin(amax / 6 / (double)tensor_scale, 448);
+        float ideal = (float)fmin(amax / 6 / (double)tensor_scale, fp8_exact ? 64 : 448);
         int base = e4m3_from_f32(ideal), best = 0;
         base -= base && e4m3_to_f32((uint8_t)base) > ideal;
         for (int code = base - 8; code <= base + 7; code++) {
             int inside = code < 1 ? 1 : code > 0x7e ? 0x7e : code;
+            if (fp8_exact && (inside > 0x68 || inside % 2 || (inside >= 8 && inside % 8 == 6)))
+                continue;
             memcpy(copy, w, sizeof copy);
             double step = (double)(e4m3_to_f32((uint8_t)inside) * tensor_scale);
             double loss = plain_round(copy, u, n, col, col + 16, col + 16, step, c);
@@ -207,7 +216,7 @@ static void quantize(const tensor *t, gptq_reach reach, double shrink, int threa
     gptq_factor f;
     gptq_rows rows = {t, 0, 1, t->rows};
     assert_int_equal(gptq_factor_make(&f, hessian, t->cols, reach, shrink, team, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&rows, &f, scale_of(t), codes, scales, team, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&rows, &f, scales_by(t), codes, scales, team, &err), NIB_OK);
     gptq_factor_free(&f);
     pool_free(team);
 }
@@ -238,6 +247,9 @@ static void test_plain(void **unused) {
     check_plain(32, 16, GPTQ_FULL, 0);
     check_plain(40, 144, GPTQ_BLOCKS, 0);
     check_plain(5, 64, GPTQ_FULL, 1);
+    fp8_exact = true;
+    check_plain(40, 208, GPTQ_FULL, 0.2);
+    fp8_exact = false;
 }
 
 static double error_on(const tensor *t, const double *h) {
@@ -316,7 +328,7 @@ static void test_strided_rows(void **unused) {
     quantize(&t, GPTQ_FULL, 0.1, 2);
     gptq_rows some = {&t, 3, 7, 14};
     assert_int_equal(gptq_factor_make(&f, hessian, t.cols, GPTQ_FULL, 0.1, NULL, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&some, &f, scale_of(&t), want_codes, want_scales, NULL, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&some, &f, scales_by(&t), want_codes, want_scales, NULL, &err), NIB_OK);
     for (size_t i = 0; i < 14; i++)
         assert_memory_equal(want_codes + i * t.cols / 2, codes + (3 + 7 * i) * t.cols / 2, t.cols / 2);
     gptq_factor_free(&f);
@@ -330,7 +342,8 @@ static void test_bad_numbers(void **unused) {
     gptq_rows rows = {&t, 0, 1, t.rows};
     assert_int_equal(gptq_factor_make(&f, hessian, t.cols, GPTQ_FULL, 0.1, NULL, &err), NIB_OK);
     weights[64 * 37 + 5] = NAN;
-    assert_int_equal(gptq_quantize(&rows, &f, 0.01f, codes, scales, NULL, &err), NIB_BAD_FILE);
+    assert_int_equal(gptq_quantize(&rows, &f, (gptq_scales){0.01f, false}, codes, scales, NULL, &err),
+                     NIB_BAD_FILE);
     assert_non_null(strstr(err.text, "NaN"));
     gptq_factor_free(&f);
     hessian[3 * 64 + 3] = NAN;

@@ -172,6 +172,44 @@ static void test_weighted(void **state) {
     assert_true(relative_mse(&s, NULL) <= method_mse(QM_SWEEP, NULL) * 1.0001);
 }
 
+/* ---- scales that FP8 holds with every product ---- */
+
+static void test_fp8_exact_scales(void **state) {
+    (void)state;
+    int n = 0;
+    for (int scale = 0; scale <= 0x7e; scale++) {
+        bool exact = scale > 0;
+        for (uint8_t code = 1; code < 8; code++) {
+            float product = e2m1_to_f32(code) * e4m3_to_f32((uint8_t)scale);
+            exact &= e4m3_to_f32(e4m3_from_f32(product)) == product;
+        }
+        assert_true(scale_search_is_fp8_exact((uint8_t)scale) == exact);
+        n += exact;
+    }
+    assert_int_equal(n, 40);
+    assert_false(scale_search_is_fp8_exact(0x7f) || scale_search_is_fp8_exact(0xb8));
+}
+
+static void test_fp8_exact_rows(void **state) {
+    (void)state;
+    draw_gaussian(60);
+    double sweep = method_mse(QM_SWEEP, NULL);
+    scale_search s;
+    scale_search_init_fp8_exact(&s, QM_SWEEP, nvfp4_amax(x, GOLDEN_N), false, NULL);
+    double exact = relative_mse(&s, NULL);
+    print_message("FP8-exact scales: x%.4f of sweep's error\n", exact / sweep);
+    assert_true(exact > sweep && exact < 1.25 * sweep);
+    for (size_t r = 0; r < GOLDEN_N / GOLDEN_COLS; r++) {
+        scale_search_nvfp4_row(&s, x + r * GOLDEN_COLS, GOLDEN_COLS, codes, scales);
+        for (size_t b = 0; b < GOLDEN_COLS / 16; b++)
+            assert_true(scale_search_is_fp8_exact(scales[b]));
+    }
+    float tall[16] = {6000, -1}; /* under a tensor scale that is too small for it */
+    s.tensor_scale = 1;
+    scale_search_nvfp4_row(&s, tall, 16, codes, scales);
+    assert_true(e4m3_to_f32(scales[0]) == 64 && codes[0] % 16 == 7);
+}
+
 /* ---- sweep against all 126 scales, computed another way: in FP64, by the list of values ---- */
 
 static double nearest_error(double y) {
@@ -468,7 +506,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_references_fp32), cmocka_unit_test(test_references_ties),
         cmocka_unit_test(test_references_bf16), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_weighted),        cmocka_unit_test(test_weighted_ends),
+        cmocka_unit_test(test_weighted),        cmocka_unit_test(test_fp8_exact_scales),
+        cmocka_unit_test(test_fp8_exact_rows),  cmocka_unit_test(test_weighted_ends),
         cmocka_unit_test(test_magnitudes),      cmocka_unit_test(test_mxfp4_magnitudes),
         cmocka_unit_test(test_exhaustive),      cmocka_unit_test(test_reciprocal_scales),
         cmocka_unit_test(test_zeros),           cmocka_unit_test(test_gguf_layout),

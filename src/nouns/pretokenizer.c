@@ -64,7 +64,8 @@ static const pretokenizer rows[] = {
      .steps = {PRETOKENIZER_WORDS("\\p{N}")},
      .nfc = true},
     {.names = "stablelm2 hunyuan solar-open grok-2", .steps = {PRETOKENIZER_WORDS("\\p{N}")}},
-    {.names = "dbrx smaug-bpe chatglm-bpe glm4", .steps = {PRETOKENIZER_WORDS("\\p{N}{1,3}")}},
+    {.names = "dbrx smaug-bpe chatglm-bpe", .steps = {PRETOKENIZER_WORDS("\\p{N}{1,3}")}},
+    {.names = "glm4 glm5", .steps = {PRETOKENIZER_WORDS("\\p{N}{1,3}")}, .ignore_merges = true},
     {.names =
          "gpt-2 phi-2 mpt olmo jais trillion granite-docling exaone4 gigachat a.x-4.0 mellum modern-bert "
          "jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe",

@@ -244,10 +244,10 @@ nib_status splitter_add(splitter *s, split_step step, const char *where, nib_err
 
 /* Is PATTERN one that is written out here? It leaves nothing between its matches, so only what may join or
  * drop them differs. */
-static bool is_written_out(split_step *step, strview pattern) {
+static bool is_written_out(split_step *step, strview pattern, class_source source) {
     if (step->behavior != SPLIT_ISOLATED && !(step->behavior == SPLIT_REMOVED && step->invert))
         return false;
-    step->fold_long_s = true;
+    step->fold_long_s = source != CLASSES_LLAMA_CPP; /* whose contractions are ASCII */
     step->kind = SPLIT_WORDS;
     if (strview_is(pattern, PRETOKENIZER_GPT2))
         step->kind = SPLIT_GPT2;
@@ -262,7 +262,7 @@ static bool is_written_out(split_step *step, strview pattern) {
 
 nib_status splitter_add_pattern(splitter *s, split_step step, strview pattern, class_source source,
                                 const char *where, nib_error *err) {
-    if (!is_written_out(&step, pattern)) {
+    if (!is_written_out(&step, pattern, source)) {
         step.kind = SPLIT_PATTERN;
         NIB_TRY(split_pattern_open(&step.pattern, pattern, source, where, err));
     }

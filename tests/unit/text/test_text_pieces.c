@@ -3,6 +3,7 @@
  * The parts under a tokenizer: UTF-8, normalization, character classes, the pre-tokenizers' patterns (against
  * Oniguruma on the same regular expressions), merging, added tokens.
  */
+#include "nouns/pretokenizer.h"
 #include "text/normalize.h"
 #include "text/split_pattern.h"
 #include "text_fixture.h"
@@ -213,6 +214,57 @@ static void patterns_equal_oniguruma(void **state) {
     }
 }
 
+static nib_status note_length(void *context, const char *word, size_t n, nib_error *err) {
+    (void)word;
+    char number[24];
+    return text_buffer_append(context, number, (size_t)snprintf(number, sizeof number, " %zu", n), err);
+}
+
+/* NAME, a text in hexadecimal, the lengths of the pieces that llama.cpp cuts it into. */
+static void check_golden_split(char *line) {
+    char *hex = strchr(line, ' '), *lengths = strchr(hex + 1, ' '), text[256];
+    *hex++ = '\0';
+    const pretokenizer *pre = pretokenizer_find(strview_of(line));
+    splitter s = {0};
+    size_t n = 0;
+    unsigned byte;
+    if (!pre)
+        fail_msg("%s is no name of a pre-tokenizer", line);
+    for (; n < sizeof text && hex + 2 * n < lengths && sscanf(hex + 2 * n, "%2x", &byte) == 1; n++)
+        text[n] = (char)byte;
+    assert_int_equal(char_classes_open(&s.classes, CLASSES_LLAMA_CPP, NULL), NIB_OK);
+    s.has_classes = true;
+    for (size_t i = 0; i < PRETOKENIZER_MAX_STEPS && pre->steps[i]; i++)
+        assert_int_equal(splitter_add_pattern(&s, (split_step){0}, strview_of(pre->steps[i]),
+                                              CLASSES_LLAMA_CPP, "test", NULL),
+                         NIB_OK);
+    text_buffer out = {0};
+    uint64_t work = SPLIT_PATTERN_WORK(n);
+    assert_int_equal(splitter_run(&s, text, n, note_length, &out, &work, NULL), NIB_OK);
+    assert_int_equal(text_buffer_append(&out, "", 1, NULL), NIB_OK);
+    if (strcmp(out.bytes, lengths) != 0)
+        fail_msg("%s cuts %.*s into%s, expected%s", line, (int)(lengths - hex), hex, out.bytes, lengths);
+    text_buffer_free(&out);
+    splitter_close(&s);
+}
+
+static void names_cut_as_llama_cpp(void **state) {
+    (void)state;
+    FILE *f = fopen(TESTS_DIR "/golden/text/splits.txt", "r");
+    assert_non_null(f);
+    static char line[4096];
+    int n = 0;
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (line[0] == '#')
+            continue;
+        check_golden_split(line);
+        n++;
+    }
+    fclose(f);
+    assert_true(n > 300);
+}
+
 /* Tries nowhere long enough for a limit of one match, everywhere long: an error, soon, whatever the length.
  */
 static void check_hostile(const char *pattern, char letter, size_t n) {
@@ -358,11 +410,12 @@ static void added_tokens_are_found(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(repair_follows_python),    cmocka_unit_test(lenient_repair_follows_llama_cpp),
-        cmocka_unit_test(nfc_composes_and_orders),  cmocka_unit_test(nfc_is_linear_on_marks),
-        cmocka_unit_test(classes_differ_by_source), cmocka_unit_test(patterns_cut_words),
-        cmocka_unit_test(patterns_equal_oniguruma), cmocka_unit_test(hostile_pattern_is_bounded),
-        cmocka_unit_test(merging_follows_the_rule), cmocka_unit_test(added_tokens_are_found),
+        cmocka_unit_test(repair_follows_python),      cmocka_unit_test(lenient_repair_follows_llama_cpp),
+        cmocka_unit_test(nfc_composes_and_orders),    cmocka_unit_test(nfc_is_linear_on_marks),
+        cmocka_unit_test(classes_differ_by_source),   cmocka_unit_test(patterns_cut_words),
+        cmocka_unit_test(patterns_equal_oniguruma),   cmocka_unit_test(names_cut_as_llama_cpp),
+        cmocka_unit_test(hostile_pattern_is_bounded), cmocka_unit_test(merging_follows_the_rule),
+        cmocka_unit_test(added_tokens_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,7 +51,7 @@ static void describe(cuda_backend *cb) {
     const char *how = cb->be.mode == COMPUTE_EXACT ? "exact: FP32 activations and products"
                       : cb->be.mode == COMPUTE_W4A16
                           ? "activations bf16; NVFP4 gemv/wgmma, other formats mma.sync"
-                          : "activations fp8 (a scale per row), bf16 up to 16 rows and for "
+                          : "activations fp8 (a scale per row), bf16 up to 32 rows and for "
                             "weights that are not NVFP4";
     snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s", cb->device_name, cb->arch, how);
 }
@@ -165,7 +165,7 @@ static void describe_paths(device_info *d, int arch) {
     snprintf(d->paths, sizeof d->paths,
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
              "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
-             arch == 90 ? "gemv to 16 rows, then wgmma (BF16, or FP8 with folded scales)"
+             arch == 90 ? "gemv to 32 rows, then wgmma (BF16, or FP8 with folded scales)"
                         : "gemv to 16 rows, then mma.sync BF16",
              arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
 }

@@ -11,8 +11,11 @@
 #include "gemm/gemm.h"
 #include "ops/ops.h"
 
-/* Rows up to which NVFP4 products read BF16 activations whatever the mode: there they are bound by memory. */
-#define CUDA_FEW_ROWS 16
+/* Rows up to which NVFP4 products read BF16 activations whatever the mode: the FP4 library has kernels of one
+ * launch there, whose weights are exact, and FP8 is no faster. */
+#ifndef CUDA_FEW_ROWS
+#define CUDA_FEW_ROWS 32
+#endif
 
 #define CUDA_MAX_SHAPES 32 /* of FP4 weights that differ in rows or columns */
 

@@ -2,28 +2,33 @@
  *
  * Attention of prompts on Hopper: prefill.cu's work through wgmma, for FP8 pages and head_dim 64 and 128.
  *
- * A block takes 128 (row, query head) pairs of one KV head, as prefill.cu does. Two consumer warpgroups have 64
- * pairs each: queries (FP16, scaled) and weights are register operands, scores, maxima, sums and O stay in
- * registers. A producer warpgroup brings pages of 64 keys and values: FP8 through registers, a page ahead, FP16
- * (exact) into a ring of shared memory, as rows of 128 bytes with the 128-byte swizzle: keys as an operand whose
- * k (the dimension) is contiguous, values as one whose n (the dimension) is, so both are stored alike.
+ * A block takes 128 (row, query head) pairs of one KV head, as prefill.cu does. Two consumer warpgroups have
+ * 64 pairs each: queries (FP16, scaled) and weights are register operands, scores, maxima, sums and O stay in
+ * registers. A producer warpgroup brings pages of 64 keys and values: FP8 through registers, two pages ahead,
+ * FP16 (exact) into a ring of shared memory, as rows of 128 bytes with the 128-byte swizzle: keys as an
+ * operand whose k (the dimension) is contiguous, values as one whose n (the dimension) is, so both are stored
+ * alike.
+ *
  *   S [64, 64] = Q K^T   D / 16 wgmma m64n64k16;  times the keys' scales, masked; the usual running maximum
  *   O [64, D] += P V     4 wgmma m64nDk16;        P times the values' scales
- * The scores of a page and the weighted sum of the page before it are queued together, and weights are made of the
- * scores while that sum is still on its way. Shared bytes: STAGES (256 D + 512).
- * A page that a warpgroup does not see is passed on unread; only pages on an edge are masked.
+ *
+ * The scores of a page and the weighted sum of the page before it are queued together, and weights are made
+ * of the scores while that sum is still on its way. Shared bytes: STAGES (256 D + 512). A page that a
+ * warpgroup does not see is passed on unread; only pages on an edge are masked.
  */
 #include "cuda/gpu/any/attn.cuh"
 #include "gemm/gpu/sm90/wgmma_ops.cuh"
 
 constexpr int TILE = 128, STAGES = 4, PART = KV_PAGE * 128; /* bytes of 64 dimensions of a page */
-constexpr int CONSUMERS = 2, THREADS = (CONSUMERS + 1) * 128, CONSUMER_REGISTERS = 216, PRODUCER_REGISTERS = 72;
+constexpr int CONSUMERS = 2, THREADS = (CONSUMERS + 1) * 128, CONSUMER_REGISTERS = 200,
+              PRODUCER_REGISTERS = 104;
 static_assert(CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= (CONSUMERS + 1) * 168,
               "setmaxnreg deals in what the launch reserved");
 
 /* S = A B^T (+ S), k contiguous in both; O += A B, n contiguous in B. */
 template <int ADD> __device__ __forceinline__ void wgmma_keys(float (&d)[32], const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" GEMM_NUMBERS_64 "},{%32,%33,%34,%35},%36,%37,1,1,0;"
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" GEMM_NUMBERS_64
+                 "},{%32,%33,%34,%35},%36,%37,1,1,0;"
                  : GEMM_SUMS_64(d)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
 }
@@ -50,11 +55,21 @@ template <int D> struct ring {
     uint32_t base;
     int stage, phase;
 
-    __device__ __forceinline__ uint32_t keys() const { return base + stage * page; }
-    __device__ __forceinline__ uint32_t values() const { return keys() + page / 2; }
-    __device__ __forceinline__ uint32_t full() const { return base + barriers + 8 * stage; }
-    __device__ __forceinline__ uint32_t empty() const { return full() + 8 * STAGES; }
-    __device__ __forceinline__ uint32_t scale_at() const { return base + scales + stage * 2 * KV_PAGE * 4; }
+    __device__ __forceinline__ uint32_t keys() const {
+        return base + stage * page;
+    }
+    __device__ __forceinline__ uint32_t values() const {
+        return keys() + page / 2;
+    }
+    __device__ __forceinline__ uint32_t full() const {
+        return base + barriers + 8 * stage;
+    }
+    __device__ __forceinline__ uint32_t empty() const {
+        return full() + 8 * STAGES;
+    }
+    __device__ __forceinline__ uint32_t scale_at() const {
+        return base + scales + stage * 2 * KV_PAGE * 4;
+    }
     __device__ __forceinline__ void advance() {
         if (++stage == STAGES) {
             stage = 0;
@@ -95,8 +110,8 @@ template <int D> struct page_share {
 };
 
 template <int D>
-__device__ __forceinline__ void load_share(page_share<D> *x, const attn_job &job, const int32_t *pages, int page,
-                                           int head, int t) {
+__device__ __forceinline__ void load_share(page_share<D> *x, const attn_job &job, const int32_t *pages,
+                                           int page, int head, int t) {
     const size_t cell = cell_of(job, pages, head, page * KV_PAGE);
     const uint4 *k = (const uint4 *)((const uint8_t *)job.kv.k + cell * D);
     const uint4 *v = (const uint4 *)((const uint8_t *)job.kv.v + cell * D);
@@ -114,7 +129,8 @@ __device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi)
                  : "memory");
 }
 
-/* Unit UNIT of a page at TO: sixteen FP16, two chunks of its row. Eight lanes write eight different chunks. */
+/* Unit UNIT of a page at TO: sixteen FP16, two chunks of its row. Eight lanes write eight different chunks.
+ */
 template <int D> __device__ __forceinline__ void put_unit(uint32_t to, uint4 x, int unit) {
     const int key = unit / (D / 16), m = unit % (D / 16), swap = m >> 2 & 1;
     const uint32_t row = to + m / 4 * PART + key * 128;
@@ -123,27 +139,43 @@ template <int D> __device__ __forceinline__ void put_unit(uint32_t to, uint4 x, 
     put_eight(row + ((first ^ 1 ^ (key & 7)) << 4), swap ? x.x : x.z, swap ? x.y : x.w);
 }
 
-template <int D> static __device__ void produce(const attn_job &job, int first, int end, int head, ring<D> at) {
+/* The share X of a page into the ring. */
+template <int D> __device__ __forceinline__ void put_share(const page_share<D> &x, ring<D> &at, int t) {
+    barrier_wait(at.empty(), at.phase);
+#pragma unroll
+    for (int i = 0; i < page_share<D>::units; i++) {
+        put_unit<D>(at.keys(), x.k[i], t + 128 * i);
+        put_unit<D>(at.values(), x.v[i], t + 128 * i);
+    }
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.scale_at() + 4 * t), "f"(x.scale) : "memory");
+}
+
+template <int D> __device__ __forceinline__ void pass_on(ring<D> &at) {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    barrier_arrive(at.full());
+    at.advance();
+}
+
+/* Two pages are on their way while one is converted. */
+template <int D>
+static __device__ void produce(const attn_job &job, int first, int end, int head, ring<D> at) {
     const int t = threadIdx.x & 127;
-    page_share<D> x;
+    page_share<D> x[2];
     at.phase = 1; /* the ring is empty */
     for (run r = {}; find_run(job, first, end, &r); first = r.end) {
         const int32_t *pages = job.step.page_table + job.step.first_page[r.first];
-        load_share<D>(&x, job, pages, r.page, head, t);
-        for (int page = r.page; page <= r.last_page; page++) {
-            barrier_wait(at.empty(), at.phase);
+        load_share<D>(&x[0], job, pages, r.page, head, t);
+        if (r.page < r.last_page)
+            load_share<D>(&x[1], job, pages, r.page + 1, head, t);
+        for (int page = r.page; page <= r.last_page; page += 2)
 #pragma unroll
-            for (int i = 0; i < page_share<D>::units; i++) {
-                put_unit<D>(at.keys(), x.k[i], t + 128 * i);
-                put_unit<D>(at.values(), x.v[i], t + 128 * i);
-            }
-            asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.scale_at() + 4 * t), "f"(x.scale) : "memory");
-            if (page < r.last_page)
-                load_share<D>(&x, job, pages, page + 1, head, t);
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            barrier_arrive(at.full());
-            at.advance();
-        }
+            for (int i = 0; i < 2; i++)
+                if (page + i <= r.last_page) {
+                    put_share<D>(x[i], at, t);
+                    if (page + i + 2 <= r.last_page)
+                        load_share<D>(&x[i], job, pages, page + i + 2, head, t);
+                    pass_on<D>(at);
+                }
     }
 }
 
@@ -151,19 +183,20 @@ template <int D> static __device__ void produce(const attn_job &job, int first, 
 
 /* A lane's two pairs: g and g + 8 of its warp's sixteen. */
 template <int D> struct pair_sums {
-    int position[2]; /* -1: not of this run */
+    int position[2];                /* -1: not of this run */
     float max[2], sum[2], o[D / 2]; /* o[4 n + 2 r + c]: dimension 8 n + 2 t + c of pair r */
 };
 
 /* Queries as A fragments, sixteen dimensions each. */
 template <int D>
-__device__ __forceinline__ void load_queries(uint32_t *q, const attn_job &job, int first, int end, int head, int pair,
-                                             int group, int t) {
+__device__ __forceinline__ void load_queries(uint32_t *q, const attn_job &job, int first, int end, int head,
+                                             int pair, int group, int t) {
     const float factor = job.p.scale * LOG2E;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int row = first + (pair + 8 * r) / group;
-        const float *from = job.q + (size_t)row * job.q_stride + ((size_t)head * group + (pair + 8 * r) % group) * D + 2 * t;
+        const float *from =
+            job.q + (size_t)row * job.q_stride + ((size_t)head * group + (pair + 8 * r) % group) * D + 2 * t;
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
             const float2 v = row < end ? *(const float2 *)(from + 8 * i) : make_float2(0, 0);
@@ -178,7 +211,8 @@ __device__ __forceinline__ float2 scale_pair(uint32_t at, int n, int t) {
     return make_float2(__uint_as_float(v.x), __uint_as_float(v.y));
 }
 
-/* S [2 pairs, 64 keys] becomes weights; maxima and sums follow. KEEP: the factors of what was summed before. */
+/* S [2 pairs, 64 keys] becomes weights; maxima and sums follow. KEEP: the factors of what was summed before.
+ */
 template <int D, bool MASKED>
 __device__ __forceinline__ void weigh_page(float (&s)[32], float (&keep)[2], pair_sums<D> *x,
                                            const attn_view &view, int key0, uint32_t scales, int t) {
@@ -259,8 +293,8 @@ template <int D> struct consumer {
         wgmma_commit();
     }
 
-    __device__ __forceinline__ void weigh(float (&s)[32], float (&keep)[2], const attn_view &view, const seen &see,
-                                          int key0, int t) {
+    __device__ __forceinline__ void weigh(float (&s)[32], float (&keep)[2], const attn_view &view,
+                                          const seen &see, int key0, int t) {
         if (key0 + KV_PAGE - 1 <= see.least && key0 >= first_key(view, see.most))
             weigh_page<D, false>(s, keep, &x, view, key0, at.scale_at(), t);
         else
@@ -283,7 +317,8 @@ template <int D> struct consumer {
     }
 
     /* N pages from position KEY0 on, the first of which is there to be waited for. */
-    __device__ __forceinline__ void take_pages(const attn_view &view, const seen &see, int key0, int n, int t) {
+    __device__ __forceinline__ void take_pages(const attn_view &view, const seen &see, int key0, int n,
+                                               int t) {
         float s[32], keep[2];
         barrier_wait(at.full(), at.phase);
         wgmma_fence();
@@ -315,7 +350,8 @@ template <int D> struct consumer {
 };
 
 template <int D>
-static __device__ void consume(const attn_job &job, int first, int end, int head, int group, int per_tile, ring<D> at) {
+static __device__ void consume(const attn_job &job, int first, int end, int head, int group, int per_tile,
+                               ring<D> at) {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, of_group = (threadIdx.x >> 7) * 64;
     const int pair = of_group + (threadIdx.x >> 5 & 3) * 16 + g;
     consumer<D> c;
@@ -355,14 +391,16 @@ static __device__ void consume(const attn_job &job, int first, int end, int head
         const size_t to = ((size_t)head * group + of_pair % group) * D + 2 * t;
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
-            put_pair(job.out, row, to + 8 * n, x.o[4 * n + 2 * r] * inverse, x.o[4 * n + 2 * r + 1] * inverse);
+            put_pair(job.out, row, to + 8 * n, x.o[4 * n + 2 * r] * inverse,
+                     x.o[4 * n + 2 * r + 1] * inverse);
     }
 }
 
 template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_prompts_wgmma(attn_job job) {
     extern __shared__ __align__(1024) uint8_t shared[];
     const int group = job.p.n_heads / job.p.n_kv_heads, per_tile = TILE / group;
-    const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y; /* late tiles, which are the long ones, first */
+    const int tile = gridDim.x - 1 - blockIdx.x,
+              head = blockIdx.y; /* late tiles, which are the long ones, first */
     const int first = tile * per_tile, end = min(job.n_rows, first + per_tile);
     ring<D> at = {shared_address(shared), 0, 0};
     if (threadIdx.x == 0) {
@@ -387,8 +425,8 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_pro
 
 template <int D> static int launch(const cuda_lane *lane, const attn_job &job) {
     const int per_tile = TILE / (job.p.n_heads / job.p.n_kv_heads);
-    cudaError_t status = cudaFuncSetAttribute(attend_prompts_wgmma<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              ring<D>::shared);
+    cudaError_t status = cudaFuncSetAttribute(attend_prompts_wgmma<D>,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, ring<D>::shared);
     if (status != cudaSuccess)
         return status;
     dim3 grid((unsigned)((job.n_rows + per_tile - 1) / per_tile), (unsigned)job.p.n_kv_heads);
@@ -401,7 +439,8 @@ extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p
 }
 
 extern "C" int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
-                                    const attn_view *p, const kv_view *kv, const step_view *step, int n_rows) {
+                                    const attn_view *p, const kv_view *kv, const step_view *step,
+                                    int n_rows) {
     attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1};
     return p->head_dim == 64 ? launch<64>(lane, job) : launch<128>(lane, job);
 }

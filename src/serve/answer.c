@@ -157,6 +157,37 @@ static void rename_developers(const answer *r) {
     }
 }
 
+/* Agents send system messages in the middle, which many templates refuse: all of them become one, in front.
+ * False: there was nothing to move. */
+static bool hoist_systems(answer *r) {
+    json_t *rest = json_array(), *message;
+    buf all = {0};
+    size_t i, n_moved = 0;
+    json_array_foreach(r->ask.messages, i, message) {
+        const char *role = json_string_value(json_object_get(message, "role"));
+        const char *content = json_string_value(json_object_get(message, "content"));
+        if (!role || strcmp(role, "system") != 0 || !content) {
+            json_array_append(rest, message);
+            continue;
+        }
+        n_moved += i > 0;
+        if (all.n > 0)
+            buf_text(&all, "\n\n");
+        buf_text(&all, content);
+    }
+    json_t *first =
+        all.n > 0 && !all.failed ? json_pack("{s:s, s:s}", "role", "system", "content", all.bytes) : NULL;
+    const bool moved = n_moved > 0 && first && json_array_insert(rest, 0, first) == 0;
+    if (moved) {
+        json_decref(r->ask.messages);
+        r->ask.messages = json_incref(rest);
+    }
+    json_decref(first);
+    json_decref(rest);
+    buf_free(&all);
+    return moved;
+}
+
 static nib_status render(const answer *r, const nib_conversation *c, int32_t **ids, size_t *n,
                          nib_reader **reader, nib_error *err) {
     if (!c->messages || (r->ask.tools && !c->tools) || (r->ask.variables && !c->variables))
@@ -164,10 +195,33 @@ static nib_status render(const answer *r, const nib_conversation *c, int32_t **i
     return nib_chat_render(r->server->chat, c, ids, n, reader, err);
 }
 
+/* The prompt, and a reader for each choice. */
+static nib_status render_all(const answer *r, int32_t **ids, size_t *n, nib_reader **readers,
+                             nib_error *err) {
+    int32_t *again;
+    size_t n_again;
+    const nib_conversation c = {.size = sizeof c,
+                                .messages = json_dumps(r->ask.messages, JSON_COMPACT),
+                                .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
+                                .variables =
+                                    r->ask.variables ? json_dumps(r->ask.variables, JSON_COMPACT) : NULL,
+                                .no_generation_prompt = r->ask.no_generation_prompt};
+    nib_status status = render(r, &c, ids, n, &readers[0], err);
+    for (int i = 1; i < r->ask.best_of && status == NIB_OK; i++) {
+        status = render(r, &c, &again, &n_again, &readers[i], err);
+        if (status == NIB_OK)
+            nib_free(again);
+    }
+    json_text_free((char *)(size_t)c.messages);
+    json_text_free((char *)(size_t)c.tools);
+    json_text_free((char *)(size_t)c.variables);
+    return status;
+}
+
 bool answer_add_conversation(answer *r, api_error *e) {
     const server *s = r->server;
-    int32_t *ids = NULL, *again;
-    size_t n = 0, m;
+    int32_t *ids = NULL;
+    size_t n = 0;
     nib_error words = {""};
     nib_reader *readers[ASK_MAX_CHOICES] = {NULL};
     if (!s->chat)
@@ -179,22 +233,12 @@ bool answer_add_conversation(answer *r, api_error *e) {
             "'tools' is not supported: this model's chat template writes no calls in a form that is "
             "known");
     rename_developers(r);
-    const nib_conversation c = {.size = sizeof c,
-                                .messages = json_dumps(r->ask.messages, JSON_COMPACT),
-                                .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
-                                .variables =
-                                    r->ask.variables ? json_dumps(r->ask.variables, JSON_COMPACT) : NULL,
-                                .no_generation_prompt = r->ask.no_generation_prompt};
-    nib_status status = render(r, &c, &ids, &n, &readers[0], &words);
-    for (int i = 1; i < r->ask.best_of && status == NIB_OK; i++) { /* a reader for each choice */
-        status = render(r, &c, &again, &m, &readers[i], &words);
-        if (status == NIB_OK)
-            nib_free(again);
-    }
-    json_text_free((char *)(size_t)c.messages);
-    json_text_free((char *)(size_t)c.tools);
-    json_text_free((char *)(size_t)c.variables);
+    nib_status status = render_all(r, &ids, &n, readers, &words);
+    if (status == NIB_BAD_ARGUMENT && hoist_systems(r))
+        status = render_all(r, &ids, &n, readers, &words);
     bool good = status == NIB_OK || api_error_from(e, status, &words);
+    if (!good)
+        nib_free(ids);
     const size_t first = r->n_choices;
     if (good)
         good = answer_add_prompt(r, ids, n, e);

@@ -59,6 +59,7 @@ typedef struct choice {
     int32_t stop_token; /* or -1 */
     int n_cached, n_reasoning;
     double queue_ms, prompt_ms, generate_ms;
+    double last_token;  /* clock_seconds; 0: none yet */
     double sum_logprob; /* for best_of */
 } choice;
 

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
+#include "serve/meters.h"
 
 static void no_memory(answer *r) {
     api_error_set(&r->error, API_FAILED, NULL, "out of memory for the answer");
@@ -138,6 +140,40 @@ static void take_bare_call(answer *r, choice *c) {
         no_memory(r);
 }
 
+/* ---- meters ---- */
+
+static void observe_token(answer *r, choice *c) {
+    const double now = clock_seconds();
+    if (c->last_token > 0)
+        meters_observe(r->server->meters, METER_ITL, now - c->last_token);
+    c->last_token = now;
+}
+
+static void observe_end(const answer *r, const choice *c) {
+    meters *m = r->server->meters;
+    const double n = (double)c->n_ids, decode = c->generate_ms / 1e3;
+    meters_count_end(m, r->error.kind                      ? METER_ERROR
+                        : strcmp(c->finish, "length") == 0 ? METER_LENGTH
+                        : strcmp(c->finish, "abort") == 0  ? METER_ABORT
+                                                           : METER_STOP);
+    if (c->n_ids == 0)
+        return;
+    meters_observe(m, METER_TTFT, c->prompt_ms / 1e3);
+    meters_observe(m, METER_QUEUE, c->queue_ms / 1e3);
+    meters_observe(m, METER_PREFILL, (c->prompt_ms - c->queue_ms) / 1e3);
+    meters_observe(m, METER_DECODE, decode);
+    meters_observe(m, METER_INFERENCE, (c->prompt_ms - c->queue_ms) / 1e3 + decode);
+    meters_observe(m, METER_E2E, c->prompt_ms / 1e3 + decode);
+    if (n > 1)
+        meters_observe(m, METER_TPOT, decode / (n - 1));
+    meters_observe(m, METER_PROMPT_TOKENS, (double)r->prompts[c->prompt].n);
+    meters_observe(m, METER_COMPUTED_TOKENS, (double)r->prompts[c->prompt].n - c->n_cached);
+    meters_observe(m, METER_GENERATION_TOKENS, n);
+    meters_observe(m, METER_N, r->ask.n);
+    if (r->ask.max_tokens > 0)
+        meters_observe(m, METER_MAX_TOKENS, r->ask.max_tokens);
+}
+
 /* ---- tokens ---- */
 
 static bool keep_logprob(choice *c, const nib_event *event) {
@@ -173,6 +209,7 @@ static void take_token(answer *r, choice *c, const nib_event *event) {
     }
     c->ids = grown;
     c->ids[c->n_ids++] = event->token;
+    observe_token(r, c);
     if ((r->ask.logprobs || r->ask.best_of > r->ask.n) && !keep_logprob(c, event))
         no_memory(r);
     c->n_reasoning += nib_reader_in_reasoning(c->reader);
@@ -242,6 +279,7 @@ static void take_end(answer *r, choice *c, const nib_event *event) {
     c->queue_ms = event->queue_ms;
     c->prompt_ms = event->prompt_ms;
     c->generate_ms = event->generate_ms;
+    observe_end(r, c);
     c->over = true;
 }
 

@@ -17,7 +17,7 @@ bool ask_no_memory(api_error *e) {
 
 /* ---- lists ---- */
 
-static bool read_stop(void *target, const json_t *value, const char *name, api_error *e) {
+bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e) {
     ask *a = target;
     const size_t n = json_is_array(value) ? json_array_size(value) : 1;
     mem_free(a->stops);
@@ -171,7 +171,7 @@ const field ask_common[] = {
     {"ignore_eos", FIELD_BOOL, AT(ignore_eos), 0, 0, NULL, NULL},
     {"skip_special_tokens", FIELD_READ, 0, 0, 0, read_skip_special, NULL},
     {"include_stop_str_in_output", FIELD_BOOL, AT(include_stop), 0, 0, NULL, NULL},
-    {"stop", FIELD_READ, 0, 0, 0, read_stop, NULL},
+    {"stop", FIELD_READ, 0, 0, 0, ask_read_stop, NULL},
     {"stop_token_ids", FIELD_READ, 0, 0, 0, read_stop_ids, NULL},
     {"logit_bias", FIELD_READ, 0, 0, 0, read_bias, NULL},
     {"stream", FIELD_BOOL, AT(stream), 0, 0, NULL, NULL},

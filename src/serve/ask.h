@@ -64,7 +64,14 @@ typedef struct ask {
 /* OpenAI's bodies. BODY outlives the ask, which is freed with ask_free also after a failure. */
 bool ask_read_chat(ask *a, const json_t *body, api_error *e);
 bool ask_read_completion(ask *a, const json_t *body, api_error *e);
+bool ask_read_responses(ask *a, const json_t *body, api_error *e);
+/* Anthropic's; COUNTING: its tokens are asked for, not an answer. */
+bool ask_read_messages(ask *a, const json_t *body, bool counting, api_error *e);
 void ask_free(ask *a); /* safe on a zeroed struct */
+
+/* Their fields; each ends with NULL. */
+extern const field *const ask_chat_tables[], *const ask_completion_tables[], *const ask_responses_tables[],
+                                                                                 *const ask_messages_tables[];
 
 /* For the readers' files. */
 extern const field ask_common[];   /* of every generating request of OpenAI's kind */
@@ -72,9 +79,17 @@ extern const field ask_harmless[]; /* names that change nothing here */
 void ask_defaults(ask *a, const json_t *body);
 bool ask_finish(ask *a, api_error *e); /* what fields say together */
 bool ask_no_memory(api_error *e);
+bool ask_check_tools(ask *a, api_error *e); /* tools and tool_choice together */
+/* Fields of the same meaning in several APIs (field.read). */
+bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e);
+bool ask_read_tool_choice(void *target, const json_t *value, const char *name, api_error *e);
+bool ask_read_parallel(void *target, const json_t *value, const char *name, api_error *e);
+bool ask_read_effort(void *target, const json_t *value, const char *name, api_error *e);
 /* A shape from its field; TEXT is taken (json_text_free). Refuses a second one. */
 bool ask_set_shape(ask *a, nib_shape_kind kind, char *text, const char *name, api_error *e);
 /* Its fields: response_format and the like. */
 extern const field ask_shape_fields[];
+/* The budget of reasoning, under its three names. */
+extern const field ask_thinking_fields[];
 
 #endif

@@ -104,7 +104,7 @@ static bool read_tools(void *target, const json_t *value, const char *name, api_
     return true;
 }
 
-static bool read_tool_choice(void *target, const json_t *value, const char *name, api_error *e) {
+bool ask_read_tool_choice(void *target, const json_t *value, const char *name, api_error *e) {
     static const char *const words[] = {"auto", "none", "required"};
     ask *a = target;
     for (int i = 0; json_is_string(value) && i < 3; i++)
@@ -118,7 +118,7 @@ static bool read_tool_choice(void *target, const json_t *value, const char *name
            api_error_set(e, API_INVALID, name, "'%s' must be auto, none, required, or name a function", name);
 }
 
-static bool read_parallel(void *target, const json_t *value, const char *name, api_error *e) {
+bool ask_read_parallel(void *target, const json_t *value, const char *name, api_error *e) {
     if (!json_is_boolean(value))
         return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
     ((ask *)target)->single_call = json_is_false(value);
@@ -136,7 +136,7 @@ static bool has_tool(const ask *a, const char *name) {
     return false;
 }
 
-static bool check_tools(const ask *a, api_error *e) {
+bool ask_check_tools(ask *a, api_error *e) {
     if (a->tool_choice >= ASK_TOOLS_REQUIRED && !a->tools)
         return api_error_set(e, API_INVALID, "tool_choice",
                              "'tool_choice' asks for a call, but there are no tools");
@@ -147,6 +147,10 @@ static bool check_tools(const ask *a, api_error *e) {
         return api_error_set(
             e, API_INVALID, "tool_choice",
             "'tool_choice' asks for a call, and another field for an answer of a given shape");
+    if (a->tool_choice == ASK_TOOLS_NONE) { /* what a model does not know of it does not call */
+        json_decref(a->tools);
+        a->tools = NULL;
+    }
     return true;
 }
 
@@ -174,7 +178,7 @@ static bool read_documents(void *target, const json_t *value, const char *name, 
 }
 
 /* Templates know the effort under its name; "none" turns thinking off where a template can. */
-static bool read_effort(void *target, const json_t *value, const char *name, api_error *e) {
+bool ask_read_effort(void *target, const json_t *value, const char *name, api_error *e) {
     static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max", NULL};
     ask *a = target;
     const char *text = json_string_value(value);
@@ -213,18 +217,21 @@ static bool read_modalities(void *target, const json_t *value, const char *name,
 
 #define AT(member) offsetof(ask, member)
 
+const field ask_thinking_fields[] = {
+    {"thinking_token_budget", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"thinking_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"reasoning_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    FIELD_END};
+
 static const field fields[] = {
     {"messages", FIELD_READ, 0, 0, 0, read_messages, NULL},
     {"max_completion_tokens", FIELD_INT, AT(max_tokens), 1, 1 << 30, NULL, NULL},
     {"logprobs", FIELD_BOOL, AT(logprobs), 0, 0, NULL, NULL},
     {"top_logprobs", FIELD_INT, AT(top_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
     {"tools", FIELD_READ, 0, 0, 0, read_tools, NULL},
-    {"tool_choice", FIELD_READ, 0, 0, 0, read_tool_choice, NULL},
-    {"parallel_tool_calls", FIELD_READ, 0, 0, 0, read_parallel, NULL},
-    {"reasoning_effort", FIELD_READ, 0, 0, 0, read_effort, NULL},
-    {"thinking_token_budget", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
-    {"thinking_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
-    {"reasoning_budget_tokens", FIELD_INT, AT(reasoning_budget), 0, 1 << 30, NULL, NULL},
+    {"tool_choice", FIELD_READ, 0, 0, 0, ask_read_tool_choice, NULL},
+    {"parallel_tool_calls", FIELD_READ, 0, 0, 0, ask_read_parallel, NULL},
+    {"reasoning_effort", FIELD_READ, 0, 0, 0, ask_read_effort, NULL},
     {"chat_template_kwargs", FIELD_READ, 0, 0, 0, read_kwargs, NULL},
     {"documents", FIELD_READ, 0, 0, 0, read_documents, NULL},
     {"add_generation_prompt", FIELD_READ, 0, 0, 0, read_generation_prompt, NULL},
@@ -239,11 +246,12 @@ static const field fields[] = {
     {"web_search_options", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     {"verbosity", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     FIELD_END};
-static const field *const tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
+const field *const ask_chat_tables[] = {fields,           ask_common,   ask_thinking_fields,
+                                        ask_shape_fields, ask_harmless, NULL};
 
 bool ask_read_chat(ask *a, const json_t *body, api_error *e) {
     ask_defaults(a, body);
-    if (!fields_read(tables, a, body, "", e))
+    if (!fields_read(ask_chat_tables, a, body, "", e))
         return false;
     if (!a->messages)
         return api_error_set(e, API_INVALID, "messages", "'messages' must be a list of at least one message");
@@ -251,11 +259,5 @@ bool ask_read_chat(ask *a, const json_t *body, api_error *e) {
         return api_error_set(e, API_INVALID, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
     if (a->max_tokens == 0)
         return api_error_set(e, API_INVALID, "max_tokens", "'max_tokens' must be at least 1");
-    if (!check_tools(a, e))
-        return false;
-    if (a->tool_choice == ASK_TOOLS_NONE) { /* what a model does not know of it does not call */
-        json_decref(a->tools);
-        a->tools = NULL;
-    }
-    return ask_finish(a, e);
+    return ask_check_tools(a, e) && ask_finish(a, e);
 }

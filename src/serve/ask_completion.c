@@ -25,7 +25,7 @@ static const field fields[] = {
     {"logprobs", FIELD_READ, 0, 0, 0, read_logprobs, NULL},
     {"suffix", FIELD_REFUSED, 0, 0, 0, NULL, "this model does not fill in the middle"},
     FIELD_END};
-static const field *const tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
+const field *const ask_completion_tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
 
 /* All strings, all ids, or all lists of ids. */
 static bool check_list(const json_t *list, api_error *e) {
@@ -51,7 +51,7 @@ static bool check_list(const json_t *list, api_error *e) {
 
 bool ask_read_completion(ask *a, const json_t *body, api_error *e) {
     ask_defaults(a, body);
-    if (!fields_read(tables, a, body, "", e))
+    if (!fields_read(ask_completion_tables, a, body, "", e))
         return false;
     if (!json_is_string(a->prompt) && !check_list(a->prompt, e))
         return false;

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "serve/meters.h"
 #include "serve/routes.h"
 
 enum {
@@ -63,6 +64,7 @@ static void queue(exchange *x, int status, struct MHD_Response *r) {
         add_header(r, "Connection", "close");
     MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)SEND_SECONDS);
     live_expect(x->server->live, x->link, 0);
+    meters_count_status(x->server->meters, status);
     MHD_queue_response(x->connection, (unsigned)status, r);
     MHD_destroy_response(r);
 }

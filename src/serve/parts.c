@@ -149,6 +149,11 @@ void parts_frame(buf *out, json_t *json) {
     buf_text(out, "\n\n");
 }
 
+void parts_event(buf *out, const char *name, json_t *json) {
+    buf_print(out, "event: %s\n", name);
+    parts_frame(out, json);
+}
+
 void parts_error_frame(buf *out, const api_error *e) {
     parts_frame(out, api_error_json(e, API_STYLE_OPENAI));
 }

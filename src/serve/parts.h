@@ -23,6 +23,8 @@ bool parts_set(json_t *object, const char *name, json_t *value);
 
 /* A frame of a stream; takes the reference. */
 void parts_frame(buf *out, json_t *json);
+/* With its name in front. */
+void parts_event(buf *out, const char *name, json_t *json);
 void parts_error_frame(buf *out, const api_error *e);
 
 #endif

@@ -5,6 +5,7 @@
 #ifndef SERVE_ROUTES_H
 #define SERVE_ROUTES_H
 
+#include "serve/ask.h"
 #include "serve/http.h"
 
 #define ROUTE_PUBLIC    1u /* needs no key */
@@ -15,6 +16,8 @@ typedef struct route {
     const char *method, *path; /* a path that ends with a star takes the rest: exchange.rest */
     unsigned flags;
     void (*answer)(exchange *x);
+    const char *summary;
+    const field *const *body; /* fields of a POST's JSON; NULL: none is read */
 } route;
 
 extern const route routes_table[]; /* ends with a NULL path */
@@ -27,6 +30,8 @@ void routes_answer(exchange *x);
 /* NAME is one that the model goes by, or none was given. */
 bool routes_check_model(exchange *x, const char *name, api_error *e);
 
+extern const field *const route_words_tables[], *const route_abort_tables[];
+
 void route_chat(exchange *x);
 void route_completions(exchange *x);
 void route_health(exchange *x);
@@ -36,5 +41,18 @@ void route_version(exchange *x);
 void route_load(exchange *x);
 void route_page(exchange *x);
 void route_about(exchange *x);
+void route_responses(exchange *x);
+void route_messages(exchange *x);
+void route_count_messages(exchange *x);
+void route_count(exchange *x);
+void route_tokenize(exchange *x);
+void route_detokenize(exchange *x);
+void route_template(exchange *x);
+void route_metrics(exchange *x);
+void route_slots(exchange *x);
+void route_props(exchange *x);
+void route_abort(exchange *x);
+void route_forget(exchange *x);
+void route_openapi(exchange *x);
 
 #endif

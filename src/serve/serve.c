@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "serve/http.h"
+#include "serve/meters.h"
 #include "serve/shelf.h"
 
 static nib_status check(const serve_options *o, nib_error *err) {
@@ -29,6 +30,7 @@ static nib_status check(const serve_options *o, nib_error *err) {
 
 static void fill_defaults(serve_options *o) {
     o->host = o->host ? o->host : "127.0.0.1";
+    o->compute.max_num_seqs = o->compute.max_num_seqs ? o->compute.max_num_seqs : 16; /* as the engine */
     o->max_connections = o->max_connections ? o->max_connections : 1024;
     o->max_body_bytes = o->max_body_bytes ? o->max_body_bytes : (size_t)32 << 20;
     o->ping_seconds = o->ping_seconds ? o->ping_seconds : 15;
@@ -67,6 +69,7 @@ static nib_status open_parts(server *s, nib_error *err) {
         return nib_fail(err, NIB_IO, "the system gives no random numbers");
     NIB_TRY(live_open(&s->live, err));
     NIB_TRY(shelf_open(&s->shapes, err));
+    NIB_TRY(meters_open(&s->meters, err));
     NIB_TRY(http_start(s, err));
     NIB_TRY(open_model(s, err));
     atomic_store(&s->state, SERVER_READY);
@@ -116,5 +119,6 @@ void serve_close(serve *s) {
     shelf_close(s->shapes);
     nib_close(s->engine);
     live_close(s->live);
+    meters_close(s->meters);
     mem_free(s);
 }

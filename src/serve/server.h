@@ -10,9 +10,6 @@
 
 #include "serve/serve.h"
 
-struct shape_shelf;
-struct meters;
-
 typedef enum server_state { SERVER_LOADING = 0, SERVER_READY, SERVER_DRAINING } server_state;
 
 struct serve {
@@ -34,6 +31,7 @@ struct serve {
     int socket;
     struct live *live; /* requests and connections */
     struct shelf *shapes;
+    struct meters *meters;
 };
 
 typedef struct serve server;

@@ -9,8 +9,12 @@
 #include "base/mem.h"
 #include "serve/ask.h"
 
-static bool (*const readers[])(ask *a, const json_t *body, api_error *e) = {ask_read_chat,
-                                                                            ask_read_completion};
+static bool read_messages(ask *a, const json_t *body, api_error *e) {
+    return ask_read_messages(a, body, false, e);
+}
+
+static bool (*const readers[])(ask *a, const json_t *body, api_error *e) = {
+    ask_read_chat, ask_read_completion, ask_read_responses, read_messages};
 
 static void check(bool good) {
     if (!good)

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See meters.h. Histograms are counted here; what the engine counts is asked of it.
+ */
+#include "serve/meters.h"
+
+#include <pthread.h>
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "serve/live.h"
+
+#define MAX_BUCKETS 24
+
+static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                     1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+static const double itl_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                    .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+static const double latency_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                        30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+static const double count_bounds[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
+                                      1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const double few_bounds[] = {1, 2, 5, 10, 20, 50, 100};
+
+#define BOUNDS(list) list, sizeof list / sizeof *list
+
+static const struct {
+    const char *name, *help;
+    const double *bounds;
+    size_t n;
+} kinds[METER_HISTOGRAMS] = {
+    [METER_TTFT] = {"time_to_first_token_seconds", "From a request to its first token", BOUNDS(ttft_bounds)},
+    [METER_ITL] = {"inter_token_latency_seconds", "From one token to the next", BOUNDS(itl_bounds)},
+    [METER_TPOT] = {"request_time_per_output_token_seconds", "Mean per token after the first",
+                    BOUNDS(itl_bounds)},
+    [METER_E2E] = {"e2e_request_latency_seconds", "From a request to its last token", BOUNDS(latency_bounds)},
+    [METER_QUEUE] = {"request_queue_time_seconds", "Before the first step", BOUNDS(latency_bounds)},
+    [METER_INFERENCE] = {"request_inference_time_seconds", "From the first step to the last",
+                         BOUNDS(latency_bounds)},
+    [METER_PREFILL] = {"request_prefill_time_seconds", "From the first step to the first token",
+                       BOUNDS(latency_bounds)},
+    [METER_DECODE] = {"request_decode_time_seconds", "From the first token to the last",
+                      BOUNDS(latency_bounds)},
+    [METER_PROMPT_TOKENS] = {"request_prompt_tokens", "Tokens of a prompt", BOUNDS(count_bounds)},
+    [METER_GENERATION_TOKENS] = {"request_generation_tokens", "Tokens of an answer", BOUNDS(count_bounds)},
+    [METER_COMPUTED_TOKENS] = {"request_prefill_kv_computed_tokens", "Tokens of a prompt that were computed",
+                               BOUNDS(count_bounds)},
+    [METER_N] = {"request_params_n", "Choices asked for", BOUNDS(few_bounds)},
+    [METER_MAX_TOKENS] = {"request_params_max_tokens", "Tokens asked for", BOUNDS(count_bounds)},
+};
+
+typedef struct histogram {
+    uint64_t counts[MAX_BUCKETS], n; /* by bound, not summed; those above the last in n alone */
+    double sum;
+} histogram;
+
+struct meters {
+    pthread_mutex_t lock;
+    histogram histograms[METER_HISTOGRAMS];
+    uint64_t ends[METER_ENDS];
+    uint64_t statuses[600]; /* of HTTP */
+};
+
+nib_status meters_open(meters **out, nib_error *err) {
+    meters *m = *out = mem_array(1, sizeof *m);
+    if (!m)
+        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the server");
+    pthread_mutex_init(&m->lock, NULL);
+    return NIB_OK;
+}
+
+void meters_close(meters *m) {
+    if (m)
+        pthread_mutex_destroy(&m->lock);
+    mem_free(m);
+}
+
+void meters_observe(meters *m, meter which, double value) {
+    size_t i = 0;
+    while (i < kinds[which].n && value > kinds[which].bounds[i])
+        i++;
+    pthread_mutex_lock(&m->lock);
+    histogram *h = &m->histograms[which];
+    if (i < kinds[which].n)
+        h->counts[i]++;
+    h->n++;
+    h->sum += value;
+    pthread_mutex_unlock(&m->lock);
+}
+
+void meters_count_end(meters *m, meter_end how) {
+    pthread_mutex_lock(&m->lock);
+    m->ends[how]++;
+    pthread_mutex_unlock(&m->lock);
+}
+
+void meters_count_status(meters *m, int http_status) {
+    pthread_mutex_lock(&m->lock);
+    if (http_status > 0 && http_status < 600)
+        m->statuses[http_status]++;
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- the text ---- */
+
+typedef struct page {
+    buf *out;
+    char labels[640]; /* model_name="...",engine="0" */
+} page;
+
+static void make_labels(page *p, const server *s) {
+    size_t n = (size_t)snprintf(p->labels, sizeof p->labels, "engine=\"0\",model_name=\"");
+    for (const char *c = s->model_id; *c && n + 4 < sizeof p->labels; c++) {
+        if (*c == '"' || *c == '\\')
+            p->labels[n++] = '\\';
+        p->labels[n++] = *c == '\n' ? ' ' : *c;
+    }
+    snprintf(p->labels + n, sizeof p->labels - n, "\"");
+}
+
+static void write_head(const page *p, const char *prefix, const char *name, const char *type,
+                       const char *help) {
+    buf_print(p->out, "# HELP %s:%s %s\n# TYPE %s:%s %s\n", prefix, name, help, prefix, name, type);
+}
+
+static void write_value(const page *p, const char *prefix, const char *name, const char *type,
+                        const char *help, double value) {
+    write_head(p, prefix, name, type, help);
+    buf_print(p->out, "%s:%s{%s} %.17g\n", prefix, name, p->labels, value);
+}
+
+static void write_histogram(const page *p, meter which, const histogram *h) {
+    uint64_t sum = 0;
+    write_head(p, "vllm", kinds[which].name, "histogram", kinds[which].help);
+    for (size_t i = 0; i < kinds[which].n; i++) {
+        sum += h->counts[i];
+        buf_print(p->out, "vllm:%s_bucket{%s,le=\"%g\"} %llu\n", kinds[which].name, p->labels,
+                  kinds[which].bounds[i], (unsigned long long)sum);
+    }
+    buf_print(p->out, "vllm:%s_bucket{%s,le=\"+Inf\"} %llu\nvllm:%s_sum{%s} %.17g\nvllm:%s_count{%s} %llu\n",
+              kinds[which].name, p->labels, (unsigned long long)h->n, kinds[which].name, p->labels, h->sum,
+              kinds[which].name, p->labels, (unsigned long long)h->n);
+}
+
+static void write_engine(const page *p, const nib_stats *s) {
+    const double used = s->kv_pages ? 1 - (double)s->kv_pages_free / s->kv_pages : 0;
+    write_value(p, "vllm", "num_requests_running", "gauge", "Sequences that are computed", s->running);
+    write_value(p, "vllm", "num_requests_waiting", "gauge", "Sequences that wait", s->waiting);
+    write_value(p, "vllm", "kv_cache_usage_perc", "gauge", "Pages in use, 0 to 1", used);
+    write_value(p, "vllm", "prompt_tokens_total", "counter", "Tokens of prompts", (double)s->prompt_tokens);
+    write_value(p, "vllm", "prompt_tokens_cached_total", "counter", "Of these, found in the prefix cache",
+                (double)s->cached_prompt_tokens);
+    write_value(p, "vllm", "generation_tokens_total", "counter", "Tokens of answers",
+                (double)s->generated_tokens);
+    write_value(p, "vllm", "prefix_cache_queries_total", "counter", "Tokens looked for",
+                (double)s->prefix_queries);
+    write_value(p, "vllm", "prefix_cache_hits_total", "counter", "And found", (double)s->prefix_hits);
+    write_value(p, "vllm", "num_preemptions_total", "counter", "Sequences put back", (double)s->preemptions);
+    write_head(p, "vllm", "admission_rejections_total", "counter", "Requests that were refused");
+    buf_print(p->out, "vllm:admission_rejections_total{%s,reason=\"queue_full\"} %llu\n", p->labels,
+              (unsigned long long)s->refused);
+    write_value(p, "llamacpp", "prompt_tokens_total", "counter", "Tokens of prompts that were computed",
+                (double)(s->prompt_tokens - s->cached_prompt_tokens));
+    write_value(p, "llamacpp", "tokens_predicted_total", "counter", "Tokens of answers",
+                (double)s->generated_tokens);
+    write_value(p, "llamacpp", "n_decode_total", "counter", "Steps", (double)s->steps);
+    write_value(p, "llamacpp", "requests_processing", "gauge", "Sequences that are computed", s->running);
+    write_value(p, "llamacpp", "requests_deferred", "gauge", "Sequences that wait", s->waiting);
+    write_value(p, "nibble", "steps_total", "counter", "Steps", (double)s->steps);
+    write_value(p, "nibble", "step_rows_total", "counter", "Tokens that were computed in steps",
+                (double)s->step_rows);
+    write_value(p, "nibble", "step_seconds_total", "counter", "Time in steps", s->step_seconds);
+    write_value(p, "nibble", "kv_pages", "gauge", "Pages of the KV cache", s->kv_pages);
+    write_value(p, "nibble", "kv_pages_remembered", "gauge", "Free pages that serve the prefix cache",
+                s->kv_pages_remembered);
+}
+
+static void write_counts(const page *p, const meters *m) {
+    static const char *const ends[METER_ENDS] = {"stop", "length", "abort", "error"};
+    write_head(p, "vllm", "request_success_total", "counter", "Answers by how they ended");
+    for (int i = 0; i < METER_ENDS; i++)
+        buf_print(p->out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", p->labels, ends[i],
+                  (unsigned long long)m->ends[i]);
+    write_head(p, "nibble", "http_requests_total", "counter", "Answers by HTTP status");
+    for (int i = 0; i < 600; i++)
+        if (m->statuses[i])
+            buf_print(p->out, "nibble:http_requests_total{%s,status=\"%d\"} %llu\n", p->labels, i,
+                      (unsigned long long)m->statuses[i]);
+}
+
+void meters_write(meters *m, server *s, buf *out) {
+    page p = {.out = out};
+    nib_stats stats = {.size = sizeof stats};
+    meters *copy = mem_array(1, sizeof *copy);
+    if (!copy || nib_get_stats(s->engine, &stats, NULL) != NIB_OK) {
+        out->failed = true;
+        mem_free(copy);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    *copy = *m;
+    pthread_mutex_unlock(&m->lock);
+    make_labels(&p, s);
+    write_engine(&p, &stats);
+    write_value(&p, "nibble", "http_requests_running", "gauge", "Requests in the server",
+                (double)live_count(s->live));
+    write_head(&p, "vllm", "cache_config_info", "gauge", "How the KV cache is laid out");
+    buf_print(out, "vllm:cache_config_info{%s,block_size=\"64\",num_gpu_blocks=\"%d\"} 1\n", p.labels,
+              stats.kv_pages);
+    write_counts(&p, copy);
+    for (int i = 0; i < METER_HISTOGRAMS; i++)
+        write_histogram(&p, (meter)i, &copy->histograms[i]);
+    mem_free(copy);
+}

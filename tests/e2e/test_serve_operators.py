@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble serve for who runs it: tokens, templates, metrics, what runs, ending requests."""
+import re
+
+import pytest
+
+from serving import Server, user
+
+TEXT = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def server(nibble_path, tree):
+    with Server(nibble_path, tree / "tests/golden/models/llama-words", "--chat-template", "chatml") as s:
+        yield s
+
+
+def test_tokens_and_back(server, nibble, tree):
+    ids = server.post("/tokenize", {"content": "the cat"})["tokens"]
+    printed = nibble("tokenize", tree / "tests/golden/models/llama-words", "--ids", stdin="the cat").stdout
+    assert ids == [int(t) for t in re.findall(r"\d+", printed)][-len(ids):]
+    full = server.post("/tokenize", {"prompt": "the cat", "return_token_strs": True})
+    assert full["count"] == len(full["tokens"]) and full["max_model_len"] == 512 and full["tokens"][-len(ids):] == ids
+    assert "".join(full["token_strs"][-len(ids):]) == "the cat"
+    pieces = server.post("/tokenize", {"content": "cat", "with_pieces": True})["tokens"]
+    assert "".join(p["piece"] for p in pieces) == "cat"
+    assert server.post("/detokenize", {"tokens": ids})["content"] == "the cat"
+    for path, body in ("/tokenize", {"content": 1}), ("/tokenize", {}), ("/detokenize", {}), ("/detokenize", {"tokens": ["a"]}), \
+            ("/detokenize", {"tokens": [99999]}), ("/tokenize", {"content": "x", "strange": 1}):
+        assert server.post(path, body, status=400)["error"]["message"]
+
+
+def test_conversations_are_rendered_and_counted(server):
+    prompt = server.post("/apply-template", {"messages": user("the cat")})["prompt"]
+    assert prompt == "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
+    count = server.post("/v1/chat/completions/input_tokens", {"messages": user("the cat")})["input_tokens"]
+    assert count == server.post("/tokenize", {"messages": user("the cat")})["count"]
+    assert count == server.post("/v1/chat/completions", {"messages": user("the cat"), "max_tokens": 1})["usage"]["prompt_tokens"]
+    long = server.post("/v1/chat/completions/input_tokens", {"messages": user("the cat " * 400)})
+    assert long["input_tokens"] > 512
+
+
+def metrics(server):
+    """name or name{label} -> value, histograms' buckets too."""
+    text = server.get("/metrics").decode()
+    assert text.endswith("\n")
+    values = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            assert re.fullmatch(r"# (HELP|TYPE) [a-z]+:\w+ .+", line), line
+            continue
+        name, labels, value = re.fullmatch(r'([a-z]+:\w+)\{engine="0",model_name="llama-words",?(.*)\} (\S+)', line).groups()
+        values[name + (labels and "{" + labels + "}")] = float(value)
+    return values
+
+
+def test_metrics(server):
+    before = metrics(server)
+    usage = server.post(TEXT, {"prompt": "the cat", "max_tokens": 9, "ignore_eos": True})["usage"]
+    server.post(TEXT, {"prompt": "the cat", "max_tokens": 5, "logit_bias": {"2": 1000}})
+    server.post(TEXT, {}, status=400)
+    after = metrics(server)
+    gained = {name: after[name] - before.get(name, 0) for name in after}
+    assert gained["vllm:generation_tokens_total"] == usage["completion_tokens"] == 9
+    assert gained["vllm:prompt_tokens_total"] == 2 * usage["prompt_tokens"]
+    assert gained['vllm:request_success_total{finished_reason="length"}'] == 1
+    assert gained['vllm:request_success_total{finished_reason="stop"}'] == 1
+    assert gained['nibble:http_requests_total{status="400"}'] == 1
+    assert gained["vllm:time_to_first_token_seconds_count"] == 1 and gained["vllm:inter_token_latency_seconds_count"] == 8
+    assert gained['vllm:request_generation_tokens_bucket{le="5"}'] == 0 and gained['vllm:request_generation_tokens_bucket{le="10"}'] == 1
+    assert gained['vllm:request_generation_tokens_bucket{le="+Inf"}'] == 1 and gained["vllm:request_generation_tokens_sum"] == 9
+    assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
+    assert 0 <= after["vllm:kv_cache_usage_perc"] <= 1
+
+
+def test_settings(server):
+    props = server.get("/props")
+    assert props["default_generation_settings"]["n_ctx"] == 512 and props["total_slots"] == 16
+    assert props["model_alias"] == "llama-words" and "activations" in props["compute_path"]
+    assert server.post("/reset_prefix_cache", "") == {"success": True}
+
+
+def test_ending_requests(nibble_path, smollm2):
+    long = {"prompt": "Once", "max_tokens": 3000, "ignore_eos": True, "temperature": 0}
+    with Server(nibble_path, smollm2, "--max-num-seqs", 2) as s:
+        streams = [s.open_stream(TEXT, {**long, "request_id": name}) for name in ("one", "two")]
+        assert all(response.read1(1) for _, response in streams)
+        assert {slot["request_id"] for slot in s.get("/slots")} == {"one", "two"}
+        assert s.post("/abort_request", {"request_id": "none"}) == {"aborted": 0}
+        assert s.post("/abort_request", {"request_id": "one"}) == {"aborted": 1}
+        assert b'"finish_reason":"abort"' in streams[0][1].read()
+        assert s.post("/abort_request", {"abort_all": True}) == {"aborted": 1}
+        assert b'"finish_reason":"abort"' in streams[1][1].read()
+        assert s.get("/slots") == []
+        assert s.post("/abort_request", {}, status=400)["error"]["param"] == "request_id"

@@ -158,6 +158,7 @@ typedef struct nib_info {
     bool adds_bos;                  /* nib_tokenize puts BOS in front */
     bool has_chat_template;         /* a template nibble knows */
     const char *chat_template_note; /* why not; "" too where the model has none */
+    int max_num_seqs;               /* of this engine */
 } nib_info;
 
 /* Strings and lists live as long as the engine. */

@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/inspect.h"
+#include "cli/settings.h"
 #include "cli/talk.h"
 #include "cli/ui.h"
 #include "serve/serve.h"
@@ -20,6 +21,7 @@ enum { MAX_NAMES = 32 }; /* of keys and of model names */
 typedef struct serve_args {
     serve_options serve;
     const char *keys[MAX_NAMES], *names[MAX_NAMES], *template_name, *report;
+    const char *cert, *cert_key;
     int drain_seconds;
 } serve_args;
 
@@ -41,7 +43,17 @@ enum {
     KEY_REQUEST_TIME,
     KEY_DRAIN,
     KEY_REASONING_FIELD,
-    KEY_REPORT
+    KEY_REPORT,
+    KEY_CONFIG,
+    KEY_CERT,
+    KEY_CERT_KEY,
+    KEY_CORS,
+    KEY_TENSOR_PARALLEL,
+    KEY_GPU_MEMORY,
+    KEY_EAGER,
+    KEY_AUTO_TOOLS,
+    KEY_TOOL_PARSER,
+    KEY_REASONING_PARSER
 };
 
 static const struct argp_option options[] = {
@@ -52,6 +64,14 @@ static const struct argp_option options[] = {
     {"allow-anonymous", KEY_ANONYMOUS, NULL, 0, "Answer other machines without a key", 1},
     {"served-model-name", KEY_NAME, "NAME", 0,
      "The model's name in the API, may be given several times (default: the file's own)", 1},
+    {"cors-allow-origins", KEY_CORS, "ORIGIN", 0, "Let pages of this origin ask, *: of any", 1},
+    {"ssl-certfile", KEY_CERT, "FILE", 0, "Speak TLS with this certificate (PEM)", 1},
+    {"ssl-keyfile", KEY_CERT_KEY, "FILE", 0, "And this key", 1},
+    {"config", KEY_CONFIG, "FILE", 0,
+     "Flags from a file, a line NAME = VALUE each; NIBBLE_NAME in the environment goes before it, and a flag "
+     "here before "
+     "both",
+     1},
     {NULL, 0, NULL, 0, "What is answered:", 2},
     {"chat-template", KEY_TEMPLATE, "FILE|NAME", 0,
      "A Jinja template in place of the model's own; a NAME is one of the model's, or of chatml, llama3, "
@@ -75,6 +95,15 @@ static const struct argp_option options[] = {
     {"drain-timeout", KEY_DRAIN, "S", 0, "Seconds for what runs when SIGTERM comes (default 30)", 3},
     {"sse-keep-alive-interval", KEY_PING, "S", 0,
      "Seconds of silence in a stream, broken by a comment (default 15)", 3},
+    {NULL, 0, NULL, 0, "Flags of vLLM that change nothing here (what each is for is found by itself):", 4},
+    {"tensor-parallel-size", KEY_TENSOR_PARALLEL, "1", 0, "One device computes", 4},
+    {"gpu-memory-utilization", KEY_GPU_MEMORY, "X", 0,
+     "Memory is taken as --max-num-seqs and --max-model-len need it", 4},
+    {"enforce-eager", KEY_EAGER, NULL, 0, "Steps are recorded where a device can", 4},
+    {"enable-auto-tool-choice", KEY_AUTO_TOOLS, NULL, 0, "Tools are always offered when a request has them",
+     4},
+    {"tool-call-parser", KEY_TOOL_PARSER, "NAME", 0, "Calls are read as the chat template writes them", 4},
+    {"reasoning-parser", KEY_REASONING_PARSER, "NAME", 0, "Reasoning, too", 4},
     {0}};
 
 static const char *const reasoning_fields[] = {"reasoning_content", "reasoning", NULL};
@@ -130,6 +159,30 @@ static error_t parse_limit(int key, char *arg, struct argp_state *state) {
     }
 }
 
+/* Flags that say nothing: kept so that a command for vLLM starts, and said. */
+static error_t parse_foreign(int key, char *arg, struct argp_state *state) {
+    switch (key) {
+    case KEY_TENSOR_PARALLEL:
+        cli_integer_flag(state, "--tensor-parallel-size", arg, 1, 1);
+        return 0;
+    case KEY_GPU_MEMORY:
+        cli_real_flag(state, "--gpu-memory-utilization", arg, 0, 1);
+        cli_say(CLI_OK,
+                "--gpu-memory-utilization changes nothing here: see --max-num-seqs and --max-model-len");
+        return 0;
+    case KEY_TOOL_PARSER:
+    case KEY_REASONING_PARSER:
+        cli_say(CLI_OK, "%s changes nothing here: the chat template shows the format",
+                key == KEY_TOOL_PARSER ? "--tool-call-parser" : "--reasoning-parser");
+        return 0;
+    case KEY_EAGER:
+    case KEY_AUTO_TOOLS:
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     serve_args *a = state->input;
     serve_options *o = &a->serve;
@@ -161,6 +214,17 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_REASONING_FIELD:
         o->reasoning_field = cli_choice_flag(state, "--reasoning-field", arg, reasoning_fields) == 1;
         return 0;
+    case KEY_CONFIG: /* read before, by settings.c */
+        return 0;
+    case KEY_CORS:
+        o->cors_origin = arg;
+        return 0;
+    case KEY_CERT:
+        a->cert = arg;
+        return 0;
+    case KEY_CERT_KEY:
+        a->cert_key = arg;
+        return 0;
     case ARGP_KEY_ARG:
         if (o->model)
             argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
@@ -169,9 +233,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!o->model)
             argp_error(state, "expected a MODEL");
+        if (!a->cert != !a->cert_key)
+            argp_error(state, "--ssl-certfile and --ssl-keyfile: both or none");
         return 0;
     default:
-        return parse_limit(key, arg, state);
+        return parse_foreign(key, arg, state) == 0 ? 0 : parse_limit(key, arg, state);
     }
 }
 
@@ -234,27 +300,57 @@ static nib_status run(serve_args *a, nib_error *err) {
     return NIB_OK;
 }
 
+/* A text of PATH, or NULL for a PATH of NULL. */
+static nib_status read_text(const char *path, char **text, nib_error *err) {
+    char *bytes;
+    size_t n;
+    if (!path)
+        return NIB_OK;
+    NIB_TRY(files_read(path, &bytes, &n, err));
+    *text = mem_copy_text(bytes, n);
+    mem_free(bytes);
+    return *text ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for %s", path);
+}
+
+static nib_status read_files_and_run(serve_args *a, nib_error *err) {
+    char *template_text = NULL, *cert = NULL, *cert_key = NULL;
+    nib_status status = talk_read_template(a->serve.model, a->template_name, &template_text, err);
+    if (status == NIB_OK)
+        status = read_text(a->cert, &cert, err);
+    if (status == NIB_OK)
+        status = read_text(a->cert_key, &cert_key, err);
+    a->serve.chat_template = template_text;
+    a->serve.tls_cert = cert;
+    a->serve.tls_key = cert_key;
+    if (status == NIB_OK)
+        status = read_report(a->report, &a->serve.quantize_report, err);
+    if (status == NIB_OK)
+        status = inspect_json(a->serve.model, &a->serve.about, err);
+    if (status == NIB_OK) /* where it lies is nobody's business */
+        json_object_del(a->serve.about, "path");
+    if (status == NIB_OK)
+        status = run(a, err);
+    json_decref(a->serve.about);
+    json_decref(a->serve.quantize_report);
+    mem_free(template_text);
+    mem_free(cert);
+    mem_free(cert_key);
+    return status;
+}
+
 int cmd_serve(int argc, char **argv) {
     serve_args args = {
         .serve = {.compute = {.size = sizeof args.serve.compute, .progress = still_wanted}, .port = 8000},
         .drain_seconds = 30};
     nib_error err = {{0}};
-    char *template_text = NULL;
+    settings all;
+    nib_status status = settings_open(&all, &argp, argc, argv, &err);
     args.serve.api_keys = args.keys;
     args.serve.names = args.names;
-    cli_parse(&argp, argc, argv, &args);
-    nib_status status = talk_read_template(args.serve.model, args.template_name, &template_text, &err);
-    args.serve.chat_template = template_text;
-    if (status == NIB_OK)
-        status = read_report(args.report, &args.serve.quantize_report, &err);
-    if (status == NIB_OK)
-        status = inspect_json(args.serve.model, &args.serve.about, &err);
-    if (status == NIB_OK) /* where it lies is nobody's business */
-        json_object_del(args.serve.about, "path");
-    if (status == NIB_OK)
-        status = run(&args, &err);
-    json_decref(args.serve.about);
-    json_decref(args.serve.quantize_report);
-    mem_free(template_text);
+    if (status == NIB_OK) {
+        cli_parse(&argp, all.argc, all.argv, &args);
+        status = read_files_and_run(&args, &err);
+    }
+    settings_free(&all);
     return cli_fail(status, &err);
 }

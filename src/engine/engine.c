@@ -195,6 +195,7 @@ nib_status nib_get_info(const nib_engine *e, nib_info *info, nib_error *err) {
         .adds_bos = tokenizer_adds_bos(l->words),
         .has_chat_template = l->chat != NULL,
         .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
+        .max_num_seqs = l->options.max_num_seqs,
     };
     return sized_write(info, &all, sizeof all, "nib_info", err);
 }

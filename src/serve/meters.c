@@ -156,6 +156,10 @@ static void write_engine(const page *p, const nib_stats *s) {
                 (double)s->prefix_queries);
     write_value(p, "vllm", "prefix_cache_hits_total", "counter", "And found", (double)s->prefix_hits);
     write_value(p, "vllm", "num_preemptions_total", "counter", "Sequences put back", (double)s->preemptions);
+    write_value(p, "vllm", "spec_decode_num_draft_tokens_total", "counter", "Tokens that were guessed",
+                (double)s->guessed_tokens);
+    write_value(p, "vllm", "spec_decode_num_accepted_tokens_total", "counter", "Guesses that were right",
+                (double)s->right_guesses);
     write_head(p, "vllm", "admission_rejections_total", "counter", "Requests that were refused");
     buf_print(p->out, "vllm:admission_rejections_total{%s,reason=\"queue_full\"} %llu\n", p->labels,
               (unsigned long long)s->refused);

@@ -30,7 +30,6 @@ static nib_status check(const serve_options *o, nib_error *err) {
 
 static void fill_defaults(serve_options *o) {
     o->host = o->host ? o->host : "127.0.0.1";
-    o->compute.max_num_seqs = o->compute.max_num_seqs ? o->compute.max_num_seqs : 16; /* as the engine */
     o->max_connections = o->max_connections ? o->max_connections : 1024;
     o->max_body_bytes = o->max_body_bytes ? o->max_body_bytes : (size_t)32 << 20;
     o->ping_seconds = o->ping_seconds ? o->ping_seconds : 15;

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See settings.h.
+ */
+#include "cli/settings.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "cli/files.h"
+
+static nib_status no_memory(nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "out of memory for settings");
+}
+
+/* The option NAME [n] of ARGP or its children; NULL: there is none. */
+static const struct argp_option *find(const struct argp *argp, const char *name, size_t n) {
+    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++)
+        if (o->name && strlen(o->name) == n && memcmp(o->name, name, n) == 0)
+            return o;
+    for (const struct argp_child *c = argp->children; c && c->argp; c++) {
+        const struct argp_option *o = find(c->argp, name, n);
+        if (o)
+            return o;
+    }
+    return NULL;
+}
+
+static nib_status add(settings *s, char *argument, nib_error *err) {
+    char **grown = argument ? mem_resize(s->argv, (size_t)s->argc + 2, sizeof *grown) : NULL;
+    if (!grown) {
+        mem_free(argument);
+        return no_memory(err);
+    }
+    s->argv = grown;
+    s->argv[s->argc++] = argument;
+    s->argv[s->argc] = NULL;
+    return NIB_OK;
+}
+
+static nib_status add_copy(settings *s, const char *argument, nib_error *err) {
+    return add(s, mem_copy_text(argument, strlen(argument)), err);
+}
+
+/* --NAME=VALUE; of a flag without a value --NAME, where VALUE is 1 or true. */
+static nib_status add_flag(settings *s, const struct argp_option *o, const char *value, const char *where,
+                           nib_error *err) {
+    char *flag;
+    size_t n = strlen(o->name) + strlen(value) + 4;
+    if (!o->arg && (strcmp(value, "0") == 0 || strcmp(value, "false") == 0))
+        return NIB_OK;
+    if (!o->arg && strcmp(value, "1") != 0 && strcmp(value, "true") != 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: '%s' is true or false, not '%.80s'", where, o->name,
+                        value);
+    flag = mem_alloc(n);
+    if (flag)
+        snprintf(flag, n, o->arg ? "--%s=%s" : "--%s", o->name, value);
+    return add(s, flag, err);
+}
+
+/* ---- the file ---- */
+
+static char *trim(char *text) {
+    char *end = text + strlen(text);
+    while (isspace((unsigned char)*text))
+        text++;
+    while (end > text && isspace((unsigned char)end[-1]))
+        *--end = 0;
+    return text;
+}
+
+/* NAME = VALUE, or NAME: VALUE; a value may stand in quotes. */
+static nib_status read_line(settings *s, const struct argp *argp, const char *path, int number, char *line,
+                            nib_error *err) {
+    char where[160];
+    line = trim(line);
+    if (!line[0] || line[0] == '#')
+        return NIB_OK;
+    snprintf(where, sizeof where, "%.120s, line %d", path, number);
+    const size_t n = strcspn(line, "=: \t");
+    char *value = line + n + strspn(line + n, " \t");
+    const struct argp_option *o = find(argp, line, n);
+    if (!o || strcmp(o->name, "config") == 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: '%.*s' is no setting; expected a flag's name", where,
+                        (int)(n < 80 ? n : 80), line);
+    if (*value != '=' && *value != ':')
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: expected '%s = VALUE'", where, o->name);
+    value = trim(value + 1);
+    const size_t length = strlen(value);
+    if (length >= 2 && (value[0] == '"' || value[0] == '\'') && value[length - 1] == value[0]) {
+        value[length - 1] = 0;
+        value++;
+    }
+    return add_flag(s, o, value, where, err);
+}
+
+static nib_status read_file(settings *s, const struct argp *argp, const char *path, nib_error *err) {
+    char *bytes, *text, *rest;
+    size_t n;
+    NIB_TRY(files_read(path, &bytes, &n, err));
+    text = mem_copy_text(bytes, n);
+    mem_free(bytes);
+    if (!text)
+        return no_memory(err);
+    nib_status status = NIB_OK;
+    rest = text;
+    for (int number = 1; rest && status == NIB_OK; number++) {
+        char *line = strsep(&rest, "\n");
+        status = read_line(s, argp, path, number, line, err);
+    }
+    mem_free(text);
+    return status;
+}
+
+/* The value of --config; the last one counts. */
+static const char *config_path(int argc, char **argv) {
+    const char *path = NULL;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], "--config=", 9) == 0)
+            path = argv[i] + 9;
+        else if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
+            path = argv[++i];
+    }
+    return path;
+}
+
+/* ---- the environment ---- */
+
+static nib_status read_environment(settings *s, const struct argp *argp, nib_error *err) {
+    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++) {
+        char name[80] = "NIBBLE_";
+        size_t n = strlen(name);
+        for (const char *c = o->name; c && *c && n + 1 < sizeof name; c++)
+            name[n++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+        name[n] = 0;
+        const char *value = o->name && strcmp(o->name, "config") != 0 ? getenv(name) : NULL;
+        if (value && value[0])
+            NIB_TRY(add_flag(s, o, value, name, err));
+    }
+    for (const struct argp_child *c = argp->children; c && c->argp; c++)
+        NIB_TRY(read_environment(s, c->argp, err));
+    return NIB_OK;
+}
+
+nib_status settings_open(settings *s, const struct argp *argp, int argc, char **argv, nib_error *err) {
+    const char *path = config_path(argc, argv);
+    *s = (settings){0};
+    NIB_TRY(add_copy(s, argv[0], err));
+    if (path)
+        NIB_TRY(read_file(s, argp, path, err));
+    NIB_TRY(read_environment(s, argp, err));
+    for (int i = 1; i < argc; i++)
+        NIB_TRY(add_copy(s, argv[i], err));
+    return NIB_OK;
+}
+
+void settings_free(settings *s) {
+    for (int i = 0; i < s->argc; i++)
+        mem_free(s->argv[i]);
+    mem_free(s->argv);
+    *s = (settings){0};
+}

@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "base/mem.h"
@@ -287,9 +288,20 @@ static nib_status read_report(const char *path, json_t **out, nib_error *err) {
     return NIB_OK;
 }
 
+/* A connection is a descriptor: as many as the system lets. */
+static void raise_files_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static nib_status run(serve_args *a, nib_error *err) {
     serve *s;
     cli_catch_interrupt(false);
+    signal(SIGPIPE, SIG_IGN); /* a client that has left is an error of its connection */
+    raise_files_limit();
     NIB_TRY(serve_open(&s, &a->serve, err));
     say_where(s, &a->serve);
     while (!cli_interrupted)

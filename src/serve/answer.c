@@ -116,6 +116,11 @@ const char *answer_model(const answer *r) {
 bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     const int n_ctx = r->server->info.max_model_len;
     const size_t best_of = (size_t)r->ask.best_of;
+    if (r->n_choices + best_of > ANSWER_MAX_CHOICES) {
+        nib_free(ids);
+        return api_error_set(e, API_INVALID, "prompt", "the prompts ask for more than %d answers at once",
+                             ANSWER_MAX_CHOICES);
+    }
     answer_prompt *prompts = mem_resize(r->prompts, r->n_prompts + 1, sizeof *prompts);
     choice *choices = mem_resize(r->choices, r->n_choices + best_of, sizeof *choices);
     r->prompts = prompts ? prompts : r->prompts;
@@ -282,10 +287,10 @@ bool answer_wait(answer *r, int timeout_ms) {
     size_t n_open;
     choice *first = NULL;
     bool news = drain(r, &n_open, &first);
-    if (r->error.kind != API_NO_ERROR || is_late(r))
+    if (r->error.kind != API_NO_ERROR || n_open == 0 || is_late(r))
         return false;
-    if (news || n_open == 0)
-        return n_open > 0;
+    if (news)
+        return true;
     if (r->deadline > 0) {
         const double left_ms = (r->deadline - clock_seconds()) * 1e3 + 1;
         timeout_ms = left_ms < timeout_ms ? (int)left_ms : timeout_ms;

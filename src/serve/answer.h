@@ -11,6 +11,8 @@
 #include "serve/ask.h"
 #include "serve/http.h"
 
+#define ANSWER_MAX_CHOICES 512 /* of one request */
+
 /* A stretch of what is new in a choice. */
 typedef struct answer_piece {
     nib_piece_kind kind;

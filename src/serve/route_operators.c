@@ -42,9 +42,9 @@ void route_props(exchange *x) {
     http_reply_json(x, 200,
                     json_pack("{s:{s:i}, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:o, s:{s:b, s:b}}",
                               "default_generation_settings", "n_ctx", i->max_model_len, "total_slots",
-                              i->max_num_seqs, "model_alias", s->model_id, "model_name",
-                              i->name, "family", i->family, "compute_path", i->compute_path, "compute_mode",
-                              i->compute_mode, "weight_bytes", (json_int_t)i->weight_bytes, "kv_bytes",
+                              i->max_num_seqs, "model_alias", s->model_id, "model_name", i->name, "family",
+                              i->family, "compute_path", i->compute_path, "compute_mode", i->compute_mode,
+                              "weight_bytes", (json_int_t)i->weight_bytes, "kv_bytes",
                               (json_int_t)i->kv_bytes, "threads", i->threads, "chat", formats, "modalities",
                               "vision", 0, "audio", 0));
 }

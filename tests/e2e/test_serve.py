@@ -83,6 +83,11 @@ def test_bad_requests(server, body, param, words):
     assert words in error["message"], error
 
 
+def test_too_many_answers(server):
+    status, _, answer = server.ask("POST", TEXT, text(prompt=["a"] * 5, n=128))
+    assert status == 400 and "more than 512 answers" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize("prompt", [None, 7, [], [1, "x"], ["x", 1], [[1], ["x"]], {}, [[]], [-1], [99999]])
 def test_bad_prompts(server, prompt):
     status, _, answer = server.ask("POST", TEXT, text(prompt=prompt))

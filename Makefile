@@ -9,7 +9,7 @@ STEPS  ?=
 export JOBS
 
 .DEFAULT_GOAL := build
-.PHONY: build cuda help demo test fuzz asan tsan valgrind format check-format install bench clean
+.PHONY: build cuda help demo serve test fuzz asan tsan valgrind format check-format install bench clean
 
 build: ## build the program and the library (build/release)
 	@scripts/build release nibble libnibble libnibble_static
@@ -25,6 +25,9 @@ help: ## say what make can do
 
 demo: ## set up, build, fetch a model, quantize it, answer a prompt [MODEL=smollm2|gemma3-270m]
 	@scripts/demo $(MODEL)
+
+serve: ## the same, but answering over HTTP at http://127.0.0.1:8000/v1 [MODEL=...] [FLAGS="--port 9000"]
+	@scripts/demo $(MODEL) serve $(FLAGS)
 
 test: ## everything that must hold, in under 15 minutes on 2 cores [STEPS=...]
 	@scripts/setup test

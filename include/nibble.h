@@ -179,6 +179,7 @@ typedef struct nib_stats {
      * tokens. Free: no sequence holds it; remembered: of these, what still serves the prefix cache. */
     int kv_pages, kv_pages_free, kv_pages_remembered;
     uint64_t guessed_tokens, right_guesses; /* of speculation */
+    uint64_t draft_failures;                /* steps in which the draft failed: those it read go on without */
 } nib_stats;
 
 nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);

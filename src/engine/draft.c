@@ -11,7 +11,10 @@
 #include "engine/speculate.h"
 #include "sched/sched.h"
 
-enum { ROOM = SPECULATE_MAX + 2 }; /* tokens beyond a sequence's end that are guessed */
+enum {
+    ROOM = SPECULATE_MAX + 2, /* tokens beyond a sequence's end that are guessed */
+    READ_ROWS = 128           /* of texts that it reads first, in a step: others' answers wait meanwhile */
+};
 
 #define WEIGHT (1.0 / 16)
 
@@ -90,6 +93,7 @@ static nib_status open_parts(draft *d, const char *path, const loaded *target, n
         return status;
     o.max_model_len =
         target->options.max_model_len + ROOM < longest ? target->options.max_model_len + ROOM : longest;
+    needs.max_rows = o.max_num_seqs > READ_ROWS ? o.max_num_seqs : READ_ROWS;
     NIB_TRY(loaded_open(&d->l, path, &o, &needs, err));
     NIB_TRY(open_sched(d, path, err));
     const size_t n = (size_t)d->l->limits.max_out;
@@ -252,9 +256,10 @@ static nib_status run(draft *d, int rounds, nib_error *err) {
                 forget(d, find(d, ids[k]), false);
             return status;
         }
+        if (!only_decodes)
+            return NIB_OK; /* one step of reading is enough to wait for */
         const double seconds = clock_seconds() - began;
-        if (only_decodes)
-            d->seconds += (d->seconds == 0 ? 1 : WEIGHT) * (seconds - d->seconds);
+        d->seconds += (d->seconds == 0 ? 1 : WEIGHT) * (seconds - d->seconds);
     }
     return NIB_OK;
 }

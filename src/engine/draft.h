@@ -29,7 +29,9 @@ typedef struct draft_ask {
     int n_guesses;         /* afterwards those that came */
 } draft_ask;
 
-/* Guesses for ASKS [N]; sequences that are not among them are forgotten. */
+/* Guesses for ASKS [N]; sequences that are not among them are forgotten. What it has not read yet it reads
+ * first, a piece at a time, and guesses nothing of it before. Where it fails it forgets who was in that step.
+ */
 nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err);
 void draft_forget(draft *d, draft_seq **seq); /* *SEQ may be NULL */
 

@@ -152,8 +152,7 @@ bool request_stops_at(const nib_request *r, int32_t token); /* one of its stop i
 /* What is wanted of the token behind AHEAD guesses, but for a guide's mask. */
 void request_row(const nib_request *r, int ahead, sample_row *row);
 
-/* guesses.c: before a step. A failure is the draft's. */
-nib_status guesses_plan(nib_engine *e, nib_error *err);
+void guesses_plan(nib_engine *e); /* guesses.c: before a step */
 
 /* event.c, for the engine's thread: what it has found out can be told now, and callbacks are told it. After
  * the end the engine's share is gone. */

@@ -47,7 +47,7 @@ static void plan_lookup(nib_engine *e, int rows) {
     }
 }
 
-static nib_status plan_draft(nib_engine *e, int rows, nib_error *err) {
+static void plan_draft(nib_engine *e, int rows) {
     draft_ask asks[SPECULATE_ROWS];
     nib_request *asked[SPECULATE_ROWS];
     int32_t guesses[SPECULATE_ROWS][SPECULATE_MAX];
@@ -76,18 +76,21 @@ static nib_status plan_draft(nib_engine *e, int rows, nib_error *err) {
         rows += worth;
         n++;
     }
-    NIB_TRY(draft_guess(e->draft, asks, n, err));
-    for (int i = 0; i < n; i++)
-        put(e, asked[i], asks[i].guesses, asks[i].n_guesses);
-    return NIB_OK;
+    const bool failed = draft_guess(e->draft, asks, n, NULL) != NIB_OK;
+    e->counted.draft_failures += failed;
+    for (int i = 0; i < n; i++) {
+        asked[i]->no_draft = !asked[i]->draft; /* it cannot follow, or failed: they go on without */
+        if (!failed)
+            put(e, asked[i], asks[i].guesses, asks[i].n_guesses);
+    }
 }
 
-nib_status guesses_plan(nib_engine *e, nib_error *err) {
+void guesses_plan(nib_engine *e) {
     if (e->options.speculate == NIB_SPECULATE_OFF)
-        return NIB_OK;
+        return;
     const int rows = decode_rows(e);
     if (e->draft)
-        return plan_draft(e, rows, err);
-    plan_lookup(e, rows);
-    return NIB_OK;
+        plan_draft(e, rows);
+    else
+        plan_lookup(e, rows);
 }

@@ -202,22 +202,10 @@ static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) 
     row->mask = r->guide_status == NIB_OK ? r->mask : NULL;
 }
 
-/* The draft failed, and with it who might have been asked about. */
-static void plan_guesses(nib_engine *e) {
-    nib_error err = {""};
-    nib_status status = guesses_plan(e, &err);
-    for (int i = 0; status != NIB_OK && i < e->n_by_seq; i++)
-        if (e->by_seq[i]) {
-            nib_request *r = e->by_seq[i];
-            sched_end(e->sched, i);
-            fail(e, r, status, err.text);
-        }
-}
-
 static const sched_step *begin_step(nib_engine *e) {
     sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
                                                          : pace_budget(&e->pace, e->l->limits.max_rows));
-    plan_guesses(e);
+    guesses_plan(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)
         return NULL;

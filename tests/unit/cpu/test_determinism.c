@@ -61,6 +61,7 @@ static void make_part(net *m, part *p, size_t rows, size_t cols, bool nvfp4, siz
 static void net_open(net *m, uint32_t features, int threads, nib_activations mode, nib_kv_dtype type) {
     memset(m, 0, sizeof *m);
     m->be = fixture_open(features, threads, mode);
+    assert_true(m->be->row_bits_fixed); /* the promise that is tried here */
     make_part(m, &m->embed, VOCAB, DIM, false, 1, 1);
     make_part(m, &m->qkv, QKV, DIM, true, 1, 2);
     make_part(m, &m->attn_out, DIM, HEADS * HEAD_DIM, false, 1, 3);

@@ -133,13 +133,12 @@ static double expect_same_answers(nib_options options, const loaded_needs *needs
     answer_all(e, plain);
     nib_close(e);
     e = open_tiny(&options, needs);
-    if (!e->l->be->row_bits_fixed)
-        skip();
-    e->costs.rows_are_free = true; /* nothing was submitted yet */
+    assert_true(e->l->be->row_bits_fixed); /* the CPU's promise, on which the sameness rests */
+    e->costs.rows_are_free = true;         /* nothing was submitted yet */
     answer_all(e, guessed);
     nib_stats stats = {.size = sizeof stats};
     assert_int_equal(nib_get_stats(e, &stats, NULL), NIB_OK);
-    assert_true(stats.guessed_tokens > 100 && stats.right_guesses <= stats.guessed_tokens);
+    assert_true(stats.right_guesses <= stats.guessed_tokens);
     for (int i = 0; i < N_PROMPTS; i++) {
         assert_int_equal(guessed[i].n_tokens, plain[i].n_tokens);
         assert_memory_equal(guessed[i].tokens, plain[i].tokens,
@@ -148,7 +147,7 @@ static double expect_same_answers(nib_options options, const loaded_needs *needs
         assert_int_equal(guessed[i].end.reason, plain[i].end.reason);
     }
     nib_close(e);
-    return (double)stats.right_guesses / (double)stats.guessed_tokens;
+    return stats.guessed_tokens == 0 ? 0 : (double)stats.right_guesses / (double)stats.guessed_tokens;
 }
 
 static void test_answers_stay(void **state) {
@@ -167,9 +166,10 @@ static char folder[] = "/tmp/nibble-draft-XXXXXX";
 static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
                                     "model.safetensors"};
 
-enum change { WEIGHTS, WORDS };
+enum change { WEIGHTS, NUMBERS, WORDS };
 
-/* The tiny model with every weight an eighth off, or another word for one token, in the folder. */
+/* The tiny model with every weight an eighth off, or no number, or another word for one token, in the folder.
+ */
 static void make_other(enum change change) {
     static char bytes[1 << 20];
     for (int i = 0; i < LENGTH(files); i++) {
@@ -180,11 +180,20 @@ static void make_other(enum change change) {
         const size_t n = fread(bytes, 1, sizeof bytes - 1, f);
         bytes[n] = 0;
         fclose(f);
-        if (change == WEIGHTS && i == 3) {
+        if (change != WORDS && i == 3) {
             uint64_t header;
             memcpy(&header, bytes, sizeof header);
-            for (size_t at = 8 + header; at < n; at += 2)
+            size_t from = 0, to = n - 8 - header; /* all, or the embedding, which is the head too */
+            if (change == NUMBERS) {
+                const char *entry = strstr(bytes + 8, "model.embed_tokens.weight");
+                assert_int_equal(sscanf(strstr(entry, "data_offsets"), "data_offsets\":[%zu,%zu", &from, &to),
+                                 2);
+            }
+            for (size_t at = 8 + header + from; at < 8 + header + to; at += 2) {
                 bytes[at] ^= 0x10; /* of BF16's 7 bits of mantissa, the third */
+                if (change == NUMBERS)
+                    memcpy(&bytes[at], &(uint16_t){0x7FC0}, 2);
+            }
         }
         if (change == WORDS && i == 1)
             for (char *at = bytes; (at = strstr(at, "<|im_start|>")); at++)
@@ -223,6 +232,8 @@ static void test_draft(void **state) {
     o.draft = folder;
     const double right = expect_same_answers(o, NULL);
     assert_true(right > 0.01 && right < 0.9);
+    make_other(NUMBERS); /* a draft that says nothing is asked no more */
+    assert_true(expect_same_answers(o, NULL) == 0);
 
     nib_error err = {""};
     nib_engine *e;

@@ -5,6 +5,8 @@
 #include "serve/meters.h"
 
 #include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/status.h"
@@ -192,6 +194,23 @@ static void write_counts(const page *p, const meters *m) {
                       (unsigned long long)m->statuses[i]);
 }
 
+/* Prometheus' own names; 0 pages where the system does not tell. */
+static void write_process(const server *s, buf *out) {
+    unsigned long long all = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f && fscanf(f, "%llu %llu", &all, &resident) != 2)
+        resident = 0;
+    if (f)
+        fclose(f);
+    buf_print(
+        out,
+        "# HELP process_resident_memory_bytes Memory in use\n# TYPE process_resident_memory_bytes gauge\n"
+        "process_resident_memory_bytes %llu\n"
+        "# HELP process_start_time_seconds Since 1970\n# TYPE process_start_time_seconds gauge\n"
+        "process_start_time_seconds %lld\n",
+        resident * (unsigned long long)sysconf(_SC_PAGESIZE), s->created);
+}
+
 void meters_write(meters *m, server *s, buf *out) {
     page p = {.out = out};
     nib_stats stats = {.size = sizeof stats};
@@ -212,6 +231,7 @@ void meters_write(meters *m, server *s, buf *out) {
     buf_print(out, "vllm:cache_config_info{%s,block_size=\"64\",num_gpu_blocks=\"%d\"} 1\n", p.labels,
               stats.kv_pages);
     write_counts(&p, copy);
+    write_process(s, out);
     for (int i = 0; i < METER_HISTOGRAMS; i++)
         write_histogram(&p, (meter)i, &copy->histograms[i]);
     mem_free(copy);

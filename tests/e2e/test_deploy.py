@@ -63,11 +63,11 @@ def test_metrics(files, nibble_path, tree, tmp_path):
     with Server(nibble_path, tree / "tests/golden/models/llama-words", "--config", config) as s:
         assert s.ask("GET", "/load")[0] == 401
         status, _, text = s.ask("GET", "/metrics", None, {"Authorization": "Bearer change-me"})
-    written = set(re.findall(r"^([a-z_:]+)", text.decode(), re.M))
+    written = set(re.findall(r"^([a-z0-9_:]+)", text.decode(), re.M))
     panels = json.loads(files["grafana.json"])["panels"]
     used = " ".join(target["expr"] for panel in panels for target in panel["targets"])
     used += files["prometheus.yaml"] + files["gateway.yaml"]
-    names = set(re.findall(r"\b(?:vllm|nibble|process):?_?[a-z_:]*[a-z]", used)) - {"nibble", "nibble.yaml", "nibble-epp"}
+    names = set(re.findall(r"\b(?:vllm|nibble|process):?_?[a-z0-9_:]*[a-z]", used)) - {"nibble", "nibble.yaml", "nibble-epp"}
     names = {name for name in names if ":" in name or name.startswith("process_")}
     assert status == 200 and len(names) > 15 and names <= written, names - written
 

@@ -267,14 +267,18 @@ def test_what_the_server_does(page, server):
            "# HELP x\nvllm:generation_tokens_total 1e3\nnan NaN\n"
     assert page.js("return Api.parseMetrics(arguments[0])", text) == {
         "vllm:num_requests_running": 3, "vllm:generation_tokens_total": 1000}
-    if server.ask("GET", "/metrics")[0] == 404:
-        page.until(lambda: page.id("live-words").text == "there is nothing at /metrics")
-        return
     page.js("Store.saveSettings({max_tokens: 400, temperature: 0})")
     page.send("Count to a thousand.", wait=False)
-    rows = lambda: dict(zip((d.text for d in page.all("#live dt")), (d.text for d in page.all("#live dd"))))
-    page.until(lambda: rows().get("running") == "1" and float(rows()["tokens/s"].replace("–", "0")) > 0)
-    assert rows()["compute"] and re.fullmatch(r"[\d.]+ [MG]B", rows()["memory"]) and "%" in rows()["KV cache in use"]
+
+    def rows():
+        return page.js("""return Object.fromEntries([...document.querySelectorAll('#live dt')].map(t =>
+            [t.textContent, t.nextElementSibling.textContent]))""")
+
+    def busy():
+        now = rows()
+        return now.get("running") == "1" and float(now["tokens/s"].replace("–", "0")) > 0 and now
+    now = page.until(busy)
+    assert now["compute"] and re.fullmatch(r"[\d.]+ [MG]B", now["memory"]) and "%" in now["KV cache in use"]
     page.picture("live")
     page.press("\ue00c")
     page.done()

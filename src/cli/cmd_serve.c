@@ -50,8 +50,6 @@ enum {
     KEY_CERT_KEY,
     KEY_CORS,
     KEY_TENSOR_PARALLEL,
-    KEY_GPU_MEMORY,
-    KEY_EAGER,
     KEY_AUTO_TOOLS,
     KEY_TOOL_PARSER,
     KEY_REASONING_PARSER
@@ -98,9 +96,6 @@ static const struct argp_option options[] = {
      "Seconds of silence in a stream, broken by a comment (default 15)", 3},
     {NULL, 0, NULL, 0, "Flags of vLLM that change nothing here (what each is for is found by itself):", 4},
     {"tensor-parallel-size", KEY_TENSOR_PARALLEL, "1", 0, "One device computes", 4},
-    {"gpu-memory-utilization", KEY_GPU_MEMORY, "X", 0,
-     "Memory is taken as --max-num-seqs and --max-model-len need it", 4},
-    {"enforce-eager", KEY_EAGER, NULL, 0, "Steps are recorded where a device can", 4},
     {"enable-auto-tool-choice", KEY_AUTO_TOOLS, NULL, 0, "Tools are always offered when a request has them",
      4},
     {"tool-call-parser", KEY_TOOL_PARSER, "NAME", 0, "Calls are read as the chat template writes them", 4},
@@ -166,17 +161,11 @@ static error_t parse_foreign(int key, char *arg, struct argp_state *state) {
     case KEY_TENSOR_PARALLEL:
         cli_integer_flag(state, "--tensor-parallel-size", arg, 1, 1);
         return 0;
-    case KEY_GPU_MEMORY:
-        cli_real_flag(state, "--gpu-memory-utilization", arg, 0, 1);
-        cli_say(CLI_OK,
-                "--gpu-memory-utilization changes nothing here: see --max-num-seqs and --max-model-len");
-        return 0;
     case KEY_TOOL_PARSER:
     case KEY_REASONING_PARSER:
         cli_say(CLI_OK, "%s changes nothing here: the chat template shows the format",
                 key == KEY_TOOL_PARSER ? "--tool-call-parser" : "--reasoning-parser");
         return 0;
-    case KEY_EAGER:
     case KEY_AUTO_TOOLS:
         return 0;
     default:

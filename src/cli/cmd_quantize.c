@@ -65,8 +65,9 @@ static const struct argp_option options[] = {
      1},
     {"method", KEY_METHOD, "METHOD", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
-     "(error weighted with what the inputs look like in a calibration text), or auto (default): weighted "
-     "where nibble can run the model, else sweep",
+     "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
+     "chosen layer by layer as well: minutes), or auto (default): weighted where nibble can run the model, "
+     "else sweep",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",

@@ -208,13 +208,13 @@ static __device__ void gather_squares(float (&w)[E], float *room, int first_warp
     }
 }
 
-template <int E, bool BF16>
-static __global__ void __launch_bounds__(MAX_WARPS * 32) split_rows(qkv_job job) {
+template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row(const qkv_job &job) {
     extern __shared__ float shared[]; /* [n_freq] cosines, [n_freq] sines, [warps, 32 E] */
     const attn_view &p = job.p;
     const int d = p.head_dim, group = p.n_heads / p.n_kv_heads, n = p.n_freq;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, member = warp % job.members;
-    const int head = blockIdx.y * job.heads + warp / job.members;
+    const int members = MANY ? 1 : job.members;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, member = warp % members;
+    const int head = blockIdx.y * job.heads + warp / members;
     const size_t row = blockIdx.x;
     float *cosines = shared, *sines = cosines + n, *room = sines + n;
     const int position = job.step.positions[row];
@@ -246,13 +246,13 @@ static __global__ void __launch_bounds__(MAX_WARPS * 32) split_rows(qkv_job job)
     if (there && member < group + 2)
         load_vector<E, BF16>(next, in, vector(member), d, lane);
     bool has_key = false;
-    for (int v = member; there && v < group + 2; v += job.members) {
+    for (int v = member; there && v < group + 2; v += members) {
         float x[E];
 #pragma unroll
         for (int j = 0; j < E; j++)
             x[j] = next[j];
-        if (v + job.members < group + 2)
-            load_vector<E, BF16>(next, in, vector(v + job.members), d, lane);
+        if (v + members < group + 2)
+            load_vector<E, BF16>(next, in, vector(v + members), d, lane);
         if (v < group && p.q_norm)
             norm<E>(x, q_norm, p.norm_eps, d);
         if (v == group && p.k_norm)
@@ -276,18 +276,31 @@ static __global__ void __launch_bounds__(MAX_WARPS * 32) split_rows(qkv_job job)
             store<E>(job, false, cell, x, w, lane);
         }
     }
-    if (job.members > 1)
-        gather_squares<E>(w, room, warp - member, min(job.members, group), warp, lane);
+    if (members > 1)
+        gather_squares<E>(w, room, warp - member, min(members, group), warp, lane);
     if (has_key)
         store<E>(job, true, cell, key, w, lane);
+}
+
+template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS * 32) split_few(qkv_job job) {
+    split_row<E, BF16, false>(job);
+}
+
+/* Here more warps hide more than more registers spare. */
+template <int E, bool BF16>
+static __global__ void __launch_bounds__(256, E <= 4 ? 4 : 2) split_many(qkv_job job) {
+    split_row<E, BF16, true>(job);
 }
 
 template <int E> static int run(const cuda_lane *lane, const qkv_job &job, int n_rows) {
     const unsigned warps = (unsigned)(job.heads * job.members);
     const size_t shared = (2 * (size_t)job.p.n_freq + warps * 32 * E) * sizeof(float);
     dim3 grid((unsigned)n_rows, (unsigned)((job.p.n_kv_heads + job.heads - 1) / job.heads));
-    return launch_kernel(lane, job.qkv.format == ACT_BF16 ? split_rows<E, true> : split_rows<E, false>, grid,
-                         32 * warps, shared, job);
+    const bool bf16 = job.qkv.format == ACT_BF16;
+    return launch_kernel(lane,
+                         job.members == 1 ? (bf16 ? split_many<E, true> : split_many<E, false>)
+                                          : (bf16 ? split_few<E, true> : split_few<E, false>),
+                         grid, 32 * warps, shared, job);
 }
 
 extern "C" int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_view qkv, const attn_view *p,

@@ -306,9 +306,11 @@ template <int D> struct consumer {
 #pragma unroll
         for (int i = 0; i < 16; i++)
             p[i] = operand<KV_FP8>::pack(s[2 * i], s[2 * i + 1]);
+        if (__any_sync(~0u, keep[0] != 1 || keep[1] != 1)) { /* seldom, after the first pages */
 #pragma unroll
-        for (int i = 0; i < D / 2; i++)
-            x.o[i] *= keep[i / 2 % 2];
+            for (int i = 0; i < D / 2; i++)
+                x.o[i] *= keep[i / 2 % 2];
+        }
     }
 
     __device__ __forceinline__ void leave(const ring<D> &page) {

@@ -39,17 +39,42 @@ GEMM_DEV float divide_by(float x, float s, float inverse) {
     return fmaf(fmaf(-q, s, x), inverse, q);
 }
 
+/* Eight codes of numbers Y, element e in bits 4e. An index is kept 252 too large, as the float's bits have it, and all are
+ * put right at the end: sums of shifted words are modulo 2^32. */
+GEMM_DEV uint32_t encode_numbers(const float *y) {
+    uint32_t codes = 0u - 252u * 0x11111111u;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float a = fminf(fabsf(y[i]), 6.0f);
+        const uint32_t bits = __float_as_uint(a), small = (__float_as_uint(a + 0x1p22f) & 7) | 252; /* 0, .5, 1 */
+        const uint32_t large = (bits + 0x1fffffu + (bits >> 22 & 1)) >> 22;
+        codes += (a < 1.0f ? small : large) << 4 * i;
+        codes += y[i] < 0.0f ? 8u << 4 * i : 0;
+    }
+    return codes;
+}
+
 /* 16 codes of X, none above AMAX, under SCALE (block scale times tensor scale), element e in bits 4e. */
 GEMM_DEV uint64_t encode_block(const float *x, float amax, float scale) {
     uint64_t codes = 0;
     if (scale == 0.0f)
         return 0;
     const float inverse = 1.0f / scale;
-    const bool safe = scale > 0x1p-90f && scale < 0x1p90f && amax * inverse < 0x1p30f;
+    float y[16], all = 0.0f;
+    if (scale > 0x1p-90f && scale < 0x1p90f && amax * inverse < 0x1p30f) {
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const float y = safe ? divide_by(x[i], scale, inverse) : x[i] / scale;
-        codes |= (uint64_t)((uint32_t)(y < 0.0f) << 3 | e2m1_index(y)) << 4 * i;
+        for (int i = 0; i < 16; i++)
+            y[i] = divide_by(x[i], scale, inverse);
+#pragma unroll
+        for (int i = 0; i < 16; i++) /* a NaN stays one */
+            all = fmaf(y[i], 0.0f, all);
+        if (all == 0.0f)
+            return encode_numbers(y) | (uint64_t)encode_numbers(y + 8) << 32;
+    }
+#pragma unroll
+    for (int i = 0; i < 16; i++) { /* rare */
+        const float q = x[i] / scale;
+        codes |= (uint64_t)((uint32_t)(q < 0.0f) << 3 | e2m1_index(q)) << 4 * i;
     }
     return codes;
 }

@@ -18,7 +18,12 @@
 
 #include "base/pool.h"
 
-#if defined __x86_64__ && defined __gnu_linux__
+#ifdef __has_feature /* clang's sanitizers are not up yet when the loader asks */
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define DENSE_ONE_CLONE
+#endif
+#endif
+#if defined __x86_64__ && defined __gnu_linux__ && !defined DENSE_ONE_CLONE && !defined __SANITIZE_THREAD__
 #define DENSE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define DENSE_CLONES

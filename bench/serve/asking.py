@@ -125,7 +125,7 @@ def take_frame(answer, frame):
 async def read_answer(reader, answer, pause=0.0):
     """Reads all of it; PAUSE seconds between pieces. ConnectionError where it is not whole."""
     answer.status, answer.headers = await read_head(reader)
-    is_stream = answer.headers.get("content-type") == "text/event-stream"
+    is_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
     pending, over = b"", not is_stream
     async for piece in read_pieces(reader, answer.headers):
         if not is_stream:

@@ -194,20 +194,6 @@ def comparison():
     return module
 
 
-def build_llama_server(module):
-    tools = module.build_llama()
-    out = module.WORK / "llama.cpp-server"
-    program = out / "bin" / "llama-server"
-    if not program.exists():
-        source = next((module.WORK / "llama.cpp-source").glob("*/vendor/llama.cpp"))
-        module.say("building llama.cpp's server for this machine")
-        module.quiet(["nice", "-n", "10", "cmake", "-S", source, "-B", out, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                      "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_SERVER=ON",
-                      "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_UI=OFF"])
-        module.quiet(["nice", "-n", "10", "cmake", "--build", out, "--target", "llama-server"])
-    return tools, program
-
-
 class LlamaServer:
     """llama-server with SLOTS sequences of CONTEXT tokens each."""
 
@@ -244,7 +230,8 @@ async def measure(server, streams, o):
 
 async def llama(o, table):
     module = comparison()
-    tools, program = build_llama_server(module)
+    tools = module.build_llama("llama.cpp-server", ("llama-server", "llama-quantize"), "ON")
+    program = tools / "bin" / "llama-server"
     files = module.make_files("smollm2", tools, ["nvfp4-head"])
     ours = files["nibble", "nvfp4-head"]
     for form in o.llama_formats:

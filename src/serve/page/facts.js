@@ -56,7 +56,7 @@ const Facts = (() => {
       ["prompt tokens/s", number(rate("vllm:prompt_tokens_total"), 1)],
       ["running", number(m["vllm:num_requests_running"])],
       ["waiting", number(m["vllm:num_requests_waiting"])],
-      ["KV cache in use", percent(used)], ["", meter],
+      ["KV cache in use", percent(used)], ["", used > 0 ? meter : null],
       ["prefix hits", percent(m["vllm:prefix_cache_hits_total"] / m["vllm:prefix_cache_queries_total"])],
       ["memory", bytes(m.process_resident_memory_bytes)],
       ["compute", fixed.compute],

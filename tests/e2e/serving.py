@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 
 
 class Server:
@@ -83,6 +84,13 @@ def long_words(tree, folder, template=True):
             settings.pop("chat_template", None)
         (folder / name).write_text(json.dumps(settings))
     return folder
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def user(text):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from serving import Server
+from serving import Server, until
 
 TEXT = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 3000, "ignore_eos": True}
@@ -18,13 +18,6 @@ LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 3000, "ign
 def server(nibble_path, smollm2):
     with Server(nibble_path, smollm2, "--max-num-seqs", 1, "--max-waiting", 2, "--max-num-batched-tokens", 64) as s:
         yield s
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def load(server):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from serving import Server, user
+from serving import Server, until, user
 
 TEXT = "/v1/completions"
 
@@ -47,7 +47,10 @@ def metrics(server):
     values = {}
     for line in text.splitlines():
         if line.startswith("#"):
-            assert re.fullmatch(r"# (HELP|TYPE) [a-z]+:\w+ .+", line), line
+            assert re.fullmatch(r"# (HELP|TYPE) [a-z:]+\w* .+", line), line
+            continue
+        if line.startswith("process_"):  # of the process, not of the model
+            assert float(line.split()[1]) > 0
             continue
         name, labels, value = re.fullmatch(r'([a-z]+:\w+)\{engine="0",model_name="llama-words",?(.*)\} (\S+)', line).groups()
         values[name + (labels and "{" + labels + "}")] = float(value)
@@ -89,7 +92,8 @@ def test_ending_requests(nibble_path, smollm2):
         assert s.post("/abort_request", {"request_id": "none"}) == {"aborted": 0}
         assert s.post("/abort_request", {"request_id": "one"}) == {"aborted": 1}
         assert b'"finish_reason":"abort"' in streams[0][1].read()
+        until(lambda: len(s.get("/slots")) == 1)  # its connection is told before it is forgotten
         assert s.post("/abort_request", {"abort_all": True}) == {"aborted": 1}
         assert b'"finish_reason":"abort"' in streams[1][1].read()
-        assert s.get("/slots") == []
+        until(lambda: s.get("/slots") == [])
         assert s.post("/abort_request", {}, status=400)["error"]["param"] == "request_id"

@@ -51,7 +51,7 @@ def browser():
 def server(nibble_path, smollm2, tmp_path_factory):
     report = tmp_path_factory.mktemp("page") / "report.json"
     report.write_text(json.dumps(REPORT))
-    with Server(nibble_path, smollm2, "--max-tokens", 24, "--quantize-report", report) as s:
+    with Server(nibble_path, smollm2, "--max-tokens", 8, "--quantize-report", report) as s:
         yield s
 
 
@@ -137,7 +137,7 @@ def test_it_asks_nobody_else(page, server):
 
 
 def test_talk(page, server):
-    greedy = {"temperature": 0, "max_tokens": 24}
+    greedy = {"temperature": 0, "max_tokens": 10}
     page.js("Store.saveSettings(arguments[0])", greedy)
     page.js("window.seen = 0; new MutationObserver(() => seen++).observe(log, {childList: true})")
     page.send("Name three fruits.")
@@ -147,7 +147,7 @@ def test_talk(page, server):
     assert page.js("return seen") >= 5  # it came in pieces
     page.until(lambda: re.fullmatch(r"\d+ tokens · [\d.]+ tokens/s.*", page.all(".assistant .about")[0].text.split("\n")[0]))
     page.send("And three more.")
-    assert page.messages()[3]["about"]["cached"] > 0 or page.messages()[3]["about"]["prompt"] < 128
+    assert page.messages()[3]["about"]["prompt"] > page.messages()[1]["about"]["prompt"]
     page.browser.refresh()
     assert [m["content"] for m in page.messages()][:2] == ["Name three fruits.", first["content"]]
     page.id("new-chat").click()

@@ -274,6 +274,9 @@ typedef struct nib_piece {
 
 typedef void (*nib_piece_callback)(void *context, const nib_piece *piece);
 
+/* Another reader of the same conversation, for another answer to it; of one that was told nothing yet. */
+nib_status nib_reader_again(const nib_reader *unread, nib_reader **out, nib_error *err);
+
 /* More of the answer: the events' text of a request with `control_text`. A call is told when it is whole;
  * what does not parse as one is text. */
 nib_status nib_reader_push(nib_reader *reader, const char *text, size_t bytes, nib_piece_callback on_piece,

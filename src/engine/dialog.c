@@ -181,6 +181,24 @@ static nib_status hand_on(void *context, const chat_piece *piece, nib_error *err
     return NIB_OK;
 }
 
+nib_status nib_reader_again(const nib_reader *unread, nib_reader **out, nib_error *err) {
+    if (out)
+        *out = NULL;
+    if (!unread || !out)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_reader_again: the reader or the place for another is NULL");
+    nib_reader *reader = mem_array(1, sizeof *reader);
+    if (!reader)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory to read an answer");
+    reader->tools = json_incref(unread->tools);
+    const nib_status status = chat_reader_again(&reader->r, unread->r, reader, err);
+    if (status == NIB_OK)
+        *out = reader;
+    else
+        nib_reader_close(reader);
+    return status;
+}
+
 nib_status nib_reader_push(nib_reader *reader, const char *text, size_t bytes, nib_piece_callback on_piece,
                            void *context, nib_error *err) {
     if (!reader || (!text && bytes > 0))

@@ -39,7 +39,7 @@ bool answer_open(answer **out, exchange *x, ask *a, json_t *body, const char *id
         json_decref(body);
         return ask_no_memory(e);
     }
-    *r = (answer){.server = s, .ask = *a, .body = body, .created = time(NULL)};
+    *r = (answer){.server = s, .ask = *a, .body = body, .created = time(NULL), .told_at = clock_seconds()};
     *a = (ask){0};
     pthread_mutex_init(&r->lock, NULL);
     http_new_id(r->id, sizeof r->id, id_prefix);
@@ -113,13 +113,18 @@ const char *answer_model(const answer *r) {
 
 /* ---- prompts ---- */
 
+static size_t most_choices(const server *s) {
+    const int waiting = s->options.compute.max_waiting;
+    return waiting > 0 && waiting < ANSWER_MAX_CHOICES ? (size_t)waiting : ANSWER_MAX_CHOICES;
+}
+
 bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     const int n_ctx = r->server->info.max_model_len;
-    const size_t best_of = (size_t)r->ask.best_of;
-    if (r->n_choices + best_of > ANSWER_MAX_CHOICES) {
+    const size_t best_of = (size_t)r->ask.best_of, most = most_choices(r->server);
+    if (r->n_choices + best_of > most) { /* they would never find room in the queue */
         nib_free(ids);
-        return api_error_set(e, API_INVALID, "prompt", "the prompts ask for more than %d answers at once",
-                             ANSWER_MAX_CHOICES);
+        return api_error_set(e, API_INVALID, "prompt", "the prompts ask for more than %zu answers at once",
+                             most);
     }
     answer_prompt *prompts = mem_resize(r->prompts, r->n_prompts + 1, sizeof *prompts);
     choice *choices = mem_resize(r->choices, r->n_choices + best_of, sizeof *choices);
@@ -200,23 +205,16 @@ static nib_status render(const answer *r, const nib_conversation *c, int32_t **i
     return nib_chat_render(r->server->chat, c, ids, n, reader, err);
 }
 
-/* The prompt, and a reader for each choice. */
-static nib_status render_all(const answer *r, int32_t **ids, size_t *n, nib_reader **readers,
-                             nib_error *err) {
-    int32_t *again;
-    size_t n_again;
+/* The prompt, and a reader of what is answered. */
+static nib_status render_once(const answer *r, int32_t **ids, size_t *n, nib_reader **reader,
+                              nib_error *err) {
     const nib_conversation c = {.size = sizeof c,
                                 .messages = json_dumps(r->ask.messages, JSON_COMPACT),
                                 .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
                                 .variables =
                                     r->ask.variables ? json_dumps(r->ask.variables, JSON_COMPACT) : NULL,
                                 .no_generation_prompt = r->ask.no_generation_prompt};
-    nib_status status = render(r, &c, ids, n, &readers[0], err);
-    for (int i = 1; i < r->ask.best_of && status == NIB_OK; i++) {
-        status = render(r, &c, &again, &n_again, &readers[i], err);
-        if (status == NIB_OK)
-            nib_free(again);
-    }
+    const nib_status status = render(r, &c, ids, n, reader, err);
     json_text_free((char *)(size_t)c.messages);
     json_text_free((char *)(size_t)c.tools);
     json_text_free((char *)(size_t)c.variables);
@@ -228,7 +226,7 @@ bool answer_add_conversation(answer *r, api_error *e) {
     int32_t *ids = NULL;
     size_t n = 0;
     nib_error words = {""};
-    nib_reader *readers[ASK_MAX_CHOICES] = {NULL};
+    nib_reader *reader = NULL;
     if (!s->chat)
         return api_error_set(e, API_INVALID, "messages",
                              "the model has no chat template that can be used: %.400s", s->chat_problem);
@@ -238,22 +236,20 @@ bool answer_add_conversation(answer *r, api_error *e) {
             "'tools' is not supported: this model's chat template writes no calls in a form that is "
             "known");
     rename_developers(r);
-    nib_status status = render_all(r, &ids, &n, readers, &words);
-    if (status == NIB_BAD_ARGUMENT && hoist_systems(r))
-        status = render_all(r, &ids, &n, readers, &words);
-    bool good = status == NIB_OK || api_error_from(e, status, &words);
-    if (!good)
-        nib_free(ids);
     const size_t first = r->n_choices;
-    if (good)
-        good = answer_add_prompt(r, ids, n, e);
-    for (size_t i = 0; i < (size_t)r->ask.best_of; i++) {
-        if (first + i < r->n_choices)
-            r->choices[first + i].reader = readers[i];
-        else
-            nib_reader_close(readers[i]);
+    nib_status status = render_once(r, &ids, &n, &reader, &words);
+    if (status == NIB_BAD_ARGUMENT && hoist_systems(r))
+        status = render_once(r, &ids, &n, &reader, &words);
+    if (status != NIB_OK)
+        return api_error_from(e, status, &words);
+    if (!answer_add_prompt(r, ids, n, e)) {
+        nib_reader_close(reader);
+        return false;
     }
-    return good;
+    r->choices[first].reader = reader;
+    for (size_t i = first + 1; i < r->n_choices && status == NIB_OK; i++)
+        status = nib_reader_again(reader, &r->choices[i].reader, &words);
+    return status == NIB_OK || api_error_from(e, status, &words);
 }
 
 /* ---- wait ---- */

@@ -86,6 +86,7 @@ typedef struct answer {
     size_t n_choices;
     api_error error; /* of the engine, while it ran */
     double deadline; /* clock_seconds; 0: none */
+    double told_at;  /* clock_seconds, when its stream last said something */
     live_request live;
     bool is_live;
     pthread_mutex_t lock; /* guards the choices' requests against cancellation, and the next */

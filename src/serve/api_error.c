@@ -18,6 +18,7 @@ static const struct {
     [API_INVALID] = {400, "invalid_request_error", "invalid_request_error"},
     [API_TOO_LONG] = {400, "exceed_context_size_error", "invalid_request_error"},
     [API_UNAUTHORIZED] = {401, "authentication_error", "authentication_error"},
+    [API_FORBIDDEN] = {403, "permission_error", "permission_error"},
     [API_NOT_FOUND] = {404, "not_found_error", "not_found_error"},
     [API_WRONG_METHOD] = {405, "invalid_request_error", "invalid_request_error"},
     [API_TOO_LARGE] = {413, "invalid_request_error", "request_too_large"},

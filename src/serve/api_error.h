@@ -14,6 +14,7 @@ typedef enum api_kind {
     API_INVALID,      /* 400 */
     API_TOO_LONG,     /* 400: a prompt that does not fit the context */
     API_UNAUTHORIZED, /* 401 */
+    API_FORBIDDEN,    /* 403 */
     API_NOT_FOUND,    /* 404 */
     API_WRONG_METHOD, /* 405 */
     API_TOO_LARGE,    /* 413: a body */

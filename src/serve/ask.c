@@ -224,9 +224,13 @@ bool ask_finish(ask *a, api_error *e) {
     if (a->max_tokens >= 0 && a->min_tokens > a->max_tokens)
         return api_error_set(e, API_INVALID, "min_tokens", "'min_tokens' is %d, more than max_tokens, %d",
                              a->min_tokens, a->max_tokens);
-    if (a->shape.wanted && a->ignore_eos)
-        return api_error_set(e, API_INVALID, "ignore_eos",
-                             "'ignore_eos' beside a schema or grammar: such an answer has an end");
+    const bool has_end = a->shape.wanted || a->tool_choice >= ASK_TOOLS_REQUIRED;
+    if (has_end && (a->ignore_eos || a->min_tokens > 0))
+        return api_error_set(
+            e, API_INVALID, a->ignore_eos ? "ignore_eos" : "min_tokens",
+            "'%s' beside a schema, a grammar or a call that must come: such an answer has an end of "
+            "its own",
+            a->ignore_eos ? "ignore_eos" : "min_tokens");
     if (!a->stream && (a->include_usage || a->continuous_usage))
         return api_error_set(e, API_INVALID, "stream_options", "'stream_options' without 'stream'");
     return true;

@@ -164,8 +164,14 @@ static bool set_variable(ask *a, const char *name, json_t *value, api_error *e) 
 
 static bool read_kwargs(void *target, const json_t *value, const char *name, api_error *e) {
     ask *a = target;
+    static const char *const taken[] = {"messages", "tools", "bos_token", "eos_token",
+                                        "add_generation_prompt"};
     if (!json_is_object(value))
         return api_error_set(e, API_INVALID, name, "'%s' must be an object", name);
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
+        if (json_object_get(value, taken[i]))
+            return api_error_set(e, API_INVALID, name, "'%s' cannot give '%s', which the server gives", name,
+                                 taken[i]);
     if (!a->variables)
         a->variables = json_object();
     return (a->variables && json_object_update(a->variables, (json_t *)value) == 0) || ask_no_memory(e);

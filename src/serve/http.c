@@ -201,6 +201,7 @@ bool http_json(exchange *x, json_t **out, api_error *e) {
     nib_error words = {""};
     const nib_status status =
         json_read(out, x->body.bytes ? x->body.bytes : "", x->body.n, "the body", &words);
+    buf_free(&x->body); /* an answer may take long */
     if (status == NIB_NO_MEMORY)
         return api_error_from(e, status, &words);
     if (status != NIB_OK)
@@ -243,6 +244,7 @@ static exchange *begin(server *s, struct MHD_Connection *connection, const char 
                     .method = method,
                     .path = path,
                     .began = clock_seconds()};
+    live_enter(s->live);
     http_new_id(x->id, sizeof x->id, "req-");
     live_expect(s->live, x->link, s->options.receive_seconds);
     routes_find(x);
@@ -296,6 +298,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     if (x->link)
         live_expect(x->server->live, x->link, IDLE_SECONDS);
     buf_free(&x->body);
+    live_leave(x->server->live);
     mem_free(x);
     *state = NULL;
 }

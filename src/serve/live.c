@@ -25,15 +25,18 @@ struct live {
     pthread_cond_t emptied;
     live_request *requests;
     live_connection *connections;
-    size_t n_requests;
+    size_t n_requests, n_exchanges;
+    uint32_t next_number;
 };
+
+#define STOP UINT64_MAX /* in an event, in place of a request's number */
 
 /* ---- the thread ---- */
 
-static void client_left(live *l, int socket) {
+static void client_left(live *l, uint32_t number) {
     pthread_mutex_lock(&l->lock);
     for (live_request *r = l->requests; r; r = r->next)
-        if (r->socket == socket)
+        if (r->number == number)
             r->cancel(r->context);
     pthread_mutex_unlock(&l->lock);
 }
@@ -56,9 +59,9 @@ static void *watch(void *argument) {
         struct epoll_event events[64];
         const int n = epoll_wait(l->poll, events, sizeof events / sizeof *events, 1000);
         for (int i = 0; i < n; i++) {
-            if (events[i].data.fd == l->stop)
+            if (events[i].data.u64 == STOP)
                 return NULL;
-            client_left(l, events[i].data.fd);
+            client_left(l, (uint32_t)events[i].data.u64);
         }
         if (clock_seconds() - swept >= 1) {
             shut_late(l);
@@ -92,7 +95,7 @@ static nib_status start(live *l, nib_error *err) {
     struct epoll_event event = {.events = EPOLLIN};
     l->poll = epoll_create1(EPOLL_CLOEXEC);
     l->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    event.data.fd = l->stop;
+    event.data.u64 = STOP;
     if (l->poll < 0 || l->stop < 0 || epoll_ctl(l->poll, EPOLL_CTL_ADD, l->stop, &event) != 0)
         return nib_fail(err, NIB_IO, "the sockets cannot be watched: %s", strerror(errno));
     const int failed = start_thread(l);
@@ -138,10 +141,11 @@ void live_add(live *l, live_request *r) {
         r->next->link = &r->next;
     l->requests = r;
     l->n_requests++;
+    r->number = l->next_number++;
     pthread_mutex_unlock(&l->lock);
     /* Once is enough; a client that has left already is told at once. */
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLONESHOT,
-                                .data.fd = r->socket};
+                                .data.u64 = r->number};
     epoll_ctl(l->poll, EPOLL_CTL_ADD, r->socket, &event);
 }
 
@@ -151,7 +155,19 @@ void live_remove(live *l, live_request *r) {
     *r->link = r->next;
     if (r->next)
         r->next->link = r->link;
-    if (--l->n_requests == 0)
+    l->n_requests--;
+    pthread_mutex_unlock(&l->lock);
+}
+
+void live_enter(live *l) {
+    pthread_mutex_lock(&l->lock);
+    l->n_exchanges++;
+    pthread_mutex_unlock(&l->lock);
+}
+
+void live_leave(live *l) {
+    pthread_mutex_lock(&l->lock);
+    if (--l->n_exchanges == 0)
         pthread_cond_broadcast(&l->emptied);
     pthread_mutex_unlock(&l->lock);
 }
@@ -184,9 +200,9 @@ bool live_wait_empty(live *l, double seconds) {
     until.tv_nsec %= 1000000000;
     int late = 0;
     pthread_mutex_lock(&l->lock);
-    while (l->n_requests > 0 && !late)
+    while (l->n_exchanges > 0 && !late)
         late = pthread_cond_timedwait(&l->emptied, &l->lock, &until);
-    const bool empty = l->n_requests == 0;
+    const bool empty = l->n_exchanges == 0;
     pthread_mutex_unlock(&l->lock);
     return empty;
 }

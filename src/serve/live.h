@@ -22,7 +22,8 @@ typedef struct live_request {
     const char *id;
     void (*cancel)(void *context); /* from any thread; must not wait, nor call live_... */
     void *context;
-    double began; /* clock_seconds */
+    double began;    /* clock_seconds */
+    uint32_t number; /* set by live_add: descriptors come again, these do not so soon */
     struct live_request *next, **link;
 } live_request;
 
@@ -38,9 +39,12 @@ void live_close(live *l); /* nothing is left in it; NULL is fine */
 void live_add(live *l, live_request *r);
 void live_remove(live *l, live_request *r); /* afterwards no cancel runs or comes */
 size_t live_count(live *l);
+/* An exchange is on its way, from its first line to the last byte of its answer. */
+void live_enter(live *l);
+void live_leave(live *l);
 /* Cancels the request ID (NULL: all); how many there were. */
 size_t live_cancel(live *l, const char *id);
-bool live_wait_empty(live *l, double seconds); /* false: the time was over */
+bool live_wait_empty(live *l, double seconds); /* no exchange is left; false: the time was over */
 /* Tells VISIT of every request, oldest last, under the lock. */
 void live_each(live *l, void (*visit)(void *context, const live_request *r), void *context);
 

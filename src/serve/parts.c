@@ -7,10 +7,19 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/utf8.h"
 
 bool parts_set(json_t *object, const char *name, json_t *value) {
     return value && json_object_set_new(object, name, value) == 0;
+}
+
+bool parts_ping_due(answer *r, const buf *out) {
+    const double now = clock_seconds();
+    const bool due = out->n == 0 && now - r->told_at >= r->server->options.ping_seconds;
+    if (due || out->n > 0)
+        r->told_at = now;
+    return due;
 }
 
 json_t *parts_usage(const answer *r) {

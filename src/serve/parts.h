@@ -7,6 +7,9 @@
 
 #include "serve/answer.h"
 
+/* Whether OUT is empty and nothing was said for the interval: time for a sign of life, so that nobody on the
+ * way gives up. */
+bool parts_ping_due(answer *r, const buf *out);
 json_t *parts_usage(const answer *r);
 json_t *parts_timings(const answer *r); /* llama.cpp's, of the first choice */
 /* vLLM's: the stop text or stop id that ended C, or null. */

@@ -190,7 +190,7 @@ static bool next_chunk(stream *base, buf *out) {
     if (!more) {
         write_end(r, out);
         s->over = true;
-    } else if (out->n == 0) {
+    } else if (parts_ping_due(r, out)) {
         buf_text(out, ":\n\n");
     }
     return true;

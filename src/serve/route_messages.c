@@ -158,7 +158,7 @@ static bool next_event(stream *base, buf *out) {
     if (!more) {
         end_message(s);
         s->over = true;
-    } else if (out->n == 0) {
+    } else if (parts_ping_due(s->answer, out)) {
         write_event(s, "ping", json_pack("{s:s}", "type", "ping"));
     }
     return true;

@@ -193,7 +193,7 @@ static bool next_event(stream *base, buf *out) {
     if (!more) {
         end_response(s);
         s->over = true;
-    } else if (out->n == 0) {
+    } else if (parts_ping_due(s->answer, out)) {
         buf_text(out, ":\n\n");
     }
     return true;

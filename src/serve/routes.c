@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "serve/keys.h"
+#include "serve/origin.h"
 
 const route routes_table[] = {
     {"GET", "/", ROUTE_PUBLIC | ROUTE_EARLY, route_page, "a page to talk to the model", NULL},
@@ -80,6 +81,13 @@ static void find(exchange *x) {
 
 void routes_find(exchange *x) {
     find(x);
+    if (!origin_allowed(x)) {
+        api_error_set(
+            &x->error, API_FORBIDDEN, NULL,
+            "the request comes from a page of another site, or by another name of this machine; start the "
+            "server with --api-key, --cors-allow-origins or --allow-anonymous to allow that");
+        return;
+    }
     if (strcmp(x->method, "OPTIONS") == 0) /* a browser asks what it may; without a key */
         return;
     if (!x->route && x->allow_text[0])

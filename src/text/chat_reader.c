@@ -5,6 +5,8 @@
  */
 #include "text/chat_reader.h"
 
+#include <assert.h>
+
 #include "base/mem.h"
 #include "text/chat_parts.h"
 #include "text/chat_reader_parts.h"
@@ -424,6 +426,16 @@ nib_status chat_reader_open(chat_reader **out, const chat *c, const json_t *tool
     r->state = harmony ? CHAT_IN_HEAD : reasoning ? CHAT_IN_REASONING : CHAT_IN_TEXT;
     r->fresh = reasoning;
     r->stray = r->thinking ? r->thinking->close : NULL;
+    return NIB_OK;
+}
+
+nib_status chat_reader_again(chat_reader **out, const chat_reader *unread, void *context, nib_error *err) {
+    chat_reader *r = *out = mem_array(1, sizeof *r);
+    assert(unread->input.n == 0 && unread->spaces.n == 0 && unread->n_calls == 0);
+    if (!r)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory to read an answer");
+    *r = *unread;
+    r->context = context;
     return NIB_OK;
 }
 

@@ -34,6 +34,8 @@ typedef struct chat_reader chat_reader;
  * text. PROMPT is what the answer follows: it may already have begun the reasoning. */
 nib_status chat_reader_open(chat_reader **out, const chat *c, const json_t *tools, const chat_prompt *prompt,
                             chat_sink sink, void *context, nib_error *err);
+/* Another one like UNREAD, which was told nothing yet (asserted). */
+nib_status chat_reader_again(chat_reader **out, const chat_reader *unread, void *context, nib_error *err);
 /* More of the answer: valid UTF-8, control tokens as their text, without the token that ends it. */
 nib_status chat_reader_push(chat_reader *r, const char *text, size_t n, nib_error *err);
 nib_status chat_reader_end(chat_reader *r, nib_error *err); /* nothing follows */

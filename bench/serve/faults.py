@@ -31,7 +31,7 @@ FLAGS = ["--max-body-bytes", BODY_LIMIT, "--receive-timeout", RECEIVE_SECONDS, "
 MALFORMED = [  # (bytes, the statuses that are right; 0: the connection is closed)
     (b"\x00\xff\x13garbage\r\n\r\n", {0, 400}),
     (b"GET\r\n\r\n", {0, 400}),
-    (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: x\r\n\r\n", {0, 400}),
+    (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: x\r\n\r\n", {0, 400}),
     (request_bytes("POST", "/v1/completions", b"{"), {400}),
     (request_bytes("POST", "/v1/completions", b"[1]"), {400}),
     (request_bytes("POST", "/v1/completions", b'{"prompt": "\xff\xfe"}'), {400}),
@@ -42,7 +42,7 @@ MALFORMED = [  # (bytes, the statuses that are right; 0: the connection is close
     (request_bytes("POST", "/v1/chat/completions", {"messages": [{"role": 1}]}), {400}),
     (request_bytes("PUT", "/v1/completions", {"prompt": "a"}), {405}),
     (request_bytes("POST", "/nowhere", {}), {404}),
-    (b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"X: y\r\n" * 20000 + b"\r\n", {0, 400, 413, 431}),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + b"X: y\r\n" * 20000 + b"\r\n", {0, 400, 413, 431}),
 ]
 
 
@@ -163,7 +163,7 @@ class Run:
         reader, writer = await connect(self.server)
         status = 0
         try:
-            writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n".encode())
+            writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n".encode())
             for _ in range(0, size, 16384):
                 piece = b"x" * 16384
                 writer.write(b"4000\r\n" + piece + b"\r\n" if chunked else piece)

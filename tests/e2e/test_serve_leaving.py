@@ -106,7 +106,7 @@ def test_priority(server):
 
 def test_half_a_request_is_shut(nibble_path, tree):
     with Server(nibble_path, tree / "tests/golden/models/llama-words", "--receive-timeout", 1) as s:
-        for begin in b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{":
+        for begin in b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{":
             with socket.create_connection((s.host, int(s.port))) as slow:
                 slow.sendall(begin)
                 slow.settimeout(5)

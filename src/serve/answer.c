@@ -318,9 +318,11 @@ void answer_told(choice *c) {
     c->tokens_told = c->n_tokens;
 }
 
-/* By their mean log-probability. */
+/* By their mean log-probability; one without a token has none. */
 static bool is_better(const choice *a, const choice *b) {
-    return a->sum_logprob * (double)(b->n_ids + !b->n_ids) > b->sum_logprob * (double)(a->n_ids + !a->n_ids);
+    if (a->n_ids == 0 || b->n_ids == 0)
+        return a->n_ids > b->n_ids;
+    return a->sum_logprob * (double)b->n_ids > b->sum_logprob * (double)a->n_ids;
 }
 
 void answer_choose(answer *r) {

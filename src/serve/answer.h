@@ -40,6 +40,7 @@ typedef struct choice {
     nib_guide guide;    /* of zeros: none */
     nib_reader *reader; /* of conversations */
     bool over;
+    bool enough;                                   /* it began a second call where one was wanted */
     enum { CUT_NOT = 0, CUT_GOING, CUT_DONE } cut; /* of reasoning, by its budget */
 
     buf text, reasoning; /* so far */

@@ -74,6 +74,12 @@ static void take_piece(void *context, const nib_piece *piece) {
     taker *t = context;
     choice *c = t->c;
     bool fits = true;
+    if (t->r->ask.single_call && piece->kind >= NIB_PIECE_CALL && piece->call > 0 && !c->enough) {
+        c->enough = true;
+        nib_cancel(c->request);
+    }
+    if (c->enough) /* what follows the one call is not told */
+        return;
     switch (piece->kind) {
     case NIB_PIECE_TEXT:
         buf_add(&c->text, piece->text, piece->text_bytes);
@@ -229,7 +235,7 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
         c->finish = "length";
         break;
     case NIB_END_CANCELLED:
-        c->finish = "abort";
+        c->finish = c->enough ? "tool_calls" : "abort";
         break;
     case NIB_END_FAILED:
         c->finish = "error";

@@ -213,7 +213,25 @@ void ask_defaults(ask *a, const json_t *body) {
                .reasoning_budget = -1};
 }
 
+/* Two names of one thing that disagree. */
+static bool check_twice(const ask *a, api_error *e) {
+    static const char *const names[][2] = {{"max_tokens", "max_completion_tokens"},
+                                           {"repetition_penalty", "repeat_penalty"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const json_t *one = json_object_get(a->body, names[i][0]),
+                     *other = json_object_get(a->body, names[i][1]);
+        if (json_is_number(one) && json_is_number(other) &&
+            json_number_value(one) != json_number_value(other))
+            return api_error_set(e, API_INVALID, names[i][0],
+                                 "'%s' and '%s' are two names of one setting and differ", names[i][0],
+                                 names[i][1]);
+    }
+    return true;
+}
+
 bool ask_finish(ask *a, api_error *e) {
+    if (!check_twice(a, e))
+        return false;
     if (a->best_of == 0)
         a->best_of = a->n;
     if (a->best_of < a->n)

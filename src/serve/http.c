@@ -189,8 +189,8 @@ int http_socket(const exchange *x) {
 void http_new_id(char *out, size_t size, const char *prefix) {
     static const char letters[] = "0123456789abcdefghijklmnopqrstuv";
     unsigned char random[24] = {0};
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        memset(random, 0, sizeof random);
+    while (getrandom(random, sizeof random, 0) != sizeof random) { /* the server has had some when it began */
+    }
     size_t n = (size_t)snprintf(out, size, "%s", prefix);
     for (size_t i = 0; i < sizeof random && n + 1 < size; i++)
         out[n++] = letters[random[i] % 32];

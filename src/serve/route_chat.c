@@ -59,9 +59,11 @@ static json_t *whole_choice(const answer *r, const choice *c) {
 
 static json_t *whole(const answer *r) {
     json_t *choices = json_array();
-    for (size_t i = 0; i < r->n_choices; i++)
-        if (r->choices[i].index >= 0 && json_array_append_new(choices, whole_choice(r, &r->choices[i])) != 0)
-            return json_decref(choices), NULL;
+    for (int index = 0; index < r->ask.n; index++)
+        for (size_t i = 0; i < r->n_choices; i++)
+            if (r->choices[i].index == index &&
+                json_array_append_new(choices, whole_choice(r, &r->choices[i])) != 0)
+                return json_decref(choices), NULL;
     json_t *o = head(r, "chat.completion", choices);
     if (o && r->ask.return_ids)
         parts_set(o, "prompt_token_ids", parts_ids(r->prompts[0].ids, r->prompts[0].n));

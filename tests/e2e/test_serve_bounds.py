@@ -29,6 +29,7 @@ def server(nibble_path, model):
     ({"chat_template_kwargs": {"messages": []}}, "messages"),
     ({"chat_template_kwargs": {"bos_token": "x"}}, "bos_token"),
     ({"n": 1000}, "'n'"),
+    ({"max_completion_tokens": 9}, "max_completion_tokens"),
 ])
 def test_refused(server, more, named):
     error = server.post("/v1/chat/completions", {"messages": user("hi"), "max_tokens": 8, **more}, 400)["error"]

@@ -229,7 +229,20 @@ static bool check_twice(const ask *a, api_error *e) {
     return true;
 }
 
+/* Who says nothing of how tokens are drawn gets what `nibble run` does: small models wander without. */
+static void settle_sampling(ask *a) {
+    static const char *const said[] = {"temperature", "top_p", "top_k", "min_p"};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+        if (json_is_number(json_object_get(a->body, said[i])))
+            return;
+    a->sampling.temperature = 0.8f;
+    a->sampling.top_k = 40;
+    a->sampling.top_p = 0.95f;
+    a->sampling.min_p = 0.05f;
+}
+
 bool ask_finish(ask *a, api_error *e) {
+    settle_sampling(a);
     if (!check_twice(a, e))
         return false;
     if (a->best_of == 0)

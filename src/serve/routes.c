@@ -116,8 +116,17 @@ void routes_answer(exchange *x) {
         x->route->answer(x);
 }
 
+/* The last part of the model's path, with its suffix or without. */
+static bool is_file_name(const char *path, const char *name) {
+    const char *file = strrchr(path, '/');
+    file = file && file[1] ? file + 1 : path;
+    const char *suffix = strrchr(file, '.');
+    const size_t n = strlen(name);
+    return strcmp(file, name) == 0 || (suffix && (size_t)(suffix - file) == n && strncmp(file, name, n) == 0);
+}
+
 bool server_knows_model(const server *s, const char *name) {
-    if (strcmp(name, s->model_id) == 0)
+    if (strcmp(name, s->model_id) == 0 || (s->options.n_names == 0 && is_file_name(s->options.model, name)))
         return true;
     for (size_t i = 0; i < s->options.n_names; i++)
         if (strcmp(name, s->options.names[i]) == 0)

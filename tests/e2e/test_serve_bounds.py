@@ -104,3 +104,20 @@ def test_sigterm_waits_for_the_last_byte(nibble_path, model):
         assert code == 0 and got == [(200, 4)] * len(got)
     finally:
         s.stop(signal.SIGKILL)
+
+
+def test_what_is_drawn_unless_said(server):
+    """Nothing said of it: as `nibble run`; anything said: the rest is off."""
+    def text(**more):
+        body = {"prompt": "the cat", "max_tokens": 24, "seed": 3, "ignore_eos": True, **more}
+        return server.post("/v1/completions", body)["choices"][0]["text"]
+
+    assert text() == text(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+    assert text() != text(temperature=1)
+    assert text(temperature=1) == text(temperature=1, top_k=0, top_p=1, min_p=0)
+
+
+def test_the_file_is_a_name(server, model):
+    body = {"prompt": "a", "max_tokens": 1}
+    assert server.post("/v1/completions", {**body, "model": model.name})
+    server.post("/v1/completions", {**body, "model": model.name + "x"}, 404)

@@ -18,12 +18,15 @@
 
 #include "base/pool.h"
 
-#ifdef __has_feature /* clang's sanitizers are not up yet when the loader asks */
+/* Not under sanitizers: clang's are not up yet when the loader asks, and the stack frames of gcc's are
+ * aligned for no register of 64 bytes. */
+#ifdef __has_feature
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
 #define DENSE_ONE_CLONE
 #endif
 #endif
-#if defined __x86_64__ && defined __gnu_linux__ && !defined DENSE_ONE_CLONE && !defined __SANITIZE_THREAD__
+#if defined __x86_64__ && defined __gnu_linux__ && !defined DENSE_ONE_CLONE &&                               \
+    !defined __SANITIZE_THREAD__ && !defined __SANITIZE_ADDRESS__
 #define DENSE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define DENSE_CLONES

@@ -29,7 +29,7 @@ demo: ## set up, build, fetch a model, quantize it, answer a prompt [MODEL=smoll
 serve: ## the same, but answering over HTTP at http://127.0.0.1:8000/v1 [MODEL=...] [FLAGS="--port 9000"]
 	@scripts/demo $(MODEL) serve $(FLAGS)
 
-test: ## everything that must hold, in under 15 minutes on 2 cores [STEPS=...]
+test: ## everything that must hold [STEPS=...]
 	@scripts/setup test
 	@for model in smollm2 gemma3-270m; do scripts/fetch-model $$model >/dev/null || \
 	    echo "$$model could not be fetched: its tests are skipped"; done

@@ -58,7 +58,7 @@ static nib_status load_plugin(const backend_plugin **out, nib_error *err) {
     nib_error why;
     void *object = load_object(tried, sizeof tried, &why);
     if (!object)
-        return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend (make cuda builds it): %.400s", why.text);
+        return nib_fail(err, NIB_UNSUPPORTED, "no GPU backend: %.400s (make cuda builds one)", why.text);
     const backend_plugin *plugin = dlsym(object, NIBBLE_PLUGIN_SYMBOL);
     if (!plugin || plugin->abi != BACKEND_PLUGIN_ABI)
         return nib_fail(err, NIB_UNSUPPORTED, "%.200s is of another version of nibble", tried);

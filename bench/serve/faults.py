@@ -243,7 +243,8 @@ async def kill_and_restart(run, clients):
         except OSError:
             counts["broken off"] += 1
     tasks = [asyncio.ensure_future(client(i)) for i in range(clients)]
-    await asyncio.sleep(0.05)
+    while not counts:  # the first has its answer, the others are on their way
+        await asyncio.sleep(0)
     run.server.end(signal.SIGKILL)
     await asyncio.gather(*tasks)
     run.server.command[run.server.command.index("--port") + 1] = str(run.server.port)

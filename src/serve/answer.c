@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "serve/answer_take.h"
 #include "serve/keys.h"
+#include "serve/routes.h"
 
 enum {
     TOGETHER_MS = 20
@@ -52,6 +53,20 @@ bool answer_open(answer **out, exchange *x, ask *a, json_t *body, const char *id
                              .context = r,
                              .began = x->began};
     return true;
+}
+
+bool answer_read(answer **out, exchange *x, bool (*read)(ask *, const json_t *, api_error *),
+                 const char *id_prefix, api_error *e) {
+    json_t *body;
+    ask a = {0};
+    if (!http_json(x, &body, e))
+        return false;
+    if (!read(&a, body, e)) {
+        ask_free(&a);
+        json_decref(body);
+        return false;
+    }
+    return answer_open(out, x, &a, body, id_prefix, e) && routes_check_model(x, (*out)->ask.model, e);
 }
 
 static void wait_for_end(nib_request *request) {

@@ -96,6 +96,9 @@ typedef struct answer {
 
 /* Takes what ASK holds, and the reference BODY. */
 bool answer_open(answer **out, exchange *x, ask *a, json_t *body, const char *id_prefix, api_error *e);
+/* The body of X, read by READ, becomes an answer without prompts. */
+bool answer_read(answer **out, exchange *x, bool (*read)(ask *, const json_t *, api_error *),
+                 const char *id_prefix, api_error *e);
 void answer_close(answer *r); /* cancels what still runs; NULL is fine */
 
 /* Prompts before the start. Refused when it does not fit the context. IDS are taken, also then. */

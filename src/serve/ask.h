@@ -54,7 +54,6 @@ typedef struct ask {
     ask_tool_choice tool_choice;
     const char *tool_name; /* ASK_TOOLS_NAMED */
     int reasoning_budget;  /* tokens; -1: no bound */
-    const char *reasoning_effort;
 
     /* of completions */
     const json_t *prompt; /* a string, a list of them, of ids, of lists of ids */

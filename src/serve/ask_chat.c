@@ -194,7 +194,6 @@ bool ask_read_effort(void *target, const json_t *value, const char *name, api_er
     if (!words[i])
         return api_error_set(e, API_INVALID, name,
                              "'%s' must be none, minimal, low, medium, high, xhigh or max", name);
-    a->reasoning_effort = text;
     if (i == 0)
         return set_variable(a, "enable_thinking", json_false(), e) &&
                set_variable(a, "thinking", json_false(), e);

@@ -185,17 +185,8 @@ static void close_chat_stream(stream *base) {
 /* ---- the route ---- */
 
 static bool start(exchange *x, answer **out, api_error *e) {
-    json_t *body;
-    ask a = {0};
-    if (!http_json(x, &body, e))
-        return false;
-    if (!ask_read_chat(&a, body, e)) {
-        ask_free(&a);
-        json_decref(body);
-        return false;
-    }
-    return answer_open(out, x, &a, body, "chatcmpl-", e) && routes_check_model(x, (*out)->ask.model, e) &&
-           answer_add_conversation(*out, e) && answer_start(*out, e);
+    return answer_read(out, x, ask_read_chat, "chatcmpl-", e) && answer_add_conversation(*out, e) &&
+           answer_start(*out, e);
 }
 
 void route_chat(exchange *x) {

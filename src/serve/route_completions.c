@@ -220,17 +220,8 @@ static bool stream_answer(exchange *x, answer *r) {
 /* ---- the route ---- */
 
 static bool start(exchange *x, answer **out, api_error *e) {
-    json_t *body;
-    ask a = {0};
-    if (!http_json(x, &body, e))
-        return false;
-    if (!ask_read_completion(&a, body, e)) {
-        ask_free(&a);
-        json_decref(body);
-        return false;
-    }
-    return answer_open(out, x, &a, body, "cmpl-", e) && routes_check_model(x, (*out)->ask.model, e) &&
-           add_prompts(*out, e) && answer_start(*out, e);
+    return answer_read(out, x, ask_read_completion, "cmpl-", e) && add_prompts(*out, e) &&
+           answer_start(*out, e);
 }
 
 void route_completions(exchange *x) {
@@ -242,6 +233,8 @@ void route_completions(exchange *x) {
     }
     if (r->ask.stream && stream_answer(x, r))
         return;
+    if (r->ask.stream)
+        ask_no_memory(&r->error);
     if (answer_finish(r)) {
         answer_choose(r);
         http_reply_json(x, 200, whole(r));

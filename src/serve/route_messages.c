@@ -209,6 +209,8 @@ void route_messages(exchange *x) {
     }
     if (r->ask.stream && stream_answer(x, r))
         return;
+    if (r->ask.stream)
+        ask_no_memory(&r->error);
     while (answer_wait(r, 1000))
         blocks_take(&all, &r->choices[0]);
     blocks_take(&all, &r->choices[0]);

@@ -221,17 +221,8 @@ static bool stream_answer(exchange *x, answer *r) {
 /* ---- the route ---- */
 
 static bool start(exchange *x, answer **out, api_error *e) {
-    json_t *body;
-    ask a = {0};
-    if (!http_json(x, &body, e))
-        return false;
-    if (!ask_read_responses(&a, body, e)) {
-        ask_free(&a);
-        json_decref(body);
-        return false;
-    }
-    return answer_open(out, x, &a, body, "resp_", e) && routes_check_model(x, (*out)->ask.model, e) &&
-           answer_add_conversation(*out, e) && answer_start(*out, e);
+    return answer_read(out, x, ask_read_responses, "resp_", e) && answer_add_conversation(*out, e) &&
+           answer_start(*out, e);
 }
 
 void route_responses(exchange *x) {
@@ -244,6 +235,8 @@ void route_responses(exchange *x) {
     }
     if (r->ask.stream && stream_answer(x, r))
         return;
+    if (r->ask.stream)
+        ask_no_memory(&r->error);
     while (answer_wait(r, 1000))
         blocks_take(&all, &r->choices[0]);
     blocks_take(&all, &r->choices[0]);

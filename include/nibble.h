@@ -259,7 +259,7 @@ typedef enum nib_piece_kind {
     NIB_PIECE_TEXT,
     NIB_PIECE_REASONING,
     NIB_PIECE_CALL,     /* a call of a tool begins: its name */
-    NIB_PIECE_ARGUMENTS /* more of its arguments: a JSON object */
+    NIB_PIECE_ARGUMENTS /* more of its arguments' JSON */
 } nib_piece_kind;
 
 typedef struct nib_piece {
@@ -277,8 +277,13 @@ typedef void (*nib_piece_callback)(void *context, const nib_piece *piece);
 /* Another reader of the same conversation, for another answer to it; of one that was told nothing yet. */
 nib_status nib_reader_again(const nib_reader *unread, nib_reader **out, nib_error *err);
 
-/* More of the answer: the events' text of a request with `control_text`. A call is told when it is whole;
- * what does not parse as one is text. */
+/* For a reader that was told nothing yet, and those made from it: calls are told while they are written, the
+ * name once it is known, then the arguments as they grow. A call that breaks off stays as far as it was told,
+ * its arguments no JSON, and what follows is text. */
+void nib_reader_stream_calls(nib_reader *reader);
+
+/* More of the answer: the events' text of a request with `control_text`. A call is told when it is whole
+ * (but nib_reader_stream_calls); what does not parse as one is text. */
 nib_status nib_reader_push(nib_reader *reader, const char *text, size_t bytes, nib_piece_callback on_piece,
                            void *context, nib_error *err);
 /* Nothing follows. */

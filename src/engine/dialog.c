@@ -199,6 +199,11 @@ nib_status nib_reader_again(const nib_reader *unread, nib_reader **out, nib_erro
     return status;
 }
 
+void nib_reader_stream_calls(nib_reader *reader) {
+    if (reader)
+        chat_reader_stream_calls(reader->r);
+}
+
 nib_status nib_reader_push(nib_reader *reader, const char *text, size_t bytes, nib_piece_callback on_piece,
                            void *context, nib_error *err) {
     if (!reader || (!text && bytes > 0))

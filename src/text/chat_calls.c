@@ -25,6 +25,20 @@ static nib_status keep(chat_calls *c, strview s, chat_part *out, nib_error *err)
     return text_buffer_append(&c->text, s.p, s.n, err);
 }
 
+static nib_status keep_call(chat_calls *c, strview name, strview id, strview arguments, chat_call *out,
+                            nib_error *err) {
+    NIB_TRY(keep(c, name, &out->name, err));
+    NIB_TRY(keep(c, id, &out->id, err));
+    return keep(c, arguments, &out->arguments, err);
+}
+
+nib_status chat_calls_open(chat_calls *c, strview name, strview id, strview arguments, size_t end,
+                           nib_error *err) {
+    c->has_open = true;
+    c->open_end = end;
+    return keep_call(c, name, id, arguments, &c->open, err);
+}
+
 nib_status chat_calls_add(chat_calls *c, strview name, strview id, strview arguments, nib_error *err) {
     if (c->n == c->capacity) {
         const size_t capacity = c->capacity ? 2 * c->capacity : 4;
@@ -34,17 +48,14 @@ nib_status chat_calls_add(chat_calls *c, strview name, strview id, strview argum
         c->list = grown;
         c->capacity = capacity;
     }
-    chat_call call;
-    NIB_TRY(keep(c, name, &call.name, err));
-    NIB_TRY(keep(c, id, &call.id, err));
-    NIB_TRY(keep(c, arguments, &call.arguments, err));
-    c->list[c->n++] = call;
+    NIB_TRY(keep_call(c, name, id, arguments, &c->list[c->n], err));
+    c->n++;
     return NIB_OK;
 }
 
 /* ---- the cursor ---- */
 
-static strview rest_of(const chat_cursor *c) {
+strview chat_rest(const chat_cursor *c) {
     return (strview){c->s.p + c->at, c->s.n - c->at};
 }
 
@@ -58,7 +69,7 @@ chat_found chat_missing(const chat_cursor *c) {
 }
 
 chat_found chat_expect(chat_cursor *c, const char *mark) {
-    const strview rest = rest_of(c);
+    const strview rest = chat_rest(c);
     const size_t n = strlen(mark);
     if (chat_at(c, mark)) {
         c->at += n;
@@ -68,11 +79,11 @@ chat_found chat_expect(chat_cursor *c, const char *mark) {
 }
 
 void chat_skip_blank(chat_cursor *c) {
-    c->at += chat_span_blank(rest_of(c));
+    c->at += chat_span_blank(chat_rest(c));
 }
 
 bool chat_seek(const chat_cursor *c, const char *mark, size_t *at) {
-    const strview rest = rest_of(c);
+    const strview rest = chat_rest(c);
     const char *found = rest.n ? memmem(rest.p, rest.n, mark, strlen(mark)) : NULL;
     if (found)
         *at = (size_t)(found - c->s.p);
@@ -89,7 +100,7 @@ static strview trim(strview s) {
     return s;
 }
 
-static bool is_name(strview s) {
+bool chat_is_name(strview s) {
     for (size_t i = 0; i < s.n; i++)
         if ((unsigned char)s.p[i] <= ' ' || strchr("<>{}[]\"'|", s.p[i]))
             return false;
@@ -109,107 +120,6 @@ static void split_id(strview *name, strview *id) {
         name->n = (size_t)(colon - name->p);
 }
 
-/* ---- JSON ---- */
-
-static bool is_object(strview s) {
-    return s.n > 1 && s.p[0] == '{';
-}
-
-/* The text of a JSON string, decoded into OUT. */
-static nib_status decode(strview s, text_buffer *out, bool *is_string, nib_error *err) {
-    json_t *json;
-    const nib_status status = json_read(&json, s.p, s.n, "call", NULL);
-    *is_string = false;
-    if (status != NIB_OK)
-        return status == NIB_NO_MEMORY ? nib_fail(err, status, "no memory for the calls of an answer")
-                                       : NIB_OK;
-    *is_string = json_is_string(json);
-    nib_status done = NIB_OK;
-    if (*is_string)
-        done = text_buffer_append(out, json_string_value(json), json_string_length(json), err);
-    json_decref(json);
-    return done;
-}
-
-/* The first of NAMES that the object has. */
-static strview member_of(strview object, const char *const *names) {
-    strview value = {0};
-    for (; *names && !value.p; names++)
-        value = chat_span_member(object, *names);
-    return value;
-}
-
-/* Arguments given as a JSON string of an object are that object. */
-static nib_status unwrap(strview *arguments, text_buffer *held, chat_found *found, nib_error *err) {
-    nib_status status = NIB_OK;
-    if (!arguments->p || strview_is(*arguments, "null")) {
-        *arguments = (strview){"{}", 2};
-    } else if (arguments->p[0] == '"') {
-        bool is_string;
-        NIB_TRY(decode(*arguments, held, &is_string, err));
-        const strview text = {held->bytes, held->n};
-        const chat_found whole = text.n ? chat_span_value(text, arguments, &status) : CHAT_BROKEN;
-        *found = whole == CHAT_WHOLE && is_object(*arguments) ? CHAT_WHOLE : CHAT_BROKEN;
-    }
-    if (!is_object(*arguments))
-        *found = CHAT_BROKEN;
-    return status == NIB_NO_MEMORY ? nib_fail(err, status, "no memory for the calls of an answer") : NIB_OK;
-}
-
-/* {"name": N, "arguments": {...}} in any of its spellings. */
-static nib_status add_object(strview object, chat_calls *out, chat_found *found, nib_error *err) {
-    static const char *const names[] = {"name", "tool_name", NULL},
-                             *const ids[] = {"id", "tool_call_id", NULL},
-                             *const arguments[] = {"arguments", "parameters", "args", NULL};
-    const strview function = chat_span_member(object, "function");
-    const strview inner = is_object(function) ? function : object;
-    const strview name = member_of(inner, names), id = member_of(object, ids);
-    strview with = member_of(inner, arguments);
-    text_buffer name_text = {0}, id_text = {0}, held = {0};
-    bool named = false, has_id = false;
-    *found = CHAT_WHOLE;
-    nib_status status = name.p ? decode(name, &name_text, &named, err) : NIB_OK;
-    if (status == NIB_OK && id.p)
-        status = decode(id, &id_text, &has_id, err);
-    if (status == NIB_OK)
-        status = unwrap(&with, &held, found, err);
-    const strview plain = {name_text.bytes, name_text.n};
-    if (!named || !is_name(plain))
-        *found = CHAT_BROKEN;
-    if (status == NIB_OK && *found == CHAT_WHOLE)
-        status = chat_calls_add(out, plain, (strview){id_text.bytes, id_text.n}, with, err);
-    text_buffer_free(&name_text);
-    text_buffer_free(&id_text);
-    text_buffer_free(&held);
-    return status;
-}
-
-/* An object, or a list of objects, at the cursor. */
-static nib_status read_objects(chat_cursor *c, chat_calls *out, chat_found *found, nib_error *err) {
-    strview value;
-    nib_status status;
-    *found = chat_span_value(rest_of(c), &value, &status);
-    if (status == NIB_NO_MEMORY)
-        return nib_fail(err, status, "no memory for the calls of an answer");
-    if (*found == CHAT_PARTIAL)
-        *found = chat_missing(c);
-    if (*found != CHAT_WHOLE)
-        return NIB_OK;
-    c->at = (size_t)(value.p - c->s.p) + value.n;
-    if (is_object(value))
-        return add_object(value, out, found, err);
-    *found = value.p[0] == '[' ? CHAT_WHOLE : CHAT_BROKEN;
-    for (size_t i = 0; *found == CHAT_WHOLE; i++) {
-        const strview element = chat_span_element(value, i);
-        if (!element.p)
-            break;
-        *found = is_object(element) ? CHAT_WHOLE : CHAT_BROKEN;
-        if (*found == CHAT_WHOLE)
-            NIB_TRY(add_object(element, out, found, err));
-    }
-    return NIB_OK;
-}
-
 /* ---- the shapes ---- */
 
 /* Steps over a closing MARK, which may be missing at the end of the answer. */
@@ -227,16 +137,19 @@ static nib_status json_arguments(chat_cursor *c, strview name, strview id, chat_
                                  nib_error *err) {
     strview value;
     nib_status status;
-    *found = chat_span_value(rest_of(c), &value, &status);
+    *found = chat_span_value(chat_rest(c), &value, &status);
     if (status == NIB_NO_MEMORY)
         return nib_fail(err, status, "no memory for the calls of an answer");
+    const size_t end = (size_t)(value.p - c->s.p) + value.n;
+    if (*found == CHAT_PARTIAL && value.n && value.p[0] == '{')
+        NIB_TRY(chat_calls_open(out, name, id, value, end, err));
     if (*found == CHAT_PARTIAL)
         *found = chat_missing(c);
-    if (*found == CHAT_WHOLE && !is_object(value))
+    if (*found == CHAT_WHOLE && !chat_is_object(value))
         *found = CHAT_BROKEN;
     if (*found != CHAT_WHOLE)
         return NIB_OK;
-    c->at = (size_t)(value.p - c->s.p) + value.n;
+    c->at = end;
     return chat_calls_add(out, name, id, value, err);
 }
 
@@ -253,7 +166,7 @@ static chat_found read_name(chat_cursor *c, const char *const *marks, strview *n
         return c->s.n - c->at > MAX_NAME + 64 ? CHAT_BROKEN : chat_missing(c);
     *name = trim((strview){c->s.p + c->at, end - c->at});
     c->at = end;
-    return is_name(*name) ? CHAT_WHOLE : CHAT_BROKEN;
+    return chat_is_name(*name) ? CHAT_WHOLE : CHAT_BROKEN;
 }
 
 /* What was put together may name a key twice or hold bytes that are no text. */
@@ -261,9 +174,20 @@ static nib_status check_object(const text_buffer *object, chat_found *found, nib
     strview value;
     nib_status status;
     *found = chat_span_value((strview){object->bytes, object->n}, &value, &status);
-    if (*found == CHAT_WHOLE && !is_object(value))
+    if (*found == CHAT_WHOLE && !chat_is_object(value))
         *found = CHAT_BROKEN;
     return status == NIB_NO_MEMORY ? nib_fail(err, status, "no memory for the calls of an answer") : NIB_OK;
+}
+
+/* The call whose arguments were put together, or as much of it as there is. */
+static nib_status keep_object(const chat_cursor *c, strview name, strview id, const text_buffer *object,
+                              chat_found found, chat_calls *out, nib_error *err) {
+    const strview arguments = {object->bytes, object->n};
+    if (found == CHAT_WHOLE)
+        return chat_calls_add(out, name, id, arguments, err);
+    return found == CHAT_PARTIAL && arguments.n && arguments.p[0] == '{'
+               ? chat_calls_open(out, name, id, arguments, c->at, err)
+               : NIB_OK;
 }
 
 static nib_status read_named(chat_cursor *c, const chat_format *f, const json_t *tools, chat_calls *out,
@@ -289,8 +213,8 @@ static nib_status read_named(chat_cursor *c, const chat_format *f, const json_t 
         nib_status status = chat_tags_read(c, f, tools, name, &object, found, err);
         if (status == NIB_OK && *found == CHAT_WHOLE)
             status = check_object(&object, found, err);
-        if (status == NIB_OK && *found == CHAT_WHOLE)
-            status = chat_calls_add(out, name, id, (strview){object.bytes, object.n}, err);
+        if (status == NIB_OK)
+            status = keep_object(c, name, id, &object, *found, out, err);
         text_buffer_free(&object);
         return status;
     }
@@ -304,7 +228,7 @@ static nib_status read_object(chat_cursor *c, const chat_format *f, chat_calls *
                               nib_error *err) {
     *found = chat_expect(c, f->call_open);
     while (*found == CHAT_WHOLE) { /* several objects one after the other: MiniMax M1 */
-        NIB_TRY(read_objects(c, out, found, err));
+        NIB_TRY(chat_objects_read(c, out, found, err));
         chat_skip_blank(c);
         if (!f->call_close || c->at == c->s.n || c->s.p[c->at] != '{')
             break;
@@ -332,10 +256,12 @@ static nib_status read_bare(chat_cursor *c, const chat_format *f, const json_t *
     if (chat_at(c, f->call_open))
         c->at += strlen(f->call_open);
     chat_skip_blank(c);
-    NIB_TRY(read_objects(c, out, found, err));
-    for (size_t i = 0; *found == CHAT_WHOLE && i < out->n; i++)
+    NIB_TRY(chat_objects_read(c, out, found, err));
+    for (size_t i = 0; i < out->n; i++)
         if (!is_tool(tools, chat_calls_text(out, out->list[i].name)))
             *found = CHAT_BROKEN;
+    if (out->has_open && !is_tool(tools, chat_calls_text(out, out->open.name)))
+        *found = CHAT_BROKEN;
     return NIB_OK;
 }
 
@@ -349,7 +275,7 @@ static nib_status read_mistral(chat_cursor *c, const chat_format *f, chat_calls 
         return NIB_OK;
     chat_skip_blank(c);
     if (c->at < c->s.n && (c->s.p[c->at] == '[' || c->s.p[c->at] == '{'))
-        return read_objects(c, out, found, err);
+        return chat_objects_read(c, out, found, err);
     *found = read_name(c, marks, &name);
     if (*found == CHAT_WHOLE && chat_at(c, call_id)) {
         c->at += sizeof call_id - 1;
@@ -377,8 +303,8 @@ static nib_status read_gemma(chat_cursor *c, const chat_format *f, chat_calls *o
         *found = close_call(c, f->call_close);
     if (status == NIB_OK && *found == CHAT_WHOLE)
         status = check_object(&object, found, err);
-    if (status == NIB_OK && *found == CHAT_WHOLE)
-        status = chat_calls_add(out, name, (strview){"", 0}, (strview){object.bytes, object.n}, err);
+    if (status == NIB_OK)
+        status = keep_object(c, name, (strview){"", 0}, &object, *found, out, err);
     text_buffer_free(&object);
     return status;
 }
@@ -434,7 +360,21 @@ nib_status chat_calls_read(const chat_format *f, const json_t *tools, strview te
     chat_cursor c = {.s = text, .at_end = at_end};
     const nib_status status = read_all(&c, f, tools, out, found, err);
     *used = c.at;
+    out->has_open = false;
     if (status != NIB_OK || *found != CHAT_WHOLE)
         out->n = out->text.n = 0;
+    return status;
+}
+
+nib_status chat_calls_peek(const chat_format *f, const json_t *tools, strview text, chat_calls *out,
+                           size_t *end, nib_error *err) {
+    chat_cursor c = {.s = text};
+    chat_found found;
+    const nib_status status = read_all(&c, f, tools, out, &found, err);
+    *end = out->has_open ? out->open_end : c.at;
+    if (status != NIB_OK || found == CHAT_BROKEN) {
+        out->n = out->text.n = 0;
+        out->has_open = false;
+    }
     return status;
 }

@@ -21,7 +21,10 @@ typedef struct chat_calls {
     chat_call *list;
     size_t n, capacity;
     text_buffer text;
-} chat_calls; /* zero-initialize; freed with chat_calls_free */
+    chat_call open; /* has_open: one that is not whole yet, its arguments as far as they are known */
+    bool has_open;
+    size_t open_end; /* what is behind those in the text that was read */
+} chat_calls;        /* zero-initialize; freed with chat_calls_free */
 
 void chat_calls_free(chat_calls *c);
 strview chat_calls_text(const chat_calls *c, chat_part part);
@@ -33,10 +36,18 @@ strview chat_calls_text(const chat_calls *c, chat_part part);
 nib_status chat_calls_read(const chat_format *f, const json_t *tools, strview text, bool at_end,
                            chat_calls *out, chat_found *found, size_t *used, nib_error *err);
 
+/* What can be told already of calls that TEXT only begins: OUT has those that are whole and the open one, up
+ * to *end in TEXT. More text adds to that and changes none of it, unless the calls turn out to be none. */
+nib_status chat_calls_peek(const chat_format *f, const json_t *tools, strview text, chat_calls *out,
+                           size_t *end, nib_error *err);
+
 /* A call with ARGUMENTS, a JSON object, whatever the format. */
 nib_status chat_calls_add(chat_calls *c, strview name, strview id, strview arguments, nib_error *err);
+/* The call that is not whole yet; END: where ARGUMENTS end in the text. */
+nib_status chat_calls_open(chat_calls *c, strview name, strview id, strview arguments, size_t end,
+                           nib_error *err);
 
-/* ---- shared by chat_calls.c, chat_tags.c and chat_gemma.c ---- */
+/* ---- shared by chat_calls.c, chat_objects.c, chat_tags.c and chat_gemma.c ---- */
 
 typedef struct chat_cursor {
     strview s;
@@ -44,6 +55,7 @@ typedef struct chat_cursor {
     bool at_end;
 } chat_cursor;
 
+strview chat_rest(const chat_cursor *c); /* the text from the cursor on */
 bool chat_at(const chat_cursor *c, const char *mark);
 /* Steps over MARK; CHAT_PARTIAL when the text ends within it. */
 chat_found chat_expect(chat_cursor *c, const char *mark);
@@ -53,6 +65,11 @@ chat_found chat_missing(const chat_cursor *c);
 /* Where MARK stands at or after the cursor; false: nowhere. */
 bool chat_seek(const chat_cursor *c, const char *mark, size_t *at);
 
+bool chat_is_name(strview s);   /* of a function */
+bool chat_is_object(strview s); /* of valid JSON */
+
+/* Calls as JSON: an object, or a list of objects. */
+nib_status chat_objects_read(chat_cursor *c, chat_calls *out, chat_found *found, nib_error *err);
 /* The parameters of a call written as tags, as a JSON object appended to OUT; the cursor stands behind the
  * name and then behind call_close. */
 nib_status chat_tags_read(chat_cursor *c, const chat_format *f, const json_t *tools, strview name,

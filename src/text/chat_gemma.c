@@ -87,10 +87,10 @@ static nib_status read_group(chat_cursor *c, text_buffer *out, int depth, chat_f
         }
         chat_skip_blank(c);
         *found = CHAT_WHOLE;
-        if (object) {
+        if (object)
             NIB_TRY(read_key(c, out, found, err));
+        if (object && *found == CHAT_WHOLE)
             NIB_TRY(add(out, ": ", err));
-        }
         if (*found == CHAT_WHOLE)
             NIB_TRY(read_value(c, out, depth + 1, found, err));
         if (*found != CHAT_WHOLE)

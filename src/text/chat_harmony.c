@@ -61,28 +61,62 @@ static nib_status step_head(chat_reader *r, bool last, bool *more, nib_error *er
     return NIB_OK;
 }
 
-/* The body of a message to a function, up to N: a call when it is a JSON object, else text. */
-static nib_status give_body(chat_reader *r, size_t n, nib_error *err) {
-    static const char prefix[] = "functions.";
-    strview body = {chat_input(r).p, n}, name = {r->recipient.bytes, r->recipient.n}, value;
-    const size_t skip = sizeof prefix - 1;
-    if (name.n > skip && memcmp(name.p, prefix, skip) == 0)
-        name = (strview){name.p + skip, name.n - skip};
+/* The arguments that the body of a message to a function, up to N, holds or begins with; broken: it is text.
+ */
+static nib_status read_arguments(const chat_reader *r, size_t n, strview *value, chat_found *found,
+                                 nib_error *err) {
+    const strview body = {chat_input(r).p, n};
     nib_status status;
-    const chat_found found = chat_span_value(body, &value, &status);
+    *found = chat_span_value(body, value, &status);
     if (status == NIB_NO_MEMORY)
         return nib_fail(err, status, "no memory for the calls of an answer");
-    const size_t end = found == CHAT_WHOLE ? (size_t)(value.p - body.p) + value.n : 0;
-    const bool all = chat_span_blank((strview){body.p + end, n - end}) == n - end;
-    if (found != CHAT_WHOLE || !all || value.p[0] != '{' || json_array_size(r->tools) == 0)
-        return chat_give(r, CHAT_PIECE_TEXT, n, err);
+    const size_t end = (size_t)(value->p - body.p) + value->n;
+    if ((value->n && value->p[0] != '{') || json_array_size(r->tools) == 0 ||
+        (*found == CHAT_WHOLE && chat_span_blank((strview){body.p + end, n - end}) < n - end))
+        *found = CHAT_BROKEN;
+    return NIB_OK;
+}
+
+static nib_status give_call(chat_reader *r, strview arguments, nib_error *err) {
+    static const char prefix[] = "functions.";
+    const size_t skip = sizeof prefix - 1;
+    strview name = {r->recipient.bytes, r->recipient.n};
+    if (name.n > skip && memcmp(name.p, prefix, skip) == 0)
+        name = (strview){name.p + skip, name.n - skip};
     chat_calls calls = {0};
-    status = chat_calls_add(&calls, name, (strview){"", 0}, value, err);
+    nib_status status = chat_calls_add(&calls, name, (strview){"", 0}, arguments, err);
     if (status == NIB_OK)
         status = chat_give_calls(r, &calls, err);
     chat_calls_free(&calls);
-    chat_take(r, n);
     return status;
+}
+
+/* The body of a message to a function, up to N: a call when it is a JSON object, else text. */
+static nib_status give_body(chat_reader *r, size_t n, nib_error *err) {
+    strview value;
+    chat_found found;
+    NIB_TRY(read_arguments(r, n, &value, &found, err));
+    if (found == CHAT_WHOLE) {
+        NIB_TRY(give_call(r, value, err));
+        chat_end_calls(r, true);
+        chat_take(r, n);
+        return NIB_OK;
+    }
+    const size_t told = r->told;
+    return chat_give(r, CHAT_PIECE_TEXT, chat_end_calls(r, false) ? n - told : n, err);
+}
+
+/* Gives what is known of the call whose body, up to N, goes on. */
+static nib_status give_open(chat_reader *r, size_t n, nib_error *err) {
+    strview value;
+    chat_found found;
+    if (!chat_may_peek(r))
+        return NIB_OK;
+    NIB_TRY(read_arguments(r, n, &value, &found, err));
+    if (found == CHAT_BROKEN || value.n == 0)
+        return NIB_OK;
+    r->told = (size_t)(value.p - chat_input(r).p) + value.n;
+    return give_call(r, value, err);
 }
 
 static nib_status step_body(chat_reader *r, bool last, bool *more, nib_error *err) {
@@ -90,7 +124,7 @@ static nib_status step_body(chat_reader *r, bool last, bool *more, nib_error *er
     size_t n = chat_find_mark(chat_input(r), body_marks, &mark);
     *more = mark || last;
     if (r->state == CHAT_IN_CALL && !*more)
-        return NIB_OK;
+        return give_open(r, n, err);
     n = !mark && last ? chat_input(r).n : n;
     if (r->state == CHAT_IN_CALL)
         NIB_TRY(give_body(r, n, err));

@@ -68,20 +68,49 @@ nib_status chat_give_spaces(chat_reader *r, chat_piece_kind kind, nib_error *err
     return NIB_OK;
 }
 
+/* ---- calls, at once or while they are written ---- */
+
 nib_status chat_give_calls(chat_reader *r, const chat_calls *calls, nib_error *err) {
+    const size_t n = calls->n + calls->has_open;
     r->spaces.n = 0;
-    for (size_t i = 0; i < calls->n; i++) {
-        const chat_call *c = &calls->list[i];
-        const chat_piece call = {.kind = CHAT_PIECE_CALL,
-                                 .call = r->n_calls,
-                                 .text = chat_calls_text(calls, c->name),
-                                 .id = chat_calls_text(calls, c->id)};
-        const chat_piece arguments = {
-            .kind = CHAT_PIECE_ARGUMENTS, .call = r->n_calls++, .text = chat_calls_text(calls, c->arguments)};
-        NIB_TRY(r->sink(r->context, &call, err));
-        NIB_TRY(r->sink(r->context, &arguments, err));
+    for (size_t i = r->begun ? r->begun - 1 : 0; i < n; i++) {
+        const chat_call *c = i < calls->n ? &calls->list[i] : &calls->open;
+        const strview arguments = chat_calls_text(calls, c->arguments);
+        if (i >= r->begun) {
+            const chat_piece call = {.kind = CHAT_PIECE_CALL,
+                                     .call = r->n_calls++,
+                                     .text = chat_calls_text(calls, c->name),
+                                     .id = chat_calls_text(calls, c->id)};
+            r->begun = i + 1;
+            r->argued = 0;
+            NIB_TRY(r->sink(r->context, &call, err));
+        }
+        const chat_piece more = {.kind = CHAT_PIECE_ARGUMENTS,
+                                 .call = r->n_calls - 1,
+                                 .text = {arguments.p + r->argued, arguments.n - r->argued}};
+        assert(arguments.n >= r->argued);
+        r->argued = arguments.n;
+        if (more.text.n)
+            NIB_TRY(r->sink(r->context, &more, err));
     }
     return NIB_OK;
+}
+
+/* Long calls are looked at less often, so that all looks together cost a fixed multiple of the text. */
+bool chat_may_peek(chat_reader *r) {
+    const size_t n = chat_input(r).n;
+    const bool may = r->streams && n - r->peeked > n / 256;
+    r->peeked = may ? n : r->peeked;
+    return may;
+}
+
+bool chat_end_calls(chat_reader *r, bool whole) {
+    const bool broken = r->begun > 0 && !whole;
+    r->n_broken += broken;
+    if (broken)
+        chat_take(r, r->told);
+    r->begun = r->argued = r->peeked = r->told = 0;
+    return broken;
 }
 
 /* ---- markers ---- */
@@ -184,10 +213,29 @@ static bool has_end(chat_reader *r, size_t *n) {
     return r->scan.found != CHAT_PARTIAL;
 }
 
+/* Gives what is known of the calls at hand, which go on. */
+static nib_status give_open(chat_reader *r, nib_error *err) {
+    chat_calls calls = {0};
+    size_t end;
+    if (!chat_may_peek(r))
+        return NIB_OK;
+    nib_status status = chat_calls_peek(r->format, r->tools, chat_input(r), &calls, &end, err);
+    if (status == NIB_OK && calls.n + calls.has_open > 0) {
+        r->told = end;
+        status = chat_give_calls(r, &calls, err);
+    }
+    chat_calls_free(&calls);
+    return status;
+}
+
 /* The call at hand is none: its first N bytes are what the state around it is made of. */
 static nib_status give_up(chat_reader *r, size_t n, bool reasoned, nib_error *err) {
     const strview s = chat_input(r);
     const bool closes = r->format->call_close || begins(s, r->format->section_open);
+    if (chat_end_calls(r, false)) { /* something of it was given: what follows that is text */
+        enter(r, CHAT_IN_TEXT);
+        return NIB_OK;
+    }
     if (!closes && begins(s, r->format->call_open)) /* what follows the marker may hold a call yet */
         n = strlen(r->format->call_open);
     else if (!closes)
@@ -208,8 +256,9 @@ static nib_status step_call(chat_reader *r, bool last, bool *more, nib_error *er
     else
         *more = false;
     if (!*more)
-        return NIB_OK;
+        return give_open(r, err);
     if (found == CHAT_WHOLE) {
+        chat_end_calls(r, true);
         r->stray = begins(chat_input(r), r->format->section_open) ? NULL : r->format->section_close;
         chat_take(r, used);
         enter(r, CHAT_IN_TEXT);
@@ -237,6 +286,7 @@ static nib_status step_reasoned_call(chat_reader *r, bool last, bool *more, nib_
         NIB_TRY(try_calls(r, s.n, true, true, &found, &used, err));
         if (found != CHAT_WHOLE)
             return give_up(r, s.n, true, err);
+        chat_end_calls(r, true);
         chat_take(r, used);
         enter(r, CHAT_IN_TEXT);
         r->fresh = true;
@@ -454,6 +504,11 @@ nib_status chat_reader_end(chat_reader *r, nib_error *err) {
     if (r->state == CHAT_IN_TEXT && r->n_calls == 0)
         return chat_give_spaces(r, CHAT_PIECE_TEXT, err);
     return NIB_OK;
+}
+
+void chat_reader_stream_calls(chat_reader *r) {
+    assert(r->input.n == 0 && r->n_calls == 0);
+    r->streams = true;
 }
 
 bool chat_reader_in_reasoning(const chat_reader *r) {

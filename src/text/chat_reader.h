@@ -4,7 +4,8 @@
  * together, are the plain answer: there is no other.
  *
  * A call is held back until it is whole, because what turns out to be no call must become text, and what has
- * been given away cannot be taken back. Of the rest only what may still become a marker is held.
+ * been given away cannot be taken back; unless calls are asked for while they are written. Of the rest only
+ * what may still become a marker is held.
  */
 #ifndef TEXT_CHAT_READER_H
 #define TEXT_CHAT_READER_H
@@ -36,6 +37,10 @@ nib_status chat_reader_open(chat_reader **out, const chat *c, const json_t *tool
                             chat_sink sink, void *context, nib_error *err);
 /* Another one like UNREAD, which was told nothing yet (asserted). */
 nib_status chat_reader_again(chat_reader **out, const chat_reader *unread, void *context, nib_error *err);
+/* From here on (before the first text) calls are given while they are written: the name when it is known,
+ * then the arguments as they grow, those of tags as each value closes. A call that breaks off stays as far as
+ * it was given, its arguments no JSON; what follows is text. */
+void chat_reader_stream_calls(chat_reader *r);
 /* More of the answer: valid UTF-8, control tokens as their text, without the token that ends it. */
 nib_status chat_reader_push(chat_reader *r, const char *text, size_t n, nib_error *err);
 nib_status chat_reader_end(chat_reader *r, nib_error *err); /* nothing follows */

@@ -37,6 +37,12 @@ struct chat_reader {
     text_buffer spaces; /* white space that was held back, of the kind at hand */
     text_buffer piece;
     int n_calls;
+    bool streams;          /* calls are given while they are written */
+    size_t begun;          /* of the calls at hand: those of which something was given */
+    size_t argued;         /* bytes that were given of the last one's arguments */
+    size_t peeked;         /* bytes of the input that were there when calls were last looked for in it */
+    size_t told;           /* bytes of the input that what was given stands for */
+    size_t n_broken;       /* calls that broke off after something of them was given */
     text_buffer recipient; /* harmony: of the message at hand; empty: none */
 };
 
@@ -44,7 +50,12 @@ strview chat_input(const chat_reader *r); /* what has not been given away */
 void chat_take(chat_reader *r, size_t n); /* gives up N bytes of it */
 /* Gives N bytes of the input as KIND, white space at their end held back. */
 nib_status chat_give(chat_reader *r, chat_piece_kind kind, size_t n, nib_error *err);
+/* Gives of the calls at hand what was not given before. */
 nib_status chat_give_calls(chat_reader *r, const chat_calls *calls, nib_error *err);
+/* Is there enough more of the calls at hand to look what can be given of them? */
+bool chat_may_peek(chat_reader *r);
+/* The calls at hand are over. True when they broke off: the input up to r->told is taken. */
+bool chat_end_calls(chat_reader *r, bool whole);
 nib_status chat_give_spaces(chat_reader *r, chat_piece_kind kind, nib_error *err);
 /* Bytes of S before the first of MARKS (ends with NULL) or, with *which NULL, before what may become one. */
 size_t chat_find_mark(strview s, const char *const *marks, const char **which);

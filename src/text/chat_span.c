@@ -93,38 +93,35 @@ chat_found chat_span_value(strview text, strview *out, nib_status *status) {
     return CHAT_WHOLE;
 }
 
-/* Valid JSON: the value at TEXT's start, and what follows it and its comma. */
-static strview take_value(strview *text) {
+/* Steps over BYTES at the start of TEXT. */
+static void skip(strview *text, size_t bytes) {
+    *text = (strview){text->p + bytes, text->n - bytes};
+}
+
+chat_found chat_span_next(strview *text, strview *value) {
     chat_scan s = {0};
-    const size_t blank = chat_span_blank(*text);
-    *text = (strview){text->p + blank, text->n - blank};
+    skip(text, chat_span_blank(*text));
     const size_t n = chat_scan_feed(&s, text->p, text->n);
-    const strview value = {text->p, n};
-    *text = (strview){text->p + n, text->n - n};
-    const size_t after = chat_span_blank(*text);
-    *text = (strview){text->p + after, text->n - after};
+    *value = (strview){text->p, n};
+    skip(text, n);
+    skip(text, chat_span_blank(*text));
     if (text->n && (text->p[0] == ',' || text->p[0] == ':'))
-        *text = (strview){text->p + 1, text->n - 1};
-    return value;
+        skip(text, 1);
+    return s.started ? s.found : CHAT_PARTIAL;
 }
 
 strview chat_span_member(strview object, const char *name) {
-    const size_t n = strlen(name);
-    strview rest = {object.p + 1, object.n - 2}; /* without the braces */
+    strview rest = {object.p + 1, object.n - 2}, key, value; /* without the braces */
     while (chat_span_blank(rest) < rest.n) {
-        const strview key = take_value(&rest), value = take_value(&rest);
-        if (key.n == n + 2 && memcmp(key.p + 1, name, n) == 0)
+        chat_span_next(&rest, &key);
+        chat_span_next(&rest, &value);
+        if (chat_span_is(key, name))
             return value;
     }
     return (strview){0};
 }
 
-strview chat_span_element(strview list, size_t at) {
-    strview rest = {list.p + 1, list.n - 2};
-    while (chat_span_blank(rest) < rest.n) {
-        const strview value = take_value(&rest);
-        if (at-- == 0)
-            return value;
-    }
-    return (strview){0};
+bool chat_span_is(strview text, const char *word) {
+    const size_t n = strlen(word);
+    return text.n == n + 2 && text.p[0] == '"' && memcmp(text.p + 1, word, n) == 0;
 }

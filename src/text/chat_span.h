@@ -30,8 +30,11 @@ size_t chat_scan_feed(chat_scan *s, const char *text, size_t n);
 chat_found chat_span_value(strview text, strview *out, nib_status *status);
 /* The value of NAME in the valid JSON object OBJECT; .p == NULL: none. */
 strview chat_span_member(strview object, const char *name);
-/* The AT-th element of the valid JSON list LIST; .p == NULL: none. */
-strview chat_span_element(strview list, size_t at);
+/* The value at the start of TEXT, which moves behind it and the comma or colon after it. CHAT_PARTIAL: it
+ * breaks off. */
+chat_found chat_span_next(strview *text, strview *value);
+/* Is the JSON value TEXT the string WORD, without escapes? */
+bool chat_span_is(strview text, const char *word);
 size_t chat_span_blank(strview text); /* bytes of JSON's white space at its start */
 
 #endif

@@ -6,6 +6,7 @@
 #include "text/chat_reader.h"
 
 #include "text/chat_parts.h"
+#include "text/chat_reader_parts.h"
 #include "text_fixture.h"
 
 static const char tools_text[] =
@@ -214,18 +215,22 @@ static nib_status add(void *context, const chat_piece *given, nib_error *err) {
     return NIB_OK;
 }
 
-/* The answer pushed in pieces of N bytes. */
-static void stream(const chat *c, const json_t *offered, const chat_prompt *prompt, const char *text,
-                   size_t n, sums *out) {
+/* The answer pushed in pieces of N bytes; how many calls broke off. */
+static size_t stream(const chat *c, const json_t *offered, bool calls_too, const char *text, size_t n,
+                     sums *out) {
     chat_reader *r;
     memset(out, 0, sizeof *out);
-    assert_int_equal(chat_reader_open(&r, c, offered, prompt, add, out, NULL), NIB_OK);
+    assert_int_equal(chat_reader_open(&r, c, offered, NULL, add, out, NULL), NIB_OK);
+    if (calls_too)
+        chat_reader_stream_calls(r);
     for (size_t at = 0, all = strlen(text); at < all; at += n)
         assert_int_equal(chat_reader_push(r, text + at, at + n < all ? n : all - at, NULL), NIB_OK);
     assert_int_equal(chat_reader_end(r, NULL), NIB_OK);
+    const size_t n_broken = r->n_broken;
     chat_reader_close(r);
     if (out->open)
         strcat(out->calls, ")");
+    return n_broken;
 }
 
 /* What every family's readers make of texts, whatever the size of the pieces. */
@@ -349,12 +354,12 @@ static void streams_add_up_to_the_plain_answer(void **state) {
         if (strcmp(plain, answers[i].expected) != 0)
             fail_msg("%s: %s\n  gives    %s\n  expected %s", answers[i].family, answers[i].text, plain,
                      answers[i].expected);
-        for (size_t n = 1; n < 40; n += n < 8 ? 1 : 7) {
+        for (size_t k = 0, n = 1; n < 40; n += k % 2 ? 0 : n < 8 ? 1 : 7, k++) { /* each size twice */
             sums s;
             char text[sizeof s];
-            stream(c, tools, NULL, answers[i].text, n, &s);
+            const size_t n_broken = stream(c, tools, k % 2, answers[i].text, n, &s);
             snprintf(text, sizeof text, "%s|%s|%s", s.text, s.reasoning, s.calls);
-            if (strcmp(text, plain) != 0)
+            if (n_broken == 0 && strcmp(text, plain) != 0)
                 fail_msg("%s in pieces of %zu bytes: %s\n  gives    %s\n  expected %s", answers[i].family, n,
                          answers[i].text, text, plain);
         }
@@ -440,6 +445,85 @@ static void text_is_not_held_back(void **state) {
     chat_close(c);
 }
 
+/* Pieces of answers that stream their calls, and what has been given after each. */
+static const struct {
+    const char *family, *pieces[8], *given[8];
+} streamed[] = {
+    {"hermes",
+     {"<tool_call>\n{\"name\": \"get_weather\", \"argu", "ments\": {\"ci", "ty\": \"Li", "ma\"}",
+      "}\n</tool_call>"},
+     {"", "get_weather({\"ci", "get_weather({\"city\": \"Li", "get_weather({\"city\": \"Lima\"}",
+      "get_weather({\"city\": \"Lima\"}"}},
+    {"qwen3-coder",
+     {"<tool_call>\n<function=get_weather>\n", "<parameter=days>\n2\n</parameter>", "\n<parameter=city>\nLi",
+      "ma\n</parameter>\n</function>", "\n</tool_call>"},
+     {"get_weather({", "get_weather({", "get_weather({\"days\": 2, ",
+      "get_weather({\"days\": 2, \"city\": \"Lima\"}", "get_weather({\"days\": 2, \"city\": \"Lima\"}"}},
+    {"gemma4",
+     {"<|tool_call>call:get_weather{city:<|\"|>Li", "ma<|\"|>,days:2", "}<tool_call|>"},
+     {"get_weather({\"city\": ", "get_weather({\"city\": \"Lima\", \"days\": ",
+      "get_weather({\"city\": \"Lima\", \"days\": 2}"}},
+    {"harmony",
+     {"<|channel|>commentary to=functions.now <|constrain|>json<|message|>{\"a\"", ":1", "}<|call|>"},
+     {"now({\"a\"", "now({\"a\":1", "now({\"a\":1}"}},
+    {"mistral",
+     {"[TOOL_CALLS]now[ARGS]{\"a\": [", "1]}[TOOL_CALLS]", "now[ARGS]{", "}"},
+     {"now({\"a\": [", "now({\"a\": [1]}", "now({\"a\": [1]})now({", "now({\"a\": [1]})now({}"}},
+    {"llama3", {"{\"name\": \"now\", ", "\"parameters\": {", "}}"}, {"", "now({", "now({}"}},
+    /* one that breaks off stays, what follows is text */
+    {"hermes",
+     {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [1", "}} </tool_call> so"},
+     {"now({\"a\": [1", "now({\"a\": [1"}},
+};
+
+static void calls_stream(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof streamed / sizeof *streamed; i++) {
+        chat *c = open_family(streamed[i].family);
+        sums s = {0};
+        chat_reader *r;
+        assert_int_equal(chat_reader_open(&r, c, tools, NULL, add, &s, NULL), NIB_OK);
+        chat_reader_stream_calls(r);
+        for (size_t k = 0; streamed[i].pieces[k]; k++) {
+            const char *text = streamed[i].pieces[k];
+            assert_int_equal(chat_reader_push(r, text, strlen(text), NULL), NIB_OK);
+            if (strcmp(s.calls, streamed[i].given[k]) != 0)
+                fail_msg("%s, %s: %s\n  expected %s", streamed[i].family, text, s.calls,
+                         streamed[i].given[k]);
+        }
+        assert_int_equal(chat_reader_end(r, NULL), NIB_OK);
+        assert_int_equal(r->n_broken, i == sizeof streamed / sizeof *streamed - 1);
+        assert_string_equal(s.text, r->n_broken ? "}} </tool_call> so" : "");
+        chat_reader_close(r);
+        chat_close(c);
+    }
+}
+
+static nib_status count(void *context, const chat_piece *given, nib_error *err) {
+    (void)err;
+    *(size_t *)context += given->kind == CHAT_PIECE_ARGUMENTS ? given->text.n : 0;
+    return NIB_OK;
+}
+
+/* Looks at a growing call cost a fixed multiple of its text. */
+static void long_calls_stream_quickly(void **state) {
+    (void)state;
+    static const char head[] = "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": \"";
+    chat *c = open_family("hermes");
+    chat_reader *r;
+    size_t given = 0;
+    assert_int_equal(chat_reader_open(&r, c, tools, NULL, count, &given, NULL), NIB_OK);
+    chat_reader_stream_calls(r);
+    chat_reader_push(r, head, strlen(head), NULL);
+    const double start = cpu_seconds();
+    for (int k = 0; k < 100000; k++)
+        chat_reader_push(r, "word ", 5, NULL);
+    assert_true(cpu_seconds() - start < 2);
+    assert_true(given > 490000);
+    chat_reader_close(r);
+    chat_close(c);
+}
+
 static void hostile_answers_are_quick(void **state) {
     (void)state;
     static const char *const units[] = {"<tool_call>",
@@ -506,6 +590,8 @@ int main(void) {
         cmocka_unit_test(the_prompt_says_where_the_answer_begins),
         cmocka_unit_test(ids_are_the_models),
         cmocka_unit_test(text_is_not_held_back),
+        cmocka_unit_test(calls_stream),
+        cmocka_unit_test(long_calls_stream_quickly),
         cmocka_unit_test(hostile_answers_are_quick),
         cmocka_unit_test(failing_memory_is_said),
     };

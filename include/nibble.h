@@ -128,6 +128,14 @@ typedef struct nib_options {
 #define NIB_CPU_AVX512_VNNI 8u /* AVX-512 VNNI */
 #define NIB_CPU_ALL         15u
 
+/* What becomes of a request's prompt in place of an answer: a vector, made of the hidden states of its tokens
+ * (the final norm's output). */
+typedef enum nib_pooling {
+    NIB_POOLING_NONE = 0, /* an answer is generated */
+    NIB_POOLING_LAST,     /* the last token's, which has seen all others */
+    NIB_POOLING_MEAN      /* the mean of all tokens' */
+} nib_pooling;
+
 /* ---- an engine ---- */
 
 typedef struct nib_engine nib_engine;
@@ -159,6 +167,8 @@ typedef struct nib_info {
     bool has_chat_template;         /* a template nibble knows */
     const char *chat_template_note; /* why not; "" too where the model has none */
     int max_num_seqs;               /* of this engine */
+    int embedding_size;             /* numbers of a pooled prompt */
+    nib_pooling pooling;            /* the model's own way; LAST where its files name none */
 } nib_info;
 
 /* Strings and lists live as long as the engine. */
@@ -400,6 +410,8 @@ typedef struct nib_request_options {
     void *event_context;
     bool
         control_text; /* control tokens are their text in the events, not left out: what a nib_reader needs */
+    /* Nothing is generated: the END event has an embedding. What is about generated tokens must be zero. */
+    nib_pooling pooling;
 } nib_request_options;
 
 /* Also refused: NIB_BUSY, when max_waiting requests wait. */
@@ -434,6 +446,11 @@ struct nib_event {
     float logprob;                /* of NIB_EVENT_TOKEN, where asked for */
     const nib_token_logprob *top; /* [n_top] descending; lives as text does */
     int n_top;
+    /* [n_embedding] of the END of a request with pooling that did not fail: as the network gives it, not of
+     * unit length; lives until nib_release */
+    const float *embedding;
+    int n_embedding;
+    int n_guessed, n_right_guesses; /* of END: tokens guessed ahead, and how many of them were right */
 };
 
 /* Wait up to TIMEOUT_MS (-1: for ever) for the next event; NIB_EVENT_NONE when none came. One waiter per

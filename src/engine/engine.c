@@ -65,6 +65,7 @@ static nib_status open_parts(nib_engine *e, nib_error *err) {
     NIB_TRY(loaded_open(&e->l, e->path, &e->options, &e->needs, err));
     NIB_TRY(name_model(e, err));
     NIB_TRY(list_ends(e, err));
+    e->pooling = pooling_of_files(e->l->file);
     NIB_TRY(loop_open(e, err));
     e->l->options.device = e->l->options.draft = NULL; /* the caller's, until opened */
     return NIB_OK;
@@ -196,6 +197,8 @@ nib_status nib_get_info(const nib_engine *e, nib_info *info, nib_error *err) {
         .has_chat_template = l->chat != NULL,
         .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
         .max_num_seqs = l->options.max_num_seqs,
+        .embedding_size = l->file->hp.dim,
+        .pooling = e->pooling,
     };
     return sized_write(info, &all, sizeof all, "nib_info", err);
 }

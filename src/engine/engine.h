@@ -21,6 +21,7 @@
 #include "engine/flow.h"
 #include "engine/loaded.h"
 #include "engine/pace.h"
+#include "engine/pooling.h"
 #include "engine/speculate.h"
 #include "sched/sched.h"
 #include "text/trie.h"
@@ -46,8 +47,9 @@ struct nib_request {
     bool ignore_eos, no_prefix_cache;
     int32_t *stop_ids; /* [n_stop_ids] ascending */
     size_t n_stop_ids;
-    flow_stops stops;
+    stop_texts stops;
     nib_guide guide; /* .mask NULL: none */
+    pooling pooling; /* .how NONE: it is answered; else the engine thread's until it has ended */
     int n_prompt, max_tokens, min_tokens, priority;
     uint64_t salt;
     void (*on_event)(void *context, nib_request *request, const nib_event *event);
@@ -82,6 +84,7 @@ struct nib_request {
     int n_generated;                   /* n_tokens as it will be told */
     double begun, got_first, got_last; /* as will be told */
     int found;                         /* n_cached, as will be told */
+    int n_guessed, n_right;            /* complete before the end is told */
     bool is_over;                      /* OVER is how */
     request_end over;
     bool has_news;
@@ -115,6 +118,7 @@ struct nib_engine {
     loaded_needs needs;
     loaded *l;
     char *name;
+    nib_pooling pooling;
     int32_t *ends; /* [n_ends] tokens that end an answer */
     size_t n_ends, longest_piece;
 

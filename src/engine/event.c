@@ -36,10 +36,16 @@ static void look(const nib_request *r, nib_event *event) {
         event->end_token = r->end.token;
         event->end_text = r->end.text;
         event->n_generated = r->n_tokens;
+        event->n_guessed = r->n_guessed;
+        event->n_right_guesses = r->n_right;
+        if (r->end.reason == NIB_END_STOP && r->pooling.how != NIB_POOLING_NONE) {
+            event->embedding = r->pooling.vector;
+            event->n_embedding = (int)r->pooling.dim;
+        }
     }
     if (r->started > 0)
         event->queue_ms = (r->started - r->submitted) * 1e3;
-    if (r->n_tokens > 0) {
+    if (r->first_token > 0) {
         event->prompt_ms = (r->first_token - r->submitted) * 1e3;
         event->generate_ms = (r->last_token - r->first_token) * 1e3;
     }

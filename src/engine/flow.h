@@ -9,35 +9,23 @@
 #ifndef ENGINE_FLOW_H
 #define ENGINE_FLOW_H
 
+#include "engine/stops.h"
 #include "text/tokenizer.h"
 
-#define FLOW_MAX_STOPS      64
-#define FLOW_MAX_STOP_BYTES 1024
-
-/* Copies of a request's stop texts. */
-typedef struct flow_stops {
-    size_t n;
-    strview *texts; /* [n] in one piece of memory with their bytes */
-    size_t longest;
-} flow_stops;
-
-/* Refused: an empty text, one that is not UTF-8, too many or too long. FIELD names them, for words. */
-nib_status flow_stops_open(flow_stops *out, const char *const *texts, size_t n, nib_error *err);
-void flow_stops_close(flow_stops *s); /* safe on a zeroed struct */
-
 typedef struct flow {
-    const flow_stops *stops;
+    const stop_texts *stops;
     detokenizer detokenizer;
     char *text; /* what the last call gave, with a NUL behind */
     size_t n_text;
     char *held; /* [stops->longest] may become a stop text */
     size_t n_held;
+    uint16_t *matched; /* [stops->n] see stops_feed */
     size_t room;
     bool control; /* control tokens are their text */
 } flow;
 
-/* LONGEST_PIECE: bytes of the vocabulary's longest. STOPS outlives the flow. */
-nib_status flow_open(flow *f, const flow_stops *stops, size_t longest_piece, nib_error *err);
+/* LONGEST_PIECE: bytes of the vocabulary's longest. TEXTS outlive the flow. */
+nib_status flow_open(flow *f, const stop_texts *texts, size_t longest_piece, nib_error *err);
 void flow_close(flow *f); /* safe on a zeroed struct */
 
 /* f->text becomes what TOKEN adds. Returns the number of the stop text that it completes, or -1; nothing

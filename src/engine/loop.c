@@ -85,8 +85,9 @@ static void start(nib_engine *e, nib_request *r, int from) {
         finish(e, r, end_of(NIB_END_CANCELLED), NULL);
         return;
     }
-    nib_status status =
-        from < 0 ? sched_add(e->sched, &s, &seq, &err) : sched_fork(e->sched, from, &s, &seq, &err);
+    nib_status status = r->pooling.how != NIB_POOLING_NONE ? model_open_hidden(e->l->model, &err) : NIB_OK;
+    if (status == NIB_OK)
+        status = from < 0 ? sched_add(e->sched, &s, &seq, &err) : sched_fork(e->sched, from, &s, &seq, &err);
     if (status == NIB_OK && !grow_by_seq(e, sched_id_bound(e->sched))) {
         sched_end(e->sched, seq);
         status = nib_fail(&err, NIB_NO_MEMORY, "no memory for one more request");
@@ -202,6 +203,14 @@ static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) 
     row->mask = r->guide_status == NIB_OK ? r->mask : NULL;
 }
 
+/* Whether anyone in the step wants its hidden states. */
+static bool pools(const nib_engine *e, const sched_step *step) {
+    for (int i = 0; i < step->batch->n_seqs; i++)
+        if (e->by_seq[step->ids[i]]->pooling.how != NIB_POOLING_NONE)
+            return true;
+    return false;
+}
+
 static const sched_step *begin_step(nib_engine *e) {
     sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
                                                          : pace_budget(&e->pace, e->l->limits.max_rows));
@@ -220,6 +229,8 @@ static const sched_step *begin_step(nib_engine *e) {
             fill_row(e, e->by_seq[step->outs[k].id], j, &e->rows[step->outs[k].out + j]);
     for (int i = 0; i < step->n_copies; i++)
         model_copy_page(e->l->model, step->copies[i].group, step->copies[i].to, step->copies[i].from);
+    if (pools(e, step))
+        model_want_hidden(e->l->model);
     model_begin(e->l->model, step->batch, e->rows, e->sampled);
     return step;
 }
@@ -289,6 +300,7 @@ static int take_tokens(nib_engine *e, nib_request *r, const sched_out *o, bool *
     const int32_t *guesses = r->tokens + r->n_prompt + r->n_generated;
     int n = 0;
     e->counted.guessed_tokens += (uint64_t)(o->n_out - 1);
+    r->n_guessed += o->n_out - 1;
     for (;;) {
         const sampled *s = &e->sampled[o->out + n];
         const bool right = n < o->n_out - 1 && guesses[n] == s->token;
@@ -298,8 +310,29 @@ static int take_tokens(nib_engine *e, nib_request *r, const sched_out *o, bool *
         if (*ended || !right)
             return n;
         e->counted.right_guesses++;
+        r->n_right++;
         r->luck.guess = n < o->n_out - 1 ? guesses[n] : -1;
     }
+}
+
+/* The step's rows of every prompt that is pooled. */
+static void pool_rows(nib_engine *e, const sched_step *step) {
+    const float *hidden = pools(e, step) ? model_hidden(e->l->model) : NULL;
+    for (int i = 0; hidden && i < step->batch->n_seqs; i++) {
+        const batch_seq *q = &step->batch->seqs[i];
+        nib_request *r = e->by_seq[step->ids[i]];
+        if (r->pooling.how != NIB_POOLING_NONE)
+            pooling_add(&r->pooling, hidden + (size_t)q->row * r->pooling.dim, q->pos, q->n_rows);
+    }
+}
+
+/* The whole prompt of R has been seen: it has what it asked for. */
+static void end_pooled(nib_engine *e, nib_request *r) {
+    r->got_first = r->got_last = e->step_ended;
+    if (pooling_end(&r->pooling))
+        finish(e, r, end_of(NIB_END_STOP), NULL);
+    else
+        fail(e, r, NIB_BAD_FILE, "the network's output is not a number: a damaged model, or an overflow");
 }
 
 static void count_step(nib_engine *e, const sched_step *step) {
@@ -325,6 +358,7 @@ static void end_step(nib_engine *e, const sched_step *step) {
             fail(e, e->by_seq[seqs[i]], status, err.text);
         return;
     }
+    pool_rows(e, step);
     for (int k = 0; k < step->n_outs; k++) {
         nib_request *r = e->by_seq[step->outs[k].id];
         if (r->n_generated == 0) {
@@ -332,7 +366,12 @@ static void end_step(nib_engine *e, const sched_step *step) {
             e->counted.prompt_tokens += (uint64_t)r->n_prompt;
             e->counted.cached_prompt_tokens += (uint64_t)r->found;
         }
-        e->n_accepted[k] = take_tokens(e, r, &step->outs[k], &e->ended[k]);
+        e->ended[k] = r->pooling.how != NIB_POOLING_NONE;
+        e->n_accepted[k] = 0;
+        if (e->ended[k])
+            end_pooled(e, r);
+        else
+            e->n_accepted[k] = take_tokens(e, r, &step->outs[k], &e->ended[k]);
     }
     sched_commit(e->sched, e->tokens, e->n_accepted, e->ended);
 }

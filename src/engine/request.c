@@ -19,12 +19,13 @@ static void request_free(nib_request *r) {
     pthread_cond_destroy(&r->changed);
     flow_close(&r->told);
     flow_close(&r->watched);
-    flow_stops_close(&r->stops);
+    stops_close(&r->stops);
     mem_free(r->bias);
     mem_free(r->stop_ids);
     mem_free(r->tokens);
     mem_free(r->logprobs);
     mem_free(r->mask);
+    pooling_close(&r->pooling);
     mem_free(r);
 }
 
@@ -116,6 +117,32 @@ static nib_status check_twin(const nib_engine *e, const nib_request_options *o, 
     return NIB_OK;
 }
 
+/* Of what would be generated nothing can be asked where nothing is. */
+static nib_status check_pooling(const nib_request_options *o, nib_error *err) {
+    const struct {
+        const char *name;
+        bool given;
+    } fields[] = {{"max_tokens", o->max_tokens != 0},
+                  {"min_tokens", o->min_tokens != 0},
+                  {"ignore_eos", o->ignore_eos},
+                  {"sampling", o->sampling != NULL},
+                  {"stop_ids", o->n_stop_ids > 0},
+                  {"stop_texts", o->n_stop_texts > 0},
+                  {"bias", o->n_bias > 0},
+                  {"logprobs", o->logprobs},
+                  {"guide", o->guide != NULL},
+                  {"same_prompt", o->same_prompt != NULL},
+                  {"control_text", o->control_text}};
+    if ((unsigned)o->pooling > NIB_POOLING_MEAN)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "pooling is %d; expected one of nib_pooling", (int)o->pooling);
+    for (size_t i = 0; o->pooling != NIB_POOLING_NONE && i < sizeof fields / sizeof *fields; i++)
+        if (fields[i].given)
+            return nib_fail(err, NIB_BAD_ARGUMENT,
+                            "%s is given beside pooling, which generates nothing; expected zero",
+                            fields[i].name);
+    return NIB_OK;
+}
+
 static nib_status check_request(const nib_engine *e, const nib_request_options *o, nib_error *err) {
     int vocab = e->l->file->hp.vocab;
     NIB_TRY(check_lengths(e, o, err));
@@ -125,6 +152,7 @@ static nib_status check_request(const nib_engine *e, const nib_request_options *
                         vocab);
     NIB_TRY(check_ids(o->stop_ids, o->n_stop_ids, vocab, "stop_ids", err));
     NIB_TRY(check_bias(o->bias, o->n_bias, vocab, err));
+    NIB_TRY(check_pooling(o, err));
     return check_twin(e, o, err);
 }
 
@@ -229,7 +257,7 @@ static nib_status make_guide(nib_request *r, const nib_guide *guide, nib_error *
 
 static nib_status make_parts(nib_request *r, const nib_request_options *o, nib_error *err) {
     size_t n_max = o->n_prompt + (size_t)r->max_tokens;
-    NIB_TRY(flow_stops_open(&r->stops, o->stop_texts, o->n_stop_texts, err));
+    NIB_TRY(stops_open(&r->stops, o->stop_texts, o->n_stop_texts, err));
     NIB_TRY(flow_open(&r->told, &r->stops, r->engine->longest_piece, err));
     if (r->stops.n > 0)
         NIB_TRY(flow_open(&r->watched, &r->stops, r->engine->longest_piece, err));
@@ -242,6 +270,7 @@ static nib_status make_parts(nib_request *r, const nib_request_options *o, nib_e
     memcpy(r->tokens, o->prompt, o->n_prompt * sizeof *r->tokens);
     NIB_TRY(make_stop_ids(r, o, err));
     NIB_TRY(make_guide(r, o->guide, err));
+    NIB_TRY(pooling_open(&r->pooling, o->pooling, (size_t)r->engine->l->file->hp.dim, err));
     return make_sampling(r, o, err);
 }
 
@@ -253,9 +282,11 @@ nib_status request_make(nib_request **out, nib_engine *e, const nib_request_opti
     int room = e->l->options.max_model_len - (int)o->n_prompt;
     r->engine = e;
     r->ignore_eos = o->ignore_eos;
-    r->no_prefix_cache = o->no_prefix_cache;
+    r->no_prefix_cache = o->no_prefix_cache || o->pooling == NIB_POOLING_MEAN; /* it needs every row */
     r->n_prompt = (int)o->n_prompt;
     r->max_tokens = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
+    if (o->pooling != NIB_POOLING_NONE)
+        r->max_tokens = 1; /* the place that the scheduler wants behind a prompt */
     r->min_tokens = o->min_tokens;
     r->priority = o->priority;
     r->salt = o->cache_salt;

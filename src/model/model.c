@@ -121,7 +121,7 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
 void network_close(model *m) {
     if (!m)
         return;
-    buf *const bufs[] = {m->x, m->h, m->qkv, m->q, m->a, m->g, m->y, m->h_out, m->logits};
+    buf *const bufs[] = {m->x, m->h, m->qkv, m->q, m->a, m->g, m->y, m->h_out, m->logits, m->hidden};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             m->be->buf_free(m->be, bufs[i]);
@@ -167,6 +167,8 @@ static void forward(model *m, bool wants_logits) {
         attention_half(m, &m->w.layers[layer]);
         mlp_half(m, &m->w.layers[layer]);
     }
+    if (m->wants_hidden)
+        op_rmsnorm(m->be, m->hidden, m->x, m->w.final_norm, m->hp->norm_eps, NULL);
     if (!wants_logits)
         return;
     network_final_norm(m);
@@ -174,14 +176,16 @@ static void forward(model *m, bool wants_logits) {
 }
 
 void model_begin(model *m, const batch *b, const sample_row *rows, sampled *out) {
-    enum { KEY_HIDDEN = 1, KEY_LOGITS };
+    enum { KEY_LAYERS = 1, KEY_LOGITS = 2, KEY_HIDDEN = 4 };
     assert(b->n_rows <= m->limits.max_rows && b->n_out <= m->limits.max_out);
     bool wants_logits = b->n_out > 0;
-    if (!step_begin(m->be, b, wants_logits ? KEY_LOGITS : KEY_HIDDEN))
+    const uint64_t key = (wants_logits ? KEY_LOGITS : KEY_LAYERS) | (m->wants_hidden ? KEY_HIDDEN : 0);
+    if (!step_begin(m->be, b, key))
         forward(m, wants_logits);
     if (wants_logits && rows)
         op_sample(m->be, out, m->logits, rows);
     step_submit(m->be);
+    m->wants_hidden = false;
 }
 
 nib_status model_wait(model *m, const float **logits, nib_error *err) {
@@ -197,6 +201,21 @@ nib_status model_wait(model *m, const float **logits, nib_error *err) {
 nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err) {
     model_begin(m, b, NULL, NULL);
     return model_wait(m, logits, err);
+}
+
+nib_status model_open_hidden(model *m, nib_error *err) {
+    return m->hidden ? NIB_OK
+                     : m->be->buf_new(m->be, &m->hidden, BUF_F32, SPLIT_NONE, (size_t)m->limits.max_rows,
+                                      (size_t)m->hp->dim, err);
+}
+
+void model_want_hidden(model *m) {
+    assert(m->hidden);
+    m->wants_hidden = true;
+}
+
+const float *model_hidden(model *m) {
+    return m->be->buf_view(m->be, m->hidden);
 }
 
 void model_copy_page(model *m, int group, int32_t to, int32_t from) {

@@ -52,6 +52,14 @@ nib_status model_wait(model *m, const float **logits, nib_error *err);
 /* Both, for logits. */
 nib_status model_forward(model *m, const batch *b, const float **logits, nib_error *err);
 
+/* The hidden states: the final norm's output, of every row of a batch. Before the first batch that tells them
+ * there must be a place for them, made once, between batches. */
+nib_status model_open_hidden(model *m, nib_error *err);
+void model_want_hidden(model *m); /* of the next batch */
+/* FP32 [rows, dim] after model_wait of a batch whose hidden states were wanted; valid until the next batch.
+ */
+const float *model_hidden(model *m);
+
 /* Page (or slot) FROM of a group becomes TO as well: a shared page that one of its holders goes on writing.
  */
 void model_copy_page(model *m, int group, int32_t to, int32_t from);

@@ -28,6 +28,8 @@ struct model {
     buf *y;      /* F32 [rows, dim]            a branch before its post-norm; NULL where there is none */
     buf *h_out;  /* ACT [n_out, dim] */
     buf *logits; /* F32 [n_out, vocab] */
+    buf *hidden; /* F32 [rows, dim]            see model_want_hidden; NULL until a place is asked for */
+    bool wants_hidden;
 };
 
 /* Calibration looks at what the linear layer in SLOT of L reads; the head's stands at layer 0. */

@@ -2,6 +2,7 @@
  *
  * nibble serve: a model behind HTTP until a signal ends it.
  */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -44,6 +45,7 @@ enum {
     KEY_REQUEST_TIME,
     KEY_DRAIN,
     KEY_REASONING_FIELD,
+    KEY_POOLING,
     KEY_REPORT,
     KEY_CONFIG,
     KEY_CERT,
@@ -80,6 +82,11 @@ static const struct argp_option options[] = {
      "Tokens of an answer where a request does not say (default: as many as fit)", 2},
     {"reasoning-field", KEY_REASONING_FIELD, "reasoning_content|reasoning", 0,
      "Where reasoning stands in an answer (default reasoning_content)", 2},
+    {"pooling", KEY_POOLING, "last|mean", 0,
+     "What of a text becomes its embedding: its last token's vector, or the mean of all (default: as the "
+     "model's "
+     "files say, else last)",
+     2},
     {"quantize-report", KEY_REPORT, "FILE", 0,
      "What nibble quantize --json said of this model: the page shows its errors", 2},
     {NULL, 0, NULL, 0, "Limits:", 3},
@@ -102,6 +109,7 @@ static const struct argp_option options[] = {
     {"reasoning-parser", KEY_REASONING_PARSER, "NAME", 0, "Reasoning, too", 4},
     {0}};
 
+static const char *const poolings[] = {"last", "mean", NULL}; /* nib_pooling, from 1 */
 static const char *const reasoning_fields[] = {"reasoning_content", "reasoning", NULL};
 
 /* One more NAME of a flag that may be given several times. */
@@ -204,6 +212,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_REASONING_FIELD:
         o->reasoning_field = cli_choice_flag(state, "--reasoning-field", arg, reasoning_fields) == 1;
         return 0;
+    case KEY_POOLING:
+        o->pooling = (nib_pooling)(1 + cli_choice_flag(state, "--pooling", arg, poolings));
+        return 0;
     case KEY_CONFIG: /* read before, by settings.c */
         return 0;
     case KEY_CORS:
@@ -286,11 +297,17 @@ static void raise_files_limit(void) {
     }
 }
 
+/* glibc would learn from the first large body to keep the memory of those that follow. */
+static void return_large_blocks(void) {
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+}
+
 static nib_status run(serve_args *a, nib_error *err) {
     serve *s;
     cli_catch_interrupt(false);
     signal(SIGPIPE, SIG_IGN); /* a client that has left is an error of its connection */
     raise_files_limit();
+    return_large_blocks();
     NIB_TRY(serve_open(&s, &a->serve, err));
     say_where(s, &a->serve);
     while (!cli_interrupted)

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "serve/answer_take.h"
+#include "serve/budget.h"
 #include "serve/keys.h"
 #include "serve/routes.h"
 
@@ -85,9 +86,10 @@ static void close_prompt(answer_prompt *p) {
 }
 
 static void choice_close(choice *c) {
-    if (c->request && c->guide.context && !c->over) /* the engine asks a guide until the end */
+    if (c->request && (c->guide.context || c->budget) && !c->over) /* the engine asks until the end */
         wait_for_end(c->request);
     nib_release(c->request);
+    budget_close(c->budget);
     nib_shape_free_guide(&c->guide);
     nib_reader_close(c->reader);
     for (size_t i = 0; i < c->n_calls; i++) {
@@ -114,6 +116,7 @@ void answer_close(answer *r) {
         choice_close(&r->choices[i]);
     for (size_t i = 0; i < r->n_prompts; i++)
         close_prompt(&r->prompts[i]);
+    nib_shape_release(r->large_shape);
     mem_free(r->choices);
     mem_free(r->prompts);
     pthread_mutex_destroy(&r->lock);
@@ -136,10 +139,10 @@ static size_t most_choices(const server *s) {
 bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     const int n_ctx = r->server->info.max_model_len;
     const size_t best_of = (size_t)r->ask.best_of, most = most_choices(r->server);
-    if (r->n_choices + best_of > most) { /* they would never find room in the queue */
+    if (!r->ask.embeds && r->n_choices + best_of > most) { /* they would never find room in the queue */
         nib_free(ids);
-        return api_error_set(e, API_INVALID, "prompt", "the prompts ask for more than %zu answers at once",
-                             most);
+        return api_error_set(e, API_INVALID, r->ask.prompt_name,
+                             "the prompts ask for more than %zu answers at once", most);
     }
     answer_prompt *prompts = mem_resize(r->prompts, r->n_prompts + 1, sizeof *prompts);
     choice *choices = mem_resize(r->choices, r->n_choices + best_of, sizeof *choices);
@@ -155,7 +158,8 @@ bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     r->prompts[r->n_prompts++] = (answer_prompt){.ids = ids, .n = n};
     r->n_choices += best_of;
     if (n == 0)
-        return api_error_set(e, API_INVALID, "prompt", "the prompt is empty; expected at least one token");
+        return api_error_set(e, API_INVALID, r->ask.prompt_name,
+                             "a prompt is empty; expected at least one token");
     if (n < (size_t)n_ctx)
         return true;
     e->n_prompt = (int)n;
@@ -269,11 +273,10 @@ bool answer_add_conversation(answer *r, api_error *e) {
 
 /* ---- wait ---- */
 
-static bool is_late(answer *r) {
+bool answer_is_late(const answer *r, api_error *e) {
     if (r->deadline == 0 || clock_seconds() < r->deadline)
         return false;
-    api_error_set(&r->error, API_TOO_SLOW, NULL,
-                  "the answer was not complete after %d seconds, the server's limit",
+    api_error_set(e, API_TOO_SLOW, NULL, "the answer was not complete after %d seconds, the server's limit",
                   r->server->options.request_seconds);
     return true;
 }
@@ -284,12 +287,11 @@ static bool drain(answer *r, size_t *n_open, choice **open) {
     *n_open = 0;
     for (size_t i = r->n_choices; i-- > 0;) {
         choice *c = &r->choices[i];
-        while (!c->over && answer_take(r, c, 0))
+        while (c->request && !c->over && answer_take(r, c, 0))
             news = true;
-        if (!c->over) {
-            ++*n_open;
+        *n_open += !c->over;
+        if (c->request && !c->over)
             *open = c; /* the first one at the end */
-        }
     }
     return news;
 }
@@ -298,7 +300,7 @@ bool answer_wait(answer *r, int timeout_ms) {
     size_t n_open;
     choice *first = NULL;
     bool news = drain(r, &n_open, &first);
-    if (r->error.kind != API_NO_ERROR || n_open == 0 || is_late(r))
+    if (r->error.kind != API_NO_ERROR || n_open == 0 || answer_is_late(r, &r->error))
         return false;
     if (news)
         return true;

@@ -37,11 +37,11 @@ typedef struct choice {
     int index;     /* as told; -1: others of its prompt were better */
     size_t prompt; /* which */
     nib_request *request;
-    nib_guide guide;    /* of zeros: none */
-    nib_reader *reader; /* of conversations */
+    nib_guide guide;       /* of its shape; of zeros: none */
+    struct budget *budget; /* of its reasoning; NULL: no bound */
+    nib_reader *reader;    /* of conversations */
     bool over;
-    bool enough;                                   /* it began a second call where one was wanted */
-    enum { CUT_NOT = 0, CUT_GOING, CUT_DONE } cut; /* of reasoning, by its budget */
+    bool enough; /* it began a second call where one was wanted */
 
     buf text, reasoning; /* so far */
     answer_call *calls;  /* [n_calls] */
@@ -60,10 +60,11 @@ typedef struct choice {
     const char *finish; /* stop, length, tool_calls, abort; NULL until it is over */
     int stop_text;      /* number of the stop text that ended it, or -1 */
     int32_t stop_token; /* or -1 */
-    int n_cached, n_reasoning;
+    int n_cached, n_reasoning, n_guessed, n_right_guesses;
     double queue_ms, prompt_ms, generate_ms;
-    double last_token;  /* clock_seconds; 0: none yet */
-    double sum_logprob; /* for best_of */
+    double last_token;      /* clock_seconds; 0: none yet */
+    double sum_logprob;     /* for best_of */
+    const float *embedding; /* [info.embedding_size] the request's; NULL: it generates */
 } choice;
 
 typedef struct answer_prompt {
@@ -77,17 +78,19 @@ typedef struct answer_prompt {
 typedef struct answer {
     server *server;
     ask ask;
-    json_t *body; /* the ask points into it */
+    json_t *body; /* the ask points into it; once started, what of it is still looked at */
+    bool control_text;
     char id[64];
     long long created;
     uint64_t salt;
     answer_prompt *prompts; /* [n_prompts] */
     size_t n_prompts;
     choice *choices; /* [n_prompts * best_of] */
-    size_t n_choices;
-    api_error error; /* of the engine, while it ran */
-    double deadline; /* clock_seconds; 0: none */
-    double told_at;  /* clock_seconds, when its stream last said something */
+    size_t n_choices, n_started;
+    nib_shape *large_shape; /* of all choices, where the shelf does not keep it; else NULL */
+    api_error error;        /* of the engine, while it ran */
+    double deadline;        /* clock_seconds; 0: none */
+    double told_at;         /* clock_seconds, when its stream last said something */
     live_request live;
     bool is_live;
     pthread_mutex_t lock; /* guards the choices' requests against cancellation, and the next */
@@ -103,7 +106,8 @@ void answer_close(answer *r); /* cancels what still runs; NULL is fine */
 
 /* Prompts before the start. Refused when it does not fit the context. IDS are taken, also then. */
 bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e);
-bool answer_add_conversation(answer *r, api_error *e); /* the ask's */
+bool answer_add_prompts(answer *r, api_error *e);      /* the ask's */
+bool answer_add_conversation(answer *r, api_error *e); /* likewise */
 bool answer_start(answer *r, api_error *e);
 
 /* Waits up to TIMEOUT_MS for news of any choice. False: all are over, or r->error is set. */

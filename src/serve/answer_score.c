@@ -10,6 +10,9 @@
 
 #include "base/mem.h"
 #include "base/status.h"
+#include "serve/answer_take.h"
+
+enum { LOOK_MS = 100 }; /* how often the clock is looked at */
 
 static nib_status force_next(void *context, uint32_t *bits, size_t n_words, nib_error *err) {
     const answer_prompt *p = context;
@@ -56,14 +59,16 @@ static nib_status submit(answer *r, answer_prompt *p, nib_error *err) {
     return status;
 }
 
-static bool collect(answer_prompt *p, api_error *e) {
+static bool collect(const answer *r, answer_prompt *p, api_error *e) {
     nib_event event = {.size = sizeof event};
     size_t n = 1;
     while (event.kind != NIB_EVENT_END) {
         nib_error words = {""};
-        const nib_status status = nib_next_event(p->scoring, &event, -1, &words);
+        const nib_status status = nib_next_event(p->scoring, &event, LOOK_MS, &words);
         if (status != NIB_OK)
             return api_error_from(e, status, &words);
+        if (answer_is_late(r, e))
+            return false;
         if (event.kind != NIB_EVENT_TOKEN || n >= p->n)
             continue;
         answer_token *t = &p->tokens[n++];
@@ -84,7 +89,7 @@ bool answer_score(answer *r, api_error *e) {
             return api_error_from(e, status, &words);
     }
     for (size_t i = 0; i < r->n_prompts; i++)
-        if (r->prompts[i].scoring && !collect(&r->prompts[i], e))
+        if (r->prompts[i].scoring && !collect(r, &r->prompts[i], e))
             return false;
     return true;
 }

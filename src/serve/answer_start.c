@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the engine is asked for: an answer's choices when it starts, and once more where reasoning was ended
- * by its budget.
+ * What the engine is asked for: an answer's choices.
  */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "base/status.h"
 #include "serve/answer_score.h"
 #include "serve/answer_take.h"
+#include "serve/budget.h"
 #include "serve/shelf.h"
 
 /* The calls that tool_choice asks for, as a shape. */
@@ -35,18 +34,24 @@ static nib_status make_guide(answer *r, choice *c, nib_error *err) {
                            .kind = shape->kind,
                            .text = shape->text,
                            .bytes = shape->text ? strlen(shape->text) : 0};
-    if (c->reader && chat->reasoning_end && c->cut != CUT_DONE) {
+    if (c->reader && chat->reasoning_end) {
         o.reasoning_begin = nib_reader_in_reasoning(c->reader) ? NULL : chat->reasoning;
         o.reasoning_end = chat->reasoning_end;
     }
-    return shelf_guide(r->server->shapes, r->server->engine, &o, &c->guide, err);
+    return shelf_guide(r->server->shapes, r->server->engine, &o, &r->large_shape, &c->guide, err);
 }
+
+enum { EMBEDDED_AT_ONCE = 64 }; /* of one request's texts: the others wait here, not in the engine's queue */
 
 /* What every request of R has in common. */
 static nib_request_options common_options(const answer *r) {
     const ask *a = &r->ask;
     const server *s = r->server;
-    const bool chat = a->messages && (a->tools || s->chat_info.reasoning);
+    if (a->embeds)
+        return (nib_request_options){.size = sizeof(nib_request_options),
+                                     .priority = a->priority,
+                                     .cache_salt = r->salt,
+                                     .pooling = s->pooling};
     return (nib_request_options){.size = sizeof(nib_request_options),
                                  .max_tokens =
                                      a->max_tokens >= 0 ? a->max_tokens : s->options.default_max_tokens,
@@ -63,28 +68,35 @@ static nib_request_options common_options(const answer *r) {
                                  .priority = a->priority,
                                  .no_prefix_cache = a->no_prefix_cache,
                                  .cache_salt = r->salt,
-                                 .control_text = chat || a->keep_special};
+                                 .control_text = r->control_text};
 }
 
-/* Hands C's next request to the engine, unless the client has left meanwhile. */
-static nib_status submit(answer *r, choice *c, nib_request_options *o, nib_error *err) {
-    nib_sampling sampling = r->ask.sampling;
-    nib_request *request = NULL, *old;
-    if (!sampling.random_seed)
-        sampling.seed += (uint64_t)(c->index % r->ask.best_of); /* the choices of a prompt differ */
-    o->sampling = &sampling;
-    nib_shape_free_guide(&c->guide);
+/* The shape's guide, behind the budget of reasoning where there is one. */
+static nib_status set_guide(answer *r, choice *c, nib_request_options *o, nib_error *err) {
+    const char *end = r->server->chat_info.reasoning_end;
+    char closing[128];
     NIB_TRY(make_guide(r, c, err));
     o->guide = c->guide.mask ? &c->guide : NULL;
+    if (r->ask.reasoning_budget < 0 || !c->reader || !end)
+        return NIB_OK;
+    snprintf(closing, sizeof closing, "\n%s", end);
+    NIB_TRY(budget_open(&c->budget, r->server->engine, c->reader, r->ask.reasoning_budget, closing, o->guide,
+                        err));
+    o->guide = budget_guide(c->budget);
+    return NIB_OK;
+}
+
+/* Hands C's request to the engine, unless the client has left meanwhile. */
+static nib_status submit(answer *r, choice *c, nib_request_options *o, nib_error *err) {
+    nib_sampling sampling = r->ask.sampling;
+    if (!sampling.random_seed)
+        sampling.seed += (uint64_t)(c->index % r->ask.best_of); /* the choices of a prompt differ */
+    o->sampling = r->ask.embeds ? NULL : &sampling;
+    NIB_TRY(set_guide(r, c, o, err));
     pthread_mutex_lock(&r->lock);
-    nib_status status = r->cancelled ? nib_fail(err, NIB_CANCELLED, "the request was cancelled")
-                                     : nib_submit(r->server->engine, o, &request, err);
-    old = c->request;
-    if (status == NIB_OK)
-        c->request = request;
+    const nib_status status = r->cancelled ? nib_fail(err, NIB_CANCELLED, "the request was cancelled")
+                                           : nib_submit(r->server->engine, o, &c->request, err);
     pthread_mutex_unlock(&r->lock);
-    if (status == NIB_OK)
-        nib_release(old);
     return status;
 }
 
@@ -98,55 +110,58 @@ static nib_status start_choice(answer *r, size_t i, nib_error *err) {
     return submit(r, c, &o, err);
 }
 
-bool answer_start(answer *r, api_error *e) {
+bool answer_start_next(answer *r, api_error *e) {
     nib_error words = {""};
+    choice *c = &r->choices[r->n_started];
+    if (r->ask.max_tokens == 0) { /* only the prompt is told */
+        c->finish = "length";
+        c->over = true;
+    } else {
+        const nib_status status = start_choice(r, r->n_started, &words);
+        if (status != NIB_OK)
+            return api_error_from(e, status, &words);
+    }
+    r->n_started++;
+    return true;
+}
+
+static bool is_among(const char *name, const char *const *list) {
+    while (list && *list && strcmp(*list, name) != 0)
+        list++;
+    return list && *list;
+}
+
+/* A body may be large, and an answer take long: of what was read only that stays which will be told. */
+static void forget_body(answer *r) {
+    static const char *const told[] = {"model", "request_id", "stop", "stop_sequences", NULL};
+    ask *a = &r->ask;
+    const char *name;
+    json_t *value;
+    void *next;
+    json_decref(a->messages);
+    json_decref(a->tools);
+    json_decref(a->variables);
+    json_text_free(a->shape.text);
+    a->messages = a->tools = a->variables = NULL;
+    a->shape.text = NULL;
+    a->tool_name = a->cache_salt = NULL;
+    json_object_foreach_safe(r->body, next, name, value) {
+        if (!is_among(name, told) && !is_among(name, a->echoed) && !(a->echo && value == a->prompt))
+            json_object_del(r->body, name);
+    }
+}
+
+bool answer_start(answer *r, api_error *e) {
+    const size_t n = r->ask.embeds && r->n_choices > EMBEDDED_AT_ONCE ? EMBEDDED_AT_ONCE : r->n_choices;
+    const bool chat = r->ask.messages && (r->ask.tools || r->server->chat_info.reasoning);
+    r->control_text = chat || r->ask.keep_special;
     live_add(r->server->live, &r->live);
     r->is_live = true;
     if (r->ask.echo && r->ask.logprobs && !answer_score(r, e))
         return false;
-    for (size_t i = 0; i < r->n_choices; i++) {
-        if (r->ask.max_tokens == 0) { /* only the prompt is told */
-            r->choices[i].finish = "length";
-            r->choices[i].over = true;
-            continue;
-        }
-        const nib_status status = start_choice(r, i, &words);
-        if (status != NIB_OK)
-            return api_error_from(e, status, &words);
-    }
+    while (r->n_started < n)
+        if (!answer_start_next(r, e))
+            return false;
+    forget_body(r);
     return true;
-}
-
-/* The prompt, what C has said, and what closes its reasoning. *ids is freed with mem_free. */
-static nib_status closed_prompt(const answer *r, const choice *c, const char *closing, int32_t **ids,
-                                size_t *n, nib_error *err) {
-    const answer_prompt *p = &r->prompts[c->prompt];
-    int32_t *tail;
-    size_t n_tail;
-    NIB_TRY(
-        nib_tokenize(r->server->engine, closing, strlen(closing), NIB_TOKENIZE_NO_BOS, &tail, &n_tail, err));
-    *n = p->n + c->n_ids + n_tail;
-    *ids = mem_array(*n, sizeof **ids);
-    if (*ids) {
-        memcpy(*ids, p->ids, p->n * sizeof **ids);
-        if (c->n_ids > 0)
-            memcpy(*ids + p->n, c->ids, c->n_ids * sizeof **ids);
-        memcpy(*ids + p->n + c->n_ids, tail, n_tail * sizeof **ids);
-    }
-    nib_free(tail);
-    return *ids ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the answer");
-}
-
-nib_status answer_resume(answer *r, choice *c, const char *closing, bool *full, nib_error *err) {
-    nib_request_options o = common_options(r);
-    int32_t *ids;
-    NIB_TRY(closed_prompt(r, c, closing, &ids, &o.n_prompt, err));
-    o.prompt = ids;
-    o.max_tokens = o.max_tokens > 0 ? o.max_tokens - (int)c->n_ids : 0;
-    o.min_tokens = o.min_tokens > (int)c->n_ids ? o.min_tokens - (int)c->n_ids : 0;
-    *full = o.max_tokens < 0 || (o.max_tokens == 0 && r->ask.max_tokens > 0) ||
-            o.n_prompt >= (size_t)r->server->info.max_model_len;
-    const nib_status status = *full ? NIB_OK : submit(r, c, &o, err);
-    mem_free(ids);
-    return status;
 }

@@ -4,7 +4,6 @@
  */
 #include "serve/answer_take.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -195,19 +194,7 @@ static bool keep_logprob(choice *c, const nib_event *event) {
     return true;
 }
 
-/* Whether the next token would be one of reasoning too many. */
-static bool is_over_budget(const answer *r, const choice *c) {
-    return c->cut == CUT_NOT && r->ask.reasoning_budget >= 0 && c->n_reasoning >= r->ask.reasoning_budget &&
-           r->server->chat_info.reasoning_end && nib_reader_in_reasoning(c->reader);
-}
-
 static void take_token(answer *r, choice *c, const nib_event *event) {
-    if (is_over_budget(r, c)) { /* what was said after it does not count */
-        c->cut = CUT_GOING;
-        nib_cancel(c->request);
-    }
-    if (c->cut == CUT_GOING)
-        return;
     int32_t *grown = grow(c->ids, c->n_ids, &c->ids_capacity, sizeof *grown);
     if (!grown) {
         no_memory(r);
@@ -218,7 +205,8 @@ static void take_token(answer *r, choice *c, const nib_event *event) {
     observe_token(r, c);
     if ((r->ask.logprobs || r->ask.best_of > r->ask.n) && !keep_logprob(c, event))
         no_memory(r);
-    c->n_reasoning += nib_reader_in_reasoning(c->reader);
+    if (r->ask.reasoning_budget < 0 || c->n_reasoning < r->ask.reasoning_budget) /* what closes it is none */
+        c->n_reasoning += nib_reader_in_reasoning(c->reader);
     take_text(r, c, event->text, event->text_bytes);
 }
 
@@ -236,6 +224,9 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
         break;
     case NIB_END_CANCELLED:
         c->finish = c->enough ? "tool_calls" : "abort";
+        if (!c->enough && atomic_load(&r->server->state) == SERVER_DRAINING)
+            api_error_set(&r->error, API_UNAVAILABLE, NULL,
+                          "the answer is cut off: the server is going down");
         break;
     case NIB_END_FAILED:
         c->finish = "error";
@@ -244,27 +235,9 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
     }
 }
 
-/* The reasoning is closed for the model, which goes on from there; true: it does. */
-static bool close_reasoning(answer *r, choice *c) {
-    char closing[128];
-    bool full = false;
-    nib_error words = {""};
-    const int n = snprintf(closing, sizeof closing, "\n%s\n\n", r->server->chat_info.reasoning_end);
-    c->cut = CUT_DONE;
-    take_text(r, c, closing, (size_t)n);
-    const nib_status status = answer_resume(r, c, closing, &full, &words);
-    if (status != NIB_OK && status != NIB_CANCELLED)
-        api_error_from(&r->error, status, &words);
-    return status == NIB_OK && !full;
-}
-
 static void take_end(answer *r, choice *c, const nib_event *event) {
-    const bool cut = c->cut == CUT_GOING;
-    if (cut && event->reason != NIB_END_FAILED && close_reasoning(r, c))
-        return;
-    if (!cut)
-        take_text(r, c, event->text, event->text_bytes);
-    if (!cut && r->ask.include_stop && event->reason == NIB_END_STOP && event->end_text >= 0)
+    take_text(r, c, event->text, event->text_bytes);
+    if (r->ask.include_stop && event->reason == NIB_END_STOP && event->end_text >= 0)
         take_text(r, c, r->ask.stops[event->end_text], strlen(r->ask.stops[event->end_text]));
     if (c->reader) {
         taker t = {.r = r, .c = c};
@@ -280,13 +253,16 @@ static void take_end(answer *r, choice *c, const nib_event *event) {
     else if (wants_call(r))
         buf_clear(&c->text);  /* white space about the calls */
     take_reason(r, c, event); /* after the last call was read */
-    if (cut && !r->error.kind && !r->cancelled)
-        c->finish = "length";
+    c->n_guessed = event->n_guessed;
+    c->n_right_guesses = event->n_right_guesses;
     c->queue_ms = event->queue_ms;
     c->prompt_ms = event->prompt_ms;
     c->generate_ms = event->generate_ms;
+    c->embedding = event->embedding;
     observe_end(r, c);
     c->over = true;
+    if (r->n_started < r->n_choices && !r->error.kind && !r->cancelled)
+        answer_start_next(r, &r->error);
 }
 
 bool answer_take(answer *r, choice *c, int timeout_ms) {
@@ -300,8 +276,7 @@ bool answer_take(answer *r, choice *c, int timeout_ms) {
     }
     if (event.kind == NIB_EVENT_NONE)
         return false;
-    if (c->cut != CUT_DONE)
-        c->n_cached = event.n_cached;
+    c->n_cached = event.n_cached;
     if (event.kind == NIB_EVENT_TOKEN)
         take_token(r, c, &event);
     else

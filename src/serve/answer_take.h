@@ -10,8 +10,10 @@
 /* One event of C, waited for up to TIMEOUT_MS; false: there was none. A failure goes to r->error. */
 bool answer_take(answer *r, choice *c, int timeout_ms);
 
-/* Goes on behind C's reasoning, which the text CLOSING ends; its request before has ended. *full: there is no
- * room, or no token left, to go on with. In answer_start.c. */
-nib_status answer_resume(answer *r, choice *c, const char *closing, bool *full, nib_error *err);
+/* Whether R's time is over, which *e is told. In answer.c. */
+bool answer_is_late(const answer *r, api_error *e);
+
+/* The next choice begins. In answer_start.c. */
+bool answer_start_next(answer *r, api_error *e);
 
 #endif

@@ -10,6 +10,7 @@
 
 #define ASK_MAX_CHOICES 128  /* n and best_of */
 #define ASK_MAX_PROMPTS 1024 /* of one completion request */
+#define ASK_MAX_INPUTS  2048 /* of one request for embeddings */
 
 typedef enum ask_tool_choice {
     ASK_TOOLS_AUTO = 0,
@@ -25,7 +26,8 @@ typedef struct ask_shape {
 } ask_shape;
 
 typedef struct ask {
-    const json_t *body; /* borrowed: everything below may point into it */
+    const json_t *body;        /* borrowed: everything below may point into it */
+    const char *const *echoed; /* its fields that the answer repeats, ends with NULL; NULL: none */
     const char *model, *request_id, *cache_salt;
 
     /* how the next token is chosen, and how far it goes */
@@ -55,22 +57,29 @@ typedef struct ask {
     const char *tool_name; /* ASK_TOOLS_NAMED */
     int reasoning_budget;  /* tokens; -1: no bound */
 
-    /* of completions */
-    const json_t *prompt; /* a string, a list of them, of ids, of lists of ids */
+    /* of completions and embeddings */
+    const json_t *prompt;    /* a string, a list of them, of ids, of lists of ids */
+    const char *prompt_name; /* the field that it stood in */
     bool echo;
+
+    /* of embeddings */
+    bool embeds, base64;
+    int dimensions; /* 0: all */
 } ask;
 
 /* OpenAI's bodies. BODY outlives the ask, which is freed with ask_free also after a failure. */
 bool ask_read_chat(ask *a, const json_t *body, api_error *e);
 bool ask_read_completion(ask *a, const json_t *body, api_error *e);
 bool ask_read_responses(ask *a, const json_t *body, api_error *e);
+bool ask_read_embeddings(ask *a, const json_t *body, api_error *e);
 /* Anthropic's; COUNTING: its tokens are asked for, not an answer. */
 bool ask_read_messages(ask *a, const json_t *body, bool counting, api_error *e);
 void ask_free(ask *a); /* safe on a zeroed struct */
 
 /* Their fields; each ends with NULL. */
-extern const field *const ask_chat_tables[], *const ask_completion_tables[], *const ask_responses_tables[],
-                                                                                 *const ask_messages_tables[];
+extern const field *const ask_chat_tables[],
+    *const ask_completion_tables[], *const ask_responses_tables[], *const ask_messages_tables[],
+                                                                       *const ask_embeddings_tables[];
 
 /* For the readers' files. */
 extern const field ask_common[];   /* of every generating request of OpenAI's kind */
@@ -78,6 +87,8 @@ extern const field ask_harmless[]; /* names that change nothing here */
 void ask_defaults(ask *a, const json_t *body);
 bool ask_finish(ask *a, api_error *e); /* what fields say together */
 bool ask_no_memory(api_error *e);
+/* a->prompt is what it may be, MOST of them at most. */
+bool ask_check_prompt(const ask *a, size_t most, api_error *e);
 bool ask_check_tools(ask *a, api_error *e); /* tools and tool_choice together */
 /* Fields of the same meaning in several APIs (field.read). */
 bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e);

@@ -9,6 +9,29 @@
 
 /* ---- messages ---- */
 
+/* What a message may hold. Templates are given all of it; of the rest, what clients send back of answers or
+ * say about caches changes nothing. */
+static const char *const message_fields[] = {"role",
+                                             "content",
+                                             "name",
+                                             "tool_calls",
+                                             "tool_call_id",
+                                             "reasoning_content",
+                                             "reasoning",
+                                             "thinking",
+                                             "refusal",
+                                             "annotations",
+                                             "id",
+                                             "cache_control",
+                                             "reasoning_details",
+                                             "provider_specific_fields",
+                                             NULL};
+static const char *const part_fields[] = {"type",     "text",          "refusal", "annotations",
+                                          "logprobs", "cache_control", NULL};
+static const char *const call_fields[] = {"id", "type", "function", "index", "provider_specific_fields",
+                                          NULL};
+static const char *const function_fields[] = {"name", "arguments", NULL};
+
 static bool is_text_part(const json_t *part) {
     static const char *const types[] = {"text", "input_text", "output_text", "refusal", NULL};
     const char *type = json_string_value(json_object_get(part, "type"));
@@ -37,6 +60,10 @@ static bool join_parts(json_t *message, const json_t *parts, const char *name, a
                                  "part %zu of '%s' is of type '%.40s'; this model takes text alone", k, name,
                                  type ? type : "");
         }
+        if (!fields_known(part, part_fields, name, e)) {
+            buf_free(&all);
+            return false;
+        }
         if (k > 0)
             buf_text(&all, "\n");
         buf_text(&all, text);
@@ -48,12 +75,36 @@ static bool join_parts(json_t *message, const json_t *parts, const char *name, a
     return fits || ask_no_memory(e);
 }
 
+static bool check_calls(const json_t *calls, const char *where, api_error *e) {
+    char name[96];
+    size_t i;
+    const json_t *call;
+    snprintf(name, sizeof name, "%s.tool_calls", where);
+    if (calls && !json_is_null(calls) && !json_is_array(calls))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a list", name);
+    json_array_foreach(calls, i, call) {
+        const json_t *function = json_object_get(call, "function");
+        snprintf(name, sizeof name, "%s.tool_calls[%zu]", where, i);
+        if (!json_is_string(json_object_get(function, "name")))
+            return api_error_set(e, API_INVALID, name, "'%s' must have a function with a name", name);
+        if (!fields_known(call, call_fields, name, e))
+            return false;
+        snprintf(name, sizeof name, "%s.tool_calls[%zu].function", where, i);
+        if (!fields_known(function, function_fields, name, e))
+            return false;
+    }
+    return true;
+}
+
 static bool check_message(json_t *message, size_t i, api_error *e) {
     char name[64];
     const json_t *content = json_object_get(message, "content");
     snprintf(name, sizeof name, "messages[%zu]", i);
     if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
         return api_error_set(e, API_INVALID, name, "'%s' must be an object with a role", name);
+    if (!fields_known(message, message_fields, name, e) ||
+        !check_calls(json_object_get(message, "tool_calls"), name, e))
+        return false;
     const char *role = json_string_value(json_object_get(message, "role"));
     snprintf(name, sizeof name, "messages[%zu].content", i);
     if (json_is_array(content))

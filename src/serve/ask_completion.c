@@ -27,33 +27,35 @@ static const field fields[] = {
     FIELD_END};
 const field *const ask_completion_tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
 
-/* All strings, all ids, or all lists of ids. */
-static bool check_list(const json_t *list, api_error *e) {
-    const size_t n = json_array_size(list);
-    const json_t *first = json_array_get(list, 0), *item;
-    size_t i;
-    bool good = n > 0 && (json_is_string(first) || json_is_integer(first) || json_is_array(first));
-    json_array_foreach(list, i, item) {
+/* A string, or a list of strings, of ids, of lists of ids. */
+static bool is_prompt(const json_t *prompt) {
+    const json_t *first = json_array_get(prompt, 0), *item, *id;
+    bool good = json_is_string(first) || json_is_integer(first) || json_is_array(first);
+    size_t i, k;
+    json_array_foreach(prompt, i, item) {
         good = good && json_typeof(item) == json_typeof(first);
-        size_t k;
-        const json_t *id;
         if (json_is_array(item))
             json_array_foreach(item, k, id) good = good && json_is_integer(id);
     }
-    if (good && !json_is_integer(first) && n > ASK_MAX_PROMPTS)
-        return api_error_set(e, API_INVALID, "prompt",
-                             "'prompt' has %zu prompts; at most %d can be asked at once", n, ASK_MAX_PROMPTS);
-    return good ||
-           api_error_set(
-               e, API_INVALID, "prompt",
-               "'prompt' must be a string, a list of strings, of token ids, or of lists of token ids");
+    return good || json_is_string(prompt);
+}
+
+bool ask_check_prompt(const ask *a, size_t most, api_error *e) {
+    const size_t n = json_array_size(a->prompt);
+    if (!is_prompt(a->prompt))
+        return api_error_set(
+            e, API_INVALID, a->prompt_name,
+            "'%s' must be a string, a list of strings, of token ids, or of lists of token ids",
+            a->prompt_name);
+    return n <= most || json_is_integer(json_array_get(a->prompt, 0)) ||
+           api_error_set(e, API_INVALID, a->prompt_name,
+                         "'%s' has %zu texts; at most %zu can be asked at once", a->prompt_name, n, most);
 }
 
 bool ask_read_completion(ask *a, const json_t *body, api_error *e) {
     ask_defaults(a, body);
-    if (!fields_read(ask_completion_tables, a, body, "", e))
-        return false;
-    if (!json_is_string(a->prompt) && !check_list(a->prompt, e))
+    a->prompt_name = "prompt";
+    if (!fields_read(ask_completion_tables, a, body, "", e) || !ask_check_prompt(a, ASK_MAX_PROMPTS, e))
         return false;
     if (a->max_tokens < 0)
         a->max_tokens = 16; /* OpenAI's default of this route */

@@ -65,7 +65,8 @@ static bool read_system(void *target, const json_t *value, const char *name, api
 
 /* ---- messages ---- */
 
-static bool read_call(ask *a, const json_t *block, const char *name, api_error *e) {
+static bool read_call(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
+    (void)role;
     const char *id = text_at(block, "id"), *called = text_at(block, "name");
     const json_t *input = json_object_get(block, "input");
     if (!id || !called || !json_is_object(input))
@@ -76,7 +77,8 @@ static bool read_call(ask *a, const json_t *block, const char *name, api_error *
     return good;
 }
 
-static bool read_result(ask *a, const json_t *block, const char *name, api_error *e) {
+static bool read_result(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
+    (void)role;
     const char *id = text_at(block, "tool_use_id");
     const json_t *content = json_object_get(block, "content");
     buf text = {0};
@@ -89,24 +91,52 @@ static bool read_result(ask *a, const json_t *block, const char *name, api_error
     return good;
 }
 
+static bool read_text(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
+    const char *text = text_at(block, "text");
+    return text ? history_add(a, role, text, e) : wrong(name, "text blocks with a text", e);
+}
+
+static bool read_reasoning(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
+    const char *text = text_at(block, "thinking");
+    (void)role;
+    return text ? history_add_reasoning(a, text, e) : wrong(name, "thinking blocks with a text", e);
+}
+
+/* Nobody here can read it. */
+static bool pass_over(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
+    (void)a, (void)role, (void)block, (void)name, (void)e;
+    return true;
+}
+
+/* Blocks by their type, with the fields that they may have. */
+static const struct {
+    const char *type;
+    bool (*read)(ask *a, const char *role, const json_t *block, const char *name, api_error *e);
+    const char *fields[8]; /* beside type and cache_control */
+} block_types[] = {{"text", read_text, {"text", "citations"}},
+                   {"thinking", read_reasoning, {"thinking", "signature"}},
+                   {"redacted_thinking", pass_over, {"data"}},
+                   {"tool_use", read_call, {"id", "name", "input", "caller"}},
+                   {"tool_result", read_result, {"tool_use_id", "content", "is_error"}}};
+
 static bool read_block(ask *a, const char *role, const json_t *block, const char *name, api_error *e) {
-    const char *type = text_at(block, "type"), *text;
-    if (type && strcmp(type, "text") == 0)
-        return (text = text_at(block, "text")) ? history_add(a, role, text, e)
-                                               : wrong(name, "text blocks with a text", e);
-    if (type && strcmp(type, "thinking") == 0)
-        return (text = text_at(block, "thinking")) ? history_add_reasoning(a, text, e)
-                                                   : wrong(name, "thinking blocks with a text", e);
-    if (type && strcmp(type, "redacted_thinking") == 0) /* nobody here can read it */
-        return true;
-    if (type && strcmp(type, "tool_use") == 0)
-        return read_call(a, block, name, e);
-    if (type && strcmp(type, "tool_result") == 0)
-        return read_result(a, block, name, e);
+    const char *type = text_at(block, "type");
+    for (size_t i = 0; type && i < sizeof block_types / sizeof *block_types; i++) {
+        const char *fields[12] = {"type", "cache_control"};
+        if (strcmp(type, block_types[i].type) != 0)
+            continue;
+        memcpy(fields + 2, block_types[i].fields, sizeof block_types[i].fields);
+        return fields_known(block, fields, name, e) && block_types[i].read(a, role, block, name, e);
+    }
     return api_error_set(e, API_INVALID, name,
                          "'%s' has a block of type '%.40s'; this model takes text alone", name,
                          type ? type : "");
 }
+
+/* Of answers that are sent back as they came all but role and content is passed over. */
+static const char *const message_fields[] = {
+    "role",          "content",      "id",    "type",      "model", "stop_reason",
+    "stop_sequence", "stop_details", "usage", "container", NULL};
 
 static bool read_message(ask *a, const json_t *message, size_t i, api_error *e) {
     char name[64];
@@ -116,6 +146,8 @@ static bool read_message(ask *a, const json_t *message, size_t i, api_error *e) 
     snprintf(name, sizeof name, "messages[%zu]", i);
     if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 && strcmp(role, "system") != 0))
         return wrong(name, "an object with the role user, assistant or system", e);
+    if (!fields_known(message, message_fields, name, e))
+        return false;
     if (json_is_string(content))
         return history_add(a, role, json_string_value(content), e);
     if (!json_is_array(content))

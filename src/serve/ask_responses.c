@@ -64,18 +64,22 @@ static bool read_item(ask *a, const json_t *item, size_t i, api_error *e) {
     static const struct {
         const char *type;
         bool (*read)(ask *a, const json_t *item, const char *name, api_error *e);
-    } readers[] = {{"message", read_turn},
-                   {"function_call", read_call},
-                   {"function_call_output", read_output},
-                   {"reasoning", read_reasoning}};
+        const char *fields[8]; /* beside type, id and status */
+    } readers[] = {{"message", read_turn, {"role", "content", "phase"}},
+                   {"function_call", read_call, {"call_id", "name", "arguments"}},
+                   {"function_call_output", read_output, {"call_id", "output"}},
+                   {"reasoning", read_reasoning, {"content", "summary", "encrypted_content"}}};
     const char *type = text_at(item, "type");
     char name[64];
     snprintf(name, sizeof name, "input[%zu]", i);
     if (!type && json_is_object(item))
         type = "message";
     for (size_t k = 0; type && k < sizeof readers / sizeof *readers; k++)
-        if (strcmp(type, readers[k].type) == 0)
-            return readers[k].read(a, item, name, e);
+        if (strcmp(type, readers[k].type) == 0) {
+            const char *fields[12] = {"type", "id", "status"};
+            memcpy(fields + 3, readers[k].fields, sizeof readers[k].fields);
+            return fields_known(item, fields, name, e) && readers[k].read(a, item, name, e);
+        }
     return wrong(name, "a message, function_call, function_call_output or reasoning", e);
 }
 
@@ -193,7 +197,9 @@ const field *const ask_responses_tables[] = {fields,           ask_common,   ask
                                              ask_shape_fields, ask_harmless, NULL};
 
 bool ask_read_responses(ask *a, const json_t *body, api_error *e) {
+    static const char *const echoed[] = {"instructions", "metadata", "tools", "tool_choice", "text", NULL};
     ask_defaults(a, body);
+    a->echoed = echoed;
     if (!fields_read(ask_responses_tables, a, body, "", e))
         return false;
     if (json_array_size(a->messages) == 0 || !json_object_get(body, "input"))

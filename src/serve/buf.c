@@ -69,6 +69,19 @@ void buf_json(buf *b, json_t *json) {
     json_decref(json);
 }
 
+void buf_base64(buf *b, const void *bytes, size_t n) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *p = bytes;
+    for (size_t i = 0; i < n; i += 3) {
+        const size_t left = n - i;
+        const unsigned group = (unsigned)p[i] << 16 | (left > 1 ? (unsigned)p[i + 1] << 8 : 0) |
+                               (left > 2 ? (unsigned)p[i + 2] : 0);
+        const char four[4] = {digits[group >> 18], digits[group >> 12 & 63],
+                              left > 1 ? digits[group >> 6 & 63] : '=', left > 2 ? digits[group & 63] : '='};
+        buf_add(b, four, sizeof four);
+    }
+}
+
 void buf_clear(buf *b) {
     b->n = 0;
 }

@@ -85,6 +85,27 @@ static bool read_field(const field *f, void *target, const json_t *value, const 
                          f->why ? f->why : "");
 }
 
+static bool unrecognized(const char *name, api_error *e) {
+    return api_error_set(e, API_INVALID, name,
+                         "unrecognized field '%s': it may change the answer, so it is not passed over", name);
+}
+
+bool fields_known(const json_t *object, const char *const *names, const char *where, api_error *e) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)object, key, value) {
+        const char *const *known = names;
+        while (*known && strcmp(*known, key) != 0)
+            known++;
+        if (*known || json_is_null(value))
+            continue;
+        char name[160];
+        snprintf(name, sizeof name, "%s.%s", where, key);
+        return unrecognized(name, e);
+    }
+    return true;
+}
+
 bool fields_read(const field *const *tables, void *target, const json_t *object, const char *where,
                  api_error *e) {
     const char *key;
@@ -96,9 +117,7 @@ bool fields_read(const field *const *tables, void *target, const json_t *object,
         if (json_is_null(value))
             continue;
         if (!f)
-            return api_error_set(
-                e, API_INVALID, name,
-                "unrecognized field '%s': it may change the answer, so it is not passed over", name);
+            return unrecognized(name, e);
         if (!read_field(f, target, value, name, e))
             return false;
     }

@@ -37,12 +37,17 @@ json_t *parts_timings(const answer *r) {
     const choice *c = &r->choices[0];
     const int n_prompt = (int)r->prompts[0].n - c->n_cached, n = (int)c->n_ids;
     const double prompt_ms = c->prompt_ms - c->queue_ms > 0 ? c->prompt_ms - c->queue_ms : 0;
-    return json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:f}", "cache_n", c->n_cached, "prompt_n",
-                     n_prompt, "prompt_ms", prompt_ms, "prompt_per_token_ms",
-                     n_prompt ? prompt_ms / n_prompt : 0.0, "prompt_per_second", rate(n_prompt, prompt_ms),
-                     "predicted_n", n, "predicted_ms", c->generate_ms, "predicted_per_token_ms",
-                     n > 1 ? c->generate_ms / (n - 1) : 0.0, "predicted_per_second",
-                     rate(n - 1, c->generate_ms));
+    json_t *o = json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:f}", "cache_n", c->n_cached, "prompt_n",
+                          n_prompt, "prompt_ms", prompt_ms, "prompt_per_token_ms",
+                          n_prompt ? prompt_ms / n_prompt : 0.0, "prompt_per_second",
+                          rate(n_prompt, prompt_ms), "predicted_n", n, "predicted_ms", c->generate_ms,
+                          "predicted_per_token_ms", n > 1 ? c->generate_ms / (n - 1) : 0.0,
+                          "predicted_per_second", rate(n - 1, c->generate_ms));
+    if (o && c->n_guessed > 0) {
+        parts_set(o, "draft_n", json_integer(c->n_guessed));
+        parts_set(o, "draft_n_accepted", json_integer(c->n_right_guesses));
+    }
+    return o;
 }
 
 json_t *parts_ids(const int32_t *ids, size_t n) {

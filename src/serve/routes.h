@@ -34,6 +34,8 @@ extern const field *const route_words_tables[], *const route_abort_tables[];
 
 void route_chat(exchange *x);
 void route_completions(exchange *x);
+void route_embeddings(exchange *x);
+void route_llama_embedding(exchange *x);
 void route_health(exchange *x);
 void route_models(exchange *x);
 void route_model(exchange *x);

@@ -15,6 +15,8 @@
 #include "serve/meters.h"
 #include "serve/shelf.h"
 
+enum { LAST_WORDS_SECONDS = 2 }; /* for clients that are slow to take them */
+
 static nib_status check(const serve_options *o, nib_error *err) {
     for (size_t i = 0; i < o->n_api_keys; i++)
         if (!o->api_keys[i][0])
@@ -55,6 +57,7 @@ static nib_status open_model(server *s, nib_error *err) {
     NIB_TRY(nib_open(&s->engine, s->options.model, &s->options.compute, err));
     s->info.size = sizeof s->info;
     NIB_TRY(nib_get_info(s->engine, &s->info, err));
+    s->pooling = s->options.pooling ? s->options.pooling : s->info.pooling;
     NIB_TRY(open_chat(s, err));
     snprintf(s->model_id, sizeof s->model_id, "%s",
              s->options.n_names > 0 ? s->options.names[0] : s->info.name);
@@ -111,8 +114,10 @@ void serve_close(serve *s) {
         return;
     atomic_store(&s->state, SERVER_DRAINING);
     http_quiesce(s);
-    if (s->live)
+    if (s->live) { /* what is cut off is told so */
         live_cancel(s->live, NULL);
+        live_wait_empty(s->live, LAST_WORDS_SECONDS);
+    }
     http_stop(s); /* waits for the connections' threads */
     nib_chat_close(s->chat);
     shelf_close(s->shapes);

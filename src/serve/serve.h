@@ -34,6 +34,7 @@ typedef struct serve_options {
     int request_seconds;            /* that an answer may take; 0: no limit */
     const char *cors_origin;        /* "*", an origin, or NULL */
     const char *tls_cert, *tls_key; /* PEM texts; NULL: no TLS */
+    nib_pooling pooling;            /* of embeddings; NONE: as the model's files say, else the last token */
     bool reasoning_field;           /* "reasoning" in place of "reasoning_content" */
     json_t *about;                  /* what the model's file holds (nibble inspect --json), or NULL */
     json_t *quantize_report;        /* of nibble quantize --json, or NULL */

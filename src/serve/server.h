@@ -24,6 +24,7 @@ struct serve {
     nib_chat *chat; /* NULL: no template */
     nib_chat_info chat_info;
     char chat_problem[512]; /* why */
+    nib_pooling pooling;    /* of embeddings */
     char model_id[256];     /* of answers: the first served name */
     char fingerprint[64];   /* of answers */
 

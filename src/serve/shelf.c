@@ -82,38 +82,49 @@ static void keep(shelf *s, buf *key, nib_shape *shape) {
     *key = (buf){0};
 }
 
-nib_status shelf_guide(shelf *s, nib_engine *engine, const nib_shape_options *options, nib_guide *guide,
-                       nib_error *err) {
-    buf key = {0};
-    nib_shape *shape;
-    *guide = (nib_guide){.size = sizeof *guide};
-    make_key(&key, options);
-    if (key.failed) {
-        buf_free(&key);
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the shape of an answer");
-    }
+/* False: KEY is not here. */
+static bool guide_of_known(shelf *s, const buf *key, nib_guide *guide, nib_status *status, nib_error *err) {
     pthread_mutex_lock(&s->lock);
-    kept *known = find(s, &key);
+    kept *known = find(s, key);
     if (known) {
         known->used = ++s->clock;
-        const nib_status status = nib_shape_guide(known->shape, guide, err);
-        pthread_mutex_unlock(&s->lock);
-        buf_free(&key);
-        return status;
+        *status = nib_shape_guide(known->shape, guide, err);
     }
     pthread_mutex_unlock(&s->lock);
-    nib_status status =
-        nib_shape_open(engine, options, &shape, err); /* not under the lock: it takes a while */
-    if (status == NIB_OK) {
-        status = nib_shape_guide(shape, guide, err);
-        pthread_mutex_lock(&s->lock);
-        if (options->bytes <= SHELF_MAX_BYTES && !find(s, &key)) {
-            keep(s, &key, shape);
-            shape = NULL;
-        }
-        pthread_mutex_unlock(&s->lock);
-        nib_shape_release(shape);
+    return known != NULL;
+}
+
+/* Not under the lock: it takes a while. */
+static nib_status compile(shelf *s, nib_engine *engine, const nib_shape_options *options, buf *key,
+                          nib_guide *guide, nib_error *err) {
+    nib_shape *shape;
+    NIB_TRY(nib_shape_open(engine, options, &shape, err));
+    const nib_status status = nib_shape_guide(shape, guide, err);
+    pthread_mutex_lock(&s->lock);
+    if (!find(s, key)) {
+        keep(s, key, shape);
+        shape = NULL;
     }
+    pthread_mutex_unlock(&s->lock);
+    nib_shape_release(shape);
+    return status;
+}
+
+nib_status shelf_guide(shelf *s, nib_engine *engine, const nib_shape_options *options, nib_shape **own,
+                       nib_guide *guide, nib_error *err) {
+    buf key = {0};
+    nib_status status = NIB_OK;
+    *guide = (nib_guide){.size = sizeof *guide};
+    if (options->bytes > SHELF_MAX_BYTES) {
+        if (!*own)
+            NIB_TRY(nib_shape_open(engine, options, own, err));
+        return nib_shape_guide(*own, guide, err);
+    }
+    make_key(&key, options);
+    if (key.failed)
+        status = nib_fail(err, NIB_NO_MEMORY, "out of memory for the shape of an answer");
+    else if (!guide_of_known(s, &key, guide, &status, err))
+        status = compile(s, engine, options, &key, guide, err);
     buf_free(&key);
     return status;
 }

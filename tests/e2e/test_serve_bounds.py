@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client cannot make the server do, and what the server owes it until the end."""
 import json
+import pathlib
 import signal
 import threading
 import time
@@ -121,3 +122,26 @@ def test_the_file_is_a_name(server, model):
     body = {"prompt": "a", "max_tokens": 1}
     assert server.post("/v1/completions", {**body, "model": model.name})
     server.post("/v1/completions", {**body, "model": model.name + "x"}, 404)
+
+
+def test_scoring_a_prompt_has_a_time_limit_too(nibble_path, model):
+    with Server(nibble_path, model, "--request-timeout", 1, "--max-num-seqs", 1) as s:
+        status, _, answer = s.ask("POST", "/v1/completions", {
+            "prompt": [[5] * 4000] * 100, "echo": True, "logprobs": 0, "max_tokens": 0})
+        assert status == 504 and "1 seconds" in answer["error"]["message"]
+
+
+def test_a_large_body_is_not_kept(nibble_path, model):
+    """Requests of 8 MiB that wait for their turn: what nothing will be told of is freed."""
+    def megabytes():
+        pages = pathlib.Path(f"/proc/{s.process.pid}/statm").read_text().split()[1]
+        return int(pages) * 4096 >> 20
+    with Server(nibble_path, model, "--max-num-seqs", 1) as s:
+        before, held = megabytes(), []
+        for body in [{"prompt": "a", "n": 100, "max_tokens": 4000, "ignore_eos": True}, *[{"prompt": "a", "user": "x" * (1 << 23)}] * 6]:
+            held.append(s.open_stream("/v1/completions", body))
+        grown = megabytes() - before
+        for connection, response in held:
+            connection.sock and connection.sock.close()
+            response.close()
+    assert grown < 16

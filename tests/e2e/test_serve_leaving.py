@@ -143,5 +143,8 @@ def test_what_takes_too_long_is_cut_off(nibble_path, smollm2):
     s = Server(nibble_path, smollm2, "--drain-timeout", 0)
     connection, response = s.open_stream(TEXT, LONG)
     assert response.read1(1)
-    code, said = s.stop()
-    assert code == 0 and "cut off" in said
+    s.process.send_signal(signal.SIGTERM)
+    tail = response.read().decode().split("\n\n")  # in words, not by a connection that is gone
+    assert "going down" in json.loads(tail[-3][6:])["error"]["message"] and tail[-2] == "data: [DONE]"
+    _, said = s.process.communicate(timeout=60)
+    assert s.process.returncode == 0 and "cut off" in said

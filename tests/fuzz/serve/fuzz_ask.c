@@ -14,7 +14,7 @@ static bool read_messages(ask *a, const json_t *body, api_error *e) {
 }
 
 static bool (*const readers[])(ask *a, const json_t *body, api_error *e) = {
-    ask_read_chat, ask_read_completion, ask_read_responses, read_messages};
+    ask_read_chat, ask_read_completion, ask_read_responses, read_messages, ask_read_embeddings};
 
 static void check(bool good) {
     if (!good)
@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     json_t *body;
     if (size < 1 || json_read(&body, data + 1, size - 1, "body", NULL) != NIB_OK)
         return 0;
-    const size_t which = data[0] % (sizeof readers / sizeof *readers);
+    const size_t which = (data[0] & 15) % (sizeof readers / sizeof *readers);
     if (json_is_object(body)) {
         api_kind kind = read_body(which, body);
         for (long k = 0; kind != API_FAILED && size < 300 && k < 8; k++) {

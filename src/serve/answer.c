@@ -265,6 +265,8 @@ bool answer_add_conversation(answer *r, api_error *e) {
         nib_reader_close(reader);
         return false;
     }
+    if (r->ask.stream)
+        nib_reader_stream_calls(reader);
     r->choices[first].reader = reader;
     for (size_t i = first + 1; i < r->n_choices && status == NIB_OK; i++)
         status = nib_reader_again(reader, &r->choices[i].reader, &words);

@@ -212,10 +212,20 @@ static void take_token(answer *r, choice *c, const nib_event *event) {
 
 /* ---- the end ---- */
 
+/* Whether the last call broke off: it was told while it was written. */
+static bool is_broken_off(const choice *c) {
+    const buf *arguments = c->n_calls > 0 ? &c->calls[c->n_calls - 1].arguments : NULL;
+    json_t *json = NULL;
+    const bool whole = !arguments || json_read(&json, arguments->n ? arguments->bytes : "", arguments->n,
+                                               "a call", NULL) == NIB_OK;
+    json_decref(json);
+    return !whole;
+}
+
 static void take_reason(answer *r, choice *c, const nib_event *event) {
     switch (event->reason) {
     case NIB_END_STOP:
-        c->finish = c->n_calls > 0 ? "tool_calls" : "stop";
+        c->finish = c->n_calls > 0 && !is_broken_off(c) ? "tool_calls" : "stop";
         c->stop_text = event->end_text;
         c->stop_token = event->end_token;
         break;

@@ -82,11 +82,30 @@ def test_a_call_alone_has_no_content(hermes):
 def test_calls_that_are_none(hermes):
     message, finish = both(hermes, ask(CALL, tools=TOOLS, tool_choice="none"))
     assert message["content"] == CALL and finish == "stop" and "tool_calls" not in message
-    cut, finish = both(hermes, ask(CALL, tools=TOOLS, max_tokens=20))
-    assert finish == "length" and CALL.startswith(cut["content"]) and "tool_calls" not in cut
+    cut = hermes.post(CHAT, ask(CALL, tools=TOOLS, max_tokens=20))["choices"][0]
+    assert cut["finish_reason"] == "length" and CALL.startswith(cut["message"]["content"]) and "tool_calls" not in cut["message"]
     broken = CALL.replace("{", "[", 1)
     message, finish = both(hermes, ask(broken, tools=TOOLS))
     assert message["content"] == broken and finish == "stop"
+
+
+def call_deltas(server, body):
+    """What a stream tells of its one call: the name, the pieces of the arguments; and how it ends."""
+    choices = [f["choices"][0] for f in server.stream(CHAT, body)]
+    deltas = [call for c in choices for call in c["delta"].get("tool_calls", [])]
+    assert deltas[0]["id"] and deltas[0]["function"]["arguments"] == "" and {d["index"] for d in deltas} == {0}
+    return deltas[0]["function"]["name"], [d["function"]["arguments"] for d in deltas[1:]], choices[-1]["finish_reason"]
+
+
+def test_calls_are_streamed_while_they_are_written(hermes):
+    whole = '{"zone": "%s"}' % ("Central European Time, " * 5)
+    says = CALL.replace('{"zone": "UTC"}', whole)
+    name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS))
+    assert (name, "".join(pieces), finish) == ("now", whole, "tool_calls") and len(pieces) > 20
+    name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS, max_tokens=80))  # cut: as far as it was told
+    assert name == "now" and 0 < len("".join(pieces)) < len(whole) and whole.startswith("".join(pieces)) and finish == "length"
+    name, pieces, finish = call_deltas(hermes, ask(says[:-len('"}}\n</tool_call>')], tools=TOOLS))  # it breaks off by itself
+    assert name == "now" and finish == "stop" and whole.startswith("".join(pieces))
 
 
 def test_a_conversation_with_calls_goes_on(hermes):

@@ -167,8 +167,8 @@ bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     e->code = "context_length_exceeded";
     return api_error_set(
         e, API_TOO_LONG, NULL,
-        "the prompt has %zu tokens; with a context of %d tokens it can have at most %d, and nothing of "
-        "it is left out",
+        "the prompt has %zu tokens, which exceeds the available context size of %d: it can have at most %d, "
+        "and nothing of it is left out", /* clients look for these words of llama.cpp's */
         n, n_ctx, n_ctx - 1);
 }
 
@@ -322,17 +322,17 @@ bool answer_wait(answer *r, int timeout_ms) {
 
 bool answer_finish(answer *r) {
     while (answer_wait(r, 1000)) {
-        for (size_t i = 0; i < r->n_choices; i++) { /* nobody is told before the end */
-            buf_clear(&r->choices[i].fresh);
-            r->choices[i].n_pieces = 0;
-        }
     }
     return r->error.kind == API_NO_ERROR;
 }
 
-void answer_told(choice *c) {
+void answer_told_pieces(choice *c) {
     buf_clear(&c->fresh);
     c->n_pieces = 0;
+}
+
+void answer_told(choice *c) {
+    answer_told_pieces(c);
     c->ids_told = c->n_ids;
     c->tokens_told = c->n_tokens;
 }

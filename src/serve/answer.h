@@ -55,7 +55,8 @@ typedef struct choice {
     buf fresh;
     answer_piece *pieces; /* [n_pieces] */
     size_t n_pieces, pieces_capacity, ids_told, tokens_told;
-    bool begun, end_told; /* the writer's */
+    bool begun, end_told; /* the writer's, as the next */
+    size_t n_characters;  /* told */
 
     const char *finish; /* stop, length, tool_calls, abort; NULL until it is over */
     int stop_text;      /* number of the stop text that ended it, or -1 */
@@ -115,7 +116,9 @@ bool answer_wait(answer *r, int timeout_ms);
 /* Waits for the end of all; false: r->error is set. */
 bool answer_finish(answer *r);
 void answer_choose(answer *r); /* the n best of each prompt's best_of get the indices */
-void answer_told(choice *c);   /* what is new becomes old */
+/* What is new becomes old: all of it, or the pieces alone. */
+void answer_told(choice *c);
+void answer_told_pieces(choice *c);
 
 typedef struct answer_usage {
     int prompt, cached, completion, reasoning;

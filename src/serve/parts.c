@@ -7,19 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/utf8.h"
 
 bool parts_set(json_t *object, const char *name, json_t *value) {
     return value && json_object_set_new(object, name, value) == 0;
-}
-
-bool parts_ping_due(answer *r, const buf *out) {
-    const double now = clock_seconds();
-    const bool due = out->n == 0 && now - r->told_at >= r->server->options.ping_seconds;
-    if (due || out->n > 0)
-        r->told_at = now;
-    return due;
 }
 
 json_t *parts_usage(const answer *r) {
@@ -155,6 +146,51 @@ json_t *parts_text_logprobs(const server *s, const choice *c, size_t from, size_
                      top, "text_offset", offsets);
 }
 
+/* ---- answers ---- */
+
+json_t *parts_head(const answer *r, const char *object, json_t *choices) {
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", r->id, "object", object, "created",
+                     (json_int_t)r->created, "model", answer_model(r), "system_fingerprint",
+                     r->server->fingerprint, "choices", choices);
+}
+
+static bool set_counts(const answer *r, json_t *o) {
+    return o && parts_set(o, "usage", parts_usage(r)) && parts_set(o, "timings", parts_timings(r));
+}
+
+json_t *parts_whole(const answer *r, const char *object, json_t *(*write)(const answer *r, const choice *c)) {
+    json_t *choices = json_array();
+    for (int index = 0; choices && index < (int)r->n_prompts * r->ask.n; index++)
+        for (size_t i = 0; i < r->n_choices; i++)
+            if (r->choices[i].index == index && json_array_append_new(choices, write(r, &r->choices[i])) != 0)
+                return json_decref(choices), NULL;
+    json_t *o = parts_head(r, object, choices);
+    if (set_counts(r, o))
+        return o;
+    json_decref(o);
+    return NULL;
+}
+
+json_t *parts_chunk(const answer *r, const char *object, json_t *one) {
+    json_t *chunk = parts_head(r, object, json_pack("[o]", one));
+    if (chunk && r->ask.continuous_usage)
+        parts_set(chunk, "usage", parts_usage(r));
+    else if (chunk && r->ask.include_usage)
+        parts_set(chunk, "usage", json_null());
+    return chunk;
+}
+
+void parts_end(const answer *r, const char *object, buf *out) {
+    if (r->error.kind != API_NO_ERROR) {
+        parts_frame(out, api_error_json(&r->error, API_STYLE_OPENAI));
+    } else if (r->ask.include_usage) {
+        json_t *chunk = parts_head(r, object, json_array());
+        set_counts(r, chunk);
+        parts_frame(out, chunk);
+    }
+    buf_text(out, "data: [DONE]\n\n");
+}
+
 /* ---- frames ---- */
 
 void parts_frame(buf *out, json_t *json) {
@@ -166,8 +202,4 @@ void parts_frame(buf *out, json_t *json) {
 void parts_event(buf *out, const char *name, json_t *json) {
     buf_print(out, "event: %s\n", name);
     parts_frame(out, json);
-}
-
-void parts_error_frame(buf *out, const api_error *e) {
-    parts_frame(out, api_error_json(e, API_STYLE_OPENAI));
 }

@@ -7,9 +7,14 @@
 
 #include "serve/answer.h"
 
-/* Whether OUT is empty and nothing was said for the interval: time for a sign of life, so that nobody on the
- * way gives up. */
-bool parts_ping_due(answer *r, const buf *out);
+/* What all of OpenAI's answers begin with; takes CHOICES. */
+json_t *parts_head(const answer *r, const char *object, json_t *choices);
+/* A whole answer: its choices in their order, each by WRITE. */
+json_t *parts_whole(const answer *r, const char *object, json_t *(*write)(const answer *r, const choice *c));
+/* A chunk of a stream about one choice, usage beside it where it is asked for; takes ONE. */
+json_t *parts_chunk(const answer *r, const char *object, json_t *one);
+/* What ends a stream: an error, or usage where it is asked for. */
+void parts_end(const answer *r, const char *object, buf *out);
 json_t *parts_usage(const answer *r);
 json_t *parts_timings(const answer *r); /* llama.cpp's, of the first choice */
 /* vLLM's: the stop text or stop id that ended C, or null. */
@@ -28,6 +33,5 @@ bool parts_set(json_t *object, const char *name, json_t *value);
 void parts_frame(buf *out, json_t *json);
 /* With its name in front. */
 void parts_event(buf *out, const char *name, json_t *json);
-void parts_error_frame(buf *out, const api_error *e);
 
 #endif

@@ -2,17 +2,11 @@
  *
  * POST /v1/completions: texts continued, whole or as a stream; lists of prompts; echo.
  */
-#include <string.h>
-
-#include "base/mem.h"
 #include "serve/parts.h"
 #include "serve/routes.h"
+#include "serve/tell.h"
 
-static json_t *head(const answer *r, json_t *choices) {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", r->id, "object", "text_completion", "created",
-                     (json_int_t)r->created, "model", answer_model(r), "system_fingerprint",
-                     r->server->fingerprint, "choices", choices);
-}
+#define OBJECT "text_completion"
 
 /* ---- echo ---- */
 
@@ -77,126 +71,42 @@ static json_t *whole_choice(const answer *r, const choice *c) {
     return o;
 }
 
-static json_t *whole(const answer *r) {
-    json_t *choices = json_array();
-    for (int index = 0; choices && index < (int)r->n_prompts * r->ask.n; index++)
-        for (size_t i = 0; i < r->n_choices; i++)
-            if (r->choices[i].index == index &&
-                json_array_append_new(choices, whole_choice(r, &r->choices[i])) != 0)
-                return json_decref(choices), NULL;
-    json_t *o = head(r, choices);
-    if (o && parts_set(o, "usage", parts_usage(r)) && parts_set(o, "timings", parts_timings(r)))
-        return o;
-    json_decref(o);
-    return NULL;
+static json_t *whole(const teller *told) {
+    return parts_whole(told->answer, OBJECT, whole_choice);
 }
 
 /* ---- streamed ---- */
 
-typedef struct text_stream {
-    stream base;
-    answer *answer;
-    size_t *offsets; /* [n_choices] characters told */
-    bool over;
-} text_stream;
-
-static void write_choice(const answer *r, choice *c, size_t *offset, buf *out) {
-    const bool news = c->fresh.n > 0 || (c->over && !c->end_told);
+static void write_news(teller *told, choice *c) {
+    const answer *r = told->answer;
     buf text = {0};
-    if (!news)
+    if (c->fresh.n == 0 && (!c->over || c->end_told))
         return;
     if (r->ask.echo && !c->begun && !prompt_text(r, c->prompt, &text)) {
-        out->failed = true;
+        told->out->failed = true;
         return;
     }
     buf_add(&text, c->fresh.n ? c->fresh.bytes : "", c->fresh.n);
-    json_t *logprobs = r->ask.logprobs ? with_prompt(r, c, c->tokens_told, offset) : NULL;
-    json_t *chunk =
-        head(r, json_pack("[o]", one_choice(r, c, text.bytes, text.n, logprobs, c->over ? c->finish : NULL)));
+    json_t *logprobs = r->ask.logprobs ? with_prompt(r, c, c->tokens_told, &c->n_characters) : NULL;
+    parts_frame(
+        told->out,
+        parts_chunk(r, OBJECT, one_choice(r, c, text.bytes, text.n, logprobs, c->over ? c->finish : NULL)));
     buf_free(&text);
-    if (chunk && r->ask.continuous_usage)
-        parts_set(chunk, "usage", parts_usage(r));
-    else if (chunk && r->ask.include_usage)
-        parts_set(chunk, "usage", json_null());
-    parts_frame(out, chunk);
     c->begun = true;
     c->end_told = c->over;
     answer_told(c);
 }
 
-static void write_end(const answer *r, buf *out) {
-    if (r->error.kind != API_NO_ERROR) {
-        parts_error_frame(out, &r->error);
-    } else if (r->ask.include_usage) {
-        json_t *chunk = head(r, json_array());
-        if (chunk)
-            parts_set(chunk, "usage", parts_usage(r));
-        parts_frame(out, chunk);
-    }
-    buf_text(out, "data: [DONE]\n\n");
-}
-
-static bool next_chunk(stream *base, buf *out) {
-    text_stream *s = (text_stream *)base;
-    answer *r = s->answer;
-    if (s->over)
-        return false;
-    const bool more = answer_wait(r, 1000 * r->server->options.ping_seconds);
-    for (size_t i = 0; i < r->n_choices && r->error.kind == API_NO_ERROR; i++)
-        write_choice(r, &r->choices[i], &s->offsets[i], out);
-    if (!more) {
-        write_end(r, out);
-        s->over = true;
-    } else if (parts_ping_due(r, out)) {
-        buf_text(out, ":\n\n");
-    }
-    return true;
-}
-
-static void close_text_stream(stream *base) {
-    text_stream *s = (text_stream *)base;
-    answer_close(s->answer);
-    mem_free(s->offsets);
-    mem_free(s);
-}
-
-/* False: no memory; R is still the caller's. */
-static bool stream_answer(exchange *x, answer *r) {
-    text_stream *s = mem_array(1, sizeof *s);
-    size_t *offsets = mem_array(r->n_choices + 1, sizeof *offsets);
-    if (!s || !offsets) {
-        mem_free(s);
-        mem_free(offsets);
-        return false;
-    }
-    *s = (text_stream){{next_chunk, close_text_stream}, r, offsets, false};
-    http_reply_stream(x, "text/event-stream", &s->base);
-    return true;
-}
-
-/* ---- the route ---- */
-
-static bool start(exchange *x, answer **out, api_error *e) {
-    return answer_read(out, x, ask_read_completion, "cmpl-", e) && answer_add_prompts(*out, e) &&
-           answer_start(*out, e);
+static void write_end(teller *told) {
+    parts_end(told->answer, OBJECT, told->out);
 }
 
 void route_completions(exchange *x) {
-    answer *r = NULL;
-    if (!start(x, &r, &x->error)) {
-        http_reply_error(x, &x->error);
-        answer_close(r);
-        return;
-    }
-    if (r->ask.stream && stream_answer(x, r))
-        return;
-    if (r->ask.stream)
-        ask_no_memory(&r->error);
-    if (answer_finish(r)) {
-        answer_choose(r);
-        http_reply_json(x, 200, whole(r));
-    } else {
-        http_reply_error(x, &r->error);
-    }
-    answer_close(r);
+    static const tell_words words = {.id_prefix = "cmpl-",
+                                     .read = ask_read_completion,
+                                     .add = answer_add_prompts,
+                                     .whole = whole,
+                                     .news = write_news,
+                                     .end = write_end};
+    tell(x, &words);
 }

@@ -4,10 +4,9 @@
  */
 #include <string.h>
 
-#include "base/mem.h"
-#include "serve/blocks.h"
 #include "serve/parts.h"
 #include "serve/routes.h"
+#include "serve/tell.h"
 
 static const char *stop_reason(const choice *c) {
     if (strcmp(c->finish, "length") == 0)
@@ -50,7 +49,9 @@ static json_t *block_json(const choice *c, const block *b) {
                      c->calls[b->call].name.bytes, c->calls[b->call].name.n, "input", input);
 }
 
-static json_t *whole(const answer *r, const blocks *l) {
+static json_t *whole(const teller *told) {
+    const answer *r = told->answer;
+    const blocks *l = &told->blocks;
     const choice *c = &r->choices[0];
     json_t *content = json_array();
     for (size_t i = 0; i < l->n; i++)
@@ -67,27 +68,19 @@ static json_t *whole(const answer *r, const blocks *l) {
 
 /* ---- streamed ---- */
 
-typedef struct message_stream {
-    stream base;
-    answer *answer;
-    blocks blocks;
-    buf *out; /* while a piece is written */
-    bool begun, over;
-} message_stream;
-
-static void write_event(message_stream *s, const char *name, json_t *json) {
-    parts_event(s->out, name, json);
+static void write_event(teller *told, const char *name, json_t *json) {
+    parts_event(told->out, name, json);
 }
 
 static void begin_block(void *context, const block *b, size_t i) {
-    message_stream *s = context;
-    const answer_call *call = &s->answer->choices[0].calls[b->call];
+    teller *told = context;
+    const answer_call *call = &told->answer->choices[0].calls[b->call];
     json_t *json = b->kind == NIB_PIECE_TEXT ? json_pack("{s:s, s:s}", "type", "text", "text", "")
                    : b->kind == NIB_PIECE_REASONING
                        ? json_pack("{s:s, s:s, s:s}", "type", "thinking", "thinking", "", "signature", "")
                        : json_pack("{s:s, s:s, s:s%, s:{}}", "type", "tool_use", "id", call->id, "name",
                                    call->name.bytes, call->name.n, "input");
-    write_event(s, "content_block_start",
+    write_event(told, "content_block_start",
                 json_pack("{s:s, s:I, s:o}", "type", "content_block_start", "index", (json_int_t)i,
                           "content_block", json));
 }
@@ -112,8 +105,8 @@ static void end_block(void *context, const block *b, size_t i) {
                 json_pack("{s:s, s:I}", "type", "content_block_stop", "index", (json_int_t)i));
 }
 
-static void begin_message(message_stream *s) {
-    const answer *r = s->answer;
+static void begin_message(teller *told) {
+    const answer *r = told->answer;
     json_t *message = head(r, json_array());
     json_t *counted =
         json_pack("{s:i, s:i, s:i, s:i}", "input_tokens", (int)r->prompts[0].n, "cache_creation_input_tokens",
@@ -124,109 +117,56 @@ static void begin_message(message_stream *s) {
         json_object_set_new(message, "stop_sequence", json_null());
     if (message)
         parts_set(message, "usage", counted);
-    write_event(s, "message_start", json_pack("{s:s, s:o}", "type", "message_start", "message", message));
-    s->begun = true;
+    write_event(told, "message_start", json_pack("{s:s, s:o}", "type", "message_start", "message", message));
 }
 
-static void end_message(message_stream *s) {
-    const answer *r = s->answer;
+static void end_message(teller *told) {
+    const answer *r = told->answer;
     const choice *c = &r->choices[0];
     if (r->error.kind != API_NO_ERROR) {
-        write_event(s, "error", api_error_json(&r->error, API_STYLE_ANTHROPIC));
+        write_event(told, "error", api_error_json(&r->error, API_STYLE_ANTHROPIC));
         return;
     }
-    blocks_end(&s->blocks);
-    write_event(s, "message_delta",
+    blocks_end(&told->blocks);
+    write_event(told, "message_delta",
                 json_pack("{s:s, s:{s:s, s:s?}, s:o}", "type", "message_delta", "delta", "stop_reason",
                           stop_reason(c), "stop_sequence", stop_sequence(r, c), "usage", usage(r)));
-    write_event(s, "message_stop", json_pack("{s:s}", "type", "message_stop"));
+    write_event(told, "message_stop", json_pack("{s:s}", "type", "message_stop"));
 }
 
-static bool next_event(stream *base, buf *out) {
-    message_stream *s = (message_stream *)base;
-    s->out = out;
-    if (s->over)
-        return false;
-    if (!s->begun) { /* at once: clients wait for it */
-        begin_message(s);
-        return true;
-    }
-    const bool more = answer_wait(s->answer, 1000 * s->answer->server->options.ping_seconds);
-    if (s->answer->error.kind == API_NO_ERROR)
-        blocks_take(&s->blocks, &s->answer->choices[0]);
-    out->failed |= s->blocks.failed;
-    if (!more) {
-        end_message(s);
-        s->over = true;
-    } else if (parts_ping_due(s->answer, out)) {
-        write_event(s, "ping", json_pack("{s:s}", "type", "ping"));
-    }
-    return true;
-}
-
-static void close_message_stream(stream *base) {
-    message_stream *s = (message_stream *)base;
-    answer_close(s->answer);
-    blocks_free(&s->blocks);
-    mem_free(s);
-}
-
-/* False: no memory; R is still the caller's. */
-static bool stream_answer(exchange *x, answer *r) {
-    message_stream *s = mem_array(1, sizeof *s);
-    if (!s)
-        return false;
-    s->base = (stream){next_event, close_message_stream};
-    s->answer = r;
-    s->blocks = (blocks){.begin = begin_block, .more = more_of_block, .end = end_block, .context = s};
-    http_reply_stream(x, "text/event-stream", &s->base);
-    return true;
+static void ping(teller *told) {
+    write_event(told, "ping", json_pack("{s:s}", "type", "ping"));
 }
 
 /* ---- the routes ---- */
 
-static bool read(exchange *x, bool counting, answer **out, api_error *e) {
-    json_t *body;
-    ask a = {0};
-    if (!http_json(x, &body, e))
-        return false;
-    if (!ask_read_messages(&a, body, counting, e)) {
-        ask_free(&a);
-        json_decref(body);
-        return false;
-    }
-    return answer_open(out, x, &a, body, "msg_", e) && routes_check_model(x, (*out)->ask.model, e) &&
-           answer_add_conversation(*out, e);
+static bool read_to_answer(ask *a, const json_t *body, api_error *e) {
+    return ask_read_messages(a, body, false, e);
+}
+
+static bool read_to_count(ask *a, const json_t *body, api_error *e) {
+    return ask_read_messages(a, body, true, e);
 }
 
 void route_messages(exchange *x) {
-    answer *r = NULL;
-    blocks all = {0};
-    if (!read(x, false, &r, &x->error) || !answer_start(r, &x->error)) {
-        http_reply_error(x, &x->error);
-        answer_close(r);
-        return;
-    }
-    if (r->ask.stream && stream_answer(x, r))
-        return;
-    if (r->ask.stream)
-        ask_no_memory(&r->error);
-    while (answer_wait(r, 1000))
-        blocks_take(&all, &r->choices[0]);
-    blocks_take(&all, &r->choices[0]);
-    if (all.failed)
-        ask_no_memory(&r->error);
-    if (r->error.kind == API_NO_ERROR)
-        http_reply_json(x, 200, whole(r, &all));
-    else
-        http_reply_error(x, &r->error);
-    blocks_free(&all);
-    answer_close(r);
+    static const tell_words words = {.id_prefix = "msg_",
+                                     .read = read_to_answer,
+                                     .add = answer_add_conversation,
+                                     .whole = whole,
+                                     .begin = begin_message,
+                                     .begin_block = begin_block,
+                                     .more_of_block = more_of_block,
+                                     .end_block = end_block,
+                                     .end = end_message,
+                                     .ping = ping};
+    tell(x, &words);
 }
 
 void route_count_messages(exchange *x) {
     answer *r = NULL;
-    if (read(x, true, &r, &x->error) || (r && r->n_prompts > 0 && x->error.kind == API_TOO_LONG))
+    const bool fits =
+        answer_read(&r, x, read_to_count, "msg_", &x->error) && answer_add_conversation(r, &x->error);
+    if (fits || (r && r->n_prompts > 0 && x->error.kind == API_TOO_LONG))
         http_reply_json(x, 200, json_pack("{s:I}", "input_tokens", (json_int_t)r->prompts[0].n));
     else
         http_reply_error(x, &x->error);

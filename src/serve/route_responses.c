@@ -4,10 +4,9 @@
  */
 #include <string.h>
 
-#include "base/mem.h"
-#include "serve/blocks.h"
 #include "serve/parts.h"
 #include "serve/routes.h"
+#include "serve/tell.h"
 
 /* ---- the answer ---- */
 
@@ -92,31 +91,26 @@ static const char *final_status(const answer *r) {
     return strcmp(r->choices[0].finish, "length") == 0 ? "incomplete" : "completed";
 }
 
+static json_t *whole(const teller *told) {
+    return response(told->answer, &told->blocks, final_status(told->answer));
+}
+
 /* ---- streamed ---- */
 
-typedef struct response_stream {
-    stream base;
-    answer *answer;
-    blocks blocks;
-    buf *out; /* while a piece is written */
-    json_int_t sequence;
-    bool begun, over;
-} response_stream;
-
 /* Adds type and number to JSON and writes it. */
-static void write_event(response_stream *s, const char *type, json_t *json) {
-    json_t *event = json_pack("{s:s, s:I}", "type", type, "sequence_number", s->sequence++);
+static void write_event(teller *told, const char *type, json_t *json) {
+    json_t *event = json_pack("{s:s, s:I}", "type", type, "sequence_number", told->sequence++);
     if (event && json && json_object_update(event, json) == 0) {
-        parts_event(s->out, type, event);
+        parts_event(told->out, type, event);
     } else {
         json_decref(event);
-        s->out->failed = true;
+        told->out->failed = true;
     }
     json_decref(json);
 }
 
 /* An event about the text of block I: the delta or the whole, as KEY. */
-static void write_text(response_stream *s, const char *type, const block *b, size_t i, const char *key,
+static void write_text(teller *told, const char *type, const block *b, size_t i, const char *key,
                        const char *text, size_t n) {
     json_t *json = json_pack("{s:s, s:I, s:s%}", "item_id", b->id, "output_index", (json_int_t)i, key,
                              text ? text : "", n);
@@ -124,22 +118,22 @@ static void write_text(response_stream *s, const char *type, const block *b, siz
         parts_set(json, "content_index", json_integer(0));
     if (json && b->kind == NIB_PIECE_TEXT)
         parts_set(json, "logprobs", json_array());
-    write_event(s, type, json);
+    write_event(told, type, json);
 }
 
-static void write_part(response_stream *s, const char *type, const block *b, size_t i, const block *shown) {
-    write_event(s, type,
+static void write_part(teller *told, const char *type, const block *b, size_t i, const block *shown) {
+    write_event(told, type,
                 json_pack("{s:s, s:I, s:i, s:o}", "item_id", b->id, "output_index", (json_int_t)i,
                           "content_index", 0, "part", text_part(shown)));
 }
 
 static void begin_item(void *context, const block *b, size_t i) {
-    response_stream *s = context;
+    teller *told = context;
     const block nothing = {.kind = b->kind};
-    write_event(s, "response.output_item.added",
-                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(s->answer, b, true)));
+    write_event(told, "response.output_item.added",
+                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(told->answer, b, true)));
     if (b->kind != NIB_PIECE_CALL)
-        write_part(s, "response.content_part.added", b, i, &nothing);
+        write_part(told, "response.content_part.added", b, i, &nothing);
 }
 
 static const char *const delta_events[] = {[NIB_PIECE_TEXT] = "response.output_text.delta",
@@ -154,98 +148,41 @@ static void more_of_item(void *context, const block *b, size_t i, const char *te
 }
 
 static void end_item(void *context, const block *b, size_t i) {
-    response_stream *s = context;
+    teller *told = context;
     const bool call = b->kind == NIB_PIECE_CALL;
-    write_text(s, done_events[b->kind], b, i, call ? "arguments" : "text", b->text.bytes, b->text.n);
+    write_text(told, done_events[b->kind], b, i, call ? "arguments" : "text", b->text.bytes, b->text.n);
     if (!call)
-        write_part(s, "response.content_part.done", b, i, b);
-    write_event(s, "response.output_item.done",
-                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(s->answer, b, false)));
+        write_part(told, "response.content_part.done", b, i, b);
+    write_event(told, "response.output_item.done",
+                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(told->answer, b, false)));
 }
 
-static void write_response(response_stream *s, const char *type, const char *status) {
-    write_event(s, type, json_pack("{s:o}", "response", response(s->answer, &s->blocks, status)));
+static void write_response(teller *told, const char *type, const char *status) {
+    write_event(told, type, json_pack("{s:o}", "response", response(told->answer, &told->blocks, status)));
 }
 
-static void end_response(response_stream *s) {
+static void end_response(teller *told) {
     static const char *const types[] = {"response.completed", "response.incomplete", "response.failed"};
-    const char *status = final_status(s->answer);
+    const char *status = final_status(told->answer);
     const int which = strcmp(status, "completed") == 0 ? 0 : strcmp(status, "incomplete") == 0 ? 1 : 2;
-    blocks_end(&s->blocks);
-    write_response(s, types[which], status);
+    blocks_end(&told->blocks);
+    write_response(told, types[which], status);
 }
 
-static bool next_event(stream *base, buf *out) {
-    response_stream *s = (response_stream *)base;
-    s->out = out;
-    if (s->over)
-        return false;
-    if (!s->begun) {
-        write_response(s, "response.created", "in_progress");
-        write_response(s, "response.in_progress", "in_progress");
-        s->begun = true;
-        return true;
-    }
-    const bool more = answer_wait(s->answer, 1000 * s->answer->server->options.ping_seconds);
-    if (s->answer->error.kind == API_NO_ERROR)
-        blocks_take(&s->blocks, &s->answer->choices[0]);
-    out->failed |= s->blocks.failed;
-    if (!more) {
-        end_response(s);
-        s->over = true;
-    } else if (parts_ping_due(s->answer, out)) {
-        buf_text(out, ":\n\n");
-    }
-    return true;
-}
-
-static void close_response_stream(stream *base) {
-    response_stream *s = (response_stream *)base;
-    answer_close(s->answer);
-    blocks_free(&s->blocks);
-    mem_free(s);
-}
-
-/* False: no memory; R is still the caller's. */
-static bool stream_answer(exchange *x, answer *r) {
-    response_stream *s = mem_array(1, sizeof *s);
-    if (!s)
-        return false;
-    s->base = (stream){next_event, close_response_stream};
-    s->answer = r;
-    s->blocks = (blocks){.begin = begin_item, .more = more_of_item, .end = end_item, .context = s};
-    http_reply_stream(x, "text/event-stream", &s->base);
-    return true;
-}
-
-/* ---- the route ---- */
-
-static bool start(exchange *x, answer **out, api_error *e) {
-    return answer_read(out, x, ask_read_responses, "resp_", e) && answer_add_conversation(*out, e) &&
-           answer_start(*out, e);
+static void begin_response(teller *told) {
+    write_response(told, "response.created", "in_progress");
+    write_response(told, "response.in_progress", "in_progress");
 }
 
 void route_responses(exchange *x) {
-    answer *r = NULL;
-    blocks all = {0};
-    if (!start(x, &r, &x->error)) {
-        http_reply_error(x, &x->error);
-        answer_close(r);
-        return;
-    }
-    if (r->ask.stream && stream_answer(x, r))
-        return;
-    if (r->ask.stream)
-        ask_no_memory(&r->error);
-    while (answer_wait(r, 1000))
-        blocks_take(&all, &r->choices[0]);
-    blocks_take(&all, &r->choices[0]);
-    if (all.failed)
-        ask_no_memory(&r->error);
-    if (r->error.kind == API_NO_ERROR)
-        http_reply_json(x, 200, response(r, &all, final_status(r)));
-    else
-        http_reply_error(x, &r->error);
-    blocks_free(&all);
-    answer_close(r);
+    static const tell_words words = {.id_prefix = "resp_",
+                                     .read = ask_read_responses,
+                                     .add = answer_add_conversation,
+                                     .whole = whole,
+                                     .begin = begin_response,
+                                     .begin_block = begin_item,
+                                     .more_of_block = more_of_item,
+                                     .end_block = end_item,
+                                     .end = end_response};
+    tell(x, &words);
 }

@@ -24,6 +24,7 @@ const route routes_table[] = {
     {"POST", "/chat/completions", 0, route_chat, "an answer to a conversation", ask_chat_tables},
     {"POST", "/v1/chat/completions/input_tokens", 0, route_count, "tokens of a conversation",
      ask_chat_tables},
+    {"POST", "/chat/completions/input_tokens", 0, route_count, "tokens of a conversation", ask_chat_tables},
     {"POST", "/v1/completions", 0, route_completions, "a text continued", ask_completion_tables},
     {"POST", "/completions", 0, route_completions, "a text continued", ask_completion_tables},
     {"POST", "/v1/embeddings", 0, route_embeddings, "texts as vectors", ask_embeddings_tables},

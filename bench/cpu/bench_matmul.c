@@ -3,12 +3,14 @@
  * Speed of the matrix products alone, on random weights of the shapes of Gemma 3 270M and SmolLM2 135M.
  *
  *   bench_matmul [--threads N] [--rung scalar|avx2|avx512|vnni] [--mode int8|f32] [--m M]
- *                [--format nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q6_k] [--shape WORD] [--quick] [--cpu-time]
+ *                [--format nvfp4|q8_0|q4_0|f16|bf16|q4_1|q5_0|q4_k|q5_k|q6_k] [--shape WORD] [--quick]
+ * [--cpu-time]
  *
  * Without --rung it runs every rung of the machine but scalar; --rung takes several with commas.
- * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that M = 1
- * reads memory. The read bandwidth beside it is that of the same threads adding up a buffer of that size, in
- * between the runs. Every figure is the median of the repetitions. --quick keeps one copy, in the caches.
+ * Weights are copied until they fill more than the caches, and the copies are visited in turn, so that a few
+ * rows of activations read memory. The read bandwidth beside it is that of the same threads adding up a
+ * buffer of that size, in between the runs. Every figure is the median of the repetitions. --quick keeps one
+ * copy, in the caches.
  * --cpu-time divides by the CPU time of the process (with one thread) and reports the best of many short
  * runs: for tuning on a machine that others use.
  */
@@ -48,9 +50,9 @@ typedef struct format {
     dtype dtype;
 } format;
 
-static const format formats[] = {{"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0", DT_Q4_0},
-                                 {"f16", DT_F16},     {"bf16", DT_BF16}, {"q4_1", DT_Q4_1},
-                                 {"q5_0", DT_Q5_0},   {"q6_k", DT_Q6_K}};
+static const format formats[] = {{"nvfp4", DT_NVFP4}, {"q8_0", DT_Q8_0}, {"q4_0", DT_Q4_0}, {"f16", DT_F16},
+                                 {"bf16", DT_BF16},   {"q4_1", DT_Q4_1}, {"q5_0", DT_Q5_0}, {"q4_k", DT_Q4_K},
+                                 {"q5_k", DT_Q5_K},   {"q6_k", DT_Q6_K}};
 
 typedef struct options {
     int threads;
@@ -100,7 +102,7 @@ static tensor random_tensor(dtype t, size_t rows, size_t cols) {
     uint16_t scale = 0x2000; /* F16 2^-7 */
     for (size_t i = 0; t >= DT_Q4_0 && i < w.bytes; i += dtype_get(t)->block_bytes) {
         memcpy(data + i + (t == DT_Q6_K ? 208 : 0), &scale, 2);
-        if (t == DT_Q4_1)
+        if (t == DT_Q4_1 || t == DT_Q4_K || t == DT_Q5_K)
             memcpy(data + i + 2, &scale, 2);
     }
     if (t == DT_F16 || t == DT_BF16)
@@ -172,7 +174,7 @@ static void run(void *arg, int thread, int n_threads) {
 static void bench(const cpu_kernels *k, const shape *s, const format *f, bool int8, size_t m,
                   const options *o, const uint64_t *buffer) {
     tensor t = random_tensor(f->dtype, s->rows, s->cols);
-    size_t bytes = tensor_total_bytes(&t), copies = o->quick || m > 1 ? 1 : FOOTPRINT / bytes + 1;
+    size_t bytes = tensor_total_bytes(&t), copies = o->quick || m > 16 ? 1 : FOOTPRINT / bytes + 1;
     packed **w = must(mem_array(copies, sizeof *w));
     void **data = must(mem_array(copies, sizeof *data)); /* of formats that are read where they lie */
     act *a = NULL, *out = NULL;
@@ -213,7 +215,7 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
     double gb = (double)w[0]->head.bytes * (double)copies / best / 1e9;
     printf("%-15s %-6s %-5s %-12s M %4zu  %8.1f Gw/s  %6.1f GB/s", s->name, f->name, int8 ? "int8" : "f32",
            k->rung, m, macs / best / 1e9, gb);
-    if (m == 1 && !o->quick) {
+    if (m <= 16 && !o->quick) {
         double read = read_bandwidth(buffer, FOOTPRINT, o);
         printf("  %5.1f %% of %.1f", 100.0 * gb / read, read);
     }
@@ -273,7 +275,7 @@ static void parse(options *o, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    static const size_t ms[] = {1, 8, 64, 512};
+    static const size_t ms[] = {1, 2, 4, 8, 16, 64, 512};
     static const struct {
         const char *name;
         uint32_t mask;
@@ -303,9 +305,10 @@ int main(int argc, char **argv) {
 #endif
         for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
-                for (size_t i = 0; i < 4; i++)
+                for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
                     if (strcmp(o.format, formats[f].name) == 0 && strstr(shapes[s].name, o.shape) &&
-                        (o.m ? o.m == ms[i] : true) && (shapes[s].rows < 10000 || ms[i] <= 8))
+                        (o.m ? o.m == ms[i] : true) && (shapes[s].rows < 10000 || ms[i] <= 16) &&
+                        shapes[s].cols % dtype_get(formats[f].dtype)->block == 0)
                         bench(&k, &shapes[s], &formats[f], strcmp(o.mode, "int8") == 0, ms[i], &o, buffer);
     }
     free(buffer);

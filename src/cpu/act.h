@@ -3,8 +3,8 @@
  * Backend memory: what a buf and a vec are on a CPU.
  *
  * FP32 values are always there. A BUF_ACT in int8 mode also holds the same values as 8-bit integers, written
- * once by the op that produces the activation: weights stored in 4 or 8 bits multiply the integers, all
- * others (BF16, F16, F32, K-quants) the FP32 values.
+ * once by the op that produces the activation: weights that pack.h has a form for multiply the integers, all
+ * others (BF16, F16, F32, FP8, rarer blocks) the FP32 values.
  *
  *   value[r, c] ~ code * scale of the act_block it lies in        codes in -127..127
  *
@@ -29,8 +29,8 @@
 typedef struct act_block {
     int8_t codes[ACT_BLOCK];
     float scale;
-    int32_t starts[2]; /* ACT_MAGIC minus 12 (4-bit weights), minus 128 (8-bit) times the sum of the codes */
-    int32_t zero;
+    int32_t starts[2]; /* ACT_MAGIC minus 16 (narrow codes), minus 128 (wide) times the sum of the codes */
+    float sum;         /* of the codes, times scale: what a weight's least value is multiplied by */
 } act_block;
 
 typedef struct act {

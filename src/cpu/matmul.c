@@ -3,10 +3,10 @@
  * Matrix products, cut into units. Kernels do the arithmetic (ref/matmul_ref.c defines it); here is who takes
  * which rows.
  *
- * One row of activations: a unit is a group of 16 weight rows, streamed straight from packed memory. More
- * rows: a unit is a tile of 32 weight rows times up to MATMUL_TOKENS rows; the tile is unpacked once, a
- * stretch of columns at a time, and multiplied by all of them. A row's sums run over the columns in one order
- * whatever the path, so the paths give the same bits.
+ * One row of activations, and a few where the rung has a kernel for them: a unit is a group of 16 weight
+ * rows, streamed straight from packed memory. More rows: a unit is a tile of 32 weight rows times up to
+ * MATMUL_TOKENS rows; the tile is unpacked once, a stretch of columns at a time, and multiplied by all of
+ * them. A row's sums run over the columns in one order whatever the path, so the paths give the same bits.
  *
  * A gated product takes the same rows of gate and up in one unit, so that f(gate) * up is formed, and
  * quantized, while the sums are in the cache.
@@ -30,8 +30,22 @@ static size_t chunks_of(const matmul_job *job) {
     return (job->n_rows + MATMUL_TOKENS - 1) / MATMUL_TOKENS;
 }
 
+static bool is_int8(const matmul_job *job, const pack_part *p) {
+    return job->w->int8 && p->kind != PACK_ROWS;
+}
+
+static bool has_direct(const matmul_job *job, const pack_part *p) {
+    return is_int8(job, p) && job->k->matmul.direct8[p->kind];
+}
+
+/* Whether part P (gated: and the part after it) is multiplied group by group. */
+static bool by_groups(const matmul_job *job, const pack_part *p) {
+    return job->n_rows == 1 ||
+           (job->n_rows <= MATMUL_DIRECT && has_direct(job, p) && (!job->gated || has_direct(job, p + 1)));
+}
+
 static size_t part_units(const matmul_job *job, const pack_part *p) {
-    return job->n_rows == 1 ? pack_groups(p) : tiles_of(p) * chunks_of(job);
+    return by_groups(job, p) ? pack_groups(p) : tiles_of(p) * chunks_of(job);
 }
 
 size_t matmul_units(const matmul_job *job) {
@@ -53,10 +67,6 @@ size_t pack_scratch_bytes(const packed *w) {
     return 2 * MATMUL_ACC_BYTES + (rows > most ? rows : most);
 }
 
-static bool is_int8(const matmul_job *job, const pack_part *p) {
-    return job->w->int8 && p->kind != PACK_ROWS;
-}
-
 /* ---- where sums go; acc [n_tokens, MATMUL_TILE] of rows [first, first + n), n <= MATMUL_TILE ---- */
 
 static void row_factors(const pack_part *p, size_t first, size_t n, float factors[MATMUL_TILE]) {
@@ -65,12 +75,12 @@ static void row_factors(const pack_part *p, size_t first, size_t n, float factor
         factors[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
 }
 
-/* out[token, rows of the part from FIRST on] = or += sums * scale (+ bias) */
+/* out[token, rows of the part from FIRST on] = or += sums * scale (+ bias); rows of acc lie STRIDE apart */
 static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
-                size_t n_tokens, const float *acc) {
+                size_t n_tokens, const float *acc, size_t stride) {
     float factors[MATMUL_TILE];
     row_factors(p, first, n, factors);
-    for (size_t t = 0; t < n_tokens; t++, acc += MATMUL_TILE) {
+    for (size_t t = 0; t < n_tokens; t++, acc += stride) {
         float *out = job->out + (token + t) * job->out_stride + p->row0 + first;
         if (job->add)
             for (size_t i = 0; i < n; i++)
@@ -123,9 +133,10 @@ static void put_gated(const matmul_job *job, size_t first, size_t n, size_t toke
     }
 }
 
-/* The same for one row of activations and any number of rows: GATE and UP are [n]. */
-static void put_gated_row(const matmul_job *job, size_t first, size_t n, float *gate, float *up) {
-    float *out = act_row(job->gated, 0) + first;
+/* The same for one row of activations, TOKEN, and any number of rows: GATE and UP are [n]. */
+static void put_gated_row(const matmul_job *job, size_t first, size_t n, size_t token, float *gate,
+                          float *up) {
+    float *out = act_row(job->gated, token) + first;
     for (size_t i = 0; i < n; i += MATMUL_TILE) {
         float gate_factors[MATMUL_TILE], up_factors[MATMUL_TILE];
         size_t few = min(MATMUL_TILE, n - i);
@@ -138,7 +149,7 @@ static void put_gated_row(const matmul_job *job, size_t first, size_t n, float *
     }
     job->k->glu[job->glu](out, gate, up, n);
     if (job->gated->blocks) /* behind the last column the row is zero up to a whole block */
-        job->k->matmul.quantize_act(act_blocks(job->gated, 0) + first / ACT_BLOCK, out,
+        job->k->matmul.quantize_act(act_blocks(job->gated, token) + first / ACT_BLOCK, out,
                                     (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK);
 }
 
@@ -164,7 +175,7 @@ static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, si
     bool int8 = is_int8(job, p);
     uint8_t *tile = scratch;
     float *scales = (float *)(tile + (int8 ? MATMUL_TILE8_CODES : MATMUL_TILE32_VALUES));
-    size_t stretch = int8 ? MATMUL_BLOCKS8 : MATMUL_BLOCKS32, n_blocks = p->n_super * 4;
+    size_t stretch = int8 ? MATMUL_BLOCKS8 : MATMUL_BLOCKS32, n_blocks = pack_blocks(p);
     matmul_cut cut = {.part = p, .group = first / PACK_LANES, .n_groups = n > PACK_LANES ? 2 : 1};
     memset(acc, 0, n_tokens * MATMUL_TILE * sizeof *acc);
     for (cut.block = 0; cut.block < n_blocks; cut.block += stretch) {
@@ -173,8 +184,9 @@ static void sum_tile(const matmul_job *job, const pack_part *p, size_t first, si
             expect(job, p, first, n, token, n_tokens);
         if (int8) {
             m->tile8[p->kind](tile, scales, &cut);
-            m->mul8[p->wide](acc, tile, scales, cut.n_groups, cut.n_blocks,
-                             act_blocks(job->a, token) + cut.block, job->a->stride / ACT_BLOCK, n_tokens);
+            m->mul8[pack_layouts[p->kind].codes](acc, tile, scales, cut.n_groups, cut.n_blocks,
+                                                 act_blocks(job->a, token) + cut.block,
+                                                 job->a->stride / ACT_BLOCK, n_tokens);
         } else {
             m->tile32[p->kind]((float *)tile, scales, &cut);
             m->mul32(acc, (float *)tile, scales, cut.n_groups, cut.n_blocks,
@@ -223,11 +235,8 @@ static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t
                  float *acc) {
     const matmul_kernels *m = &job->k->matmul;
     size_t row_bytes;
-    if (is_int8(job, p)) {
-        if (m->gemv8[p->kind])
-            m->gemv8[p->kind](acc, p, group, n_groups, job->a->blocks);
-        return m->gemv8[p->kind];
-    }
+    if (is_int8(job, p))
+        return false;
     if (p->kind != PACK_ROWS) {
         if (m->gemv32[p->kind])
             m->gemv32[p->kind](acc, p, group, n_groups, job->a->f32);
@@ -241,9 +250,15 @@ static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t
     return true;
 }
 
-/* Groups [group, group + n_groups) of a part, ROWS rows, times one row of activations: acc [rows]. */
+/* Groups [group, group + n_groups) of a part, ROWS rows, times all rows of activations: acc [n_rows, stride].
+ */
 static void sum_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n_groups, size_t rows,
-                       float *acc, void *scratch) {
+                       float *acc, size_t stride, void *scratch) {
+    if (has_direct(job, p)) {
+        job->k->matmul.direct8[p->kind](acc, stride, p, group, n_groups, job->a->blocks,
+                                        job->a->stride / ACT_BLOCK, job->n_rows);
+        return;
+    }
     if (gemv(job, p, group, n_groups, rows, acc))
         return;
     for (size_t i = 0; i < rows; i += MATMUL_TILE)
@@ -253,21 +268,21 @@ static void sum_groups(const matmul_job *job, const pack_part *p, size_t group, 
 
 /* ---- units ---- */
 
-/* Groups [group, group + n) of part P (gated: and of the part after it), one row of activations. */
+/* Groups [group, group + n) of part P (gated: and of the part after it), all rows of activations. */
 static void run_groups(const matmul_job *job, const pack_part *p, size_t group, size_t n, void *scratch) {
     float *acc = scratch, *acc2 = (float *)((uint8_t *)scratch + MATMUL_ACC_BYTES);
     void *rest = (uint8_t *)scratch + 2 * MATMUL_ACC_BYTES;
     for (size_t step; n > 0; group += step, n -= step) {
-        step = min(n, MATMUL_GROUPS);
+        step = min(n, job->n_rows == 1 ? MATMUL_GROUPS : 2 * MATMUL_GROUPS / job->n_rows);
         size_t first = group * PACK_LANES, rows = min(step * PACK_LANES, p->rows - first);
-        sum_groups(job, p, group, step, rows, acc, rest);
+        size_t stride = step * PACK_LANES;
+        sum_groups(job, p, group, step, rows, acc, stride, rest);
         if (job->gated)
-            sum_groups(job, p + 1, group, step, rows, acc2, rest);
-        if (job->gated)
-            put_gated_row(job, first, rows, acc, acc2);
-        else
-            for (size_t i = 0; i < rows; i += MATMUL_TILE)
-                put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, 1, acc + i);
+            sum_groups(job, p + 1, group, step, rows, acc2, stride, rest);
+        for (size_t t = 0; job->gated && t < job->n_rows; t++)
+            put_gated_row(job, first, rows, t, acc + t * stride, acc2 + t * stride);
+        for (size_t i = 0; !job->gated && i < rows; i += MATMUL_TILE)
+            put(job, p, first + i, min(MATMUL_TILE, rows - i), 0, job->n_rows, acc + i, stride);
     }
 }
 
@@ -279,7 +294,7 @@ static void run_chunk(const matmul_job *job, const pack_part *p, size_t tile, si
     void *rest = (uint8_t *)scratch + 2 * MATMUL_ACC_BYTES;
     sum_any(job, p, first, n, token, n_tokens, MATMUL_ROWS, acc, rest);
     if (!job->gated) {
-        put(job, p, first, n, token, n_tokens, acc);
+        put(job, p, first, n, token, n_tokens, acc, MATMUL_TILE);
         return;
     }
     sum_any(job, p + 1, first, n, token, n_tokens, MATMUL_ROWS, acc2, rest);
@@ -295,7 +310,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch) 
         const pack_part *p = &w->parts[i];
         size_t n = part_units(job, p);
         size_t from = begin > unit ? begin - unit : 0, to = min(n, end - unit);
-        if (from < to && job->n_rows == 1)
+        if (from < to && by_groups(job, p))
             run_groups(job, p, from, to - from, scratch);
         else
             for (size_t u = from; u < to; u++)

@@ -33,6 +33,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 
 #define MATMUL_TILE     32   /* rows of a tile: two groups of pack.h */
 #define MATMUL_TOKENS   128  /* rows of the activation that a unit takes at most */
+#define MATMUL_DIRECT   16   /* rows of the activation that are multiplied straight from packed memory */
 #define MATMUL_BLOCKS8  32   /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
 #define MATMUL_BLOCKS32 16   /* in an FP32 tile */
 #define MATMUL_ROWS     16   /* rows of a tile of a PACK_ROWS part */
@@ -63,17 +64,16 @@ typedef struct matmul_kernels {
     void (*quantize_act)(act_block *blocks, const float *x, size_t n);
 
     /* 8-bit activations: unpack a tile, then multiply it by any number of rows (STRIDE blocks from one to the
-     * next); [1]: the part is wide */
+     * next); by pack_codes */
     void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
-    void (*mul8[2])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups, size_t n_blocks,
-                    const act_block *x, size_t stride, size_t n_tokens);
-    /* One row of activations, groups [group, group + n_groups), all blocks: acc [n_groups, 16] is set; up to
-     * MATMUL_GROUPS groups.
-     * NULL: the tiles do it. */
-    void (*gemv8[PACK_KINDS])(float *acc, const pack_part *p, size_t group, size_t n_groups,
-                              const act_block *x);
+    void (*mul8[PACK_CODES])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
+                             size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens);
+    /* Up to MATMUL_DIRECT rows of activations, groups [group, group + n_groups), all blocks: row t of acc,
+     * ACC_STRIDE numbers on, is set to [n_groups, 16] sums. NULL: the tiles do it. */
+    void (*direct8[PACK_KINDS])(float *acc, size_t acc_stride, const pack_part *p, size_t group,
+                                size_t n_groups, const act_block *x, size_t stride, size_t n_tokens);
 
-    /* the same with FP32 activations */
+    /* the same with FP32 activations; gemv: one row of them, up to MATMUL_GROUPS groups */
     void (*tile32[PACK_KINDS])(float *values, float *scales, const matmul_cut *cut);
     void (*mul32)(float *acc, const float *values, const float *scales, size_t n_groups, size_t n_blocks,
                   const float *x, size_t stride, size_t n_tokens);
@@ -89,10 +89,10 @@ typedef struct matmul_kernels {
                                 size_t n);
 } matmul_kernels;
 
-#define MATMUL_GROUPS        128
+#define MATMUL_GROUPS        128 /* times 16 rows, of one row of activations: what an acc holds twice */
 #define MATMUL_ACC_BYTES     (MATMUL_TOKENS * MATMUL_TILE * sizeof(float))
 #define MATMUL_TILE8_CODES   (MATMUL_BLOCKS8 * 16 * MATMUL_TILE)
-#define MATMUL_TILE8_SCALES  (MATMUL_BLOCKS8 * 2 * MATMUL_TILE * sizeof(float))
+#define MATMUL_TILE8_SCALES  (MATMUL_BLOCKS8 * 3 * MATMUL_TILE * sizeof(float))
 #define MATMUL_TILE32_VALUES (MATMUL_BLOCKS32 * 16 * MATMUL_TILE * sizeof(float))
 #define MATMUL_TILE32_SCALES (MATMUL_BLOCKS32 * MATMUL_TILE * sizeof(float))
 

@@ -12,272 +12,18 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "cpu/matmul.h"
+#include "cpu/pack_form.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
 
-#define BAD_SCALE     0x100u /* an entry of the scale table that E5M3 does not hold */
-#define E5M3_UNIT     0x1p-104f
-#define MXFP4_SPAN    30 /* binades between the smallest and the largest scale that E5M3 holds */
-#define MXFP4_MIN     40 /* E8M0 codes outside these would leave FP32's range beside the tensor scale */
-#define MXFP4_MAX     200
 #define PARALLEL_ROWS 256
 #define STRIPE_BYTES  ((size_t)1 << 19) /* of the file, read and packed at once: they fit a core's cache */
-
-static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-static const int8_t q4_0_grid[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-
-/* What a row packer needs to know beside the row. */
-typedef struct pack_source {
-    const pack_part *part;
-    const unsigned char *data; /* of row 0, though only a stripe's rows are there */
-    const uint8_t *block_scales;
-    size_t row_bytes, row_scales; /* bytes of a row of each */
-    uint16_t scale_table[256];    /* stored scale byte -> E5M3, or BAD_SCALE */
-} pack_source;
-
-/* Packs row ROW into lane ROW % 16 of its group GROUP (zeroed); returns the or of its scale table entries. */
-typedef uint32_t (*pack_row_fn)(const pack_source *s, size_t row, uint8_t *group);
-
-static uint32_t read_u32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static uint64_t read_u64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static uint16_t e5m3_of(float scale) {
-    uint32_t bits = f32_bits(scale * E5M3_UNIT);
-    return bits >> 28 || bits & 0xfffffu ? BAD_SCALE : (uint16_t)(bits >> 20);
-}
-
-/* Low nibbles of 8 bytes, in order. */
-static uint32_t low_nibbles(uint64_t x) {
-    x &= 0x0f0f0f0f0f0f0f0fu;
-    x = (x | x >> 4) & 0x00ff00ff00ff00ffu;
-    x = (x | x >> 8) & 0x0000ffff0000ffffu;
-    return (uint32_t)(x | x >> 16);
-}
-
-/* Bytes 0, 2, 4, 6 of 8. */
-static uint32_t even_bytes(uint64_t x) {
-    x &= 0x00ff00ff00ff00ffu;
-    x = (x | x >> 8) & 0x0000ffff0000ffffu;
-    return (uint32_t)(x | x >> 16);
-}
-
-static uint8_t *lane(const pack_part *p, uint8_t *group, size_t row, size_t super) {
-    return group + super * p->super_bytes + row % PACK_LANES * 4;
-}
-
-static void put_line(uint8_t *lane0, size_t line, uint32_t word) {
-    memcpy(lane0 + line * PACK_LINE, &word, sizeof word);
-}
-
-static uint8_t *scale_line(const pack_part *p, uint8_t *group, size_t super) {
-    return group + (super + 1) * p->super_bytes - PACK_LINE;
-}
-
-/* Stored scale byte of block BLOCK (16 columns), through the table. */
-static uint32_t put_e5m3(const pack_source *s, uint8_t *group, size_t row, size_t block, uint8_t stored) {
-    uint16_t scale = s->scale_table[stored];
-    scale_line(s->part, group, block / 4)[block % 4 * PACK_LANES + row % PACK_LANES] = (uint8_t)scale;
-    return scale;
-}
-
-static void put_f16(const pack_part *p, uint8_t *group, size_t row, size_t block32, const unsigned char *d) {
-    memcpy(scale_line(p, group, block32 / 2) + (block32 % 2 * PACK_LANES + row % PACK_LANES) * 2, d, 2);
-}
-
-static uint32_t pack_split_row(const pack_source *s, size_t row, uint8_t *group) {
-    const pack_part *p = s->part;
-    const unsigned char *src = s->data + row * s->row_bytes;
-    bool mx = p->source.dtype == DT_MXFP4;
-    size_t n_blocks = p->cols / 16, n_scales = mx ? n_blocks / 2 : n_blocks;
-    const uint8_t *scales = s->block_scales + row * n_scales;
-    uint32_t seen = 0;
-    for (size_t b = 0; b < n_blocks; b++) {
-        uint8_t *dst = lane(p, group, row, b / 4);
-        put_line(dst, b % 4 * 2, read_u32(src + 8 * b));
-        put_line(dst, b % 4 * 2 + 1, read_u32(src + 8 * b + 4));
-        seen |= put_e5m3(s, group, row, b, scales[mx ? b / 2 : b]);
-    }
-    return seen;
-}
-
-static uint32_t pack_gguf_nvfp4_row(const pack_source *s, size_t row, uint8_t *group) {
-    const pack_part *p = s->part;
-    const unsigned char *src = s->data + row * s->row_bytes;
-    uint32_t seen = 0;
-    for (size_t b = 0; b < p->cols / 16; b++) {
-        const unsigned char *super = src + b / 4 * 36;
-        uint64_t pairs = read_u64(super + 4 + b % 4 * 8);
-        uint8_t *dst = lane(p, group, row, b / 4);
-        put_line(dst, b % 4 * 2, low_nibbles(pairs));
-        put_line(dst, b % 4 * 2 + 1, low_nibbles(pairs >> 4));
-        seen |= put_e5m3(s, group, row, b, super[b % 4]);
-    }
-    return seen;
-}
-
-/* Blocks of 32 as pairs (j, j + 16): MXFP4, Q4_0, IQ4_NL. */
-static void put_pairs32(const pack_part *p, uint8_t *group, size_t row, size_t block32,
-                        const unsigned char *pairs) {
-    uint8_t *dst = lane(p, group, row, block32 / 2);
-    for (size_t half = 0; half < 2; half++) {
-        uint64_t bytes = read_u64(pairs + 8 * half);
-        put_line(dst, block32 % 2 * 4 + half, low_nibbles(bytes));
-        put_line(dst, block32 % 2 * 4 + 2 + half, low_nibbles(bytes >> 4));
-    }
-}
-
-static uint32_t pack_gguf_mxfp4_row(const pack_source *s, size_t row, uint8_t *group) {
-    uint32_t seen = 0;
-    for (size_t b = 0; b < s->part->cols / 32; b++) {
-        const unsigned char *src = s->data + row * s->row_bytes + b * 17;
-        put_pairs32(s->part, group, row, b, src + 1);
-        seen |= put_e5m3(s, group, row, 2 * b, src[0]);
-        put_e5m3(s, group, row, 2 * b + 1, src[0]);
-    }
-    return seen;
-}
-
-static uint32_t pack_nibble_row(const pack_source *s, size_t row, uint8_t *group) {
-    for (size_t b = 0; b < s->part->cols / 32; b++) {
-        const unsigned char *src = s->data + row * s->row_bytes + b * 18;
-        put_f16(s->part, group, row, b, src);
-        put_pairs32(s->part, group, row, b, src + 2);
-    }
-    return 0;
-}
-
-static uint32_t pack_byte_row(const pack_source *s, size_t row, uint8_t *group) {
-    for (size_t b = 0; b < s->part->cols / 32; b++) {
-        const unsigned char *src = s->data + row * s->row_bytes + b * 34;
-        uint8_t *dst = lane(s->part, group, row, b / 2);
-        put_f16(s->part, group, row, b, src);
-        for (size_t i = 0; i < 4; i++) {
-            uint64_t bytes = read_u64(src + 2 + 8 * i);
-            put_line(dst, b % 2 * 8 + 2 * i, even_bytes(bytes));
-            put_line(dst, b % 2 * 8 + 2 * i + 1, even_bytes(bytes >> 8));
-        }
-    }
-    return 0;
-}
-
-/* ---- which packed form a tensor takes ---- */
-
-/* *low and *high, 255 and 0 before, become the smallest and the largest E8M0 scale of P. */
-static nib_status mxfp4_span(const pack_part *p, uint8_t *low, uint8_t *high, nib_error *err) {
-    enum { CHUNK = 17 << 10 };
-    bool split = p->source.dtype == DT_MXFP4;
-    const uint8_t *first = split ? p->source.block_scales : p->source.data;
-    size_t step = split ? 1 : 17, bytes = p->rows * (p->cols / 32) * step;
-    uint8_t *chunk = mem_alloc(CHUNK);
-    if (!chunk)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory to pack");
-    nib_status status = NIB_OK;
-    for (size_t at = 0; at < bytes && status == NIB_OK; at += CHUNK) {
-        size_t n = bytes - at < CHUNK ? bytes - at : CHUNK;
-        status = mapfile_read(chunk, first + at, n, err);
-        for (size_t i = 0; i < n && status == NIB_OK; i += step) {
-            *low = chunk[i] < *low ? chunk[i] : *low;
-            *high = chunk[i] > *high ? chunk[i] : *high;
-        }
-    }
-    mem_free(chunk);
-    return status;
-}
-
-/* E8M0 scales have no zero: the tensor's smallest becomes E5M3 exponent 1. *fits: all of them do. */
-static nib_status mxfp4_table(pack_source *s, pack_part *p, bool *fits, nib_error *err) {
-    uint8_t low = 255, high = 0;
-    NIB_TRY(mxfp4_span(p, &low, &high, err));
-    *fits = low >= MXFP4_MIN && high <= MXFP4_MAX && high - low <= MXFP4_SPAN;
-    if (!*fits)
-        return NIB_OK;
-    for (unsigned e = 0; e < 256; e++)
-        s->scale_table[e] = e < low || e > high ? BAD_SCALE : (uint16_t)((e - low + 1) << 3);
-    /* E5M3 exponent x stands for 2^(x - 23), wanted is 2^(e - 127) = 2^(x - 1 + low - 127) */
-    p->unit = f32_of_bits((uint32_t)(low - 1 + 23) << 23);
-    return NIB_OK;
-}
-
-static void nvfp4_table(pack_source *s, bool gguf) {
-    for (unsigned q = 0; q < 256; q++)
-        s->scale_table[q] = e5m3_of(gguf ? ue4m3_to_f32((uint8_t)q) : e4m3_to_f32((uint8_t)q));
-}
-
-static void part_grid(pack_part *p, pack_kind kind, const int8_t *grid, float unit) {
-    p->kind = kind;
-    p->unit *= unit;
-    memcpy(p->grid, grid, sizeof p->grid);
-}
-
-static void iq4_nl_grid(int8_t *grid) {
-    unsigned char block[18] = {0x00, 0x3c}; /* d = 1 */
-    float values[32];
-    for (unsigned j = 0; j < 16; j++)
-        block[2 + j] = (unsigned char)j;
-    dtype_decode(DT_IQ4_NL, block, values, 32);
-    for (unsigned j = 0; j < 16; j++)
-        grid[j] = (int8_t)values[j];
-}
-
-/* Chooses the packed form of P and fills S; *fn NULL: the tensor stays where it is. */
-static nib_status choose(pack_row_fn *fn, pack_source *s, pack_part *p, nib_error *err) {
-    int8_t levels[16];
-    bool fits;
-    *fn = NULL;
-    switch (p->source.dtype) {
-    case DT_NVFP4:
-        nvfp4_table(s, false);
-        part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        *fn = pack_split_row;
-        return NIB_OK;
-    case DT_GGUF_NVFP4:
-        nvfp4_table(s, true);
-        part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        *fn = pack_gguf_nvfp4_row;
-        return NIB_OK;
-    case DT_MXFP4:
-    case DT_GGUF_MXFP4:
-        NIB_TRY(mxfp4_table(s, p, &fits, err));
-        if (!fits)
-            return NIB_OK;
-        part_grid(p, PACK_NVFP4, e2m1_doubled, 0.5f);
-        *fn = p->source.dtype == DT_MXFP4 ? pack_split_row : pack_gguf_mxfp4_row;
-        return NIB_OK;
-    case DT_Q4_0:
-        part_grid(p, PACK_NIBBLE, q4_0_grid, 1.0f);
-        *fn = pack_nibble_row;
-        return NIB_OK;
-    case DT_IQ4_NL:
-        iq4_nl_grid(levels);
-        part_grid(p, PACK_NIBBLE, levels, 1.0f);
-        p->wide = true;
-        *fn = pack_nibble_row;
-        return NIB_OK;
-    case DT_Q8_0:
-        p->kind = PACK_BYTE;
-        p->wide = true;
-        *fn = pack_byte_row;
-        return NIB_OK;
-    default:
-        return NIB_OK;
-    }
-}
 
 static void keep_rows(pack_part *p) {
     pack_slab_release(p->slab);
     p->slab = NULL;
     p->groups = NULL;
     p->kind = PACK_ROWS;
-    p->wide = false;
     p->unit = 1.0f;
     p->scale = p->source.tensor_scale;
 }
@@ -358,28 +104,29 @@ static nib_status pack_groups_of(pack_part *p, pack_run *run, pool *team, nib_er
     return run->failed ? nib_fail(err, run->status, "tensor '%s': %s", name, run->error.text) : NIB_OK;
 }
 
-static nib_status pack_one(pack_part *p, pool *team, nib_error *err) {
+static nib_status pack_one(pack_part *p, bool int8, pool *team, nib_error *err) {
     pack_run run = {.source = {.part = p}};
     size_t bytes;
     bool whole = dtype_bytes(p->source.dtype, p->cols, &run.source.row_bytes);
     assert(whole);
     (void)whole;
-    NIB_TRY(choose(&run.pack_row, &run.source, p, err));
+    NIB_TRY(pack_form_choose(&run.pack_row, &run.source, p, int8, err));
     if (!run.pack_row) {
         keep_rows(p);
         return NIB_OK;
     }
     if (p->source.block_scales)
         run.source.row_scales = p->cols / (p->source.dtype == DT_MXFP4 ? 32 : 16);
-    p->n_super = (p->cols + PACK_COLS - 1) / PACK_COLS;
-    p->super_bytes = (p->kind == PACK_BYTE ? 17 : 9) * PACK_LINE;
+    size_t super_cols = pack_layouts[p->kind].chunks * PACK_CHUNK;
+    p->n_super = (p->cols + super_cols - 1) / super_cols;
+    p->super_bytes = pack_super_lines(p->kind) * PACK_LINE;
     if (!mem_mul(p->n_super, p->super_bytes, &run.group_bytes) ||
         !mem_mul(run.group_bytes, pack_groups(p), &bytes) || !(p->groups = pack_slab_take(&p->slab, bytes)))
         return nib_fail(err, NIB_NO_MEMORY, "no memory to pack %s (%zu rows of %zu columns)",
                         p->source.name ? p->source.name : "a tensor", p->rows, p->cols);
     NIB_TRY(pack_groups_of(p, &run, team, err));
     p->scale = p->unit * p->source.tensor_scale;
-    if (run.seen & BAD_SCALE)
+    if (run.seen & PACK_FORM_BAD_SCALE)
         keep_rows(p);
     return NIB_OK;
 }
@@ -422,7 +169,7 @@ nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts,
         p->row_scales = p->source.row_scales;
         head->part_rows[head->n_parts++] = p->rows;
         head->rows += p->rows;
-        nib_status status = pack_one(p, team, err);
+        nib_status status = pack_one(p, int8, team, err);
         if (status != NIB_OK) {
             pack_free(w);
             return status;
@@ -445,39 +192,91 @@ void pack_free(packed *w) {
 
 /* ---- back ---- */
 
-void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale) {
-    assert(p->kind != PACK_ROWS && row < p->rows && block < p->cols / 16);
-    size_t r = row % PACK_LANES, b = block % 4;
-    const uint8_t *super = pack_super(p, row / PACK_LANES, block / 4);
-    const uint8_t *scales = super + p->super_bytes - PACK_LINE;
-    if (p->kind == PACK_NVFP4) {
-        *scale = f32_of_bits((uint32_t)scales[b * PACK_LANES + r] << 20) / E5M3_UNIT;
-    } else {
-        scales += (b / 2 * PACK_LANES + r) * 2;
-        *scale = f16_to_f32((uint16_t)(scales[0] | scales[1] << 8));
+static float half_at(const uint8_t *p) {
+    return f16_to_f32((uint16_t)(p[0] | p[1] << 8));
+}
+
+/* Of row R of a superblock whose scales are LINES; block B of 16 columns. */
+static void block_scale(const pack_part *p, const uint8_t *lines, size_t b, size_t r, float *scale,
+                        float *least) {
+    const uint8_t *half = lines + (b / 2 * PACK_LANES + r) * 2;
+    const uint8_t *d = lines + PACK_K_SCALES * PACK_LINE + 2 * r;
+    *least = 0.0f;
+    switch (p->kind) {
+    case PACK_NVFP4:
+        *scale = f32_of_bits((uint32_t)lines[b * PACK_LANES + r] << 20) / PACK_FORM_E5M3;
+        return;
+    case PACK_Q4_K:
+    case PACK_Q5_K:
+        lines += b / 2 * PACK_LANES + r;
+        *scale = half_at(d) * (float)lines[0];
+        *least = half_at(d + 2 * PACK_LANES) * (float)lines[2 * PACK_LINE];
+        return;
+    case PACK_Q6_K:
+        *scale = half_at(d) * (float)(int8_t)lines[b * PACK_LANES + r];
+        return;
+    case PACK_Q4_1:
+    case PACK_Q5_1:
+        *least = half_at(half + PACK_LINE);
+        break;
+    default:
+        break;
     }
-    for (size_t i = 0; i < 16; i++) {
-        size_t line = 2 * b + i / 8, n = i % 8;
-        if (p->kind == PACK_BYTE)
-            codes[i] = super[(2 * line + n % 2) * PACK_LINE + 4 * r + n / 2];
-        else
-            codes[i] = super[line * PACK_LINE + 4 * r + n / 2] >> n % 2 * 4 & 15;
+    *scale = half_at(half);
+}
+
+/* Code of vector K of a chunk, byte AT of its lines. */
+static uint8_t stored_code(unsigned bits, const uint8_t *chunk, size_t k, size_t at) {
+    if (bits == 8)
+        return chunk[k * PACK_LINE + at];
+    unsigned code = chunk[k / 2 * PACK_LINE + at] >> k % 2 * 4 & 15;
+    if (bits == 5)
+        code |= (chunk[4 * PACK_LINE + at] >> k & 1u) << 4;
+    if (bits == 6)
+        code |= (chunk[(4 + k / 4) * PACK_LINE + at] >> k % 4 * 2 & 3u) << 4;
+    return (uint8_t)code;
+}
+
+void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale, float *least) {
+    assert(p->kind != PACK_ROWS && row < p->rows && block < p->cols / 16);
+    const pack_layout *at = &pack_layouts[p->kind];
+    size_t r = row % PACK_LANES, b = block % (2 * at->chunks);
+    const uint8_t *super = pack_super(p, row / PACK_LANES, block / (2 * at->chunks));
+    const uint8_t *chunk = super + b / 2 * at->bits * PACK_LINE;
+    block_scale(p, super + at->chunks * at->bits * PACK_LINE, b, r, scale, least);
+    for (size_t i = 0; i < 16; i++)
+        codes[i] = stored_code(at->bits, chunk, b % 2 * 4 + i / 8 * 2 + i % 2, 4 * r + i % 8 / 2);
+}
+
+int pack_value(const pack_part *p, uint8_t code) {
+    switch (p->kind) {
+    case PACK_NVFP4:
+    case PACK_Q4_0:
+    case PACK_IQ4_NL:
+        return p->grid[code];
+    case PACK_Q8_0:
+        return (int8_t)code;
+    case PACK_Q5_0:
+        return code - 16;
+    case PACK_Q6_K:
+        return code - 32;
+    default:
+        return code;
     }
 }
 
-/* The multiplications of tensor_decode_row in its order, so that both give the same bits. */
+/* The operations of tensor_decode_row in its order, so that both give the same bits. */
 static void unpack_part_row(const pack_part *p, size_t row, float *dst) {
-    float values[16]; /* of the codes: e2m1_values has a -0 that no integer grid has */
-    for (size_t i = 0; i < 16; i++)
-        values[i] = p->kind == PACK_NVFP4 ? e2m1_values[i] : (float)p->grid[i];
-    float unit = p->kind == PACK_NVFP4 ? 2.0f * p->unit : 1.0f;
+    bool e2m1 = p->kind == PACK_NVFP4, affine = pack_layouts[p->kind].codes == PACK_AFFINE;
     for (size_t b = 0; b < p->cols / 16; b++) {
         uint8_t codes[16];
-        float scale;
-        pack_block(p, row, b, codes, &scale);
-        scale *= unit;
-        for (size_t i = 0; i < 16; i++)
-            dst[b * 16 + i] = (p->kind == PACK_BYTE ? (float)(int8_t)codes[i] : values[codes[i]]) * scale;
+        float scale, least;
+        pack_block(p, row, b, codes, &scale, &least);
+        scale *= e2m1 ? 2.0f * p->unit : 1.0f;
+        for (size_t i = 0; i < 16; i++) { /* e2m1_values has a -0 that no grid of integers has */
+            float value = (e2m1 ? e2m1_values[codes[i]] : (float)pack_value(p, codes[i])) * scale;
+            dst[b * 16 + i] = affine ? value + least : value;
+        }
     }
     if (p->row_scales)
         for (size_t c = 0; c < p->cols; c++)

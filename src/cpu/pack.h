@@ -4,21 +4,33 @@
  * layout serves AVX2 (half a line) and AVX-512 (a line), so it does not depend on the machine.
  *
  * A weight is a list of parts, one per joined tensor. A part is cut into groups of PACK_LANES = 16 rows, a
- * group into superblocks of PACK_COLS = 64 columns; rows and columns that are missing are zeros with scale 0.
+ * group into superblocks, a superblock into chunks of 32 columns; rows and columns that are missing are zeros
+ * with scale 0. Everything is lines of 64 bytes, in which 4 bytes belong to each of the rows 0..15.
  *
- *   superblock   lines of 64 bytes, then one line of scales; 16 x 4 bytes of a line belong to rows 0..15
- *   4-bit        8 lines: line l, row r: a little-endian 32-bit word, nibble n = code of column 8 l + n
- *   8-bit       16 lines: line 2 l, row r: columns 8 l + {0, 2, 4, 6}; line 2 l + 1: 8 l + {1, 3, 5, 7}
- *   scales       PACK_NVFP4: U8 [4 blocks of 16 columns][16 rows], E5M3 without a sign: the byte moved to
+ *   superblock   its chunks, then its lines of scales; pack_layouts says how many of each
+ *   vector k     (0..7) of a chunk: byte j of a row is column 8 (k / 2) + 2 j + k % 2
+ *   chunk        8 bits: line k is vector k
+ *                else 4 lines: line l, row r: a little-endian 32-bit word, nibble n = low four bits of the
+ * code of column 8 l + n, so that vector 2 l is its low nibbles and 2 l + 1 its high ones; 5 bits: a line
+ * more, bit k of a byte belongs to vector k; 6 bits: two lines more, bits 2 i and 2 i + 1 of a byte of line h
+ * belong to vector 4 h + i
+ *
+ *   scales of    NVFP4, MXFP4: U8 [4 blocks of 16 columns][16 rows], E5M3 without a sign: the byte moved to
  *                bits 20.. of an FP32 is scale * 2^-104 exactly, a normal number or 0; E4M3 maps into it one
  *                to one
- *                others: F16 [2 blocks of 32 columns][16 rows]
+ *                Q4_0, IQ4_NL, Q5_0, Q8_0: F16 [2 chunks][16 rows]
+ *                Q4_1, Q5_1: the same, then a line of least values F16 [2 chunks][16 rows]
+ *                Q4_K, Q5_K: U8 [8 chunks][16 rows], least U8 [8 chunks][16 rows], what multiplies the two:
+ *                F16 [16 rows] and F16 [16 rows], the latter with its sign turned
+ *                Q6_K: I8 [16 blocks of 16 columns][16 rows], F16 [16 rows] that multiplies them, 32 unused
+ * bytes
  *
- *   value[r, c] = grid[code] (8-bit: code) * scale * (row_scales ? row_scales[r] : 1) * part.scale
- *   scale = E5M3 * 2^104, or F16
+ *   value[r, c] = (pack_value(code) * scale + least) * (row_scales ? row_scales[r] : 1) * part.scale
+ *   scale = E5M3 * 2^104, F16, or a product
  *
- * PACK_ROWS is the tensor where it lies, row-major: all formats without a packed form, and NVFP4 or MXFP4
- * tensors with scales that no sane file has (negative, NaN).
+ * PACK_ROWS is the tensor where it lies, row-major: all formats without a packed form, NVFP4 or MXFP4 tensors
+ * with scales that no sane file has (negative, NaN), and all of Q4_1, Q5_x and Qx_K where activations are
+ * FP32.
  */
 #ifndef CPU_PACK_H
 #define CPU_PACK_H
@@ -30,16 +42,49 @@
 struct cpu_kernels;
 
 #define PACK_LANES 16 /* rows of a group */
-#define PACK_COLS  64 /* columns of a superblock */
+#define PACK_COLS  64 /* what columns are padded to */
+#define PACK_CHUNK 32 /* columns */
 #define PACK_LINE  64 /* bytes */
 
 typedef enum pack_kind {
     PACK_ROWS = 0,
-    PACK_NVFP4,  /* 4-bit codes, E5M3 scale per 16: NVFP4, MXFP4 */
-    PACK_NIBBLE, /* 4-bit codes, F16 scale per 32: Q4_0, IQ4_NL */
-    PACK_BYTE,   /* 8-bit codes, F16 scale per 32: Q8_0 */
+    PACK_NVFP4, /* and MXFP4 */
+    PACK_Q4_0,
+    PACK_IQ4_NL,
+    PACK_Q8_0, /* the last that FP32 activations have kernels for */
+    PACK_Q4_1,
+    PACK_Q5_0,
+    PACK_Q5_1,
+    PACK_Q4_K,
+    PACK_Q5_K,
+    PACK_Q6_K,
     PACK_KINDS
 } pack_kind;
+
+/* What integers the codes stand for, which decides how a kernel makes them unsigned. */
+typedef enum pack_codes {
+    PACK_NARROW, /* -16..15 */
+    PACK_WIDE,   /* -128..127 */
+    PACK_AFFINE, /* 0..31, and a least value */
+    PACK_CODES
+} pack_codes;
+
+typedef struct pack_layout {
+    unsigned bits; /* of a code, lines of a chunk */
+    unsigned chunks, scale_lines;
+    pack_codes codes;
+} pack_layout;
+
+static const pack_layout pack_layouts[PACK_KINDS] = {
+    [PACK_NVFP4] = {4, 2, 1, PACK_NARROW}, [PACK_Q4_0] = {4, 2, 1, PACK_NARROW},
+    [PACK_IQ4_NL] = {4, 2, 1, PACK_WIDE},  [PACK_Q8_0] = {8, 2, 1, PACK_WIDE},
+    [PACK_Q4_1] = {4, 2, 2, PACK_AFFINE},  [PACK_Q5_0] = {5, 2, 1, PACK_NARROW},
+    [PACK_Q5_1] = {5, 2, 2, PACK_AFFINE},  [PACK_Q4_K] = {4, 8, 5, PACK_AFFINE},
+    [PACK_Q5_K] = {5, 8, 5, PACK_AFFINE},  [PACK_Q6_K] = {6, 8, 5, PACK_WIDE},
+};
+
+/* Lines of scales that a superblock of Qx_K has before those of what multiplies them. */
+#define PACK_K_SCALES 4
 
 typedef struct pack_part {
     pack_kind kind;
@@ -50,8 +95,7 @@ typedef struct pack_part {
     size_t super_bytes;      /* of one superblock */
     uint8_t *groups;         /* [groups][n_super][super_bytes], 64-byte aligned */
     pack_slab *slab;         /* that the groups lie in */
-    int8_t grid[16];         /* 4-bit kinds: value of a code */
-    bool wide;               /* grid values or codes beyond -12..12: activations start at starts[..., 1] */
+    int8_t grid[16];         /* NVFP4, Q4_0, IQ4_NL: value of a code */
     float unit;              /* power of two that grid and scale bytes leave out */
     float scale;             /* tensor_scale * unit */
     const float *row_scales; /* [rows] or NULL */
@@ -79,11 +123,21 @@ void pack_free(packed *w);
 size_t pack_scratch_bytes(const packed *w); /* that matmul_run needs per thread */
 void pack_unpack_row(const packed *w, size_t row, float *dst);
 
-/* Block BLOCK (16 columns) of a row of a packed part as stored: a nibble or a byte per code. */
-void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale);
+/* Block BLOCK (16 columns) of a row of a packed part as stored; LEAST is 0 where the kind has none. */
+void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale, float *least);
+int pack_value(const pack_part *p, uint8_t code);
 
 static inline size_t pack_groups(const pack_part *p) {
     return (p->rows + PACK_LANES - 1) / PACK_LANES;
+}
+
+/* Of 16 columns, those that are missing too. */
+static inline size_t pack_blocks(const pack_part *p) {
+    return p->n_super * pack_layouts[p->kind].chunks * 2;
+}
+
+static inline size_t pack_super_lines(pack_kind kind) {
+    return pack_layouts[kind].chunks * pack_layouts[kind].bits + pack_layouts[kind].scale_lines;
 }
 
 static inline const uint8_t *pack_super(const pack_part *p, size_t group, size_t super) {

@@ -188,23 +188,12 @@ static void decode_nvfp4(const unsigned char *p, float *dst, size_t n_blocks) {
         }
 }
 
-/* Scale and minimum I of the eight 6-bit pairs in the 12 bytes B. */
-static void k_scale_min(const unsigned char *b, int i, int *scale, int *min) {
-    if (i < 4) {
-        *scale = b[i] & 63;
-        *min = b[i + 4] & 63;
-    } else {
-        *scale = (b[i + 4] & 15) | (b[i - 4] >> 6) << 4;
-        *min = (b[i + 4] >> 4) | (b[i] >> 6) << 4;
-    }
-}
-
 static void decode_q4_k(const unsigned char *p, float *dst, size_t n_blocks) {
     for (; n_blocks--; p += 144, dst += 256) {
         float d = half_at(p), dmin = half_at(p + 2);
         for (int i = 0; i < 8; i++) { /* 32 elements each */
             int scale, min, shift = 4 * (i & 1);
-            k_scale_min(p + 4, i, &scale, &min);
+            gguf_blocks_scale_min(p + 4, i, &scale, &min);
             const unsigned char *q = p + 16 + 32 * (i / 2);
             float ds = d * (float)scale, m = dmin * (float)min;
             for (int l = 0; l < 32; l++)
@@ -219,7 +208,7 @@ static void decode_q5_k(const unsigned char *p, float *dst, size_t n_blocks) {
         const unsigned char *fifth = p + 16;
         for (int i = 0; i < 8; i++) {
             int scale, min, shift = 4 * (i & 1);
-            k_scale_min(p + 4, i, &scale, &min);
+            gguf_blocks_scale_min(p + 4, i, &scale, &min);
             const unsigned char *q = p + 48 + 32 * (i / 2);
             float ds = d * (float)scale, m = dmin * (float)min;
             for (int l = 0; l < 32; l++)

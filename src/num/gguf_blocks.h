@@ -10,6 +10,12 @@
 
 typedef void (*gguf_block_decoder)(const unsigned char *src, float *dst, size_t n_blocks);
 
+/* Scale and minimum I of the eight pairs of 6 bits in the 12 bytes B: Q4_K, Q5_K. */
+static inline void gguf_blocks_scale_min(const unsigned char *b, int i, int *scale, int *min) {
+    *scale = i < 4 ? b[i] & 63 : (b[i + 4] & 15) | (b[i - 4] >> 6) << 4;
+    *min = i < 4 ? b[i + 4] & 63 : (b[i + 4] >> 4) | (b[i] >> 6) << 4;
+}
+
 gguf_block_decoder gguf_blocks_decoder(dtype t); /* NULL when T is no block format of GGUF */
 
 #endif

@@ -4,6 +4,7 @@
  * num/gguf_blocks.c. 32 elements are one register of bytes q; a value is factor * q, or factor * q + offset.
  */
 #include "cpu/avx2/matmul_avx2.h"
+#include "num/gguf_blocks.h"
 
 INLINE float half_at(const uint8_t *p) {
     uint16_t h;
@@ -73,14 +74,6 @@ static void decode_q5_1(const void *src, float *dst, size_t n) {
 
 /* ---- blocks of 256: eight runs of 32 ---- */
 
-/* Scale and minimum I of the eight 6-bit pairs in the 12 bytes B. */
-INLINE void scale_min(const uint8_t *b, int i, float *scale, float *min) {
-    int s = i < 4 ? b[i] & 63 : (b[i + 4] & 15) | (b[i - 4] >> 6) << 4;
-    int m = i < 4 ? b[i + 4] & 63 : (b[i + 4] >> 4) | (b[i] >> 6) << 4;
-    *scale = (float)s;
-    *min = (float)m;
-}
-
 /* Low nibbles (SHIFT 0) or high ones (4). */
 INLINE __m256i nibbles(const uint8_t *p, int shift) {
     return _mm256_and_si256(_mm256_srli_epi16(load256(p), shift), _mm256_set1_epi8(15));
@@ -90,10 +83,10 @@ static void decode_q4_k(const void *src, float *dst, size_t n) {
     const uint8_t *p = src;
     for (size_t b = 0; b < n / 256; b++, p += 144)
         for (int i = 0; i < 8; i++, dst += 32) {
-            float scale, min;
-            scale_min(p + 4, i, &scale, &min);
-            put_affine(dst, nibbles(p + 16 + 32 * (i / 2), 4 * (i & 1)), half_at(p) * scale,
-                       -(half_at(p + 2) * min));
+            int scale, min;
+            gguf_blocks_scale_min(p + 4, i, &scale, &min);
+            put_affine(dst, nibbles(p + 16 + 32 * (i / 2), 4 * (i & 1)), half_at(p) * (float)scale,
+                       -(half_at(p + 2) * (float)min));
         }
 }
 
@@ -101,13 +94,13 @@ static void decode_q5_k(const void *src, float *dst, size_t n) {
     const uint8_t *p = src;
     for (size_t b = 0; b < n / 256; b++, p += 176)
         for (int i = 0; i < 8; i++, dst += 32) {
-            float scale, min;
-            scale_min(p + 4, i, &scale, &min);
+            int scale, min;
+            gguf_blocks_scale_min(p + 4, i, &scale, &min);
             const __m256i bit = _mm256_set1_epi8((char)(1 << i)), top = _mm256_set1_epi8(16);
             __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(load256(p + 16), bit), bit);
             __m256i q =
                 _mm256_or_si256(nibbles(p + 48 + 32 * (i / 2), 4 * (i & 1)), _mm256_and_si256(set, top));
-            put_affine(dst, q, half_at(p) * scale, -(half_at(p + 2) * min));
+            put_affine(dst, q, half_at(p) * (float)scale, -(half_at(p + 2) * (float)min));
         }
 }
 

@@ -10,7 +10,7 @@ enum { MUL_PARTS = 1, TOKENS = 6 };
 typedef __m256i grid_type; /* 16 signed bytes, twice */
 
 INLINE grid_type grid_of(const pack_part *p) {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p->grid));
+    return vi_grid(p->grid, 0);
 }
 
 /* Byte J (a constant) of every lane as FP32. */
@@ -26,7 +26,7 @@ typedef struct line_type {
 
 INLINE line_type line_of(pack_kind kind, const uint8_t *super, size_t line, size_t part, grid_type grid) {
     const __m256i low = _mm256_set1_epi8(15);
-    if (kind == PACK_BYTE)
+    if (kind == PACK_Q8_0)
         return (line_type){vi_load(super + 2 * line * PACK_LINE + part * 32),
                            vi_load(super + (2 * line + 1) * PACK_LINE + part * 32)};
     __m256i codes = vi_load(super + line * PACK_LINE + part * 32);
@@ -38,10 +38,6 @@ INLINE vfloat column(pack_kind kind, line_type line, size_t c, grid_type grid) {
     (void)kind;
     (void)grid;
     return byte_value(c % 2 ? line.odd : line.even, (int)c / 2);
-}
-
-INLINE vfloat scales_of(pack_kind kind, const uint8_t *line, size_t b, size_t part) {
-    return matmul_avx2_scales(kind, line, b, part);
 }
 
 #include "cpu/vec/matmul_f32_vec.h"

@@ -41,10 +41,11 @@ INLINE void quantize_block(act_block *out, const float *x, float scale, __m256 f
     __m128i sum = _mm_madd_epi16(_mm_add_epi16(a, b), _mm_set1_epi16(1));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    __m128i off = _mm_mullo_epi32(sum, _mm_setr_epi32(0, 12, 128, 0));
-    __m128i rest = _mm_sub_epi32(_mm_setr_epi32(0, ACT_MAGIC, ACT_MAGIC, 0), off);
-    rest = _mm_or_si128(rest, _mm_castps_si128(_mm_set_ss(scale)));
-    _mm_storeu_si128((__m128i *)&out->scale, rest);
+    __m128i off = _mm_mullo_epi32(sum, _mm_setr_epi32(0, 16, 128, 0));
+    __m128 starts = _mm_castsi128_ps(_mm_sub_epi32(_mm_set1_epi32(ACT_MAGIC), off));
+    __m128 scaled = _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(scale));
+    __m128 rest = _mm_blend_ps(_mm_blend_ps(starts, _mm_set_ss(scale), 1), scaled, 8);
+    _mm_storeu_ps(&out->scale, rest);
 }
 
 /* 8 blocks */

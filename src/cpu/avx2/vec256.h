@@ -11,6 +11,7 @@
  *   vf_times_power    v 2^n for a whole n, right to both ends (V_HAS_POWERS: in one instruction)
  *   vf_range(a, b, j) lanes that are a..b - 1 of 64 in vector j (a < b <= 64); vf_where: 0 in other lanes;
  * vf_differs: also where either is NaN vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
+ *   vi_grid           16 bytes + offset, for vi_look_up, which takes bytes of 0..15 to them
  */
 #ifndef CPU_AVX2_VEC256_H
 #define CPU_AVX2_VEC256_H
@@ -224,6 +225,47 @@ INLINE uint64_t vi_sum_u64(vint v) {
     uint64_t lanes[4];
     _mm256_storeu_si256((__m256i *)lanes, v);
     return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
+/* ---- stored numbers, V_LANES of them ---- */
+
+INLINE vfloat vf_load_f16(const void *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE vint vi_load_u8(const void *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+INLINE vint vi_load_i8(const void *p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+INLINE vfloat vf_of_int(vint v) {
+    return _mm256_cvtepi32_ps(v);
+}
+
+/* ---- bytes, four to a lane ---- */
+
+INLINE void vi_store(void *p, vint v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+INLINE vint vi_set_bytes(int x) {
+    return _mm256_set1_epi8((char)x);
+}
+
+INLINE vint vi_add_bytes(vint a, vint b) {
+    return _mm256_add_epi8(a, b);
+}
+
+INLINE vint vi_grid(const int8_t grid[16], int offset) {
+    __m128i v = _mm_loadu_si128((const __m128i *)grid);
+    return _mm256_broadcastsi128_si256(_mm_add_epi8(v, _mm_set1_epi8((char)offset)));
+}
+
+INLINE vint vi_look_up(vint grid, vint v) {
+    return _mm256_shuffle_epi8(grid, v);
 }
 
 /* ---- powers of two ---- */

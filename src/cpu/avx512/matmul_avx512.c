@@ -9,5 +9,5 @@ void matmul_avx512_init(matmul_kernels *m, uint32_t features) {
     matmul_f32_init_avx512(m);
     matmul_rows_init_avx512(m);
     if (features & NIB_CPU_AVX512_VNNI)
-        matmul_int8_vnni_init(m);
+        matmul_int8_init_avx512(m);
 }

@@ -11,7 +11,7 @@ enum { MUL_PARTS = 2, TOKENS = 6 };
 typedef vfloat grid_type;
 
 INLINE grid_type grid_of(const pack_part *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p->grid)));
+    return vf_of_int(vi_load_i8(p->grid));
 }
 
 /* Nibbles of a line: eight in a word. Bytes: of columns 0, 2, 4, 6 and 1, 3, 5, 7. */
@@ -22,7 +22,7 @@ typedef struct line_type {
 INLINE line_type line_of(pack_kind kind, const uint8_t *super, size_t line, size_t part, grid_type grid) {
     (void)part;
     (void)grid;
-    if (kind == PACK_BYTE)
+    if (kind == PACK_Q8_0)
         return (line_type){vi_load(super + 2 * line * PACK_LINE),
                            vi_load(super + (2 * line + 1) * PACK_LINE)};
     return (line_type){.words = vi_load(super + line * PACK_LINE)};
@@ -30,15 +30,10 @@ INLINE line_type line_of(pack_kind kind, const uint8_t *super, size_t line, size
 
 INLINE vfloat column(pack_kind kind, line_type line, size_t c, grid_type grid) {
     unsigned n = (unsigned)c;
-    if (kind != PACK_BYTE)
+    if (kind != PACK_Q8_0)
         return _mm512_permutexvar_ps(_mm512_srli_epi32(line.words, 4 * n), grid);
     __m512i top = _mm512_slli_epi32(n % 2 ? line.odd : line.words, 24 - 8 * (n / 2));
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
-}
-
-INLINE vfloat scales_of(pack_kind kind, const uint8_t *line, size_t b, size_t part) {
-    (void)part;
-    return matmul_avx512_scales(kind, line, b);
 }
 
 #include "cpu/vec/matmul_f32_vec.h"

@@ -37,13 +37,14 @@ INLINE __m512i block_codes(const float *x, float factor, __mmask16 finite) {
     return _mm512_permutexvar_epi32(order, code);
 }
 
-/* What stands beside the codes of 16 blocks: scale, starts, zero. */
+/* What stands beside the codes of 16 blocks: scale, starts, sum. */
 INLINE void put_rests(act_block *out, __m512i scale, __m512i sum) {
-    const __m512i magic = _mm512_set1_epi32(ACT_MAGIC), zero = _mm512_setzero_si512();
-    __m512i narrow = _mm512_sub_epi32(magic, _mm512_mullo_epi32(sum, _mm512_set1_epi32(12)));
+    const __m512i magic = _mm512_set1_epi32(ACT_MAGIC);
+    __m512i narrow = _mm512_sub_epi32(magic, _mm512_slli_epi32(sum, 4));
     __m512i wide = _mm512_sub_epi32(magic, _mm512_slli_epi32(sum, 7));
+    __m512i total = _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_castsi512_ps(scale)));
     __m512i a[2] = {_mm512_unpacklo_epi32(scale, narrow), _mm512_unpackhi_epi32(scale, narrow)};
-    __m512i b[2] = {_mm512_unpacklo_epi32(wide, zero), _mm512_unpackhi_epi32(wide, zero)};
+    __m512i b[2] = {_mm512_unpacklo_epi32(wide, total), _mm512_unpackhi_epi32(wide, total)};
     for (size_t i = 0; i < 4; i++) {
         __m512i v =
             i % 2 ? _mm512_unpackhi_epi64(a[i / 2], b[i / 2]) : _mm512_unpacklo_epi64(a[i / 2], b[i / 2]);

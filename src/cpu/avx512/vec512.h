@@ -207,6 +207,47 @@ INLINE uint64_t vi_sum_u64(vint v) {
     return (uint64_t)_mm512_reduce_add_epi64(v);
 }
 
+/* ---- stored numbers, V_LANES of them ---- */
+
+INLINE vfloat vf_load_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+INLINE vint vi_load_u8(const void *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE vint vi_load_i8(const void *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE vfloat vf_of_int(vint v) {
+    return _mm512_cvtepi32_ps(v);
+}
+
+/* ---- bytes, four to a lane ---- */
+
+INLINE void vi_store(void *p, vint v) {
+    _mm512_storeu_si512(p, v);
+}
+
+INLINE vint vi_set_bytes(int x) {
+    return _mm512_set1_epi8((char)x);
+}
+
+INLINE vint vi_add_bytes(vint a, vint b) {
+    return _mm512_add_epi8(a, b);
+}
+
+INLINE vint vi_grid(const int8_t grid[16], int offset) {
+    __m128i v = _mm_loadu_si128((const __m128i *)grid);
+    return _mm512_broadcast_i32x4(_mm_add_epi8(v, _mm_set1_epi8((char)offset)));
+}
+
+INLINE vint vi_look_up(vint grid, vint v) {
+    return _mm512_shuffle_epi8(grid, v);
+}
+
 /* ---- powers of two ---- */
 
 INLINE vfloat vf_times_power(vfloat v, vfloat n) {

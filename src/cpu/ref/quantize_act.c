@@ -27,9 +27,9 @@ static void quantize_block(act_block *out, const float *x) {
         sum += code;
     }
     out->scale = !finite ? NAN : factor == 0.0f ? 0.0f : max / 127.0f;
-    out->starts[0] = ACT_MAGIC - 12 * sum;
+    out->starts[0] = ACT_MAGIC - 16 * sum;
     out->starts[1] = ACT_MAGIC - 128 * sum;
-    out->zero = 0;
+    out->sum = (float)sum * out->scale;
 }
 
 void quantize_act_ref(act_block *blocks, const float *x, size_t n) {

@@ -5,17 +5,16 @@
  * [MATMUL_TILE], scales [block][MATMUL_TILE].
  *
  * From the rung: grid_of(part); line_of(kind, super, line, part of the group, grid), which loads columns 8
- * LINE
- * .. 8 LINE + 7 of V_LANES rows of a superblock, and column(kind, line, c, grid), one of them;
- * scales_of(kind, line of scales, block, part); MUL_PARTS, vectors that a product takes at once, times
- * TOKENS.
+ * LINE .. 8 LINE + 7 of V_LANES rows of a superblock (two chunks in all kinds that come here), and
+ * column(kind, line, c, grid), one of them; MUL_PARTS, vectors that a product takes at once, times TOKENS.
  */
 #include "cpu/matmul.h"
+#include "cpu/vec/scales_vec.h"
 
 enum { PARTS = PACK_LANES / V_LANES, TILE_BLOCK = 16 * MATMUL_TILE /* floats */ };
 
 INLINE const uint8_t *scale_line(pack_kind kind, const uint8_t *super) {
-    return super + (kind == PACK_BYTE ? 16 : 8) * PACK_LINE;
+    return super + (pack_super_lines(kind) - 1) * PACK_LINE;
 }
 
 INLINE void tile(pack_kind kind, float *values, float *scales, const matmul_cut *cut) {
@@ -32,7 +31,7 @@ INLINE void tile(pack_kind kind, float *values, float *scales, const matmul_cut 
                                  column(kind, codes, c, grid));
                 }
                 vf_store(scales + b * MATMUL_TILE + row,
-                         scales_of(kind, scale_line(kind, super), b % 4, part));
+                         scale_of(kind, scale_line(kind, super), b % 4, part));
             }
         }
 }
@@ -86,7 +85,7 @@ static void mul(float *acc, const float *values, const float *scales, size_t n_g
 INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, size_t n_groups,
                  const float *x) {
     const grid_type grid = grid_of(p);
-    const size_t lines = kind == PACK_BYTE ? 17 : 9;
+    const size_t lines = pack_super_lines(kind);
     const uint8_t *super = pack_super(p, group, 0), *stop = pack_super(p, group + n_groups, 0);
     for (size_t g = 0; g < n_groups; g++) {
         vfloat sums[PARTS];
@@ -110,7 +109,7 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
                             block = vf_fma(column(kind, codes, c + 1, grid), vf_set(xb[1]), block);
                         }
                     }
-                    sums[part] = vf_fma(block, scales_of(kind, scale_line(kind, super), b, part), sums[part]);
+                    sums[part] = vf_fma(block, scale_of(kind, scale_line(kind, super), b, part), sums[part]);
                 }
             }
         }
@@ -128,15 +127,18 @@ INLINE void gemv(pack_kind kind, float *acc, const pack_part *p, size_t group, s
     }
 
 KIND(nvfp4, PACK_NVFP4)
-KIND(nibble, PACK_NIBBLE)
-KIND(byte, PACK_BYTE)
+KIND(q4_0, PACK_Q4_0)
+KIND(iq4_nl, PACK_IQ4_NL)
+KIND(q8_0, PACK_Q8_0)
 
 void V_RUNG(matmul_f32_init)(matmul_kernels *m) {
-    m->tile32[PACK_NVFP4] = tile_nvfp4;
-    m->tile32[PACK_NIBBLE] = tile_nibble;
-    m->tile32[PACK_BYTE] = tile_byte;
     m->mul32 = mul;
+    m->tile32[PACK_NVFP4] = tile_nvfp4;
     m->gemv32[PACK_NVFP4] = gemv_nvfp4;
-    m->gemv32[PACK_NIBBLE] = gemv_nibble;
-    m->gemv32[PACK_BYTE] = gemv_byte;
+    m->tile32[PACK_Q4_0] = tile_q4_0;
+    m->gemv32[PACK_Q4_0] = gemv_q4_0;
+    m->tile32[PACK_IQ4_NL] = tile_iq4_nl;
+    m->gemv32[PACK_IQ4_NL] = gemv_iq4_nl;
+    m->tile32[PACK_Q8_0] = tile_q8_0;
+    m->gemv32[PACK_Q8_0] = gemv_q8_0;
 }

@@ -95,6 +95,18 @@ static void compute(float *out, const cpu_kernels *k, const packed *w, const act
     mem_free(scratch);
 }
 
+/* |least value| of the block that column C of row ROW lies in: as much as its terms may exceed the value. */
+static double least_size(const packed *w, size_t row, size_t c) {
+    const pack_part *p = w->parts;
+    uint8_t codes[16];
+    float scale, least = 0.0f;
+    while (row >= p->row0 + p->rows)
+        p++;
+    if (p->kind != PACK_ROWS)
+        pack_block(p, row - p->row0, c / 16, codes, &scale, &least);
+    return fabs((double)least);
+}
+
 /* One output in FP64 over the operands as the mode gives them, and the sum of |terms| for the tolerance. */
 static double oracle(const packed *w, const act *a, size_t row, size_t token, bool int8, float *values,
                      double *size) {
@@ -109,7 +121,7 @@ static double oracle(const packed *w, const act *a, size_t row, size_t token, bo
             continue;
         double xv = int8 ? (double)block->codes[i % ACT_BLOCK] * (double)block->scale : (double)x[c];
         sum += (double)values[c] * xv;
-        *size += fabs((double)values[c] * xv);
+        *size += (fabs((double)values[c]) + 2.0 * least_size(w, row, c)) * fabs(xv);
     }
     return sum;
 }
@@ -192,7 +204,7 @@ static void every_rung_gives_the_same_bits(void **state) {
 /* Columns past one stretch of a tile, tokens past one unit, 1/7/64/513 rows. */
 static void large_shapes(void **state) {
     const rungs *all = *state;
-    static const dtype some[] = {DT_NVFP4, DT_Q8_0, DT_Q4_0, DT_BF16};
+    static const dtype some[] = {DT_NVFP4, DT_Q8_0, DT_Q4_1, DT_BF16};
     static const size_t rows[] = {1, 7, 64, 513}, tokens[] = {129, 64, 7, 1};
     rng r = {12};
     for (int f = 0; f < 4; f++)
@@ -213,13 +225,15 @@ static void large_shapes(void **state) {
  * of a tile and past it. */
 static void every_number_of_rows(void **state) {
     const rungs *all = *state;
-    static const dtype in_groups[] = {DT_NVFP4, DT_GGUF_NVFP4, DT_MXFP4, DT_GGUF_MXFP4,
-                                      DT_Q4_0,  DT_IQ4_NL,     DT_Q8_0};
+    static const dtype in_groups[] = {DT_NVFP4,  DT_GGUF_NVFP4, DT_MXFP4, DT_GGUF_MXFP4, DT_Q4_0,
+                                      DT_IQ4_NL, DT_Q8_0,       DT_Q4_1,  DT_Q5_0,       DT_Q5_1,
+                                      DT_Q4_K,   DT_Q5_K,       DT_Q6_K};
     static const size_t rows[] = {16, 32, 41}, cols[] = {64, 96, 576, 1088};
     rng r = {18};
     for (size_t f = 0; f < sizeof in_groups / sizeof *in_groups; f++)
         for (size_t tokens = 1; tokens <= 40; tokens++) {
-            size_t n_cols = in_groups[f] == DT_GGUF_NVFP4 && tokens % 4 == 1 ? 128 : cols[tokens % 4];
+            size_t block = dtype_get(in_groups[f])->block, n_cols = cols[tokens % 4];
+            n_cols += (block - n_cols % block) % block;
             fill kind = tokens % 8 == 3 ? FILL_MAX : FILL_RANDOM;
             tensor t = fixture_tensor(in_groups[f], rows[tokens % 3], n_cols, &r, kind, tokens % 2);
             packed *w = pack_one_tensor(&t, true);
@@ -370,8 +384,9 @@ static void quantizer_is_near(void **state) {
             assert_true(fabsf(x - (float)block->codes[i] * block->scale) <= 0.5001f * block->scale);
             sum += block->codes[i];
         }
-        assert_int_equal(block->starts[0], ACT_MAGIC - 12 * sum);
+        assert_int_equal(block->starts[0], ACT_MAGIC - 16 * sum);
         assert_int_equal(block->starts[1], ACT_MAGIC - 128 * sum);
+        assert_true(block->sum == (float)sum * block->scale);
     }
     act_free(a);
 }

@@ -25,7 +25,7 @@ class Process:
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         url = self.process.stdout.readline().strip()
         if not url:
             raise SystemExit(f"the server does not start: {' '.join(self.command)}")
@@ -35,14 +35,17 @@ class Process:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.end(signal.SIGTERM)
+    def __exit__(self, kind, *_):
+        code = self.end(signal.SIGTERM)
+        if code != 0 and not kind:
+            raise SystemExit(f"the server ended with {code}")
 
     def end(self, number):
+        """Its exit code. What it says, and what a sanitizer says of it, is on standard error."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.wait(60)
         self.process.stdout.close()
+        return self.process.wait(60)
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

@@ -4,11 +4,12 @@
 
 One request in five is a fault: a slow reader, half a connection closed, a client that leaves, a malformed request, an
 oversized one, one that comes a byte at a time and never ends. All others, and the slow readers, must get the text
-that the same request got when it was alone. Afterwards no request, page, descriptor or thread may be left. Then the
+that the same request got when it was alone. Afterwards no request, page, descriptor or thread may be left. Then one
 server is killed under load and started again on its port, and a small queue is overrun.
 
   bench/serve/faults.py                              # 10,000 requests; the model of `make demo`
   bench/serve/faults.py --model tests/golden/models/llama-words --requests 200 --no-kill
+  NIBBLE=build/asan/nibble bench/serve/faults.py --model tests/golden/models/llama-words   # or build/tsan/nibble
 
 Prints a table; exits 1 when anything is wrong.
 """
@@ -293,7 +294,10 @@ async def work(options):
         await run.all(options.requests, options.clients)
         await run.settle(descriptors, threads)
         grown = server.resident_bytes() - memory
-        killed = await kill_and_restart(run, options.clients) if not options.no_kill else {}
+    killed = {}
+    if not options.no_kill:  # another server: the first has ended by itself, and looked for leaks where it can
+        with Process(options.model, *FLAGS) as run.server:
+            killed = await kill_and_restart(run, options.clients)
     full = await overrun(options.model, requests, run.expected, run.blame)
     print("| request | came to | times |\n| --- | --- | ---: |")
     for (name, how), n in sorted(run.counts.items(), key=str):

@@ -13,14 +13,17 @@
   bench/serve/load.py throughput gap cancelled
   bench/serve/load.py llama --rounds 5
 
-Exits 1 when a row misses what is wanted. Times need a quiet machine.
+The model is SmolLM2 as NVFP4, made where it is not there. Exits 1 when a row misses what is wanted. Times need a quiet
+machine.
 """
 import argparse
 import asyncio
 import contextlib
+import datetime
 import importlib.machinery
 import importlib.util
 import json
+import pathlib
 import socket
 import statistics
 import subprocess
@@ -230,9 +233,9 @@ async def measure(server, streams, o):
 
 async def llama(o, table):
     module = comparison()
-    tools = module.build_llama("llama.cpp-server", ("llama-server", "llama-quantize"), "ON")
+    tools = o.llama_build or module.build_llama("llama.cpp-server", ("llama-server", "llama-quantize"), "ON")
     program = tools / "bin" / "llama-server"
-    files = module.make_files("smollm2", tools, ["nvfp4-head"])
+    files = module.make_files("smollm2", tools, ["nvfp4-head"], o.llama_formats)
     ours = files["nibble", "nvfp4-head"]
     for form in o.llama_formats:
         for streams in o.streams:
@@ -259,7 +262,7 @@ PARTS = {"throughput": throughput, "gap": gap, "cancelled": cancelled, "llama": 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--model", default=TREE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--model", type=pathlib.Path, help="of all parts but llama (default: SmolLM2 as NVFP4)")
     parser.add_argument("--threads", help="of both servers (default: their own)")
     parser.add_argument("--max-tokens", type=int, default=128, help="of an answer")
     parser.add_argument("--connections", type=int, default=256)
@@ -275,9 +278,13 @@ def main():
     parser.add_argument("--each", type=int, default=4, help="requests of a stream, of llama")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--llama-formats", nargs="+", default=["NVFP4", "Q4_0"])
+    parser.add_argument("--llama-build", type=pathlib.Path, help="a build of llama.cpp with llama-server, llama-quantize")
     o = parser.parse_args()
+    o.model = o.model or comparison().make_nibble_file("smollm2", "NVFP4")
     o.threads = ["--threads", o.threads] if o.threads else []
     o.flags = o.threads
+    version = subprocess.run([NIBBLE, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    print(f"{datetime.date.today()}, {comparison().machine()}, {version}\n")
     table = Table()
     for part in o.parts:
         asyncio.run(PARTS[part](o, table))

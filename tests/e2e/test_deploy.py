@@ -66,7 +66,7 @@ def test_metrics(files, nibble_path, tree, tmp_path):
     written = set(re.findall(r"^([a-z0-9_:]+)", text.decode(), re.M))
     panels = json.loads(files["grafana.json"])["panels"]
     used = " ".join(target["expr"] for panel in panels for target in panel["targets"])
-    used += files["prometheus.yaml"] + files["gateway.yaml"]
+    used += files["prometheus-rules.yaml"] + files["gateway.yaml"]
     names = set(re.findall(r"\b(?:vllm|nibble|process):?_?[a-z0-9_:]*[a-z]", used)) - {"nibble", "nibble.yaml", "nibble-epp"}
     names = {name for name in names if ":" in name or name.startswith("process_")}
     assert status == 200 and len(names) > 15 and names <= written, names - written

@@ -14,7 +14,7 @@
 #include "text/excerpt.h"
 
 grammar_node schema_refuse(schema_compiler *c, const char *keyword, const char *what) {
-    return grammar_fail(c->b, NIB_UNSUPPORTED, "the JSON schema: %s at \"%s\": %s", keyword, c->path, what);
+    return grammar_fail(c->b, NIB_UNSUPPORTED, "the JSON schema: %s at \"#%s\": %s", keyword, c->path, what);
 }
 
 json_t *schema_own(schema_compiler *c, json_t *made) {

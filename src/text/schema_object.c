@@ -47,7 +47,7 @@ static bool read_patterns(object *o) {
         if (o->n_patterns == MAX_NAME_PATTERNS)
             return schema_refuse(c, "patternProperties", "more than 3 patterns are not supported") !=
                    GRAMMAR_NEVER;
-        snprintf(where, sizeof where, "patternProperties at \"%s\"", c->path);
+        snprintf(where, sizeof where, "patternProperties at \"#%s\"", c->path);
         const regex *r = regex_read(c->b, &c->a, strview_of(pattern), false, where);
         o->patterns[o->n_patterns] = language_of_regex(c->b, &c->a, r);
         o->of_pattern[o->n_patterns++] = value;

@@ -87,7 +87,7 @@ static bool add_pattern(schema_compiler *c, limits *l, const char *pattern, bool
     char where[SCHEMA_MAX_PATH + 32];
     if (l->n_patterns == MAX_PATTERNS)
         return schema_refuse(c, keyword, "too many patterns for one string") != GRAMMAR_NEVER;
-    snprintf(where, sizeof where, "%s at \"%s\"", keyword, c->path);
+    snprintf(where, sizeof where, "%s at \"#%s\"", keyword, c->path);
     l->patterns[l->n_patterns] = regex_read(c->b, &c->a, strview_of(pattern), whole, where);
     return l->patterns[l->n_patterns++] != NULL;
 }

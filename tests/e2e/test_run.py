@@ -118,7 +118,7 @@ def test_answers_have_the_shape(nibble, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("flag, text, words", [
-    ("--json-schema", '{"not": {}}', 'not at ""'),
+    ("--json-schema", '{"not": {}}', 'not at "#"'),
     ("--json-schema", "{", "not valid JSON"),
     ("--json-schema", "nowhere.json", "cannot be opened"),
     ("--grammar", "nowhere.gbnf", "cannot be opened"),

@@ -68,26 +68,26 @@ static void refused(const char *schema, const char *words) {
 
 static void test_refusals_name_keyword_and_place(void **state) {
     (void)state;
-    refused("{\"not\":{\"type\":\"null\"}}", "not at \"\"");
-    refused("{\"properties\":{\"a\":{\"items\":{\"if\":{}}}}}", "if at \"/properties/a/items\"");
-    refused("{\"items\":{\"uniqueItems\":true}}", "uniqueItems at \"/items\"");
+    refused("{\"not\":{\"type\":\"null\"}}", "not at \"#\"");
+    refused("{\"properties\":{\"a\":{\"items\":{\"if\":{}}}}}", "if at \"#/properties/a/items\"");
+    refused("{\"items\":{\"uniqueItems\":true}}", "uniqueItems at \"#/items\"");
     refused("{\"contains\":{}}", "contains at");
     refused("{\"dependentRequired\":{\"a\":[\"b\"]}}", "dependentRequired");
     refused("{\"unevaluatedItems\":false}", "unevaluatedItems");
     refused("{\"type\":\"string\",\"format\":\"idn-email\"}", "format");
-    refused("{\"type\":\"string\",\"pattern\":\"(?=a)b\"}", "pattern at \"\"");
+    refused("{\"type\":\"string\",\"pattern\":\"(?=a)b\"}", "pattern at \"#\"");
     refused("{\"type\":\"string\",\"pattern\":\"(a)\\\\1\"}", "\\1 is not supported");
     refused("{\"type\":\"string\",\"pattern\":\"\\\\bword\"}", "\\b is not supported");
     refused("{\"$ref\":\"#/$defs/nothing\"}", "\"#/$defs/nothing\" is no schema");
     refused("{\"$ref\":\"https://example.org/x.json\"}", "$ref at");
     refused("{\"type\":\"text\"}", "names of JSON's types");
     refused("{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}",
-            "oneOf at \"\": branches that may both");
+            "oneOf at \"#\": branches that may both");
     refused("{\"type\":\"number\",\"multipleOf\":0.01}", "multipleOf");
     refused("{\"minProperties\":2}", "minProperties");
     refused("{\"maxLength\":-1}", "expected a whole number");
     refused("{\"maxItems\":1000001}", "above 1000000");
-    refused("{\"minimum\":\"a\"}", "minimum at \"\": expected a number");
+    refused("{\"minimum\":\"a\"}", "minimum at \"#\": expected a number");
     refused("[]", "expected an object or a boolean");
     refused("false", "nothing can match");
     refused("{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",

@@ -70,6 +70,18 @@ void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
         exit(cli_say(CLI_BAD_INPUT, "reading the arguments: %s", strerror(failed)));
 }
 
+static const char *const *origins; /* [n_origins] */
+static int n_origins;
+
+void cli_set_origins(const char *const *list, int argc) {
+    origins = list;
+    n_origins = argc;
+}
+
+const char *cli_origin(const struct argp_state *state) {
+    return state->next > 0 && state->next <= n_origins ? origins[state->next - 1] : "";
+}
+
 int cli_say(int exit_code, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -128,7 +140,8 @@ long long cli_integer_flag(const struct argp_state *state, const char *flag, con
                            long long max) {
     long long value = min;
     if (!cli_integer(text, min, max, &value))
-        argp_error(state, "%s takes a whole number from %lld to %lld, not '%s'", flag, min, max, text);
+        argp_error(state, "%s%s takes a whole number from %lld to %lld, not '%s'", cli_origin(state), flag,
+                   min, max, text);
     return value;
 }
 
@@ -136,7 +149,8 @@ double cli_real_flag(const struct argp_state *state, const char *flag, const cha
                      double max) {
     double value = min;
     if (!cli_real(text, min, max, &value))
-        argp_error(state, "%s takes a number from %g to %g, not '%s'", flag, min, max, text);
+        argp_error(state, "%s%s takes a number from %g to %g, not '%s'", cli_origin(state), flag, min, max,
+                   text);
     return value;
 }
 
@@ -151,7 +165,7 @@ int cli_choice_flag(const struct argp_state *state, const char *flag, const char
         if (n > 0 && used + (size_t)n < sizeof list)
             used += (size_t)n;
     }
-    argp_error(state, "%s takes one of %s, not '%s'", flag, list, text);
+    argp_error(state, "%s%s takes one of %s, not '%s'", cli_origin(state), flag, list, text);
     return 0;
 }
 

@@ -47,6 +47,10 @@ int cmd_devices(int argc, char **argv);
 /* Parses with glibc's argp; a usage error prints a sentence and ends the program with CLI_WRONG_USAGE, --help
  * and --version with CLI_OK (argp's own behaviour). */
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input);
+/* Where each argument of the ARGV to come stands: "FILE, line 3: ", or "" for the command line [argc]. */
+void cli_set_origins(const char *const *origins, int argc);
+/* That of the flag at hand, to begin a sentence with. */
+const char *cli_origin(const struct argp_state *state);
 
 /* Prints "nibble: sentence" on standard error and returns the exit code of STATUS. */
 int cli_fail(nib_status status, const nib_error *err);

@@ -116,9 +116,9 @@ static const char *const reasoning_fields[] = {"reasoning_content", "reasoning",
 static void add_name(const struct argp_state *state, const char *flag, const char **list, size_t *n,
                      const char *name) {
     if (!name[0])
-        argp_error(state, "%s takes some text", flag);
+        argp_error(state, "%s%s takes some text", cli_origin(state), flag);
     if (*n == MAX_NAMES)
-        argp_error(state, "%s may be given %d times at most", flag, MAX_NAMES);
+        argp_error(state, "%s%s may be given %d times at most", cli_origin(state), flag, MAX_NAMES);
     else
         list[(*n)++] = name;
 }
@@ -366,6 +366,7 @@ int cmd_serve(int argc, char **argv) {
     args.serve.api_keys = args.keys;
     args.serve.names = args.names;
     if (status == NIB_OK) {
+        cli_set_origins((const char *const *)all.origins, all.argc);
         cli_parse(&argp, all.argc, all.argv, &args);
         status = read_files_and_run(&args, &err);
     }

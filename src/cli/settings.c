@@ -8,10 +8,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/status.h"
 #include "cli/files.h"
+#include "cli/suggest.h"
+
+#define PREFIX       "NIBBLE_"
+#define PREFIX_BYTES (sizeof PREFIX - 1)
+
+enum { MAX_FLAGS = 96 };
 
 static nib_status no_memory(nib_error *err) {
     return nib_fail(err, NIB_NO_MEMORY, "out of memory for settings");
@@ -30,20 +37,28 @@ static const struct argp_option *find(const struct argp *argp, const char *name,
     return NULL;
 }
 
-static nib_status add(settings *s, char *argument, nib_error *err) {
-    char **grown = argument ? mem_resize(s->argv, (size_t)s->argc + 2, sizeof *grown) : NULL;
-    if (!grown) {
+/* Takes ARGUMENT, which may be NULL for want of memory. WHERE: "" or what stands before ": ". */
+static nib_status add(settings *s, char *argument, const char *where, nib_error *err) {
+    const size_t n = strlen(where) + 3;
+    char *origin = mem_alloc(n);
+    char **argv = mem_resize(s->argv, (size_t)s->argc + 2, sizeof *argv);
+    s->argv = argv ? argv : s->argv;
+    char **origins = mem_resize(s->origins, (size_t)s->argc + 1, sizeof *origins);
+    s->origins = origins ? origins : s->origins;
+    if (!argument || !origin || !argv || !origins) {
         mem_free(argument);
+        mem_free(origin);
         return no_memory(err);
     }
-    s->argv = grown;
+    snprintf(origin, n, where[0] ? "%s: " : "%s", where);
+    s->origins[s->argc] = origin;
     s->argv[s->argc++] = argument;
     s->argv[s->argc] = NULL;
     return NIB_OK;
 }
 
 static nib_status add_copy(settings *s, const char *argument, nib_error *err) {
-    return add(s, mem_copy_text(argument, strlen(argument)), err);
+    return add(s, mem_copy_text(argument, strlen(argument)), "", err);
 }
 
 /* --NAME=VALUE; of a flag without a value --NAME, where VALUE is 1 or true. */
@@ -59,7 +74,7 @@ static nib_status add_flag(settings *s, const struct argp_option *o, const char 
     flag = mem_alloc(n);
     if (flag)
         snprintf(flag, n, o->arg ? "--%s=%s" : "--%s", o->name, value);
-    return add(s, flag, err);
+    return add(s, flag, where, err);
 }
 
 /* ---- the file ---- */
@@ -130,19 +145,60 @@ static const char *config_path(int argc, char **argv) {
 
 /* ---- the environment ---- */
 
-static nib_status read_environment(settings *s, const struct argp *argp, nib_error *err) {
-    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++) {
-        char name[80] = "NIBBLE_";
-        size_t n = strlen(name);
-        for (const char *c = o->name; c && *c && n + 1 < sizeof name; c++)
-            name[n++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
-        name[n] = 0;
-        const char *value = o->name && strcmp(o->name, "config") != 0 ? getenv(name) : NULL;
-        if (value && value[0])
-            NIB_TRY(add_flag(s, o, value, name, err));
-    }
+/* MAX_TOKENS, behind PREFIX, of max-tokens. */
+static const char *variable_of(const char *flag, char name[80]) {
+    size_t n = (size_t)snprintf(name, 80, PREFIX);
+    for (const char *c = flag; *c && n + 1 < 80; c++)
+        name[n++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+    name[n] = 0;
+    return name;
+}
+
+/* FLAGS [MAX_FLAGS], of which N are there, gets those that may stand in the environment. */
+static size_t list_flags(const struct argp *argp, const struct argp_option *flags[], size_t n) {
+    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++)
+        if (o->name && strcmp(o->name, "config") != 0 && n < MAX_FLAGS)
+            flags[n++] = o;
     for (const struct argp_child *c = argp->children; c && c->argp; c++)
-        NIB_TRY(read_environment(s, c->argp, err));
+        n = list_flags(c->argp, flags, n);
+    return n;
+}
+
+/* What Kubernetes and Docker set for a service that is called nibble. */
+static bool is_of_a_service(const char *name) {
+    return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT_", 5) == 0 ||
+           strncmp(name, "ENV_", 4) == 0;
+}
+
+/* ENTRY of the environment, NAME=VALUE behind PREFIX, where NAME is none of NAMES (ends with NULL). */
+static void warn_of(const char *entry, const char *const *names) {
+    char name[80];
+    const size_t n = strcspn(entry, "=");
+    snprintf(name, sizeof name, "%.*s", (int)(n < 79 ? n : 79), entry);
+    for (const char *const *known = names; *known; known++)
+        if (strcmp(*known, name) == 0)
+            return;
+    if (is_of_a_service(name))
+        return;
+    const char *near = suggest_name(name, names);
+    cli_say(CLI_OK, PREFIX "%s in the environment is no setting%s%s%s", name,
+            near ? "; did you mean " PREFIX : "", near ? near : "", near ? "?" : "");
+}
+
+static nib_status read_environment(settings *s, const struct argp *argp, nib_error *err) {
+    const struct argp_option *flags[MAX_FLAGS];
+    static char variables[MAX_FLAGS][80];
+    const char *names[MAX_FLAGS + 1] = {NULL};
+    const size_t n = list_flags(argp, flags, 0);
+    for (size_t i = 0; i < n; i++) {
+        const char *value = getenv(variable_of(flags[i]->name, variables[i]));
+        if (value && value[0])
+            NIB_TRY(add_flag(s, flags[i], value, variables[i], err));
+        names[i] = variables[i] + PREFIX_BYTES;
+    }
+    for (char **entry = environ; *entry; entry++)
+        if (strncmp(*entry, PREFIX, PREFIX_BYTES) == 0)
+            warn_of(*entry + PREFIX_BYTES, names);
     return NIB_OK;
 }
 
@@ -159,8 +215,11 @@ nib_status settings_open(settings *s, const struct argp *argp, int argc, char **
 }
 
 void settings_free(settings *s) {
-    for (int i = 0; i < s->argc; i++)
+    for (int i = 0; i < s->argc; i++) {
         mem_free(s->argv[i]);
+        mem_free(s->origins[i]);
+    }
     mem_free(s->argv);
+    mem_free(s->origins);
     *s = (settings){0};
 }

@@ -10,10 +10,12 @@
 
 typedef struct settings {
     char **argv; /* [argc] and a NULL: argv[0], the file's flags, the environment's, the rest of the given */
+    char **origins; /* [argc] of each, as cli_set_origins wants them */
     int argc;
 } settings;
 
-/* --config FILE is looked for in ARGV and left in it. Freed with settings_free, also after a failure. */
+/* A NIBBLE_ name that is none is warned of: it changes nothing. --config FILE is looked for in ARGV and left
+ * in it. Freed with settings_free, also after a failure. */
 nib_status settings_open(settings *s, const struct argp *argp, int argc, char **argv, nib_error *err);
 void settings_free(settings *s);
 

@@ -38,10 +38,23 @@ def test_bad_files(nibble, words, tmp_path, text, words_said):
 
 def test_bad_values_are_wrong_usage(nibble, words, tmp_path):
     done = nibble("serve", words, check=False, env={"NIBBLE_PORT": "many"})
-    assert done.returncode == 2 and "--port takes a whole number" in done.stderr
+    assert done.returncode == 2 and "NIBBLE_PORT: --port takes a whole number" in done.stderr
+    (tmp_path / "c").write_text("# ours\nmax-num-seqs = 4\nport = many\n")
+    done = nibble("serve", words, "--config", tmp_path / "c", check=False)
+    assert done.returncode == 2 and f"{tmp_path / 'c'}, line 3: --port takes a whole number" in done.stderr
+    done = nibble("serve", words, "--port", "many", check=False)
+    assert "serve: --port takes" in done.stderr
     assert nibble("serve", words, "--tensor-parallel-size", 2, check=False).returncode == 2
     assert nibble("serve", words, "--ssl-certfile", "x", check=False).returncode == 2
     assert nibble("serve", words, "--config", tmp_path / "none", check=False).returncode == 1
+
+
+def test_mistyped_names_in_the_environment(nibble, words):
+    env = {"NIBBLE_PROT": "8000", "NIBBLE_STRANGE": "1", "NIBBLE_SERVICE_HOST": "10.0.0.1", "NIBBLE_PORT_80_TCP": "x",
+           "NIBBLE_SSL_CERTFILE": "none"}
+    said = nibble("serve", words, check=False, env=env).stderr
+    assert "NIBBLE_PROT in the environment is no setting; did you mean NIBBLE_PORT?" in said
+    assert "NIBBLE_STRANGE in the environment is no setting\n" in said and "SERVICE" not in said and "80_TCP" not in said
 
 
 def test_tls(nibble_path, nibble, words, tmp_path):

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "serve/answer_continue.h"
 #include "serve/answer_take.h"
 #include "serve/budget.h"
 #include "serve/keys.h"
@@ -232,7 +233,7 @@ static nib_status render_once(const answer *r, int32_t **ids, size_t *n, nib_rea
                                 .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
                                 .variables =
                                     r->ask.variables ? json_dumps(r->ask.variables, JSON_COMPACT) : NULL,
-                                .no_generation_prompt = r->ask.no_generation_prompt};
+                                .no_generation_prompt = r->ask.no_generation_prompt || r->ask.continue_last};
     const nib_status status = render(r, &c, ids, n, reader, err);
     json_text_free((char *)(size_t)c.messages);
     json_text_free((char *)(size_t)c.tools);
@@ -261,6 +262,11 @@ bool answer_add_conversation(answer *r, api_error *e) {
         status = render_once(r, &ids, &n, &reader, &words);
     if (status != NIB_OK)
         return api_error_from(e, status, &words);
+    if (r->ask.continue_last && !answer_cut_behind_last(r, ids, &n, e)) {
+        nib_free(ids);
+        nib_reader_close(reader);
+        return false;
+    }
     if (!answer_add_prompt(r, ids, n, e)) {
         nib_reader_close(reader);
         return false;

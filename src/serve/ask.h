@@ -53,6 +53,7 @@ typedef struct ask {
     json_t *tools;     /* or NULL */
     json_t *variables; /* of the template */
     bool no_generation_prompt, single_call;
+    bool continue_last; /* the assistant's last message is gone on with */
     ask_tool_choice tool_choice;
     const char *tool_name; /* ASK_TOOLS_NAMED */
     int reasoning_budget;  /* tokens; -1: no bound */

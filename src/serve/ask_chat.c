@@ -291,7 +291,7 @@ static const field fields[] = {
     {"chat_template_kwargs", FIELD_READ, 0, 0, 0, read_kwargs, NULL},
     {"documents", FIELD_READ, 0, 0, 0, read_documents, NULL},
     {"add_generation_prompt", FIELD_READ, 0, 0, 0, read_generation_prompt, NULL},
-    {"continue_final_message", FIELD_READ, 0, 0, 0, refuse_true, NULL},
+    {"continue_final_message", FIELD_BOOL, AT(continue_last), 0, 0, NULL, NULL},
     {"echo", FIELD_READ, 0, 0, 0, refuse_true, NULL},
     {"modalities", FIELD_READ, 0, 0, 0, read_modalities, NULL},
     {"chat_template", FIELD_REFUSED, 0, 0, 0, NULL, "the server's is used (--chat-template)"},
@@ -315,5 +315,8 @@ bool ask_read_chat(ask *a, const json_t *body, api_error *e) {
         return api_error_set(e, API_INVALID, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
     if (a->max_tokens == 0)
         return api_error_set(e, API_INVALID, "max_tokens", "'max_tokens' must be at least 1");
+    if (a->continue_last && json_is_true(json_object_get(body, "add_generation_prompt")))
+        return api_error_set(e, API_INVALID, "continue_final_message",
+                             "'continue_final_message' beside 'add_generation_prompt', which begins another");
     return ask_check_tools(a, e) && ask_finish(a, e);
 }

@@ -268,6 +268,14 @@ static const field fields[] = {
 const field *const ask_messages_tables[] = {fields,           ask_common,   ask_thinking_fields,
                                             ask_shape_fields, ask_harmless, NULL};
 
+/* Anthropic's clients begin the answer themselves, as a last message of the assistant's. */
+static bool ends_with_a_text(const ask *a) {
+    const json_t *last = json_array_get(a->messages, json_array_size(a->messages) - 1);
+    const char *role = text_at(last, "role"), *content = text_at(last, "content");
+    return role && strcmp(role, "assistant") == 0 && !json_object_get(last, "tool_calls") && content &&
+           content[0];
+}
+
 bool ask_read_messages(ask *a, const json_t *body, bool counting, api_error *e) {
     ask_defaults(a, body);
     if (!fields_read(ask_messages_tables, a, body, "", e))
@@ -278,5 +286,6 @@ bool ask_read_messages(ask *a, const json_t *body, bool counting, api_error *e) 
         return wrong("max_tokens", "given", e);
     if (a->n != 1 || a->best_of > 1)
         return wrong("n", "1 here", e);
+    a->continue_last = ends_with_a_text(a);
     return ask_check_tools(a, e) && ask_finish(a, e);
 }

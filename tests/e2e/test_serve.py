@@ -78,7 +78,7 @@ def test_what_is_not_there(server):
     (chat(tools=[{"type": "function"}]), "tools[0]", "have a name"),
     (chat(tool_choice="required"), "tool_choice", "no tools"),
     (chat(response_format={"type": "xml"}), "response_format.type", "json_schema"),
-    (chat(response_format={"type": "json_schema", "json_schema": {"schema": {"not": {}}}}), None, 'not at ""'),
+    (chat(response_format={"type": "json_schema", "json_schema": {"schema": {"not": {}}}}), None, 'not at "#"'),
     (chat(seed=1.5), "seed", "whole number"),
     (chat(stream_options={"include_usage": True}), "stream_options", "without 'stream'"),
 ])

@@ -31,6 +31,8 @@ def server(nibble_path, model):
     ({"chat_template_kwargs": {"bos_token": "x"}}, "bos_token"),
     ({"n": 1000}, "'n'"),
     ({"max_completion_tokens": 9}, "max_completion_tokens"),
+    ({"continue_final_message": True}, "last message must be the assistant's"),
+    ({"continue_final_message": True, "add_generation_prompt": True}, "add_generation_prompt"),
 ])
 def test_refused(server, more, named):
     error = server.post("/v1/chat/completions", {"messages": user("hi"), "max_tokens": 8, **more}, 400)["error"]

@@ -115,6 +115,19 @@ def test_a_conversation_with_calls_goes_on(hermes):
     assert plain["content"] == "It is noon." and finish == "stop"
 
 
+def test_a_last_message_is_gone_on_with(hermes):
+    """Of the prompt everything behind the message is cut; the beginning is what the template always writes."""
+    messages = [*user("the cat"), {"role": "assistant", "content": "It is the"}]
+    begun, plain = (hermes.post("/apply-template", {"messages": m, "continue_final_message": m is messages})["prompt"]
+                    for m in (messages, messages[:1]))
+    assert begun == plain + "It is the"
+    answer = hermes.post(CHAT, ask(messages=messages, continue_final_message=True, max_tokens=8, return_token_ids=True))
+    text = hermes.post(TEXT, {"prompt": answer["prompt_token_ids"], "temperature": 0, "max_tokens": 8})["choices"][0]["text"]
+    assert answer["choices"][0]["message"]["content"] == text
+    claude = hermes.post("/v1/messages", {"messages": messages, "temperature": 0, "max_tokens": 8})
+    assert claude["content"][0]["text"] == text and claude["usage"]["input_tokens"] <= len(answer["prompt_token_ids"])
+
+
 def arguments_of(message, name):
     assert len(message["tool_calls"]) == 1 and message["tool_calls"][0]["function"]["name"] == name
     return json.loads(message["tool_calls"][0]["function"]["arguments"])

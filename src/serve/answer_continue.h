@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * For answer.c: prompts that end within the assistant's last message.
+ */
+#ifndef SERVE_ANSWER_CONTINUE_H
+#define SERVE_ANSWER_CONTINUE_H
+
+#include "serve/answer.h"
+
+/* Of IDS [*n], the rendered conversation, what is behind the last message's text is left out. */
+bool answer_cut_behind_last(const answer *r, const int32_t *ids, size_t *n, api_error *e);
+
+#endif

@@ -318,7 +318,6 @@ static void set_table(backend *be) {
     *be = (backend){
         .name = "cpu",
         .row_bits_fixed = true,
-        .norms_rows = true,
         .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,

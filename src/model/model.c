@@ -97,11 +97,6 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
     if (!file->has_network || file->hp.family == FAMILY_NONE)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (%s)", file->path,
                         family_list(families));
-    if (!be->norms_rows && (file->hp.norms == NORM_AFTER || file->hp.qk_norm == QK_NORM_ROW))
-        return nib_fail(
-            err, NIB_UNSUPPORTED,
-            "%s: %s norms behind its halves or over all heads, which the %s backend does not compute",
-            file->path, family_name(file->hp.family), be->name);
     if (limits->max_rows < 1 || limits->max_out < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows and %d outputs; each must be at least 1",
                         limits->max_rows, limits->max_out);

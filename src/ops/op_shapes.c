@@ -35,7 +35,6 @@ static void check_norm(const buf *out, const buf *x, const vec *w) {
 
 void op_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
     check_norm(out, x, w);
-    assert(w || be->norms_rows);
     destination(out, x->rows, x->cols, reader);
     be->op.rmsnorm(be, out, x, w, eps, reader);
 }
@@ -84,7 +83,7 @@ void op_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kin
 
 /* ---- attention ---- */
 
-static void check_attention(const backend *be, const attn_params *p, const cache *c) {
+static void check_attention(const attn_params *p, const cache *c) {
     assert(p->group >= 0 && p->group < c->n_groups);
     const cache_shape *s = &c->shapes[p->group];
     assert(s->group.kind != CACHE_STATE && p->layer >= 0 && p->layer < s->n_layers);
@@ -92,13 +91,13 @@ static void check_attention(const backend *be, const attn_params *p, const cache
     assert(s->group.kind == CACHE_FULL || (p->window > 0 && p->window <= s->group.window));
     size_t d = (size_t)p->head_dim, q = (size_t)p->n_heads * d, k = (size_t)p->n_kv_heads * d;
     bool per_head = p->q_norm && p->q_norm->n == d && p->k_norm->n == d;
-    assert(!p->q_norm || per_head || (be->norms_rows && p->q_norm->n == q && p->k_norm->n == k));
+    assert(!p->q_norm || per_head || (p->q_norm->n == q && p->k_norm->n == k));
     assert(!p->inv_freq || 2 * p->inv_freq->n <= (size_t)p->head_dim);
 }
 
 void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
     size_t d = (size_t)p->head_dim, h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads;
-    check_attention(be, p, c);
+    check_attention(p, c);
     assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && qkv->cols == (h + 2 * g) * d);
     assert(qkv->rows == (size_t)be->batch->n_rows);
     destination(q, qkv->rows, h * d, NULL);
@@ -106,7 +105,7 @@ void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_param
 }
 
 void op_attention(backend *be, buf *out, const buf *q, const attn_params *p, cache *c, const weight *reader) {
-    check_attention(be, p, c);
+    check_attention(p, c);
     assert(q->kind == BUF_F32 && q->cols == (size_t)p->n_heads * (size_t)p->head_dim);
     assert(q->rows == (size_t)be->batch->n_rows && out->kind == BUF_ACT);
     destination(out, q->rows, q->cols, reader);

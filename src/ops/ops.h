@@ -85,8 +85,8 @@ typedef struct cache {
 typedef struct attn_params {
     int group, layer; /* cache group, and the layer's number within it */
     int n_heads, n_kv_heads, head_dim;
-    const vec *q_norm, *k_norm; /* [head_dim]: an RMS norm per head; [heads * head_dim] (norms_rows): one over
-                                   all heads; NULL: none */
+    const vec *q_norm, *k_norm; /* [head_dim]: an RMS norm per head; [heads * head_dim]: one over all heads;
+                                   NULL: none */
     float norm_eps;
     const vec
         *inv_freq;    /* [n <= head_dim / 2] radians per position: the first 2n dimensions turn; NULL: none */
@@ -119,7 +119,7 @@ typedef struct op_profile {
 typedef struct op_table {
     /* x[r, :] = table[token[r], :] * scale */
     void (*embed)(backend *be, buf *x, const weight *table, float scale);
-    /* out = x / sqrt(mean(x^2) + eps) * w; w F32 [cols], or NULL (norms_rows): out = x; out is F32, or ACT
+    /* out = x / sqrt(mean(x^2) + eps) * w; w F32 [cols], or NULL: out = x; out is F32, or ACT
      * for READER (NULL: for whoever reads it) */
     void (*rmsnorm)(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
     /* the same for the batch's out_rows only: out has n_out rows */
@@ -153,7 +153,6 @@ struct backend {
     const char *name;    /* "cpu", "cuda" */
     char path[160];      /* what computes, for people: "cpu avx512-vnni, activations int8 (a scale per 16)" */
     bool row_bits_fixed; /* the strict promise above */
-    bool norms_rows;     /* rmsnorm without weights, norms of q and k over all their heads */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied

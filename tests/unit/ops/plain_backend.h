@@ -357,7 +357,6 @@ static backend plain_backend = {
     .name = "plain",
     .path = "plain loops, FP64 sums",
     .row_bits_fixed = true,
-    .norms_rows = true,
     .mode = COMPUTE_EXACT,
     .n_ranks = 1,
     .buf_new = plain_buf_new,

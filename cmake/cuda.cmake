@@ -3,7 +3,7 @@
 # CUDA is optional (NIBBLE_CUDA; make cuda). A room's files that need it lie in src/ROOM/gpu/: C files that call
 # the runtime, and .cu files whose folder names the generation they are built for:
 #   gpu/any/   one source for all generations        gpu/sm90/   Hopper (sm_90a)
-#   gpu/sm89/  Ada and what has its instructions      gpu/sm120/  Blackwell GeForce (sm_120a)
+#   gpu/sm89/  Ada and what has its instructions      gpu/sm120/  Blackwell GeForce (sm_120)
 # Files of src/ROOM/nogpu/ stand in for gpu/ in a build without CUDA.
 option(NIBBLE_CUDA "build the CUDA rooms (needs nvcc)" OFF)
 set(NIBBLE_CUDA_ARCHS "80;89;90;100;120" CACHE STRING "generations that gpu/any is built for")
@@ -23,8 +23,13 @@ endif()
 set(NIBBLE_GENCODE_sm80 -gencode=arch=compute_80,code=sm_80)
 set(NIBBLE_GENCODE_sm89 -gencode=arch=compute_89,code=sm_89)
 set(NIBBLE_GENCODE_sm90 -gencode=arch=compute_90a,code=sm_90a)
-set(NIBBLE_GENCODE_sm100 -gencode=arch=compute_100a,code=sm_100a)
-set(NIBBLE_GENCODE_sm120 -gencode=arch=compute_120a,code=sm_120a)
+if(NIBBLE_CUDA AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.9) # no families yet: without 10.3 and 12.1
+    set(NIBBLE_GENCODE_sm100 -gencode=arch=compute_100a,code=sm_100a)
+    set(NIBBLE_GENCODE_sm120 -gencode=arch=compute_120a,code=sm_120a)
+else()
+    set(NIBBLE_GENCODE_sm100 -gencode=arch=compute_100f,code=sm_100f) # 10.0 and 10.3
+    set(NIBBLE_GENCODE_sm120 -gencode=arch=compute_120f,code=sm_120f) # 12.0 and 12.1
+endif()
 
 # The .cu files of ROOM as library room_ROOM_cu, linked to room_ROOM.
 function(nibble_cuda_room room)

@@ -17,21 +17,21 @@ import sys
 # file -> generation -> instruction (SASS mnemonic, as a regular expression)
 HMMA = r"HMMA\.16816\.F32\.BF16"
 WANTED = {
-    "gemm/gpu/any/gemv.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
-    "gemm/gpu/any/gemv16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
-    "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
-    "gemm/gpu/any/tile_bf16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"), HMMA),
-    "gemm/gpu/sm90/few.cu": {"sm_90a": r"HGMMA\.64x16x16\.F32\.BF16"},
-    "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90a": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
-    "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90a": r"HGMMA\.64x256x16\.F32\.BF16"},
-    "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120a": r"OMMA.*16864.*E2M1"},
-    "gemm/gpu/sm89/tile_e4m3.cu": {"sm_89": r"QMMA\.16832\.F32\.E4M3\.E4M3", "sm_120a": r"QMMA\.16832\.F32\.E4M3\.E4M3"},
+    "gemm/gpu/any/gemv.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
+    "gemm/gpu/any/gemv16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
+    "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
+    "gemm/gpu/any/tile_bf16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
+    "gemm/gpu/sm90/few.cu": {"sm_90": r"HGMMA\.64x16x16\.F32\.BF16"},
+    "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
+    "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90": r"HGMMA\.64x256x16\.F32\.BF16"},
+    "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120": r"OMMA.*16864.*E2M1"},
+    "gemm/gpu/sm89/tile_e4m3.cu": {"sm_89": r"QMMA\.16832\.F32\.E4M3\.E4M3", "sm_120": r"QMMA\.16832\.F32\.E4M3\.E4M3"},
 }
 
 
 def sass_by_generation(tool, path):
     text = subprocess.run([tool, "--dump-sass", path], capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"^\s*arch = (sm_\w+)$", text, flags=re.M)
+    parts = re.split(r"^\s*arch = (sm_\d+)[af]?$", text, flags=re.M)
     found = {}
     for generation, code in zip(parts[1::2], parts[2::2]):
         found[generation] = found.get(generation, "") + code

@@ -3,7 +3,7 @@
  * Speed of a whole network of random NVFP4 weights on a GPU, beside the read bandwidth of the same card in
  * the same run: prefill, decode at several numbers of streams and contexts, with CUDA graphs and without.
  *
- * usage: bench_gpu_shape SHAPE [fp8|bf16: the cache] [auto|w4a16|exact] [profile]
+ * usage: bench_gpu_shape SHAPE [fp8|bf16: the cache] [auto|w4a16|w4a8|exact] [profile]
  */
 #include "base/clock.h"
 #include "ops/plugin.h"
@@ -144,7 +144,9 @@ int main(int argc, char **argv) {
     }
     nib_kv_dtype kv_dtype = strcmp(kv, "bf16") == 0 ? NIB_KV_BF16 : NIB_KV_FP8;
     device_options o = {.mode_auto = strcmp(mode, "auto") == 0,
-                        .mode = strcmp(mode, "exact") == 0 ? COMPUTE_EXACT : COMPUTE_W4A16};
+                        .mode = strcmp(mode, "exact") == 0  ? COMPUTE_EXACT
+                                : strcmp(mode, "w4a8") == 0 ? COMPUTE_W4A8_FP8
+                                                            : COMPUTE_W4A16};
     model_limits limits = {.max_rows = CHUNK, .max_out = MAX_SEQS, .kv_dtype = kv_dtype};
     int pages = MAX_SEQS * SEQ_PAGES + SEQ_PAGES; /* and 1,300 serve one long stream */
     for (int g = 0; g < CACHE_MAX_GROUPS; g++) {

@@ -21,7 +21,8 @@ extern "C" {
 
 #define KV_PAGE     64 /* = KV_PAGE_TOKENS */
 #define MAX_PARTS   3  /* = WEIGHT_MAX_PARTS */
-#define MAX_CLUSTER 8  /* blocks that share memory: as many as every GPU with clusters takes */
+#define BRIEF_KEYS  512
+#define MAX_CLUSTER 8 /* blocks that share memory: as many as every GPU with clusters takes */
 
 /* Where work is queued. PDL: each kernel may start while the one before it ends (sm_90 and up). */
 typedef struct cuda_lane {
@@ -82,6 +83,7 @@ typedef struct step_view {
     const int32_t *page_table;
     const int32_t *alone;  /* [n_alone] rows that stand alone in their sequence: decode's */
     const int32_t *prompt; /* [n_rows] the sequence of a row that does not; -1: it stands alone */
+    bool brief;            /* no row that stands alone has more than BRIEF_KEYS keys */
 } step_view;
 
 typedef enum kv_format { KV_F32 = 0, KV_BF16, KV_FP8 } kv_format;
@@ -141,6 +143,10 @@ int sum_squares_launch(const cuda_lane *lane, double *sums, act_view a, int n_ro
 int qkv_launch(const cuda_lane *lane, float *q, size_t q_stride, act_view qkv, const attn_view *p,
                const kv_view *kv, const step_view *step, int n_rows);
 
+/* An RMS norm over a row's first n_q elements and one over the n_k behind them, in place. */
+int qk_norm_launch(const cuda_lane *lane, act_view qkv, const float *q_norm, const float *k_norm, size_t n_q,
+                   size_t n_k, float eps, int n_rows);
+
 /* Any head_dim, any format, FP32 throughout: one warp a row and head. */
 int attention_exact_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
                            const attn_view *p, const kv_view *kv, const step_view *step, int n_rows);
@@ -153,6 +159,11 @@ size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p, int n_alo
 size_t decode_partial_most(const cuda_lane *lane); /* of any rows and shape */
 int decode_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride, const attn_view *p,
                   const kv_view *kv, const step_view *step, int n_alone, void *partial);
+
+/* The same and qkv_launch in one, bit for bit, where rows are few (sm_90 and up; every row stands alone). */
+bool decode_makes(const cuda_lane *lane, const attn_view *p, kv_format format, int n_alone);
+int decode_make_launch(const cuda_lane *lane, act_view out, act_view qkv, const attn_view *p,
+                       const kv_view *kv, const step_view *step, int n_alone);
 
 /* All rows but those that stand alone; the same shapes. Takes Hopper's own kernel where it serves. */
 bool prefill_supports(const attn_view *p, kv_format format);

@@ -10,6 +10,8 @@
 #ifndef GEMM_GEMM_H
 #define GEMM_GEMM_H
 
+#include <stdbool.h>
+
 #include "nibble_gemm.h"
 
 /* ---- packed weights ----
@@ -75,6 +77,33 @@ static inline int gemm_e4m3_position(int k) { /* in its 64 */
  */
 nib_status gemm_prepare(const nib_gemm *g, nib_gemm_type to, const void *x, nib_gemm_type x_type, size_t m,
                         size_t k, size_t ldx, void *out, float *scale, void *stream, nib_error *err);
+
+/* ---- few tokens in a network's chain: a norm before the product, a gated unit after it, in one launch ----
+ */
+typedef struct gemm_norm { /* device: a = x / sqrt(mean(x^2) + eps) * w */
+    const float *x, *w;    /* [k] */
+    float eps;
+} gemm_norm;
+
+typedef enum gemm_unit { GEMM_UNIT_NONE = 0, GEMM_UNIT_SILU, GEMM_UNIT_GELU } gemm_unit; /* GELU: tanh form */
+
+#define GEMM_CHAIN_ROWS 8
+
+/* D [m, n] = a W^T, exact in the weights. One token: A is the norm's, x * w rounded to BF16 before it is
+ * divided. 2 to GEMM_CHAIN_ROWS tokens with a unit: A is BF16 [m, k], rows LDA apart. With a unit W is gate
+ * and up, n / 2 rows each (multiples of 16), and D [m, n / 2] = f(a gate^T) * (a up^T). D: BF16 or F32. */
+typedef struct gemm_chain {
+    const nib_gemm_weight *weight;
+    size_t m, lda, ldd;
+    const gemm_norm *norm;
+    const void *a;
+    gemm_unit unit;
+    void *d;
+    nib_gemm_type d_type;
+} gemm_chain;
+
+bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c);
+nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *stream, nib_error *err);
 
 /* ---- the choice ---- */
 typedef enum gemm_kernel {

@@ -72,7 +72,10 @@ static void make_batch(world *w, const sequence *seqs, int n_seqs) {
                           .first_page = to_device(w->first_page, bytes),
                           .page_table = to_device(pages, sizeof pages),
                           .alone = to_device(w->alone, bytes),
-                          .prompt = to_device(w->prompt, bytes)};
+                          .prompt = to_device(w->prompt, bytes),
+                          .brief = true};
+    for (int s = 0; s < n_seqs; s++)
+        w->step.brief = w->step.brief && (seqs[s].n_rows > 1 || seqs[s].pos < BRIEF_KEYS);
 }
 
 /* Keys and values of every position are stored: the batch's by the kernel, earlier ones at random here. */
@@ -250,6 +253,48 @@ static void check_fast(const world *w, act_view out, const double *want, bool ho
     free(got), free(again);
 }
 
+/* The cells of this step's keys and values hold NaN. */
+static void poison_cells(const world *w) {
+    size_t bytes = (size_t)w->p.head_dim * kv_each(w->kv.format);
+    for (int r = 0; r < w->n_rows; r++)
+        for (int h = 0; h < w->p.n_kv_heads; h++) {
+            size_t cell = cell_at(w, w->first_page[r], h, w->positions[r]);
+            CK(cudaMemset((uint8_t *)w->kv.k + cell * bytes, 0xff, bytes));
+            CK(cudaMemset((uint8_t *)w->kv.v + cell * bytes, 0xff, bytes));
+            CK(cudaMemset(w->kv.k_scales + cell, 0xff, 4));
+            CK(cudaMemset(w->kv.v_scales + cell, 0xff, 4));
+        }
+}
+
+/* Attention that makes its queries itself: the bits of the two kernels, in what comes out and in the cache.
+ */
+static void check_made(const world *w, act_view out) {
+    size_t n = (size_t)w->n_rows * w->q_cols * 4,
+           bytes = w->cells * (size_t)w->p.head_dim * kv_each(w->kv.format);
+    void *cache[4] = {w->kv.k, w->kv.v, w->kv.k_scales, w->kv.v_scales}, *before[4];
+    size_t sizes[4] = {bytes, bytes, w->cells * 4, w->cells * 4};
+    act_view qkv = {ACT_F32, w->d_qkv, NULL, w->qkv_cols};
+    if (w->n_alone < w->n_rows || !decode_makes(&lane, &w->p, w->kv.format, w->n_alone))
+        return;
+    run_fast(&lane, w, out);
+    void *want = from_device(out.data, n);
+    for (int i = 0; i < 4; i++)
+        before[i] = from_device(cache[i], sizes[i]);
+    CK(cudaMemset(out.data, 0xff, n));
+    poison_cells(w);
+    CK(decode_make_launch(&lane, out, qkv, &w->p, &w->kv, &w->step, w->n_alone));
+    void *got = from_device(out.data, n);
+    check_equal("attention with its own queries", got, want, n);
+    for (int i = 0; i < (w->kv.format == KV_FP8 ? 4 : 2); i++) {
+        void *after = from_device(cache[i], sizes[i]);
+        check_equal("the cache behind it", after, before[i], sizes[i]);
+        free(after);
+    }
+    for (int i = 0; i < 4; i++)
+        free(before[i]);
+    free(want), free(got);
+}
+
 static void check_attention(const world *w, check_family *exact, check_family *fast) {
     size_t n = (size_t)w->n_rows * w->q_cols;
     double *want = attend(w);
@@ -263,6 +308,7 @@ static void check_attention(const world *w, check_family *exact, check_family *f
     if (decode_supports(&w->p, w->kv.format)) {
         check_fast(w, out, want, false, fast);
         check_fast(w, out, want, true, fast);
+        check_made(w, out);
     }
     cudaFree(out.data);
     free(want);
@@ -277,11 +323,12 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
                        check_family *exact, check_family *fast) {
     const sequence batches[][MAX_SEQS] = {
         {{0, 1}},
+        {{511, 1}, {0, 1}, {160, 1}},
         {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
         {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
         {{600, 1}}, /* and others: so many rows that few are split */
     };
-    const int n_seqs[] = {1, 6, 4, 40};
+    const int n_seqs[] = {1, 3, 6, 4, 40};
     size_t d = (size_t)s->head_dim;
     world w = {.p = {.n_heads = s->n_heads,
                      .n_kv_heads = s->n_kv_heads,
@@ -302,7 +349,7 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
     w.p.inv_freq = to_device(w.inv_freq, (size_t)s->n_freq * 4);
     w.q_cols = (size_t)s->n_heads * d;
     w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
-    for (int b = 0; b < 4; b++) {
+    for (int b = 0; b < 5; b++) {
         sequence seqs[MAX_SEQS];
         for (int i = 0; i < MAX_SEQS; i++)
             seqs[i] = batches[b][i].n_rows > 0 ? batches[b][i] : (sequence){(int)(rnd() % 180), 1};

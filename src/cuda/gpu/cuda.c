@@ -33,15 +33,13 @@ static nib_status count_devices(int *n, nib_error *err) {
 
 /* ---- opening ---- */
 
-/* AUTO: Hopper and Ada have FP8 tensor cores, which W4A8 uses beyond a few rows; else BF16. */
+/* AUTO is BF16: FP8 activations are faster for many rows, and cost more than the quality bounds allow
+ * (docs/results/gpu-engine.md). */
 static nib_status choose_mode(cuda_backend *cb, const device_options *o, nib_error *err) {
     bool fp8 = cb->arch == 90;
-    if (o->mode_auto) {
-        cb->be.mode = fp8 ? COMPUTE_W4A8_FP8 : COMPUTE_W4A16;
-        return NIB_OK;
-    }
-    cb->be.mode = o->mode;
-    if (o->mode == COMPUTE_EXACT || o->mode == COMPUTE_W4A16 || (o->mode == COMPUTE_W4A8_FP8 && fp8))
+    cb->be.mode = o->mode_auto ? COMPUTE_W4A16 : o->mode;
+    if (o->mode_auto || o->mode == COMPUTE_EXACT || o->mode == COMPUTE_W4A16 ||
+        (o->mode == COMPUTE_W4A8_FP8 && fp8))
         return NIB_OK;
     return nib_fail(err, NIB_UNSUPPORTED, "%s (sm_%d) does not compute in %s here: it has exact, w4a16%s",
                     cb->device_name, cb->arch, compute_mode_name(o->mode), fp8 ? ", w4a8-fp8" : "");

@@ -188,6 +188,7 @@ static void buf_write(backend *be, buf *b, const float *values, size_t rows, con
     if (rows == 0)
         return;
     c->format = b->kind == BUF_F32 ? ACT_F32 : opcalls_format(cb, reader, rows);
+    c->gone = false;
     if (c->format == ACT_F32) {
         copy_rows(cb, c->data, c->stride, values, b->cols, b->cols, rows, cudaMemcpyHostToDevice,
                   "buf_write");

@@ -3,6 +3,8 @@
  * The contract's ops as launches. Formats are decided here: which activations a product reads, whether FP4's
  * library or the product on stored weights computes it, which attention kernel a row takes.
  */
+#include <assert.h>
+
 #include "cuda/gpu/state.h"
 
 const char *const opcalls_names[CALL_COUNT] = {
@@ -29,6 +31,7 @@ act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t r
 }
 
 act_view opcalls_view(const cuda_buf *b) {
+    assert(!b->gone);
     return (act_view){b->format, b->format == ACT_FP8 ? b->fp8 : b->data, b->scales, b->stride};
 }
 
@@ -36,6 +39,7 @@ act_view opcalls_view(const cuda_buf *b) {
 static act_view destination(cuda_backend *cb, buf *out, const weight *reader) {
     cuda_buf *b = (cuda_buf *)out;
     b->format = out->kind == BUF_F32 ? ACT_F32 : opcalls_format(cb, reader, out->rows);
+    b->gone = false;
     return opcalls_view(b);
 }
 
@@ -49,10 +53,10 @@ static const float *f32(const vec *v) {
 
 /* ---- a residual stream that still lacks a product's result ----
  *
- * With FP8 activations a product writes BF16 fastest. matmul_add leaves its result beside the stream, and the
+ * A product of many rows writes BF16 fastest. matmul_add leaves its result beside the stream, and the
  * norm that reads the stream next adds it; whatever else comes next adds it first (opcalls_settle). */
 
-void opcalls_settle(cuda_backend *cb) {
+static void settle_sum(cuda_backend *cb) {
     cuda_buf *x = cb->lacking;
     if (!x)
         return;
@@ -61,6 +65,45 @@ void opcalls_settle(cuda_backend *cb) {
     step_end(cb, CALL_MATMUL_ADD,
              add_launch(&cb->lane, x->data, x->stride, cb->addend, (int)x->head.rows, x->head.cols),
              row_bytes(&x->head) * 5 / 2);
+}
+
+/* ---- a norm that waits for its reader's product ----
+ *
+ * With one row the product norms its input as it loads it (gemm_chain). The norm is launched after all where
+ * anything but that product comes next. */
+
+static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, const vec *w,
+                          const weight *reader) {
+    return cb->be.mode != COMPUTE_EXACT && out->kind == BUF_ACT && x->rows == 1 && out->rows == 1 && w &&
+           reader && ((const cuda_weight *)reader)->is_fp4 && !cb->lacking;
+}
+
+static void settle_norm(cuda_backend *cb) {
+    cuda_buf *to = cb->waiting.out;
+    if (!to)
+        return;
+    cb->waiting.out = NULL;
+    step_op(cb, CALL_RMSNORM);
+    int code = rmsnorm_launch(&cb->lane, opcalls_view(to), cb->waiting.norm.x, to->head.cols,
+                              cb->waiting.norm.w, cb->waiting.norm.eps, 1, to->head.cols, NULL);
+    step_end(cb, CALL_RMSNORM, code, row_bytes(&to->head) * 2);
+}
+
+/* Whether the norm of A waits for W's product, which now computes it: A's values are nowhere from here on. */
+static bool takes_norm(cuda_backend *cb, const buf *a, const weight *w) {
+    if (!a || cb->waiting.out != (const cuda_buf *)a || cb->waiting.reader != w)
+        return false;
+    cb->waiting.out->gone = true;
+    cb->waiting.out = NULL;
+    return true;
+}
+
+static void settle_queries(cuda_backend *cb);
+
+void opcalls_settle(cuda_backend *cb) {
+    settle_sum(cb);
+    settle_norm(cb);
+    settle_queries(cb);
 }
 
 static void begin_op(cuda_backend *cb, int op) {
@@ -85,6 +128,15 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
     cuda_backend *cb = cuda_of(be);
     const cuda_buf *from = (const cuda_buf *)x;
     const bool adds = cb->lacking == from && !gather;
+    if (norm_can_wait(cb, out, x, w, reader)) {
+        settle_norm(cb);
+        destination(cb, out, reader);
+        cb->waiting.out = (cuda_buf *)out;
+        cb->waiting.reader = reader;
+        cb->waiting.norm = (gemm_norm){from->data, f32(w), eps};
+        return;
+    }
+    settle_norm(cb);
     act_view to = destination(cb, out, reader);
     int code;
     if (adds) {
@@ -101,6 +153,15 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
 }
 
 static void rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
+    cuda_backend *cb = cuda_of(be);
+    const cuda_buf *from = (const cuda_buf *)x;
+    if (!w) { /* only the format changes */
+        begin_op(cb, CALL_RMSNORM);
+        act_view to = destination(cb, out, reader);
+        step_end(cb, CALL_RMSNORM, convert_launch(&cb->lane, to, opcalls_view(from), (int)out->rows, x->cols),
+                 row_bytes(out) * 2);
+        return;
+    }
     norm(be, CALL_RMSNORM, out, x, w, eps, reader, NULL);
 }
 
@@ -163,6 +224,22 @@ static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const
     }
 }
 
+/* OUT [1, w rows], F32 or BF16 = norm(x) W^T of the norm that waited. */
+static void fp4_normed(cuda_backend *cb, act_view out, const cuda_weight *w) {
+    size_t first = 0, each = out.format == ACT_BF16 ? 2 : 4;
+    for (int i = 0; i < w->n_fp4 && !cb->lane.off; i++) {
+        nib_error why;
+        gemm_chain c = {.weight = w->fp4[i],
+                        .m = 1,
+                        .ldd = out.stride,
+                        .norm = &cb->waiting.norm,
+                        .d = (uint8_t *)out.data + first * each,
+                        .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
+        keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);
+        first += w->fp4[i]->n;
+    }
+}
+
 static int product(cuda_backend *cb, act_view out, const buf *a, const weight *weight_head, bool add) {
     const cuda_weight *w = (const cuda_weight *)weight_head;
     const cuda_buf *from = (const cuda_buf *)a;
@@ -173,27 +250,34 @@ static int product(cuda_backend *cb, act_view out, const buf *a, const weight *w
     return cudaSuccess;
 }
 
-/* Products that may write BF16: of FP8 activations and without a bias. */
-static bool writes_bf16(const buf *a, const weight *w, const vec *bias) {
-    return ((const cuda_buf *)a)->format == ACT_FP8 && ((const cuda_weight *)w)->is_fp4 && !bias;
+/* Products that may write BF16: of many rows and without a bias. */
+static bool writes_bf16(const cuda_backend *cb, const buf *a, const weight *w, const vec *bias) {
+    return cb->be.mode != COMPUTE_EXACT && a->rows > CUDA_FEW_ROWS && ((const cuda_weight *)w)->is_fp4 &&
+           !bias;
 }
 
 static void matmul_into(backend *be, int call, buf *out, const buf *a, const weight *w, const vec *bias) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)out;
+    bool add = call == CALL_MATMUL_ADD;
+    const bool chained = !add && takes_norm(cb, a, w);
     begin_op(cb, call);
     act_view d = {ACT_F32, to->data, NULL, to->stride};
-    bool add = call == CALL_MATMUL_ADD;
-    if (!add && w->n_parts == 3 && writes_bf16(a, w, bias)) /* q, k and v: qk_norm_rope_store reads either */
+    int code = cudaSuccess;
+    if (!add && w->n_parts == 3 &&
+        writes_bf16(cb, a, w, bias)) /* q, k and v: qk_norm_rope_store reads either */
         d.format = ACT_BF16;
     if (!add)
         to->format = d.format;
-    if (add && writes_bf16(a, w, bias) && out->rows * to->stride * 2 <= cb->wide_bytes) {
+    if (add && writes_bf16(cb, a, w, bias) && out->rows * to->stride * 2 <= cb->wide_bytes) {
         d = cb->addend = (act_view){ACT_BF16, cb->wide, NULL, to->stride};
         cb->lacking = to;
         add = false;
     }
-    int code = product(cb, d, a, w, add);
+    if (chained)
+        fp4_normed(cb, d, (const cuda_weight *)w);
+    else
+        code = product(cb, d, a, w, add);
     if (code == cudaSuccess && bias)
         code = bias_launch(&cb->lane, to->data, to->stride, f32(bias), (int)out->rows, out->cols);
     step_end(cb, call, code, w->bytes + row_bytes(out) + row_bytes(a) / 2);
@@ -207,28 +291,65 @@ static void matmul_add(backend *be, buf *x, const buf *a, const weight *w, const
     matmul_into(be, CALL_MATMUL_ADD, x, a, w, bias);
 }
 
-/* Gate and up in BF16 where the unit's result becomes FP8: half the bytes, and a rounding far below FP8's. */
+/* Few rows: product and unit, with one row the norm that waited too, in one launch. */
+static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w, glu_kind kind,
+                      bool normed) {
+    nib_error why;
+    gemm_chain c = {.weight = w->fp4[0],
+                    .m = a->rows,
+                    .ldd = out.stride,
+                    .norm = normed ? &cb->waiting.norm : NULL,
+                    .unit = kind == GLU_GELU_TANH ? GEMM_UNIT_GELU : GEMM_UNIT_SILU,
+                    .d = out.data,
+                    .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
+    if (cb->be.mode == COMPUTE_EXACT || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
+        !gemm_chain_serves(cb->gemm, &c))
+        return false;
+    if (!normed) {
+        act_view in = opcalls_view((const cuda_buf *)a);
+        c.a = in.data;
+        c.lda = in.stride;
+    }
+    keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);
+    return true;
+}
+
+/* Gate and up in BF16 where rows are many: half the bytes. */
 static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind,
                        const weight *reader) {
     cuda_backend *cb = cuda_of(be);
-    act_view to = destination(cb, out, reader);
-    bool half = to.format == ACT_FP8 && ((const cuda_weight *)w)->is_fp4;
-    act_view wide = {half ? ACT_BF16 : ACT_F32, cb->wide, NULL, (w->rows + 127) / 128 * 128};
+    const cuda_weight *both = (const cuda_weight *)w;
+    const bool normed = takes_norm(cb, a, w);
     begin_op(cb, CALL_MATMUL_GLU);
-    int code = product(cb, wide, a, w, false);
-    if (code == cudaSuccess)
-        code = glu_launch(&cb->lane, to, wide, (int)out->rows, out->cols, kind == GLU_GELU_TANH);
+    act_view to = destination(cb, out, reader);
+    const bool half = to.format != ACT_F32 && writes_bf16(cb, a, w, NULL);
+    act_view wide = {half ? ACT_BF16 : ACT_F32, cb->wide, NULL, (w->rows + 127) / 128 * 128};
+    int code = cudaSuccess;
+    if (!glu_chain(cb, to, a, both, kind, normed)) {
+        if (normed)
+            fp4_normed(cb, wide, both);
+        else
+            code = product(cb, wide, a, w, false);
+        if (code == cudaSuccess)
+            code = glu_launch(&cb->lane, to, wide, (int)out->rows, out->cols, kind == GLU_GELU_TANH);
+    }
     step_end(cb, CALL_MATMUL_GLU, code, w->bytes + row_bytes(a) / 2 + row_bytes(out) / 2);
 }
 
 /* ---- attention ---- */
 
+/* Norms of q and k over all heads at once: a kernel of their own. */
+static bool norms_all_heads(const attn_params *p) {
+    return p->q_norm && (p->q_norm->n != (size_t)p->head_dim || p->k_norm->n != (size_t)p->head_dim);
+}
+
 static attn_view view_of(const attn_params *p) {
+    const bool per_head = !norms_all_heads(p);
     return (attn_view){.n_heads = p->n_heads,
                        .n_kv_heads = p->n_kv_heads,
                        .head_dim = p->head_dim,
-                       .q_norm = f32(p->q_norm),
-                       .k_norm = f32(p->k_norm),
+                       .q_norm = per_head ? f32(p->q_norm) : NULL,
+                       .k_norm = per_head ? f32(p->k_norm) : NULL,
                        .norm_eps = p->norm_eps,
                        .inv_freq = f32(p->inv_freq),
                        .n_freq = p->inv_freq ? (int)p->inv_freq->n : 0,
@@ -252,17 +373,47 @@ static kv_view layer_of(const cuda_cache *c, const attn_params *p) {
                      .v_scales = g->v_scales ? g->v_scales + page * g->page_cells : NULL};
 }
 
+static void make_queries(cuda_backend *cb, cuda_buf *q, const cuda_buf *qkv, const attn_params *p,
+                         const cuda_cache *c) {
+    attn_view view = view_of(p);
+    kv_view kv = layer_of(c, p);
+    step_view step = step_view_of(cb, p->group);
+    const int n_rows = (int)q->head.rows;
+    int code = cudaSuccess;
+    step_op(cb, CALL_QKV);
+    if (norms_all_heads(p))
+        code = qk_norm_launch(&cb->lane, opcalls_view(qkv), f32(p->q_norm), f32(p->k_norm), p->q_norm->n,
+                              p->k_norm->n, p->norm_eps, n_rows);
+    if (code == cudaSuccess)
+        code = qkv_launch(&cb->lane, q->data, q->stride, opcalls_view(qkv), &view, &kv, &step, n_rows);
+    step_end(cb, CALL_QKV, code, row_bytes(&qkv->head) + row_bytes(&q->head));
+}
+
+/* Decode attention of few rows makes its queries itself (decode_make_launch): they wait for it. */
+static void settle_queries(cuda_backend *cb) {
+    cuda_buf *q = cb->unmade.q;
+    cb->unmade.q = NULL;
+    if (q)
+        make_queries(cb, q, cb->unmade.qkv, cb->unmade.params, cb->unmade.cache);
+}
+
 static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)q;
     const cuda_buf *from = (const cuda_buf *)qkv;
+    const cuda_cache *pages = (const cuda_cache *)c;
     attn_view view = view_of(p);
-    kv_view kv = layer_of((const cuda_cache *)c, p);
-    step_view step = step_view_of(cb, p->group);
-    begin_op(cb, CALL_QKV);
-    int code =
-        qkv_launch(&cb->lane, to->data, to->stride, opcalls_view(from), &view, &kv, &step, (int)q->rows);
-    step_end(cb, CALL_QKV, code, row_bytes(qkv) + row_bytes(q));
+    opcalls_settle(cb);
+    to->gone = false;
+    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || norms_all_heads(p) ||
+        !decode_makes(&cb->lane, &view, layer_of(pages, p).format, (int)q->rows)) {
+        make_queries(cb, to, from, p, pages);
+        return;
+    }
+    cb->unmade.q = to;
+    cb->unmade.qkv = from;
+    cb->unmade.params = p;
+    cb->unmade.cache = pages;
 }
 
 static uint64_t attended_bytes(const cuda_backend *cb, const cuda_cache *c, const attn_params *p) {
@@ -283,12 +434,19 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
     attn_view view = view_of(p);
     kv_view kv = layer_of((const cuda_cache *)c, p);
     step_view step = step_view_of(cb, p->group);
+    const bool makes = cb->unmade.q == from && cb->unmade.params == p;
+    if (makes) {
+        cb->unmade.q->gone = true;
+        cb->unmade.q = NULL;
+    }
+    begin_op(cb, CALL_ATTENTION);
     act_view last = destination(cb, out, reader), to = last;
     int code = cudaSuccess, n_rows = (int)out->rows, n_alone = cb->table.n_alone;
     if (last.format == ACT_FP8) /* a scale needs the whole row: BF16 first */
         to = (act_view){ACT_BF16, ((cuda_buf *)out)->data, NULL, last.stride};
-    begin_op(cb, CALL_ATTENTION);
-    if (cb->be.mode == COMPUTE_EXACT || !prefill_supports(&view, kv.format)) {
+    if (makes) {
+        code = decode_make_launch(&cb->lane, to, opcalls_view(cb->unmade.qkv), &view, &kv, &step, n_alone);
+    } else if (cb->be.mode == COMPUTE_EXACT || !prefill_supports(&view, kv.format)) {
         code = attention_exact_launch(&cb->lane, to, from->data, from->stride, &view, &kv, &step, n_rows);
     } else {
         if (n_alone < n_rows)

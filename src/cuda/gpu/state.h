@@ -26,6 +26,7 @@ typedef struct cuda_buf {
     void *fp8;                     /* BUF_ACT of the FP8 mode: E4M3 [max_rows, stride]; else NULL */
     float *scales;                 /* of FP8, [max_rows] */
     size_t stride;                 /* columns, padded */
+    bool gone;                     /* a product normed its own input: this was never written */
     float *host;                   /* buf_view's, pinned; NULL until asked for */
     struct cuda_buf *next, **link; /* the backend's list */
 } cuda_buf;
@@ -65,15 +66,17 @@ typedef struct step_table {
     size_t max_rows, max_pages; /* what they have room for: pages of all sequences and groups together */
     size_t n_words;             /* used by this step */
     int n_rows, n_out, n_alone;
+    bool brief; /* step_view's */
 } step_table;
 
-/* ---- CUDA graphs, one for each (key, rows, out rows, rows that stand alone) ---- */
+/* ---- CUDA graphs, one for each (key, rows, out rows, rows that stand alone, brief) ---- */
 
 #define CUDA_MAX_GRAPHS 64
 
 typedef struct recorded {
     uint64_t key;
     int n_rows, n_out, n_alone;
+    bool brief;
     cudaGraphExec_t exec; /* NULL: seen once, and then computed without */
     uint64_t last_use;
     size_t *buf_rows; /* rows of every buffer, in the list's order, as the recorded ops set them */
@@ -109,6 +112,17 @@ typedef struct cuda_backend {
 
     cuda_buf *lacking; /* a residual stream that lacks ADDEND; NULL: none */
     act_view addend;
+    struct {
+        cuda_buf *out; /* whose norm waits for READER's product; NULL: none */
+        const weight *reader;
+        gemm_norm norm;
+    } waiting;
+    struct {
+        cuda_buf *q; /* whose making waits for its attention; NULL: none */
+        const cuda_buf *qkv;
+        const attn_params *params;
+        const cuda_cache *cache;
+    } unmade;
 
     /* scratch, grown when buffers and weights are made; never inside a step */
     size_t max_rows;

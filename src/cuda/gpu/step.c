@@ -2,8 +2,8 @@
  *
  * Steps: the batch becomes a table of integers that one copy brings to the device; ops are queued, or
  * recorded into a CUDA graph the second time a key is seen with as many rows, out rows and rows that stand
- * alone, and replayed from then on. Recorded kernels read whatever changes (positions, pages, tokens) from
- * the table, whose layout follows from the number of rows.
+ * alone (brief or not), and replayed from then on. Recorded kernels read whatever changes (positions, pages,
+ * tokens) from the table, whose layout follows from the number of rows.
  */
 #include <string.h>
 
@@ -72,8 +72,10 @@ static void fill_rows(step_table *t, const batch_seq *s, int seq, const size_t *
         for (int g = 0; g < CACHE_MAX_GROUPS; g++)
             t->host[(size_t)(AT_FIRST_PAGE + g) * n + row] = (int32_t)first_page[g];
     }
-    if (s->n_rows == 1)
+    if (s->n_rows == 1) {
         t->host[AT_ALONE * n + (size_t)t->n_alone++] = s->row;
+        t->brief = t->brief && s->pos < BRIEF_KEYS;
+    }
 }
 
 static void fill_table(step_table *t, const batch *b) {
@@ -81,6 +83,7 @@ static void fill_table(step_table *t, const batch *b) {
     t->n_rows = b->n_rows;
     t->n_out = b->n_out;
     t->n_alone = 0;
+    t->brief = true;
     memcpy(t->host, b->tokens, n * sizeof(int32_t));
     memcpy(t->host + AT_OUT * n, b->out_rows, (size_t)b->n_out * sizeof(int32_t));
     for (int32_t i = 0; i < b->n_seqs; i++) {
@@ -107,7 +110,8 @@ step_view step_view_of(const cuda_backend *cb, int group) {
                        .alone = d + AT_ALONE * n,
                        .out_rows = d + AT_OUT * n,
                        .first_page = d + (size_t)(AT_FIRST_PAGE + group) * n,
-                       .page_table = d + ARRAYS * n};
+                       .page_table = d + ARRAYS * n,
+                       .brief = cb->table.brief};
 }
 
 /* ---- graphs ---- */
@@ -126,7 +130,8 @@ void step_forget_graphs(cuda_backend *cb) {
 }
 
 static bool matches(const recorded *r, uint64_t key, const step_table *t) {
-    return r->key == key && r->n_rows == t->n_rows && r->n_out == t->n_out && r->n_alone == t->n_alone;
+    return r->key == key && r->n_rows == t->n_rows && r->n_out == t->n_out && r->n_alone == t->n_alone &&
+           r->brief == t->brief;
 }
 
 /* The entry of this step, made (in the place of the one longest unused) when there was none. */
@@ -146,6 +151,7 @@ static recorded *find(cuda_backend *cb, uint64_t key, bool *found) {
     r->n_rows = cb->table.n_rows;
     r->n_out = cb->table.n_out;
     r->n_alone = cb->table.n_alone;
+    r->brief = cb->table.brief;
     return r;
 }
 

@@ -33,6 +33,7 @@ typedef struct gemm_task {
     float *partial;  /* gemv16: [slices, m, n] where slices > 1. wgmma: [n_sms, 128, tile_tokens] */
     uint32_t *flags; /* wgmma: [n_sms], zero */
     gemm_out out;
+    gemm_unit unit;                  /* of the chain's launchers */
     int n_sms, max_shared, clusters; /* of few's, at a time */
     bool dependent;                  /* the GPU has programmatic dependent launch */
     void *tensor_map;                /* cuTensorMapEncodeTiled */
@@ -40,6 +41,8 @@ typedef struct gemm_task {
 } gemm_task;
 
 int gemm_gemv(const gemm_task *t);
+int gemm_gemv_chain(const gemm_task *t, const gemm_norm *norm);
+int gemm_gemv16_gated(const gemm_task *t);
 int gemm_gemv16(const gemm_task *t);
 int gemm_few(const gemm_task *t);
 int gemm_few_clusters(int ranks, int *clusters); /* that run at a time */

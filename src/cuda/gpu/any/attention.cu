@@ -81,7 +81,7 @@ extern "C" int attention_exact_launch(const cuda_lane *lane, act_view out, const
     if (p->head_dim > MAX_DIM || p->n_heads % p->n_kv_heads != 0 || out.format == ACT_FP8 ||
         out.stride < (size_t)p->n_heads * p->head_dim)
         return cudaErrorInvalidValue;
-    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1};
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
     return launch_kernel(lane, attend_exact, dim3((unsigned)n_rows, (unsigned)p->n_heads), WARPS * 32, 0,
                          job);
 }

@@ -22,6 +22,7 @@ typedef struct attn_job {
     int n_rows;
     float *partial; /* decode: see there */
     int n_splits;
+    act_view qkv; /* decode that makes its own queries: what they come from */
 } attn_job;
 
 /* Keys [first, end) that the query at POSITION sees. */

@@ -15,13 +15,18 @@
  * and on their way before the kernel before has ended.
  *
  * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
- * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows alone and each
- * row cuts its own length, so a CUDA graph serves every length.
+ * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether all
+ * are brief (then none is split: a cluster costs some 2 us to launch); each row cuts its own length, so a CUDA
+ * graph serves every length.
  * Bytes moved: the row's keys, values and scales once per 8 query heads; partial sums.
+ *
+ * Where rows are few a launch costs more than making the queries of a KV head once a split: MAKES does what
+ * qkv.cu does, bit for bit, and the last split's block stores the row's key and value before it reads them.
  */
 #include "cuda/gpu/any/attn.cuh"
+#include "cuda/gpu/any/heads.cuh"
 
-enum { NARROW = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128 };
+enum { NARROW = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
@@ -184,12 +189,10 @@ __device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, co
     }
 }
 
-/* q of head column g, scaled for powers of two, in the order in which lane t holds dimensions. */
+/* The query at FROM, scaled by FACTOR for powers of two, in the order in which lane t holds dimensions. */
 template <int D, kv_format F>
-__device__ __forceinline__ void load_query(uint32_t *q, const attn_job &job, size_t row, int head, bool there,
-                                           int t) {
-    const float *from = job.q + row * job.q_stride + (size_t)head * D + t * (D / 4);
-    const float factor = job.p.scale * LOG2E;
+__device__ __forceinline__ void load_query(uint32_t *q, const float *from, float factor, bool there, int t) {
+    from += t * (D / 4);
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         float4 v = there ? ((const float4 *)from)[i] : make_float4(0, 0, 0, 0);
@@ -235,6 +238,78 @@ template <int D> __device__ __forceinline__ float3 join_parts(const float *p, si
     return make_float3(acc, max, sum);
 }
 
+/* ---- queries made here ---- */
+
+/* What a block needs to make vectors of one row and KV head. */
+template <int D> struct maker {
+    static constexpr int E = D / 32, query = D + 4; /* floats of a query in shared memory */
+    turn<E> rope;
+    float q_norm[E], k_norm[E];
+
+    /* TRIG: 2 n_freq floats of shared memory. Every thread calls. */
+    __device__ __forceinline__ void open(const attn_view &p, int position, float *trig, int lane) {
+        for (int i = threadIdx.x; i < p.n_freq; i += blockDim.x) {
+            float sine, cosine;
+            sincosf((float)position * p.inv_freq[i], &sine, &cosine);
+            trig[i] = cosine * p.rope_scale;
+            trig[p.n_freq + i] = sine * p.rope_scale;
+        }
+        if (p.q_norm) {
+            load_vector<E>(q_norm, p.q_norm, 0, D, lane);
+            load_vector<E>(k_norm, p.k_norm, 0, D, lane);
+        }
+        __syncthreads();
+        rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
+    }
+
+    /* The head's queries into Q [group, query]; STORES: its key and value into CELL. ROOM [D]: the warp's. */
+    __device__ __forceinline__ void make(const attn_job &job, size_t row, int head, bool stores, size_t cell,
+                                         float *q, float *room, int warp, int lane) {
+        const attn_view &p = job.p;
+        const int group = p.n_heads / p.n_kv_heads;
+        const void *in = act_row(job.qkv, row);
+        float key[E] = {};
+        bool has_key = false;
+        for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
+            const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
+            float x[E];
+            if (job.qkv.format == ACT_BF16)
+                load_vector<E, true>(x, in, (size_t)at * D, D, lane);
+            else
+                load_vector<E, false>(x, in, (size_t)at * D, D, lane);
+            if (v < group && p.q_norm)
+                norm<E>(x, q_norm, p.norm_eps, D);
+            if (v == group && p.k_norm)
+                norm<E>(x, k_norm, p.norm_eps, D);
+            if (v <= group)
+                rope.apply(x, room, lane);
+            has_key = has_key || v == group;
+#pragma unroll
+            for (int j = 0; j < E; j++) {
+                if (v < group)
+                    q[v * query + lane + 32 * j] = x[j];
+                key[j] = v == group ? x[j] : key[j];
+            }
+            if (v > group)
+                store<E>(p, job.kv, false, cell, x, x, lane);
+        }
+        __syncthreads();
+        if (!stores)
+            return;
+        if (has_key) {
+            float w[E] = {};
+            for (int v = 0; v < group; v++)
+#pragma unroll
+                for (int j = 0; j < E; j++) {
+                    const float x = q[v * query + lane + 32 * j];
+                    w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
+                }
+            store<E>(p, job.kv, true, cell, key, w, lane);
+        }
+        __syncthreads(); /* the block reads them next */
+    }
+};
+
 /* ---- clusters ---- */
 
 __device__ __forceinline__ void cluster_barrier() {
@@ -277,7 +352,7 @@ template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(flo
 /* MERGE: what is done with the splits' sums. */
 typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
 
-template <int D, kv_format F, int WARPS, merge_kind MERGE>
+template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS)
     attend_splits(attn_job job) {
     constexpr int head_floats = part_layout<D>::head;
@@ -288,7 +363,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     const int kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
     const size_t row = job.step.alone[blockIdx.z];
     const int32_t *pages = job.step.page_table + job.step.first_page[row];
-    const span sp = split_span(job.p, job.step.positions[row], blockIdx.x, job.n_splits);
+    const int position = job.step.positions[row];
+    const span sp = split_span(job.p, position, blockIdx.x, job.n_splits);
     const int column = chunk * COLUMNS + g, first_head = kv_head * group + chunk * COLUMNS;
     auto cell = [&](int page, int key) {
         return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
@@ -298,12 +374,22 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     tile<D, F> x;
     if (key < sp.hi && old)
         load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+    maker<D> made;
+    const int last_page = MAKES ? pages[position / KV_PAGE] : 0;
+    if (MAKES) /* behind the first warp's room */
+        made.open(job.p, position, parts + D, lane);
     pdl_wait();
     pdl_go();
     if (sp.lo >= sp.hi)
         return;
+    const float *query = job.q + row * job.q_stride + (size_t)(first_head + g) * D;
+    if (MAKES) {
+        made.make(job, row, kv_head, sp.hi == sp.end, cell(last_page, position), own,
+                  parts + warp * part_layout<D>::all, warp, lane);
+        query = own + g * maker<D>::query;
+    }
     uint32_t q[D / 8];
-    load_query<D, F>(q, job, row, first_head + g, column < group, t);
+    load_query<D, F>(q, query, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     if (key < sp.hi && !old)
         load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
@@ -404,13 +490,15 @@ typedef struct cut {
 } cut;
 
 /* The cut with the most warps whose clusters all run at once. */
-static cut cut_rows(const cuda_lane *lane, const attn_view *p, int n_alone) {
+static cut cut_rows(const cuda_lane *lane, const attn_view *p, int n_alone, bool brief) {
     const int units = chunks_of(p) * n_alone, warps = p->head_dim <= 128 ? 16 : 8; /* that an SM holds */
     cut best = {1, false};
     if (lane->clusters[0][1] == 0) {
         best.splits = max(1, min((int)MAX_SPLITS, lane->n_sms * (warps / NARROW) / units));
         return best;
     }
+    if (brief && units <= lane->clusters[1][1])
+        return {1, true};
     for (int wide = 0, most = 0; wide < 2; wide++)
         for (int n = 1; n <= MAX_CLUSTER && units <= lane->clusters[wide][n]; n++)
             if (n * (wide ? warps : NARROW) > most) {
@@ -430,7 +518,7 @@ extern "C" size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p
     if (lane->clusters[0][1] > 0 || n_alone == 0)
         return 0;
     return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) *
-           (size_t)cut_rows(lane, p, n_alone).splits * COLUMNS * (size_t)(p->head_dim + 4);
+           (size_t)cut_rows(lane, p, n_alone, false).splits * COLUMNS * (size_t)(p->head_dim + 4);
 }
 
 /* Splits are merged only where blocks are fewer than the chip holds. */
@@ -438,11 +526,11 @@ extern "C" size_t decode_partial_most(const cuda_lane *lane) {
     return lane->clusters[0][1] > 0 ? 0 : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
 }
 
-template <int D, kv_format F, int WARPS, merge_kind MERGE>
+template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
     const size_t shared = (WARPS + 1) * part_layout<D>::all * sizeof(float);
     dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
-    auto kernel = attend_splits<D, F, WARPS, MERGE>;
+    auto kernel = attend_splits<D, F, WARPS, MERGE, MAKES>;
     cudaError_t status =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (status != cudaSuccess)
@@ -451,13 +539,16 @@ static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
 }
 
 template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job, int n_alone) {
-    const cut c = cut_rows(lane, &job.p, n_alone);
+    const cut c = cut_rows(lane, &job.p, n_alone, job.step.brief);
     job.n_splits = c.splits;
+    if (job.qkv.data)
+        return c.wide ? run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER, true>(lane, job, n_alone)
+                      : run_splits<D, F, NARROW, MERGE_CLUSTER, true>(lane, job, n_alone);
     if (c.wide)
-        return run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER>(lane, job, n_alone);
+        return run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER, false>(lane, job, n_alone);
     if (lane->clusters[0][1] > 0)
-        return run_splits<D, F, NARROW, MERGE_CLUSTER>(lane, job, n_alone);
-    int status = run_splits<D, F, NARROW, MERGE_LATER>(lane, job, n_alone);
+        return run_splits<D, F, NARROW, MERGE_CLUSTER, false>(lane, job, n_alone);
+    int status = run_splits<D, F, NARROW, MERGE_LATER, false>(lane, job, n_alone);
     if (status != cudaSuccess || job.n_splits == 1)
         return status;
     return launch_kernel(lane, merge_splits<D, F>, dim3((unsigned)job.p.n_heads, (unsigned)n_alone),
@@ -466,7 +557,7 @@ template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job
 
 /* Of head_dim 128 over FP8 pages; others differ little. */
 template <int WARPS> static int count_clusters(int *counts) {
-    auto kernel = attend_splits<128, KV_FP8, WARPS, MERGE_CLUSTER>;
+    auto kernel = attend_splits<128, KV_FP8, WARPS, MERGE_CLUSTER, false>;
     const size_t shared = (WARPS + 1) * part_layout<128>::all * sizeof(float);
     int status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     for (unsigned n = 1; n <= MAX_CLUSTER && status == cudaSuccess; n++) {
@@ -494,6 +585,13 @@ template <int D> static int run_format(const cuda_lane *lane, const attn_job &jo
     return job.kv.format == KV_FP8 ? run<D, KV_FP8>(lane, job, n_alone) : run<D, KV_BF16>(lane, job, n_alone);
 }
 
+static int run_dim(const cuda_lane *lane, const attn_job &job, int n_alone) {
+    return job.p.head_dim == 64    ? run_format<64>(lane, job, n_alone)
+           : job.p.head_dim == 96  ? run_format<96>(lane, job, n_alone)
+           : job.p.head_dim == 128 ? run_format<128>(lane, job, n_alone)
+                                   : run_format<256>(lane, job, n_alone);
+}
+
 extern "C" int decode_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
                              const attn_view *p, const kv_view *kv, const step_view *step, int n_alone,
                              void *partial) {
@@ -502,9 +600,21 @@ extern "C" int decode_launch(const cuda_lane *lane, act_view out, const float *q
     if (!decode_supports(p, kv->format) || out.format == ACT_FP8 || q_stride % 4 != 0 ||
         (!partial && decode_partial_bytes(lane, p, n_alone) > 0))
         return cudaErrorInvalidValue;
-    attn_job job = {out, q, q_stride, *p, *kv, *step, n_alone, (float *)partial, 1};
-    return p->head_dim == 64    ? run_format<64>(lane, job, n_alone)
-           : p->head_dim == 96  ? run_format<96>(lane, job, n_alone)
-           : p->head_dim == 128 ? run_format<128>(lane, job, n_alone)
-                                : run_format<256>(lane, job, n_alone);
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_alone, (float *)partial, 1, {}};
+    return run_dim(lane, job, n_alone);
+}
+
+extern "C" bool decode_makes(const cuda_lane *lane, const attn_view *p, kv_format format, int n_alone) {
+    return lane->clusters[0][1] > 0 && decode_supports(p, format) && n_alone <= MAKES_ROWS &&
+           p->n_heads / p->n_kv_heads <= COLUMNS && 2 * p->n_freq <= p->head_dim;
+}
+
+extern "C" int decode_make_launch(const cuda_lane *lane, act_view out, act_view qkv, const attn_view *p,
+                                  const kv_view *kv, const step_view *step, int n_alone) {
+    const size_t width = (size_t)(p->n_heads + 2 * p->n_kv_heads) * (size_t)p->head_dim;
+    if (!decode_makes(lane, p, kv->format, n_alone) || out.format == ACT_FP8 || qkv.format == ACT_FP8 ||
+        qkv.stride < width || !qkv.data)
+        return cudaErrorInvalidValue;
+    attn_job job = {out, NULL, 0, *p, *kv, *step, n_alone, NULL, 1, qkv};
+    return n_alone == 0 ? cudaSuccess : run_dim(lane, job, n_alone);
 }

@@ -356,7 +356,7 @@ extern "C" int prefill_launch(const cuda_lane *lane, act_view out, const float *
         return cudaErrorInvalidValue;
     if (prefill_wgmma_supports(lane, p, kv->format))
         return prefill_wgmma_launch(lane, out, q, q_stride, p, kv, step, n_rows);
-    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1};
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
     return p->head_dim == 64    ? run_format<64>(lane, job)
            : p->head_dim == 96  ? run_format<96>(lane, job)
            : p->head_dim == 128 ? run_format<128>(lane, job)

@@ -6,16 +6,12 @@
  * A warp holds a vector of head_dim in registers, element lane + 32 j. A block is one row; a KV head with its
  * group of queries is one warp's where rows are many (vectors come one after another, the next one already on
  * its way), or a warp a vector where they are few and latency counts. Shared memory: cosines and sines of the
- * row, a vector per warp for the exchange of rotation. FP8: a value's scale brings its largest element to
- * 448; a key's is the best of 8 within an octave by squared error, weighted by the token's own squared
- * queries (docs/notes/kv-fp8.md: only keys matter). A vector below 2^-100 is stored as zeros, one that is not
- * finite gets the scale NaN. Bytes moved: 2 or 4 (H + 2G) D in, 4 H D and the cache's 2 G D elements out, per
- * row.
+ * row, a vector per warp for the exchange of rotation. Bytes moved: 2 or 4 (H + 2G) D in, 4 H D and the
+ * cache's 2 G D elements out, per row.
  */
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/heads.cuh"
 
-enum { MAX_WARPS = 10, MAX_DIM = 256, STEPS = 8, LANES = 32 / STEPS, MANY_ROWS = 64 };
-#define MEAN_SHARE 0.3f /* of the queries' mean square in a dimension's weight */
+enum { MAX_WARPS = 10, MAX_DIM = 256, MANY_ROWS = 64 };
 
 typedef struct qkv_job {
     float *q;
@@ -26,169 +22,6 @@ typedef struct qkv_job {
     step_view step;
     int heads, members; /* of a block: KV heads, and warps of each */
 } qkv_job;
-
-/* The scales that are tried: this times the one that brings the largest element to 448. */
-__device__ __forceinline__ float step_factor(int step) {
-    return exp2f((float)step * (1.0f / STEPS));
-}
-
-/* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
-template <int E, bool BF16 = false>
-__device__ __forceinline__ void load_vector(float (&x)[E], const void *from, size_t at, int d, int lane) {
-#pragma unroll
-    for (int j = 0; j < E; j++) {
-        const size_t i = at + lane + 32 * j;
-        x[j] = lane + 32 * j >= d ? 0
-               : BF16             ? __bfloat162float(((const __nv_bfloat16 *)from)[i])
-                                  : ((const float *)from)[i];
-    }
-}
-
-template <int E> __device__ __forceinline__ void norm(float (&x)[E], const float (&w)[E], float eps, int d) {
-    float squares = 0;
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        squares += x[j] * x[j];
-    const float mean = warp_sum(squares) / (float)d + eps;
-    float factor = rsqrtf(mean);
-    factor *= 1.5f - 0.5f * mean * factor * factor; /* Newton: the last bits */
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        x[j] = x[j] * factor * w[j];
-}
-
-/* (a, b) -> (a cos - b sin, b cos + a sin); pairs (2i, 2i+1) or (i, i + n): what a lane's elements need, the
- * same for every vector. */
-template <int E> struct turn {
-    float own[E], other[E];
-    int at[E]; /* of the other one */
-
-    __device__ __forceinline__ void open(const float *cosines, const float *sines, int n, bool interleaved,
-                                         int lane) {
-#pragma unroll
-        for (int j = 0; j < E; j++) {
-            const int i = lane + 32 * j;
-            const bool turns = i < 2 * n, second = interleaved ? i & 1 : i >= n;
-            const int pair = !turns ? 0 : interleaved ? i / 2 : second ? i - n : i;
-            at[j] = !turns ? i : interleaved ? i ^ 1 : second ? i - n : i + n;
-            own[j] = turns ? cosines[pair] : 1;
-            other[j] = !turns ? 0 : second ? sines[pair] : -sines[pair];
-        }
-    }
-
-    /* ROOM [32 E]: the warp's. */
-    __device__ __forceinline__ void apply(float (&x)[E], float *room, int lane) const {
-#pragma unroll
-        for (int j = 0; j < E; j++)
-            room[lane + 32 * j] = x[j];
-        __syncwarp();
-#pragma unroll
-        for (int j = 0; j < E; j++)
-            x[j] = x[j] * own[j] + room[at[j]] * other[j];
-        __syncwarp();
-    }
-};
-
-/* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
-__device__ __forceinline__ float round_e4m3(float v) {
-    float power = fmaxf(__uint_as_float(__float_as_uint(v) & 0x7f800000u), 0x1p-6f);
-    float magic = power * 0x1.8p20f;
-    return __fsub_rn(__fadd_rn(v, magic), magic);
-}
-
-/* Half of N values go to the lane FAR away, the other half stay and are added up. */
-template <int N> __device__ __forceinline__ void fold(float *v, int far, int lane) {
-    const bool upper = lane & far;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) {
-        float keep = upper ? v[i + N / 2] : v[i], give = upper ? v[i] : v[i + N / 2];
-        v[i] = keep + __shfl_xor_sync(~0u, give, far);
-    }
-}
-
-/* The factor of the key X with the smallest sum of w (x - x^)^2; w: the squares of the group's queries and a
- * share of their mean. UNIT brings the largest element to 448. */
-template <int E>
-static __device__ float best_factor(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
-    float sum = 0, error[STEPS] = {};
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        sum += w[j];
-    const float share = warp_sum(sum) * (MEAN_SHARE / (float)d);
-#pragma unroll
-    for (int k = 0; k < STEPS; k++) {
-        const float factor = step_factor(k), scale = unit * step_factor(-k);
-#pragma unroll
-        for (int j = 0; j < E; j++) {
-            float v = x[j] * scale, e = round_e4m3(v) - v;
-            error[k] += (w[j] + share) * (e * e);
-        }
-        error[k] *= factor * factor;
-    }
-    fold<8>(error, 16, lane); /* lanes 4k .. 4k + 3 now have step k's */
-    fold<4>(error, 8, lane);
-    fold<2>(error, 4, lane);
-    float mine = error[0];
-    mine += __shfl_xor_sync(~0u, mine, 1);
-    mine += __shfl_xor_sync(~0u, mine, 2);
-    int best = lane / LANES;
-#pragma unroll
-    for (int i = 16; i >= LANES; i >>= 1) {
-        float other = __shfl_xor_sync(~0u, mine, i);
-        int at = __shfl_xor_sync(~0u, best, i);
-        if (other < mine || (other == mine && at < best)) {
-            mine = other;
-            best = at;
-        }
-    }
-    return step_factor(best);
-}
-
-/* X in E4M3, and its scale. W: of a key, the squares of its group's queries. */
-template <int E>
-static __device__ void store_fp8(const qkv_job &job, bool is_k, size_t cell, const float (&x)[E],
-                                 const float (&w)[E], int lane) {
-    const int d = job.p.head_dim;
-    uint32_t bits = 0; /* of the largest |x|: their order is that of the values, and NaN is the largest */
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        bits = max(bits, __float_as_uint(x[j]) & 0x7fffffffu);
-    bits = __reduce_max_sync(~0u, bits);
-    const bool finite = bits < 0x7f800000u, sound = finite && __uint_as_float(bits) >= 0x1p-100f;
-    float scale = __uint_as_float(bits) / 448.0f;
-    if (is_k && sound)
-        scale *= best_factor<E>(x, w, d, 448.0f / __uint_as_float(bits), lane);
-    const float factor = sound ? 1.0f / scale : 0;
-    uint8_t *to = (uint8_t *)(is_k ? job.kv.k : job.kv.v) + cell * d;
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        if (lane + 32 * j < d)
-            to[lane + 32 * j] = sound ? to_e4m3(x[j] * factor) : 0;
-    if (lane == 0)
-        (is_k ? job.kv.k_scales : job.kv.v_scales)[cell] = sound    ? scale
-                                                           : finite ? 0.0f
-                                                                    : __uint_as_float(0x7fc00000u);
-}
-
-/* X into token cell CELL of keys or values. */
-template <int E>
-static __device__ void store(const qkv_job &job, bool is_k, size_t cell, const float (&x)[E],
-                             const float (&w)[E], int lane) {
-    const int d = job.p.head_dim;
-    void *to = is_k ? job.kv.k : job.kv.v;
-    if (job.kv.format == KV_FP8) {
-        store_fp8<E>(job, is_k, cell, x, w, lane);
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < E; j++) {
-        size_t i = cell * d + lane + 32 * j;
-        if (lane + 32 * j < d && job.kv.format == KV_F32)
-            ((float *)to)[i] = x[j];
-        else if (lane + 32 * j < d)
-            ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(x[j]);
-    }
-}
 
 /* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]. Every thread calls. */
 template <int E>
@@ -273,13 +106,13 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
                 key[j] = x[j];
             has_key = true;
         } else {
-            store<E>(job, false, cell, x, w, lane);
+            store<E>(p, job.kv, false, cell, x, w, lane);
         }
     }
     if (members > 1)
         gather_squares<E>(w, room, warp - member, min(members, group), warp, lane);
     if (has_key)
-        store<E>(job, true, cell, key, w, lane);
+        store<E>(p, job.kv, true, cell, key, w, lane);
 }
 
 template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS * 32) split_few(qkv_job job) {
@@ -290,6 +123,40 @@ template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS *
 template <int E, bool BF16>
 static __global__ void __launch_bounds__(256, E <= 4 ? 4 : 2) split_many(qkv_job job) {
     split_row<E, BF16, true>(job);
+}
+
+/* RMS norms over all heads of a row's q (blockIdx.y 0) or k (1), in place. */
+template <bool BF16>
+static __global__ void __launch_bounds__(256) norm_heads(act_view qkv, const float *q_norm, const float *k_norm,
+                                                         size_t n_q, size_t n_k, float eps) {
+    __shared__ float room[33];
+    const bool is_k = blockIdx.y > 0;
+    const size_t n = is_k ? n_k : n_q;
+    const float *w = is_k ? k_norm : q_norm;
+    pdl_wait();
+    pdl_go();
+    void *row = act_row(qkv, blockIdx.x);
+    float *wide = (float *)row + (is_k ? n_q : 0), squares = 0;
+    __nv_bfloat16 *half = (__nv_bfloat16 *)row + (is_k ? n_q : 0);
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
+        const float v = BF16 ? __bfloat162float(half[i]) : wide[i];
+        squares += v * v;
+    }
+    const float factor = 1.0f / sqrtf(block_reduce<false>(squares, room) / (float)n + eps);
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
+        if (BF16)
+            half[i] = __float2bfloat16_rn(__bfloat162float(half[i]) * factor * w[i]);
+        else
+            wide[i] = wide[i] * factor * w[i];
+    }
+}
+
+extern "C" int qk_norm_launch(const cuda_lane *lane, act_view qkv, const float *q_norm, const float *k_norm,
+                              size_t n_q, size_t n_k, float eps, int n_rows) {
+    if (qkv.format == ACT_FP8 || qkv.stride < n_q + n_k || n_rows < 0)
+        return cudaErrorInvalidValue;
+    return launch_kernel(lane, qkv.format == ACT_BF16 ? norm_heads<true> : norm_heads<false>,
+                         dim3((unsigned)n_rows, 2), 256, 0, qkv, q_norm, k_norm, n_q, n_k, eps);
 }
 
 template <int E> static int run(const cuda_lane *lane, const qkv_job &job, int n_rows) {

@@ -443,6 +443,6 @@ extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p
 extern "C" int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
                                     const attn_view *p, const kv_view *kv, const step_view *step,
                                     int n_rows) {
-    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1};
+    attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
     return p->head_dim == 64 ? launch<64>(lane, job) : launch<128>(lane, job);
 }

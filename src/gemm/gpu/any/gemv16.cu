@@ -6,6 +6,7 @@
  * A block has TEAMS of 8 warps. A team takes 32 rows at a time (two row tiles share each B fragment); its warps
  * share K, each with its own ring of weights; their sums meet in shared memory in fixed order. A block owns one
  * slice of K, whose activations stay in shared memory; several slices leave FP32 partial sums for gemm_reduce.
+ * GATED: the two row tiles are one of the gate and its twin of up, and the gated unit of both is stored.
  * Weights are w * s * 2^-119, x is BF16 * 2^64, so a sum is the product * 2^-55. Measured: docs/gpu/gemv.md.
  */
 #include "gemm/gpu/group.cuh"
@@ -22,6 +23,7 @@ struct gemv16_args {
     int m, n, k, lda, groups, row_tiles;
     float *partial;
     gemm_out out;
+    gemm_unit unit;
 };
 
 /* Rows of x in shared memory are 16 B longer than a slice, so that 8 tokens' loads hit different banks. */
@@ -58,7 +60,7 @@ GEMM_DEV void team_barrier(int team) {
     asm volatile("bar.sync %0,256;" ::"r"(1 + team) : "memory");
 }
 
-template <int TEAMS, int TILES>
+template <int TEAMS, int TILES, bool GATED>
 __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__ gemv16_args a) {
     constexpr int SUMS = 2 * 16 * TILES * 8; /* of a warp: [tokens][32 rows] */
     extern __shared__ __align__(128) uint8_t shared[];
@@ -80,9 +82,10 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
     const int pairs = (a.row_tiles + 1) / 2, step = gridDim.x * TEAMS, pair0 = blockIdx.x * TEAMS + team;
     int put_pair = pair0, put_group = 0;
     auto put = [&](int s) {
-        const uint8_t *src = a.w + ((size_t)put_pair * 2 * a.groups + first + my_first + put_group) * GEMM_GROUP_BYTES;
+        const int tile = GATED ? put_pair : 2 * put_pair, next = GATED ? pairs : 1;
+        const uint8_t *src = a.w + ((size_t)tile * a.groups + first + my_first + put_group) * GEMM_GROUP_BYTES;
         /* an odd last row tile is read twice: its twin's sums go nowhere */
-        const uint8_t *twin = 2 * put_pair + 1 < a.row_tiles ? src + (size_t)a.groups * GEMM_GROUP_BYTES : src;
+        const uint8_t *twin = tile + next < a.row_tiles ? src + (size_t)next * a.groups * GEMM_GROUP_BYTES : src;
         ring.put(s, src, twin, put_pair < pairs && my_groups ? GEMM_GROUP_BYTES : 0, GEMM_GROUP_BYTES);
         if (++put_group >= my_groups) {
             put_group = 0;
@@ -114,12 +117,18 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
                 for (int j = 0; j < 4; j++)
                     mine[(n * 8 + 2 * t + (j & 1)) * 32 + r * 16 + gemm_tile_row(g, j >> 1)] = c[r][n][j];
         team_barrier(team);
-        for (int i = threadIdx.x & 255; i < SUMS; i += 256) {
-            const int token = i / 32, row = pair * 32 + i % 32;
+        for (int i = threadIdx.x & 255; i < SUMS; i += 256) { /* a warp a token */
+            const int token = i / 32, row = GATED ? pair * 16 + i % 32 : pair * 32 + i % 32;
             float v = 0.0f;
 #pragma unroll
             for (int w = 0; w < TEAM_WARPS; w++)
                 v += sums[w * SUMS + i];
+            if (GATED) {
+                const float up = __shfl_down_sync(~0u, v, 16) * factor;
+                if (token < a.m && lane < 16)
+                    store_result(a.out, token, row, gated_unit(v * factor, up, a.unit == GEMM_UNIT_GELU));
+                continue;
+            }
             if (token >= a.m || row >= a.n)
                 continue;
             if (a.partial)
@@ -131,16 +140,16 @@ __global__ void __launch_bounds__(TEAMS * 256, 1) gemv16(const __grid_constant__
     }
 }
 
-template <int TEAMS, int TILES> static int launch(const gemm_task *t) {
+template <int TEAMS, int TILES, bool GATED> static int launch(const gemm_task *t) {
     const gemv16_args a = {(const uint8_t *)t->w, (const __nv_bfloat16 *)t->a, t->m,       t->n,
                            t->k,                  t->lda,                      t->groups,  t->n / 16,
-                           t->slices > 1 ? t->partial : nullptr,               t->out};
+                           t->slices > 1 ? t->partial : nullptr,               t->out,      t->unit};
     const int slice_groups = (t->groups + t->slices - 1) / t->slices;
     const size_t shared = (size_t)TEAMS * TEAM_WARPS * STAGES * (STAGE + 8) + TILES * 8 * x_stride(slice_groups) +
                           TEAMS * TEAM_WARPS * 2 * 16 * TILES * 8 * sizeof(float);
     const int pairs = (a.row_tiles + 1) / 2, wanted = (pairs + TEAMS - 1) / TEAMS;
     const dim3 grid(max(1, min(t->n_sms / t->slices, wanted)), t->slices);
-    const int e = launch_kernel(t, gemv16<TEAMS, TILES>, grid, TEAMS * 256, shared, a);
+    const int e = launch_kernel(t, gemv16<TEAMS, TILES, GATED>, grid, TEAMS * 256, shared, a);
     return e || t->slices == 1 ? e : gemm_reduce(t, FACTOR);
 }
 
@@ -148,6 +157,12 @@ template <int TEAMS, int TILES> static int launch(const gemm_task *t) {
 extern "C" int gemm_gemv16(const gemm_task *t) {
     const size_t each = (size_t)t->n / 16 * t->groups * GEMM_GROUP_BYTES / t->n_sms;
     if (t->max_shared < 160 * 1024 || each <= 128 * 1024)
-        return t->m <= 8 ? launch<1, 1>(t) : launch<1, 2>(t);
-    return t->m <= 8 ? launch<2, 1>(t) : launch<2, 2>(t);
+        return t->m <= 8 ? launch<1, 1, false>(t) : launch<1, 2, false>(t);
+    return t->m <= 8 ? launch<2, 1, false>(t) : launch<2, 2, false>(t);
+}
+
+/* Up to 8 tokens, one slice. */
+extern "C" int gemm_gemv16_gated(const gemm_task *t) {
+    const size_t each = (size_t)t->n / 16 * t->groups * GEMM_GROUP_BYTES / t->n_sms;
+    return t->max_shared < 160 * 1024 || each <= 128 * 1024 ? launch<1, 1, true>(t) : launch<2, 1, true>(t);
 }

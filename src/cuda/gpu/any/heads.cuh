@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A head's vector in a warp's registers, element lane + 32 j: its norm, its rotary turn, its number format in
+ * the cache. Used where queries, keys and values come from (qkv.cu) and by decode attention, which does it
+ * itself where rows are few.
+ *
+ * FP8: a value's scale brings its largest element to 448; a key's is the best of STEPS within an octave by
+ * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter). A
+ * vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN.
+ */
+#ifndef CUDA_HEADS_CUH
+#define CUDA_HEADS_CUH
+
+#include "cuda/gpu/any/device.cuh"
+
+enum { STEPS = 8, LANES = 32 / STEPS };
+#define MEAN_SHARE 0.3f /* of the queries' mean square in a dimension's weight */
+
+/* The scales that are tried: this times the one that brings the largest element to 448. */
+__device__ __forceinline__ float step_factor(int step) {
+    return exp2f((float)step * (1.0f / STEPS));
+}
+
+/* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
+template <int E, bool BF16 = false>
+__device__ __forceinline__ void load_vector(float (&x)[E], const void *from, size_t at, int d, int lane) {
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        const size_t i = at + lane + 32 * j;
+        x[j] = lane + 32 * j >= d ? 0
+               : BF16             ? __bfloat162float(((const __nv_bfloat16 *)from)[i])
+                                  : ((const float *)from)[i];
+    }
+}
+
+template <int E> __device__ __forceinline__ void norm(float (&x)[E], const float (&w)[E], float eps, int d) {
+    float squares = 0;
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        squares += x[j] * x[j];
+    const float mean = warp_sum(squares) / (float)d + eps;
+    float factor = rsqrtf(mean);
+    factor *= 1.5f - 0.5f * mean * factor * factor; /* Newton: the last bits */
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        x[j] = x[j] * factor * w[j];
+}
+
+/* (a, b) -> (a cos - b sin, b cos + a sin); pairs (2i, 2i+1) or (i, i + n): what a lane's elements need, the
+ * same for every vector. */
+template <int E> struct turn {
+    float own[E], other[E];
+    int at[E]; /* of the other one */
+
+    __device__ __forceinline__ void open(const float *cosines, const float *sines, int n, bool interleaved,
+                                         int lane) {
+#pragma unroll
+        for (int j = 0; j < E; j++) {
+            const int i = lane + 32 * j;
+            const bool turns = i < 2 * n, second = interleaved ? i & 1 : i >= n;
+            const int pair = !turns ? 0 : interleaved ? i / 2 : second ? i - n : i;
+            at[j] = !turns ? i : interleaved ? i ^ 1 : second ? i - n : i + n;
+            own[j] = turns ? cosines[pair] : 1;
+            other[j] = !turns ? 0 : second ? sines[pair] : -sines[pair];
+        }
+    }
+
+    /* ROOM [32 E]: the warp's. */
+    __device__ __forceinline__ void apply(float (&x)[E], float *room, int lane) const {
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            room[lane + 32 * j] = x[j];
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            x[j] = x[j] * own[j] + room[at[j]] * other[j];
+        __syncwarp();
+    }
+};
+
+/* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
+__device__ __forceinline__ float round_e4m3(float v) {
+    float power = fmaxf(__uint_as_float(__float_as_uint(v) & 0x7f800000u), 0x1p-6f);
+    float magic = power * 0x1.8p20f;
+    return __fsub_rn(__fadd_rn(v, magic), magic);
+}
+
+/* Half of N values go to the lane FAR away, the other half stay and are added up. */
+template <int N> __device__ __forceinline__ void fold(float *v, int far, int lane) {
+    const bool upper = lane & far;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+        float keep = upper ? v[i + N / 2] : v[i], give = upper ? v[i] : v[i + N / 2];
+        v[i] = keep + __shfl_xor_sync(~0u, give, far);
+    }
+}
+
+/* The factor of the key X with the smallest sum of w (x - x^)^2; w: the squares of the group's queries and a
+ * share of their mean. UNIT brings the largest element to 448. */
+template <int E>
+static __device__ float best_factor(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
+    float sum = 0, error[STEPS] = {};
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        sum += w[j];
+    const float share = warp_sum(sum) * (MEAN_SHARE / (float)d);
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        const float factor = step_factor(k), scale = unit * step_factor(-k);
+#pragma unroll
+        for (int j = 0; j < E; j++) {
+            float v = x[j] * scale, e = round_e4m3(v) - v;
+            error[k] += (w[j] + share) * (e * e);
+        }
+        error[k] *= factor * factor;
+    }
+    fold<8>(error, 16, lane); /* lanes 4k .. 4k + 3 now have step k's */
+    fold<4>(error, 8, lane);
+    fold<2>(error, 4, lane);
+    float mine = error[0];
+    mine += __shfl_xor_sync(~0u, mine, 1);
+    mine += __shfl_xor_sync(~0u, mine, 2);
+    int best = lane / LANES;
+#pragma unroll
+    for (int i = 16; i >= LANES; i >>= 1) {
+        float other = __shfl_xor_sync(~0u, mine, i);
+        int at = __shfl_xor_sync(~0u, best, i);
+        if (other < mine || (other == mine && at < best)) {
+            mine = other;
+            best = at;
+        }
+    }
+    return step_factor(best);
+}
+
+/* X in E4M3, and its scale. W: of a key, the squares of its group's queries. */
+template <int E>
+static __device__ void store_fp8(const attn_view &p, const kv_view &kv, bool is_k, size_t cell, const float (&x)[E],
+                                 const float (&w)[E], int lane) {
+    const int d = p.head_dim;
+    uint32_t bits = 0; /* of the largest |x|: their order is that of the values, and NaN is the largest */
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        bits = max(bits, __float_as_uint(x[j]) & 0x7fffffffu);
+    bits = __reduce_max_sync(~0u, bits);
+    const bool finite = bits < 0x7f800000u, sound = finite && __uint_as_float(bits) >= 0x1p-100f;
+    float scale = __uint_as_float(bits) / 448.0f;
+    if (is_k && sound)
+        scale *= best_factor<E>(x, w, d, 448.0f / __uint_as_float(bits), lane);
+    const float factor = sound ? 1.0f / scale : 0;
+    uint8_t *to = (uint8_t *)(is_k ? kv.k : kv.v) + cell * d;
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        if (lane + 32 * j < d)
+            to[lane + 32 * j] = sound ? to_e4m3(x[j] * factor) : 0;
+    if (lane == 0)
+        (is_k ? kv.k_scales : kv.v_scales)[cell] = sound    ? scale
+                                                           : finite ? 0.0f
+                                                                    : __uint_as_float(0x7fc00000u);
+}
+
+/* X into token cell CELL of keys or values. */
+template <int E>
+static __device__ void store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell, const float (&x)[E],
+                             const float (&w)[E], int lane) {
+    const int d = p.head_dim;
+    void *to = is_k ? kv.k : kv.v;
+    if (kv.format == KV_FP8) {
+        store_fp8<E>(p, kv, is_k, cell, x, w, lane);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        size_t i = cell * d + lane + 32 * j;
+        if (lane + 32 * j < d && kv.format == KV_F32)
+            ((float *)to)[i] = x[j];
+        else if (lane + 32 * j < d)
+            ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(x[j]);
+    }
+}
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Few tokens' products with the norm before them and the gated unit after them (gemv.cu, gemv16.cu): what the
+ * engine's decode step queues instead of two or three launches.
+ */
+#include "base/status.h"
+#include "gemm/gpu/check.h"
+#include "gemm/gpu/launch.h"
+
+bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
+    gemm_choice choice;
+    if (c->unit != GEMM_UNIT_NONE && c->weight->n % 32 != 0)
+        return false;
+    if (c->norm)
+        return c->m == 1;
+    return c->unit != GEMM_UNIT_NONE && c->m >= 2 && c->m <= GEMM_CHAIN_ROWS &&
+           gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, &choice,
+                       NULL) == NIB_OK &&
+           choice.kernel == GEMM_KERNEL_GEMV16 && choice.k_slices == 1;
+}
+
+nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *stream, nib_error *err) {
+    const nib_gemm_weight *w = c->weight;
+    const void *x = c->norm ? (const void *)c->norm->x : c->a;
+    if (!gemm_chain_serves(g, c) || !x || !c->d || (uintptr_t)x % 16 || (uintptr_t)c->d % 16 ||
+        (c->norm && (uintptr_t)c->norm->w % 16) || c->lda % 8 || c->ldd % 4 ||
+        (c->d_type != NIB_GEMM_BF16 && c->d_type != NIB_GEMM_F32))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "gemm_chain: m = %zu, n = %zu: expected what gemm_chain_serves takes", c->m, w->n);
+    NIB_TRY(check_device(g, err));
+    const size_t scale_at = gemm_scale_offset(w->n, w->k);
+    const gemm_task t = {
+        .w = w->data,
+        .a = c->a,
+        .m = (int)c->m,
+        .n = (int)w->n,
+        .k = (int)w->k,
+        .groups = (int)gemm_groups(w->k),
+        .lda = (int)c->lda,
+        .slices = 1,
+        .out = {.d = c->d,
+                .tensor_scale = (const float *)(const void *)((const char *)w->data + scale_at),
+                .alpha = 1.0f,
+                .ldd = (int)c->ldd,
+                .type = (int)c->d_type},
+        .unit = c->unit,
+        .n_sms = g->n_sms,
+        .max_shared = g->max_shared,
+        .dependent = g->arch >= 90,
+        .stream = stream,
+    };
+    return check_cuda(c->norm ? gemm_gemv_chain(&t, c->norm) : gemm_gemv16_gated(&t), "gemm_chain", err);
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Few tokens' norm, product and gated unit in one launch (gemm_chain), against FP64 of the same weights and
+ * of the input as it is rounded: in every shape that takes another path through the kernels, with poisoned
+ * outputs, twice.
+ */
+#include "gemm/gemm.h"
+#include "gpu_check.h"
+#include "nouns/tensor.h"
+#include "num/bf16.h"
+
+enum { SLACK = 16 };
+
+typedef struct chain_case {
+    size_t m, n, k; /* m 1: with a norm */
+    gemm_unit unit;
+} chain_case;
+
+static const chain_case cases[] = {
+    {1, 16, 16, GEMM_UNIT_NONE},      {1, 48, 176, GEMM_UNIT_NONE},     {1, 640, 1152, GEMM_UNIT_NONE},
+    {1, 960, 576, GEMM_UNIT_NONE},    {1, 6144, 4096, GEMM_UNIT_NONE},  {1, 24576, 2048, GEMM_UNIT_NONE},
+    {1, 4096, 16384, GEMM_UNIT_NONE}, {1, 32, 16, GEMM_UNIT_SILU},      {1, 96, 176, GEMM_UNIT_GELU},
+    {1, 3072, 576, GEMM_UNIT_SILU},   {1, 4096, 640, GEMM_UNIT_GELU},   {1, 8192, 5376, GEMM_UNIT_GELU},
+    {1, 24576, 4096, GEMM_UNIT_SILU}, {2, 32, 16, GEMM_UNIT_SILU},      {3, 96, 176, GEMM_UNIT_GELU},
+    {4, 3072, 576, GEMM_UNIT_SILU},   {5, 24576, 4096, GEMM_UNIT_SILU}, {8, 4096, 640, GEMM_UNIT_GELU},
+};
+
+static nib_gemm *gemm;
+
+static tensor random_weight(size_t n, size_t k) {
+    uint8_t *codes = malloc(n * k / 2), *scales = malloc(n * k / 16);
+    for (size_t i = 0; i < n * k / 2; i++)
+        codes[i] = (uint8_t)(rnd() >> 7);
+    for (size_t i = 0; i < n * k / 16; i++)
+        scales[i] = (uint8_t)(rnd() % 0x48);
+    return (tensor){.name = "random",
+                    .dtype = DT_NVFP4,
+                    .rows = n,
+                    .cols = k,
+                    .data = codes,
+                    .bytes = n * k / 2,
+                    .block_scales = scales,
+                    .tensor_scale = 0.01f + fabsf(rnd_uniform()) * 0.1f};
+}
+
+static nib_gemm_weight *pack(const tensor *t) {
+    nib_gemm_weight *w;
+    nib_error err;
+    void *codes = to_device(t->data, t->bytes), *scales = to_device(t->block_scales, t->bytes / 8);
+    float *tensor_scale = to_device(&t->tensor_scale, sizeof(float));
+    nib_gemm_source source = {.format = NIB_GEMM_FROM_NVFP4,
+                              .n = t->rows,
+                              .k = t->cols,
+                              .values = codes,
+                              .scales = scales,
+                              .tensor_scale = tensor_scale};
+    if (nib_gemm_weight_create(gemm, t->rows, t->cols, NULL, &w, &err) != NIB_OK ||
+        nib_gemm_weight_pack(gemm, w, &source, NULL, &err) != NIB_OK) {
+        printf("WRONG packing: %s\n", err.text);
+        exit(1);
+    }
+    CK(cudaDeviceSynchronize());
+    cudaFree(codes), cudaFree(scales), cudaFree(tensor_scale);
+    return w;
+}
+
+/* W times H [cols], sums in FP64, times FACTOR; then the gated unit of both halves. */
+static void want_row(const tensor *t, const float *h, double factor, gemm_unit unit, double *want) {
+    float *row = malloc(t->cols * sizeof *row);
+    size_t half = t->rows / 2;
+    for (size_t r = 0; r < t->rows; r++) {
+        tensor_decode_row(t, r, row);
+        want[r] = 0;
+        for (size_t c = 0; c < t->cols; c++)
+            want[r] += (double)h[c] * row[c];
+        want[r] *= factor;
+    }
+    for (size_t r = 0; unit != GEMM_UNIT_NONE && r < half; r++) {
+        double g = want[r], u = g;
+        if (unit == GEMM_UNIT_GELU)
+            u = 2 * sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
+        want[r] = g / (1 + exp(-u)) * want[half + r];
+    }
+    free(row);
+}
+
+/* C's output with rows LDD apart, in FP32; what lies between its rows must stay. */
+static float *run(gemm_chain c, size_t n, bool bf16) {
+    nib_error err;
+    size_t each = bf16 ? 2 : 4, all = c.m * (n + SLACK);
+    c.ldd = n + SLACK;
+    c.d = to_device(NULL, all * each);
+    c.d_type = bf16 ? NIB_GEMM_BF16 : NIB_GEMM_F32;
+    if (gemm_chain_launch(gemm, &c, NULL, &err) != NIB_OK) {
+        printf("WRONG gemm_chain: %s\n", err.text);
+        exit(1);
+    }
+    void *got = from_device(c.d, all * each);
+    float *out = malloc(all * sizeof *out);
+    for (size_t i = 0; i < all; i++) {
+        out[i] = bf16 ? bf16_to_f32(((uint16_t *)got)[i]) : ((float *)got)[i];
+        if (i % c.ldd >= n)
+            check_error("wrote past its row", isnan(out[i]) ? 0 : 1, 0);
+    }
+    cudaFree(c.d);
+    free(got);
+    return out;
+}
+
+static void test_case(const chain_case *c, check_family *wide, check_family *half) {
+    tensor t = random_weight(c->n, c->k);
+    size_t n = c->unit == GEMM_UNIT_NONE ? c->n : c->n / 2, lda = c->k + 8;
+    float *x = rnd_floats(c->m * lda, 3), *weights = rnd_floats(c->k, 1), *h = malloc(c->k * sizeof *h);
+    uint16_t *a = malloc(c->m * lda * sizeof *a);
+    double *want = malloc(c->n * sizeof *want), squares = 0;
+    char what[80];
+    x[c->k / 2] *= 1000; /* an outlier, as residual streams have */
+    for (size_t i = 0; i < c->m * lda; i++)
+        a[i] = bf16_from_f32(x[i]);
+    for (size_t i = 0; i < c->k; i++)
+        squares += (double)x[i] * x[i];
+    gemm_norm norm = {to_device(x, c->k * 4), to_device(weights, c->k * 4), 1e-6f};
+    gemm_chain chain = {.weight = pack(&t), .m = c->m, .lda = lda, .unit = c->unit};
+    if (c->m == 1)
+        chain.norm = &norm;
+    else
+        chain.a = to_device(a, c->m * lda * 2);
+    snprintf(what, sizeof what, "chain %zu x %zu x %zu, unit %d", c->m, c->n, c->k, (int)c->unit);
+    float *got = run(chain, n, false), *again = run(chain, n, false), *rounded = run(chain, n, true);
+    for (size_t r = 0; r < c->m; r++) {
+        for (size_t i = 0; i < c->k; i++)
+            h[i] = bf16_to_f32(c->m == 1 ? bf16_from_f32(x[i] * weights[i]) : a[r * lda + i]);
+        want_row(&t, h, c->m == 1 ? 1 / sqrt(squares / (double)c->k + (double)norm.eps) : 1, c->unit, want);
+        family_take(wide, what, l2_error(got + r * (n + SLACK), want, n), 1e-5);
+        family_take(half, what, l2_error(rounded + r * (n + SLACK), want, n), 3e-3);
+        check_equal(what, got + r * (n + SLACK), again + r * (n + SLACK), n * sizeof *got);
+    }
+    nib_gemm_weight_free((nib_gemm_weight *)chain.weight);
+    cudaFree((void *)norm.x), cudaFree((void *)norm.w), cudaFree((void *)chain.a);
+    free(x), free(weights), free(h), free(a), free(want), free(got), free(again), free(rounded);
+    free((void *)t.data), free((void *)t.block_scales);
+}
+
+int main(void) {
+    nib_error err;
+    check_family wide = {.name = "norm, product, unit: FP32"}, half = {.name = "norm, product, unit: BF16"};
+    if (nib_gemm_open(0, &gemm, &err) != NIB_OK) {
+        printf("%s\n", err.text);
+        return 1;
+    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        test_case(&cases[i], &wide, &half);
+    family_print(&wide);
+    family_print(&half);
+    nib_gemm_close(gemm);
+    printf("chain: %d checks, %d wrong\n", check_n, check_failed);
+    return check_failed > 0;
+}

@@ -34,8 +34,8 @@ static const row table[] = {
     {80, 121, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
     {90, 90, NIB_GEMM_AUTO, 9, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
     {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
-    {90, 90, NIB_GEMM_AUTO, 17, 64, true, GEMM_KERNEL_WGMMA_BF16, W4A16,
-     "exact, and up to 64 tokens as fast as FP8"},
+    {90, 90, NIB_GEMM_AUTO, 17, 32, true, GEMM_KERNEL_WGMMA_BF16, W4A16,
+     "exact, and up to 32 tokens about as fast as FP8"},
     {90, 90, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, twice},
     {89, 89, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, twice},
     {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
@@ -92,21 +92,39 @@ static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t grou
                    : each <= 128 * 1024 && units >= 4 && units <= 28;
 }
 
-/* Microseconds on an H100: of a tile's work per 128 k, and of handing a cut tile's sums on (wgmma.cuh). */
+/* Clusters of RANKS blocks, one a multiprocessor, that a Hopper GPU runs at a time: 66 of 2 and 30 of 4 on
+ * 132. */
+static int clusters_of(int n_sms, int ranks) {
+    return ranks == 2 ? n_sms / 2 : n_sms * 10 / 44;
+}
+
+/* The tile and the way to share K of least time. Microseconds on an H200, fitted to every combination of 7
+ * shapes and 6 numbers of tokens (docs/gpu/wgmma.md): of a tile's work per 128 k; of handing a cut tile's
+ * sums on through memory; of a cluster's meeting. Clusters are for one wave of tiles. */
 static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
-    static const int tokens[] = {32, 64, 128, 256};
-    static const double e4m3[] = {0.68, 0.77, 0.88, 1.15}, bf16[] = {0.66, 0.76, 1.00, 1.65};
-    static const double hand_on[] = {1.0, 1.3, 1.9, 2.4};
+    static const int tokens[] = {32, 64, 128, 256}, most_ranks[] = {4, 4, 2, 1};
+    static const double e4m3[] = {0.34, 0.425, 0.53, 0.81}, bf16[] = {0.38, 0.47, 0.63, 1.21};
+    static const double hand_on[] = {0.8, 1.1, 1.5, 2.4}, meet[] = {0.1, 1.1, 1.6, 0.0};
     double best = 0.0;
     for (int i = 0; i < 4; i++) {
         if (i > 0 && (size_t)tokens[i] >= 2 * m)
             break;
-        double tiles = (double)(ceil_div(n, 128) * ceil_div(m, (size_t)tokens[i]));
-        double us = tiles / n_sms * (double)groups * (c->mode == NIB_GEMM_W4A8 ? e4m3 : bf16)[i];
-        us += hand_on[i] * (tiles < n_sms ? n_sms / tiles : 1.0);
-        if (best == 0.0 || us < best) {
-            best = us;
-            c->tile_tokens = tokens[i];
+        double stage = (c->mode == NIB_GEMM_W4A8 ? e4m3 : bf16)[i];
+        size_t tiles = ceil_div(n, 128) * ceil_div(m, (size_t)tokens[i]);
+        for (int ranks = 0; ranks <= most_ranks[i]; ranks = ranks ? 2 * ranks : 1) { /* 0: cut */
+            if (ranks > 1 && ((int)tiles > clusters_of(n_sms, ranks) || groups < 4 * (size_t)ranks))
+                continue;
+            double us = ranks == 0  ? (double)tiles / n_sms * (double)groups * stage
+                        : ranks > 1 ? (double)ceil_div(groups, (size_t)ranks) * stage + meet[i]
+                                    : (double)(ceil_div(tiles, (size_t)n_sms) * groups) * stage;
+            if (ranks == 0)
+                us += hand_on[i] * (tiles < (size_t)n_sms ? (double)n_sms / (double)tiles : 1.0);
+            if (best == 0.0 || us < best) {
+                best = us;
+                c->tile_tokens = tokens[i];
+                c->k_slices = ranks ? ranks : 1;
+                c->cut = ranks == 0;
+            }
         }
     }
 }
@@ -137,7 +155,14 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
         if (r->mode != mode || arch < r->first_arch || arch > r->last_arch || m < r->first_m ||
             m > r->last_m || (r->plain && !plain))
             continue;
-        *c = (gemm_choice){r->kernel, r->becomes, 1, 1, 1, arch == RUN_ARCH, kernel_names[r->kernel], r->why};
+        *c = (gemm_choice){.kernel = r->kernel,
+                           .mode = r->becomes,
+                           .tile_tokens = 1,
+                           .k_slices = 1,
+                           .k_parts = 1,
+                           .run_here = arch == RUN_ARCH,
+                           .name = kernel_names[r->kernel],
+                           .why = r->why};
         if (c->kernel == GEMM_KERNEL_FEW && !few_shape(c, n_sms, m, n, gemm_groups(k)))
             continue;
         if (c->kernel == GEMM_KERNEL_GEMV16) {

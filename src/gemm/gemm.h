@@ -123,8 +123,9 @@ typedef struct gemm_choice {
     gemm_kernel kernel;
     nib_gemm_mode mode; /* what AUTO became */
     int tile_tokens;    /* columns of a tile */
-    int k_slices;       /* K is cut into so many slices, summed in fixed order */
+    int k_slices;       /* K is cut into so many slices, summed in fixed order (wgmma: by a cluster) */
     int k_parts;        /* of the slices in one block of a cluster (few) */
+    bool cut;           /* wgmma: tiles that do not fill the GPU are cut into equal runs (stream-K) */
     bool run_here;      /* this row has run on such a GPU; else only its emulation has */
     const char *name, *why;
 } gemm_choice;

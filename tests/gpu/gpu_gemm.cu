@@ -303,7 +303,7 @@ static void test_forms(void) {
             check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_F32, d, false, bound, &worst);
             check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_E4M3, d, true, 1e-2, &worst);
             check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_F16, d, true, 1e-2, &worst);
-            check_run(w, m, NIB_GEMM_AUTO, NIB_GEMM_BF16, d, m > 64, m > 64 ? 1e-2 : bound, &worst); /* exact to 64 */
+            check_run(w, m, NIB_GEMM_AUTO, NIB_GEMM_BF16, d, m > 32, m > 32 ? 1e-2 : bound, &worst); /* exact to 32 */
         }
     /* alpha, beta C (in place) and a bias of any alignment: against the plain product, in FP32 */
     const size_t n = w.n, k = w.k;
@@ -566,6 +566,50 @@ static void test_sources(void) {
     printf("sources: GGUF, compressed-tensors, MXFP4 in both layouts, NaN scales\n");
 }
 
+/* Every BF16 number, NaN and infinity too, in blocks of neighbours and of strangers: codes by the public call, of the values
+ * as BF16 and, from FP32 by the other path, of the same values. */
+static void test_every_bf16(void) {
+    const size_t rows = 64, cols = 2048, all = rows * cols;
+    std::vector<uint16_t> h(all);
+    std::vector<float> f(all);
+    for (size_t i = 0; i < all; i++) {
+        h[i] = i < 65536 ? (uint16_t)i : (uint16_t)(i * 40503u);
+        const uint32_t bits = (uint32_t)h[i] << 16;
+        memcpy(&f[i], &bits, 4);
+    }
+    uint16_t *dh = device<uint16_t>(all);
+    float *df = device<float>(all), *ts = device<float>(2);
+    uint8_t *codes = device<uint8_t>(all / 2), *scales = device<uint8_t>(all / 16);
+    CUDA(cudaMemcpy(dh, h.data(), all * 2, cudaMemcpyHostToDevice));
+    CUDA(cudaMemcpy(df, f.data(), all * 4, cudaMemcpyHostToDevice));
+    size_t differ = 0;
+    for (float scale : {1.0f, 0.00371f, 0x1p-60f, 0x1p20f}) {
+        std::vector<uint8_t> c[2], s[2];
+        const float facts[2] = {scale, scale * 2688.0f};
+        CUDA(cudaMemcpy(ts, facts, 8, cudaMemcpyHostToDevice));
+        for (int wide = 0; wide < 2; wide++) {
+            nib_gemm_quantize_args q = {};
+            q.x = wide ? (void *)df : dh, q.x_type = wide ? NIB_GEMM_F32 : NIB_GEMM_BF16, q.rows = rows, q.cols = cols;
+            q.given_scale = true, q.codes = codes, q.scales = scales, q.tensor_scale = ts;
+            OK(nib_gemm_quantize_nvfp4(ctx, &q, nullptr, &err));
+            c[wide].resize(all / 2), s[wide].resize(all / 16);
+            CUDA(cudaMemcpy(c[wide].data(), codes, all / 2, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(s[wide].data(), scales, all / 16, cudaMemcpyDeviceToHost));
+        }
+        for (size_t i = 0; i < all; i++) { /* against the definition: the quotient, rounded to the nearest code, even on ties */
+            const float q = f[i] / (e4m3(s[0][i / 16]) * scale), m = fminf(fabsf(q), 6.0f);
+            const int low = m < 2 ? (int)nearbyintf(2 * m) : m < 4 ? 2 + (int)nearbyintf(m) : 4 + (int)nearbyintf(m / 2);
+            const int want = q != q ? 0 : (q < 0 ? 8 : 0) | low;
+            differ += (c[0][i / 2] >> 4 * (i & 1) & 15) != want;
+        }
+        differ += c[0] != c[1] || s[0] != s[1];
+    }
+    check(differ == 0, "every BF16 number is quantized by definition");
+    for (void *p : {(void *)dh, (void *)df, (void *)ts, (void *)codes, (void *)scales})
+        cudaFree(p);
+    printf("every BF16 number, as BF16 and as FP32: %zu differ\n", differ);
+}
+
 /* ---- experts ---- */
 static void test_grouped(void) {
     const size_t shapes[][2] = {{768, 2048}, {48, 176}, {176, 12288}};
@@ -613,6 +657,66 @@ static void test_grouped(void) {
             free_weight(&x);
     }
     printf("grouped: experts with 0 to 40 tokens\n");
+}
+
+/* ---- wgmma: every tile and way to share K, launched by hand, since the choice takes few of them for a shape ---- */
+static double wgmma_error(const weight &w, const gemm_task &t, bool fp8, const void *a, const uint8_t *q, double *not_numbers) {
+    const size_t m = t.m, n = w.n, k = w.k;
+    double *truth = device<double>(m * n), *e = device<double>(3), h[3];
+    const places at = {(int)m, (int)n, (int)m, (int)n};
+    CUDA(cudaMemset(t.out.d, 0xff, m * n * 4));
+    if (t.cut)
+        CUDA((cudaError_t)gemm_zero_flags(&t));
+    CUDA((cudaError_t)(fp8 ? gemm_wgmma_e4m3(&t) : gemm_wgmma_bf16(&t)));
+    CUDA(cudaMemset(e, 0, 24));
+    oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, fp8 ? (const void *)q : a,
+                                                 fp8 ? NIB_GEMM_E4M3 : NIB_GEMM_BF16, k, fp8 ? t.out.token_scale : nullptr, fp8, truth);
+    compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, t.out.d, NIB_GEMM_F32, n, truth, 0, e);
+    CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+    cudaFree(truth), cudaFree(e);
+    *not_numbers = h[2];
+    return sqrt(h[0] / h[1]);
+}
+
+static void test_wgmma_forms(void) {
+    const size_t shapes[][2] = {{48, 640}, {640, 1152}, {1152, 2880}};
+    double worst[2] = {0, 0};
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], true);
+        const size_t n = w.n, k = w.k, groups = gemm_groups(k);
+        for (size_t m : {1, 40, 130, 300})
+            for (int fp8 = 0; fp8 < 2; fp8++) {
+                __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
+                float *d = device<float>(m * n), *scale = device<float>(m + 256), *partial = device<float>((size_t)132 * 128 * 256);
+                uint8_t *q = device<uint8_t>(m * k), *prepared = device<uint8_t>(m * groups * 256);
+                uint32_t *flags = device<uint32_t>(132);
+                fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 8);
+                OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
+                OK(gemm_prepare(ctx, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
+                for (int tile : {32, 64, 128, 256})
+                    for (int ranks : {0, 1, 2, 4}) { /* 0: tiles are cut */
+                        if (ranks > (tile <= 64 ? 4 : tile == 128 ? 2 : 1))
+                            continue;
+                        gemm_task t = {};
+                        t.w = nib_gemm_weight_data(w.w), t.a = prepared;
+                        t.m = (int)m, t.n = (int)n, t.k = (int)k, t.groups = (int)groups, t.terms = 1;
+                        t.tile_tokens = tile, t.slices = ranks ? ranks : 1, t.cut = ranks == 0;
+                        t.partial = partial, t.flags = flags, t.n_sms = 132, t.dependent = true, t.tensor_map = ctx->tensor_map;
+                        t.out.d = d, t.out.type = NIB_GEMM_F32, t.out.alpha = 1, t.out.ldd = (int)n, t.out.token_scale = scale;
+                        t.out.tensor_scale = (const float *)((const char *)t.w + gemm_scale_offset(n, k));
+                        double wrong, error = wgmma_error(w, t, fp8, a, q, &wrong);
+                        worst[fp8] = fmax(worst[fp8], error);
+                        char what[120];
+                        snprintf(what, sizeof what, "wgmma %s %zux%zu m %zu tile %d ranks %d: relative L2 %.1e, %.0f not numbers",
+                                 fp8 ? "e4m3" : "bf16", n, k, m, tile, ranks, error, wrong);
+                        check(error <= (fp8 ? 4e-3 : 2e-6) && wrong == 0, what);
+                    }
+                for (void *f : {(void *)a, (void *)d, (void *)scale, (void *)partial, (void *)q, (void *)prepared, (void *)flags})
+                    cudaFree(f);
+            }
+        free_weight(&w);
+    }
+    printf("wgmma, every tile and way to share K: bf16 %.1e, e4m3 %.1e\n", worst[0], worst[1]);
 }
 
 /* ---- kernels that this GPU's table does not choose: launched by hand ---- */
@@ -747,10 +851,12 @@ int main(int argc, char **argv) {
     }
     test_pack();
     test_quantizers();
+    test_every_bf16();
     test_sources();
     test_forms();
     test_graph_and_streams();
     test_grouped();
+    test_wgmma_forms();
     test_other_generations();
     test_w4a4();
     test_products(quick);

@@ -29,14 +29,14 @@ struct raw_e4m3 {
     uint32_t w[8];
     uint2 lut0[2], lut1[2];
 
-    GEMM_DEV void load(uint32_t lane16, uint32_t scales, uint32_t lut) {
+    GEMM_DEV void load(uint32_t lane16, uint32_t scales, const uint2 *lut) {
         const uint32_t q = lds32(scales);
         const uint4 u = lds128(lane16), v = lds128(lane16 + 512);
         w[0] = u.x, w[1] = u.y, w[2] = u.z, w[3] = u.w, w[4] = v.x, w[5] = v.y, w[6] = v.z, w[7] = v.w;
-        lut0[0] = lds64(lut + (q << 3 & 0x7f8));
-        lut0[1] = lds64(lut + (q >> 5 & 0x7f8));
-        lut1[0] = lds64(lut + (q >> 13 & 0x7f8));
-        lut1[1] = lds64(lut + (q >> 21 & 0x7f8));
+        lut0[0] = lut[q & 255]; /* in C: the shared memory's own addressing multiplies by 8 */
+        lut0[1] = lut[q >> 8 & 255];
+        lut1[0] = lut[q >> 16 & 255];
+        lut1[1] = lut[q >> 24];
     }
 
     GEMM_DEV void step(int j, uint32_t *a) const { /* fragment of 32 k */

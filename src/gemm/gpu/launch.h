@@ -36,6 +36,7 @@ typedef struct gemm_task {
     gemm_unit unit;                  /* of the chain's launchers */
     int n_sms, max_shared, clusters; /* of few's, at a time */
     bool dependent;                  /* the GPU has programmatic dependent launch */
+    bool cut;                        /* wgmma: as gemm_choice has it */
     void *tensor_map;                /* cuTensorMapEncodeTiled */
     void *stream;
 } gemm_task;

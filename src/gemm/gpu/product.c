@@ -186,6 +186,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         .tile_tokens = plan.choice.tile_tokens,
         .slices = plan.choice.k_slices,
         .parts = plan.choice.k_parts,
+        .cut = plan.choice.cut,
         .partial = (float *)(void *)(flags + plan.flag_bytes),
         .flags = plan.flag_bytes ? (uint32_t *)(void *)flags : NULL,
         .out = {.d = p->d,
@@ -213,7 +214,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
                                                t.terms, prepared, p->a_scale, scale, t.flags, t.n_sms,
                                                t.dependent, stream),
                            "nib_gemm_matmul", err));
-    else if (t.flags)
+    else if (t.flags && t.cut)
         NIB_TRY(check_cuda(gemm_zero_flags(&t), "nib_gemm_matmul", err));
     return check_cuda(launch(&plan.choice, &t), "nib_gemm_matmul", err);
 }

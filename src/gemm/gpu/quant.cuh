@@ -39,35 +39,38 @@ GEMM_DEV float divide_by(float x, float s, float inverse) {
     return fmaf(fmaf(-q, s, x), inverse, q);
 }
 
-/* Eight codes of numbers Y, element e in bits 4e. An index is kept 252 too large, as the float's bits have it, and all are
- * put right at the end: sums of shifted words are modulo 2^32. */
+/* Eight codes of numbers Y, element e in bits 4e; no -0 among them. The index of a magnitude a is the least of 2 a, a + 2 and
+ * a / 2 + 4, each rounded to even by adding 1.5 * 2^23; the sums' low bits hold it. What stands above those bits adds up
+ * modulo 2^32 and is taken off at the end. Instructions are shared out between the pipes that add and those that compare. */
 GEMM_DEV uint32_t encode_numbers(const float *y) {
-    uint32_t codes = 0u - 252u * 0x11111111u;
+    uint32_t codes = 0;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 7; i >= 0; i--) {
         const float a = fminf(fabsf(y[i]), 6.0f);
-        const uint32_t bits = __float_as_uint(a), small = (__float_as_uint(a + 0x1p22f) & 7) | 252; /* 0, .5, 1 */
-        const uint32_t large = (bits + 0x1fffffu + (bits >> 22 & 1)) >> 22;
-        codes += (a < 1.0f ? small : large) << 4 * i;
-        codes += y[i] < 0.0f ? 8u << 4 * i : 0;
+        const float index = fminf(fminf(fmaf(a, 2.0f, 0x1.8p23f), a + (0x1.8p23f + 2.0f)), fmaf(a, 0.5f, 0x1.8p23f + 4.0f));
+        codes = __funnelshift_l(__float_as_uint(y[i]), codes, 1) * 8 + __float_as_uint(index); /* its sign, its index */
     }
-    return codes;
+    return codes - 0x3f400000u;
 }
 
-/* 16 codes of X, none above AMAX, under SCALE (block scale times tensor scale), element e in bits 4e. */
-GEMM_DEV uint64_t encode_block(const float *x, float amax, float scale) {
+/* 16 codes of X, values of T none above AMAX, under SCALE (block scale times tensor scale), element e in bits 4e. NUMBERS: no
+ * NaN among them; of FP32 it is found out here. */
+template <class T> GEMM_DEV uint64_t encode_block(const float *x, float amax, bool numbers, float scale) {
+    constexpr bool wide = sizeof(T) == 4;
     uint64_t codes = 0;
     if (scale == 0.0f)
         return 0;
     const float inverse = 1.0f / scale;
     float y[16], all = 0.0f;
-    if (scale > 0x1p-90f && scale < 0x1p90f && amax * inverse < 0x1p30f) {
+    if (numbers && scale > 0x1p-90f && scale < (wide ? 0x1p90f : 0x1p16f) && amax * inverse < 0x1p30f) {
 #pragma unroll
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < 16; i++) {
             y[i] = divide_by(x[i], scale, inverse);
-#pragma unroll
-        for (int i = 0; i < 16; i++) /* a NaN stays one */
-            all = fmaf(y[i], 0.0f, all);
+            if (wide) { /* 16 bits underflow under no such scale */
+                y[i] += 0.0f; /* -0, where it underflows, has no sign */
+                all = fmaf(y[i], 0.0f, all); /* a NaN stays one */
+            }
+        }
         if (all == 0.0f)
             return encode_numbers(y) | (uint64_t)encode_numbers(y + 8) << 32;
     }
@@ -184,7 +187,7 @@ GEMM_DEV uint64_t four_over_six(const float *x, float block, float amax, uint32_
         float y[16], e[16];
         for (int i = 0; i < 16; i++)
             y[i] = x[i] * factor;
-        const uint64_t packed = encode_block(y, 16.0f, 1.0f);
+        const uint64_t packed = encode_block<float>(y, 16.0f, true, 1.0f);
         for (int i = 0; i < 16; i++) {
             const uint32_t q = (uint32_t)(packed >> 4 * i) & 15, m = q & 7;
             const float v = (m < 5 ? 0.5f * m : m == 5 ? 3.0f : m == 6 ? 4.0f : 6.0f) * (q & 8 ? -1.0f : 1.0f);
@@ -201,17 +204,6 @@ GEMM_DEV uint64_t four_over_six(const float *x, float block, float amax, uint32_
     return codes;
 }
 
-/* Codes and scale of one block. AMAX: the tensor's, for 4over6. */
-template <int METHOD> GEMM_DEV uint64_t quantize_block(const float *x, float tensor_scale, float amax, uint32_t *scale) {
-    const float block = block_amax(x);
-    if (METHOD == NIB_GEMM_FOUR_OVER_SIX && amax > 0.0f)
-        return four_over_six(x, block, amax, scale);
-    *scale = METHOD <= NIB_GEMM_FOUR_OVER_SIX || block == 0.0f
-                 ? rtn_scale(block, tensor_scale)
-                 : best_scale(x, block, tensor_scale, METHOD == NIB_GEMM_FP8_EXACT);
-    return encode_block(x, block, e4m3_value(*scale) * tensor_scale);
-}
-
 /* 16 values of T, as words, to FP32. */
 template <class T> GEMM_DEV void expand_block(const uint32_t *w, float *x) {
 #pragma unroll
@@ -226,14 +218,45 @@ template <class T> GEMM_DEV void expand_block(const uint32_t *w, float *x) {
     }
 }
 
-template <class T> GEMM_DEV void load_block(const T *p, float *x) {
-    uint32_t w[sizeof(T) * 4];
+template <class T> GEMM_DEV void load_words(const T *p, uint32_t *w) {
 #pragma unroll
     for (int i = 0; i < (int)sizeof(T); i++) {
         const uint4 v = __ldg((const uint4 *)p + i);
         w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
     }
+}
+
+template <class T> GEMM_DEV void load_block(const T *p, float *x) {
+    uint32_t w[sizeof(T) * 4];
+    load_words(p, w);
     expand_block<T>(w, x);
+}
+
+/* Codes and scale of the 16 values at P. AMAX: the tensor's, for 4over6. Magnitudes of 16 bits are compared as they are, two
+ * at a time: they are in the order of their numbers, and a NaN is above all. */
+template <class T, int METHOD> GEMM_DEV uint64_t quantize_block(const T *p, float tensor_scale, float amax, uint32_t *scale) {
+    uint32_t w[sizeof(T) * 4];
+    float x[16], block;
+    bool numbers = true;
+    load_words(p, w);
+    expand_block<T>(w, x);
+    if constexpr (sizeof(T) == 2) {
+        uint32_t most = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            most = __vmaxu2(most, w[i] & 0x7fff7fffu);
+        most = max(most & 0xffff, most >> 16);
+        numbers = most <= (__is_same(T, __nv_bfloat16) ? 0x7f80u : 0x7c00u);
+        block = __is_same(T, __nv_bfloat16) ? __uint_as_float(most << 16) : __half2float(__ushort_as_half((unsigned short)most));
+    }
+    if (sizeof(T) == 4 || !numbers)
+        block = block_amax(x);
+    if (METHOD == NIB_GEMM_FOUR_OVER_SIX && amax > 0.0f)
+        return four_over_six(x, block, amax, scale);
+    *scale = METHOD <= NIB_GEMM_FOUR_OVER_SIX || block == 0.0f
+                 ? rtn_scale(block, tensor_scale)
+                 : best_scale(x, block, tensor_scale, METHOD == NIB_GEMM_FP8_EXACT);
+    return encode_block<T>(x, block, numbers, e4m3_value(*scale) * tensor_scale);
 }
 
 #endif

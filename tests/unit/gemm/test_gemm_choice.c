@@ -39,6 +39,28 @@ static void test_every_shape_has_a_kernel(void **state) {
                     }
 }
 
+/* On Hopper a cluster shares K where all tiles then run at a time; tiles that nearly fill the GPU are left
+ * whole. */
+static void test_who_shares_k_on_hopper(void **state) {
+    (void)state;
+    static const struct {
+        size_t m, n, k;
+        int tile, slices;
+        bool cut;
+    } cases[] = {
+        {64, 2880, 2880, 64, 4, false},   {256, 4096, 4096, 128, 2, false},  {512, 4096, 4096, 128, 1, false},
+        {256, 24576, 4096, 256, 1, true}, {2048, 24576, 4096, 256, 1, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gemm_choice c;
+        assert_int_equal(
+            gemm_choose(90, 132, NIB_GEMM_W4A8, true, cases[i].m, cases[i].n, cases[i].k, &c, NULL), NIB_OK);
+        assert_int_equal(c.tile_tokens, cases[i].tile);
+        assert_int_equal(c.k_slices, cases[i].slices);
+        assert_int_equal(c.cut, cases[i].cut);
+    }
+}
+
 static void test_a_mode_is_never_swapped(void **state) {
     (void)state;
     gemm_choice c;
@@ -68,7 +90,7 @@ static void test_few_tokens_on_hopper(void **state) {
         {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {8, 24576, 4096, true, GEMM_KERNEL_GEMV16},
         {16, 24576, 4096, true, GEMM_KERNEL_FEW},        {16, 4096, 4096, true, GEMM_KERNEL_GEMV16},
         {32, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 24576, 4096, true, GEMM_KERNEL_WGMMA_BF16},
-        {64, 4096, 4096, true, GEMM_KERNEL_WGMMA_BF16},  {65, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
+        {17, 4096, 12288, true, GEMM_KERNEL_WGMMA_BF16}, {33, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
         {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 256, true, GEMM_KERNEL_WGMMA_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -143,6 +165,7 @@ static void test_activation_orders_are_permutations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_shape_has_a_kernel),
+        cmocka_unit_test(test_who_shares_k_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),
         cmocka_unit_test(test_few_tokens_on_hopper),
         cmocka_unit_test(test_explain_needs_no_gpu),

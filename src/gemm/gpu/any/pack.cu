@@ -118,10 +118,9 @@ struct from_mxfp4_gguf : from_mxfp4 {
 
 template <class T, int METHOD> struct from_values {
     GEMM_DEV static block at(const pack_args &a, int row, int b) {
-        float x[16];
         uint32_t scale = 0;
-        load_block((const T *)a.values + (size_t)row * a.k + b * 16, x);
-        const uint64_t codes = quantize_block<METHOD>(x, tensor_scale(a), __uint_as_float(a.facts[1]), &scale);
+        const T *values = (const T *)a.values + (size_t)row * a.k + b * 16;
+        const uint64_t codes = quantize_block<T, METHOD>(values, tensor_scale(a), __uint_as_float(a.facts[1]), &scale);
         return clean(a, codes, scale);
     }
     GEMM_DEV static float tensor_scale(const pack_args &a) {

@@ -10,6 +10,7 @@ struct quantize_args {
     size_t ldx;
     int rows, blocks; /* blocks of 16 in a row */
     bool tiles;
+    bool dense; /* rows follow one another, and so do their scales: a block's number says where it is */
     uint64_t *codes;
     uint8_t *scales;
     const float *tensor_scale; /* and amax after it */
@@ -22,14 +23,18 @@ GEMM_DEV size_t scale_place(int row, int b, int blocks) {
 
 template <class T, int METHOD> static __global__ void __launch_bounds__(256) quantize_blocks(const quantize_args a) {
     const unsigned id = blockIdx.x * blockDim.x + threadIdx.x; /* 2^36 values at most: checked by the call */
-    const int row = (int)(id / a.blocks), b = (int)(id - (unsigned)row * a.blocks);
-    if (row >= a.rows)
-        return;
-    float x[16];
     uint32_t scale;
-    load_block((const T *)a.x + (size_t)row * a.ldx + b * 16, x);
-    a.codes[id] = quantize_block<METHOD>(x, a.tensor_scale[0], METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f, &scale);
-    a.scales[a.tiles ? scale_place(row, b, a.blocks) : id] = (uint8_t)scale;
+    size_t from = (size_t)id * 16, place = id;
+    if (id >= (unsigned)a.rows * a.blocks)
+        return;
+    if (!a.dense) { /* a division costs as much as two values */
+        const int row = (int)(id / a.blocks), b = (int)(id - (unsigned)row * a.blocks);
+        from = (size_t)row * a.ldx + b * 16;
+        place = a.tiles ? scale_place(row, b, a.blocks) : id;
+    }
+    a.codes[id] = quantize_block<T, METHOD>((const T *)a.x + from, a.tensor_scale[0],
+                                            METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f, &scale);
+    a.scales[place] = (uint8_t)scale;
 }
 
 template <class T> static __global__ void __launch_bounds__(256) find_row_amax(const quantize_args a, uint32_t *amax) {
@@ -74,8 +79,16 @@ template <class T> static int quantize_typed(const nib_gemm_quantize_args *q, qu
 
 extern "C" int gemm_quantize_launch(const nib_gemm_quantize_args *q, void *stream_) {
     const cudaStream_t stream = (cudaStream_t)stream_;
-    const quantize_args a = {q->x,           q->ldx ? q->ldx : q->cols, (int)q->rows,          (int)(q->cols / 16),
-                             q->scale_tiles, (uint64_t *)q->codes,      (uint8_t *)q->scales, q->tensor_scale};
+    const size_t ldx = q->ldx ? q->ldx : q->cols;
+    const quantize_args a = {.x = q->x,
+                             .ldx = ldx,
+                             .rows = (int)q->rows,
+                             .blocks = (int)(q->cols / 16),
+                             .tiles = q->scale_tiles,
+                             .dense = ldx == q->cols && !q->scale_tiles,
+                             .codes = (uint64_t *)q->codes,
+                             .scales = (uint8_t *)q->scales,
+                             .tensor_scale = q->tensor_scale};
     if (q->scale_tiles)
         cudaMemsetAsync(q->scales, 0, nib_gemm_scale_tile_bytes(q->rows, q->cols), stream);
     switch (q->x_type) {

@@ -53,7 +53,7 @@ GEMM_DEV void mma_e4m3(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {
 }
 
 /* c[r][n] += 32 rows x 32 tokens x 128 k. */
-GEMM_DEV void add_folded(uint32_t w, uint32_t x, uint32_t lut, float (&c)[2][4][4]) {
+GEMM_DEV void add_folded(uint32_t w, uint32_t x, const uint2 *lut, float (&c)[2][4][4]) {
     const int lane = threadIdx.x & 31;
     raw_e4m3 raw[2];
     for (int r = 0; r < 2; r++)
@@ -83,8 +83,8 @@ static __global__ void __launch_bounds__(256) tile_e4m3(const __grid_constant__ 
     const int rows = warp & 3, tokens = warp >> 2, row0 = blockIdx.x * ROWS, token0 = blockIdx.y * TOKENS;
     const uint32_t base = shared_address(shared);
     const int count = a.groups * a.terms;
-    const uint32_t lut = base + STAGES * STAGE;
-    build_lut((uint2 *)(shared + STAGES * STAGE)); /* seen after the first barrier */
+    uint2 *lut = (uint2 *)(shared + STAGES * STAGE);
+    build_lut(lut); /* seen after the first barrier */
     dependency_wait();
     for (int s = 0; s < STAGES - 1; s++)
         if (s < count)

@@ -13,6 +13,7 @@
  * Bytes moved: the weights once; the tokens once a cluster. Measured: docs/gpu/few.md.
  */
 #include "gemm/gpu/ring.cuh"
+#include "gemm/gpu/sm90/cluster.cuh"
 #include "gemm/gpu/sm90/operand.cuh"
 #include "gemm/gpu/sm90/store.cuh"
 
@@ -37,45 +38,6 @@ template <int TOKENS, int STAGES> struct few_plan {
     static const int barriers = 4 * WARPGROUPS * STAGES * 8 + 2 * WARPGROUPS * 8;
     static const int fixed = ring + exchange + barriers;
 };
-
-/* ---- the cluster ---- */
-
-GEMM_DEV uint32_t cluster_rank() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-GEMM_DEV uint32_t cluster_size() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
-    return r;
-}
-
-GEMM_DEV uint32_t in_block(uint32_t address, uint32_t rank) { /* the same place of another block's shared memory */
-    uint32_t a;
-    asm volatile("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(a) : "r"(address), "r"(rank));
-    return a;
-}
-
-/* Relaxed: it orders no memory but barriers, after their own fence (a release would wait for every copy in flight). */
-GEMM_DEV void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-GEMM_DEV void cluster_wait() {
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-GEMM_DEV void send(uint32_t to, uint32_t bar, const float *v) { /* 16 bytes, counted by the receiver's barrier */
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0],{%1,%2,%3,%4},[%5];" ::"r"(to),
-                 "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(bar)
-                 : "memory");
-}
-
-GEMM_DEV void arrive_at(uint32_t bar) { /* what was read before it has arrived in registers */
-    asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _,[%0];" ::"r"(bar) : "memory");
-}
 
 /* ---- tokens ---- */
 
@@ -132,7 +94,7 @@ static __global__ void __launch_bounds__(128 * WARPGROUPS, 1) few(const __grid_c
     if (first_of_group) {
         barrier_init(full, 1);
         barrier_init(empty, ranks * 4 * a.parts);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        cluster_barrier_fence();
     }
     warp_ring<STAGES, UNIT_BYTES> ring;
     ring.open(shared_address(rings) + warp * STAGES * UNIT_BYTES, bars + warp * STAGES * 8);
@@ -255,21 +217,6 @@ static __global__ void __launch_bounds__(128 * WARPGROUPS, 1) few(const __grid_c
         consume(tile0 + (rounds - 1) * tile_step, true);
 }
 
-static cudaLaunchConfig_t make_config(cudaLaunchAttribute *attributes, int ranks, int blocks, int shared) {
-    cudaLaunchConfig_t config = {};
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = ranks;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = blocks;
-    config.blockDim = 128 * WARPGROUPS;
-    config.dynamicSmemBytes = shared;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    return config;
-}
-
 template <int TOKENS, int STAGES> static int launch_few(const gemm_task *t) {
     using plan = few_plan<TOKENS, STAGES>;
     few_args a = {(const uint8_t *)t->w, (const __nv_bfloat16 *)t->a, t->m, t->k, t->lda, t->groups, t->n / 16, t->parts, 1, 0, t->out};
@@ -282,7 +229,7 @@ template <int TOKENS, int STAGES> static int launch_few(const gemm_task *t) {
     const int shared = t->parts * a.resident * plan::unit_bytes + plan::fixed;
     const int tiles = (t->n + 63) / 64, wanted = (tiles * t->parts + WARPGROUPS - 1) / WARPGROUPS;
     cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config = make_config(attributes, ranks, ranks * min(t->clusters, wanted), shared);
+    cudaLaunchConfig_t config = cluster_config(attributes, ranks, ranks * min(t->clusters, wanted), 128 * WARPGROUPS, shared, true);
     config.stream = (cudaStream_t)t->stream;
     const cudaError_t e = cudaFuncSetAttribute(few<TOKENS, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, few<TOKENS, STAGES>, a);
@@ -295,8 +242,7 @@ extern "C" int gemm_few(const gemm_task *t) {
 extern "C" int gemm_few_clusters(int ranks, int *clusters) {
     const int shared = few_plan<16, 3>::fixed; /* one block a multiprocessor, whatever the tokens */
     cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config = make_config(attributes, ranks, ranks, shared);
-    config.numAttrs = 1;
+    cudaLaunchConfig_t config = cluster_config(attributes, ranks, ranks, 128 * WARPGROUPS, shared, false);
     const cudaError_t e = cudaFuncSetAttribute(few<16, 3>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     return e != cudaSuccess ? e : cudaOccupancyMaxActiveClusters(clusters, few<16, 3>, &config);
 }

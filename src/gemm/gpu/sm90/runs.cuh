@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who computes which stages of which tile in wgmma.cuh, and how the sums of a tile that several blocks share meet.
+ *
+ * A cluster of blocks takes one tile, each block a part of K; their sums meet in shared memory. Otherwise whole waves of
+ * tiles go round the blocks, and what is left with one more wave is cut into equal runs of stages (stream-K): a block that
+ * does not end its tile leaves its sums in the workspace and raises its flag; the one that ends it adds the others' sums in
+ * the blocks' order. A block waits for lower ones only, which were started before it.
+ */
+#ifndef GEMM_RUNS_CUH
+#define GEMM_RUNS_CUH
+
+#include "gemm/gpu/device.cuh"
+
+#define TOKEN_GROUP 8 /* token tiles that share weights in L2 */
+
+struct wgmma_args {
+    int m, n;
+    int groups;         /* of the weights: K's position is taken modulo these (terms) */
+    int first, stages;  /* of K, that this launch sums */
+    int row_tiles, token_tiles;
+    int ranks;          /* blocks of a cluster, which share a tile; 1: none */
+    int cut_tiles;      /* without clusters, the first CUT_TILES tiles are cut into runs */
+    float *partial;     /* [blocks][TOKENS / 2][256] */
+    uint32_t *flags;    /* [blocks], zero */
+    gemm_out out;
+};
+
+/* A run of stages of one tile. */
+struct run {
+    int tile, row_tile, token_tile;
+    int first, last; /* stages of the launch's */
+};
+
+/* The runs of a block, in order. Everybody in the block walks them. Of the cut tiles it takes the last one first, which
+ * others wait for, and the first one last, for which it waits: so nobody waits for long. */
+struct runs {
+    int at, end; /* units (tile * stages + stage) of the cut tiles */
+    int tile;    /* next whole one */
+
+    GEMM_DEV explicit runs(const wgmma_args &a) {
+        if (a.ranks > 1) {
+            const int cluster = (int)blockIdx.x / a.ranks, rank = (int)blockIdx.x % a.ranks;
+            at = cluster * a.stages + rank * a.stages / a.ranks;
+            end = cluster * a.stages + (rank + 1) * a.stages / a.ranks;
+            tile = a.row_tiles * a.token_tiles;
+            return;
+        }
+        const int units = a.cut_tiles * a.stages, each = units / (int)gridDim.x, more = units % (int)gridDim.x;
+        at = blockIdx.x * each + min((int)blockIdx.x, more);
+        end = at + each + ((int)blockIdx.x < more);
+        tile = a.cut_tiles + blockIdx.x;
+    }
+
+    GEMM_DEV bool next(const wgmma_args &a, run &r) {
+        if (at < end) {
+            r.tile = (end - 1) / a.stages;
+            r.first = max(0, at - r.tile * a.stages);
+            r.last = end - r.tile * a.stages;
+            end = r.tile * a.stages + r.first;
+        } else if (tile < a.row_tiles * a.token_tiles) {
+            r.tile = tile;
+            r.first = 0;
+            r.last = a.stages;
+            tile += gridDim.x;
+        } else {
+            return false;
+        }
+        const int per_group = TOKEN_GROUP * a.row_tiles, group = r.tile / per_group, rest = r.tile % per_group;
+        const int height = min(TOKEN_GROUP, a.token_tiles - group * TOKEN_GROUP);
+        r.token_tile = group * TOKEN_GROUP + rest % height;
+        r.row_tile = rest / height;
+        return true;
+    }
+};
+
+/* The block whose run holds UNIT. */
+GEMM_DEV int block_of_unit(const wgmma_args &a, int unit) {
+    const int units = a.cut_tiles * a.stages, each = units / (int)gridDim.x, more = units % (int)gridDim.x;
+    return unit < more * (each + 1) ? unit / (each + 1) : more + (unit - more * (each + 1)) / each;
+}
+
+GEMM_DEV void consumers_barrier() { /* of the 256 threads that hold a tile's sums */
+    asm volatile("bar.sync 10,256;" ::: "memory");
+}
+
+template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
+    float *to = a.partial + (size_t)blockIdx.x * REGISTERS * 256 + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < REGISTERS; i++)
+        to[i * 256] = d[i];
+    consumers_barrier(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
+    if (threadIdx.x == 0)
+        asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
+}
+
+/* d += the sums that the blocks before left of tile R, SHARE of SHARES of them. A warp looks at all their flags at once. */
+template <int REGISTERS>
+GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, int share, int shares, float (&d)[REGISTERS]) {
+    const int all_first = block_of_unit(a, r.tile * a.stages), count = (int)blockIdx.x - all_first;
+    const int first = all_first + share * count / shares, end = all_first + (share + 1) * count / shares;
+    for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
+        uint32_t raised;
+        do
+            asm volatile("ld.relaxed.gpu.global.u32 %0,[%1];" : "=r"(raised) : "l"(a.flags + block) : "memory");
+        while (!raised);
+    }
+    asm volatile("fence.acq_rel.gpu;" ::: "memory"); /* once: an acquire in the loop would empty L1 at every look */
+    __syncwarp();
+    for (int block = first; block < end; block++) {
+        const float *from = a.partial + (size_t)block * REGISTERS * 256 + (threadIdx.x & 255);
+#pragma unroll
+        for (int i = 0; i < REGISTERS; i++)
+            d[i] += __ldcg(from + i * 256);
+    }
+}
+
+#endif

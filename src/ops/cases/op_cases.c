@@ -38,21 +38,23 @@ bool op_case_fits(const op_setting *s) {
 
 /* ---- random numbers ---- */
 
-static uint32_t next_random(op_case *c) {
+static uint64_t next_word(op_case *c) {
     uint64_t x = c->random;
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
-    c->random = x;
-    return (uint32_t)(x >> 32);
+    return c->random = x;
 }
 
-/* About normal: the sum of four uniform numbers. */
+static uint32_t next_random(op_case *c) {
+    return (uint32_t)(next_word(c) >> 32);
+}
+
+/* About normal: the sum of four uniform numbers, a quarter of a word each. */
 static float next_normal(op_case *c) {
-    float sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (float)(next_random(c) >> 8) * 0x1p-24f - 0.5f;
-    return sum * 1.7320508f;
+    const uint64_t x = next_word(c);
+    const uint32_t sum = (x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48);
+    return ((float)sum * 0x1p-16f - 2) * 1.7320508f;
 }
 
 void *op_rig_memory(op_case *c, size_t n, size_t size) {
@@ -95,8 +97,11 @@ nib_status op_rig_vec(op_case *c, int i, size_t n, float spread) {
 /* Any bytes are a tensor of these formats, once scales are finite and of one size. */
 static void fill_weight(op_case *c, tensor *t, uint8_t *data, uint8_t *scales) {
     size_t n = t->rows * t->cols;
-    for (size_t i = 0; i < t->bytes; i++)
-        data[i] = (uint8_t)next_random(c);
+    for (size_t i = 0, piece; i < t->bytes && t->dtype != DT_F32 && t->dtype != DT_BF16; i += piece) {
+        const uint64_t word = next_word(c);
+        piece = t->bytes - i < sizeof word ? t->bytes - i : sizeof word;
+        memcpy(data + i, &word, piece);
+    }
     for (size_t i = 0; t->dtype == DT_F32 && i < n; i++)
         ((float *)data)[i] = next_normal(c);
     for (size_t i = 0; t->dtype == DT_BF16 && i < n; i++)

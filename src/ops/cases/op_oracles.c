@@ -123,12 +123,17 @@ static nib_status open_bias(op_case *c) {
     return c->s.variant < 4 ? NIB_OK : op_rig_vec(c, 0, c->w->rows, 0.5f);
 }
 
+/* In eight sums, which the compiler takes side by side. */
 static double dot64(const op_case *c, size_t row, size_t out) {
-    const float *x = c->x + row * c->w->cols, *w = c->values + out * c->w->cols;
-    double sum = 0;
-    for (size_t i = 0; i < c->w->cols; i++)
-        sum += (double)x[i] * w[i];
-    return sum;
+    const size_t n = c->w->cols, whole = n - n % 8;
+    const float *x = c->x + row * n, *w = c->values + out * n;
+    double sums[8] = {0};
+    for (size_t i = 0; i < whole; i += 8)
+        for (size_t k = 0; k < 8; k++)
+            sums[k] += (double)x[i + k] * w[i + k];
+    for (size_t i = whole; i < n; i++)
+        sums[i - whole] += (double)x[i] * w[i];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
 static nib_status matmul_open(op_case *c) {

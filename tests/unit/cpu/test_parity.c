@@ -8,6 +8,7 @@
 #include "matmul_fixture.h"
 
 #include "../ops/op_suite.h"
+#include "../sanitized.h"
 #include "cpu/kernels.h"
 
 static void test_suite(void **state) {
@@ -15,7 +16,7 @@ static void test_suite(void **state) {
     for (size_t rung = 0; rung < fixture_n_rungs(); rung++)
         for (int mode = NIB_ACTIVATIONS_F32; mode <= NIB_ACTIVATIONS_INT8; mode++) {
             backend *be = fixture_open(fixture_rungs[rung], 1, (nib_activations)mode);
-            op_suite_run(be, rung == 0 ? OP_SUITE_SHORT : OP_SUITE_FULL);
+            op_suite_run(be, SANITIZED ? OP_SUITE_PATHS : rung == 0 ? OP_SUITE_SHORT : OP_SUITE_FULL);
             be->close(be);
         }
 }

@@ -10,13 +10,16 @@
 
 #include "ops/cases/op_cases.h"
 
-/* SHORT: for backends that compute slowly. */
-typedef enum op_suite_size { OP_SUITE_SHORT, OP_SUITE_FULL } op_suite_size;
+/* PATHS: normal numbers only, which walk the same code: for sanitizers. SHORT: for backends that compute
+ * slowly. */
+typedef enum op_suite_size { OP_SUITE_PATHS, OP_SUITE_SHORT, OP_SUITE_FULL } op_suite_size;
 
 /* Wide shapes are there for the vector kernels, and many rows differ from few by how they are shared out:
  * neither needs every pattern, nor every format with many rows. */
 static bool op_suite_skips(const op_setting *s, op_suite_size size) {
     bool wide = s->shape->dim > 100, plain = s->pattern == OP_PATTERN_NORMAL;
+    if (size == OP_SUITE_PATHS && !plain)
+        return true;
     if (s->rows > 64)
         return !plain || wide || size == OP_SUITE_SHORT || s->op == OP_attention;
     if (wide)

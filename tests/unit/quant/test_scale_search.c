@@ -31,8 +31,8 @@ static const char *golden(const char *prefix, const char *name) {
     return line;
 }
 
-static void quantize(const scale_search *s) {
-    for (size_t r = 0; r < GOLDEN_ROWS; r++)
+static void quantize(const scale_search *s, size_t rows) {
+    for (size_t r = 0; r < rows; r++)
         scale_search_nvfp4_row(s, x + r * GOLDEN_COLS, GOLDEN_COLS, codes + r * GOLDEN_COLS / 2,
                                scales + r * GOLDEN_COLS / 16);
 }
@@ -58,15 +58,15 @@ static void check_references(const char *input) {
     scale_search s;
 
     scale_search_init(&s, QM_RTN, amax, false, NULL);
-    quantize(&s);
+    quantize(&s, GOLDEN_ROWS);
     assert_golden(input, "modelopt", s.tensor_scale);
 
     scale_search_init(&s, QM_RTN, amax, true, NULL);
-    quantize(&s);
+    quantize(&s, GOLDEN_ROWS);
     assert_golden(input, "compressed", s.global_scale);
 
     scale_search_init(&s, QM_FOUR_OVER_SIX, amax, false, NULL);
-    quantize(&s);
+    quantize(&s, GOLDEN_ROWS);
     assert_golden(input, "fouroversix", s.tensor_scale);
 }
 
@@ -116,11 +116,11 @@ static void draw_laplace(uint64_t seed) {
     }
 }
 
-/* ||x - x^||^2 / ||x||^2, optionally weighted by column. */
-static double relative_mse(const scale_search *s, const float *weights) {
+/* ||x - x^||^2 / ||x||^2 over the first ROWS, optionally weighted by column. */
+static double rows_mse(const scale_search *s, const float *weights, size_t rows) {
     double error = 0, norm = 0;
-    quantize(s);
-    for (size_t i = 0; i < GOLDEN_N; i++) {
+    quantize(s, rows);
+    for (size_t i = 0; i < rows * GOLDEN_COLS; i++) {
         double w = weights ? (double)weights[i % GOLDEN_COLS] : 1.0;
         double v = (double)(e2m1_to_f32(codes[i / 2] >> 4 * (i & 1)) * e4m3_to_f32(scales[i / 16]) *
                             s->tensor_scale);
@@ -128,6 +128,10 @@ static double relative_mse(const scale_search *s, const float *weights) {
         norm += w * (double)x[i] * x[i];
     }
     return error / norm;
+}
+
+static double relative_mse(const scale_search *s, const float *weights) {
+    return rows_mse(s, weights, GOLDEN_ROWS);
 }
 
 static double method_mse(quant_method method, const float *heed) {
@@ -316,28 +320,30 @@ static void test_weighted_ends(void **state) {
  * where the scale stays behind, the error is still that of round to nearest or less. */
 static void test_magnitudes(void **state) {
     (void)state;
+    enum { ROWS = 64, N = ROWS * 1024 };
     static const quant_method methods[] = {QM_RTN, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED};
-    static uint8_t first_codes[sizeof codes], first_scales[sizeof scales];
-    static float heed[GOLDEN_COLS];
+    static uint8_t first_codes[N / 2], first_scales[N / 16];
+    static float heed[GOLDEN_COLS], drawn[N];
     for (size_t c = 0; c < GOLDEN_COLS; c++)
         heed[c] = (float)exp(3.0 * (uniform(51, c) + uniform(52, c) - 1.0));
+    draw_gaussian(80);
+    memcpy(drawn, x, sizeof drawn);
     for (int m = 0; m < 8; m++) {
         bool ct = m % 2;
         quant_method method = methods[m / 2];
         scale_search s;
-        draw_gaussian(80);
-        scale_search_init(&s, method, nvfp4_amax(x, GOLDEN_N), ct, method == QM_WEIGHTED ? heed : NULL);
-        double at_one = relative_mse(&s, s.weights);
-        memcpy(first_codes, codes, sizeof codes);
-        memcpy(first_scales, scales, sizeof scales);
+        memcpy(x, drawn, sizeof drawn);
+        scale_search_init(&s, method, nvfp4_amax(x, N), ct, method == QM_WEIGHTED ? heed : NULL);
+        double at_one = rows_mse(&s, s.weights, ROWS);
+        memcpy(first_codes, codes, sizeof first_codes);
+        memcpy(first_scales, scales, sizeof first_scales);
         for (int power = -125; power <= 120; power += 7) {
-            draw_gaussian(80);
-            for (size_t i = 0; i < GOLDEN_N; i++)
-                x[i] = ldexpf(x[i], power);
-            scale_search_init(&s, method, nvfp4_amax(x, GOLDEN_N), ct, method == QM_WEIGHTED ? heed : NULL);
-            double mse = relative_mse(&s, s.weights);
-            bool same = memcmp(codes, first_codes, sizeof codes) == 0 &&
-                        memcmp(scales, first_scales, sizeof scales) == 0;
+            for (size_t i = 0; i < N; i++)
+                x[i] = ldexpf(drawn[i], power);
+            scale_search_init(&s, method, nvfp4_amax(x, N), ct, method == QM_WEIGHTED ? heed : NULL);
+            double mse = rows_mse(&s, s.weights, ROWS);
+            bool same = memcmp(codes, first_codes, sizeof first_codes) == 0 &&
+                        memcmp(scales, first_scales, sizeof first_scales) == 0;
             if (power > -110 ? !same : !(mse < 1.25 * at_one))
                 fail_msg("method %d%s at 2^%d: an error of %g, %g at 1", (int)method, ct ? ", divisors" : "",
                          power, mse, at_one);

@@ -277,7 +277,7 @@ static void check_hostile(const char *pattern, char letter, size_t n) {
     uint64_t work = SPLIT_PATTERN_WORK(n);
     const double start = cpu_seconds();
     assert_int_equal(splitter_run(&s, text, n, note_word, &out, &work, &err), NIB_BAD_FILE);
-    assert_true(cpu_seconds() - start < 3);
+    assert_true(cpu_seconds() - start < 10);
     assert_non_null(strstr(err.text, "Split pattern takes too long"));
     text_buffer_free(&out);
     free(text);

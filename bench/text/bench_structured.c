@@ -94,7 +94,7 @@ static guide_plan *open_plan(const words *w, const json_t *shape, double *took, 
     guide_plan *plan;
     const double from = cpu_seconds();
     (void)guide_plan_open(&plan, kind_of(shape), strview_of(text ? text : ""),
-                          (grammar_preamble){.end = {NULL, 0}}, w->trie, w->t, err);
+                          (guide_preamble){.end = {NULL, 0}}, w->trie, w->t, err);
     *took = cpu_seconds() - from;
     free(dumped);
     return plan;

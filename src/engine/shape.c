@@ -53,7 +53,7 @@ nib_status nib_shape_open(nib_engine *e, const nib_shape_options *options, nib_s
     nib_shape *s = mem_array(1, sizeof *s);
     if (!s)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a shape");
-    const grammar_preamble before = {strview_of(o.reasoning_begin ? o.reasoning_begin : ""),
+    const guide_preamble before = {strview_of(o.reasoning_begin ? o.reasoning_begin : ""),
                                      strview_of(o.reasoning_end ? o.reasoning_end : "")};
     const nib_status status = guide_plan_open(
         &s->plan, kinds[o.kind], (strview){o.text ? o.text : "", o.bytes}, before, words, e->l->words, err);

@@ -128,13 +128,9 @@ static bool add_state(automaton *a, const automaton_thread *threads, size_t n, b
     memset(a->next + a->n_states * n_classes, a->n_states ? 0xFF : 0, n_classes * sizeof *a->next);
     if (n)
         memcpy(a->threads + a->n_threads, threads, n * sizeof *threads);
-    bool in_marker = n > 0;
-    for (size_t i = 0; i < n; i++)
-        in_marker &= threads[i].pc >= a->g->marker_first && threads[i].pc < a->g->marker_end;
     a->states[a->n_states++] = (automaton_state){.threads = (uint32_t)a->n_threads,
                                                  .n_threads = (uint32_t)n,
                                                  .can_end = can_end,
-                                                 .in_marker = in_marker,
                                                  .finishable = -1,
                                                  .universal = -1,
                                                  .runs = {-1, -1},

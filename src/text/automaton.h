@@ -28,7 +28,6 @@ typedef struct automaton_frame {
 typedef struct automaton_state {
     uint32_t threads, n_threads; /* in threads */
     bool can_end;
-    bool in_marker; /* the marker is still to come */
     /* kept here for mask.c */
     int8_t finishable, universal, runs[2]; /* -1: not known */
     uint32_t plain, mask;

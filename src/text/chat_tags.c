@@ -283,11 +283,11 @@ nib_status chat_tags_read(chat_cursor *c, const chat_format *f, const json_t *to
             *found = CHAT_WHOLE;
             return add(out, "}", err);
         }
-        const chat_found more = chat_expect(c, f->param_open);
-        if (more != CHAT_WHOLE) {
-            *found = more == CHAT_PARTIAL ? more : *found;
+        if (*found == CHAT_PARTIAL) /* the opening of a parameter may be a part of it */
             return NIB_OK;
-        }
+        *found = chat_expect(c, f->param_open);
+        if (*found != CHAT_WHOLE)
+            return NIB_OK;
         if (n)
             NIB_TRY(add(out, ", ", err));
         NIB_TRY(read_parameter(c, f, tools, name, out, found, err));

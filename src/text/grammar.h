@@ -4,6 +4,9 @@
  * gbnf.h) build it out of nodes over bytes; grammar_compile turns the nodes into a program for a pushdown
  * automaton, which automaton.h runs.
  *
+ * Control tokens are GRAMMAR_CONTROL and their text: no character of UTF-8 has that byte, so what stands for
+ * text allows none of them, and what allows any byte allows them all.
+ *
  * A builder keeps its first failure: constructors then return harmless nodes, and grammar_compile reports it,
  * so readers need no check at every step. Everything is bounded (GRAMMAR_MAX_...). Private to the text room.
  */
@@ -19,6 +22,7 @@
 #define GRAMMAR_MAX_PROGRAM (1u << 19) /* instructions */
 #define GRAMMAR_MAX_REPEAT  1000000u
 #define GRAMMAR_NO_MAX      UINT32_MAX
+#define GRAMMAR_CONTROL     0xFF
 #define GRAMMAR_MAX_DEPTH   256 /* rules and counted repeats inside each other while matching */
 #define GRAMMAR_MAX_NESTING 200 /* of the text of a regex, GBNF or schema */
 
@@ -51,6 +55,8 @@ static inline grammar_node grammar_word(grammar_builder *b, const char *text) {
 grammar_node grammar_words(grammar_builder *b, strview *words, size_t n);
 /* One byte from FIRST to LAST. */
 grammar_node grammar_byte(grammar_builder *b, unsigned char first, unsigned char last);
+/* One byte of those whose bits are set. */
+grammar_node grammar_bytes(grammar_builder *b, const uint8_t set[32]);
 /* One character of the code points in SPANS (ascending, apart), in UTF-8; surrogates are left out. */
 grammar_node grammar_char(grammar_builder *b, const grammar_span *spans, size_t n);
 grammar_node grammar_seq(grammar_builder *b, const grammar_node *parts, size_t n);
@@ -64,6 +70,12 @@ static inline grammar_node grammar_option(grammar_builder *b, grammar_node x) {
  * without a tick for ever, and has a way with no more than MAX. */
 grammar_node grammar_limit(grammar_builder *b, grammar_node x, uint32_t max);
 grammar_node grammar_tick(grammar_builder *b);
+/* Any bytes up to the first of MARKS [n] and what THEN says of it; MAY_END: or none of them ever comes. */
+typedef struct grammar_mark {
+    strview text;
+    grammar_node then;
+} grammar_mark;
+grammar_node grammar_until(grammar_builder *b, const grammar_mark *marks, size_t n, bool may_end);
 #define GRAMMAR_SEQ(b, ...)                                                                                  \
     grammar_seq((b), (const grammar_node[]){__VA_ARGS__},                                                    \
                 sizeof((const grammar_node[]){__VA_ARGS__}) / sizeof(grammar_node))
@@ -110,23 +122,15 @@ typedef struct grammar {
     uint16_t *needs; /* [n_program] depth that the way to OP_RETURN takes at least; more than
                       * GRAMMAR_MAX_DEPTH: there is none */
     uint32_t start;
-    uint32_t marker_first, marker_end; /* the marker's part of the program (grammar_compile), may be empty */
-    uint8_t classes[256];              /* bytes that no set tells apart have the same class */
+    uint8_t classes[256]; /* bytes that no set tells apart have the same class */
     unsigned n_classes;
     uint8_t class_byte[256]; /* a byte of each class */
     int refs;
 } grammar;
 
-/* What may come before the shape, a model's reasoning: any bytes up to the first END, and at most two line
- * ends more. It must come; or, with a BEGIN, it comes when the text begins with that. No END: nothing. */
-typedef struct grammar_preamble {
-    strview begin, end; /* END: at most 128 bytes */
-} grammar_preamble;
-
 /* Program of ROOT. Refuses in words what nothing can match, left recursion, and what is too large. The
  * grammar is shared: grammar_share and grammar_release, which any thread may call. */
-nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, grammar_preamble before,
-                           nib_error *err);
+nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, nib_error *err);
 grammar *grammar_share(grammar *g);
 void grammar_release(grammar *g); /* NULL is fine */
 

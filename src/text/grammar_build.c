@@ -173,7 +173,7 @@ static void set_add(uint8_t set[32], unsigned first, unsigned last) {
         set[i >> 3] |= (uint8_t)(1u << (i & 7));
 }
 
-static grammar_node add_set(grammar_builder *b, const uint8_t set[32]) {
+grammar_node grammar_bytes(grammar_builder *b, const uint8_t set[32]) {
     static const uint8_t none[32];
     if (memcmp(set, none, 32) == 0)
         return GRAMMAR_NEVER;
@@ -183,7 +183,7 @@ static grammar_node add_set(grammar_builder *b, const uint8_t set[32]) {
 grammar_node grammar_byte(grammar_builder *b, unsigned char first, unsigned char last) {
     uint8_t set[32] = {0};
     set_add(set, first, last);
-    return add_set(b, set);
+    return grammar_bytes(b, set);
 }
 
 /* ---- characters ---- */
@@ -233,7 +233,7 @@ static grammar_node char_tail(grammar_builder *b, const char_class_spans *c, uin
                 GRAMMAR_SEQ(b, grammar_byte(b, (unsigned char)(0x80 + i), (unsigned char)(0x80 + i)),
                             char_tail(b, c, first, n - 1, from, to));
     }
-    const grammar_node set = add_set(b, whole);
+    const grammar_node set = grammar_bytes(b, whole);
     if (set)
         parts[n_parts++] = n == 1 ? set : GRAMMAR_SEQ(b, set, continuations(b, n - 1));
     return grammar_alt(b, parts, n_parts);
@@ -258,7 +258,7 @@ static grammar_node char_of_length(grammar_builder *b, const char_class_spans *c
             parts[n_parts++] =
                 GRAMMAR_SEQ(b, grammar_byte(b, lead, lead), char_tail(b, c, first, n, from, to));
     }
-    const grammar_node set = add_set(b, whole);
+    const grammar_node set = grammar_bytes(b, whole);
     if (set)
         parts[n_parts++] = GRAMMAR_SEQ(b, set, continuations(b, n));
     return grammar_alt(b, parts, n_parts);
@@ -282,7 +282,7 @@ grammar_node grammar_char(grammar_builder *b, const grammar_span *spans, size_t 
     }
     const char_class_spans c = {sound, n_sound};
     const grammar_node any =
-        GRAMMAR_ALT(b, add_set(b, ascii), char_of_length(b, &c, 1, 0x80, 0x7FF),
+        GRAMMAR_ALT(b, grammar_bytes(b, ascii), char_of_length(b, &c, 1, 0x80, 0x7FF),
                     char_of_length(b, &c, 2, 0x800, 0xFFFF), char_of_length(b, &c, 3, 0x10000, 0x10FFFF));
     mem_free(sound);
     return any;

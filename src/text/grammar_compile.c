@@ -257,72 +257,10 @@ static void link_rules(compiler *c) {
     }
 }
 
-#define MARKER_MAX 128
-
-/* Any bytes up to the end of the first MARKER, then what stands at NEXT: one choice of two sets per length of
- * marker that was read so far. */
-static uint32_t write_marker(compiler *c, strview marker, uint32_t next) {
-    if (marker.n > MARKER_MAX) {
-        grammar_fail(c->b, NIB_BAD_ARGUMENT, "a marker of %zu bytes, expected at most %d", marker.n,
-                     MARKER_MAX);
-        return PC_FAIL;
-    }
-    uint32_t states[MARKER_MAX + 1];
-    size_t border[MARKER_MAX + 1] = {0}; /* the longest proper border of the marker's first i bytes */
-    for (size_t i = 1, k = 0; i < marker.n; i++) {
-        while (k > 0 && marker.p[i] != marker.p[k])
-            k = border[k];
-        if (marker.p[i] == marker.p[k])
-            k++;
-        border[i + 1] = k;
-    }
-    c->g->marker_first = (uint32_t)c->g->n_program;
-    for (size_t i = 0; i < marker.n; i++)
-        states[i] = emit(c, (grammar_instruction){OP_SPLIT, 0, 0, 0});
-    states[marker.n] = next;
-    for (size_t i = 0; i < marker.n; i++) {
-        uint8_t left[32];
-        memset(left, 0xFF, sizeof left);
-        uint32_t pcs[MARKER_MAX + 1];
-        uint32_t n = 0;
-        for (size_t k = i;; k = border[k]) { /* the longest that goes on with a byte takes it */
-            const unsigned char byte = (unsigned char)marker.p[k];
-            uint8_t set[32] = {0};
-            set[byte >> 3] = (uint8_t)(1u << (byte & 7));
-            if (grammar_set_has(left, byte))
-                pcs[n++] = emit(c, (grammar_instruction){OP_SET, grammar_set(c->b, set), 0, states[k + 1]});
-            left[byte >> 3] &= (uint8_t)~set[byte >> 3];
-            if (k == 0)
-                break;
-        }
-        pcs[n++] = emit(c, (grammar_instruction){OP_SET, grammar_set(c->b, left), 0, states[0]});
-        const uint32_t at = add_choices(c, n);
-        if (grammar_failed(c->b))
-            return PC_FAIL;
-        memcpy(c->g->choices + at, pcs, n * sizeof *pcs);
-        c->g->program[states[i]].a = at;
-        c->g->program[states[i]].n = n;
-    }
-    c->g->marker_end = (uint32_t)c->g->n_program;
-    return states[0];
-}
-
-static void write_preamble(compiler *c, grammar_preamble before) {
-    const uint32_t shape = c->g->start;
-    const grammar_node lines = grammar_repeat(c->b, grammar_byte(c->b, '\n', '\n'), 0, 2);
-    c->g->start = write_marker(c, before.end, write_node(c, lines, shape));
-    if (before.begin.n) {
-        const grammar_node begin = grammar_text(c->b, before.begin);
-        c->g->start = emit_split(c, write_node(c, begin, c->g->start), shape);
-    }
-}
-
-static void write_program(compiler *c, grammar_node root, grammar_preamble before) {
+static void write_program(compiler *c, grammar_node root) {
     emit(c, (grammar_instruction){OP_RETURN, 0, 0, 0});
     emit(c, (grammar_instruction){OP_FAIL, 0, 0, 0});
     c->g->start = write_node(c, root, PC_RETURN);
-    if (before.end.n)
-        write_preamble(c, before);
     while (c->n_todo > 0 && !grammar_failed(c->b)) {
         const uint32_t r = c->todo[--c->n_todo];
         c->depth = 0;
@@ -388,8 +326,7 @@ static nib_status finish(compiler *c, nib_error *err) {
     return NIB_OK;
 }
 
-nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, grammar_preamble before,
-                           nib_error *err) {
+nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root, nib_error *err) {
     *out = NULL;
     NIB_TRY(grammar_builder_status(b, err));
     compiler c = {.b = b};
@@ -401,7 +338,7 @@ nib_status grammar_compile(grammar **out, grammar_builder *b, grammar_node root,
         status = nib_fail(err, NIB_NO_MEMORY, "no memory for a grammar");
     } else {
         c.g->refs = 1;
-        write_program(&c, root, before);
+        write_program(&c, root);
         status = finish(&c, err);
     }
     mem_free(c.entries);

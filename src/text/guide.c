@@ -123,7 +123,43 @@ static void cache_release(shared_cache *c) {
     mem_free(c);
 }
 
-nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, grammar_preamble before,
+/* MARK as text, and as control tokens where the vocabulary has them. */
+static grammar_node mark_node(grammar_builder *b, strview plain, strview spelled) {
+    const grammar_node text = grammar_text(b, plain);
+    return strview_equal(plain, spelled) ? text : GRAMMAR_ALT(b, text, grammar_text(b, spelled));
+}
+
+static nib_status spell_preamble(const tokenizer *t, guide_preamble before, text_buffer *begin,
+                                 text_buffer *end, nib_error *err) {
+    NIB_TRY(trie_spell(t, before.begin, begin, err));
+    return trie_spell(t, before.end, end, err);
+}
+
+/* SHAPE with what may come before it. */
+static grammar_node with_preamble(grammar_builder *b, const tokenizer *t, guide_preamble before,
+                                  grammar_node shape) {
+    text_buffer begin = {0}, end = {0};
+    nib_error err = {""};
+    const nib_status status = spell_preamble(t, before, &begin, &end, &err);
+    if (status != NIB_OK)
+        grammar_fail(b, status, "%s", err.text);
+    const uint32_t rule = grammar_rule(b, (strview){"", 0});
+    grammar_define(b, rule, shape);
+    shape = grammar_use(b, rule);
+    const grammar_node lines = grammar_repeat(b, grammar_byte(b, '\n', '\n'), 0, 2);
+    const grammar_node then = GRAMMAR_SEQ(b, lines, shape);
+    const grammar_mark marks[] = {{before.end, then}, {{end.bytes, end.n}, then}};
+    grammar_node all = grammar_until(b, marks, 2, false);
+    if (before.begin.n) {
+        const grammar_node mark = mark_node(b, before.begin, (strview){begin.bytes, begin.n});
+        all = GRAMMAR_ALT(b, GRAMMAR_SEQ(b, mark, all), shape);
+    }
+    text_buffer_free(&begin);
+    text_buffer_free(&end);
+    return all;
+}
+
+nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, guide_preamble before,
                            trie *words, const tokenizer *t, nib_error *err) {
     *out = NULL;
     guide_plan *p = mem_array(1, sizeof *p);
@@ -135,8 +171,10 @@ nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, gram
     p->tokenizer = t;
     pthread_mutex_init(&p->lock, NULL);
     nib_status status = grammar_builder_open(&b, err);
-    if (status == NIB_OK)
-        status = grammar_compile(&p->g, b, read_shape(b, kind, text), before, err);
+    if (status == NIB_OK) {
+        const grammar_node shape = read_shape(b, kind, text);
+        status = grammar_compile(&p->g, b, before.end.n ? with_preamble(b, t, before, shape) : shape, err);
+    }
     grammar_builder_close(b);
     if (status == NIB_OK)
         status = cache_open(&p->newest, p, err);
@@ -232,10 +270,10 @@ static bool accept(guide *g, int32_t token) {
         g->ended = at->can_end && push_state(g, state_of(g));
         return g->ended;
     }
-    const strview text = tokenizer_piece(p->tokenizer, token, at->in_marker);
-    if (text.n == 0 || text.n > TRIE_MAX_TOKEN)
-        return at->in_marker && text.n == 0 && push_state(g, state_of(g));
-    const uint32_t to = mask_step_text(g->cache->masks, state_of(g), text);
+    const trie_word word = trie_word_of(p->tokenizer, token);
+    if (word.text.n == 0)
+        return false;
+    const uint32_t to = mask_step(g->cache->masks, state_of(g), word);
     if (automaton_of(g)->status != NIB_OK)
         fail(g, automaton_of(g)->status, automaton_of(g)->err.text);
     return to != AUTOMATON_DEAD && push_state(g, to);

@@ -29,10 +29,16 @@ typedef enum guide_kind {
 typedef struct guide_plan guide_plan;
 typedef struct guide guide;
 
+/* What may come before the shape, a model's reasoning: any text up to the first END, and at most two line ends
+ * more. It must come; or, with a BEGIN, it comes when the text begins with that. No END: nothing. */
+typedef struct guide_preamble {
+    strview begin, end;
+} guide_preamble;
+
 /* Reads TEXT. With reasoning, anything may come BEFORE up to the end of that. What cannot be read or held to
  * is NIB_UNSUPPORTED, or NIB_BAD_ARGUMENT when it is no JSON or no list of choices, with a sentence. Shares
  * WORDS; T must live longer than the plan. */
-nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, grammar_preamble before,
+nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, guide_preamble before,
                            trie *words, const tokenizer *t, nib_error *err);
 guide_plan *guide_plan_share(guide_plan *p);
 void guide_plan_release(guide_plan *p); /* NULL is fine */

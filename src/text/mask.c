@@ -37,7 +37,10 @@ void mask_close(mask_cache *m) {
     mem_free(m);
 }
 
-uint32_t mask_step_text(mask_cache *m, uint32_t state, strview text) {
+uint32_t mask_step(mask_cache *m, uint32_t state, trie_word word) {
+    const strview text = word.text;
+    if (word.control)
+        state = automaton_step(m->a, state, GRAMMAR_CONTROL);
     for (size_t i = 0; i < text.n && state != AUTOMATON_DEAD; i++)
         state = automaton_step(m->a, state, (unsigned char)text.p[i]);
     return state;
@@ -315,9 +318,6 @@ static size_t find(mask_cache *m, uint32_t state, uint32_t *bits) {
     if (m->a->states[state].can_end)
         for (size_t i = 0; i < m->words->n_ends; i++)
             set_bit(bits, (int32_t)m->words->ends[i]);
-    if (m->a->states[state].in_marker)
-        for (size_t i = 0; i < n_words; i++)
-            bits[i] |= m->words->control[i];
     return visited;
 }
 

@@ -26,11 +26,11 @@ nib_status mask_open(mask_cache **out, grammar *g, trie *words, nib_error *err);
 void mask_close(mask_cache *m);                                                  /* NULL is fine */
 
 /* Writes the mask of STATE to BITS [n_words]. Tokens that end an answer are allowed exactly where the text is
- * complete; before the marker control tokens are allowed too. A token is left out when it would end inside a
+ * complete. A token is left out when it would end inside a
  * character that no token could finish. */
 nib_status mask_find(mask_cache *m, uint32_t state, uint32_t *bits, nib_error *err);
 
-/* The state after TEXT; AUTOMATON_DEAD when it does not go on so. */
-uint32_t mask_step_text(mask_cache *m, uint32_t state, strview text);
+/* The state after WORD; AUTOMATON_DEAD when it does not go on so. */
+uint32_t mask_step(mask_cache *m, uint32_t state, trie_word word);
 
 #endif

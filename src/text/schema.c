@@ -235,7 +235,7 @@ static automaton *open_judge(schema_compiler *c, json_t *schema) {
         }
         compiler_close(&inner);
         root = GRAMMAR_ALT(b, root, grammar_byte(b, 0, 0)); /* a schema that allows nothing is fine here */
-        status = grammar_compile(&g, b, root, (grammar_preamble){.end = {NULL, 0}}, &err);
+        status = grammar_compile(&g, b, root, &err);
         grammar_builder_close(b);
     }
     if (status == NIB_OK)

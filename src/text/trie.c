@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "text/grammar.h"
 
 typedef struct entry {
     strview text;
@@ -110,17 +111,52 @@ static void set_bit(uint32_t *mask, int32_t id) {
 
 enum { PLAIN, OTHER };
 
-/* Entries of what has a text, in order; the others become ends or control tokens. */
-static size_t sort_tokens(trie *t, const tokenizer *words, entry *entries) {
+trie_word trie_word_of(const tokenizer *t, int32_t id) {
+    const trie_word word = {tokenizer_piece(t, id, true), tokenizer_is_control(t, id)};
+    const bool fits = word.text.n > 0 && word.text.n + word.control <= TRIE_MAX_TOKEN &&
+                      !memchr(word.text.p, GRAMMAR_CONTROL, word.text.n);
+    return fits ? word : (trie_word){.text = {"", 0}};
+}
+
+/* The bytes of the control token that TEXT begins with, the longest; 0: none. */
+static size_t control_at(const tokenizer *t, strview text) {
+    for (size_t n = text.n < TRIE_MAX_TOKEN ? text.n : TRIE_MAX_TOKEN; n > 0; n--) {
+        const strview part = {text.p, n};
+        const int32_t id = tokenizer_find(t, part);
+        if (id >= 0 && tokenizer_is_control(t, id) && strview_equal(tokenizer_piece(t, id, true), part))
+            return n;
+    }
+    return 0;
+}
+
+nib_status trie_spell(const tokenizer *t, strview mark, text_buffer *out, nib_error *err) {
+    static const char control[] = {(char)GRAMMAR_CONTROL};
+    for (size_t i = 0, n; i < mark.n; i += n) {
+        n = control_at(t, (strview){mark.p + i, mark.n - i});
+        if (n > 0)
+            NIB_TRY(text_buffer_append(out, control, 1, err));
+        n = n > 0 ? n : 1;
+        NIB_TRY(text_buffer_append(out, mark.p + i, n, err));
+    }
+    return NIB_OK;
+}
+
+/* Entries of what has a text, in order; the others become ends. CONTROLS has room for the control tokens. */
+static size_t sort_tokens(trie *t, const tokenizer *words, entry *entries, char *controls) {
     size_t n = 0;
     for (int32_t id = 0; (size_t)id < tokenizer_vocab(words); id++) {
-        const strview text = tokenizer_piece(words, id, false);
+        const trie_word word = trie_word_of(words, id);
+        strview text = word.text;
         size_t bytes;
         if (tokenizer_is_end(words, id)) {
             t->ends[t->n_ends++] = (uint32_t)id;
-        } else if (tokenizer_is_control(words, id)) {
-            set_bit(t->control, id);
-        } else if (text.n > 0 && text.n <= TRIE_MAX_TOKEN) {
+        } else if (text.n > 0) {
+            if (word.control) {
+                controls[0] = (char)GRAMMAR_CONTROL;
+                memcpy(controls + 1, text.p, text.n);
+                text = (strview){controls, text.n + 1};
+                controls += text.n;
+            }
             const unsigned plain = plain_start(text, &bytes);
             entries[n++] = (entry){text, id, bytes == text.n ? PLAIN : OTHER};
             t->single[(unsigned char)text.p[0]] |= text.n == 1;
@@ -154,17 +190,26 @@ static nib_status write_parts(trie *t, entry *entries, size_t n, nib_error *err)
     return NIB_OK;
 }
 
+/* Bytes of all control tokens as the trie has them. */
+static size_t control_bytes(const tokenizer *words) {
+    size_t n = 0;
+    for (int32_t id = 0; (size_t)id < tokenizer_vocab(words); id++)
+        n += tokenizer_is_control(words, id) ? trie_word_of(words, id).text.n + 1 : 0;
+    return n;
+}
+
 static nib_status fill(trie *t, const tokenizer *words, nib_error *err) {
     const size_t n = tokenizer_vocab(words) + 1;
     entry *entries = mem_array(n, sizeof *entries);
+    char *controls = mem_alloc(control_bytes(words) + 1);
     t->same = mem_array(n, sizeof *t->same);
     t->same_tail = mem_array(n, sizeof *t->same_tail);
     t->at_most = mem_array(TRIE_MAX_PLAIN * t->n_words, sizeof *t->at_most);
-    t->control = mem_array(t->n_words, sizeof *t->control);
-    nib_status status = entries && t->same && t->same_tail && t->at_most && t->control
-                            ? write_parts(t, entries, sort_tokens(t, words, entries), err)
+    nib_status status = entries && controls && t->same && t->same_tail && t->at_most
+                            ? write_parts(t, entries, sort_tokens(t, words, entries, controls), err)
                             : nib_fail(err, NIB_NO_MEMORY, "no memory for a trie of the vocabulary");
     mem_free(entries);
+    mem_free(controls);
     return status;
 }
 
@@ -210,6 +255,5 @@ void trie_release(trie *t) {
     mem_free(t->same);
     mem_free(t->same_tail);
     mem_free(t->at_most);
-    mem_free(t->control);
     mem_free(t);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Trie: the texts of a vocabulary by their bytes, in the order of a walk, so that masks are found by walking
- * it with an automaton and skipping what is dead. Control tokens are not in it.
+ * it with an automaton and skipping what is dead. Control tokens begin with GRAMMAR_CONTROL.
  *
  * "Plain" characters are those that stand for themselves in a JSON string (no quote, backslash or control).
  * Tokens of few plain characters are most of a vocabulary: they have a trie of their own, and masks by their
@@ -13,9 +13,10 @@
 #ifndef TEXT_TRIE_H
 #define TEXT_TRIE_H
 
+#include "text/text_buffer.h"
 #include "text/tokenizer.h"
 
-#define TRIE_MAX_TOKEN 256 /* bytes; longer tokens are never allowed */
+#define TRIE_MAX_TOKEN 256 /* bytes, with GRAMMAR_CONTROL; longer tokens are never allowed */
 #define TRIE_MAX_PLAIN 16  /* characters */
 
 /* Kinds of bytes whose subtrees can be taken at once by a state that takes so many of them. */
@@ -47,7 +48,6 @@ typedef struct trie {
     trie_part tails[TRIE_MAX_PLAIN + 1];
     int32_t *same, *same_tail;
     uint32_t *at_most; /* [TRIE_MAX_PLAIN, n_words]: plain tokens of at most i + 1 characters */
-    uint32_t *control; /* [n_words]: tokens that are not in the trie and end no answer */
     uint32_t ends[32]; /* tokens that end an answer */
     size_t n_ends;
     size_t n_tokens, n_words; /* words of a mask: n_tokens / 32, rounded up */
@@ -64,6 +64,17 @@ static inline size_t trie_end(const trie_part *p, size_t i) {
     const size_t next = i + p->nodes[i].skip;
     return next < p->n ? p->nodes[next].rank : p->n_order;
 }
+
+/* What a token is to a grammar: its text, behind GRAMMAR_CONTROL for a control token. No text: it is never
+ * allowed. */
+typedef struct trie_word {
+    strview text;
+    bool control;
+} trie_word;
+
+trie_word trie_word_of(const tokenizer *t, int32_t id);
+/* Appends MARK as a grammar has it, with GRAMMAR_CONTROL before each control token in it. */
+nib_status trie_spell(const tokenizer *t, strview mark, text_buffer *out, nib_error *err);
 
 /* N_TOKENS is the number of logits; at least the tokenizer's vocabulary, 0: as many. */
 nib_status trie_open(trie **out, const tokenizer *t, size_t n_tokens, nib_error *err);

@@ -116,7 +116,7 @@ static inline nib_status guide_target_walk(const guide_target_words *w, guide_pl
 static inline nib_status guide_target_run(guide_kind kind, const uint8_t *data, size_t size) {
     const guide_target_words w = guide_target_vocabulary();
     const strview text = {(const char *)data, size};
-    const grammar_preamble before = {strview_of(size % 2 ? "" : "<think>"),
+    const guide_preamble before = {strview_of(size % 2 ? "" : "<think>"),
                                      strview_of(size % 3 ? "" : "</think>")};
     guide_plan *plan;
     nib_error err = {""};

@@ -48,7 +48,7 @@ static inline guide_plan *plan_of(const vocabulary *v, guide_kind kind, const ch
                                   const char *marker) {
     guide_plan *plan;
     nib_error err = {""};
-    const grammar_preamble before = {.end = strview_of(marker)};
+    const guide_preamble before = {.end = strview_of(marker)};
     if (guide_plan_open(&plan, kind, strview_of(text), before, v->words, v->t, &err) != NIB_OK)
         fail_msg("%s: %s", text, err.text);
     return plan;
@@ -89,7 +89,7 @@ static inline void plan_refused(const vocabulary *v, guide_kind kind, const char
     nib_error err = {""};
     const double from = cpu_seconds();
     const nib_status got = guide_plan_open(&plan, kind, strview_of(text),
-                                           (grammar_preamble){.end = {NULL, 0}}, v->words, v->t, &err);
+                                           (guide_preamble){.end = {NULL, 0}}, v->words, v->t, &err);
     assert_null(plan);
     if (got != status || !strstr(err.text, words))
         fail_msg("%.60s: status %d, \"%s\", expected \"%s\"", text, (int)got, err.text, words);

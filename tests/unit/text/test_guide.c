@@ -260,7 +260,7 @@ static void test_optional_preamble(void **state) {
     (void)state;
     vocabulary v;
     many_tokens(&v);
-    const grammar_preamble before = {strview_of("<think>"), strview_of("</think>")};
+    const guide_preamble before = {strview_of("<think>"), strview_of("</think>")};
     guide_plan *plan;
     nib_error err = {""};
     assert_int_equal(guide_plan_open(&plan, GUIDE_JSON_OBJECT, strview_of(""), before, v.words, v.t, &err),

@@ -242,6 +242,9 @@ typedef struct nib_chat_info {
         *call_format;      /* how the model writes calls of tools ("hermes", "harmony", ...); NULL: unknown */
     const char *reasoning; /* what opens its reasoning; NULL: it knows none */
     const char *reasoning_end; /* what closes it, control tokens as their text; NULL likewise */
+    const char *answer_begin;  /* what the answer itself begins with, where that is more than the end of
+                                * reasoning (harmony's <|channel|>final<|message|>); else NULL */
+    bool takes_tools;          /* the template says something of tools: else they are left out */
 } nib_chat_info;
 
 /* Strings live as long as the chat. */
@@ -349,9 +352,10 @@ typedef enum nib_shape_kind {
     NIB_SHAPE_CHOICE, /* a JSON list of strings, one of which is the answer */
     NIB_SHAPE_GBNF,   /* llama.cpp's grammars */
     /* Calls of tools with arguments that keep to their schemas: a JSON object of "tools" (as in
-     * nib_conversation), "name" (the one to call; none: any), "format" (nib_chat_info's call_format) and
-     * "single" (true: one call). Formats that do not write arguments as JSON, and none, give one call as
-     * {"name": ..., "arguments": {...}}. */
+     * nib_conversation), "name" (the one to call; none: any), "format" (nib_chat_info's call_format; none: one
+     * call as {"name": ..., "arguments": {...}}), "single" (true: one call) and "free" (true: calls need not
+     * come; text is free up to what begins one. Arguments whose schema cannot be held to are then free as
+     * well, unless their function is "strict"). */
     NIB_SHAPE_CALL
 } nib_shape_kind;
 
@@ -366,6 +370,10 @@ typedef struct nib_shape_options {
      * has begun in the prompt and must end. END NULL or "": none. */
     const char *reasoning_begin, *reasoning_end;
 } nib_shape_options;
+
+/* Fills what may come before a shape (OPTIONS with its kind) in an answer of a chat; BEGUN: the reader is in
+ * reasoning that the prompt began. */
+void nib_chat_shape(const nib_chat_info *info, bool begun, nib_shape_options *options);
 
 /* Reads and compiles a shape, for any number of requests. NIB_UNSUPPORTED, with the keyword and its place:
  * what cannot be held to. Released before nib_close. */

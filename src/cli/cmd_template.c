@@ -178,6 +178,8 @@ static nib_status print_prompt(const template_args *a, nib_error *err) {
     nib_status status = open_chat(a, &c, err);
     if (status == NIB_OK)
         status = read_inputs(a, &q, err);
+    if (status == NIB_OK && q.tools && !chat_takes_tools(c))
+        fprintf(stderr, "nibble: the chat template says nothing of tools: they are left out\n");
     if (status == NIB_OK)
         status = chat_render(c, &q, &prompt, err);
     if (status == NIB_OK && a->answer)

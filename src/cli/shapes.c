@@ -33,12 +33,9 @@ nib_status shapes_read(shapes *s, const char *schema, const char *grammar, nib_e
 
 static nib_status form_open(shapes *s, nib_engine *engine, int form, const nib_chat_info *reasoning,
                             nib_error *err) {
-    const nib_shape_options o = {.size = sizeof o,
-                                 .kind = s->kind,
-                                 .text = s->text,
-                                 .bytes = s->bytes,
-                                 .reasoning_begin = form == MAY_REASON ? reasoning->reasoning : NULL,
-                                 .reasoning_end = form != PLAIN ? reasoning->reasoning_end : NULL};
+    nib_shape_options o = {.size = sizeof o, .kind = s->kind, .text = s->text, .bytes = s->bytes};
+    if (form != PLAIN)
+        nib_chat_shape(reasoning, form == REASONS, &o);
     return s->forms[form] ? NIB_OK : nib_shape_open(engine, &o, &s->forms[form], err);
 }
 

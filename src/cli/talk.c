@@ -100,6 +100,8 @@ nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, n
     if (!t->info.call_format)
         return nib_fail(err, NIB_UNSUPPORTED,
                         "the chat template writes no calls of tools in a form that nibble reads");
+    if (!t->info.takes_tools)
+        fprintf(stderr, "nibble: the chat template says nothing of tools: the model is told of none\n");
     return read_tools(t, o->tools, err);
 }
 

@@ -82,8 +82,16 @@ nib_status nib_chat_get_info(const nib_chat *d, nib_chat_info *info, nib_error *
     const nib_chat_info all = {.size = sizeof all,
                                .call_format = chat_call_format(d->c),
                                .reasoning = chat_reasoning_marker(d->c),
-                               .reasoning_end = chat_reasoning_end(d->c)};
+                               .reasoning_end = chat_reasoning_end(d->c),
+                               .answer_begin = chat_answer_begin(d->c),
+                               .takes_tools = chat_takes_tools(d->c)};
     return sized_write(info, &all, sizeof all, "nib_chat_info", err);
+}
+
+void nib_chat_shape(const nib_chat_info *info, bool begun, nib_shape_options *o) {
+    const bool own = o->kind == NIB_SHAPE_CALL && info->answer_begin; /* the shape says what comes before */
+    o->reasoning_begin = begun || info->answer_begin ? NULL : info->reasoning;
+    o->reasoning_end = own ? NULL : info->answer_begin ? info->answer_begin : info->reasoning_end;
 }
 
 /* ---- render ---- */

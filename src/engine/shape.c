@@ -54,7 +54,7 @@ nib_status nib_shape_open(nib_engine *e, const nib_shape_options *options, nib_s
     if (!s)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a shape");
     const guide_preamble before = {strview_of(o.reasoning_begin ? o.reasoning_begin : ""),
-                                     strview_of(o.reasoning_end ? o.reasoning_end : "")};
+                                   strview_of(o.reasoning_end ? o.reasoning_end : "")};
     const nib_status status = guide_plan_open(
         &s->plan, kinds[o.kind], (strview){o.text ? o.text : "", o.bytes}, before, words, e->l->words, err);
     if (status == NIB_OK)

@@ -34,10 +34,8 @@ static nib_status make_guide(answer *r, choice *c, nib_error *err) {
                            .kind = shape->kind,
                            .text = shape->text,
                            .bytes = shape->text ? strlen(shape->text) : 0};
-    if (c->reader && chat->reasoning_end) {
-        o.reasoning_begin = nib_reader_in_reasoning(c->reader) ? NULL : chat->reasoning;
-        o.reasoning_end = chat->reasoning_end;
-    }
+    if (c->reader && chat->reasoning_end)
+        nib_chat_shape(chat, nib_reader_in_reasoning(c->reader), &o);
     return shelf_guide(r->server->shapes, r->server->engine, &o, &r->large_shape, &c->guide, err);
 }
 

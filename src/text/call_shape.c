@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See call_shape.h. What comes out is what chat_calls.c reads.
+ * Which calls, and what may stand between them. What comes out is what chat_reader.c reads.
  */
 #include "text/call_shape.h"
 
 #include "base/json.h"
-#include "text/chat_format.h"
-#include "text/schema.h"
-#include "text/spell.h"
+#include "text/call_form.h"
 
-/* What stands around the name and the arguments of a call. */
-typedef struct call_marks {
-    const char *open, *name_end, *close;
-    bool repeats;
-} call_marks;
+typedef struct call_shape {
+    call_form form;
+    grammar_builder *b;
+    bool single, is_free;
+    grammar_node item; /* any of the calls */
+} call_shape;
 
 static const chat_format *find_format(const char *name) {
     for (const chat_format *f = chat_formats; name && f->name; f++)
@@ -22,74 +21,21 @@ static const chat_format *find_format(const char *name) {
     return NULL;
 }
 
-static const char *text_of(const char *text) {
-    return text ? text : "";
-}
-
 static grammar_node fail(grammar_builder *b, const char *what) {
     return grammar_fail(b, NIB_BAD_ARGUMENT, "the tools to call: %s", what);
 }
 
-/* ---- arguments ---- */
-
-/* Arguments are objects, whatever else a schema leaves open. */
-static grammar_node arguments(grammar_builder *b, const json_t *schema) {
-    if (!json_is_object(schema))
-        return schema_any_object(b);
-    json_t *object = json_copy((json_t *)schema);
-    if (object && !json_object_get(object, "type"))
-        json_object_set_new(object, "type", json_string("object"));
-    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
-    json_decref(object);
-    if (!text)
-        return grammar_fail(b, NIB_NO_MEMORY, "no memory for the schema of a tool");
-    const grammar_node node = schema_read(b, strview_of(text));
-    json_text_free(text);
-    return node;
+/* NODE as a rule: it is used several times and written once. */
+static grammar_node once(grammar_builder *b, grammar_node node) {
+    const uint32_t rule = grammar_rule(b, (strview){"", 0});
+    grammar_define(b, rule, node);
+    return grammar_use(b, rule);
 }
 
-/* ---- a call ---- */
+/* ---- the calls ---- */
 
-static grammar_node object_call(grammar_builder *b, const call_marks *m, strview name, const char *key,
-                                grammar_node args) {
-    return GRAMMAR_SEQ(b, grammar_word(b, m->open), grammar_word(b, "{\"name\": \""),
-                       spell_text(b, name, SPELL_JSON), grammar_word(b, "\", \""), grammar_word(b, key),
-                       grammar_word(b, "\": "), args, grammar_word(b, "}"), grammar_word(b, m->close));
-}
-
-static grammar_node named_call(grammar_builder *b, const call_marks *m, const char *before, strview name,
-                               grammar_node args) {
-    return GRAMMAR_SEQ(b, grammar_word(b, m->open), grammar_word(b, before), grammar_text(b, name),
-                       grammar_word(b, m->name_end), args, grammar_word(b, m->close));
-}
-
-static grammar_node call(grammar_builder *b, const chat_format *f, strview name, grammar_node args) {
-    const chat_shape shape = f ? f->shape : CHAT_NO_CALLS;
-    call_marks m = {f ? text_of(f->call_open) : "", f ? text_of(f->name_end) : "",
-                    f ? text_of(f->call_close) : "", true};
-    switch (shape) {
-    case CHAT_OBJECT:
-        return GRAMMAR_SEQ(b, grammar_word(b, m.open), grammar_word(b, "\n"),
-                           object_call(b, &(call_marks){"", "", "", false}, name, "arguments", args),
-                           grammar_word(b, f->call_close ? "\n" : ""), grammar_word(b, m.close));
-    case CHAT_BARE:
-        return object_call(b, &(call_marks){"", "", "", false}, name, "parameters", args);
-    case CHAT_MISTRAL:
-        return named_call(b, &m, "", name, args);
-    case CHAT_NAMED:
-        return named_call(b, &m, strcmp(f->name, "kimi") == 0 ? "functions." : "", name, args);
-    case CHAT_NO_CALLS:
-    case CHAT_GEMMA:
-    case CHAT_HARMONY:
-        break;
-    }
-    return object_call(b, &(call_marks){"", "", "", false}, name, "arguments", args);
-}
-
-/* ---- all of them ---- */
-
-static grammar_node one_of(grammar_builder *b, const chat_format *f, const json_t *tools,
-                           const char *wanted) {
+static grammar_node one_of(call_shape *s, const json_t *tools, const char *wanted) {
+    grammar_builder *b = s->b;
     grammar_node all = GRAMMAR_NEVER;
     size_t i, n = 0;
     const json_t *tool;
@@ -101,43 +47,147 @@ static grammar_node one_of(grammar_builder *b, const chat_format *f, const json_
             return fail(b, "expected a function with a name in each");
         if (wanted && strcmp(wanted, json_string_value(name)) != 0)
             continue;
-        const strview text = {json_string_value(name), json_string_length(name)};
-        const grammar_node node = call(b, f, text, arguments(b, json_object_get(function, "parameters")));
+        const bool loose = s->is_free && !json_is_true(json_object_get(function, "strict"));
+        const grammar_node node =
+            call_form_item(&s->form, (strview){json_string_value(name), json_string_length(name)},
+                           json_object_get(function, "parameters"), loose);
         all = n++ ? GRAMMAR_ALT(b, all, node) : node;
     }
-    return n > 0 ? all : fail(b, wanted ? "none has the name that was asked for" : "expected at least one");
+    return n > 0 ? once(b, all)
+                 : fail(b, wanted ? "none has the name that was asked for" : "expected at least one");
 }
 
-static bool writes_json(const chat_format *f) {
-    return f && !f->param_open && f->shape != CHAT_GEMMA && f->shape != CHAT_HARMONY;
+static grammar_node word(call_shape *s, const char *text) {
+    return grammar_word(s->b, text ? text : "");
 }
 
-static grammar_node read_object(grammar_builder *b, const json_t *json) {
+/* X, and more of them on the same line or the next. */
+static grammar_node several(call_shape *s, grammar_node x) {
+    const grammar_node more = GRAMMAR_SEQ(s->b, call_form_lines(&s->form), x);
+    return s->single ? x : GRAMMAR_SEQ(s->b, x, grammar_repeat(s->b, more, 0, CALL_FORM_MAX - 1));
+}
+
+/* From behind section_open to the end of the section. */
+static grammar_node section_opened(call_shape *s, grammar_node opened) {
+    const chat_format *f = &s->form.marks;
+    const grammar_node call = GRAMMAR_SEQ(s->b, word(s, f->call_open), opened);
+    const grammar_node lines = call_form_lines(&s->form);
+    return GRAMMAR_SEQ(s->b, lines, s->form.plain->section_each ? call : several(s, once(s->b, call)), lines,
+                       word(s, f->section_close));
+}
+
+/* Calls, and nothing else. */
+static grammar_node calls_only(call_shape *s) {
+    const chat_format *f = &s->form.marks;
+    grammar_builder *b = s->b;
+    if (s->form.plain->shape == CHAT_BARE)
+        return s->item;
+    const grammar_node opened = call_form_opened(&s->form, s->item, s->single);
+    const grammar_node section = f->section_open ? section_opened(s, opened) : GRAMMAR_NEVER;
+    const grammar_node call = f->section_open ? GRAMMAR_SEQ(b, word(s, f->section_open), section)
+                                              : GRAMMAR_SEQ(b, word(s, f->call_open), opened);
+    const bool repeats = !f->section_open || s->form.plain->section_each;
+    return GRAMMAR_SEQ(b, call_form_lines(&s->form), repeats ? several(s, once(b, call)) : call);
+}
+
+/* ---- calls that may come ---- */
+
+typedef struct mark_list {
+    grammar_mark list[8];
+    size_t n;
+} mark_list;
+
+/* What begins a call, as text and as the vocabulary's control tokens, and what must follow. */
+static void add_mark(call_shape *s, mark_list *marks, const char *plain, bool at_start, grammar_node then) {
+    const char *spelled = call_form_spell(&s->form, plain);
+    marks->list[marks->n++] = (grammar_mark){strview_of(spelled), then, at_start};
+    if (strcmp(plain, spelled) != 0)
+        marks->list[marks->n++] = (grammar_mark){strview_of(plain), then, at_start};
+}
+
+static void add_harmony_marks(call_shape *s, mark_list *marks, grammar_node then) {
+    add_mark(s, marks, " to=functions.", true, then);
+    add_mark(s, marks, "<|start|>assistant to=functions.", false, then);
+    add_mark(s, marks, "<|channel|>commentary to=functions.", false, then);
+}
+
+static void add_object_marks(call_shape *s, mark_list *marks, grammar_node then) {
+    const char *start = call_form_start(&s->form);
+    const char *tagged = arena_format(&s->form.a, "%s%s", s->form.plain->call_open, start);
+    add_mark(s, marks, start, true, then);
+    add_mark(s, marks, tagged ? tagged : start, false, then);
+}
+
+/* Any text; a call that begins in it is held to its schema, and text follows it, unless it is the only one.
+ */
+static grammar_node calls_in_text(call_shape *s) {
+    const chat_format *f = s->form.plain;
+    grammar_builder *b = s->b;
+    mark_list marks = {.n = 0};
+    const uint32_t text = grammar_rule(b, (strview){"", 0});
+    const grammar_node after = s->single ? call_form_lines(&s->form) : grammar_use(b, text);
+    const grammar_node opened = once(b, call_form_opened(&s->form, s->item, s->single));
+    const grammar_node then = GRAMMAR_SEQ(b, opened, after);
+    if (f->shape == CHAT_HARMONY)
+        add_harmony_marks(s, &marks, s->item); /* a call ends the answer */
+    else if (f->shape == CHAT_BARE)
+        add_object_marks(s, &marks, s->item);
+    else
+        add_mark(s, &marks, f->call_open, false, then);
+    if (f->section_open)
+        add_mark(s, &marks, f->section_open, false, GRAMMAR_SEQ(b, section_opened(s, opened), after));
+    grammar_define(b, text, grammar_until(b, marks.list, marks.n, true));
+    return grammar_use(b, text);
+}
+
+/* ---- harmony ---- */
+
+/* Messages of reasoning, then a call, whose recipient stands behind the role or behind the channel. */
+static grammar_node harmony_call(call_shape *s) {
+    grammar_builder *b = s->b;
+    call_form *m = &s->form;
+    const uint32_t all = grammar_rule(b, (strview){"", 0});
+    const grammar_mark end = {strview_of(call_form_spell(m, "<|end|><|start|>assistant")),
+                              grammar_use(b, all), false};
+    const grammar_node reasoning =
+        GRAMMAR_SEQ(b, grammar_word(b, call_form_spell(m, "<|channel|>analysis<|message|>")),
+                    grammar_until(b, &end, 1, false));
+    const grammar_node to = grammar_word(b, call_form_spell(m, "<|channel|>commentary to=functions."));
+    grammar_define(
+        b, all,
+        GRAMMAR_ALT(b, reasoning,
+                    GRAMMAR_SEQ(b, GRAMMAR_ALT(b, to, grammar_word(b, " to=functions.")), s->item)));
+    return grammar_use(b, all);
+}
+
+/* ---- read ---- */
+
+static grammar_node read_object(grammar_builder *b, const json_t *json, const tokenizer *t) {
     const chat_format *f = find_format(json_string_value(json_object_get(json, "format")));
-    const json_t *tools = json_object_get(json, "tools");
     const char *name = json_string_value(json_object_get(json, "name"));
-    f = writes_json(f) ? f : NULL;
-    const bool single = name || json_is_true(json_object_get(json, "single")) || !f || f->shape == CHAT_BARE;
-    const grammar_node one = one_of(b, f, tools, name);
-    if (!f)
-        return one;
-    /* Between two calls there is a line end where they stand on lines of their own. */
-    const grammar_node between = grammar_word(b, f->shape == CHAT_OBJECT ? "\n" : "");
-    const grammar_node calls =
-        single ? one
-               : GRAMMAR_SEQ(b, one,
-                             grammar_repeat(b, GRAMMAR_SEQ(b, between, one), 0, CALL_SHAPE_MAX_CALLS - 1));
-    return GRAMMAR_SEQ(b, grammar_word(b, text_of(f->section_open)), calls,
-                       grammar_word(b, text_of(f->section_close)));
+    call_shape s = {.b = b,
+                    .single = name || json_is_true(json_object_get(json, "single")),
+                    .is_free = json_is_true(json_object_get(json, "free"))};
+    if (s.is_free && !f)
+        return fail(b, "calls that need not come need a format that says where they begin");
+    call_form_open(&s.form, b, t, f);
+    if (s.is_free && f->shape == CHAT_BARE)
+        call_form_skip_start(&s.form);
+    s.item = one_of(&s, json_object_get(json, "tools"), name);
+    const grammar_node all = s.is_free                             ? calls_in_text(&s)
+                             : s.form.plain->shape == CHAT_HARMONY ? harmony_call(&s)
+                                                                   : calls_only(&s);
+    call_form_close(&s.form);
+    return all;
 }
 
-grammar_node call_shape_read(grammar_builder *b, strview text) {
+grammar_node call_shape_read(grammar_builder *b, strview text, const tokenizer *t) {
     json_t *json;
     nib_error err = {""};
     const nib_status status = json_read(&json, text.p, text.n, "the tools to call", &err);
     if (status != NIB_OK)
         return grammar_fail(b, status == NIB_BAD_FILE ? NIB_BAD_ARGUMENT : status, "%s", err.text);
-    const grammar_node node = json_is_object(json) ? read_object(b, json) : fail(b, "expected an object");
+    const grammar_node node = json_is_object(json) ? read_object(b, json, t) : fail(b, "expected an object");
     json_decref(json);
     return node;
 }

@@ -6,12 +6,12 @@
 #define TEXT_CALL_SHAPE_H
 
 #include "text/grammar.h"
-
-#define CALL_SHAPE_MAX_CALLS 16 /* of one answer */
+#include "text/tokenizer.h"
 
 /* TEXT is a JSON object: "tools", a list as in OpenAI's API; "name" of the one to call, else any; "format", a
- * name of chat_formats; "single": one call and no more. Calls are written as the format writes them where
- * their arguments are JSON there, else (and without a format) as {"name": ..., "arguments": {...}}. */
-grammar_node call_shape_read(grammar_builder *b, strview text);
+ * name of chat_formats, without which a call is {"name": ..., "arguments": {...}}; "single": one call and no
+ * more; "free": calls need not come: any text up to what begins one. T: whose control tokens the marks are.
+ */
+grammar_node call_shape_read(grammar_builder *b, strview text, const tokenizer *t);
 
 #endif

@@ -106,6 +106,14 @@ const char *chat_reasoning_end(const chat *c) {
     return harmony ? "<|end|><|start|>assistant<|channel|>final<|message|>" : NULL;
 }
 
+const char *chat_answer_begin(const chat *c) {
+    return c->format && c->format->shape == CHAT_HARMONY ? "<|channel|>final<|message|>" : NULL;
+}
+
+bool chat_takes_tools(const chat *c) {
+    return c->takes_tools;
+}
+
 /* ---- render ---- */
 
 #define MAX_VARIABLES 64

@@ -14,6 +14,7 @@ struct chat {
     char *bos, *eos;               /* NULL: none */
     const chat_format *format;     /* of calls, NULL: none was found */
     const chat_thinking *thinking; /* NULL: the template knows no reasoning */
+    bool takes_tools;
 };
 
 /* Fills format and thinking by what the template makes of a call and of reasoning. Fails only without

@@ -2,7 +2,8 @@
  *
  * Which format a template writes: it renders a conversation with reasoning and a call, and the row of the
  * table that reads the call back, name and arguments, is the model's. A template that writes no calls of its
- * own may still tell the model how to: then the row whose marker stands in its text.
+ * own may still tell the model how to: then the row whose marker stands in its text. A template that says the
+ * same with tools as without leaves them out.
  */
 #include "base/mem.h"
 #include "text/chat_calls.h"
@@ -65,6 +66,11 @@ static nib_status reads_back(const chat_format *f, const char *text, const json_
     if (!at && f->shape == CHAT_BARE)
         at = strchr(text, '{');
     *out = false;
+    if (at && f->shape == CHAT_MISTRAL) {
+        const char *behind = at + strlen(f->call_open);
+        if ((behind[strspn(behind, " ")] == '[') != (f->first != NULL))
+            return NIB_OK;
+    }
     if (f->shape == CHAT_HARMONY)
         *out = strstr(text, "to=functions." NAME "<|channel|>commentary") != NULL;
     if (!at)
@@ -116,12 +122,26 @@ static nib_status try_call(chat *c, const char *messages, const json_t *offered,
     return status;
 }
 
+/* A prompt with tools is another one than without, or is refused. */
+static nib_status find_tools(chat *c, const json_t *tools, nib_error *err) {
+    char *with = NULL, *without = NULL;
+    nib_status status = render(c, asked, tools, &with, err);
+    if (status == NIB_OK)
+        status = render(c, asked, NULL, &without, err);
+    c->takes_tools = !with || !without || strcmp(with, without) != 0;
+    mem_free(with);
+    mem_free(without);
+    return status;
+}
+
 /* ---- by the template's words ---- */
 
 static void find_words(chat *c, strview text) {
     for (const chat_format *f = chat_formats; f->name && !c->format; f++) {
         const bool section = f->section_open ? holds(text, f->section_open) : true;
-        const bool named = f->name_end && strlen(f->name_end) > 2 ? holds(text, f->name_end) : true;
+        const bool is_list = f->shape == CHAT_MISTRAL && f->first;
+        const bool named =
+            f->name_end && strlen(f->name_end) > 2 && !is_list ? holds(text, f->name_end) : true;
         if (f->shape != CHAT_HARMONY && section && named && holds(text, f->call_open))
             c->format = f;
     }
@@ -139,6 +159,8 @@ nib_status chat_probe(chat *c, strview template_text, nib_error *err) {
             if (status == NIB_OK && !c->format)
                 status = try_call(c, called[i], NULL, tools, &unheard);
         }
+    if (status == NIB_OK)
+        status = find_tools(c, tools, &unheard);
     json_decref(tools);
     if (status != NIB_OK)
         return nib_fail(err, status, "%s", unheard.text);

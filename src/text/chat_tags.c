@@ -4,6 +4,7 @@
  * an attribute of the tag does; what no one knows is JSON when it reads as JSON, else text.
  */
 #include "text/chat_calls.h"
+#include "text/schema_types.h"
 
 #include <stdio.h>
 
@@ -33,79 +34,59 @@ nib_status chat_quote(text_buffer *out, strview text, nib_error *err) {
 
 /* ---- types ---- */
 
-static const json_t *schema_of(const json_t *tools, strview name, strview key) {
+/* What the tool NAME says of the type of its parameter KEY; 0: nothing. */
+static unsigned known_types(const json_t *tools, strview name, strview key) {
     size_t i;
     const json_t *tool;
+    char text[MAX_KEY + 1];
+    memcpy(text, key.p, key.n); /* at most MAX_KEY */
+    text[key.n] = '\0';
     json_array_foreach(tools, i, tool) {
         const json_t *function = json_object_get(tool, "function");
         function = function ? function : tool;
         const char *known = json_string_value(json_object_get(function, "name"));
-        if (!known || !strview_is(name, known))
-            continue;
-        const json_t *properties = json_object_get(json_object_get(function, "parameters"), "properties");
-        const char *property;
-        json_t *schema;
-        json_object_foreach((json_t *)properties, property,
-                            schema) if (strview_is(key, property)) return schema;
+        if (known && strview_is(name, known))
+            return schema_types_of_property(json_object_get(function, "parameters"), text);
     }
-    return NULL;
+    return 0;
 }
 
-static bool is_type(const json_t *type, const char *name) {
-    size_t i;
-    const json_t *one;
-    if (json_is_string(type))
-        return strcmp(json_string_value(type), name) == 0;
-    json_array_foreach(type, i, one) {
-        if (json_is_string(one) && strcmp(json_string_value(one), name) == 0)
-            return true;
-    }
-    return false;
+static bool is_integer(strview v) {
+    for (size_t i = v.n && v.p[0] == '-'; i < v.n; i++)
+        if (v.p[i] < '0' || v.p[i] > '9')
+            return false;
+    return true;
 }
 
-/* Whether a schema lets TYPE in: by its type, a list of types, an alternative, or its first choice. */
-static bool allows(const json_t *schema, const char *type) {
-    static const char *const alternatives[] = {"anyOf", "oneOf", NULL};
-    const json_t *types = json_object_get(schema, "type"), *one;
-    size_t i;
-    if (is_type(types, type))
-        return true;
-    for (const char *const *name = alternatives; *name; name++)
-        json_array_foreach(json_object_get(schema, *name), i, one) {
-            if (is_type(json_object_get(one, "type"), type))
-                return true;
-        }
-    return !types && strcmp(type, "string") == 0 &&
-           json_is_string(json_array_get(json_object_get(schema, "enum"), 0));
-}
-
-/* Whether a schema lets the JSON value V in that is no string. */
-static bool allows_value(const json_t *schema, strview v) {
+/* Whether the JSON value V, which is no string, is of TYPES. */
+static bool allows_value(unsigned types, strview v) {
     const char c = v.p[0];
     if (c == '{' || c == '[')
-        return allows(schema, c == '{' ? "object" : "array");
+        return types & (c == '{' ? TYPE_OBJECT : TYPE_ARRAY);
     if (c == 'n' || c == 't' || c == 'f')
-        return allows(schema, c == 'n' ? "null" : "boolean");
-    return c != '"' && (allows(schema, "number") || (allows(schema, "integer") && !memchr(v.p, '.', v.n)));
+        return types & (c == 'n' ? TYPE_NULL : TYPE_BOOLEAN);
+    return c != '"' && (types & TYPE_NUMBER || (types & TYPE_INTEGER && is_integer(v)));
 }
 
 static bool has(strview s, const char *what) {
     return s.n && memmem(s.p, s.n, what, strlen(what));
 }
 
-typedef enum value_type { TYPE_UNKNOWN, TYPE_TEXT, TYPE_TEXT_OR, TYPE_JSON } value_type;
+typedef enum value_type { VALUE_UNKNOWN, VALUE_TEXT, VALUE_TEXT_OR, VALUE_JSON } value_type;
 
-/* *schema: what TYPE_TEXT_OR is or. */
-static value_type type_of(const json_t *tools, strview name, strview key, strview attributes,
-                          const json_t **schema) {
+/* What a value may be: VALUE_TEXT_OR is text or a value of TYPES. */
+typedef struct value_kind {
+    value_type type;
+    unsigned types;
+} value_kind;
+
+static value_kind kind_of(const json_t *tools, strview name, strview key, strview attributes) {
     if (has(attributes, "string=\"true\"") || has(attributes, "type=\"string\""))
-        return TYPE_TEXT;
+        return (value_kind){VALUE_TEXT, 0};
     if (has(attributes, "string=\"false\"") || has(attributes, "type=\""))
-        return TYPE_JSON;
-    *schema = schema_of(tools, name, key);
-    if (!json_is_object(*schema) || json_object_size(*schema) == 0)
-        return TYPE_UNKNOWN;
-    return allows(*schema, "string") ? TYPE_TEXT_OR : TYPE_JSON;
+        return (value_kind){VALUE_JSON, 0};
+    const unsigned types = known_types(tools, name, key);
+    return (value_kind){types == 0 ? VALUE_UNKNOWN : types & TYPE_STRING ? VALUE_TEXT_OR : VALUE_JSON, types};
 }
 
 strview chat_json_word(strview s) {
@@ -116,12 +97,11 @@ strview chat_json_word(strview s) {
 }
 
 /* RAW as JSON where it is all JSON and its type may be that; else as a text. */
-static nib_status add_value(text_buffer *out, value_type type, const json_t *schema, strview raw,
-                            nib_error *err) {
+static nib_status add_value(text_buffer *out, value_kind kind, strview raw, nib_error *err) {
     strview value;
     nib_status status = NIB_OK;
     const strview word = chat_json_word(raw);
-    if (type == TYPE_TEXT)
+    if (kind.type == VALUE_TEXT)
         return chat_quote(out, raw, err);
     const chat_found found = chat_span_value(word, &value, &status);
     if (status == NIB_NO_MEMORY)
@@ -129,8 +109,9 @@ static nib_status add_value(text_buffer *out, value_type type, const json_t *sch
     const size_t end = found == CHAT_WHOLE ? (size_t)(value.p - word.p) + value.n : 0;
     const bool all =
         found == CHAT_WHOLE && chat_span_blank((strview){word.p + end, word.n - end}) == word.n - end;
-    const bool fits = all && (type == TYPE_JSON ||
-                              (type == TYPE_UNKNOWN ? value.p[0] != '"' : allows_value(schema, value)));
+    const bool fits =
+        all && (kind.type == VALUE_JSON ||
+                (kind.type == VALUE_UNKNOWN ? value.p[0] != '"' : allows_value(kind.types, value)));
     return fits ? text_buffer_append(out, value.p, value.n, err) : chat_quote(out, raw, err);
 }
 
@@ -178,8 +159,8 @@ static chat_found read_value(chat_cursor *c, const chat_format *f, const char *m
     return chat_missing(c);
 }
 
-static nib_status add_any(text_buffer *out, const chat_format *f, value_type type, const json_t *schema,
-                          strview raw, int depth, nib_error *err);
+static nib_status add_any(text_buffer *out, const chat_format *f, value_kind kind, strview raw, int depth,
+                          nib_error *err);
 
 /* A key and what its tag holds; false: the text goes on with no such tag. */
 static nib_status take_tag(chat_cursor *c, const chat_format *f, strview *key, strview *value, bool *found,
@@ -220,17 +201,17 @@ static nib_status add_nested(text_buffer *out, const chat_format *f, strview raw
             NIB_TRY(chat_quote(out, key, err));
             NIB_TRY(add(out, ": ", err));
         }
-        NIB_TRY(add_any(out, f, TYPE_UNKNOWN, NULL, value, depth + 1, err));
+        NIB_TRY(add_any(out, f, (value_kind){VALUE_UNKNOWN, 0}, value, depth + 1, err));
     }
     return add(out, list ? "]" : "}", err);
 }
 
-static nib_status add_any(text_buffer *out, const chat_format *f, value_type type, const json_t *schema,
-                          strview raw, int depth, nib_error *err) {
+static nib_status add_any(text_buffer *out, const chat_format *f, value_kind kind, strview raw, int depth,
+                          nib_error *err) {
     const bool text =
-        type == TYPE_TEXT || (type == TYPE_TEXT_OR && !allows(schema, "object") && !allows(schema, "array"));
+        kind.type == VALUE_TEXT || (kind.type == VALUE_TEXT_OR && !(kind.types & (TYPE_OBJECT | TYPE_ARRAY)));
     return !text && is_nested(f, raw) && depth < MAX_DEPTH ? add_nested(out, f, raw, depth, err)
-                                                           : add_value(out, type, schema, raw, err);
+                                                           : add_value(out, kind, raw, err);
 }
 
 static strview without_lines(strview s) {
@@ -268,9 +249,8 @@ static nib_status read_parameter(chat_cursor *c, const chat_format *f, const jso
         return status;
     NIB_TRY(chat_quote(out, key, err));
     NIB_TRY(add(out, ": ", err));
-    const json_t *schema = NULL;
-    const value_type type = type_of(tools, name, key, attributes, &schema);
-    return add_any(out, f, type, schema, f->value_lines ? without_lines(value) : value, 0, err);
+    return add_any(out, f, kind_of(tools, name, key, attributes),
+                   f->value_lines ? without_lines(value) : value, 0, err);
 }
 
 nib_status chat_tags_read(chat_cursor *c, const chat_format *f, const json_t *tools, strview name,

@@ -74,6 +74,7 @@ grammar_node grammar_tick(grammar_builder *b);
 typedef struct grammar_mark {
     strview text;
     grammar_node then;
+    bool at_start; /* it is a mark only where the text begins with it */
 } grammar_mark;
 grammar_node grammar_until(grammar_builder *b, const grammar_mark *marks, size_t n, bool may_end);
 #define GRAMMAR_SEQ(b, ...)                                                                                  \

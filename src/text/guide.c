@@ -74,7 +74,7 @@ static grammar_node read_choices(grammar_builder *b, strview text) {
     return all;
 }
 
-static grammar_node read_shape(grammar_builder *b, guide_kind kind, strview text) {
+static grammar_node read_shape(grammar_builder *b, guide_kind kind, strview text, const tokenizer *t) {
     grammar_node node = GRAMMAR_NEVER;
     arena a = {0};
     const regex *r;
@@ -97,7 +97,7 @@ static grammar_node read_shape(grammar_builder *b, guide_kind kind, strview text
         node = gbnf_read(b, text);
         break;
     case GUIDE_CALL:
-        node = call_shape_read(b, text);
+        node = call_shape_read(b, text, t);
         break;
     }
     return node;
@@ -148,7 +148,7 @@ static grammar_node with_preamble(grammar_builder *b, const tokenizer *t, guide_
     shape = grammar_use(b, rule);
     const grammar_node lines = grammar_repeat(b, grammar_byte(b, '\n', '\n'), 0, 2);
     const grammar_node then = GRAMMAR_SEQ(b, lines, shape);
-    const grammar_mark marks[] = {{before.end, then}, {{end.bytes, end.n}, then}};
+    const grammar_mark marks[] = {{before.end, then, false}, {{end.bytes, end.n}, then, false}};
     grammar_node all = grammar_until(b, marks, 2, false);
     if (before.begin.n) {
         const grammar_node mark = mark_node(b, before.begin, (strview){begin.bytes, begin.n});
@@ -172,7 +172,7 @@ nib_status guide_plan_open(guide_plan **out, guide_kind kind, strview text, guid
     pthread_mutex_init(&p->lock, NULL);
     nib_status status = grammar_builder_open(&b, err);
     if (status == NIB_OK) {
-        const grammar_node shape = read_shape(b, kind, text);
+        const grammar_node shape = read_shape(b, kind, text, t);
         status = grammar_compile(&p->g, b, before.end.n ? with_preamble(b, t, before, shape) : shape, err);
     }
     grammar_builder_close(b);

@@ -29,8 +29,8 @@ typedef enum guide_kind {
 typedef struct guide_plan guide_plan;
 typedef struct guide guide;
 
-/* What may come before the shape, a model's reasoning: any text up to the first END, and at most two line ends
- * more. It must come; or, with a BEGIN, it comes when the text begins with that. No END: nothing. */
+/* What may come before the shape, a model's reasoning: any text up to the first END, and at most two line
+ * ends more. It must come; or, with a BEGIN, it comes when the text begins with that. No END: nothing. */
 typedef struct guide_preamble {
     strview begin, end;
 } guide_preamble;

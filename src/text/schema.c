@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "text/automaton.h"
+#include "text/chat_format.h"
 #include "text/excerpt.h"
 
 grammar_node schema_refuse(schema_compiler *c, const char *keyword, const char *what) {
@@ -62,6 +63,37 @@ static grammar_node number_literal(schema_compiler *c, const json_t *value) {
     return both;
 }
 
+grammar_node schema_quoted(schema_compiler *c, grammar_node inside) {
+    return c->manner.mode == SCHEMA_RAW ? inside : GRAMMAR_SEQ(c->b, c->quote, inside, c->quote);
+}
+
+static grammar_node string_literal(schema_compiler *c, strview text) {
+    if (!schema_is_raw(c))
+        return schema_quoted(c, spell_text(c->b, text, SPELL_JSON));
+    return schema_is_raw_text(c, text) ? schema_quoted(c, grammar_text(c->b, text)) : GRAMMAR_NEVER;
+}
+
+grammar_node schema_name(schema_compiler *c, const char *name) {
+    grammar_builder *b = c->b;
+    const strview text = strview_of(name);
+    if (!c->bare)
+        return GRAMMAR_SEQ(b, c->quote, spell_text(b, text, SPELL_JSON), c->quote, grammar_byte(b, ':', ':'),
+                           schema_blank(c));
+    if (!language_has(schema_bare_names(c), text))
+        return schema_refuse(c, "properties", "the model's format cannot write this name");
+    return GRAMMAR_SEQ(b, grammar_text(b, text), grammar_byte(b, ':', ':'));
+}
+
+grammar_node schema_names(schema_compiler *c, const language *names) {
+    grammar_builder *b = c->b;
+    if (c->bare)
+        return GRAMMAR_SEQ(b,
+                           language_node(b, language_and(b, &c->a, names, schema_bare_names(c)), SPELL_PLAIN),
+                           grammar_byte(b, ':', ':'));
+    return GRAMMAR_SEQ(b, c->quote, language_node(b, names, SPELL_JSON), c->quote, grammar_byte(b, ':', ':'),
+                       schema_blank(c));
+}
+
 static grammar_node list_literal(schema_compiler *c, const json_t *value) {
     const bool object = json_is_object(value);
     grammar_builder *b = c->b;
@@ -71,9 +103,7 @@ static grammar_node list_literal(schema_compiler *c, const json_t *value) {
     json_t *member;
     if (object) {
         json_object_foreach((json_t *)value, key, member) {
-            const grammar_node pair =
-                GRAMMAR_SEQ(b, grammar_byte(b, '"', '"'), spell_text(b, strview_of(key), SPELL_JSON),
-                            grammar_word(b, "\":"), schema_blank(c), schema_literal(c, member));
+            const grammar_node pair = GRAMMAR_SEQ(b, schema_name(c, key), schema_literal(c, member));
             inside = GRAMMAR_SEQ(b, inside, n++ ? schema_comma(c) : GRAMMAR_EMPTY, pair);
         }
     } else {
@@ -87,18 +117,18 @@ static grammar_node list_literal(schema_compiler *c, const json_t *value) {
 
 grammar_node schema_literal(schema_compiler *c, const json_t *value) {
     grammar_node x = GRAMMAR_NEVER;
+    const schema_manner before = c->manner;
     if (++c->depth > GRAMMAR_MAX_NESTING)
         return schema_refuse(c, "enum", "a value that is nested too deeply");
     switch (json_typeof(value)) {
     case JSON_OBJECT:
     case JSON_ARRAY:
+        c->manner.mode = SCHEMA_JSON;
         x = list_literal(c, value);
+        c->manner = before;
         break;
     case JSON_STRING:
-        x = GRAMMAR_SEQ(
-            c->b, grammar_byte(c->b, '"', '"'),
-            spell_text(c->b, (strview){json_string_value(value), json_string_length(value)}, SPELL_JSON),
-            grammar_byte(c->b, '"', '"'));
+        x = string_literal(c, (strview){json_string_value(value), json_string_length(value)});
         break;
     case JSON_INTEGER:
     case JSON_REAL:
@@ -116,48 +146,9 @@ grammar_node schema_literal(schema_compiler *c, const json_t *value) {
 
 /* ---- $ref ---- */
 
-/* One step of a JSON pointer, ~0 ~1 and %XX read; its end in *REST. False when it is too long. */
-static bool pointer_step(const char *p, char *out, size_t room, const char **rest) {
-    size_t n = 0;
-    for (; *p && *p != '/'; p++) {
-        unsigned code;
-        char byte = *p;
-        if (n + 1 >= room)
-            return false;
-        if (p[0] == '~' && (p[1] == '0' || p[1] == '1')) {
-            byte = *++p == '0' ? '~' : '/';
-        } else if (p[0] == '%' && p[1] && p[2] && sscanf(p + 1, "%2x", &code) == 1) {
-            byte = (char)code;
-            p += 2;
-        }
-        out[n++] = byte;
-    }
-    out[n] = '\0';
-    *rest = p;
-    return true;
-}
-
 json_t *schema_resolve(schema_compiler *c, const char *ref) {
-    const json_t *id = json_object_get(c->root, "$id");
-    const char *p = ref;
-    if (json_is_string(id) && strncmp(p, json_string_value(id), json_string_length(id)) == 0)
-        p += json_string_length(id);
-    json_t *at = c->root;
-    if (*p == '#')
-        p++;
-    else if (*p || p == ref)
-        at = NULL;
-    while (at && *p) {
-        char step[512];
-        if (*p != '/' || !pointer_step(p + 1, step, sizeof step, &p))
-            at = NULL;
-        else if (json_is_array(at))
-            at =
-                step[0] >= '0' && step[0] <= '9' ? json_array_get(at, (size_t)strtoul(step, NULL, 10)) : NULL;
-        else
-            at = json_object_get(at, step);
-    }
-    if (!at || !(json_is_object(at) || json_is_boolean(at))) {
+    json_t *at = schema_pointed(c->root, ref);
+    if (!at) {
         char words[128];
         snprintf(words, sizeof words, "\"%s\" is no schema inside this document",
                  excerpt_of(strview_of(ref)).text);
@@ -169,8 +160,8 @@ json_t *schema_resolve(schema_compiler *c, const char *ref) {
 
 /* ---- rules of subschemas ---- */
 
-/* The slot of SCHEMA; NULL after a failure. */
-static struct schema_rule *find_rule(schema_compiler *c, const json_t *schema) {
+/* The slot of SCHEMA in a manner; NULL after a failure. */
+static struct schema_rule *find_rule(schema_compiler *c, const json_t *schema, schema_manner manner) {
     if (2 * c->n_rules >= c->rules_mask) {
         const size_t size = c->rules ? 2 * (c->rules_mask + 1) : 64;
         struct schema_rule *fresh = mem_array(size, sizeof *fresh), *old = c->rules;
@@ -183,40 +174,20 @@ static struct schema_rule *find_rule(schema_compiler *c, const json_t *schema) {
         c->rules_mask = size - 1;
         for (size_t i = 0; i < n_old; i++)
             if (old[i].schema)
-                *find_rule(c, old[i].schema) = old[i];
+                *find_rule(c, old[i].schema, old[i].manner) = old[i];
         mem_free(old);
     }
     size_t i = ((uintptr_t)schema >> 4) * UINT64_C(0x9E3779B97F4A7C15) >> 32 & c->rules_mask;
-    while (c->rules[i].schema && c->rules[i].schema != schema)
+    while (c->rules[i].schema &&
+           (c->rules[i].schema != schema || !schema_manner_is(c->rules[i].manner, manner)))
         i = (i + 1) & c->rules_mask;
     return &c->rules[i];
 }
 
 /* ---- enum ---- */
 
-static bool json_fits_type(const json_t *value, unsigned types) {
-    switch (json_typeof(value)) {
-    case JSON_NULL:
-        return types & TYPE_NULL;
-    case JSON_TRUE:
-    case JSON_FALSE:
-        return types & TYPE_BOOLEAN;
-    case JSON_INTEGER:
-        return types & (TYPE_INTEGER | TYPE_NUMBER);
-    case JSON_REAL:
-        return types & (json_real_value(value) == floor(json_real_value(value)) ? TYPE_INTEGER | TYPE_NUMBER
-                                                                                : TYPE_NUMBER);
-    case JSON_STRING:
-        return types & TYPE_STRING;
-    case JSON_ARRAY:
-        return types & TYPE_ARRAY;
-    case JSON_OBJECT:
-        return types & TYPE_OBJECT;
-    }
-    return false;
-}
-
-static bool compiler_open(schema_compiler *c, grammar_builder *b, json_t *root, unsigned *work);
+static bool compiler_open(schema_compiler *c, grammar_builder *b, json_t *root, const schema_form *form,
+                          unsigned *work);
 static void compiler_close(schema_compiler *c);
 
 /* An automaton of the documents that SCHEMA alone allows, to judge values by; NULL after a failure. */
@@ -229,7 +200,7 @@ static automaton *open_judge(schema_compiler *c, json_t *schema) {
     if (status == NIB_OK) {
         schema_compiler inner;
         grammar_node root = GRAMMAR_NEVER;
-        if (compiler_open(&inner, b, c->root, c->work)) {
+        if (compiler_open(&inner, b, c->root, NULL, c->work)) {
             memcpy(inner.path, c->path, sizeof inner.path);
             root = schema_node(&inner, schema, NULL, NULL);
         }
@@ -272,11 +243,11 @@ static json_t *enum_values(schema_compiler *c, json_t *schema) {
     json_t *from = constant ? json_pack("[O]", constant) : json_incref(list);
     if (!deeper || !all || !from)
         grammar_fail(c->b, NIB_NO_MEMORY, "no memory for a schema");
-    const unsigned types = rest ? schema_types(c, rest) : 0;
+    const unsigned types = rest ? schema_with_integers(schema_types(c, rest)) & c->manner.only : 0;
     automaton *judge = deeper && schema_constrains(deeper) ? open_judge(c, rest) : NULL;
     size_t i, k;
     json_array_foreach(from, i, value) {
-        bool allowed = json_fits_type(value, types), listed = !constant || !list;
+        bool allowed = schema_type_of_value(value) & types, listed = !constant || !list;
         for (k = 0; constant && k < json_array_size(list); k++)
             listed |= json_equal(json_array_get(list, k), value);
         if (allowed && listed && !grammar_failed(c->b) && (!judge || judge_allows(c, judge, value)) &&
@@ -291,7 +262,8 @@ static json_t *enum_values(schema_compiler *c, json_t *schema) {
     return NULL;
 }
 
-/* VALUE as JSON, in the arena, when it is a string that can be spelled in one way only; else nothing. */
+/* The string VALUE as it is written here, in the arena, when it can be spelled in one way only; else nothing.
+ */
 static strview plain_string(schema_compiler *c, const json_t *value) {
     strview word = {NULL, 0};
     bool plain = json_is_string(value);
@@ -299,6 +271,8 @@ static strview plain_string(schema_compiler *c, const json_t *value) {
         const char byte = json_string_value(value)[i];
         plain = (unsigned char)byte >= 0x20 || strchr("\b\f\n\r\t", byte);
     }
+    if (schema_is_raw(c))
+        return word; /* these are few */
     char *text = plain ? json_dumps(value, JSON_ENCODE_ANY) : NULL;
     if (text)
         word = (strview){arena_text(&c->a, text, strlen(text)), strlen(text)};
@@ -384,9 +358,10 @@ static grammar_node all_of_node(schema_compiler *c, json_t *schema) {
 /* ---- one schema ---- */
 
 static grammar_node typed_node(schema_compiler *c, json_t *schema) {
-    const unsigned types = schema_types(c, schema);
+    unsigned types = schema_types(c, schema);
     if (grammar_failed(c->b))
         return GRAMMAR_NEVER;
+    types &= c->manner.only;
     grammar_node ways[6] = {GRAMMAR_NEVER};
     if (types & TYPE_OBJECT)
         ways[0] = schema_object(c, schema);
@@ -431,6 +406,9 @@ static grammar_node body_of(schema_compiler *c, json_t *schema) {
         return branches_node(c, schema, "anyOf");
     if (json_object_get(schema, "oneOf"))
         return branches_node(c, schema, "oneOf");
+    if ((json_object_get(schema, "enum") || json_object_get(schema, "const")) &&
+        c->manner.mode == SCHEMA_PARAMETERS)
+        return schema_refuse(c, "enum", "the model's format cannot hold all parameters to one value");
     if (json_object_get(schema, "enum") || json_object_get(schema, "const"))
         return enum_node(c, schema);
     return typed_node(c, schema);
@@ -454,21 +432,22 @@ static size_t path_push(schema_compiler *c, const char *step) {
 grammar_node schema_node(schema_compiler *c, json_t *schema, const char *step, const char *next) {
     if (grammar_failed(c->b))
         return GRAMMAR_NEVER;
-    if (json_is_true(schema) || (json_is_object(schema) && !schema_constrains(schema)))
-        return grammar_use(c->b, c->value);
+    const bool is_free = json_is_true(schema) || (json_is_object(schema) && !schema_constrains(schema));
+    if (is_free && c->manner.mode != SCHEMA_PARAMETERS)
+        return schema_any(c);
     if (json_is_false(schema))
         return GRAMMAR_NEVER;
     const size_t before = path_push(c, step);
     path_push(c, next);
     grammar_node use = GRAMMAR_NEVER;
-    struct schema_rule *known = json_is_object(schema) ? find_rule(c, schema) : NULL;
+    struct schema_rule *known = json_is_object(schema) ? find_rule(c, schema, c->manner) : NULL;
     if (!json_is_object(schema)) {
         schema_refuse(c, "a schema", "expected an object or a boolean");
     } else if (known && known->schema) {
         use = grammar_use(c->b, known->rule);
     } else if (known) {
         const uint32_t rule = grammar_rule(c->b, (strview){"", 0});
-        *known = (struct schema_rule){schema, rule};
+        *known = (struct schema_rule){schema, c->manner, rule};
         c->n_rules++;
         if (++*c->work > SCHEMA_MAX_WORK)
             schema_refuse(c, "a schema", "the whole takes too long to read");
@@ -485,18 +464,40 @@ grammar_node schema_node(schema_compiler *c, json_t *schema, const char *step, c
 
 /* ---- rules that all share ---- */
 
+grammar_node schema_any(schema_compiler *c) {
+    grammar_builder *b = c->b;
+    const unsigned only = c->manner.only;
+    if (c->manner.mode == SCHEMA_RAW && only & TYPE_STRING)
+        return schema_raw_text(c, 0, GRAMMAR_NO_MAX); /* which may be any other value as well */
+    if (only == TYPE_ALL)
+        return grammar_use(b, c->value);
+    const grammar_node ways[] = {
+        only & TYPE_OBJECT ? grammar_use(b, c->object) : GRAMMAR_NEVER,
+        only & TYPE_ARRAY ? grammar_use(b, c->array) : GRAMMAR_NEVER,
+        only & TYPE_STRING ? grammar_use(b, c->string) : GRAMMAR_NEVER,
+        only & TYPE_NUMBER ? grammar_use(b, c->number) : GRAMMAR_NEVER,
+        only & TYPE_BOOLEAN ? GRAMMAR_ALT(b, grammar_word(b, "true"), grammar_word(b, "false"))
+                            : GRAMMAR_NEVER,
+        only & TYPE_NULL ? grammar_word(b, "null") : GRAMMAR_NEVER,
+    };
+    return grammar_alt(b, ways, sizeof ways / sizeof *ways);
+}
+
 static void define_shared(schema_compiler *c) {
     grammar_builder *b = c->b;
-    const grammar_node quote = grammar_byte(b, '"', '"'), blank = grammar_use(b, c->blank);
+    const grammar_node blank = grammar_use(b, c->blank);
     const grammar_node value = grammar_use(b, c->value);
     const grammar_node indent = GRAMMAR_ALT(b, grammar_byte(b, ' ', ' '), grammar_byte(b, '\t', '\t'));
-    grammar_define(
-        b, c->blank,
+    const grammar_node some_blank =
         GRAMMAR_ALT(b, GRAMMAR_EMPTY, grammar_byte(b, ' ', ' '),
-                    GRAMMAR_SEQ(b, grammar_byte(b, '\n', '\n'), grammar_repeat(b, indent, 0, 64))));
-    grammar_define(b, c->string,
-                   GRAMMAR_SEQ(b, quote, grammar_repeat(b, spell_free_char(b), 0, GRAMMAR_NO_MAX), quote));
-    grammar_define(b, c->key, GRAMMAR_SEQ(b, grammar_use(b, c->string), grammar_byte(b, ':', ':'), blank));
+                    GRAMMAR_SEQ(b, grammar_byte(b, '\n', '\n'), grammar_repeat(b, indent, 0, 64)));
+    const grammar_node text = c->bare ? schema_raw_text(c, 0, GRAMMAR_NO_MAX)
+                                      : grammar_repeat(b, spell_free_char(b), 0, GRAMMAR_NO_MAX);
+    grammar_define(b, c->blank, c->bare ? GRAMMAR_EMPTY : some_blank);
+    grammar_define(b, c->string, schema_quoted(c, text));
+    grammar_define(b, c->key,
+                   c->bare ? schema_names(c, schema_bare_names(c))
+                           : GRAMMAR_SEQ(b, grammar_use(b, c->string), grammar_byte(b, ':', ':'), blank));
     grammar_define(b, c->integer, schema_free_number(c, true));
     grammar_define(b, c->number, schema_free_number(c, false));
     const grammar_node pair = GRAMMAR_SEQ(b, grammar_use(b, c->key), value);
@@ -516,8 +517,9 @@ static void define_shared(schema_compiler *c) {
                                grammar_word(b, "false"), grammar_word(b, "null")));
 }
 
-static bool compiler_open(schema_compiler *c, grammar_builder *b, json_t *root, unsigned *work) {
-    *c = (schema_compiler){.b = b, .root = root, .work = work};
+static bool compiler_open(schema_compiler *c, grammar_builder *b, json_t *root, const schema_form *form,
+                          unsigned *work) {
+    *c = (schema_compiler){.b = b, .root = root, .form = form, .manner = {.only = TYPE_ALL}, .work = work};
     uint32_t *const shared[] = {&c->blank,  &c->string, &c->value,   &c->key,
                                 &c->object, &c->array,  &c->integer, &c->number};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
@@ -525,6 +527,7 @@ static bool compiler_open(schema_compiler *c, grammar_builder *b, json_t *root, 
     c->made = json_array();
     if (!c->made)
         grammar_fail(b, NIB_NO_MEMORY, "no memory for a schema");
+    schema_form_start(c);
     define_shared(c);
     return !grammar_failed(b);
 }
@@ -535,7 +538,8 @@ static void compiler_close(schema_compiler *c) {
     arena_free(&c->a);
 }
 
-grammar_node schema_read(grammar_builder *b, strview text) {
+static grammar_node read_text(grammar_builder *b, strview text, const schema_form *form,
+                              schema_manner manner) {
     json_t *root = NULL;
     nib_error err = {""};
     grammar_node document = GRAMMAR_NEVER;
@@ -546,19 +550,24 @@ grammar_node schema_read(grammar_builder *b, strview text) {
         return grammar_fail(b, status == NIB_BAD_FILE ? NIB_BAD_ARGUMENT : status, "%s", err.text);
     schema_compiler c;
     unsigned work = 0;
-    if (compiler_open(&c, b, root, &work))
+    if (compiler_open(&c, b, root, form, &work)) {
+        c.manner = manner;
         document = schema_node(&c, root, NULL, NULL);
+    }
     compiler_close(&c);
     json_decref(root);
     return document;
 }
 
+grammar_node schema_read(grammar_builder *b, strview text) {
+    return read_text(b, text, NULL, (schema_manner){.only = TYPE_ALL});
+}
+
+grammar_node schema_read_as(grammar_builder *b, strview text, const schema_form *form) {
+    const schema_mode mode = form && form->marks->param_open ? SCHEMA_PARAMETERS : SCHEMA_JSON;
+    return read_text(b, text, form, (schema_manner){.mode = mode, .only = TYPE_OBJECT});
+}
+
 grammar_node schema_any_object(grammar_builder *b) {
-    schema_compiler c;
-    unsigned work = 0;
-    grammar_node object = GRAMMAR_NEVER;
-    if (compiler_open(&c, b, NULL, &work))
-        object = grammar_use(b, c.object);
-    compiler_close(&c);
-    return object;
+    return schema_read_as(b, strview_of("{}"), NULL);
 }

@@ -17,8 +17,17 @@
 #define SCHEMA_MAX_BYTES (1u << 20)
 #define SCHEMA_DIGITS    18
 
+/* How a family of models writes the arguments of a call that are no JSON document. */
+typedef struct schema_form {
+    const struct chat_format *marks; /* as a grammar has them (trie_spell) */
+    strview stop;                    /* what ends raw text, as plain text: no text may hold it */
+    bool repeats;                    /* any number of tags that are not declared */
+} schema_form;
+
 /* The node of the documents that the schema TEXT allows. */
 grammar_node schema_read(grammar_builder *b, strview text);
+/* The node of the arguments that the schema TEXT, of objects, allows, written as FORM (NULL: as JSON). */
+grammar_node schema_read_as(grammar_builder *b, strview text, const schema_form *form);
 /* Any JSON object. */
 grammar_node schema_any_object(grammar_builder *b);
 

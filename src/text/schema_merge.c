@@ -72,14 +72,6 @@ json_t *schema_both(schema_compiler *c, json_t *x, json_t *y) {
     return schema_own(c, json_pack("{s:[O,O]}", "allOf", x, y));
 }
 
-static unsigned type_of_name(const char *name) {
-    static const char *const names[] = {"null", "boolean", "integer", "number", "string", "array", "object"};
-    for (unsigned i = 0; i < 7; i++)
-        if (strcmp(name, names[i]) == 0)
-            return 1u << i;
-    return 0;
-}
-
 unsigned schema_types(schema_compiler *c, const json_t *schema) {
     json_t *type = json_object_get(schema, "type"), *one;
     unsigned types = 0;
@@ -87,9 +79,9 @@ unsigned schema_types(schema_compiler *c, const json_t *schema) {
     if (!type)
         return TYPE_ALL;
     if (json_is_string(type))
-        types = type_of_name(json_string_value(type));
+        types = schema_type_of_name(json_string_value(type));
     json_array_foreach(type, i, one) {
-        const unsigned t = json_is_string(one) ? type_of_name(json_string_value(one)) : 0;
+        const unsigned t = json_is_string(one) ? schema_type_of_name(json_string_value(one)) : 0;
         types |= t;
         if (!t)
             schema_refuse(c, "type", "expected names of JSON's types");
@@ -410,20 +402,16 @@ json_t *schema_merge(schema_compiler *c, json_t *x, json_t *y) {
 /* ---- what cannot both hold ---- */
 
 static unsigned types_with_values(schema_compiler *c, const json_t *schema) {
-    static const unsigned of_kind[] = {
-        [JSON_OBJECT] = TYPE_OBJECT,   [JSON_ARRAY] = TYPE_ARRAY, [JSON_STRING] = TYPE_STRING,
-        [JSON_INTEGER] = TYPE_INTEGER, [JSON_REAL] = TYPE_NUMBER, [JSON_TRUE] = TYPE_BOOLEAN,
-        [JSON_FALSE] = TYPE_BOOLEAN,   [JSON_NULL] = TYPE_NULL};
     unsigned types = schema_types(c, schema), listed = 0;
     json_t *values = values_of(c, schema), *value;
     size_t i;
     if (!values)
-        return types | (types & TYPE_NUMBER ? TYPE_INTEGER : 0);
+        return schema_with_integers(types);
     json_array_foreach(values, i, value) {
-        listed |= of_kind[json_typeof(value)] | (json_is_real(value) ? TYPE_INTEGER : 0);
+        listed |= schema_type_of_value(value);
     }
     json_decref(values);
-    return listed & (types | (types & TYPE_NUMBER ? TYPE_INTEGER : 0));
+    return listed & schema_with_integers(types);
 }
 
 /* X requires a property that Y forbids, or both require one of which they ask what cannot both hold. */

@@ -4,6 +4,8 @@
  * out; a rule per property and number of those written so far keeps that linear. Others come after them.
  */
 #include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
 
 #include "base/mem.h"
 #include "text/schema_parts.h"
@@ -32,6 +34,7 @@ typedef struct object {
     grammar_node other;    /* a pair that is not declared, GRAMMAR_NEVER: none */
     uint32_t *rules;       /* [n + 1, counts]: what follows, by property and pairs so far */
     uint32_t counts;       /* numbers of pairs that are told apart */
+    bool tags;             /* the members are tags */
 } object;
 
 /* ---- reading ---- */
@@ -126,10 +129,13 @@ static void add_property(object *o, const char *name, json_t *schema, bool requi
     if (o->names && !language_has(o->names, strview_of(name)))
         return; /* may not stand here: stays GRAMMAR_NEVER */
     grammar_builder *b = o->c->b;
+    if (o->tags) {
+        p->pair = schema_parameter(o->c, name, p->schema);
+        return;
+    }
     const grammar_node value =
-        p->schema ? schema_node(o->c, p->schema, "properties", name) : grammar_use(b, o->c->value);
-    p->pair = GRAMMAR_SEQ(b, grammar_byte(b, '"', '"'), spell_text(b, strview_of(name), SPELL_JSON),
-                          grammar_word(b, "\":"), schema_blank(o->c), value);
+        p->schema ? schema_node(o->c, p->schema, "properties", name) : schema_any(o->c);
+    p->pair = GRAMMAR_SEQ(b, schema_name(o->c, name), value);
 }
 
 static bool read_properties(object *o) {
@@ -163,12 +169,20 @@ static grammar_node other_pair(object *o, const language *names, json_t *schema,
     grammar_builder *b = o->c->b;
     if (!names || language_is_empty(&o->c->a, names))
         return GRAMMAR_NEVER;
-    const grammar_node value =
-        schema ? schema_node(o->c, schema, keyword, NULL) : grammar_use(b, o->c->value);
-    if (value == GRAMMAR_NEVER)
-        return GRAMMAR_NEVER;
-    return GRAMMAR_SEQ(b, grammar_byte(b, '"', '"'), language_node(b, names, SPELL_JSON),
-                       grammar_word(b, "\":"), schema_blank(o->c), value);
+    const grammar_node value = schema ? schema_node(o->c, schema, keyword, NULL) : schema_any(o->c);
+    return value == GRAMMAR_NEVER ? value : GRAMMAR_SEQ(b, schema_names(o->c, names), value);
+}
+
+/* One tag at most that is not declared, and none beside those that are: a reader refuses a name that comes
+ * twice. */
+static void find_other_tag(object *o) {
+    if (o->n_patterns > 0 || o->names)
+        schema_refuse(o->c, o->names ? "propertyNames" : "patternProperties",
+                      "not supported for parameters in the model's format");
+    else if (o->n == 0 && !json_is_false(o->rest)) {
+        o->other = schema_parameter(o->c, NULL, o->rest);
+        o->max = o->c->form->repeats || o->max == 0 ? o->max : 1;
+    }
 }
 
 /* Each name that is not declared belongs to one set of patterns, and must do what they all ask. */
@@ -176,9 +190,13 @@ static void find_other(object *o) {
     schema_compiler *c = o->c;
     grammar_builder *b = c->b;
     grammar_node ways[1 << MAX_NAME_PATTERNS];
+    if (o->tags) {
+        find_other_tag(o);
+        return;
+    }
     if (o->n == 0 && o->n_patterns == 0 && !o->names) {
         const grammar_node value =
-            o->rest ? schema_node(c, o->rest, "additionalProperties", NULL) : grammar_use(b, c->value);
+            o->rest ? schema_node(c, o->rest, "additionalProperties", NULL) : schema_any(c);
         o->other = GRAMMAR_SEQ(b, grammar_use(b, c->key), value);
         return;
     }
@@ -212,12 +230,17 @@ static void find_other(object *o) {
 
 /* ---- the chain of properties ---- */
 
+static grammar_node comma_of(const object *o) {
+    return o->tags ? GRAMMAR_EMPTY : schema_comma(o->c);
+}
+
 /* What follows when the properties before I have been passed and COUNT pairs (o->counts - 1: so many or more)
  * are written, as a rule; the properties behind I have theirs already. */
 static grammar_node chain_body(object *o, size_t i, uint32_t count) {
     grammar_builder *b = o->c->b;
     const uint32_t next = count + 1 < o->counts ? count + 1 : count;
-    const grammar_node comma = count ? schema_comma(o->c) : GRAMMAR_EMPTY;
+    const grammar_node comma = count ? comma_of(o) : GRAMMAR_EMPTY;
+    const grammar_node blank = o->tags ? GRAMMAR_EMPTY : schema_blank(o->c);
     if (i < o->n) {
         const property *p = &o->list[i];
         grammar_node with = GRAMMAR_NEVER, without = GRAMMAR_NEVER;
@@ -231,15 +254,14 @@ static grammar_node chain_body(object *o, size_t i, uint32_t count) {
         return GRAMMAR_NEVER;
     const uint32_t least = o->min > count ? o->min - count : 0;
     const uint32_t most = o->max == GRAMMAR_NO_MAX ? GRAMMAR_NO_MAX : o->max - count;
-    const grammar_node more = GRAMMAR_SEQ(b, schema_comma(o->c), o->other);
+    const grammar_node more = GRAMMAR_SEQ(b, comma_of(o), o->other);
     if (count)
-        return GRAMMAR_SEQ(b, grammar_repeat(b, more, least, most), schema_blank(o->c));
+        return GRAMMAR_SEQ(b, grammar_repeat(b, more, least, most), blank);
     grammar_node some = GRAMMAR_NEVER;
     if (most > 0)
         some = GRAMMAR_SEQ(
             b, o->other,
-            grammar_repeat(b, more, least ? least - 1 : 0, most == GRAMMAR_NO_MAX ? most : most - 1),
-            schema_blank(o->c));
+            grammar_repeat(b, more, least ? least - 1 : 0, most == GRAMMAR_NO_MAX ? most : most - 1), blank);
     return GRAMMAR_ALT(b, least ? GRAMMAR_NEVER : GRAMMAR_EMPTY, some);
 }
 
@@ -269,25 +291,44 @@ static bool refuse_of_objects(schema_compiler *c, const json_t *schema) {
     return true;
 }
 
-grammar_node schema_object(schema_compiler *c, json_t *schema) {
-    object o = {.c = c, .schema = schema, .max = GRAMMAR_NO_MAX};
-    o.rest = json_object_get(schema, "additionalProperties");
-    if (!o.rest)
-        o.rest = json_object_get(schema, "unevaluatedProperties");
-    if (json_is_true(o.rest))
-        o.rest = NULL;
-    if (!refuse_of_objects(c, schema) || !schema_count(c, schema, "minProperties", &o.min) ||
-        !schema_count(c, schema, "maxProperties", &o.max) || !read_patterns(&o) || !read_names(&o) ||
-        !read_properties(&o))
+/* The order in which Gemma's template puts names. */
+static int compare_names(const void *x, const void *y) {
+    const property *a = x, *b = y;
+    const int order = strcasecmp(a->name, b->name);
+    return order ? order : strcmp(a->name, b->name);
+}
+
+static grammar_node object_node(object *o) {
+    schema_compiler *c = o->c;
+    o->rest = json_object_get(o->schema, "additionalProperties");
+    if (!o->rest)
+        o->rest = json_object_get(o->schema, "unevaluatedProperties");
+    if (json_is_true(o->rest))
+        o->rest = NULL;
+    if (!refuse_of_objects(c, o->schema) || !schema_count(c, o->schema, "minProperties", &o->min) ||
+        !schema_count(c, o->schema, "maxProperties", &o->max) || !read_patterns(o) || !read_names(o) ||
+        !read_properties(o))
         return GRAMMAR_NEVER;
-    find_other(&o);
-    if (o.min > 1 && o.min > o.n_required && o.other != GRAMMAR_NEVER)
+    if (c->bare)
+        qsort(o->list, o->n, sizeof *o->list, compare_names);
+    find_other(o);
+    if (o->min > 1 && o->min > o->n_required && o->other != GRAMMAR_NEVER)
         return schema_refuse(c, "minProperties",
                              "names that are not declared could repeat, so they cannot be counted");
     if (grammar_failed(c->b))
         return GRAMMAR_NEVER;
-    return GRAMMAR_SEQ(c->b, grammar_byte(c->b, '{', '{'), schema_blank(c), chain(&o),
-                       grammar_byte(c->b, '}', '}'));
+    return o->tags ? chain(o)
+                   : GRAMMAR_SEQ(c->b, grammar_byte(c->b, '{', '{'), schema_blank(c), chain(o),
+                                 grammar_byte(c->b, '}', '}'));
+}
+
+grammar_node schema_object(schema_compiler *c, json_t *schema) {
+    const schema_manner before = c->manner;
+    object o = {.c = c, .schema = schema, .max = GRAMMAR_NO_MAX, .tags = before.mode == SCHEMA_PARAMETERS};
+    c->manner = (schema_manner){.mode = SCHEMA_JSON, .only = TYPE_ALL};
+    const grammar_node node = object_node(&o);
+    c->manner = before;
+    return node;
 }
 
 /* ---- arrays ---- */
@@ -323,7 +364,7 @@ static bool read_items(schema_compiler *c, const json_t *schema, items *a) {
     return schema_count(c, schema, "minItems", &a->min) && schema_count(c, schema, "maxItems", &a->max);
 }
 
-grammar_node schema_array(schema_compiler *c, json_t *schema) {
+static grammar_node array_node(schema_compiler *c, json_t *schema) {
     grammar_builder *b = c->b;
     items a = {.max = GRAMMAR_NO_MAX};
     if (!refuse_of_arrays(c, schema) || !read_items(c, schema, &a))
@@ -331,7 +372,7 @@ grammar_node schema_array(schema_compiler *c, json_t *schema) {
     const size_t n = a.max < a.n_first ? a.max : a.n_first;
     const grammar_node item = a.max <= a.n_first ? GRAMMAR_NEVER
                               : a.rest           ? schema_node(c, a.rest, "items", NULL)
-                                                 : grammar_use(b, c->value);
+                                                 : schema_any(c);
     const grammar_node comma = schema_comma(c);
     /* from behind: what may follow item I, then that item */
     grammar_node tail = grammar_repeat(b, GRAMMAR_SEQ(b, comma, item), a.min > n ? a.min - (uint32_t)n : 0,
@@ -357,4 +398,12 @@ grammar_node schema_array(schema_compiler *c, json_t *schema) {
         b, grammar_byte(b, '[', '['), schema_blank(c),
         GRAMMAR_ALT(b, a.min ? GRAMMAR_NEVER : GRAMMAR_EMPTY, GRAMMAR_SEQ(b, some, schema_blank(c))),
         grammar_byte(b, ']', ']'));
+}
+
+grammar_node schema_array(schema_compiler *c, json_t *schema) {
+    const schema_manner before = c->manner;
+    c->manner = (schema_manner){.mode = SCHEMA_JSON, .only = TYPE_ALL};
+    const grammar_node node = array_node(c, schema);
+    c->manner = before;
+    return node;
 }

@@ -146,21 +146,28 @@ static grammar_node limited_pattern(schema_compiler *c, const limits *l) {
     return grammar_limit(c->b, regex_node(c->b, l->patterns[0], SPELL_JSON_COUNTED), l->max);
 }
 
+/* The text of a string that has limits. */
+static grammar_node limited_text(schema_compiler *c, const limits *l) {
+    const bool raw = schema_is_raw(c);
+    if (raw && l->n_patterns == 0)
+        return schema_raw_text(c, l->min, l->max);
+    if (raw)
+        return language_node(c->b, schema_raw_language(c, limits_language(c, l)), SPELL_PLAIN);
+    if (l->n_patterns == 0)
+        return grammar_repeat(c->b, spell_free_char(c->b), l->min, l->max);
+    if (l->n_patterns == 1 && l->min <= regex_least(l->patterns[0]))
+        return limited_pattern(c, l);
+    return language_node(c->b, limits_language(c, l), SPELL_JSON);
+}
+
 static grammar_node string_of(schema_compiler *c, const json_t *schema) {
     limits l;
     if (!read_limits(c, schema, &l))
         return GRAMMAR_NEVER;
     if (l.n_patterns == 0 && !l.has_length)
-        return grammar_use(c->b, c->string);
-    const grammar_node quote = grammar_byte(c->b, '"', '"');
-    grammar_node inside;
-    if (l.n_patterns == 0)
-        inside = grammar_repeat(c->b, spell_free_char(c->b), l.min, l.max);
-    else if (l.n_patterns == 1 && l.min <= regex_least(l.patterns[0]))
-        inside = limited_pattern(c, &l);
-    else
-        inside = language_node(c->b, limits_language(c, &l), SPELL_JSON);
-    return GRAMMAR_SEQ(c->b, quote, inside, quote);
+        return c->manner.mode == SCHEMA_RAW ? schema_raw_text(c, 0, GRAMMAR_NO_MAX)
+                                            : grammar_use(c->b, c->string);
+    return schema_quoted(c, limited_text(c, &l));
 }
 
 static bool same_value(const json_t *x, const json_t *y) {
@@ -169,7 +176,7 @@ static bool same_value(const json_t *x, const json_t *y) {
 
 grammar_node schema_string(schema_compiler *c, const json_t *schema) {
     static const char *const keywords[] = {"pattern", "format", "minLength", "maxLength"};
-    struct schema_string_rule asked = {.rule = 0};
+    struct schema_string_rule asked = {.manner = c->manner};
     bool any = false;
     for (size_t k = 0; k < 4; k++) {
         asked.asked[k] = json_object_get(schema, keywords[k]);
@@ -179,7 +186,7 @@ grammar_node schema_string(schema_compiler *c, const json_t *schema) {
         c->n_strings == sizeof c->strings / sizeof *c->strings)
         return string_of(c, schema);
     for (size_t i = 0; i < c->n_strings; i++) {
-        bool same = true;
+        bool same = schema_manner_is(c->strings[i].manner, asked.manner);
         for (size_t k = 0; k < 4 && same; k++)
             same = same_value(c->strings[i].asked[k], asked.asked[k]);
         if (same)

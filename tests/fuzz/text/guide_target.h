@@ -117,7 +117,7 @@ static inline nib_status guide_target_run(guide_kind kind, const uint8_t *data, 
     const guide_target_words w = guide_target_vocabulary();
     const strview text = {(const char *)data, size};
     const guide_preamble before = {strview_of(size % 2 ? "" : "<think>"),
-                                     strview_of(size % 3 ? "" : "</think>")};
+                                   strview_of(size % 3 ? "" : "</think>")};
     guide_plan *plan;
     nib_error err = {""};
     nib_status status = guide_plan_open(&plan, kind, text, before, w.trie, w.t, &err);

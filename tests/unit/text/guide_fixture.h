@@ -88,8 +88,8 @@ static inline void plan_refused(const vocabulary *v, guide_kind kind, const char
     guide_plan *plan;
     nib_error err = {""};
     const double from = cpu_seconds();
-    const nib_status got = guide_plan_open(&plan, kind, strview_of(text),
-                                           (guide_preamble){.end = {NULL, 0}}, v->words, v->t, &err);
+    const nib_status got = guide_plan_open(&plan, kind, strview_of(text), (guide_preamble){.end = {NULL, 0}},
+                                           v->words, v->t, &err);
     assert_null(plan);
     if (got != status || !strstr(err.text, words))
         fail_msg("%.60s: status %d, \"%s\", expected \"%s\"", text, (int)got, err.text, words);

@@ -282,6 +282,43 @@ static void test_optional_preamble(void **state) {
     vocabulary_close(&v);
 }
 
+/* Reasoning whose marks are control tokens: the shape begins behind them, whatever came before. */
+static void test_preamble_of_control_tokens(void **state) {
+    static const char *const marks[] = {"<|channel|>", "<|message|>", "<|end|>", "<|start|>"};
+    enum { CHANNEL, MESSAGE, END, START };
+    static const int32_t plain = 'x';
+    int32_t ids[4];
+    (void)state;
+    vocabulary v;
+    vocabulary_start(&v);
+    for (size_t i = 0; i < 4; i++)
+        ids[i] = fixture_add(&v.f, marks[i], TOKEN_CONTROL, 0);
+    vocabulary_finish(&v);
+    guide_plan *plan = plan_of(&v, GUIDE_JSON_OBJECT, "", "<|channel|>final<|message|>");
+    for (int reasoned = 0; reasoned < 2; reasoned++) {
+        guide *g = guide_of(plan);
+        if (reasoned) {
+            assert_true(guide_accept(g, ids[CHANNEL]));
+            feed(&v, g, "analysis");
+            assert_true(guide_accept(g, ids[MESSAGE]) && guide_accept(g, plain) && guide_accept(g, ids[END]) &&
+                        guide_accept(g, ids[START]));
+            feed(&v, g, "assistant");
+        }
+        assert_true(mask_has(guide_mask(g), plain) && !guide_can_end(g));
+        assert_true(guide_accept(g, ids[CHANNEL]));
+        feed(&v, g, "final");
+        check_mask(&v, g);
+        assert_true(guide_accept(g, ids[MESSAGE]));
+        check_mask(&v, g);
+        assert_false(mask_has(guide_mask(g), plain) || mask_has(guide_mask(g), ids[END]));
+        feed(&v, g, "{}");
+        assert_true(guide_finished(g));
+        guide_close(g);
+    }
+    guide_plan_release(plan);
+    vocabulary_close(&v);
+}
+
 static void test_rollback_and_clone(void **state) {
     (void)state;
     vocabulary v;
@@ -388,6 +425,7 @@ int main(void) {
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_marker),
         cmocka_unit_test(test_optional_preamble),
+        cmocka_unit_test(test_preamble_of_control_tokens),
         cmocka_unit_test(test_rollback_and_clone),
         cmocka_unit_test(test_characters_can_be_finished),
         cmocka_unit_test(test_caches_are_renewed),

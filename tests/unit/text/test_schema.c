@@ -152,9 +152,8 @@ static nib_status open_and_close(const char *schema) {
     guide_plan *plan;
     guide *g = NULL;
     nib_error err = {""};
-    nib_status status =
-        guide_plan_open(&plan, GUIDE_JSON_SCHEMA, strview_of(schema),
-                        (guide_preamble){.end = strview_of("</think>")}, v.words, v.t, &err);
+    nib_status status = guide_plan_open(&plan, GUIDE_JSON_SCHEMA, strview_of(schema),
+                                        (guide_preamble){.end = strview_of("</think>")}, v.words, v.t, &err);
     if (status == NIB_OK)
         status = guide_open(&g, plan, &err);
     if (status == NIB_OK && (!guide_mask(g) || !guide_accept(g, '{')))

@@ -352,9 +352,9 @@ typedef enum nib_shape_kind {
     NIB_SHAPE_CHOICE, /* a JSON list of strings, one of which is the answer */
     NIB_SHAPE_GBNF,   /* llama.cpp's grammars */
     /* Calls of tools with arguments that keep to their schemas: a JSON object of "tools" (as in
-     * nib_conversation), "name" (the one to call; none: any), "format" (nib_chat_info's call_format; none: one
-     * call as {"name": ..., "arguments": {...}}), "single" (true: one call) and "free" (true: calls need not
-     * come; text is free up to what begins one. Arguments whose schema cannot be held to are then free as
+     * nib_conversation), "name" (the one to call; none: any), "format" (nib_chat_info's call_format; none:
+     * one call as {"name": ..., "arguments": {...}}), "single" (true: one call) and "free" (true: calls need
+     * not come; text is free up to what begins one. Arguments whose schema cannot be held to are then free as
      * well, unless their function is "strict"). */
     NIB_SHAPE_CALL
 } nib_shape_kind;

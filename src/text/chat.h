@@ -28,8 +28,8 @@ void chat_tokens_of(const chat *c, strview *bos, strview *eos); /* as it was ope
 const char *chat_call_format(const chat *c);
 const char *chat_reasoning_marker(const chat *c);
 const char *chat_reasoning_end(const chat *c); /* what closes it, control tokens as their text */
-/* What the answer itself begins with, reasoning or none before it, where that is more than the end of reasoning;
- * else NULL. */
+/* What the answer itself begins with, reasoning or none before it, where that is more than the end of
+ * reasoning; else NULL. */
 const char *chat_answer_begin(const chat *c);
 /* Does the template say anything of tools? Else they are left out of every prompt. */
 bool chat_takes_tools(const chat *c);

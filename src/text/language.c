@@ -269,6 +269,8 @@ bool language_is_empty(arena *a, const language *x) {
 
 bool language_has(const language *x, strview text) {
     uint32_t state = 0;
+    if (!x)
+        return false;
     for (size_t at = 0; at < text.n;) {
         unsigned bytes;
         const uint32_t code = utf8_read((const unsigned char *)text.p + at, &bytes);

@@ -45,6 +45,14 @@ def test_variables(nibble, talk, tmp_path):
     assert done.stdout == "<s></s>1[1]False"
 
 
+def test_who_drops_tools_says_so(nibble, talk, tmp_path):
+    tools = write(tmp_path / "tools.json", [{"type": "function", "function": {"name": "now", "parameters": {}}}])
+    done = nibble("template", CHATML, "--messages", talk, "--tools", tools)
+    assert done.stderr == "nibble: the chat template says nothing of tools: they are left out\n"
+    assert done.stdout == nibble("template", CHATML, "--messages", talk).stdout
+    assert nibble("template", FAMILIES / "hermes.jinja", "--messages", talk, "--tools", tools).stderr == ""
+
+
 def test_of_a_model(nibble, talk, tree):
     model = tree / "tests/golden/models/llama-words"
     text = nibble("template", model, "--messages", talk).stdout

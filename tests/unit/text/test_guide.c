@@ -284,14 +284,14 @@ static void test_optional_preamble(void **state) {
 
 /* Reasoning whose marks are control tokens: the shape begins behind them, whatever came before. */
 static void test_preamble_of_control_tokens(void **state) {
-    static const char *const marks[] = {"<|channel|>", "<|message|>", "<|end|>", "<|start|>"};
-    enum { CHANNEL, MESSAGE, END, START };
+    static const char *const marks[] = {"<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>"};
+    enum { CHANNEL, MESSAGE, END, START, RETURN, N_MARKS };
     static const int32_t plain = 'x';
-    int32_t ids[4];
+    int32_t ids[N_MARKS];
     (void)state;
     vocabulary v;
     vocabulary_start(&v);
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < N_MARKS; i++)
         ids[i] = fixture_add(&v.f, marks[i], TOKEN_CONTROL, 0);
     vocabulary_finish(&v);
     guide_plan *plan = plan_of(&v, GUIDE_JSON_OBJECT, "", "<|channel|>final<|message|>");
@@ -300,8 +300,8 @@ static void test_preamble_of_control_tokens(void **state) {
         if (reasoned) {
             assert_true(guide_accept(g, ids[CHANNEL]));
             feed(&v, g, "analysis");
-            assert_true(guide_accept(g, ids[MESSAGE]) && guide_accept(g, plain) && guide_accept(g, ids[END]) &&
-                        guide_accept(g, ids[START]));
+            assert_true(guide_accept(g, ids[MESSAGE]) && guide_accept(g, plain) &&
+                        guide_accept(g, ids[END]) && guide_accept(g, ids[START]));
             feed(&v, g, "assistant");
         }
         assert_true(mask_has(guide_mask(g), plain) && !guide_can_end(g));

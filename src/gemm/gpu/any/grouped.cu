@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Experts: rows offsets[e] .. offsets[e + 1] of x times the weight of expert e, exact. The inner step is gemv16's:
- * tokens are the columns of mma.sync, 8 warps share K, their sums meet in shared memory.
+ * tokens are the columns of mma.sync, the warps of a team share K, their sums meet in shared memory.
  *
- * An item is 32 rows x 8 TILES tokens of one expert. The items of all experts stand in a row, experts without tokens have
- * none; each block takes an equal run of them, finds its experts in a table that it makes of the offsets (of those with tokens
- * alone), and reads activations again only where the run comes to other tokens. K beyond what fits goes slice by slice.
+ * An item is 32 rows x 8 TILES tokens of one expert, a chunk all items of the same tokens. The items of all experts stand in a
+ * row, experts without tokens have none; each block takes an equal run of them, finds its experts in a table that it makes of
+ * the offsets (of those with tokens alone), and reads activations where the run comes to another chunk. The block's TEAMS take
+ * a chunk's items in turn: the shorter K, the fewer warps share it, so that a warp has some groups before it meets the others.
+ * K beyond what fits goes slice by slice, by one team.
  */
 #include "gemm/gpu/group.cuh"
 #include "gemm/gpu/ring.cuh"
@@ -117,10 +119,31 @@ GEMM_DEV void load_rows(const grouped_args &a, uint8_t *xs, int row, int rows, i
         }
 }
 
-template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) grouped(const __grid_constant__ grouped_args a) {
-    constexpr int SUMS = 2 * 16 * TILES * 8;
+/* A warp's walk over its team's items of the block's run. */
+template <int TEAMS> struct walk {
+    int item, at, chunk_end; /* its entry of the table; where the chunk ends */
+
+    GEMM_DEV void enter(const table &t, int base, int team, int pairs, int end) { /* the chunk that begins with BASE */
+        if (base < end) {
+            at += base >= t.starts[at + 1];
+            chunk_end = min(end, base + pairs - (base - t.starts[at]) % pairs);
+        }
+        item = base + team;
+    }
+
+    GEMM_DEV void next(const table &t, int team, int pairs, int end) {
+        item += TEAMS;
+        while (item >= chunk_end && chunk_end < end)
+            enter(t, chunk_end, team, pairs, end);
+    }
+};
+
+template <int TILES, int TEAMS>
+static __global__ void __launch_bounds__(WARPS * 32, 2) grouped(const __grid_constant__ grouped_args a) {
+    constexpr int SUMS = 2 * 16 * TILES * 8, MEMBERS = WARPS / TEAMS;
     extern __shared__ __align__(128) uint8_t shared[];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int team = warp / MEMBERS, member = warp % MEMBERS;
     const int most = (a.groups + a.slices - 1) / a.slices, stride = most * GEMM_GROUP_K * 2 + 16;
     const int pairs = (a.row_tiles + 1) / 2;
     uint8_t *xs = shared + WARPS * STAGES * STAGE;
@@ -137,35 +160,38 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
     const int end = (int)((blockIdx.x + 1LL) * total / gridDim.x);
 
     /* this warp's groups of slice S; one slice is the common case and costs no division */
-    const int whole_first = warp * a.groups / WARPS, whole_end = (warp + 1) * a.groups / WARPS;
+    const int whole_first = member * a.groups / MEMBERS, whole_end = (member + 1) * a.groups / MEMBERS;
     auto slice_first = [&](int s) { return a.slices == 1 ? s * a.groups : s * a.groups / a.slices; };
     auto my_first = [&](int s) {
-        return a.slices == 1 ? whole_first : slice_first(s) + warp * (slice_first(s + 1) - slice_first(s)) / WARPS;
+        return a.slices == 1 ? whole_first : slice_first(s) + member * (slice_first(s + 1) - slice_first(s)) / MEMBERS;
     };
     auto my_end = [&](int s) {
-        return a.slices == 1 ? whole_end : slice_first(s) + (warp + 1) * (slice_first(s + 1) - slice_first(s)) / WARPS;
+        return a.slices == 1 ? whole_end : slice_first(s) + (member + 1) * (slice_first(s + 1) - slice_first(s)) / MEMBERS;
     };
     const size_t tile_bytes = (size_t)a.groups * GEMM_GROUP_BYTES;
-    int next_item = first_item, next_at = known.find(first_item);
+    walk<TEAMS> ahead = {0, known.find(first_item), first_item};
+    ahead.enter(known, first_item, team, pairs, end);
+    if (ahead.item >= ahead.chunk_end) /* more teams than items in the chunk */
+        ahead.item -= TEAMS, ahead.next(known, team, pairs, end);
+    walk<TEAMS> here = ahead;
     int next_slice = 0, next_group = my_first(0), next_end = my_end(0), next_known = -1;
     const uint8_t *next_row = nullptr; /* of the item's first row tile */
     bool next_twin = false;
     auto put = [&](int s) { /* the next group that is this warp's, over slices and items */
-        while (next_item < end && next_group >= next_end) {
+        while (ahead.item < end && next_group >= next_end) {
             if (++next_slice == a.slices) {
                 next_slice = 0;
-                next_item++;
+                ahead.next(known, team, pairs, end);
             }
             next_group = my_first(next_slice);
             next_end = my_end(next_slice);
         }
-        const bool more = next_item < end;
-        if (more && next_item != next_known) {
-            next_at += next_item >= known.starts[next_at + 1];
-            const int pair = (next_item - known.starts[next_at]) % pairs;
-            next_row = known.packed[next_at] + (size_t)pair * 2 * tile_bytes;
+        const bool more = ahead.item < end;
+        if (more && ahead.item != next_known) {
+            const int pair = (ahead.item - known.starts[ahead.at]) % pairs;
+            next_row = known.packed[ahead.at] + (size_t)pair * 2 * tile_bytes;
             next_twin = 2 * pair + 1 < a.row_tiles;
-            next_known = next_item;
+            next_known = ahead.item;
         }
         const uint8_t *src = next_row + (size_t)next_group * GEMM_GROUP_BYTES;
         ring.put(s, src, next_twin ? src + tile_bytes : src, more ? GEMM_GROUP_BYTES : 0, GEMM_GROUP_BYTES);
@@ -174,56 +200,60 @@ template <int TILES> static __global__ void __launch_bounds__(WARPS * 32, 2) gro
     for (int s = 0; s < STAGES; s++)
         put(s);
 
-    int at = known.find(first_item), scaled = -1, loaded = -1; /* whose factor it is; the row of the tokens in shared memory */
-    int parity = 0;
-    float factor = 0.0f;
-    for (int item = first_item; item < end; item++) {
-        at += item >= known.starts[at + 1];
-        if (at != scaled) {
-            scaled = at;
-            factor = FACTOR * (a.out.alpha * *(const float *)(known.packed[at] + a.scale_offset));
+    int chunk_at = known.find(first_item), parity = 0;
+    for (int base = first_item; base < end;) {
+        chunk_at += base >= known.starts[chunk_at + 1];
+        const int local = base - known.starts[chunk_at], chunk = local / pairs, chunk_end = min(end, base + pairs - local % pairs);
+        const int row = known.rows[chunk_at] + chunk * 8 * TILES, rows = min(8 * TILES, known.ends[chunk_at] - row);
+        const float tensor_scale = *(const float *)(known.packed[chunk_at] + a.scale_offset); /* used with the first result */
+        if (a.slices == 1) {
+            __syncthreads();
+            load_rows<TILES>(a, xs, row, rows, 0, a.groups * GEMM_GROUP_K, stride);
+            __syncthreads();
         }
-        const int local = item - known.starts[at], chunk = local / pairs, pair = local - chunk * pairs;
-        const int row = known.rows[at] + chunk * 8 * TILES, rows = min(8 * TILES, known.ends[at] - row);
-        float sum[2][TILES][4] = {};
-        for (int s = 0; s < a.slices; s++) {
-            float c[2][TILES][4] = {}; /* of one slice: tensor cores cut long sums */
-            if (a.slices > 1 || row != loaded) {
-                __syncthreads();
-                load_rows<TILES>(a, xs, row, rows, slice_first(s) * GEMM_GROUP_K,
-                                 (slice_first(s + 1) - slice_first(s)) * GEMM_GROUP_K, stride);
-                __syncthreads();
-                loaded = row;
-            }
-            const int first = my_first(s), count = my_end(s) - first;
-            const uint32_t x = shared_address(xs) + g * stride + (first - slice_first(s)) * 256 + t * 32;
+        for (; here.item < chunk_end; here.next(known, team, pairs, end)) {
+            const int pair = here.item - known.starts[chunk_at] - chunk * pairs;
+            float sum[2][TILES][4] = {};
+            for (int s = 0; s < a.slices; s++) {
+                float c[2][TILES][4] = {}; /* of one slice: tensor cores cut long sums */
+                if (a.slices > 1) { /* one team */
+                    __syncthreads();
+                    load_rows<TILES>(a, xs, row, rows, slice_first(s) * GEMM_GROUP_K,
+                                     (slice_first(s + 1) - slice_first(s)) * GEMM_GROUP_K, stride);
+                    __syncthreads();
+                }
+                const int first = my_first(s), count = my_end(s) - first;
+                const uint32_t x = shared_address(xs) + g * stride + (first - slice_first(s)) * 256 + t * 32;
 #pragma unroll 1
-            for (int i = 0; i < count; i++) {
-                add_group<TILES, false>(ring.wait(), x + i * 256, stride, c);
-                put(ring.release());
+                for (int i = 0; i < count; i++) {
+                    add_group<TILES, false>(ring.wait(), x + i * 256, stride, c);
+                    put(ring.release());
+                }
+#pragma unroll
+                for (int i = 0; i < 8 * TILES; i++)
+                    (&sum[0][0][0])[i] += (&c[0][0][0])[i];
             }
+            float *mine = sums + (parity * TEAMS + team) * MEMBERS * SUMS; /* two sets, so that one barrier an item is enough */
+            parity ^= 1;
 #pragma unroll
-            for (int i = 0; i < 8 * TILES; i++)
-                (&sum[0][0][0])[i] += (&c[0][0][0])[i];
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int n = 0; n < TILES; n++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        mine[member * SUMS + (n * 8 + 2 * t + (j & 1)) * 32 + r * 16 + gemm_tile_row(g, j >> 1)] = sum[r][n][j];
+            asm volatile("bar.sync %0,%1;" ::"r"(1 + team), "n"(MEMBERS * 32) : "memory");
+            const float factor = FACTOR * (a.out.alpha * tensor_scale);
+            for (int i = threadIdx.x % (MEMBERS * 32); i < rows * 32; i += MEMBERS * 32) {
+                float v = 0.0f;
+#pragma unroll
+                for (int w = 0; w < MEMBERS; w++)
+                    v += mine[w * SUMS + i];
+                if (pair * 32 + i % 32 < a.n)
+                    store_result(a.out, row + i / 32, pair * 32 + i % 32, v * factor);
+            }
         }
-        float *mine = sums + parity * WARPS * SUMS; /* two sets, so that one barrier an item is enough */
-        parity ^= 1;
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-#pragma unroll
-            for (int n = 0; n < TILES; n++)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    mine[warp * SUMS + (n * 8 + 2 * t + (j & 1)) * 32 + r * 16 + gemm_tile_row(g, j >> 1)] = sum[r][n][j];
-        __syncthreads();
-        for (int i = threadIdx.x; i < rows * 32; i += WARPS * 32) {
-            float v = 0.0f;
-#pragma unroll
-            for (int w = 0; w < WARPS; w++)
-                v += mine[w * SUMS + i];
-            if (pair * 32 + i % 32 < a.n)
-                store_result(a.out, row + i / 32, pair * 32 + i % 32, v * factor);
-        }
+        base = chunk_end;
     }
 }
 
@@ -239,8 +269,11 @@ template <int TILES> static int launch(const gemm_task *t, const nib_gemm_group 
     a.slices = (t->groups + fit - 1) / fit;
     const int most = (t->groups + a.slices - 1) / a.slices;
     const size_t shared = fixed + (size_t)TILES * 8 * most * GEMM_GROUP_K * 2;
-    return launch_kernel(t, grouped<TILES>, t->n_sms * (2 * (shared + 1024) <= (size_t)t->max_shared ? 2 : 1), WARPS * 32,
-                         shared, a);
+    const int blocks = t->n_sms * (2 * (shared + 1024) <= (size_t)t->max_shared ? 2 : 1);
+    const long long items = (long long)min(t->m, a.experts) * ((a.row_tiles + 1) / 2); /* about, if tokens are few */
+    const bool alone = a.slices > 1 || t->groups >= 32 || items < 4LL * blocks;
+    auto kernel = alone ? grouped<TILES, 1> : t->groups >= 12 ? grouped<TILES, 2> : grouped<TILES, 4>;
+    return launch_kernel(t, kernel, blocks, WARPS * 32, shared, a);
 }
 
 extern "C" int gemm_grouped(const gemm_task *t, const nib_gemm_group *p) {

@@ -192,13 +192,15 @@ nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, siz
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_explain: expected a context or an architecture");
     arch = arch ? arch : g->arch;
     NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, true, m ? m : 1, n, k, &c, err));
+    char k_shared[64] = "tiles cut into equal runs of K";
+    if (!c.cut)
+        snprintf(k_shared, sizeof k_shared, "K in %d slice%s", c.k_slices, c.k_slices == 1 ? "" : "s");
     int used =
         snprintf(text, text_bytes,
                  "%s [%zu, %zu] x %zu tokens on compute capability %d.%d%s%s: %s.\nKernel: %s, %d token%s a "
-                 "tile, K in %d slice%s; %s.",
+                 "tile, %s; %s.",
                  mode_names[mode], n, k, m, arch / 10, arch % 10, other ? "" : ", ", other ? "" : g->name,
-                 mode_names[c.mode], c.name, c.tile_tokens, c.tile_tokens == 1 ? "" : "s", c.k_slices,
-                 c.k_slices == 1 ? "" : "s", c.why);
+                 mode_names[c.mode], c.name, c.tile_tokens, c.tile_tokens == 1 ? "" : "s", k_shared, c.why);
     if (!c.run_here && used > 0 && (size_t)used < text_bytes)
         snprintf(text + used, text_bytes - (size_t)used, " Not yet run on this GPU.");
     return NIB_OK;

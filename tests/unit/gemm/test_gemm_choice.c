@@ -111,6 +111,12 @@ static void test_explain_needs_no_gpu(void **state) {
                      NIB_OK);
     assert_non_null(strstr(text, "w4a16"));
     assert_null(strstr(text, "Not yet run"));
+    assert_int_equal(nib_gemm_explain(NULL, 90, NIB_GEMM_W4A8, 256, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "128 tokens a tile, K in 2 slices"));
+    assert_int_equal(nib_gemm_explain(NULL, 90, NIB_GEMM_W4A8, 256, 24576, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "256 tokens a tile, tiles cut into equal runs of K"));
     assert_int_equal(nib_gemm_explain(NULL, 120, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
                      NIB_OK);
     assert_non_null(strstr(text, "Not yet run on this GPU"));

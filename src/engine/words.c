@@ -32,6 +32,8 @@ nib_status nib_tokenize(const nib_engine *e, const char *text, size_t bytes, uns
     if (status == NIB_OK)
         status = tokenizer_encode(words, text, bytes,
                                   flags & NIB_TOKENIZE_NO_SPECIAL ? TOKENIZE_NO_SPECIAL : 0, &list, err);
+    if (status == NIB_OK && flags & NIB_TOKENIZE_CLOSED && tokenizer_closing(words) >= 0)
+        status = token_list_push(&list, tokenizer_closing(words), err);
     return hand_over(status, &list, ids, n_ids);
 }
 

@@ -20,7 +20,7 @@ nib_status tokenizer_open(tokenizer **out, const token_source *source, nib_error
     if (!t)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a tokenizer");
     t->from_json = json;
-    t->bos = t->unk = -1;
+    t->bos = t->unk = t->closing = -1;
     added_open(&t->added);
     added_open(&t->normalized_added);
     nib_status status = json ? tokenizer_json_open(t, source, err) : tokenizer_gguf_open(t, source, err);
@@ -77,6 +77,10 @@ bool tokenizer_adds_bos(const tokenizer *t) {
 
 int32_t tokenizer_bos(const tokenizer *t) {
     return t->bos;
+}
+
+int32_t tokenizer_closing(const tokenizer *t) {
+    return t->closing;
 }
 
 bool tokenizer_is_end(const tokenizer *t, int32_t id) {

@@ -38,7 +38,9 @@ nib_status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t 
 
 size_t tokenizer_vocab(const tokenizer *t);
 bool tokenizer_adds_bos(const tokenizer *t);
-int32_t tokenizer_bos(const tokenizer *t);             /* -1: none */
+int32_t tokenizer_bos(const tokenizer *t); /* -1: none */
+/* What the files put behind a text that is complete, as models of embeddings want it; -1: nothing. */
+int32_t tokenizer_closing(const tokenizer *t);
 bool tokenizer_is_end(const tokenizer *t, int32_t id); /* ends an answer: eos, eot and their like */
 bool tokenizer_is_control(const tokenizer *t, int32_t id);
 int32_t tokenizer_find(const tokenizer *t,

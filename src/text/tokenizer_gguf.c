@@ -187,5 +187,6 @@ nib_status tokenizer_gguf_open(tokenizer *t, const token_source *source, nib_err
     t->bos = source->bos;
     NIB_TRY(scores ? open_scores(t, source, err) : open_pairs(t, source, err));
     t->adds_bos = token_source_adds_bos(source) && t->bos >= 0;
+    t->closing = source->add_eos == 1 ? source->eos : -1;
     return NIB_OK;
 }

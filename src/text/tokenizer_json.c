@@ -418,7 +418,8 @@ static int32_t named_id(const reader *r, const json_t *config, const char *key) 
     return vocab_find(&r->t->words, text.p, text.n);
 }
 
-/* The special token in front of a TemplateProcessing's text is what the tokenizer puts before a prompt. */
+/* The special token in front of a TemplateProcessing's text is what the tokenizer puts before a prompt; one
+ * behind it ends a text that is complete, while a prompt goes on. */
 static nib_status read_post_processor(const reader *r, const json_t *p, int depth) {
     if (!p || json_is_null(p))
         return NIB_OK;
@@ -434,14 +435,18 @@ static nib_status read_post_processor(const reader *r, const json_t *p, int dept
     if (!strview_is(type, "TemplateProcessing"))
         return unsupported(r, "post_processor", type);
     const json_t *single = json_object_get(p, "single");
-    bool behind = false; /* the text: what stands there ends it, and a prompt goes on */
-    for (size_t i = 0; i < json_array_size(single) && !behind; i++) {
+    bool behind = false; /* the text */
+    for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *special = json_object_get(json_array_get(single, i), "SpecialToken");
-        behind = !special;
+        behind |= !special;
         if (!special)
             continue;
         const strview name = get_text(special, "id");
         const int32_t id = vocab_find(&r->t->words, name.p, name.n);
+        if (behind) {
+            r->t->closing = r->t->closing < 0 ? id : r->t->closing;
+            continue;
+        }
         if (i > 0 || id < 0)
             return unsupported(r, "post_processor special token", name);
         r->t->bos = id;

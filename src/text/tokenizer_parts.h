@@ -49,6 +49,7 @@ struct tokenizer {
 
     int32_t bos;
     bool adds_bos;
+    int32_t closing; /* see tokenizer_closing */
     int32_t ends[TOKENIZER_MAX_ENDS];
     size_t n_ends;
 };

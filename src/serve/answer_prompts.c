@@ -9,8 +9,9 @@ static bool add_text(answer *r, const json_t *text, api_error *e) {
     int32_t *ids;
     size_t n;
     nib_error words = {""};
-    const nib_status status = nib_tokenize(r->server->engine, json_string_value(text),
-                                           json_string_length(text), 0, &ids, &n, &words);
+    const nib_status status =
+        nib_tokenize(r->server->engine, json_string_value(text), json_string_length(text),
+                     r->ask.embeds ? NIB_TOKENIZE_CLOSED : 0, &ids, &n, &words);
     return status == NIB_OK ? answer_add_prompt(r, ids, n, e) : api_error_from(e, status, &words);
 }
 

@@ -7,7 +7,7 @@ import struct
 import numpy
 import pytest
 
-from serving import Server
+from serving import Server, long_words
 
 PATH = "/v1/embeddings"
 EXACT = "--activations", "f32", "--kv-cache-dtype", "fp32"
@@ -80,6 +80,18 @@ def test_inputs(server):
     answer = server.post(PATH, {"input": ids, "model": "words", "user": "me"})
     n = len(ids[0]) + len(ids[1])
     assert answer["model"] == "words" and answer["usage"] == {"prompt_tokens": n, "total_tokens": n}
+
+
+def test_what_closes_a_text(nibble_path, tree, tmp_path):
+    """Models of embeddings read an end behind the text; answers go on without."""
+    model = long_words(tree, tmp_path)
+    words = json.loads((model / "tokenizer.json").read_text())
+    words["post_processor"] = {"type": "TemplateProcessing", "single": [
+        {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}]}
+    (model / "tokenizer.json").write_text(json.dumps(words))
+    with Server(nibble_path, model, *EXACT) as s:
+        ids = s.post("/tokenize", {"prompt": "the cat"})["tokens"]
+        assert 0 not in ids and vectors(s, "the cat") == vectors(s, [ids + [0]]) != vectors(s, [ids])
 
 
 def test_many_inputs_keep_their_order(server):

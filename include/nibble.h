@@ -201,9 +201,7 @@ nib_status nib_reset_prefix_cache(nib_engine *engine, nib_error *err);
 
 #define NIB_TOKENIZE_NO_BOS     1u /* do not add the beginning-of-sequence token */
 #define NIB_TOKENIZE_NO_SPECIAL 2u /* control tokens in the text are plain text (user input) */
-
-#define NIB_TOKENIZE_CLOSED 4u /* the text is complete: what the model's files put behind one, if anything   \
-                                */
+#define NIB_TOKENIZE_CLOSED     4u /* behind the text what the model's files put behind a complete one */
 
 /* Ids of TEXT (any bytes). *ids is the caller's, freed with nib_free. */
 nib_status nib_tokenize(const nib_engine *engine, const char *text, size_t bytes, unsigned flags,

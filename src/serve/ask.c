@@ -216,6 +216,10 @@ void ask_defaults(ask *a, const json_t *body) {
 /* Two names of one thing that disagree. */
 static bool check_twice(const ask *a, api_error *e) {
     static const char *const names[][2] = {{"max_tokens", "max_completion_tokens"},
+                                           {"max_tokens", "max_output_tokens"},
+                                           {"thinking_token_budget", "thinking_budget_tokens"},
+                                           {"thinking_token_budget", "reasoning_budget_tokens"},
+                                           {"thinking_budget_tokens", "reasoning_budget_tokens"},
                                            {"repetition_penalty", "repeat_penalty"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const json_t *one = json_object_get(a->body, names[i][0]),

@@ -2,6 +2,7 @@
  *
  * POST /v1/responses: answers in the words of OpenAI's Responses API. Nothing is stored.
  */
+#include <float.h>
 #include <string.h>
 
 #include "serve/parts.h"
@@ -51,7 +52,7 @@ static json_t *output(const answer *r, const blocks *l) {
 
 static json_t *given(const answer *r, const char *name, json_t *otherwise) {
     json_t *value = json_object_get(r->body, name);
-    if (!value)
+    if (!value || json_is_null(value))
         return otherwise;
     json_decref(otherwise);
     return json_incref(value);
@@ -76,7 +77,7 @@ static json_t *response(const answer *r, const blocks *l, const char *status) {
     parts_set(o, "text", given(r, "text", json_pack("{s:{s:s}}", "format", "type", "text")));
     parts_set(o, "parallel_tool_calls", json_boolean(!r->ask.single_call));
     parts_set(o, "temperature", json_real((double)r->ask.sampling.temperature));
-    parts_set(o, "top_p", json_real((double)r->ask.sampling.top_p));
+    parts_set(o, "top_p", json_real(r->ask.sampling.top_p > FLT_MIN ? (double)r->ask.sampling.top_p : 0));
     parts_set(o, "max_output_tokens", r->ask.max_tokens < 0 ? json_null() : json_integer(r->ask.max_tokens));
     parts_set(o, "previous_response_id", json_null());
     parts_set(o, "truncation", json_string("disabled"));

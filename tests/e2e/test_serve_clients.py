@@ -96,6 +96,8 @@ def test_openai_responses(client):
     whole = client.responses.create(**ask)
     assert whole.status == "incomplete" and whole.incomplete_details.reason == "max_output_tokens"
     assert whole.usage.output_tokens == 12 and whole.output_text
+    again = client.responses.create(**ask, top_p=0, extra_body={"tool_choice": None, "text": None})  # null: not given
+    assert again.top_p == 0 and again.tool_choice == "auto" and again.text.format.type == "text"
     events = list(client.responses.create(**ask, stream=True))
     assert [e.type for e in events[:3]] == ["response.created", "response.in_progress", "response.output_item.added"]
     assert [e.sequence_number for e in events] == list(range(len(events)))

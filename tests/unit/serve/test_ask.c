@@ -154,6 +154,8 @@ static void test_refusals(void **state) {
         {ask_read_responses, "{\"input\": [{\"type\": \"item_reference\"}]}", "input[0]", "function_call"},
         {ask_read_responses, "{\"input\": \"x\", \"previous_response_id\": \"r\"}", "previous_response_id",
          "not kept"},
+        {ask_read_responses, "{\"input\": \"x\", \"max_tokens\": 0, \"max_output_tokens\": 1}", "max_tokens",
+         "two names"},
         {ask_read_embeddings, "{\"input\": {}}", "input", "must be a string"},
         {ask_read_completion, "{\"prompt\": \"x\", \"best_of\": 2, \"stream\": true}", "best_of",
          "cannot be streamed"},

@@ -6,6 +6,7 @@
 
 #undef NDEBUG /* integers are cheap to check, and a page with two writers is the worst of mistakes */
 #include <assert.h>
+#include <limits.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -323,12 +324,18 @@ static void plan_decode(sched *s) {
     s->step.n_decode_rows = s->batch.n_rows;
 }
 
-/* How many of WANTED rows of prefill Q gets: what the step has room for. A sequence with STATE groups stops
- * at its last whole page, where its state can be remembered. */
-static int32_t prefill_rows(const sched *s, const seq *q) {
+/* Rows of prefill that the step has room for. */
+static int32_t prefill_room(const sched *s) {
     int32_t left = s->limits.max_rows - s->batch.n_rows;
     if (s->step.n_decode_rows > 0 && s->budget != 0)
         left = min_i32(left, (s->budget > 0 ? s->budget : 0) - (s->batch.n_rows - s->step.n_decode_rows));
+    return left - s->kept;
+}
+
+/* How many of WANTED rows of prefill Q gets: what the step has room for. A sequence with STATE groups stops
+ * at its last whole page, where its state can be remembered. */
+static int32_t prefill_rows(const sched *s, const seq *q) {
+    int32_t left = prefill_room(s);
     int32_t end = q->n_tokens, whole = (end - 1) / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
     if (s->has_state && q->remembers && q->n_computed < whole)
         end = whole;
@@ -355,16 +362,36 @@ static void plan_prefill(sched *s) {
     }
 }
 
-/* The first in the waiting line starts when there is room; nobody overtakes. */
-static void admit(sched *s) {
+/* The first in the waiting line starts when there is room, unless it is of a lower priority than WORST. */
+static void admit(sched *s, int worst) {
     while (s->waiting.first && s->running.n < s->limits.max_seqs) {
         seq *q = s->waiting.first;
-        if (prefill_rows(s, q) < 1 || !hold_start(s, q))
+        if (q->priority > worst || prefill_rows(s, q) < 1 || !hold_start(s, q))
             return;
         seq_list_remove(&s->waiting, q);
         set_running(s, q);
         plan_prefill_of(s, q, min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed));
     }
+}
+
+/* Where the first prompt would take the whole step, a quarter of its rows goes to those of its priority behind
+ * it: that is planned before the rest. */
+static void plan_behind(sched *s) {
+    const seq *first = s->running.first;
+    while (first && first->n_planned > 0)
+        first = first->next;
+    if (!first || first->n_tokens - first->n_computed < prefill_room(s))
+        return;
+    int32_t room = prefill_room(s);
+    s->kept = room - room / 4;
+    for (seq *q = first->next; q && q->priority == first->priority; q = q->next) {
+        int32_t wanted =
+            q->n_planned > 0 ? 0 : min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed);
+        if (wanted > 0)
+            plan_prefill_of(s, q, wanted);
+    }
+    admit(s, first->priority);
+    s->kept = 0;
 }
 
 const sched_step *sched_next(sched *s) {
@@ -373,8 +400,9 @@ const sched_step *sched_next(sched *s) {
     s->step.n_outs = 0;
     make_way(s);
     plan_decode(s);
+    plan_behind(s);
     plan_prefill(s);
-    admit(s);
+    admit(s, INT_MAX);
     if (s->batch.n_rows == 0) {
         assert(s->running.n == 0 && s->waiting.n == 0); /* the first can always go on */
         return NULL;

@@ -12,6 +12,7 @@ struct sched {
     bool has_state; /* a CACHE_STATE group */
     bool remembers; /* there is a prefix cache */
     int32_t budget; /* see sched_set_budget */
+    int32_t kept;   /* rows that plan_behind leaves to the first */
     pages pools[CACHE_MAX_GROUPS];
     prefix prefix;
     int32_t *matched; /* [pages_of(max_len)] blocks of the sequence being admitted */

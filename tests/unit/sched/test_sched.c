@@ -94,6 +94,31 @@ static void test_first_come_first_served(void **state) {
     sched_close(s);
 }
 
+/* A prompt that fills steps leaves a quarter of each to those of its priority behind it. */
+static void test_short_beside_long(void **state) {
+    (void)state;
+    sched *s = open_full(40, 6, 100, 900);
+    int big = add(s, 0, 800, 10, 0);
+    commit(s, sched_next(s), 0);
+    int small = add(s, 1, 20, 10, 0), lower = add(s, 2, 20, 10, 1);
+    const sched_step *step = sched_next(s);
+    assert_int_equal(step->batch->n_rows, 100);
+    assert_int_equal(step->batch->n_seqs, 2);
+    assert_int_equal(step->n_outs, 1);
+    assert_int_equal(step->outs[0].id, small);
+    commit(s, step, 1u << small);
+    int half = add(s, 3, 60, 10, 0);
+    for (int rows = 0; rows < 60; rows += 25) {
+        step = sched_next(s);
+        assert_int_equal(step->batch->n_rows, 100);
+        assert_int_equal(step->n_outs, rows + 25 >= 60);
+        commit(s, step, 1u << half);
+    }
+    assert_int_equal(sched_see(s, big).n_computed, 100 + 80 + 75 + 75 + 90);
+    assert_int_equal(sched_see(s, lower).n_computed, 0);
+    sched_close(s);
+}
+
 static void test_budget(void **state) {
     (void)state;
     sched *s = open_full(20, 4, 100, 900);
@@ -348,6 +373,7 @@ static void test_bad_arguments(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_come_first_served),
+        cmocka_unit_test(test_short_beside_long),
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_priority),
         cmocka_unit_test(test_prefix),

@@ -90,7 +90,7 @@ int main(int argc, char **argv) {
             for (int v = 0; v < op_case_variants((op_id)op); v++) {
                 op_setting s = {
                     (op_id)op, v, &op_shapes[i], rows, OP_PATTERN_NORMAL, op == OP_attention ? DEPTH : 0};
-                if (is_timed((op_id)op, v, &op_shapes[i]) && op_case_fits(&s))
+                if (is_timed((op_id)op, v, &op_shapes[i]) && op_case_fits(be, &s))
                     bench(be, &s, bandwidth);
             }
     be->close(be);

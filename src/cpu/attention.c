@@ -123,6 +123,7 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
     }
     job->head_dim = d;
     job->scale = op->attn->scale;
+    job->cap = op->attn->cap;
     job->scratch = r->scores;
     if (!kv->k_steps) {
         cb->k.attn_page[kv->shape.dtype](job);

@@ -318,6 +318,7 @@ static void set_table(backend *be) {
     *be = (backend){
         .name = "cpu",
         .row_bits_fixed = true,
+        .caps = true,
         .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,
@@ -348,6 +349,7 @@ static void set_table(backend *be) {
                .matmul_glu = cpu_matmul_glu,
                .qk_norm_rope_store = kvstore_qk_norm_rope_store,
                .attention = attention_attend,
+               .softcap = rowops_softcap,
                .sum_squares = rowops_sum_squares,
                .sample = sample_tokens},
     };

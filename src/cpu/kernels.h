@@ -31,8 +31,8 @@ typedef struct attn_page_job {
     int n_rows;                  /* <= ATTN_MAX_ROWS */
     const float *const *q;       /* [n_rows] -> [head_dim] */
     const uint8_t *first, *last; /* [n_rows] the row sees keys [first, last) of the page: one at least */
-    float scale;
-    float *acc; /* [n_rows, acc_stride] sum of exp(s - max) * v, first head_dim columns */
+    float scale, cap;            /* cap 0: none */
+    float *acc;                  /* [n_rows, acc_stride] sum of exp(s - max) * v, first head_dim columns */
     size_t acc_stride;
     float *max, *sum; /* [n_rows]; -INFINITY and 0 (and acc 0) before the first page */
     float *scratch;   /* [n_rows, KV_PAGE_TOKENS], 64-byte aligned */
@@ -58,6 +58,7 @@ typedef struct cpu_kernels {
     /* out = f(gate) * up, by glu_kind; out may be gate */
     void (*glu[2])(float *out, const float *gate, const float *up, size_t n);
     void (*scale)(float *x, float factor, size_t n);
+    void (*softcap)(float *x, float cap, size_t n);              /* x = cap * tanh(x / cap) */
     void (*sum_squares)(double *sums, const float *x, size_t n); /* sums[i] += x[i]^2 */
 
     /* one page of attention, joined to the running values; by nib_kv_dtype */

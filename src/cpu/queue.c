@@ -170,6 +170,7 @@ size_t queue_profile_stop(backend *be, op_profile *rows, size_t max_rows) {
         [CPU_OP_ATTENTION] = "attention",
         [CPU_OP_ATTENTION_JOIN] = "attention_join",
         [CPU_OP_QUANTIZE] = "quantize",
+        [CPU_OP_SOFTCAP] = "softcap",
         [CPU_OP_SUM_SQUARES] = "sum_squares",
         [CPU_OP_SAMPLE] = "sample",
     };

@@ -35,6 +35,7 @@ typedef enum cpu_op_kind {
     CPU_OP_ATTENTION,
     CPU_OP_ATTENTION_JOIN, /* pages computed apart, put together */
     CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself */
+    CPU_OP_SOFTCAP,
     CPU_OP_SUM_SQUARES,
     CPU_OP_SAMPLE,
     CPU_OP_KINDS
@@ -54,7 +55,7 @@ struct cpu_op {
     const act *in;
     const packed *weight;
     const float *w; /* norm weights */
-    float value;    /* eps, or the embedding's factor */
+    float value;    /* eps, the embedding's factor or a cap */
     double *sums;
     const attn_params *attn;
     const kv_cache *kv;

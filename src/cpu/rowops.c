@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <string.h>
 
-enum { SUM_COLS = 64 }; /* of one unit of sum_squares */
+enum { SUM_COLS = 64, CAP_COLS = 4096 }; /* of one unit of sum_squares, and of softcap */
 
 static size_t padded(size_t n) {
     return (n + ACT_BLOCK - 1) / ACT_BLOCK * ACT_BLOCK;
@@ -109,6 +109,25 @@ void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
                                             .in = (const act *)y,
                                             .w = vec_f32(w),
                                             .value = eps});
+}
+
+/* A unit is CAP_COLS columns of one row: logits are wide and few. */
+static void run_softcap(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    size_t cols = op->out->head.cols, pieces = (cols + CAP_COLS - 1) / CAP_COLS;
+    (void)scratch;
+    for (size_t u = begin; u < end; u++) {
+        size_t col = u % pieces * CAP_COLS, rest = cols - col;
+        cb->k.softcap(act_row(op->out, u / pieces) + col, op->value, rest < CAP_COLS ? rest : CAP_COLS);
+    }
+}
+
+void rowops_softcap(backend *be, buf *x, float cap) {
+    queue_push(queue_backend(be), &(cpu_op){.run = run_softcap,
+                                            .kind = CPU_OP_SOFTCAP,
+                                            .units = x->rows * ((x->cols + CAP_COLS - 1) / CAP_COLS),
+                                            .bytes = x->rows * x->cols * 8,
+                                            .out = (act *)x,
+                                            .value = cap});
 }
 
 /* A unit is SUM_COLS columns over all rows, so that rows are added up in order. */

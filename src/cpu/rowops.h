@@ -11,6 +11,7 @@ void rowops_embed(backend *be, buf *x, const weight *table, float scale);
 void rowops_rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
 void rowops_rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader);
 void rowops_rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float eps);
+void rowops_softcap(backend *be, buf *x, float cap);
 void rowops_sum_squares(backend *be, vec *sums, const buf *a);
 
 /* For op files: queues the quantizing of OUT's rows, unless OUT holds no codes. */

@@ -64,7 +64,7 @@ static void write_windows(key_writer *k, const hparams *hp) {
     if (!usual)
         gguf_write_array(k->out, key(k, "attention.sliding_window_pattern"), GGUF_BOOL, local,
                          (size_t)hp->n_layers);
-    if (hp->rope_local.theta != facts->defaults.rope_local.theta)
+    if (facts->local_rope && hp->rope_local.theta != facts->defaults.rope_local.theta)
         real(k, "rope.freq_base_swa", hp->rope_local.theta);
 }
 
@@ -122,6 +122,10 @@ nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *
         real(&k, "residual_scale", hp->residual_scale);
         real(&k, "logit_scale", 1 / hp->logit_scale);
         real(&k, "attention.scale", hp->attn_scale);
+    }
+    if (family_get(hp->family)->soft_caps) {
+        real(&k, "attn_logit_softcapping", hp->attn_cap);
+        real(&k, "final_logit_softcapping", hp->logit_cap);
     }
     NIB_TRY(check_no_rope(plan, err));
     NIB_TRY(write_scaling(&k, plan, err));

@@ -312,8 +312,8 @@ static bool set_family(json_t *c, const hparams *hp) {
     if (facts->local_rope)
         ok = ok && set(c, "rope_local_base_freq", real(hp->rope_local.theta));
     if (facts->query_scalar) /* families that scale so may have caps */
-        ok = ok && set(c, "attn_logit_softcapping", json_null()) &&
-             set(c, "final_logit_softcapping", json_null());
+        ok = ok && set(c, "attn_logit_softcapping", hp->attn_cap != 0 ? real(hp->attn_cap) : json_null()) &&
+             set(c, "final_logit_softcapping", hp->logit_cap != 0 ? real(hp->logit_cap) : json_null());
     if (facts->windows == WINDOWS_PERIOD)
         ok = ok && set_windows(c, hp);
     if (facts->windows == WINDOWS_ALL)

@@ -97,6 +97,10 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
     if (!file->has_network || file->hp.family == FAMILY_NONE)
         return nib_fail(err, NIB_UNSUPPORTED, "%s: no network that nibble can compute (%s)", file->path,
                         family_list(families));
+    if (!be->caps && (file->hp.attn_cap != 0 || file->hp.logit_cap != 0))
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: %s caps scores and logits, which the %s backend does not compute", file->path,
+                        family_name(file->hp.family), be->name);
     if (limits->max_rows < 1 || limits->max_out < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows and %d outputs; each must be at least 1",
                         limits->max_rows, limits->max_out);
@@ -168,6 +172,8 @@ static void forward(model *m, bool wants_logits) {
         return;
     network_final_norm(m);
     op_matmul(m->be, m->logits, m->h_out, m->w.head, NULL); /* logits [n_out, vocab] */
+    if (m->hp->logit_cap != 0)
+        op_softcap(m->be, m->logits, m->hp->logit_cap);
 }
 
 void model_begin(model *m, const batch *b, const sample_row *rows, sampled *out) {

@@ -183,6 +183,13 @@ static int group_of(const hparams *hp, int layer) {
     return 0;
 }
 
+/* The scale that the file has for an FP8 cache; 0: none. */
+static nib_status cache_scale(const binder *b, float *out, slot s, int layer, nib_error *err) {
+    const tensor *t = model_file_find(b->file, place_of(s, layer));
+    *out = 0;
+    return t ? read_values(b, out, t, err) : NIB_OK;
+}
+
 static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *err) {
     static const slot biases[] = {SLOT_Q_BIAS, SLOT_K_BIAS, SLOT_V_BIAS};
     static const slot out_bias = SLOT_O_BIAS;
@@ -210,9 +217,11 @@ static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *
         .rope_scale = rope_attention_factor(local ? &hp->rope_local : &hp->rope),
         .interleaved = hp->rope_interleaved,
         .scale = hp->attn_scale,
+        .cap = hp->attn_cap,
         .window = local ? hp->sliding_window : 0,
     };
-    return NIB_OK;
+    NIB_TRY(cache_scale(b, &l->attn.k_scale, SLOT_K_SCALE, layer, err));
+    return cache_scale(b, &l->attn.v_scale, SLOT_V_SCALE, layer, err);
 }
 
 static nib_status bind_mlp(const binder *b, int layer, nib_error *err) {

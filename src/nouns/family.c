@@ -99,8 +99,30 @@ static const family_facts families[FAMILY_COUNT] = {
                                    .head_dim = 128, .vocab = 151936, .context_len = 32768,
                                    .qk_norm = QK_NORM_HEAD, .rope = {.theta = 1e4f}}},
 
-    /* Embeddings times sqrt(dim), each branch normed again before it joins the residual stream, GELU; five
-     * layers of six see a sliding window and turn by a RoPE base of their own. */
+    /* Embeddings times sqrt(dim), each branch normed again before it joins the residual stream, GELU; every
+     * other layer sees a sliding window; scores and logits are capped. */
+    [FAMILY_GEMMA2] = {.name = "gemma2",
+                       .gguf_arch = "gemma2",
+                       .model_types = {"gemma2"},
+                       .attention_bias = true,
+                       .hf_class = "Gemma2ForCausalLM",
+                       .act_key = "hidden_activation",
+                       .act = "gelu_pytorch_tanh",
+                       .names = gemma_names,
+                       .windows = WINDOWS_PERIOD,
+                       .window = 4096,
+                       .window_period = 2,
+                       .embed_sqrt_dim = true,
+                       .query_scalar = 256,
+                       .gguf_wide_layers = 46,
+                       .soft_caps = true,
+                       .defaults = {COMMON, .n_layers = 26, .dim = 2304, .ffn_dim = 9216, .n_heads = 8,
+                                    .n_kv_heads = 4, .head_dim = 256, .vocab = 256000, .context_len = 8192,
+                                    .glu = GLU_GELU_TANH, .norms = NORM_AROUND, .norm_plus_one = true,
+                                    .tied = true, .attn_cap = 50, .logit_cap = 30, .rope = {.theta = 1e4f}}},
+
+    /* The same with norms of q and k instead of caps; five layers of six see a window and turn by a RoPE base
+     * of their own. */
     [FAMILY_GEMMA3] = {.name = "gemma3",
                        .gguf_arch = "gemma3",
                        .model_types = {"gemma3_text", "gemma3"},

@@ -48,6 +48,7 @@ typedef struct family_facts {
     bool global_no_rope;      /* layers that see everything do not turn them where others see a window */
     bool partial_rope;        /* config.json may turn a part of each head only */
     bool mlp_bias_key;        /* config.json has a field mlp_bias, which is false */
+    bool soft_caps;           /* scores and logits are capped, as config.json or GGUF may say */
     bool local_rope;          /* local layers have a RoPE of their own */
     bool nested;              /* multimodal files hold the text network in text_config */
     bool gate_scales_unread; /* llama.cpp computes gate and up without the tensor scales that it has loaded */
@@ -64,7 +65,7 @@ family family_from_model_type(const char *type); /* FAMILY_NONE: not known */
 family family_from_architecture(const char *name, size_t n);
 
 /* attn_scale of a GGUF model, whose format has no key for it: llama.cpp takes head_dim^-1/2, and for the
- * model of gguf_wide_layers layers (dim / n_heads)^-1/2 (Gemma 3 27B). */
+ * model of gguf_wide_layers layers (dim / n_heads)^-1/2 (Gemma 2 and 3 27B). */
 float family_gguf_attn_scale(const hparams *hp);
 
 /* "llama, mistral, ... and phi3", for sentences. OUT takes FAMILY_LIST_MAX bytes. */

@@ -24,6 +24,7 @@ typedef enum family {
     FAMILY_MISTRAL,
     FAMILY_QWEN2,
     FAMILY_QWEN3,
+    FAMILY_GEMMA2,
     FAMILY_GEMMA3,
     FAMILY_GRANITE,
     FAMILY_SMOLLM3,
@@ -70,6 +71,8 @@ typedef struct hparams {
     float attn_scale;     /* multiplies q.k, before what rope_attention_factor adds */
     float residual_scale; /* multiplies what each half adds to the residual stream */
     float logit_scale;    /* multiplies logits */
+    float attn_cap;       /* scores become cap * tanh(score / cap) before the softmax; 0: they stay */
+    float logit_cap;      /* logits likewise */
 
     rope_params rope;       /* of layers that see everything */
     rope_params rope_local; /* of sliding-window layers; equals rope where there are none */

@@ -26,6 +26,7 @@ typedef enum op_error { OP_ERROR_L2, OP_ERROR_ELEMENT } op_error;
     OP(matmul_glu, OP_ERROR_L2, 4e-6)                                                                        \
     OP(qk_norm_rope_store, OP_ERROR_L2, 4e-7)                                                                \
     OP(attention, OP_ERROR_L2, 3e-6)                                                                         \
+    OP(softcap, OP_ERROR_ELEMENT, 5e-7)                                                                      \
     OP(sum_squares, OP_ERROR_ELEMENT, 1e-12)                                                                 \
     OP(sample, OP_ERROR_ELEMENT, 2e-6)
 

@@ -108,11 +108,17 @@ void op_attention(backend *be, buf *out, const buf *q, const attn_params *p, cac
     check_attention(p, c);
     assert(q->kind == BUF_F32 && q->cols == (size_t)p->n_heads * (size_t)p->head_dim);
     assert(q->rows == (size_t)be->batch->n_rows && out->kind == BUF_ACT);
+    assert(p->cap == 0 || (be->caps && p->cap > 0));
     destination(out, q->rows, q->cols, reader);
     be->op.attention(be, out, q, p, c, reader);
 }
 
 /* ---- what leaves the network ---- */
+
+void op_softcap(backend *be, buf *x, float cap) {
+    assert(x->kind == BUF_F32 && cap > 0 && be->caps);
+    be->op.softcap(be, x, cap);
+}
 
 void op_sum_squares(backend *be, vec *sums, const buf *a) {
     assert(sums->kind == VEC_F64 && sums->n == a->cols);

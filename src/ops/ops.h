@@ -93,7 +93,10 @@ typedef struct attn_params {
     float rope_scale; /* multiplies cosines and sines (YaRN's attention factor); 1 */
     bool interleaved; /* RoPE pairs (2i, 2i+1); else (i, i + n) */
     float scale;      /* multiplies q.k */
+    float cap;        /* (caps) scores become cap * tanh(score / cap); 0: they stay */
     int window;       /* keys with q - k < window; 0: all */
+    float k_scale, v_scale; /* of an FP8 cache's codes, all alike; 0, or where a backend does not look here:
+                               fitted to what is stored */
 } attn_params;
 
 /* What is done to the operands of a matrix product. */
@@ -137,10 +140,12 @@ typedef struct op_table {
     /* qkv F32 [rows, (H + 2G) * D]: norm and rotate q (into q, F32 [rows, H * D]) and k; store k, v in the
      * pages. Norms over all heads may be done in QKV's own memory. */
     void (*qk_norm_rope_store)(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c);
-    /* out ACT [rows, H * D] for READER = softmax(scale * q K^T) V over the row's own sequence, causal,
+    /* out ACT [rows, H * D] for READER = softmax(cap(scale * q K^T)) V over the row's own sequence, causal,
      * windowed */
     void (*attention)(backend *be, buf *out, const buf *q, const attn_params *p, cache *c,
                       const weight *reader);
+    /* (caps) x = cap * tanh(x / cap), F32, all rows of x */
+    void (*softcap)(backend *be, buf *x, float cap);
     /* sums[c] += sum over rows of a[r, c]^2 in FP64, before any activation quantization; calibration */
     void (*sum_squares)(backend *be, vec *sums, const buf *a);
     /* out[r] = a token from logits F32 [n, vocab] row r, as rows[r] says (nouns/sampling.h); OUT is host
@@ -153,6 +158,7 @@ struct backend {
     const char *name;    /* "cpu", "cuda" */
     char path[160];      /* what computes, for people: "cpu avx512-vnni, activations int8 (a scale per 16)" */
     bool row_bits_fixed; /* the strict promise above */
+    bool caps;           /* softcap, and attention with a cap */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied
@@ -219,6 +225,7 @@ void op_matmul_add(backend *be, buf *x, const buf *a, const weight *w, const vec
 void op_matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu_kind kind, const weight *reader);
 void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c);
 void op_attention(backend *be, buf *out, const buf *q, const attn_params *p, cache *c, const weight *reader);
+void op_softcap(backend *be, buf *x, float cap);
 void op_sum_squares(backend *be, vec *sums, const buf *a);
 void op_sample(backend *be, sampled *out, const buf *logits, const sample_row *rows);
 

@@ -139,6 +139,15 @@ static nib_status read_no_rope(const config_reader *r, hparams *hp) {
     return NIB_OK;
 }
 
+/* A null says that there is none, which is not the default. */
+static nib_status read_cap(const config_reader *r, const family_facts *facts, const char *key, float *cap) {
+    if (!facts->soft_caps)
+        return config_need_zero(r, key);
+    if (json_is_null(json_object_get(r->object, key)))
+        *cap = 0;
+    return config_float(r, key, 1e-3, 1e6, cap);
+}
+
 /* What is multiplied, and what must be as the family has it. */
 static nib_status read_layers(const config_reader *r, hparams *hp, const char *dtype_name) {
     const family_facts *facts = family_get(hp->family);
@@ -153,8 +162,8 @@ static nib_status read_layers(const config_reader *r, hparams *hp, const char *d
     if (facts->attention_bias)
         hp->qkv_bias = hp->o_bias = bias;
     NIB_TRY(config_need_false(r, "mlp_bias"));
-    NIB_TRY(config_need_zero(r, "attn_logit_softcapping"));
-    NIB_TRY(config_need_zero(r, "final_logit_softcapping"));
+    NIB_TRY(read_cap(r, facts, "attn_logit_softcapping", &hp->attn_cap));
+    NIB_TRY(read_cap(r, facts, "final_logit_softcapping", &hp->logit_cap));
     NIB_TRY(config_need_false(r, "use_bidirectional_attention"));
     if (facts->query_scalar)
         NIB_TRY(config_float(r, "query_pre_attn_scalar", 1e-3, 1e6, &scalar));

@@ -209,11 +209,15 @@ static nib_status read_multipliers(source *s, hparams *hp) {
 static nib_status read_layers(source *s, hparams *hp) {
     const family_facts *facts = family_get(hp->family);
     float cap = 0;
-    NIB_TRY(get_float(s, "final_logit_softcapping", -1e6f, 1e6f, &cap));
-    if (cap != 0)
+    NIB_TRY(get_float(s, "attn_logit_softcapping", 0, 1e6f, &hp->attn_cap));
+    NIB_TRY(get_float(s, "final_logit_softcapping", -1e6f, 1e6f, facts->soft_caps ? &hp->logit_cap : &cap));
+    if (hp->logit_cap < 0)
+        return nib_fail(s->err, NIB_BAD_FILE, "%s: final_logit_softcapping is %g, expected 0 or more",
+                        s->g->where, (double)hp->logit_cap);
+    if (cap != 0 || (hp->attn_cap != 0 && !facts->soft_caps))
         return nib_fail(s->err, NIB_UNSUPPORTED,
-                        "%s: final_logit_softcapping is %g, which nibble does not compute", s->g->where,
-                        (double)cap);
+                        "%s: logits capped at %g and scores at %g, which nibble does not compute for %s",
+                        s->g->where, (double)cap, (double)hp->attn_cap, s->arch);
     hp->rope_interleaved = facts->gguf_interleaved;
     hp->attn_scale = family_gguf_attn_scale(hp);
     if (facts->multipliers)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (Exaone4Config, Exaone4ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
+from transformers import (Exaone4Config, Exaone4ForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
                           SmolLM3ForCausalLM)
@@ -79,6 +79,7 @@ GGUF_GEMMA_NAMES = {**GGUF_LAYER_NAMES, "post_attention_layernorm": "post_attent
                     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 
 
+GEMMAS = ("gemma2", "gemma3")
 PERMUTED = ("llama", "granite", "smollm3")  # rows of q and k in GGUF's order
 
 
@@ -86,7 +87,7 @@ def gguf_name(arch, name):
     if name in GGUF_NAMES:
         return GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
-    table = (GGUF_GEMMA_NAMES if arch == "gemma3" else GGUF_NORM_AFTER_NAMES if arch in ("olmo2", "exaone4")
+    table = (GGUF_GEMMA_NAMES if arch in GEMMAS else GGUF_NORM_AFTER_NAMES if arch in ("olmo2", "exaone4")
              else GGUF_LAYER_NAMES)
     stem, kind = rest.rsplit(".", 1)
     return f"blk.{layer}.{table[stem]}.{kind}"
@@ -121,6 +122,10 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         rope = rope["full_attention"]
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if arch == "gemma2":
+        w.add_sliding_window(config.sliding_window)
+        w.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        w.add_final_logit_softcapping(config.final_logit_softcapping)
     if arch == "exaone4":
         w.add_sliding_window(config.sliding_window)
     if arch == "phi3":
@@ -142,7 +147,7 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
             value = interleave_rows(value, config.num_attention_heads)
         if arch in PERMUTED and "k_proj" in name:
             value = interleave_rows(value, config.num_key_value_heads)
-        if arch == "gemma3" and name.endswith("norm.weight"):
+        if arch in GEMMAS and name.endswith("norm.weight"):
             value = value + np.float32(1)
         if value.ndim == 1:
             w.add_tensor(gguf_name(arch, name), value)
@@ -278,6 +283,12 @@ def main():
     gemma_rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                   "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}}
     # Seven layers: six local and one global by the rule of six. Window 12 of 60 tokens.
+    # Three layers: the first and the third see the last 7 of 60 tokens. Caps that nearly all scores and logits feel.
+    write_case(out, "gemma2", Gemma2ForCausalLM,
+               Gemma2Config(**{**small, "num_hidden_layers": 3}, rms_norm_eps=1e-6, tie_word_embeddings=True,
+                            query_pre_attn_scalar=16, sliding_window=7, attn_logit_softcapping=3.0,
+                            final_logit_softcapping=2.0,
+                            rope_parameters={"rope_type": "default", "rope_theta": 10000.0}), arch="gemma2")
     write_case(out, "gemma3", Gemma3ForCausalLM,
                Gemma3TextConfig(**{**small, "num_hidden_layers": 7},
                                 sliding_window=12, query_pre_attn_scalar=16, rms_norm_eps=1e-6,

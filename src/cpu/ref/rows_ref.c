@@ -57,6 +57,11 @@ static void scale(float *x, float factor, size_t n) {
         x[i] *= factor;
 }
 
+static void softcap(float *x, float cap, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(cap * tanh((double)x[i] / cap));
+}
+
 static void sum_squares(double *sums, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         sums[i] += (double)x[i] * x[i];
@@ -91,6 +96,7 @@ void rows_ref_init(cpu_kernels *k) {
     k->glu[GLU_SILU] = glu_silu;
     k->glu[GLU_GELU_TANH] = glu_gelu_tanh;
     k->scale = scale;
+    k->softcap = softcap;
     k->sum_squares = sum_squares;
     k->to_bf16 = to_bf16;
     k->to_fp8 = to_fp8;

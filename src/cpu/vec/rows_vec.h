@@ -82,6 +82,13 @@ static void glu_gelu_tanh(float *out, const float *gate, const float *up, size_t
     }
 }
 
+static void softcap(float *x, float cap, size_t n) {
+    for (size_t i = 0; i < n; i += V_LANES) {
+        vmask m = vf_first(n - i);
+        vf_store_masked(x + i, m, vmath_softcap(vf_load_masked(x + i, m), cap));
+    }
+}
+
 static void to_bf16(uint16_t *dst, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += V_LANES) {
         vfloat v = vf_load_masked(x + i, vf_first(n - i));
@@ -129,6 +136,7 @@ void V_RUNG(rows_init)(cpu_kernels *k) {
     k->rope = rope;
     k->glu[GLU_SILU] = glu_silu;
     k->glu[GLU_GELU_TANH] = glu_gelu_tanh;
+    k->softcap = softcap;
     k->to_bf16 = to_bf16;
     k->to_fp8 = to_fp8;
     k->read_all = read_all;

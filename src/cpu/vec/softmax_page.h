@@ -34,17 +34,19 @@ INLINE void hide_scores(const attn_page_job *job, int row, vfloat *v) {
 BY_PAIRS(max_by_pairs, vf_max)
 BY_PAIRS(sum_by_pairs, vf_add)
 
-/* Maxima of the scores of N <= V_LANES rows from ROW on; hides what they do not see. Where a score is NaN the
- * maximum may be anything: the score's weight is NaN, and so is the sum. */
+/* Maxima of the scores of N <= V_LANES rows from ROW on; caps them, and hides what they do not see. Where a
+ * score is NaN the maximum may be anything: the score's weight is NaN, and so is the sum. */
 INLINE vfloat score_maxima(const attn_page_job *job, int row, int n) {
     vfloat most[V_LANES];
     for (int r = 0; r < V_LANES; r++)
         most[r] = vf_zero();
     for (int r = 0; r < n; r++) {
-        const float *s = job->scratch + (size_t)(row + r) * KEYS;
+        float *s = job->scratch + (size_t)(row + r) * KEYS;
         vfloat v[KEY_VECTORS];
         for (int j = 0; j < KEY_VECTORS; j++)
             v[j] = vf_load(s + V_LANES * j);
+        for (int j = 0; j < KEY_VECTORS && job->cap != 0; j++)
+            vf_store(s + V_LANES * j, v[j] = vmath_softcap(v[j], job->cap));
         if (job->last[row + r] - job->first[row + r] < KEYS)
             hide_scores(job, row + r, v);
         most[r] = max_by_pairs(v);

@@ -6,14 +6,18 @@
 #ifndef CPU_VEC_VMATH_H
 #define CPU_VEC_VMATH_H
 
-/* exp(r), |r| <= ln(2) / 2 */
-INLINE vfloat vmath_exp_rest(vfloat r) {
+/* exp(r) - 1, |r| <= ln(2) / 2 */
+INLINE vfloat vmath_expm1_rest(vfloat r) {
     vfloat q = vf_set(0x1.6a23d0p-10f);
     q = vf_fma(q, r, vf_set(0x1.123a20p-7f));
     q = vf_fma(q, r, vf_set(0x1.5558f2p-5f));
     q = vf_fma(q, r, vf_set(0x1.555492p-3f));
     q = vf_fma(q, r, vf_set(0x1.fffffcp-2f));
-    return vf_add(vf_fma(vf_mul(r, r), q, r), vf_set(1.0f));
+    return vf_fma(vf_mul(r, r), q, r);
+}
+
+INLINE vfloat vmath_exp_rest(vfloat r) {
+    return vf_add(vmath_expm1_rest(r), vf_set(1.0f));
 }
 
 INLINE vfloat vmath_whole(vfloat x) { /* of x / ln(2) */
@@ -52,6 +56,16 @@ INLINE vfloat vmath_exp_negative(vfloat x) {
     vfloat whole = vf_fma(x, vf_set(0x1.715476p+0f), ones), n = vf_sub(whole, ones);
     vfloat power = vf_of_bits(VI_LEFT(vf_bits(whole), 23)); /* the bits of 2^n are where rounding left n */
     return vf_where(some, vf_mul(vmath_exp_rest(vmath_rest(x, n)), power));
+}
+
+/* cap * tanh(x / cap). With e = exp(2 x / cap) - 1 = 2^n (e' + 1) - 1, of which nothing is lost near 0, tanh
+ * is e / (e + 2). NaN stays. */
+INLINE vfloat vmath_softcap(vfloat x, float cap) {
+    vfloat u = vf_div(vf_add(x, x), vf_set(cap));
+    u = vf_max(vf_set(-20.0f), vf_min(vf_set(20.0f), u)); /* beyond, tanh is +-1 */
+    vfloat n = vmath_whole(u), power = vf_times_power(vf_set(1.0f), n);
+    vfloat e = vf_fma(vmath_expm1_rest(vmath_rest(u, n)), power, vf_sub(power, vf_set(1.0f)));
+    return vf_mul(vf_set(cap), vf_div(e, vf_add(e, vf_set(2.0f))));
 }
 
 /* x / (1 + exp(-x)) */

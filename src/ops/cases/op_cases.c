@@ -30,8 +30,11 @@ const char *op_case_variant_name(op_id op, int variant) {
     return fns_of(op)->names[variant];
 }
 
-bool op_case_fits(const op_setting *s) {
+bool op_case_fits(const backend *be, const op_setting *s) {
     const op_fns *f = fns_of(s->op);
+    bool capped = s->op == OP_attention && s->variant == RIG_CAPPED;
+    if ((!be->caps && (s->op == OP_softcap || capped)) || (capped && s->shape->dim > 100))
+        return false; /* wide shapes say nothing more of a cap */
     size_t bytes, inputs = (size_t)(s->op == OP_matmul_add ? s->shape->ffn_dim : s->shape->dim);
     return !f->format || dtype_bytes(f->format(s->variant), inputs, &bytes);
 }
@@ -265,7 +268,7 @@ nib_status op_rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
 
 nib_status op_case_open(op_case **out, backend *be, const op_setting *s, nib_error *err) {
     *out = NULL;
-    assert(op_case_fits(s) && s->rows > 0);
+    assert(op_case_fits(be, s) && s->rows > 0);
     op_case *c = mem_array(1, sizeof *c);
     if (!c)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a case");

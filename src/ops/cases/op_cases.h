@@ -33,7 +33,7 @@ typedef struct op_case op_case;
 int op_case_variants(op_id op);
 const char *op_case_variant_name(op_id op, int variant);
 /* Whether the shape is whole blocks of the variant's formats. */
-bool op_case_fits(const op_setting *s);
+bool op_case_fits(const backend *be, const op_setting *s);
 
 /* Random operands, the same for the same setting. */
 nib_status op_case_open(op_case **out, backend *be, const op_setting *s, nib_error *err);

@@ -108,6 +108,32 @@ const op_fns op_fns_rmsnorm_add = {.n_variants = 1,
                                    .queue = rmsnorm_add_queue,
                                    .want = rmsnorm_add_want};
 
+/* ---- caps ---- */
+
+static nib_status softcap_open(op_case *c) {
+    c->x = op_rig_random(c, c->s.rows * c->dim, c->s.pattern, 1e6f);
+    if (!c->x)
+        return NIB_NO_MEMORY;
+    NIB_TRY(op_rig_buf(c, &c->in, BUF_F32, c->dim)); /* not read */
+    c->y = c->x;
+    return op_rig_buf(c, &c->out, BUF_F32, c->dim);
+}
+
+static void softcap_queue(op_case *c) {
+    op_softcap(c->be, c->out, 3);
+}
+
+static void softcap_want(op_case *c, size_t row, double *out) {
+    for (size_t i = 0; i < c->dim; i++)
+        out[i] = 3 * tanh((double)c->x[row * c->dim + i] / 3);
+}
+
+const op_fns op_fns_softcap = {.n_variants = 1,
+                               .names = plain_names,
+                               .open = softcap_open,
+                               .queue = softcap_queue,
+                               .want = softcap_want};
+
 /* ---- products ---- */
 
 /* in ACT [rows, IN] times a weight of parts. */
@@ -223,7 +249,8 @@ const op_fns op_fns_matmul_glu = {.n_variants = 8,
 /* ---- attention ---- */
 
 static const char *const kv_names[] = {"kv fp32",         "kv bf16",         "kv fp8",
-                                       "kv fp32, window", "kv bf16, window", "kv fp8, window"};
+                                       "kv fp32, window", "kv bf16, window", "kv fp8, window",
+                                       "kv fp32, capped"};
 
 static nib_kv_dtype kv_of(int variant) {
     static const nib_kv_dtype types[] = {NIB_KV_FP32, NIB_KV_BF16, NIB_KV_FP8};
@@ -283,7 +310,9 @@ static void store_want(op_case *c, size_t row, double *out) {
 
 /* Attention's queries and the newest keys and values come from the op before it. */
 static nib_status attention_open(op_case *c) {
-    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
+    bool capped = c->s.variant == RIG_CAPPED;
+    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3 && !capped));
+    c->attn.cap = capped ? 2 : 0;
     c->keys = op_rig_memory(c, ((size_t)c->s.depth + c->s.rows) * c->g * c->d, sizeof *c->keys);
     if (!c->keys)
         return NIB_NO_MEMORY;
@@ -324,6 +353,8 @@ static void attend64(op_case *c, size_t row, size_t head, double *out) {
             score += q[i] * k[i], size += fabs(q[i] * k[i]);
         c->score_size = fmax(c->score_size, size * (double)c->attn.scale);
         score *= (double)c->attn.scale;
+        if (c->attn.cap != 0)
+            score = (double)c->attn.cap * tanh(score / (double)c->attn.cap);
         double shrink = score > max ? exp(max - score) : 1;
         max = score > max ? score : max;
         double e = exp(score - max);
@@ -342,7 +373,7 @@ static void attention_want(op_case *c, size_t row, double *out) {
 
 const op_fns op_fns_qk_norm_rope_store = {
     .n_variants = 6, .names = kv_names, .open = store_open, .queue = store_queue, .want = store_want};
-const op_fns op_fns_attention = {.n_variants = 6,
+const op_fns op_fns_attention = {.n_variants = 7,
                                  .names = kv_names,
                                  .open = attention_open,
                                  .queue = attention_queue,

@@ -43,6 +43,9 @@ struct op_case {
     uint64_t random;
 };
 
+/* The variant of attention whose scores are capped. */
+#define RIG_CAPPED 6
+
 /* What an op's case is. Rows of the result are compared in order. */
 typedef struct op_fns {
     int n_variants;

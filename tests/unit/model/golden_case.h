@@ -31,6 +31,8 @@ static const golden_case golden_cases[] = {
     {"qwen3-untied", ""},
     {"qwen3-yarn", ""},
     {"qwen3-yarn", "model.gguf"},
+    {"gemma2", ""},
+    {"gemma2", "model.gguf"},
     {"gemma3", ""},
     {"gemma3", "model.gguf"},
     {"gemma3-nested", ""},

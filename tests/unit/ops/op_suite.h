@@ -57,7 +57,7 @@ static int op_suite_op(backend *be, op_id op, op_suite_size size) {
                                     row_counts[rows],
                                     (op_pattern)pattern,
                                     op == OP_attention ? 130 : 0};
-                    if (op_suite_skips(&s, size) || !op_case_fits(&s))
+                    if (op_suite_skips(&s, size) || !op_case_fits(be, &s))
                         continue;
                     op_suite_one(be, &s, &worst);
                     n++;

@@ -311,6 +311,8 @@ static void plain_attend(float *out, const float *q, const batch_seq *s, int pos
     for (int k = first; k <= pos; k++) {
         size_t at = plain_place(&c->head, s, p, k) + head;
         score[k] = (double)p->scale * plain_dot(q, c->k[p->group] + at, d);
+        if (p->cap != 0)
+            score[k] = (double)p->cap * tanh(score[k] / (double)p->cap);
         max = score[k] > max ? score[k] : max;
     }
     for (int k = first; k <= pos; k++) {
@@ -340,6 +342,13 @@ static void plain_attention(backend *be, buf *out, const buf *q, const attn_para
     }
 }
 
+static void plain_softcap(backend *be, buf *x, float cap) {
+    (void)be;
+    for (size_t r = 0; r < x->rows; r++)
+        for (size_t c = 0; c < x->cols; c++)
+            plain_row(x, r)[c] = (float)((double)cap * tanh((double)plain_row(x, r)[c] / (double)cap));
+}
+
 static void plain_sum_squares(backend *be, vec *sums, const buf *a) {
     (void)be;
     for (size_t r = 0; r < a->rows; r++)
@@ -357,6 +366,7 @@ static backend plain_backend = {
     .name = "plain",
     .path = "plain loops, FP64 sums",
     .row_bits_fixed = true,
+    .caps = true,
     .mode = COMPUTE_EXACT,
     .n_ranks = 1,
     .buf_new = plain_buf_new,
@@ -384,6 +394,7 @@ static backend plain_backend = {
            .matmul_glu = plain_matmul_glu,
            .qk_norm_rope_store = plain_qk_norm_rope_store,
            .attention = plain_attention,
+           .softcap = plain_softcap,
            .sum_squares = plain_sum_squares,
            .sample = plain_sample},
 };

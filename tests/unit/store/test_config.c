@@ -38,6 +38,19 @@ static int n_local(const hparams *hp) {
     return n;
 }
 
+/* Gemma 2: every other layer sees a window, the first too; caps that a null takes away. */
+static void test_caps(void **state) {
+    (void)state;
+    hparams usual = read_sound("{\"model_type\":\"gemma2\"}");
+    assert_true(usual.attn_cap == 50 && usual.logit_cap == 30 && usual.sliding_window == 4096);
+    assert_int_equal(n_local(&usual), 13);
+    assert_true(usual.local[0] && !usual.local[1]);
+    assert_true(usual.rope_local.theta == usual.rope.theta && usual.qk_norm == QK_NORM_NONE);
+    hparams none = read_sound("{\"model_type\":\"gemma2\",\"attn_logit_softcapping\":null,"
+                              "\"final_logit_softcapping\":20.0}");
+    assert_true(none.attn_cap == 0 && none.logit_cap == 20);
+}
+
 static void test_defaults(void **state) {
     (void)state;
     hparams llama = read_sound("{\"model_type\":\"llama\"}");
@@ -287,10 +300,11 @@ static void test_quantization(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_embed_scale),
-        cmocka_unit_test(test_rope),           cmocka_unit_test(test_stretched),
-        cmocka_unit_test(test_windows),        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_other_networks), cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_caps),         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_embed_scale),  cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_stretched),    cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_families),     cmocka_unit_test(test_other_networks),
+        cmocka_unit_test(test_quantization),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@
  *
  * For integer attention stand beside them the steps of a token's key and value: the largest |value| as
  * stored, before an FP8 scale, / KV_K_MAX and / KV_V_MAX; [KV_PAGE_TOKENS] per block. The FP8 scale and the
- * step of a vector that is not finite are NaN.
+ * step of a vector that is not finite are NaN; a scale that the model gives (attn_params) is never.
  *
  * A page holds KV_PAGE_TOKENS positions from a multiple of KV_PAGE_TOKENS on. Memory starts as zeros.
  */

@@ -181,7 +181,7 @@ static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run
         size_t block = kv_block(kv, p->layer, queue_page(cb, run, p->group), (int)head);
         float *scales = kv->v_scales + block * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < (size_t)run->n; i++)
-            scales[i] = cb->k.fp8_scale(v + i * stride, NULL, d);
+            scales[i] = p->v_scale != 0 ? p->v_scale : cb->k.fp8_scale(v + i * stride, NULL, d);
     }
     store_head(cb, op, run, head, false, v, stride, NULL);
 }
@@ -194,8 +194,8 @@ static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run 
                         vec_f32(op->attn->q_norm), row);
 }
 
-/* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8 go by their queries, which are made
- * first. */
+/* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8, where none is given, go by their
+ * queries, which are made first. */
 static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
                                   float *scratch) {
     const attn_params *p = op->attn;
@@ -211,7 +211,9 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
         float *scales = kv->k_scales + block * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < group; i++)
             rotate_head(cb, op, run, head * group + i);
-        for (size_t i = 0; i < n; i++) {
+        for (size_t i = 0; i < n && p->k_scale != 0; i++)
+            scales[i] = p->k_scale;
+        for (size_t i = 0; i < n && p->k_scale == 0; i++) {
             kvscale_weigh(room, act_row(op->out, row + i) + head * group * d, group, d);
             scales[i] = cb->k.fp8_scale(k + i * d, room, d);
         }

@@ -31,10 +31,11 @@ static nib_status check_cache_scale(model_file *f, const tensor *t, nib_error *e
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is no single number above 0", f->path,
                         QUOTEZ(t->name));
     if (f->n_notes == 0 || !strstr(f->notes[f->n_notes - 1], "KV cache in FP8"))
-        return model_add_note(f, err,
-                              "%s: holds scales for a KV cache in FP8 (%s); nibble fits its own to what the "
-                              "cache holds",
-                              f->path, QUOTEZ(t->name));
+        return model_add_note(
+            f, err,
+            "%s: holds scales for a KV cache in FP8 (%s): used on a CPU with --kv-cache-dtype "
+            "fp8; a GPU fits its own to what the cache holds",
+            f->path, QUOTEZ(t->name));
     return NIB_OK;
 }
 

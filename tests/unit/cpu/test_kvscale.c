@@ -95,11 +95,46 @@ static void test_rungs(void **state) {
             }
 }
 
+/* Scales that the model gives are those of every vector; what lies beyond 448 of them is cut off there. */
+static void test_given_scales(void **state) {
+    (void)state;
+    enum { D = 16, ROWS = 3 };
+    const float k_scale = 0.25f, v_scale = 0x1p-7f;
+    backend *be = fixture_open(fixture_rungs[0], 1, NIB_ACTIVATIONS_F32);
+    cache *c = fixture_cache(be, NIB_KV_FP8, 1, 1, D, FIXTURE_SEQS * FIXTURE_PAGES);
+    attn_params p = {
+        .n_heads = 1, .n_kv_heads = 1, .head_dim = D, .scale = 1, .k_scale = k_scale, .v_scale = v_scale};
+    fixture_batch *f = test_calloc(1, sizeof *f);
+    fixture_add(f, 0, 0, ROWS);
+    buf *qkv = fixture_buf(be, BUF_F32, ROWS, 3 * D), *q = fixture_buf(be, BUF_F32, ROWS, D);
+    float *x = fixture_vector(ROWS * 3 * D, PATTERN_NORMAL, 0, 5);
+    x[2 * D] = 9;
+    fixture_set(qkv, x, ROWS);
+    step_begin(be, &f->b, 0);
+    op_qk_norm_rope_store(be, q, qkv, &p, c);
+    fixture_finish(be);
+    for (size_t t = 0; t < ROWS; t++)
+        for (size_t i = 0; i < D; i++) {
+            float k = x[(3 * t + 1) * D + i], v = x[(3 * t + 2) * D + i];
+            double want_k = (double)e4m3_to_f32(e4m3_from_f32_sat(k / k_scale)) * k_scale;
+            double want_v = (double)e4m3_to_f32(e4m3_from_f32_sat(v / v_scale)) * v_scale;
+            assert_true(fixture_kv_at(c, true, 0, fixture_page(0, 0), 0, t, i) == want_k);
+            assert_true(fixture_kv_at(c, false, 0, fixture_page(0, 0), 0, t, i) == want_v);
+        }
+    test_free(x);
+    test_free(f);
+    be->buf_free(be, q);
+    be->buf_free(be, qkv);
+    be->cache_free(be, c);
+    be->close(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_best_is_found),
         cmocka_unit_test(test_weights),
         cmocka_unit_test(test_rungs),
+        cmocka_unit_test(test_given_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

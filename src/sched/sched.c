@@ -374,8 +374,8 @@ static void admit(sched *s, int worst) {
     }
 }
 
-/* Where the first prompt would take the whole step, a quarter of its rows goes to those of its priority behind
- * it: that is planned before the rest. */
+/* Where the first prompt would take the whole step, a quarter of its rows goes to those of its priority
+ * behind it: that is planned before the rest. */
 static void plan_behind(sched *s) {
     const seq *first = s->running.first;
     while (first && first->n_planned > 0)
@@ -385,8 +385,7 @@ static void plan_behind(sched *s) {
     int32_t room = prefill_room(s);
     s->kept = room - room / 4;
     for (seq *q = first->next; q && q->priority == first->priority; q = q->next) {
-        int32_t wanted =
-            q->n_planned > 0 ? 0 : min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed);
+        int32_t wanted = q->n_planned > 0 ? 0 : min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed);
         if (wanted > 0)
             plan_prefill_of(s, q, wanted);
     }

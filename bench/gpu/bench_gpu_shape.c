@@ -5,16 +5,21 @@
  *
  * usage: bench_gpu_shape SHAPE [fp8|bf16: the cache] [auto|w4a16|w4a8|exact] [profile]
  */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/clock.h"
+#include "model/model.h"
 #include "ops/plugin.h"
-#include "shape_model.h"
+#include "store/shape_file.h"
 
 extern const backend_plugin nibble_plugin;
 
 enum { CHUNK = 2048, MAX_SEQS = 64, LONG = 16384, SEQ_PAGES = 20 /* of one of several streams */ };
 
 typedef struct bench {
-    shape_model sm;
+    model_file *file;
     backend *be;
     model *m;
     double bandwidth;
@@ -138,10 +143,8 @@ int main(int argc, char **argv) {
     b.bandwidth = devices[0].read_bandwidth;
     printf("# %s, read bandwidth %.3f TB/s; %s, all NVFP4, random weights, cache %s, %s\n", devices[0].name,
            b.bandwidth / 1e12, shape, kv, mode);
-    if (!shape_open(&b.sm, shape)) {
-        printf("no shape %s\n", shape);
-        return 2;
-    }
+    if (shape_file_open(&b.file, shape, &err) != NIB_OK)
+        die(&err);
     nib_kv_dtype kv_dtype = strcmp(kv, "bf16") == 0 ? NIB_KV_BF16 : NIB_KV_FP8;
     device_options o = {.mode_auto = strcmp(mode, "auto") == 0,
                         .mode = strcmp(mode, "exact") == 0  ? COMPUTE_EXACT
@@ -156,7 +159,7 @@ int main(int argc, char **argv) {
             b.pages[g][i] = (int32_t)((size_t)i * 7919 % (size_t)pages);
     }
     for (int i = 0; i < CHUNK; i++)
-        b.tokens[i] = (i * 7919 + 13) % b.sm.file.hp.vocab;
+        b.tokens[i] = (i * 7919 + 13) % b.file->hp.vocab;
     for (int i = 0; i < MAX_SEQS; i++)
         b.rows[i] = (sample_row){.n_top = -1};
     for (int eager = 0; eager < 2; eager++) {
@@ -164,10 +167,10 @@ int main(int argc, char **argv) {
         if (nibble_plugin.open(&b.be, &o, &err) != NIB_OK)
             die(&err);
         double t0 = clock_seconds();
-        if (model_open(&b.m, &b.sm.file, b.be, &limits, NULL, &err) != NIB_OK)
+        if (model_open(&b.m, b.file, b.be, &limits, NULL, &err) != NIB_OK)
             die(&err);
         cache_shape groups[CACHE_MAX_GROUPS];
-        int n_groups = model_groups(&b.sm.file.hp, kv_dtype, groups);
+        int n_groups = model_groups(&b.file->hp, kv_dtype, groups);
         b.kv_row_bytes = 0;
         for (int g = 0; g < n_groups; g++)
             b.kv_row_bytes += b.be->cache_page_bytes(b.be, &groups[g]) / KV_PAGE_TOKENS;

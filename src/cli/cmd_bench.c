@@ -4,6 +4,7 @@
  * bandwidth it is.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "cli/load.h"
 #include "cli/ui.h"
 #include "cpu/cpu.h"
+#include "engine/backends.h"
 #include "engine/loaded.h"
 #include "eval/speed.h"
 
@@ -25,6 +27,7 @@ typedef struct number_list {
 
 typedef struct bench_args {
     const char *models[MAX_LIST]; /* [n_models] */
+    bool is_shape[MAX_LIST];      /* the model is a shape's name */
     int n_models;
     number_list n_prompt, n_gen, depth, threads;
     int repeats;
@@ -35,7 +38,7 @@ typedef struct bench_args {
     nib_options compute;
 } bench_args;
 
-enum { KEY_PROFILE = 0x3000, KEY_LOAD };
+enum { KEY_PROFILE = 0x3000, KEY_LOAD, KEY_SHAPE };
 
 static const struct argp_option options[] = {
     {"n-prompt", 'p', "N,...", 0, "Prompt lengths to measure, 0: none (default 512)", 1},
@@ -47,6 +50,11 @@ static const struct argp_option options[] = {
     {"server-load", KEY_LOAD, "STREAMS", OPTION_ARG_OPTIONAL,
      "Instead: how long STREAMS answers (default 8) wait from token to token, alone and while a long prompt "
      "(--n-prompt, default 3400) is read, and that prompt for its first token",
+     1},
+    {"shape", KEY_SHAPE, "NAME", 0,
+     "A model that is only a shape, with random NVFP4 weights: smollm2-135m, qwen3-8b, llama3-8b, "
+     "gemma3-27b, "
+     "qwen3-32b, llama3-70b",
      1},
     {"threads", 't', "N,...", 0, "Threads, each number in turn (default: one per physical core)", 10},
     {0}};
@@ -75,6 +83,13 @@ static int longest_of(const number_list *l) {
 static int longest_test(const bench_args *a) {
     int prompt = longest_of(&a->n_prompt), gen = longest_of(&a->n_gen);
     return longest_of(&a->depth) + (prompt > gen ? prompt : gen);
+}
+
+static void add_model(const struct argp_state *state, bench_args *a, const char *name, bool is_shape) {
+    if (a->n_models == MAX_LIST)
+        argp_error(state, "at most %d models at a time", MAX_LIST);
+    a->is_shape[a->n_models] = is_shape;
+    a->models[a->n_models++] = name;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -108,14 +123,17 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_LOAD:
         a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
         return 0;
+    case KEY_SHAPE:
+        add_model(state, a, arg, true);
+        return 0;
     case ARGP_KEY_ARG:
-        if (a->n_models == MAX_LIST)
-            argp_error(state, "at most %d models at a time", MAX_LIST);
-        a->models[a->n_models++] = arg;
+        add_model(state, a, arg, false);
         return 0;
     case ARGP_KEY_END:
         if (!a->n_models)
-            argp_error(state, "expected a MODEL");
+            argp_error(state, "expected a MODEL or a --shape");
+        if (a->n_streams && a->is_shape[0])
+            argp_error(state, "--server-load takes a MODEL; a shape has no words");
         if (a->n_streams && (a->n_models > 1 || a->threads.n > 1))
             argp_error(state, "--server-load takes one MODEL and one number of --threads");
         if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
@@ -135,14 +153,15 @@ static const struct argp_child children[] = {{&cli_compute_no_threads_argp, 0, N
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .args_doc = "MODEL...",
+    .args_doc = "[MODEL...]",
     .doc =
         "Measures how fast each MODEL reads a prompt (ppN) and writes an answer (tgN), in tokens per second, "
         "and how "
         "much of the machine's memory read bandwidth that takes.\v"
         "Examples:\n"
         "  nibble bench gemma-nvfp4 -p 512 -n 128 -d 0,4096\n"
-        "  nibble bench gemma-nvfp4 gemma.gguf -t 1,2,4",
+        "  nibble bench gemma-nvfp4 gemma.gguf -t 1,2,4\n"
+        "  nibble bench --shape qwen3-8b --device cuda",
     .children = children,
 };
 
@@ -189,13 +208,27 @@ static const char *base_name(const char *path) {
     return slash && slash[1] ? slash + 1 : path;
 }
 
-static nib_status setup_open(bench_session *s, const char *path, int threads, nib_error *err) {
+/* Of what computes: bytes per second. */
+static double read_bandwidth(const loaded *l) {
+    device_info list[BACKEND_MAX_DEVICES];
+    size_t n = 0;
+    const char *colon = l->options.device ? strchr(l->options.device, ':') : NULL;
+    const size_t device = colon ? (size_t)atoi(colon + 1) : 0;
+    if (strcmp(l->be->name, "cuda") != 0)
+        return cpu_read_bandwidth(l->threads);
+    return backends_gpus(list, &n, true, NULL) == NIB_OK && device < n ? list[device].read_bandwidth : 0;
+}
+
+static nib_status setup_open(bench_session *s, int m, int threads, nib_error *err) {
     const bench_args *a = s->args;
+    const char *path = a->models[m];
     nib_options compute = a->compute;
     compute.threads = threads;
     s->limits = speed_limits(longest_test(a), a->compute.kv_cache);
-    loaded_needs needs = {
-        .max_rows = s->limits.max_rows, .max_out = s->limits.max_out, .n_kv_pages = s->limits.n_pages[0]};
+    loaded_needs needs = {.max_rows = s->limits.max_rows,
+                          .max_out = s->limits.max_out,
+                          .n_kv_pages = s->limits.n_pages[0],
+                          .is_shape = a->is_shape[m]};
     NIB_TRY(loaded_open(&s->model, path, &compute, &needs, err));
     const int context_len = s->model->file->hp.context_len;
     if (longest_test(a) > context_len)
@@ -207,7 +240,7 @@ static nib_status setup_open(bench_session *s, const char *path, int threads, ni
                            .n_parameters = count_parameters(s->model->file),
                            .compute = s->model->options,
                            .threads = s->model->threads,
-                           .read_bandwidth = cpu_read_bandwidth(s->model->threads)};
+                           .read_bandwidth = read_bandwidth(s->model)};
     snprintf(setup->path, sizeof setup->path, "%s", s->model->be->path);
     return NIB_OK;
 }
@@ -237,9 +270,9 @@ static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth,
     return NIB_OK;
 }
 
-static nib_status run_model(bench_session *s, const char *path, int threads, nib_error *err) {
+static nib_status run_model(bench_session *s, int m, int threads, nib_error *err) {
     const bench_args *a = s->args;
-    NIB_TRY(setup_open(s, path, threads, err));
+    NIB_TRY(setup_open(s, m, threads, err));
     for (int d = 0; d < a->depth.n; d++) {
         for (int i = 0; i < a->n_prompt.n; i++)
             NIB_TRY(run_test(s, a->n_prompt.values[i], 0, a->depth.values[d], err));
@@ -261,7 +294,7 @@ static nib_status run_all(bench_session *s, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
     for (int m = 0; m < a->n_models; m++)
         for (int t = 0; t < a->threads.n; t++)
-            NIB_TRY(run_model(s, a->models[m], a->threads.values[t], err));
+            NIB_TRY(run_model(s, m, a->threads.values[t], err));
     return NIB_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "engine/backends.h"
 #include "engine/speculate.h"
+#include "store/shape_file.h"
 
 enum { MAX_NUM_SEQS = 1024, DEFAULT_WAITING = 1024, MAX_WAITING = 1 << 20, MAX_BATCHED_TOKENS = 65536 };
 
@@ -164,15 +165,24 @@ static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *
     return model_open_cache(l->model, l->limits.n_pages, err);
 }
 
-static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
-    NIB_TRY(check_options(&l->options, err));
-    NIB_TRY(model_file_open(&l->file, path, err));
-    NIB_TRY(model_file_need_network(l->file, err));
-    NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
+static nib_status open_words(loaded *l, nib_error *err) {
     NIB_TRY(tokenizer_open(&l->words, &l->file->words, err));
     if (chat_open_model(&l->chat, &l->file->words, l->words, (strview){0}, (strview){0}, &l->chat_problem) ==
         NIB_NO_MEMORY)
         return nib_fail(err, NIB_NO_MEMORY, "%s", l->chat_problem.text);
+    return NIB_OK;
+}
+
+static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    NIB_TRY(check_options(&l->options, err));
+    if (needs->is_shape)
+        NIB_TRY(shape_file_open(&l->file, path, err));
+    else
+        NIB_TRY(model_file_open(&l->file, path, err));
+    NIB_TRY(model_file_need_network(l->file, err));
+    NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
+    if (!needs->is_shape)
+        NIB_TRY(open_words(l, err));
     l->be = needs->be;
     if (!l->be)
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));

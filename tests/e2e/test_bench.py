@@ -55,6 +55,15 @@ def test_several_models_and_thread_counts(nibble, tiny):
     assert [(row["n_threads"], row["test"]) for row in rows] == [(t, test) for _ in "ab" for t in (1, 2) for test in ("pp8", "tg4")]
 
 
+def test_a_shape_needs_no_files(nibble):
+    rows = json.loads(nibble("bench", "--shape", "smollm2-135m", *QUICK, "-r", 1, "-o", "json").stdout)
+    assert {(row["model"], row["model_n_params"]) for row in rows} == {("smollm2-135m", 162826560)}
+    done = nibble("bench", "--shape", "qwen9-8b", check=False)
+    assert "no shape 'qwen9-8b'; expected smollm2-135m, qwen3-8b, llama3-8b" in done.stderr and not done.stdout
+    done = nibble("bench", "--shape", "smollm2-135m", "--server-load", check=False)
+    assert done.returncode == 2 and "a shape has no words" in done.stderr
+
+
 def test_longer_than_the_model(nibble, tiny):
     done = nibble("bench", tiny, "-p", 600, "-n", 0, "-r", 1, "-t", 1)
     assert done.stderr == f"nibble: note: {tiny} was made for 512 tokens, and a test has 600\n"

@@ -4,10 +4,11 @@
  * CPU's exact mode: logits and what a reader of them would notice. Then what a mode promises of itself: the
  * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone.
  */
-#include "../../bench/gpu/shape_model.h"
 #include "cpu/cpu.h"
 #include "gpu_check.h"
+#include "model/model.h"
 #include "ops/plugin.h"
+#include "store/shape_file.h"
 
 extern const backend_plugin nibble_plugin;
 
@@ -19,7 +20,7 @@ typedef struct network {
     size_t vocab;
 } network;
 
-static shape_model shape;
+static model_file *shape;
 static int32_t tokens[TOKENS], page_lists[SEQS][4];
 
 static void die(const char *what, const nib_error *err) {
@@ -29,10 +30,10 @@ static void die(const char *what, const nib_error *err) {
 
 static network open_network(backend *be, nib_kv_dtype kv) {
     nib_error err = {""};
-    network n = {.be = be, .vocab = (size_t)shape.file.hp.vocab};
+    network n = {.be = be, .vocab = (size_t)shape->hp.vocab};
     model_limits limits = {
         .max_rows = TOKENS, .max_out = TOKENS, .n_pages = CACHE_EVERY_GROUP(PAGES), .kv_dtype = kv};
-    if (model_open(&n.m, &shape.file, be, &limits, NULL, &err) != NIB_OK)
+    if (model_open(&n.m, shape, be, &limits, NULL, &err) != NIB_OK)
         die("opening the network", &err);
     return n;
 }
@@ -164,11 +165,11 @@ static void promises(compute_mode mode, nib_kv_dtype kv) {
 int main(void) {
     backend *cpu;
     nib_error err = {""};
-    if (!shape_open(&shape, "smollm2-135m") ||
+    if (shape_file_open(&shape, "smollm2-135m", &err) != NIB_OK ||
         cpu_open(&cpu, &(cpu_options){.activations = NIB_ACTIVATIONS_F32}, &err) != NIB_OK)
         die("opening the CPU", &err);
     for (int i = 0; i < TOKENS; i++)
-        tokens[i] = (i * 7919 + 13) % shape.file.hp.vocab;
+        tokens[i] = (i * 7919 + 13) % shape->hp.vocab;
     for (int i = 0; i < PAGES; i++)
         page_lists[i % SEQS][i / SEQS] = i;
     network host = open_network(cpu, NIB_KV_FP32);

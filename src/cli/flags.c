@@ -26,8 +26,7 @@ static const struct argp_option options[] = {
      "Where it computes: auto is the first GPU that there is, else the CPU", 0},
     {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|fp4", 0,
      "What the weights are multiplied with: f32 is exact; int8 is fast on a CPU, bf16 and fp8 are on a GPU "
-     "(auto: "
-     "the fastest)",
+     "(auto: int8 or bf16)",
      0},
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0,
      "How keys and values are stored (default bf16, on a GPU fp8)", 0},

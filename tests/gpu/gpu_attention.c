@@ -276,15 +276,23 @@ static void check_made(const world *w, act_view out) {
     act_view qkv = {ACT_F32, w->d_qkv, NULL, w->qkv_cols};
     if (w->n_alone < w->n_rows || !decode_makes(&lane, &w->p, w->kv.format, w->n_alone))
         return;
+    size_t n_qkv = (size_t)w->n_rows * w->qkv_cols;
+    uint16_t *half = malloc(n_qkv * 2); /* the same values */
+    for (size_t i = 0; i < n_qkv; i++)
+        half[i] = bf16_from_f32(w->qkv[i]);
+    act_view bf16 = {ACT_BF16, to_device(half, n_qkv * 2), NULL, w->qkv_cols};
     run_fast(&lane, w, out);
     void *want = from_device(out.data, n);
     for (int i = 0; i < 4; i++)
         before[i] = from_device(cache[i], sizes[i]);
-    CK(cudaMemset(out.data, 0xff, n));
-    poison_cells(w);
-    CK(decode_make_launch(&lane, out, qkv, &w->p, &w->kv, &w->step, w->n_alone));
-    void *got = from_device(out.data, n);
-    check_equal("attention with its own queries", got, want, n);
+    for (int wide = 0; wide < 2; wide++) { /* from BF16, then from FP32 */
+        CK(cudaMemset(out.data, 0xff, n));
+        poison_cells(w);
+        CK(decode_make_launch(&lane, out, wide ? qkv : bf16, &w->p, &w->kv, &w->step, w->n_alone));
+        void *got = from_device(out.data, n);
+        check_equal("attention with its own queries", got, want, n);
+        free(got);
+    }
     for (int i = 0; i < (w->kv.format == KV_FP8 ? 4 : 2); i++) {
         void *after = from_device(cache[i], sizes[i]);
         check_equal("the cache behind it", after, before[i], sizes[i]);
@@ -292,7 +300,8 @@ static void check_made(const world *w, act_view out) {
     }
     for (int i = 0; i < 4; i++)
         free(before[i]);
-    free(want), free(got);
+    cudaFree(bf16.data);
+    free(want), free(half);
 }
 
 static void check_attention(const world *w, check_family *exact, check_family *fast) {

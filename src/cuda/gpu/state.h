@@ -196,7 +196,7 @@ void step_end(cuda_backend *cb, int op, int code, uint64_t bytes);
 
 /* ---- opcalls.c ---- */
 void opcalls_set(backend *be);
-void opcalls_settle(cuda_backend *cb); /* before anything but a norm reads the residual stream */
+void opcalls_settle(cuda_backend *cb); /* launches what waits for its reader: a sum, a norm, queries */
 enum {
     CALL_EMBED = 0,
     CALL_RMSNORM,

@@ -12,6 +12,10 @@
 #include "cuda/gpu/draw.h"
 #include "cuda/gpu/state.h"
 
+/* Beyond, decode attention has too many blocks to split anything, and a graph for brief rows would be the
+ * same. */
+enum { BRIEF_ROWS = 16 };
+
 /* Arrays of n_rows words before the pages. */
 enum {
     AT_TOKENS = 0,
@@ -98,6 +102,7 @@ static void fill_table(step_table *t, const batch *b) {
         }
         fill_rows(t, s, i, first_page);
     }
+    t->brief = t->brief && t->n_alone <= BRIEF_ROWS;
     t->n_words = ARRAYS * n + next;
 }
 

@@ -104,6 +104,7 @@ static void choice_close(choice *c) {
     mem_free(c->ids);
     mem_free(c->tokens);
     mem_free(c->pieces);
+    mem_free(c->vector);
 }
 
 void answer_close(answer *r) {
@@ -132,14 +133,14 @@ const char *answer_model(const answer *r) {
 
 /* ---- prompts ---- */
 
-static size_t most_choices(const server *s) {
+size_t answer_most_choices(const server *s) {
     const int waiting = s->options.compute.max_waiting;
     return waiting > 0 && waiting < ANSWER_MAX_CHOICES ? (size_t)waiting : ANSWER_MAX_CHOICES;
 }
 
 bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     const int n_ctx = r->server->info.max_model_len;
-    const size_t best_of = (size_t)r->ask.best_of, most = most_choices(r->server);
+    const size_t best_of = (size_t)r->ask.best_of, most = answer_most_choices(r->server);
     if (!r->ask.embeds && r->n_choices + best_of > most) { /* they would never find room in the queue */
         nib_free(ids);
         return api_error_set(e, API_INVALID, r->ask.prompt_name,
@@ -226,8 +227,7 @@ static nib_status render(const answer *r, const nib_conversation *c, int32_t **i
 }
 
 /* The prompt, and a reader of what is answered. */
-static nib_status render_once(const answer *r, int32_t **ids, size_t *n, nib_reader **reader,
-                              nib_error *err) {
+nib_status answer_render(const answer *r, int32_t **ids, size_t *n, nib_reader **reader, nib_error *err) {
     const nib_conversation c = {.size = sizeof c,
                                 .messages = json_dumps(r->ask.messages, JSON_COMPACT),
                                 .tools = r->ask.tools ? json_dumps(r->ask.tools, JSON_COMPACT) : NULL,
@@ -257,9 +257,9 @@ bool answer_add_conversation(answer *r, api_error *e) {
             "known");
     rename_developers(r);
     const size_t first = r->n_choices;
-    nib_status status = render_once(r, &ids, &n, &reader, &words);
+    nib_status status = answer_render(r, &ids, &n, &reader, &words);
     if (status == NIB_BAD_ARGUMENT && hoist_systems(r))
-        status = render_once(r, &ids, &n, &reader, &words);
+        status = answer_render(r, &ids, &n, &reader, &words);
     if (status != NIB_OK)
         return api_error_from(e, status, &words);
     if (r->ask.continue_last && !answer_cut_behind_last(r, ids, &n, e)) {
@@ -318,6 +318,10 @@ bool answer_wait(answer *r, int timeout_ms) {
     }
     if (n_open > 1 && timeout_ms > TOGETHER_MS)
         timeout_ms = TOGETHER_MS;
+    if (!first) { /* the queue was full when those before had ended */
+        nanosleep(&(struct timespec){.tv_nsec = TOGETHER_MS * 1000000L}, NULL);
+        return answer_start_more(r, &r->error);
+    }
     if (answer_take(r, first, timeout_ms))
         drain(r, &n_open, &first);
     for (size_t i = 0; i < r->n_choices; i++)

@@ -63,9 +63,9 @@ typedef struct choice {
     int32_t stop_token; /* or -1 */
     int n_cached, n_reasoning, n_guessed, n_right_guesses;
     double queue_ms, prompt_ms, generate_ms;
-    double last_token;      /* clock_seconds; 0: none yet */
-    double sum_logprob;     /* for best_of */
-    const float *embedding; /* [info.embedding_size] the request's; NULL: it generates */
+    double last_token;  /* clock_seconds; 0: none yet */
+    double sum_logprob; /* for best_of */
+    float *vector;      /* [answer.n_numbers] of embeddings, once it is over */
 } choice;
 
 typedef struct answer_prompt {
@@ -87,7 +87,8 @@ typedef struct answer {
     answer_prompt *prompts; /* [n_prompts] */
     size_t n_prompts;
     choice *choices; /* [n_prompts * best_of] */
-    size_t n_choices, n_started;
+    size_t n_choices, n_started, n_running;
+    size_t n_numbers;       /* of each vector, of embeddings */
     nib_shape *large_shape; /* of all choices, where the shelf does not keep it; else NULL */
     api_error error;        /* of the engine, while it ran */
     double deadline;        /* clock_seconds; 0: none */
@@ -116,6 +117,8 @@ bool answer_wait(answer *r, int timeout_ms);
 /* Waits for the end of all; false: r->error is set. */
 bool answer_finish(answer *r);
 void answer_choose(answer *r); /* the n best of each prompt's best_of get the indices */
+/* Its arguments are JSON: not so where it broke off when it was told in part already. */
+bool answer_call_is_whole(const answer_call *call);
 /* What is new becomes old: all of it, or the pieces alone. */
 void answer_told(choice *c);
 void answer_told_pieces(choice *c);

@@ -108,25 +108,31 @@ static nib_status start_choice(answer *r, size_t i, nib_error *err) {
     return submit(r, c, &o, err);
 }
 
-bool answer_start_next(answer *r, api_error *e) {
-    nib_error words = {""};
-    choice *c = &r->choices[r->n_started];
-    if (r->ask.max_tokens == 0) { /* only the prompt is told */
-        c->finish = "length";
-        c->over = true;
-    } else {
-        const nib_status status = start_choice(r, r->n_started, &words);
-        if (status != NIB_OK)
-            return api_error_from(e, status, &words);
-    }
-    r->n_started++;
-    return true;
+/* How many of R's choices the engine has at a time. */
+static size_t most_at_once(const answer *r) {
+    const size_t most = answer_most_choices(r->server);
+    return !r->ask.embeds ? r->n_choices : most < EMBEDDED_AT_ONCE ? most : EMBEDDED_AT_ONCE;
 }
 
-static bool is_among(const char *name, const char *const *list) {
-    while (list && *list && strcmp(*list, name) != 0)
-        list++;
-    return list && *list;
+bool answer_start_more(answer *r, api_error *e) {
+    while (r->n_started < r->n_choices && r->n_running < most_at_once(r)) {
+        nib_error words = {""};
+        choice *c = &r->choices[r->n_started];
+        if (r->ask.max_tokens == 0) { /* only the prompt is told */
+            c->finish = "length";
+            c->over = true;
+            r->n_started++;
+            continue;
+        }
+        const nib_status status = start_choice(r, r->n_started, &words);
+        if (status == NIB_BUSY && r->ask.embeds && r->n_started > 0)
+            return true; /* later: what is done already is not thrown away */
+        if (status != NIB_OK)
+            return api_error_from(e, status, &words);
+        r->n_started++;
+        r->n_running++;
+    }
+    return true;
 }
 
 /* A body may be large, and an answer take long: of what was read only that stays which will be told. */
@@ -144,22 +150,21 @@ static void forget_body(answer *r) {
     a->shape.text = NULL;
     a->tool_name = a->cache_salt = NULL;
     json_object_foreach_safe(r->body, next, name, value) {
-        if (!is_among(name, told) && !is_among(name, a->echoed) && !(a->echo && value == a->prompt))
+        if (!fields_among(name, told) && !(a->echoed && fields_among(name, a->echoed)) &&
+            !(a->echo && value == a->prompt))
             json_object_del(r->body, name);
     }
 }
 
 bool answer_start(answer *r, api_error *e) {
-    const size_t n = r->ask.embeds && r->n_choices > EMBEDDED_AT_ONCE ? EMBEDDED_AT_ONCE : r->n_choices;
     const bool chat = r->ask.messages && (r->ask.tools || r->server->chat_info.reasoning);
     r->control_text = chat || r->ask.keep_special;
     live_add(r->server->live, &r->live);
     r->is_live = true;
     if (r->ask.echo && r->ask.logprobs && !answer_score(r, e))
         return false;
-    while (r->n_started < n)
-        if (!answer_start_next(r, e))
-            return false;
+    if (!answer_start_more(r, e))
+        return false;
     forget_body(r);
     return true;
 }

@@ -69,11 +69,27 @@ static bool wants_call(const answer *r) {
     return r->ask.tool_choice >= ASK_TOOLS_REQUIRED;
 }
 
+bool answer_call_is_whole(const answer_call *call) {
+    const buf *arguments = &call->arguments;
+    json_t *json = NULL;
+    const bool whole =
+        json_read(&json, arguments->n ? arguments->bytes : "", arguments->n, "a call", NULL) == NIB_OK;
+    json_decref(json);
+    return whole;
+}
+
+static bool has_whole_call(const choice *c) {
+    for (size_t i = 0; i < c->n_calls; i++)
+        if (answer_call_is_whole(&c->calls[i]))
+            return true;
+    return false;
+}
+
 static void take_piece(void *context, const nib_piece *piece) {
     taker *t = context;
     choice *c = t->c;
     bool fits = true;
-    if (t->r->ask.single_call && piece->kind >= NIB_PIECE_CALL && piece->call > 0 && !c->enough) {
+    if (t->r->ask.single_call && piece->kind == NIB_PIECE_CALL && has_whole_call(c) && !c->enough) {
         c->enough = true;
         nib_cancel(c->request);
     }
@@ -212,20 +228,13 @@ static void take_token(answer *r, choice *c, const nib_event *event) {
 
 /* ---- the end ---- */
 
-/* Whether the last call broke off: it was told while it was written. */
-static bool is_broken_off(const choice *c) {
-    const buf *arguments = c->n_calls > 0 ? &c->calls[c->n_calls - 1].arguments : NULL;
-    json_t *json = NULL;
-    const bool whole = !arguments || json_read(&json, arguments->n ? arguments->bytes : "", arguments->n,
-                                               "a call", NULL) == NIB_OK;
-    json_decref(json);
-    return !whole;
-}
-
 static void take_reason(answer *r, choice *c, const nib_event *event) {
     switch (event->reason) {
     case NIB_END_STOP:
-        c->finish = c->n_calls > 0 && !is_broken_off(c) ? "tool_calls" : "stop";
+        c->finish = c->n_calls > 0 ? "tool_calls" : "stop";
+        for (size_t i = 0; i < c->n_calls; i++)
+            if (!answer_call_is_whole(&c->calls[i])) /* whoever acts on calls must not act on these */
+                c->finish = "stop";
         c->stop_text = event->end_text;
         c->stop_token = event->end_token;
         break;
@@ -243,6 +252,20 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
         api_error_set(&r->error, API_FAILED, NULL, "the answer failed: %s", event->error);
         break;
     }
+}
+
+/* The numbers that are wanted; what the request holds is given back at once. */
+static void take_vector(answer *r, choice *c, const nib_event *event) {
+    c->vector = mem_array(r->n_numbers, sizeof *c->vector);
+    if (c->vector)
+        memcpy(c->vector, event->embedding, r->n_numbers * sizeof *c->vector);
+    else
+        no_memory(r);
+    pthread_mutex_lock(&r->lock);
+    nib_request *done = c->request;
+    c->request = NULL;
+    pthread_mutex_unlock(&r->lock);
+    nib_release(done);
 }
 
 static void take_end(answer *r, choice *c, const nib_event *event) {
@@ -268,11 +291,13 @@ static void take_end(answer *r, choice *c, const nib_event *event) {
     c->queue_ms = event->queue_ms;
     c->prompt_ms = event->prompt_ms;
     c->generate_ms = event->generate_ms;
-    c->embedding = event->embedding;
+    if (event->embedding)
+        take_vector(r, c, event);
     observe_end(r, c);
     c->over = true;
-    if (r->n_started < r->n_choices && !r->error.kind && !r->cancelled)
-        answer_start_next(r, &r->error);
+    r->n_running--;
+    if (!r->error.kind)
+        answer_start_more(r, &r->error);
 }
 
 bool answer_take(answer *r, choice *c, int timeout_ms) {

@@ -13,7 +13,8 @@ bool answer_take(answer *r, choice *c, int timeout_ms);
 /* Whether R's time is over, which *e is told. In answer.c. */
 bool answer_is_late(const answer *r, api_error *e);
 
-/* The next choice begins. In answer_start.c. */
-bool answer_start_next(answer *r, api_error *e);
+/* As many choices begin as may run at a time and find room. In answer_start.c. */
+bool answer_start_more(answer *r, api_error *e);
+size_t answer_most_choices(const server *s); /* that can ever find room in the queue together; in answer.c */
 
 #endif

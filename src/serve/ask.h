@@ -83,8 +83,9 @@ extern const field *const ask_chat_tables[],
                                                                        *const ask_embeddings_tables[];
 
 /* For the readers' files. */
-extern const field ask_common[];   /* of every generating request of OpenAI's kind */
-extern const field ask_harmless[]; /* names that change nothing here */
+extern const field ask_common[];            /* of every generating request of OpenAI's kind */
+extern const char *const ask_part_fields[]; /* that a part of a message's text may have */
+extern const field ask_harmless[];          /* names that change nothing here */
 void ask_defaults(ask *a, const json_t *body);
 bool ask_finish(ask *a, api_error *e); /* what fields say together */
 bool ask_no_memory(api_error *e);

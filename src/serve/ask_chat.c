@@ -26,8 +26,8 @@ static const char *const message_fields[] = {"role",
                                              "reasoning_details",
                                              "provider_specific_fields",
                                              NULL};
-static const char *const part_fields[] = {"type",     "text",          "refusal", "annotations",
-                                          "logprobs", "cache_control", NULL};
+const char *const ask_part_fields[] = {"type",     "text",      "refusal",       "annotations",
+                                       "logprobs", "citations", "cache_control", NULL};
 static const char *const call_fields[] = {"id", "type", "function", "index", "provider_specific_fields",
                                           NULL};
 static const char *const function_fields[] = {"name", "arguments", NULL};
@@ -35,10 +35,7 @@ static const char *const function_fields[] = {"name", "arguments", NULL};
 static bool is_text_part(const json_t *part) {
     static const char *const types[] = {"text", "input_text", "output_text", "refusal", NULL};
     const char *type = json_string_value(json_object_get(part, "type"));
-    for (const char *const *t = types; type && *t; t++)
-        if (strcmp(type, *t) == 0)
-            return true;
-    return json_is_string(part);
+    return type ? fields_among(type, types) : json_is_string(part);
 }
 
 static const char *part_text(const json_t *part) {
@@ -60,7 +57,7 @@ static bool join_parts(json_t *message, const json_t *parts, const char *name, a
                                  "part %zu of '%s' is of type '%.40s'; this model takes text alone", k, name,
                                  type ? type : "");
         }
-        if (!fields_known(part, part_fields, name, e)) {
+        if (!fields_known(part, ask_part_fields, name, e)) {
             buf_free(&all);
             return false;
         }

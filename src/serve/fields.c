@@ -90,14 +90,17 @@ static bool unrecognized(const char *name, api_error *e) {
                          "unrecognized field '%s': it may change the answer, so it is not passed over", name);
 }
 
+bool fields_among(const char *name, const char *const *names) {
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names != NULL;
+}
+
 bool fields_known(const json_t *object, const char *const *names, const char *where, api_error *e) {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)object, key, value) {
-        const char *const *known = names;
-        while (*known && strcmp(*known, key) != 0)
-            known++;
-        if (*known || json_is_null(value))
+        if (json_is_null(value) || fields_among(key, names))
             continue;
         char name[160];
         snprintf(name, sizeof name, "%s.%s", where, key);

@@ -42,6 +42,8 @@ typedef struct field {
 bool fields_read(const field *const *tables, void *target, const json_t *object, const char *where,
                  api_error *e);
 
+bool fields_among(const char *name, const char *const *names); /* ends with NULL */
+
 /* Every member of OBJECT that is not null is one of NAMES (ends with NULL): of parts that are read by hand.
  * WHERE names the object, for sentences. */
 bool fields_known(const json_t *object, const char *const *names, const char *where, api_error *e);

@@ -74,9 +74,6 @@ bool history_add_tool(ask *a, const char *name, const char *description, const j
     return (tool && json_array_append_new(a->tools, tool) == 0) || ask_no_memory(e);
 }
 
-static const char *const part_fields[] = {"type",      "text",          "annotations", "logprobs",
-                                          "citations", "cache_control", NULL};
-
 bool history_read_text(const json_t *content, const char *const *types, const char *name, buf *out,
                        api_error *e) {
     size_t i;
@@ -91,14 +88,11 @@ bool history_read_text(const json_t *content, const char *const *types, const ch
     json_array_foreach(content, i, part) {
         const char *type = json_string_value(json_object_get(part, "type"));
         const char *text = json_string_value(json_object_get(part, "text"));
-        const char *const *known = types;
-        while (type && *known && strcmp(*known, type) != 0)
-            known++;
-        if (!type || !*known || !text)
+        if (!type || !fields_among(type, types) || !text)
             return api_error_set(e, API_INVALID, name,
                                  "part %zu of '%s' is of type '%.40s'; this model takes text alone", i, name,
                                  type ? type : "");
-        if (!fields_known(part, part_fields, name, e))
+        if (!fields_known(part, ask_part_fields, name, e))
             return false;
         if (i > 0)
             buf_text(out, "\n");

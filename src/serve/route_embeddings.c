@@ -32,74 +32,123 @@ static void write_vector(const answer *r, const float *vector, size_t n, buf *ou
     buf_text(out, "]");
 }
 
-/* An object for each input in their order: after its number come HEAD, the vector and TAIL. */
-static void write_list(const answer *r, const char *head, const char *tail, buf *out) {
-    const size_t n = r->ask.dimensions ? (size_t)r->ask.dimensions : (size_t)r->server->info.embedding_size;
-    float *vector = mem_array(n, sizeof *vector);
-    out->failed |= !vector;
-    buf_text(out, "[");
-    for (size_t i = 0; i < r->n_choices && !out->failed; i++) {
-        buf_print(out, "%s{\"index\":%zu,%s", i ? "," : "", i, head);
-        normalize(vector, r->choices[i].embedding, n);
-        write_vector(r, vector, n, out);
-        buf_text(out, tail);
+/* ---- written vector by vector: all together may be hundreds of megabytes ---- */
+
+typedef struct form {
+    void (*begin)(const answer *r, buf *out), (*end)(const answer *r, buf *out); /* about the list */
+    const char *head, *tail;                                                     /* about a vector */
+} form;
+
+typedef struct vector_stream {
+    stream base;
+    answer *answer;
+    const form *form;
+    float *unit; /* [n_numbers] */
+    size_t i;    /* vectors told; n_choices + 1: all is */
+} vector_stream;
+
+static bool next_vector(stream *base, buf *out) {
+    vector_stream *s = (vector_stream *)base;
+    const answer *r = s->answer;
+    if (s->i > r->n_choices)
+        return false;
+    if (s->i == 0)
+        s->form->begin(r, out);
+    if (s->i < r->n_choices) {
+        buf_print(out, "%s{\"index\":%zu,%s", s->i ? "," : "", s->i, s->form->head);
+        normalize(s->unit, r->choices[s->i].vector, r->n_numbers);
+        write_vector(r, s->unit, r->n_numbers, out);
+        buf_text(out, s->form->tail);
+    } else {
+        s->form->end(r, out);
     }
-    buf_text(out, "]");
-    mem_free(vector);
+    s->i++;
+    return true;
 }
 
-static void write_openai(const answer *r, buf *out) {
+static void close_vectors(stream *base) {
+    vector_stream *s = (vector_stream *)base;
+    answer_close(s->answer);
+    mem_free(s->unit);
+    mem_free(s);
+}
+
+/* ---- forms ---- */
+
+static void begin_openai(const answer *r, buf *out) {
+    (void)r;
+    buf_text(out, "{\"object\":\"list\",\"data\":[");
+}
+
+static void end_openai(const answer *r, buf *out) {
     const answer_usage u = answer_count(r);
-    buf_text(out, "{\"object\":\"list\",\"data\":");
-    write_list(r, "\"object\":\"embedding\",\"embedding\":", "}", out);
-    buf_text(out, ",\"model\":");
+    buf_text(out, "],\"model\":");
     buf_json(out, json_string(answer_model(r)));
     buf_text(out, ",\"usage\":");
     buf_json(out, json_pack("{s:i, s:i}", "prompt_tokens", u.prompt, "total_tokens", u.prompt));
     buf_text(out, "}");
 }
 
-/* A list of vectors each: without pooling it would be one for each token. */
-static void write_llama(const answer *r, buf *out) {
-    write_list(r, "\"embedding\":[", "]}", out);
+static void begin_list(const answer *r, buf *out) {
+    (void)r;
+    buf_text(out, "[");
 }
 
-static bool check_dimensions(const answer *r, api_error *e) {
+static void end_list(const answer *r, buf *out) {
+    (void)r;
+    buf_text(out, "]");
+}
+
+/* ---- the routes ---- */
+
+static bool set_numbers(answer *r, api_error *e) {
     const int most = r->server->info.embedding_size;
+    r->n_numbers = (size_t)(r->ask.dimensions ? r->ask.dimensions : most);
     return r->ask.dimensions <= most ||
            api_error_set(e, API_INVALID, "dimensions", "'dimensions' is %d; vectors of this model have %d",
                          r->ask.dimensions, most);
 }
 
 static bool embed(exchange *x, answer **out, api_error *e) {
-    if (!answer_read(out, x, ask_read_embeddings, "embd-", e) || !check_dimensions(*out, e) ||
+    if (!answer_read(out, x, ask_read_embeddings, "embd-", e) || !set_numbers(*out, e) ||
         !answer_add_prompts(*out, e) || !answer_start(*out, e))
         return false;
     answer *r = *out;
     if (!answer_finish(r))
         *e = r->error;
     for (size_t i = 0; i < r->n_choices && e->kind == API_NO_ERROR; i++)
-        if (!r->choices[i].embedding) /* its request was cancelled */
+        if (!r->choices[i].vector)
             api_error_set(e, API_UNAVAILABLE, NULL, "the request was cancelled");
     return e->kind == API_NO_ERROR;
 }
 
-static void reply(exchange *x, void (*write)(const answer *r, buf *out)) {
+static void reply(exchange *x, const form *f) {
     answer *r = NULL;
-    buf text = {0};
+    vector_stream *s = NULL;
+    float *unit = NULL;
     if (embed(x, &r, &x->error)) {
-        write(r, &text);
-        http_reply(x, 200, "application/json", &text);
-    } else {
-        http_reply_error(x, &x->error);
+        s = mem_array(1, sizeof *s);
+        unit = mem_array(r->n_numbers, sizeof *unit);
+        if (s && unit) {
+            *s = (vector_stream){{next_vector, close_vectors}, r, f, unit, 0};
+            http_reply_stream(x, "application/json", &s->base);
+            return;
+        }
+        ask_no_memory(&x->error);
     }
+    http_reply_error(x, &x->error);
+    mem_free(s);
+    mem_free(unit);
     answer_close(r);
 }
 
 void route_embeddings(exchange *x) {
-    reply(x, write_openai);
+    static const form openai = {begin_openai, end_openai, "\"object\":\"embedding\",\"embedding\":", "}"};
+    reply(x, &openai);
 }
 
+/* A list of vectors each: without pooling it would be one for each token. */
 void route_llama_embedding(exchange *x) {
-    reply(x, write_llama);
+    static const form llama = {begin_list, end_list, "\"embedding\":[", "]}"};
+    reply(x, &llama);
 }

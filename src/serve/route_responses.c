@@ -26,9 +26,17 @@ static json_t *text_part(const block *b) {
                : json_pack("{s:s, s:s%}", "type", "reasoning_text", "text", text, b->text.n);
 }
 
+/* Whether B, of blocks L, was cut off: the last one by the limit, a call in any way. */
+static bool is_incomplete(const answer *r, const blocks *l, const block *b) {
+    const choice *c = &r->choices[0];
+    if (b->kind == NIB_PIECE_CALL && !answer_call_is_whole(&c->calls[b->call]))
+        return true;
+    return b == &l->list[l->n - 1] && c->finish && strcmp(c->finish, "length") == 0;
+}
+
 /* A block as an item; without what it holds when it has just BEGUN. */
-static json_t *item(const answer *r, const block *b, bool begun) {
-    const char *status = begun ? "in_progress" : "completed";
+static json_t *item(const answer *r, const blocks *l, const block *b, bool begun) {
+    const char *status = begun ? "in_progress" : is_incomplete(r, l, b) ? "incomplete" : "completed";
     json_t *content = begun ? json_array() : json_pack("[o]", text_part(b));
     if (b->kind == NIB_PIECE_TEXT)
         return json_pack("{s:s, s:s, s:s, s:s, s:o}", "id", b->id, "type", "message", "status", status,
@@ -46,7 +54,7 @@ static json_t *item(const answer *r, const block *b, bool begun) {
 static json_t *output(const answer *r, const blocks *l) {
     json_t *list = json_array();
     for (size_t i = 0; i < l->n; i++)
-        json_array_append_new(list, item(r, &l->list[i], false));
+        json_array_append_new(list, item(r, l, &l->list[i], false));
     return list;
 }
 
@@ -132,7 +140,8 @@ static void begin_item(void *context, const block *b, size_t i) {
     teller *told = context;
     const block nothing = {.kind = b->kind};
     write_event(told, "response.output_item.added",
-                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(told->answer, b, true)));
+                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item",
+                          item(told->answer, &told->blocks, b, true)));
     if (b->kind != NIB_PIECE_CALL)
         write_part(told, "response.content_part.added", b, i, &nothing);
 }
@@ -155,7 +164,8 @@ static void end_item(void *context, const block *b, size_t i) {
     if (!call)
         write_part(told, "response.content_part.done", b, i, b);
     write_event(told, "response.output_item.done",
-                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item", item(told->answer, b, false)));
+                json_pack("{s:I, s:o}", "output_index", (json_int_t)i, "item",
+                          item(told->answer, &told->blocks, b, false)));
 }
 
 static void write_response(teller *told, const char *type, const char *status) {

@@ -100,6 +100,12 @@ def test_many_inputs_keep_their_order(server):
         vectors(server, texts)[i] for i in (0, 77, 149)]
 
 
+def test_texts_wait_for_a_place_in_the_queue(nibble_path, model):
+    with Server(nibble_path, model, "--max-waiting", 8, "--max-num-seqs", 2) as s:
+        texts = [f"the cat {i}" for i in range(150)]
+        assert len(vectors(s, texts)) == 150
+
+
 def test_forms(server):
     one = vectors(server, "the cat")[0]
     packed = base64.b64decode(vectors(server, "the cat", encoding_format="base64")[0], validate=True)

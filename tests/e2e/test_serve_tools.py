@@ -104,6 +104,9 @@ def test_calls_are_streamed_while_they_are_written(hermes):
     assert (name, "".join(pieces), finish) == ("now", whole, "tool_calls") and len(pieces) > 20
     name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS, max_tokens=80))  # cut: as far as it was told
     assert name == "now" and 0 < len("".join(pieces)) < len(whole) and whole.startswith("".join(pieces)) and finish == "length"
+    broken = CALL.replace('"UTC"}', '"UTC",}')  # a broken call before a whole one: not to be acted on
+    frames = [f["choices"][0] for f in hermes.stream(CHAT, ask(broken + "\n" + CALL, tools=TOOLS))]
+    assert frames[-1]["finish_reason"] == "stop"
     name, pieces, finish = call_deltas(hermes, ask(says[:-len('"}}\n</tool_call>')], tools=TOOLS))  # it breaks off by itself
     assert name == "now" and finish == "stop" and whole.startswith("".join(pieces))
 
@@ -124,6 +127,12 @@ def test_a_last_message_is_gone_on_with(hermes):
     answer = hermes.post(CHAT, ask(messages=messages, continue_final_message=True, max_tokens=8, return_token_ids=True))
     text = hermes.post(TEXT, {"prompt": answer["prompt_token_ids"], "temperature": 0, "max_tokens": 8})["choices"][0]["text"]
     assert answer["choices"][0]["message"]["content"] == text
+    for said, user_says in (">", "the cat"), (" Yes", 'Answer " Yes" or " No".'), ("Yes \n", "Yes"):  # found nowhere else
+        messages = [*user(user_says), {"role": "assistant", "content": said}]
+        begun = hermes.post("/apply-template", {"messages": messages, "continue_final_message": True})["prompt"]
+        plain = hermes.post("/apply-template", {"messages": messages[:1]})["prompt"]
+        assert begun.startswith(plain) and begun[len(plain):].strip() == said.strip()
+    messages = [*user("the cat"), {"role": "assistant", "content": "It is the"}]
     claude = hermes.post("/v1/messages", {"messages": messages, "temperature": 0, "max_tokens": 8})
     assert claude["content"][0]["text"] == text and claude["usage"]["input_tokens"] <= len(answer["prompt_token_ids"])
 

@@ -105,24 +105,57 @@ async def read_pieces(reader, headers):
         yield piece[:-2]
 
 
-def take_frame(answer, frame):
-    """One SSE frame; true: it was the last."""
-    if not frame.startswith(b"data: "):
-        return False
-    if frame == b"data: [DONE]":
-        return True
-    chunk = json.loads(frame[6:])
-    if "error" in chunk:
-        raise ConnectionError(chunk["error"]["message"])
+def take_choices(answer, chunk):
+    """A chunk in OpenAI's form."""
     if usage := chunk.get("usage"):
         answer.tokens = usage["completion_tokens"]
     for choice in chunk["choices"]:
-        text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        said = choice.get("delta") or choice.get("message") or choice
+        text = said.get("text") or said.get("content") or ""
         if text:
             answer.text += text
             answer.times.append(time.monotonic())
         answer.finish = choice.get("finish_reason") or answer.finish
-    return False
+
+
+def take_event(answer, event):
+    """An event of the Responses or the Messages API; true: it was the last."""
+    kind = event["type"]
+    if kind == "response.output_text.delta":
+        answer.text += event["delta"]
+    elif kind == "content_block_delta":
+        answer.text += event["delta"].get("text", "")
+    elif kind == "message_delta":
+        answer.finish = event["delta"]["stop_reason"]
+    elif kind in ("response.completed", "response.incomplete"):
+        answer.finish = event["response"]["status"]
+    return kind in ("response.completed", "response.incomplete", "message_stop")
+
+
+def take_frame(answer, frame):
+    """One SSE frame; true: it was the last."""
+    data = b"".join(line[6:] for line in frame.split(b"\n") if line.startswith(b"data: "))
+    if not data or data == b"[DONE]":
+        return bool(data)
+    chunk = json.loads(data)
+    if chunk.get("error"):
+        raise ConnectionError(chunk["error"]["message"])
+    if "choices" not in chunk:
+        return take_event(answer, chunk)
+    return bool(take_choices(answer, chunk))
+
+
+def take_whole(answer, body):
+    if "choices" in body:
+        take_choices(answer, {**body, "choices": body["choices"][:1]})
+    elif "output" in body:
+        answer.text = "".join(part["text"] for item in body["output"] if item["type"] == "message" for part in item["content"])
+        answer.finish = body["status"]
+    elif body.get("type") == "message":
+        answer.text = "".join(block.get("text", "") for block in body["content"])
+        answer.finish = body["stop_reason"]
+    elif "data" in body:
+        answer.text, answer.finish = json.dumps(body["data"]), "stop"
 
 
 async def read_answer(reader, answer, pause=0.0):
@@ -141,11 +174,8 @@ async def read_answer(reader, answer, pause=0.0):
             await asyncio.sleep(pause)
     if not over:
         raise ConnectionError("the stream has no end")
-    if answer.status == 200 and not is_stream and b"choices" in answer.body:
-        whole = json.loads(answer.body)
-        choice = whole["choices"][0]
-        answer.text = choice["text"] if "text" in choice else choice["message"]["content"]
-        answer.finish, answer.tokens = choice["finish_reason"], whole["usage"]["completion_tokens"]
+    if answer.status == 200 and not is_stream and answer.headers.get("content-type") == "application/json":
+        take_whole(answer, json.loads(answer.body))
     return answer
 
 

@@ -57,7 +57,10 @@ def make_requests(rng, n, max_tokens):
         else:
             body["temperature"] = 0
         words = " ".join(rng.choice(["a", "the", "cat", "sat", "on", "mat", "and", "ran"]) for _ in range(rng.randint(1, 40)))
-        made.append(("/v1/completions", body | {"prompt": words}))
+        turns = [{"role": "user", "content": words}]
+        made.append([("/v1/completions", body | {"prompt": words}), ("/v1/chat/completions", body | {"messages": turns}),
+                     ("/v1/responses", body | {"input": words}), ("/v1/messages", body | {"messages": turns}),
+                     ("/v1/embeddings", {"input": [words, "a cat"]})][i % 5])
     return made
 
 
@@ -76,7 +79,7 @@ class Run:
     async def alone(self):
         for i, (path, body) in enumerate(self.requests):
             answer = await ask(self.server, "POST", path, body)
-            if answer.status != 200:
+            if answer.status != 200 or not answer.finish:
                 raise SystemExit(f"{body}: {answer.status} {answer.body}")
             self.expected[i] = (answer.text, answer.finish)
 
@@ -297,7 +300,12 @@ async def work(options):
     killed = {}
     if not options.no_kill:  # another server: the first has ended by itself, and looked for leaks where it can
         with Process(options.model, *FLAGS) as run.server:
-            killed = await kill_and_restart(run, options.clients)
+            for _ in range(5):
+                killed = await kill_and_restart(run, options.clients)
+                if killed["broken off"]:
+                    break
+            else:
+                run.blame("killed: always after the last answer")
     full = await overrun(options.model, requests, run.expected, run.blame)
     print("| request | came to | times |\n| --- | --- | ---: |")
     for (name, how), n in sorted(run.counts.items(), key=str):

@@ -89,6 +89,8 @@ def test_the_list_of_routes(nibble_path, words):
         api = s.get("/openapi.json")
         chat = api["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert chat["properties"]["min_p"] == {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+        assert chat["properties"]["max_tokens"]["maximum"] == 1 << 30
+        assert chat["required"] == ["messages"] and chat["properties"]["messages"]["items"]["required"] == ["role", "content"]
         for path, methods in api["paths"].items():
             for method, operation in methods.items():
                 status, _, body = s.ask(method.upper(), path.replace("{name}", "llama-words"), "{}" if method == "post" else None)

@@ -2,6 +2,8 @@
  *
  * Structured output, without a model. SHAPES is a JSON list of {"name": ..., "kind": "schema", "schema":
  * {...}, "docs": [text, ...], "bad": [text, ...]}; other kinds (object, regex, choice, gbnf) have a "text".
+ * Of kind "call" the "schema" is what calls are asked for with (call_shape.h); walks then have the calls that
+ * are read out of them, too.
  *
  *   bench_structured speed SHAPES MODEL        CPU time to compile, and of each mask along the docs
  *   bench_structured walk SHAPES MODEL N SEED  N random answers, over the shapes in turn
@@ -22,8 +24,12 @@
 #include "base/json.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "store/model_file.h"
+#include "text/chat_parts.h"
+#include "text/chat_reader.h"
 #include "text/guide.h"
+#include "text/tokenizer_parts.h"
 
 #define MAX_STEPS 6000
 
@@ -77,9 +83,9 @@ static json_t *read_shapes(const char *path) {
 }
 
 static guide_kind kind_of(const json_t *shape) {
-    static const char *const names[] = {"object", "schema", "regex", "choice", "gbnf"};
+    static const char *const names[] = {"object", "schema", "regex", "choice", "gbnf", "call"};
     const char *kind = json_string_value(json_object_get(shape, "kind"));
-    for (int i = 0; kind && i < 5; i++)
+    for (int i = 0; kind && i < 6; i++)
         if (strcmp(kind, names[i]) == 0)
             return (guide_kind)i;
     fprintf(stderr, "bench_structured: a shape of no known kind\n");
@@ -217,12 +223,41 @@ static int32_t any_token(const words *w, const uint32_t *mask) {
     return -1;
 }
 
+static const chat_format *format_of(const json_t *shape) {
+    const char *name = json_string_value(json_object_get(json_object_get(shape, "schema"), "format"));
+    for (const chat_format *f = chat_formats; name && f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f;
+    return NULL;
+}
+
+/* What ends a text in a call of FORMAT that has no quotes. */
+static const char *closing_of(const chat_format *f) {
+    if (f && f->shape == CHAT_HARMONY)
+        return "<|end|><|start|>assistant";
+    return !f ? NULL : f->quote ? f->quote : f->value_lines ? "\n</parameter>" : f->param_close;
+}
+
+/* The next byte of CLOSING behind TEXT [n], as a token; -1: there is none. */
+static int32_t next_of(const words *w, const char *closing, const char *text, size_t n) {
+    char letter[5] = {0};
+    size_t k = closing ? strlen(closing) - 1 : 0;
+    while (k > 0 && !(k <= n && memcmp(text + n - k, closing, k) == 0))
+        k--;
+    if (!closing)
+        return -1;
+    utf8_encode(tokenizer_byte_letter((unsigned char)closing[k]), letter);
+    return tokenizer_find(w->t, strview_of(letter));
+}
+
 /* In a hurry to end: the end, or else mostly what closes. */
-static int32_t closing_token(const words *w, const uint32_t *mask) {
+static int32_t closing_token(const words *w, const uint32_t *mask, int32_t next) {
     static const char *const closing[] = {"}", "]", "\"", "1", "a"};
     for (size_t i = 0; i < w->trie->n_ends; i++)
         if (allows(mask, (int32_t)w->trie->ends[i]))
             return (int32_t)w->trie->ends[i];
+    if (next >= 0 && allows(mask, next) && random_below(32))
+        return next;
     const size_t n = sizeof closing / sizeof *closing, from = random_below((uint32_t)n);
     for (size_t i = 0; i < n && random_below(32); i++) {
         const int32_t id = tokenizer_find(w->t, strview_of(closing[(from + i) % n]));
@@ -245,7 +280,7 @@ static int32_t walking_token(const words *w, const uint32_t *mask) {
 }
 
 /* One answer; its text, freed with free. NULL: it did not end. */
-static char *walk(const words *w, guide_plan *plan, size_t *bytes, nib_error *err) {
+static char *walk(const words *w, guide_plan *plan, const char *closing, size_t *bytes, nib_error *err) {
     guide *g;
     char *text = NULL;
     size_t room = 0, n = 0;
@@ -255,22 +290,24 @@ static char *walk(const words *w, guide_plan *plan, size_t *bytes, nib_error *er
     bool ended = false;
     for (uint32_t step = 0; step < MAX_STEPS && !ended; step++) {
         const uint32_t *mask = guide_mask(g);
-        const int32_t token = !mask ? -1 : step < calm ? walking_token(w, mask) : closing_token(w, mask);
+        const int32_t token = !mask         ? -1
+                              : step < calm ? walking_token(w, mask)
+                                            : closing_token(w, mask, next_of(w, closing, text, n));
         if (token < 0 || !guide_accept(g, token)) {
             snprintf(err->text, sizeof err->text, "token %d is in the mask and not accepted, after %.*s",
                      (int)token, (int)(n < 300 ? n : 300), text ? text : "");
             break;
         }
-        const strview piece = tokenizer_piece(w->t, token, false);
+        const strview word = tokenizer_piece(w->t, token, true);
         ended = tokenizer_is_end(w->t, token);
-        if (n + piece.n + 1 > room) {
-            room = 2 * room + piece.n + 64;
+        if (n + word.n + 1 > room) {
+            room = 2 * room + word.n + 64;
             text = realloc(text, room);
             if (!text)
                 abort();
         }
-        memcpy(text + n, piece.p, ended ? 0 : piece.n);
-        n += ended ? 0 : piece.n;
+        memcpy(text + n, word.p, ended ? 0 : word.n);
+        n += ended ? 0 : word.n;
     }
     if (guide_failure(g, err) == NIB_OK && !ended && !err->text[0])
         snprintf(err->text, sizeof err->text, "no end after %d tokens: %.*s", MAX_STEPS,
@@ -282,6 +319,27 @@ static char *walk(const words *w, guide_plan *plan, size_t *bytes, nib_error *er
         return NULL;
     }
     return text;
+}
+
+/* The calls that FORMAT's reader finds in TEXT, and the text it finds beside them. */
+static json_t *read_calls(const json_t *shape, const char *text, size_t n, nib_error *err) {
+    const json_t *tools = json_object_get(json_object_get(shape, "schema"), "tools");
+    const strview none = {0};
+    chat *c;
+    chat_answer a;
+    if (chat_open(&c, strview_of("x"), none, none, err) != NIB_OK)
+        die(err);
+    c->format = format_of(shape);
+    if (chat_read(c, tools, NULL, text, n, &a, err) != NIB_OK)
+        die(err);
+    json_t *calls = json_array();
+    for (size_t i = 0; i < a.n_calls; i++)
+        json_array_append_new(calls, json_pack("[s, s]", a.calls[i].name, a.calls[i].arguments));
+    if (a.text[0])
+        json_array_append_new(calls, json_string(a.text));
+    chat_answer_free(&a);
+    chat_close(c);
+    return calls;
 }
 
 static int walks(const words *w, json_t *shapes, size_t n_walks) {
@@ -296,9 +354,12 @@ static int walks(const words *w, json_t *shapes, size_t n_walks) {
     }
     for (size_t i = 0; plans && n && i < n_walks; i++) {
         size_t bytes;
-        char *text = walk(w, plans[i % n], &bytes, &err);
+        const json_t *shape = json_array_get(shapes, i % n);
+        char *text = walk(w, plans[i % n], closing_of(format_of(shape)), &bytes, &err);
+        json_t *calls = text && kind_of(shape) == GUIDE_CALL ? read_calls(shape, text, bytes, &err) : NULL;
         if (text)
-            print_line(json_pack("{s:i,s:s%}", "shape", (int)(i % n), "text", text, bytes));
+            print_line(
+                json_pack("{s:i,s:s%,s:o*}", "shape", (int)(i % n), "text", text, bytes, "calls", calls));
         else
             print_line(json_pack("{s:i,s:s}", "shape", (int)(i % n), "error", err.text));
         free(text);

@@ -5,6 +5,7 @@ there is a finding. Needs build/release/bench_structured and the package jsonsch
 
 usage: check_structured.py docs                       the documents of tests/golden/text/shapes.json
        check_structured.py walks MODEL N [SEED]       N random answers over MODEL's vocabulary
+       check_structured.py calls MODEL N [SEED]       N random calls of tools in each format, read back and judged
        check_structured.py suite DIRECTORY [-v]       JSON-Schema-Test-Suite, a draft's folder (such as
                                                       json/tests/draft2020-12 in the sdist of jsonschema)
 """
@@ -101,6 +102,51 @@ def check_walks(model, n, seed=1):
     return findings
 
 
+def tool(name, properties, required, **more):
+    schema = {"type": "object", "properties": properties, "required": required, **more}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+NUMBER_OR_CODE = {"anyOf": [{"type": "number", "minimum": 3}, {"type": "string", "pattern": "^[0-9a-f]{1,6}$"}]}
+TOOLS = [
+    tool("get_weather", {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 14},
+                         "unit": {"enum": ["C", "F", "5", None]}}, ["city"], additionalProperties=False),
+    tool("write_file", {"path": {"type": "string", "minLength": 1, "maxLength": 40}, "text": {"type": "string"},
+                        "mode": {"type": ["string", "null"]}}, ["path", "text"]),
+    tool("book", {"when": {"type": "string", "format": "date"}, "who": {"type": "array", "items": {"$ref": "#/$defs/p"},
+                                                                        "maxItems": 3}, "code": NUMBER_OR_CODE},
+         ["when", "code"], **{"$defs": {"p": {"type": "object", "properties": {"name": {"type": "string"}, "age": {
+             "type": "integer"}}, "required": ["name"], "additionalProperties": False}}}),
+    tool("set", {"key": {"$ref": "#/$defs/key"}, "value": {"type": ["string", "object", "boolean"], "maxLength": 9},
+                 "any": {}}, ["value"], **{"$defs": {"key": {"type": "string", "pattern": "^[A-Z][a-z]{0,3}$"}}}),
+    tool("now", {}, [], additionalProperties=False),
+]
+FORMATS = re.findall(r'\{\.name = "([^"]+)"', (TREE / "src/text/chat_format.c").read_text())
+
+
+def check_calls(model, n, seed=1):
+    """Every walk ends in calls of the tools, nothing beside them, with arguments of their schemas."""
+    judges = {t["function"]["name"]: validator(t["function"]["parameters"]) for t in TOOLS}
+    shapes = [{"kind": "call", "schema": {"tools": TOOLS, "format": name}} for name in FORMATS]
+    findings, counts, calls = 0, collections.Counter(), 0
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(shapes, file)
+        file.flush()
+        answers = run("walk", file.name, model, n * len(shapes), seed)
+    for answer in answers:
+        name = FORMATS[answer["shape"]]
+        read = answer.get("calls") or [answer.get("error", "no call")]
+        bad = [c for c in read if isinstance(c, str) or not judges[c[0]].is_valid(json.loads(c[1]))]
+        counts[name] += not bad
+        calls += len(read)
+        findings += bool(bad)
+        for c in bad[:1]:
+            print(f"{name}: {c} of {answer.get('text')!r}")
+    print(f"{len(FORMATS)} formats, {min(counts[name] for name in FORMATS)} to {max(counts.values())} answers of each, "
+          f"{calls} calls: {findings} findings")
+    return findings
+
+
 def in_order(value, schema):
     """VALUE with its properties in the schema's order, as answers have them."""
     if isinstance(value, list):
@@ -154,6 +200,8 @@ def main():
         return 1 if check_docs() else 0
     if arguments[:1] == ["walks"] and len(arguments) in (3, 4):
         return 1 if check_walks(arguments[1], int(arguments[2]), *map(int, arguments[3:])) else 0
+    if arguments[:1] == ["calls"] and len(arguments) in (3, 4):
+        return 1 if check_calls(arguments[1], int(arguments[2]), *map(int, arguments[3:])) else 0
     if arguments[:1] == ["suite"] and len(arguments) in (2, 3):
         return 1 if check_suite(pathlib.Path(arguments[1]), arguments[2:] == ["-v"]) else 0
     print(__doc__.partition("usage: ")[2], file=sys.stderr)

@@ -29,6 +29,7 @@
 #include "text/chat_parts.h"
 #include "text/chat_reader.h"
 #include "text/guide.h"
+#include "text/normalize.h"
 #include "text/tokenizer_parts.h"
 
 #define MAX_STEPS 6000
@@ -321,6 +322,18 @@ static char *walk(const words *w, guide_plan *plan, const char *closing, size_t 
     return text;
 }
 
+/* TEXT, which is freed, as a detokenizer gives it. */
+static char *repaired(char *text, size_t *bytes) {
+    text_buffer sound = {0};
+    nib_error err = {""};
+    if (normalize_repair(&sound, text, *bytes, &err) != NIB_OK ||
+        text_buffer_append(&sound, "", 1, &err) != NIB_OK)
+        die(&err);
+    free(text);
+    *bytes = sound.n - 1;
+    return sound.bytes;
+}
+
 /* The calls that FORMAT's reader finds in TEXT, and the text it finds beside them. */
 static json_t *read_calls(const json_t *shape, const char *text, size_t n, nib_error *err) {
     const json_t *tools = json_object_get(json_object_get(shape, "schema"), "tools");
@@ -356,6 +369,8 @@ static int walks(const words *w, json_t *shapes, size_t n_walks) {
         size_t bytes;
         const json_t *shape = json_array_get(shapes, i % n);
         char *text = walk(w, plans[i % n], closing_of(format_of(shape)), &bytes, &err);
+        if (text && kind_of(shape) == GUIDE_CALL) /* harmony's reasoning may be any bytes */
+            text = repaired(text, &bytes);
         json_t *calls = text && kind_of(shape) == GUIDE_CALL ? read_calls(shape, text, bytes, &err) : NULL;
         if (text)
             print_line(

@@ -8,6 +8,16 @@
 #define BAR  "\xEF\xBD\x9C" /* U+FF5C, DeepSeek's bar */
 #define LOW  "\xE2\x96\x81" /* U+2581, between its words */
 #define DSML BAR "DSML" BAR
+#define DEEPSEEK_SECTION                                                                                     \
+    .section_open = "<" BAR "tool" LOW "calls" LOW "begin" BAR ">",                                          \
+    .section_close = "<" BAR "tool" LOW "calls" LOW "end" BAR ">"
+#define FUNCTION_TAGS                                                                                        \
+    .call_open = "<function=", .name_end = ">", .call_close = "</function>",                                 \
+    .param_open = "<parameter=", .key_end = ">", .value_open = "", .param_close = "</parameter>"
+#define INVOKE_TAGS(mark)                                                                                    \
+    .call_open = "<" mark "invoke name=\"", .name_end = "\">", .call_close = "</" mark "invoke>",            \
+    .param_open = "<" mark "parameter name=\"", .key_end = "\"", .value_open = ">",                          \
+    .param_close = "</" mark "parameter>"
 
 const chat_format chat_formats[] = {
     {.name = "harmony", .shape = CHAT_HARMONY}, /* GPT-OSS */
@@ -15,26 +25,14 @@ const chat_format chat_formats[] = {
      .shape = CHAT_NAMED,
      .section_open = "<tool_call>",
      .section_close = "</tool_call>",
-     .call_open = "<function=",
-     .name_end = ">",
-     .call_close = "</function>",
-     .param_open = "<parameter=",
-     .key_end = ">",
-     .value_open = "",
-     .param_close = "</parameter>",
+     FUNCTION_TAGS,
      .value_lines = true,
      .section_each = true},
     {.name = "seed",
      .shape = CHAT_NAMED,
      .section_open = "<seed:tool_call>",
      .section_close = "</seed:tool_call>",
-     .call_open = "<function=",
-     .name_end = ">",
-     .call_close = "</function>",
-     .param_open = "<parameter=",
-     .key_end = ">",
-     .value_open = "",
-     .param_close = "</parameter>",
+     FUNCTION_TAGS,
      .section_each = true},
     {.name = "hermes", /* Qwen2.5, Qwen3, most fine-tunes */
      .shape = CHAT_OBJECT,
@@ -54,38 +52,24 @@ const chat_format chat_formats[] = {
      .shape = CHAT_NAMED,
      .section_open = "<" DSML "tool_calls>",
      .section_close = "</" DSML "tool_calls>",
-     .call_open = "<" DSML "invoke name=\"",
-     .name_end = "\">",
-     .call_close = "</" DSML "invoke>",
-     .param_open = "<" DSML "parameter name=\"",
-     .key_end = "\"",
-     .value_open = ">",
-     .param_close = "</" DSML "parameter>",
+     INVOKE_TAGS(DSML),
      .types = "string"},
     {.name = "deepseek-v3.2",
      .shape = CHAT_NAMED,
      .section_open = "<" DSML "function_calls>",
      .section_close = "</" DSML "function_calls>",
-     .call_open = "<" DSML "invoke name=\"",
-     .name_end = "\">",
-     .call_close = "</" DSML "invoke>",
-     .param_open = "<" DSML "parameter name=\"",
-     .key_end = "\"",
-     .value_open = ">",
-     .param_close = "</" DSML "parameter>",
+     INVOKE_TAGS(DSML),
      .types = "string"},
     {.name = "deepseek-v3", /* and R1 */
      .shape = CHAT_NAMED,
-     .section_open = "<" BAR "tool" LOW "calls" LOW "begin" BAR ">",
-     .section_close = "<" BAR "tool" LOW "calls" LOW "end" BAR ">",
+     DEEPSEEK_SECTION,
      .call_open = "<" BAR "tool" LOW "call" LOW "begin" BAR ">function<" BAR "tool" LOW "sep" BAR ">",
      .name_end = "\n```json\n",
      .last = "\n",
      .call_close = "```<" BAR "tool" LOW "call" LOW "end" BAR ">"},
     {.name = "deepseek-v3.1",
      .shape = CHAT_NAMED,
-     .section_open = "<" BAR "tool" LOW "calls" LOW "begin" BAR ">",
-     .section_close = "<" BAR "tool" LOW "calls" LOW "end" BAR ">",
+     DEEPSEEK_SECTION,
      .call_open = "<" BAR "tool" LOW "call" LOW "begin" BAR ">",
      .name_end = "<" BAR "tool" LOW "sep" BAR ">",
      .call_close = "<" BAR "tool" LOW "call" LOW "end" BAR ">"},
@@ -127,13 +111,7 @@ const chat_format chat_formats[] = {
      .shape = CHAT_NAMED,
      .section_open = "<minimax:tool_call>",
      .section_close = "</minimax:tool_call>",
-     .call_open = "<invoke name=\"",
-     .name_end = "\">",
-     .call_close = "</invoke>",
-     .param_open = "<parameter name=\"",
-     .key_end = "\"",
-     .value_open = ">",
-     .param_close = "</parameter>"},
+     INVOKE_TAGS("")},
     {.name = "minimax-m3",
      .shape = CHAT_NAMED,
      .section_open = "]<]minimax[>[<tool_call>",
@@ -156,7 +134,8 @@ const chat_format chat_formats[] = {
      .shape = CHAT_GEMMA,
      .call_open = "<|tool_call>call:",
      .call_close = "<tool_call|>",
-     .quote = "<|\"|>"},
+     .quote = "<|\"|>",
+     .wrappers = {"<channel|>"}}, /* of reasoning that was never opened */
     {.name = "mistral", .shape = CHAT_MISTRAL, .call_open = "[TOOL_CALLS]", .name_end = "[ARGS]"},
     {.name = "mistral-list", /* Mistral Nemo and older */
      .shape = CHAT_MISTRAL,
@@ -197,6 +176,10 @@ const chat_format chat_formats[] = {
      .value_open = ">",
      .param_close = "</param>"},
     {.name = "gigachat", .shape = CHAT_OBJECT, .call_open = "<|function_call|>"},
+    {.name = "gigachat3",
+     .shape = CHAT_OBJECT,
+     .call_open = "<|message_sep|>\n\nfunction call<|role_sep|>",
+     .first = "\n"},
     {.name = "llama3",
      .shape = CHAT_BARE,
      .call_open = "<|python_tag|>",
@@ -213,5 +196,6 @@ const chat_thinking chat_thinkings[] = {
     {"<think:opensource>", "</think:opensource>"},
     {"<|open|>think<|sep|>", "<|close|>think<|sep|>"},
     {"<think>", "</think>"},
+    {"Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"}, /* Apriel */
     {NULL, NULL},
 };

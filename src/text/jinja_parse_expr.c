@@ -92,37 +92,25 @@ static nib_status parse_number(jinja_parser *p, jinja_node **out) {
     return constant(p, jinja_float(value), out);
 }
 
-static nib_status parse_list(jinja_parser *p, jinja_node **out) {
-    NIB_TRY(jinja_new_node(p, JINJA_N_LIST, out));
+/* A list, or a dict of pairs, up to CLOSE. */
+static nib_status parse_items(jinja_parser *p, jinja_node_kind kind, const char *close, jinja_node **out) {
+    NIB_TRY(jinja_new_node(p, kind, out));
     p->at++;
-    while (!jinja_at_operator(p, "]")) {
+    while (!jinja_at_operator(p, close)) {
         if ((*out)->n_items)
             NIB_TRY(jinja_want_operator(p, ","));
-        if (jinja_at_operator(p, "]"))
+        if (jinja_at_operator(p, close))
             break;
         jinja_node *item;
         NIB_TRY(jinja_parse_expression(p, &item));
         NIB_TRY(jinja_add_item(p, *out, item));
-    }
-    return jinja_want_operator(p, "]");
-}
-
-static nib_status parse_dict(jinja_parser *p, jinja_node **out) {
-    NIB_TRY(jinja_new_node(p, JINJA_N_DICT, out));
-    p->at++;
-    while (!jinja_at_operator(p, "}")) {
-        if ((*out)->n_items)
-            NIB_TRY(jinja_want_operator(p, ","));
-        if (jinja_at_operator(p, "}"))
-            break;
-        jinja_node *item;
-        NIB_TRY(jinja_parse_expression(p, &item));
-        NIB_TRY(jinja_add_item(p, *out, item));
+        if (kind == JINJA_N_LIST)
+            continue;
         NIB_TRY(jinja_want_operator(p, ":"));
         NIB_TRY(jinja_parse_expression(p, &item));
         NIB_TRY(jinja_add_item(p, *out, item));
     }
-    return jinja_want_operator(p, "}");
+    return jinja_want_operator(p, close);
 }
 
 static nib_status parse_parentheses(jinja_parser *p, jinja_node **out) {
@@ -162,9 +150,9 @@ static nib_status parse_primary(jinja_parser *p, jinja_node **out) {
     if (jinja_at_operator(p, "("))
         return parse_parentheses(p, out);
     if (jinja_at_operator(p, "["))
-        return parse_list(p, out);
+        return parse_items(p, JINJA_N_LIST, "]", out);
     if (jinja_at_operator(p, "{"))
-        return parse_dict(p, out);
+        return parse_items(p, JINJA_N_DICT, "}", out);
     return jinja_parse_error(p, "unexpected '%.*s', expected an expression", (int)p->at->text.n,
                              p->at->text.p);
 }

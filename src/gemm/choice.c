@@ -100,11 +100,13 @@ static int clusters_of(int n_sms, int ranks) {
 
 /* The tile and the way to share K of least time. Microseconds on an H200, fitted to every combination of 7
  * shapes and 6 numbers of tokens (docs/gpu/wgmma.md): of a tile's work per 128 k; of handing a cut tile's
- * sums on through memory; of a cluster's meeting. Clusters are for one wave of tiles. */
-static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
+ * sums on through memory; of a cluster's meeting; of a launch. Clusters are for one wave of tiles. MOST: how
+ * many groups of K one accumulator may sum; more take a launch each, of whole tiles. */
+static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t most) {
     static const int tokens[] = {32, 64, 128, 256}, most_ranks[] = {4, 4, 2, 1};
     static const double e4m3[] = {0.34, 0.425, 0.53, 0.81}, bf16[] = {0.38, 0.47, 0.63, 1.21};
     static const double hand_on[] = {0.8, 1.1, 1.5, 2.4}, meet[] = {0.1, 1.1, 1.6, 0.0};
+    const double launch = 4.2;
     double best = 0.0;
     for (int i = 0; i < 4; i++) {
         if (i > 0 && (size_t)tokens[i] >= 2 * m)
@@ -114,9 +116,12 @@ static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t gr
         for (int ranks = 0; ranks <= most_ranks[i]; ranks = ranks ? 2 * ranks : 1) { /* 0: cut */
             if (ranks > 1 && ((int)tiles > clusters_of(n_sms, ranks) || groups < 4 * (size_t)ranks))
                 continue;
+            if (ranks != 1 && ceil_div(groups, ranks ? (size_t)ranks : 1) > most)
+                continue;
             double us = ranks == 0  ? (double)tiles / n_sms * (double)groups * stage
                         : ranks > 1 ? (double)ceil_div(groups, (size_t)ranks) * stage + meet[i]
                                     : (double)(ceil_div(tiles, (size_t)n_sms) * groups) * stage;
+            us += (double)ceil_div(groups, most) * launch;
             if (ranks == 0)
                 us += hand_on[i] * (tiles < (size_t)n_sms ? (double)n_sms / (double)tiles : 1.0);
             if (best == 0.0 || us < best) {
@@ -127,6 +132,10 @@ static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t gr
             }
         }
     }
+}
+
+void gemm_choose_exact_sums(int n_sms, size_t m, size_t n, size_t groups, gemm_choice *c) {
+    choose_tile(c, n_sms, m, n, groups, GEMM_EXACT_GROUPS);
 }
 
 /* "w4a16 (any m), w4a8 (any m)": what ARCH has rows for. */
@@ -169,7 +178,7 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
             c->tile_tokens = m <= 8 ? 8 : 16;
             c->k_slices = gemv16_slices(arch, m, gemm_groups(k));
         } else if (c->kernel == GEMM_KERNEL_WGMMA_BF16 || c->kernel == GEMM_KERNEL_WGMMA_E4M3) {
-            choose_tile(c, n_sms, m, n, gemm_groups(k));
+            choose_tile(c, n_sms, m, n, gemm_groups(k), gemm_groups(k));
         } else if (c->kernel == GEMM_KERNEL_TILE_BF16 || c->kernel == GEMM_KERNEL_TILE_E4M3 ||
                    c->kernel == GEMM_KERNEL_TILE_E2M1) {
             c->tile_tokens = 64;

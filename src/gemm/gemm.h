@@ -135,4 +135,9 @@ typedef struct gemm_choice {
 nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
                        gemm_choice *c, nib_error *err);
 
+/* Tensor cores cut long sums: exact FP32 results of wgmma take so many groups of K at a time and add up in
+ * FP32. C, chosen for GEMM_KERNEL_WGMMA_BF16, is chosen again for such a product of GROUPS (of all terms). */
+#define GEMM_EXACT_GROUPS 8
+void gemm_choose_exact_sums(int n_sms, size_t m, size_t n, size_t groups, gemm_choice *c);
+
 #endif

@@ -67,6 +67,9 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
         out->prepare = p->a_type != GEMM_A_BF16_MMA;
         out->terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
         out->prepared_bytes = p->m * width * 2 * (size_t)out->terms;
+        if (p->d_type == NIB_GEMM_F32)
+            gemm_choose_exact_sums(g->n_sms, p->m, p->weight->n,
+                                   gemm_groups(p->weight->k) * (size_t)out->terms, &out->choice);
     } else if (kernel == GEMM_KERNEL_TILE_BF16) { /* takes BF16 in the natural order */
         if (p->a_type == GEMM_A_BF16_MMA)
             return nib_fail(err, NIB_UNSUPPORTED, "prepared BF16 activations are Hopper's");

@@ -61,6 +61,36 @@ static void test_who_shares_k_on_hopper(void **state) {
     }
 }
 
+/* Exact FP32 results: no plan that sums more than 8 groups of K in one accumulator, but whole tiles, a launch
+ * each. */
+static void test_exact_sums_on_hopper(void **state) {
+    (void)state;
+    static const struct {
+        size_t m, n, groups;
+        int tile, slices;
+        bool cut;
+    } cases[] = {
+        {256, 4096, 96, 64, 1,
+         false}, /* as BF16: 128 tokens x 2 slices, which would leave half of the GPU idle */
+        {64, 17408, 5, 64, 1, true},  /* 136 tiles, 132 multiprocessors */
+        {64, 2880, 16, 64, 4, false}, /* a cluster's parts are short enough */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gemm_choice c = {.mode = NIB_GEMM_W4A16};
+        gemm_choose_exact_sums(132, cases[i].m, cases[i].n, cases[i].groups, &c);
+        assert_int_equal(c.tile_tokens, cases[i].tile);
+        assert_int_equal(c.k_slices, cases[i].slices);
+        assert_int_equal(c.cut, cases[i].cut);
+    }
+    for (size_t groups = 1; groups < 200; groups++)
+        for (size_t m = 17; m < 2048; m *= 3) {
+            gemm_choice c = {.mode = NIB_GEMM_W4A16};
+            gemm_choose_exact_sums(132, m, 4096, groups, &c);
+            assert_true(c.k_slices == 1 || groups <= (size_t)c.k_slices * GEMM_EXACT_GROUPS);
+            assert_true(!c.cut || groups <= GEMM_EXACT_GROUPS);
+        }
+}
+
 static void test_a_mode_is_never_swapped(void **state) {
     (void)state;
     gemm_choice c;
@@ -172,6 +202,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_shape_has_a_kernel),
         cmocka_unit_test(test_who_shares_k_on_hopper),
+        cmocka_unit_test(test_exact_sums_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),
         cmocka_unit_test(test_few_tokens_on_hopper),
         cmocka_unit_test(test_explain_needs_no_gpu),

@@ -460,7 +460,7 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
                   GEMM_GROUP_BYTES / 8, 8, CU_TENSOR_MAP_SWIZZLE_NONE))
         return cudaErrorInvalidValue;
     /* Tensor cores cut their sums: exact FP32 results take 1,024 k at a time and add up in FP32. */
-    const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? 8 : all, tiles = a.row_tiles * a.token_tiles;
+    const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;
     if (a.ranks > 1 && all <= a.ranks * step)
         return launch_clusters<E4M3, TOKENS, PAIRS>(t, tokens, weights, a);
     a.ranks = 1;
@@ -468,7 +468,7 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
         a.stages = min(step, all - a.first);
         if (a.first > 0)
             a.out.c = a.out.d, a.out.beta = 1.0f, a.out.bias = nullptr;
-        const bool cut = t->cut && step == all;
+        const bool cut = t->cut && all <= step;
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
         const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, PAIRS>, blocks, plan::threads, plan::shared, tokens, weights, a);

@@ -203,6 +203,34 @@ static const family_facts families[FAMILY_COUNT] = {
                                    .vocab = 50304, .context_len = 2048, .norms = NORM_AFTER,
                                    .qk_norm = QK_NORM_ROW, .rope = {.theta = 1e4f}}},
 
+    /* OLMo 2, three layers of four of which see a window and turn unscaled; GGUF calls it olmo2 too. */
+    [FAMILY_OLMO3] = {.name = "olmo3",
+                      .gguf_arch = "olmo2",
+                      .model_types = {"olmo3"},
+                      .hf_class = "Olmo3ForCausalLM",
+                      .act_key = "hidden_act",
+                      .act = "silu",
+                      .names = norm_after_names,
+                      .attention_bias = true,
+                      .windows = WINDOWS_PERIOD,
+                      .window = 4096,
+                      .window_period = 4,
+                      .local_unscaled = true,
+                      .defaults = {.norm_eps = 1e-5f,
+                                   .embed_scale = 1,
+                                   .residual_scale = 1,
+                                   .logit_scale = 1,
+                                   .rope_local = {.theta = 5e5f},
+                                   .n_layers = 32,
+                                   .dim = 4096,
+                                   .ffn_dim = 11008,
+                                   .n_heads = 32,
+                                   .vocab = 50304,
+                                   .context_len = 2048,
+                                   .norms = NORM_AFTER,
+                                   .qk_norm = QK_NORM_ROW,
+                                   .rope = {.theta = 5e5f}}},
+
     /* EXAONE 4: norms behind the halves, and per head on q and k. In the larger models three layers of four
      * see a window, and the fourth has no RoPE. */
     [FAMILY_EXAONE4] = {.name = "exaone4",
@@ -238,11 +266,13 @@ family family_from_model_type(const char *type) {
     return FAMILY_NONE;
 }
 
-family family_from_architecture(const char *name, size_t n) {
+family family_from_architecture(const char *name, size_t n, bool windowed) {
+    family found = FAMILY_NONE;
     for (int f = FAMILY_NONE + 1; f < FAMILY_COUNT; f++)
-        if (strlen(families[f].gguf_arch) == n && memcmp(families[f].gguf_arch, name, n) == 0)
-            return (family)f;
-    return FAMILY_NONE;
+        if (strlen(families[f].gguf_arch) == n && memcmp(families[f].gguf_arch, name, n) == 0 &&
+            (found == FAMILY_NONE || (windowed && families[f].windows == WINDOWS_PERIOD)))
+            found = (family)f;
+    return found;
 }
 
 const char *family_list(char out[FAMILY_LIST_MAX]) {

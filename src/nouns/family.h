@@ -50,6 +50,7 @@ typedef struct family_facts {
     bool mlp_bias_key;        /* config.json has a field mlp_bias, which is false */
     bool soft_caps;           /* scores and logits are capped, as config.json or GGUF may say */
     bool local_rope;          /* local layers have a RoPE of their own */
+    bool local_unscaled;      /* local layers turn by the same base, never scaled */
     bool nested;              /* multimodal files hold the text network in text_config */
     bool gate_scales_unread; /* llama.cpp computes gate and up without the tensor scales that it has loaded */
 
@@ -62,7 +63,8 @@ const family_facts *family_get(family f);
 const char *family_name(family f);
 
 family family_from_model_type(const char *type); /* FAMILY_NONE: not known */
-family family_from_architecture(const char *name, size_t n);
+/* WINDOWED: of two families of the name, the one some of whose layers see a window. */
+family family_from_architecture(const char *name, size_t n, bool windowed);
 
 /* attn_scale of a GGUF model, whose format has no key for it: llama.cpp takes head_dim^-1/2, and for the
  * model of gguf_wide_layers layers (dim / n_heads)^-1/2 (Gemma 2 and 3 27B). */

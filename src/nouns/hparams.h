@@ -30,6 +30,7 @@ typedef enum family {
     FAMILY_SMOLLM3,
     FAMILY_PHI3,
     FAMILY_OLMO2,
+    FAMILY_OLMO3,
     FAMILY_EXAONE4,
     FAMILY_COUNT
 } family;

@@ -159,6 +159,8 @@ static nib_status read_rope(source *s, hparams *hp) {
     else if (!(found && strview_is(type, "none")) && hp->rope.factor != 1)
         hp->rope.kind = ROPE_LINEAR;
     hp->rope_local = hp->rope;
+    if (facts->local_unscaled)
+        hp->rope_local = (rope_params){.theta = hp->rope.theta};
     if (facts->local_rope)
         hp->rope_local = (rope_params){.theta = facts->defaults.rope_local.theta};
     return facts->local_rope ? get_float(s, "rope.freq_base_swa", 1, 1e12f, &hp->rope_local.theta) : NIB_OK;
@@ -235,7 +237,10 @@ nib_status config_from_gguf(hparams *hp, const gguf *g, int32_t vocab, bool tied
     *hp = (hparams){0};
     strview arch;
     NIB_TRY(gguf_get_text(g, "general.architecture", &arch, NULL, err));
-    family f = family_from_architecture(arch.p, arch.n);
+    char window[96];
+    snprintf(window, sizeof window, "%.*s.attention.sliding_window", (int)(arch.n < 48 ? arch.n : 48),
+             arch.p);
+    family f = family_from_architecture(arch.p, arch.n, gguf_find(g, window));
     if (f == FAMILY_NONE) {
         char list[FAMILY_LIST_MAX];
         return nib_fail(err, NIB_UNSUPPORTED, "%s: architecture \"%s\", nibble computes %s", g->where,

@@ -166,7 +166,9 @@ static nib_status read_by_layer(const config_reader *r, const json_t *parameters
 }
 
 nib_status config_rope(const config_reader *r, hparams *hp) {
+    const family_facts *facts = family_get(hp->family);
     const json_t *parameters, *scaling;
+    bool by_layer = false;
     hp->rope_dim = hp->head_dim;
     NIB_TRY(read_partial(r, hp));
     NIB_TRY(
@@ -176,13 +178,24 @@ nib_status config_rope(const config_reader *r, hparams *hp) {
     NIB_TRY(config_object(r, "rope_parameters", &parameters));
     NIB_TRY(config_object(r, "rope_scaling", &scaling));
     config_reader inner = {parameters, r->where, r->err};
-    if (parameters && (config_field(&inner, "full_attention") || config_field(&inner, "sliding_attention")))
+    if (parameters)
+        by_layer = config_field(&inner, "full_attention") || config_field(&inner, "sliding_attention");
+    if (by_layer)
         NIB_TRY(read_by_layer(r, parameters, hp));
     else if (parameters)
         NIB_TRY(read_one(&inner, hp, &hp->rope));
     if (scaling)
         NIB_TRY(read_one(&(config_reader){scaling, r->where, r->err}, hp, &hp->rope));
-    if (!family_get(hp->family)->local_rope)
+    if (facts->local_unscaled && !by_layer)
+        hp->rope_local = (rope_params){.theta = hp->rope.theta};
+    else if (!facts->local_rope && !facts->local_unscaled)
         hp->rope_local = hp->rope;
+    if (facts->local_unscaled &&
+        (hp->rope_local.kind != ROPE_PLAIN || hp->rope_local.theta != hp->rope.theta))
+        return nib_fail(
+            r->err, NIB_UNSUPPORTED,
+            "%s: RoPE of sliding_attention is scaled or of another base than full_attention's, which "
+            "nibble does not compute for %s",
+            r->where, family_name(hp->family));
     return NIB_OK;
 }

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (Exaone4Config, Exaone4ForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
                           SmolLM3ForCausalLM)
 
@@ -126,6 +126,9 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         w.add_sliding_window(config.sliding_window)
         w.add_attn_logit_softcapping(config.attn_logit_softcapping)
         w.add_final_logit_softcapping(config.final_logit_softcapping)
+    if "full_attention" in rope and arch == "olmo2":  # OLMo 3
+        w.add_sliding_window(config.sliding_window)
+        rope = rope["full_attention"]
     if arch == "exaone4":
         w.add_sliding_window(config.sliding_window)
     if arch == "phi3":
@@ -335,6 +338,13 @@ def main():
     write_case(out, "olmo2", Olmo2ForCausalLM,
                Olmo2Config(**{**tiny, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}, rms_norm_eps=1e-6,
                            pad_token_id=0, eos_token_id=1, tie_word_embeddings=False, rope_parameters=plain), arch="olmo2")
+    # Four layers: three see the last 7 of 60 tokens, the fourth all of them, by YaRN past an original context of 32.
+    write_case(out, "olmo3", Olmo3ForCausalLM,
+               Olmo3Config(**{**tiny, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 4,
+                              "max_position_embeddings": 128},
+                           rms_norm_eps=1e-6, pad_token_id=0, eos_token_id=1, tie_word_embeddings=False, sliding_window=7,
+                           rope_parameters={"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                                            "full_attention": yarn}), arch="olmo2")
     # Four layers: three see the last 7 of 60 tokens, the fourth all of them, without RoPE.
     write_case(out, "exaone4", Exaone4ForCausalLM,
                Exaone4Config(**{**tiny, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 4},

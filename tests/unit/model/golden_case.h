@@ -49,6 +49,8 @@ static const golden_case golden_cases[] = {
     {"phi4-mini", "model.gguf"},
     {"olmo2", ""},
     {"olmo2", "model.gguf"},
+    {"olmo3", ""},
+    {"olmo3", "model.gguf"},
     {"exaone4", ""},
     {"exaone4", "model.gguf"},
     {"llama-words", ""},

@@ -51,6 +51,17 @@ static void test_caps(void **state) {
     assert_true(none.attn_cap == 0 && none.logit_cap == 20);
 }
 
+/* OLMo 3: three layers of four see a window; they turn by the same base, unscaled. */
+static void test_unscaled_windows(void **state) {
+    (void)state;
+    hparams hp = read_sound("{\"model_type\":\"olmo3\",\"rope_theta\":1000,\"rope_scaling\":"
+                            "{\"rope_type\":\"linear\",\"factor\":4}}");
+    assert_true(hp.rope.kind == ROPE_LINEAR && hp.rope_local.kind == ROPE_PLAIN);
+    assert_true(hp.rope.theta == 1000 && hp.rope_local.theta == 1000 && hp.norm_eps == 1e-5f);
+    assert_int_equal(n_local(&hp), 24);
+    assert_true(hp.local[0] && !hp.local[3] && hp.qk_norm == QK_NORM_ROW);
+}
+
 static void test_defaults(void **state) {
     (void)state;
     hparams llama = read_sound("{\"model_type\":\"llama\"}");
@@ -300,11 +311,11 @@ static void test_quantization(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_caps),         cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_embed_scale),  cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_stretched),    cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_families),     cmocka_unit_test(test_other_networks),
-        cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_caps),           cmocka_unit_test(test_unscaled_windows),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_embed_scale),
+        cmocka_unit_test(test_rope),           cmocka_unit_test(test_stretched),
+        cmocka_unit_test(test_windows),        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_other_networks), cmocka_unit_test(test_quantization),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

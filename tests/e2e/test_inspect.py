@@ -37,7 +37,8 @@ def check_gguf(nibble, path):
         (t.name, t.tensor_type.name, [int(d) for d in reversed(t.shape)], int(t.n_bytes)) for t in reader.tensors]
     arch = reader.fields["general.architecture"].contents()
     network = found["network"]
-    assert network["family"] == arch
+    windowed = f"{arch}.attention.sliding_window" in reader.fields  # OLMo 3 is called olmo2 too
+    assert network["family"] == ("olmo3" if arch == "olmo2" and windowed else arch)
     assert network["layers"] == reader.fields[f"{arch}.block_count"].contents()
     assert network["heads"] == reader.fields[f"{arch}.attention.head_count"].contents()
     return found

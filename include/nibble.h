@@ -168,7 +168,7 @@ typedef struct nib_info {
     const char *chat_template_note; /* why not; "" too where the model has none */
     int max_num_seqs;               /* of this engine */
     int embedding_size;             /* numbers of a pooled prompt */
-    nib_pooling pooling;            /* the model's own way; LAST where its files name none */
+    nib_pooling pooling; /* the model's own way: LAST where its files name none, NONE one unknown here */
 } nib_info;
 
 /* Strings and lists live as long as the engine. */

@@ -24,7 +24,8 @@ void pooling_add(pooling *p, const float *rows, int pos, int n_rows);
 /* Nothing follows. False: what came is not a number. */
 bool pooling_end(pooling *p);
 
-/* What F's files say of it; LAST where they say nothing. In pooling_files.c. */
+/* What F's files say of it; LAST where they say nothing, NONE where it is a way that is not here. In
+ * pooling_files.c. */
 nib_pooling pooling_of_files(const model_file *f);
 
 #endif

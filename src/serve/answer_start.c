@@ -75,8 +75,9 @@ static nib_status set_guide(answer *r, choice *c, nib_request_options *o, nib_er
     char closing[128];
     NIB_TRY(make_guide(r, c, err));
     o->guide = c->guide.mask ? &c->guide : NULL;
-    if (r->ask.reasoning_budget < 0 || !c->reader || !end)
-        return NIB_OK;
+    const bool bounds = r->ask.max_tokens < 0 || r->ask.reasoning_budget < r->ask.max_tokens;
+    if (r->ask.reasoning_budget < 0 || !bounds || !c->reader || !end)
+        return NIB_OK; /* where the answer's limit comes first, nothing has to look at every token */
     snprintf(closing, sizeof closing, "\n%s", end);
     NIB_TRY(budget_open(&c->budget, r->server->engine, c->reader, r->ask.reasoning_budget, closing, o->guide,
                         err));

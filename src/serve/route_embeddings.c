@@ -109,8 +109,17 @@ static bool set_numbers(answer *r, api_error *e) {
                          r->ask.dimensions, most);
 }
 
+/* Vectors made in another way than the model was trained for would be wrong without a word. */
+static bool check_way(const exchange *x, api_error *e) {
+    return x->server->pooling != NIB_POOLING_NONE ||
+           api_error_set(
+               e, API_INVALID, "model",
+               "the model's files name a way to make embeddings that is not known here; the server can be "
+               "started with --pooling last or mean");
+}
+
 static bool embed(exchange *x, answer **out, api_error *e) {
-    if (!answer_read(out, x, ask_read_embeddings, "embd-", e) || !set_numbers(*out, e) ||
+    if (!check_way(x, e) || !answer_read(out, x, ask_read_embeddings, "embd-", e) || !set_numbers(*out, e) ||
         !answer_add_prompts(*out, e) || !answer_start(*out, e))
         return false;
     answer *r = *out;

@@ -9,6 +9,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -55,7 +57,8 @@ static double distance_of(const golden_case *c, const model_file *file, const fl
             double sum = 0;
             for (size_t i = 0; i < dim; i++)
                 sum += (double)hidden[r * dim + i] * (double)row[i];
-            ours[r * vocab + v] = (float)sum;
+            const double cap = (double)file->hp.logit_cap;
+            ours[r * vocab + v] = (float)(cap != 0 ? cap * tanh(sum / cap) : sum);
         }
     }
     const double distance = golden_distance(ours, logits, n_logits);
@@ -239,6 +242,40 @@ static void test_rows_that_come_again(void **state) {
     pooling_close(&p);
 }
 
+/* What the pooling module of a directory says. */
+static nib_pooling pooling_said(const char *directory, const char *text) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/1_Pooling", directory);
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/1_Pooling/config.json", directory);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    const nib_pooling how = pooling_of_files(&(model_file){.directory = directory});
+    unlink(path);
+    *strrchr(path, '/') = 0;
+    rmdir(path);
+    return how;
+}
+
+static void test_what_files_say(void **state) {
+    (void)state;
+    char directory[] = "/tmp/nibble-pooling-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    assert_int_equal(pooling_of_files(&(model_file){.directory = directory}), NIB_POOLING_LAST);
+    assert_int_equal(pooling_said(directory, "{\"pooling_mode_lasttoken\": true}"), NIB_POOLING_LAST);
+    assert_int_equal(
+        pooling_said(directory, "{\"pooling_mode_cls_token\": false, \"pooling_mode_mean_tokens\": true}"),
+        NIB_POOLING_MEAN);
+    static const char *const not_here[] = {
+        "{\"pooling_mode_cls_token\": true}", "{\"pooling_mode_weightedmean_tokens\": true}",
+        "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_lasttoken\": true}", "{}", "no JSON"};
+    for (size_t i = 0; i < sizeof not_here / sizeof *not_here; i++)
+        assert_int_equal(pooling_said(directory, not_here[i]), NIB_POOLING_NONE);
+    rmdir(directory);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     nib_sampling how = {.size = sizeof how};
@@ -256,9 +293,9 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_hidden_states), cmocka_unit_test(test_vectors),
-                                       cmocka_unit_test(test_beside_others),
-                                       cmocka_unit_test(test_rows_that_come_again),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hidden_states),  cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_beside_others),  cmocka_unit_test(test_rows_that_come_again),
+        cmocka_unit_test(test_what_files_say), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

@@ -119,9 +119,33 @@ static nib_status give_open(chat_reader *r, size_t n, nib_error *err) {
     return give_call(r, value, err);
 }
 
+/* Where the body of a message ends, as chat_find_mark. What looks like a mark inside a string of a call's
+ * arguments is the string's, unless nothing else ends the call. */
+static size_t body_end(const chat_reader *r, bool last, const char **mark) {
+    const strview s = chat_input(r);
+    const size_t first = chat_find_mark(s, body_marks, mark);
+    const char *const first_mark = *mark;
+    chat_scan scan = {0};
+    size_t n = first, scanned = 0;
+    while (r->state == CHAT_IN_CALL && *mark) {
+        scanned += chat_scan_feed(&scan, s.p + scanned, n - scanned);
+        if (scanned < n || !scan.in_string)
+            return n;
+        const size_t from = n + strlen(*mark);
+        n = from + chat_find_mark((strview){s.p + from, s.n - from}, body_marks, mark);
+    }
+    if (*mark || !last || r->begun > 0) /* what was told of a call stays told */
+        return n;
+    chat_scan_feed(&scan, s.p + scanned, s.n - scanned);
+    if (!first_mark || scan.found == CHAT_WHOLE)
+        return s.n;
+    *mark = first_mark;
+    return first;
+}
+
 static nib_status step_body(chat_reader *r, bool last, bool *more, nib_error *err) {
     const char *mark;
-    size_t n = chat_find_mark(chat_input(r), body_marks, &mark);
+    size_t n = body_end(r, last, &mark);
     *more = mark || last;
     if (r->state == CHAT_IN_CALL && !*more)
         return give_open(r, n, err);

@@ -309,6 +309,14 @@ static const struct {
      "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant to=functions.now<|channel|>commentary "
      "json<|message|>{}<|call|>",
      "I look.||now({})"},
+    {"harmony", " to=functions.now<|channel|>commentary<|message|>{\"a\":\"<|end|>\"}<|call|>",
+     "||now({\"a\":\"<|end|>\"})"},
+    {"harmony", " to=functions.now<|channel|>commentary<|message|>{\"a\":\"<|end|>\"}",
+     "||now({\"a\":\"<|end|>\"})"},
+    {"harmony",
+     " to=functions.now<|channel|>commentary<|message|>{\"a\":\"<|end|><|start|>assistant<|channel|>final"
+     "<|message|>So.",
+     "{\"a\":\"So.||"},
     {"harmony", "no harmony at all", "no harmony at all||"},
     {"glm",
      "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n<arg_key>hours</"

@@ -160,6 +160,10 @@ static nib_status stream(reply *a, nib_request *request, nib_error *err) {
     if (interrupted && e.reason == NIB_END_CANCELLED)
         return nib_fail(err, NIB_CANCELLED, "interrupted");
     explain_end(a);
+    if (a->shapes.text && !a->options->json && (a->circle || e.reason == NIB_END_LENGTH))
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "the answer was cut off after %d tokens, before its shape was complete",
+                        a->n_generated);
     return NIB_OK;
 }
 

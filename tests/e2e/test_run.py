@@ -112,6 +112,8 @@ def test_answers_have_the_shape(nibble, tiny, tmp_path):
     document = json.loads(done.stdout)
     assert list(document) == ["name", "n"] and len(document["name"]) <= 8 and document["n"] >= 3
     assert nibble("run", tiny, "the cat", *flags, "--json-schema", path).stdout == done.stdout
+    cut = nibble("run", tiny, "the cat", *flags[:3], "--max-tokens", "2", "--json-schema", path, check=False)
+    assert cut.returncode == 1 and "after 2 tokens, before its shape was complete" in cut.stderr
     (tmp_path / "g.gbnf").write_text('root ::= [x-z]{3} " and " ("yes" | "no")')
     done = nibble("run", tiny, "the cat", *flags, "--grammar", tmp_path / "g.gbnf")
     assert re.fullmatch("[xyz]{3} and (yes|no)\n", done.stdout)

@@ -3,7 +3,7 @@
 """Load on `nibble serve` over loopback: each part prints rows of a table and what is wanted of them.
 
   throughput   256 connections, 64 of which run: no errors; tokens per second against what the engine alone does with
-               64 streams (nibble bench --server-load=64)
+               the same requests (bench/engine/bench_batch.c)
   gap          16 answers being written while a long prompt is read: p99 of the time from piece to piece, alone and
                beside it
   cancelled    10,000 clients that leave, after 1,000 to warm up: resident memory in between
@@ -76,11 +76,14 @@ async def stream_all(server, n, connections, max_tokens):
     return answers, errors, time.monotonic() - began
 
 
-def engine_tokens_per_second(model, streams, threads):
-    """What the engine alone does with as many STREAMS."""
-    command = [str(NIBBLE), "bench", str(model), f"--server-load={streams}", "-p", "512", "-o", "json", *threads]
-    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return 1000 * streams / rows[-1]["alone_median_ms"]
+def engine_tokens_per_second(o):
+    """What the engine alone does with the same requests: bench/engine/bench_batch.c."""
+    build = TREE / "build" / "release"
+    subprocess.run(["ninja", "-C", str(build), "bench_batch"], check=True, capture_output=True)
+    prompts = "".join(prompt(i) + "\n" for i in range(o.requests))
+    said = subprocess.run([str(build / "bench_batch"), str(o.model), str(o.running), str(o.max_tokens)], input=prompts,
+                          check=True, capture_output=True, text=True).stdout
+    return float(said.split()[-2])
 
 
 async def throughput(o, table):
@@ -97,9 +100,9 @@ async def throughput(o, table):
     if o.no_engine:
         table.row("throughput", f"tokens/s, {o.running} running", f"{got:.1f}")
         return
-    alone = engine_tokens_per_second(o.model, o.running, o.threads)
+    alone = engine_tokens_per_second(o)
     table.row("throughput", f"tokens/s, {o.running} running", f"{got:.1f}")
-    table.row("throughput", f"tokens/s of the engine alone, {o.running} streams", f"{alone:.1f}")
+    table.row("throughput", f"tokens/s of the engine alone, the same requests, {o.running} at a time", f"{alone:.1f}")
     table.row("throughput", "ratio", f"{got / alone:.2f}", ">= 0.9", got >= 0.9 * alone)
 
 

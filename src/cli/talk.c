@@ -99,7 +99,8 @@ nib_status talk_open(talk *t, const nib_engine *engine, const talk_options *o, n
         return NIB_OK;
     if (!t->info.call_format)
         return nib_fail(err, NIB_UNSUPPORTED,
-                        "the chat template writes no calls of tools in a form that nibble reads");
+                        "the chat template writes no calls of tools in a form that nibble reads; "
+                        "--chat-template FILE gives another, for a model that was taught its calls");
     if (!t->info.takes_tools)
         fprintf(stderr, "nibble: the chat template says nothing of tools: the model is told of none\n");
     return read_tools(t, o->tools, err);

@@ -170,7 +170,9 @@ bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
     return api_error_set(
         e, API_TOO_LONG, NULL,
         "the prompt has %zu tokens, which exceeds the available context size of %d: it can have at most %d, "
-        "and nothing of it is left out", /* clients look for these words of llama.cpp's */
+        "and nothing of it is left out; the server's --max-model-len sets that size", /* clients look for
+                                                                                         these words of
+                                                                                         llama.cpp's */
         n, n_ctx, n_ctx - 1);
 }
 

@@ -45,8 +45,9 @@ def test_a_shape_waits_for_the_end_of_reasoning(nibble, tree, tmp_path, begin, e
     (tmp_path / "says.gbnf").write_text('root ::= "yes"\n')
     flags = ["run", tree / "tests/golden/models/llama-words", "the cat", "--chat-template", tmp_path / "t.jinja", "-n", 20,
              "--grammar", tmp_path / "says.gbnf"]
-    assert nibble(*flags, "--reasoning", "hide").stdout == "\n"
-    assert nibble(*flags, "--reasoning", "show").stdout.strip() != "yes"
+    hidden = nibble(*flags, "--reasoning", "hide", check=False)
+    assert hidden.stdout == "\n" and hidden.returncode == 1 and "before its shape was complete" in hidden.stderr
+    assert nibble(*flags, "--reasoning", "show", check=False).stdout.strip() != "yes"
 
 
 def test_calls_are_shown_and_results_taken(talk, tmp_path):

@@ -186,7 +186,7 @@ static void every_rung_gives_the_same_bits(void **state) {
     rng r = {11};
     for (int f = 0; f < N_FORMATS; f++)
         for (int int8 = 0; int8 < 2; int8++)
-            for (size_t i = 0; i < 4; i++)
+            for (size_t i = SANITIZED ? (size_t)f % 2 : 0; i < 4; i += SANITIZED ? 2 : 1)
                 for (size_t j = SANITIZED ? i % 3 : 0; j < 5; j += SANITIZED ? 3 : 1) {
                     uint32_t block = dtype_get(formats[f])->block;
                     size_t cols = block >= 64  ? block * (1 + j % 3)

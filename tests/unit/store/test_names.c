@@ -28,13 +28,14 @@ static void test_there_and_back(void **state) {
         if (name[0])
             check_back(true, FAMILY_NONE, name, wanted);
         for (int f = FAMILY_LLAMA; f < FAMILY_COUNT; f++) {
-            bool after = f == FAMILY_OLMO2 || f == FAMILY_EXAONE4; /* norms behind the halves only */
+            bool after =
+                f == FAMILY_OLMO2 || f == FAMILY_OLMO3 || f == FAMILY_EXAONE4; /* norms behind only */
+            bool both = f == FAMILY_GEMMA2 || f == FAMILY_GEMMA3;
             bool behind = i == SLOT_POST_ATTN_NORM || i == SLOT_POST_FFN_NORM;
             bool before = i == SLOT_ATTN_NORM || i == SLOT_FFN_NORM;
             bool gguf_only = i == SLOT_ROPE_FREQS || i == SLOT_ROPE_LONG || i == SLOT_ROPE_SHORT;
             bool parts_only = f == FAMILY_PHI3 && (i == SLOT_GATE || i == SLOT_UP);
-            bool has =
-                !gguf_only && !parts_only && (!behind || after || f == FAMILY_GEMMA3) && !(before && after);
+            bool has = !gguf_only && !parts_only && (!behind || after || both) && !(before && after);
             for (int p = 0; p < 3; p++) {
                 assert_int_equal(names_to_hf((family)f, wanted, prefixes[p], name), has);
                 if (has)

@@ -90,7 +90,8 @@ static const struct argp_option options[] = {
      "Among those at least P times as probable as the first, 0: all (default 0.05)", 5},
     {"repeat-penalty", KEY_REPEAT_PENALTY, "R", 0,
      "Make tokens of the last 64 less probable, 1: off (default)", 5},
-    {"seed", 's', "S", 0, "The same seed gives the same text (default: a random one, shown)", 5},
+    {"seed", 's', "S", 0,
+     "The same seed gives the same text (default: a random one, shown on a terminal, by -v and --json)", 5},
     {0}};
 
 static error_t parse_sampling(int key, char *arg, struct argp_state *state) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX2: rows of block formats that are not packed (Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K) to FP32, the bits of
- * num/gguf_blocks.c. 32 elements are one register of bytes q; a value is factor * q, or factor * q + offset.
+ * AVX2: rows of block formats that are packed for 8-bit activations only (Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K)
+ * to FP32, the bits of num/gguf_blocks.c. 32 elements are one register of bytes q; a value is factor * q, or
+ * factor * q + offset.
  */
 #include "cpu/avx2/matmul_avx2.h"
 #include "num/gguf_blocks.h"

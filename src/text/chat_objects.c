@@ -32,6 +32,7 @@ static nib_status decode(strview s, text_buffer *out, bool *is_string, nib_error
 /* What an object says of a call, as JSON; the first member of a kind counts. */
 typedef struct object_call {
     strview name, id, arguments; /* .p == NULL: it has none */
+    bool closed;                 /* the arguments end */
 } object_call;
 
 static bool is_one_of(strview key, const char *const *names) {
@@ -60,6 +61,7 @@ static object_call read_members(strview object) {
             call.id = call.id.p ? call.id : id;
         } else if (of && !of->p && (whole || of == &call.arguments)) {
             *of = value;
+            call.closed = of == &call.arguments ? whole : call.closed;
         }
         if (!whole)
             break;
@@ -99,6 +101,8 @@ static nib_status add_object(strview object, bool open, size_t end, chat_calls *
     const strview plain = {name.bytes, name.n}, id_text = {id.bytes, id.n};
     if (!named || !chat_is_name(plain) || (open && (!call.arguments.n || call.arguments.p[0] != '{')))
         *found = CHAT_BROKEN;
+    if (open && call.closed && call.arguments.n) /* the last brace comes when the call is one */
+        call.arguments.n--;
     if (status == NIB_OK && *found == CHAT_WHOLE && open) {
         end = (size_t)(call.arguments.p - object.p) + call.arguments.n + end;
         status = chat_calls_open(out, plain, id_text, call.arguments, end, err);

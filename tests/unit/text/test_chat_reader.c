@@ -460,7 +460,7 @@ static const struct {
     {"hermes",
      {"<tool_call>\n{\"name\": \"get_weather\", \"argu", "ments\": {\"ci", "ty\": \"Li", "ma\"}",
       "}\n</tool_call>"},
-     {"", "get_weather({\"ci", "get_weather({\"city\": \"Li", "get_weather({\"city\": \"Lima\"}",
+     {"", "get_weather({\"ci", "get_weather({\"city\": \"Li", "get_weather({\"city\": \"Lima\"",
       "get_weather({\"city\": \"Lima\"}"}},
     {"qwen3-coder",
      {"<tool_call>\n<function=get_weather>\n", "<parameter=days>\n2\n</parameter>", "\n<parameter=city>\nLi",
@@ -478,7 +478,10 @@ static const struct {
      {"[TOOL_CALLS]now[ARGS]{\"a\": [", "1]}[TOOL_CALLS]", "now[ARGS]{", "}"},
      {"now({\"a\": [", "now({\"a\": [1]}", "now({\"a\": [1]})now({", "now({\"a\": [1]})now({}"}},
     {"llama3", {"{\"name\": \"now\", ", "\"parameters\": {", "}}"}, {"", "now({", "now({}"}},
-    /* one that breaks off stays, what follows is text */
+    /* one that breaks off stays, what follows is text; its last brace comes only when the call is one */
+    {"hermes",
+     {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}", "\n</tool_call>"},
+     {"now({\"a\": 1", "now({\"a\": 1"}},
     {"hermes",
      {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [1", "}} </tool_call> so"},
      {"now({\"a\": [1", "now({\"a\": [1"}},
@@ -486,7 +489,9 @@ static const struct {
 
 static void calls_stream(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof streamed / sizeof *streamed; i++) {
+    static const char *const left[] = {"}\n</tool_call>", "}} </tool_call> so"};
+    const size_t n = sizeof streamed / sizeof *streamed, n_sound = n - sizeof left / sizeof *left;
+    for (size_t i = 0; i < n; i++) {
         chat *c = open_family(streamed[i].family);
         sums s = {0};
         chat_reader *r;
@@ -500,8 +505,8 @@ static void calls_stream(void **state) {
                          streamed[i].given[k]);
         }
         assert_int_equal(chat_reader_end(r, NULL), NIB_OK);
-        assert_int_equal(r->n_broken, i == sizeof streamed / sizeof *streamed - 1);
-        assert_string_equal(s.text, r->n_broken ? "}} </tool_call> so" : "");
+        assert_int_equal(r->n_broken, i >= n_sound);
+        assert_string_equal(s.text, r->n_broken ? left[i - n_sound] : "");
         chat_reader_close(r);
         chat_close(c);
     }

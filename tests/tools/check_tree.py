@@ -3,7 +3,7 @@
 """Check what every file of the tree must keep to. Prints file:line: why, exits 1 when anything is wrong.
 
   - every source, script and build file names its licence (SPDX) in its first three lines; C files in line 1;
-  - names of C, Python and shell files are unique in the tree;
+  - names of C, CUDA, Python and shell files are unique in the tree;
   - no path of somebody's machine stands in a file;
   - text files end with a newline, without trailing blanks;
   - with --objects BUILD: a function that src/X/file.c exports begins with the file's first word ("the prefix
@@ -19,7 +19,8 @@ import subprocess
 import sys
 
 SPDX = "SPDX-License-Identifier: Apache-2.0"
-CODE = {".c", ".h", ".py", ".sh", ".cmake", ".bash"}
+C = {".c", ".h", ".cu", ".cuh"}
+CODE = C | {".py", ".sh", ".cmake", ".bash"}
 CODE_NAMES = {"CMakeLists.txt", "Makefile"}
 TEXT = CODE | {".md", ".txt", ".json", ".1", ".in", ".toml", ".ini", ""}
 SHARED_NAMES = {"__init__.py", "conftest.py"}
@@ -53,7 +54,7 @@ def check_text(name, path, problems):
         return
     lines = text.split("\n")
     if is_code(name, path):
-        head = lines[:1] if path.suffix in (".c", ".h") else lines[:3]
+        head = lines[:1] if path.suffix in C else lines[:3]
         if not any(SPDX in line for line in head):
             problems.append(f"{name}:1: no '{SPDX}' in the file's first line{'' if len(head) == 1 else 's'}")
     if text and not text.endswith("\n"):
@@ -69,7 +70,7 @@ def check_names(names, problems):
     seen = {}
     for name in names:
         path = pathlib.PurePath(name)
-        if path.suffix not in (".c", ".h", ".py", ".sh") or path.name in SHARED_NAMES or name.startswith(SETS):
+        if path.suffix not in C | {".py", ".sh"} or path.name in SHARED_NAMES or name.startswith(SETS):
             continue
         if path.name in seen:
             problems.append(f"{name}:1: {seen[path.name]} has the same file name")

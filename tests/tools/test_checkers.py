@@ -63,6 +63,7 @@ def test_a_wrong_include_is_found(tree, name, text, words):
 
 @pytest.mark.parametrize("name, text, words", [
     ("src/num/bare.c", "int bare_value;\n", "bare.c:1: no 'SPDX"),
+    ("src/num/bare.cu", "int bare_value;\n", "bare.cu:1: no 'SPDX"),
     ("scripts/tool", "#!/bin/sh\necho\n", "scripts/tool:1: no 'SPDX"),
     ("src/store/mem.c", C_HEAD, "has the same file name"),
     ("src/num/e2m1.h", "/* see /" + "home/me/notes */\n", "a path of somebody's machine"),

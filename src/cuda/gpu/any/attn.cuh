@@ -5,7 +5,7 @@
 #ifndef CUDA_ATTN_CUH
 #define CUDA_ATTN_CUH
 
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 #define LOG2E    1.44269504f
 #define NO_SCORE (-1e30f) /* of a key that a query does not see: far below any score, and finite */

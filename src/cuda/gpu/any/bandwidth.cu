@@ -3,7 +3,7 @@
  * Reads a buffer once, 16 bytes a load, 8 loads in flight a thread: what `nibble devices` calls the read
  * bandwidth, and what every share of bandwidth is taken of.
  */
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 enum { THREADS = 512, DEPTH = 8 };
 

@@ -7,7 +7,7 @@
 #ifndef CUDA_CODEC_CUH
 #define CUDA_CODEC_CUH
 
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 __device__ __forceinline__ float half_at(const uint8_t *p) {
     return __half2float(__ushort_as_half((uint16_t)(p[0] | p[1] << 8)));

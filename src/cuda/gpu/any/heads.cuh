@@ -11,7 +11,7 @@
 #ifndef CUDA_HEADS_CUH
 #define CUDA_HEADS_CUH
 
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 enum { STEPS = 8, LANES = 32 / STEPS };
 #define MEAN_SHARE 0.3f /* of the queries' mean square in a dimension's weight */

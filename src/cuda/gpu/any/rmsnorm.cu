@@ -8,7 +8,7 @@
  * Up to ITEMS groups of eight a thread, so 16,384 columns in 1,024 threads. Rows that are no whole number of
  * eights, or longer, take the plain kernel. Bytes moved: 4 * cols in, 1 to 4 * cols out.
  */
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 enum { ITEMS = 2, MAX_THREADS = 1024 };
 

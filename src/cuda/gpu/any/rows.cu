@@ -6,7 +6,7 @@
  * FP8 needs the largest element first: the row is read twice, the second time from L2. Bytes moved: the row
  * in, its format out.
  */
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 enum { THREADS = 256, FEW_ROWS = 16 /* below, a row is spread over several blocks */ };
 

@@ -13,7 +13,7 @@
  */
 #include <math_constants.h>
 
-#include "cuda/gpu/any/device.cuh"
+#include "cuda/gpu/any/kernel.cuh"
 
 enum { THREADS = 1024, BINS = 2048, HEAD = 8192, SLICES = SAMPLE_SLICES, SLICE_THREADS = 256 };
 typedef unsigned long long u64;

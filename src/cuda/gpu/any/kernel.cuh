@@ -3,8 +3,8 @@
  * Small device helpers that the kernels of this room share: launching with programmatic dependent launch,
  * warp sums, FP8 conversion, stores in an activation format.
  */
-#ifndef CUDA_DEVICE_CUH
-#define CUDA_DEVICE_CUH
+#ifndef CUDA_KERNEL_CUH
+#define CUDA_KERNEL_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "cli/cli.h"
-#include "cli/suggest.h"
 
 static void print_help(FILE *out) {
     fputs("Usage: nibble COMMAND [ARGUMENTS]\n"
@@ -43,7 +43,7 @@ static int refuse(const char *name) {
     for (const cli_command *c = cli_commands; c->name && n < MAX_COMMANDS; c++)
         names[n++] = c->name;
     names[n] = NULL;
-    const char *near = suggest_name(name, names);
+    const char *near = nearest_name(name, names);
     if (near)
         return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; did you mean '%s'?", name, near);
     return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; `nibble --help` lists them", name);

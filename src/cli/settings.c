@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/nearest.h"
 #include "base/status.h"
 #include "cli/files.h"
-#include "cli/suggest.h"
 
 #define PREFIX       "NIBBLE_"
 #define PREFIX_BYTES (sizeof PREFIX - 1)
@@ -35,6 +35,16 @@ static const struct argp_option *find(const struct argp *argp, const char *name,
             return o;
     }
     return NULL;
+}
+
+/* FLAGS [MAX_FLAGS], of which N are there, gets those that may stand elsewhere. */
+static size_t list_flags(const struct argp *argp, const struct argp_option *flags[], size_t n) {
+    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++)
+        if (o->name && strcmp(o->name, "config") != 0 && n < MAX_FLAGS)
+            flags[n++] = o;
+    for (const struct argp_child *c = argp->children; c && c->argp; c++)
+        n = list_flags(c->argp, flags, n);
+    return n;
 }
 
 /* Takes ARGUMENT, which may be NULL for want of memory. WHERE: "" or what stands before ": ". */
@@ -88,6 +98,19 @@ static char *trim(char *text) {
     return text;
 }
 
+static nib_status no_setting(const struct argp *argp, const char *where, const char *line, size_t n,
+                             nib_error *err) {
+    const struct argp_option *flags[MAX_FLAGS];
+    const char *names[MAX_FLAGS + 1] = {NULL};
+    char name[80];
+    for (size_t i = 0, n_flags = list_flags(argp, flags, 0); i < n_flags; i++)
+        names[i] = flags[i]->name;
+    snprintf(name, sizeof name, "%.*s", (int)(n < 79 ? n : 79), line);
+    const char *near = nearest_name(name, names);
+    return nib_fail(err, NIB_BAD_ARGUMENT, "%s: '%s' is no setting; %s%s%s", where, name,
+                    near ? "did you mean '" : "expected a flag's name", near ? near : "", near ? "'?" : "");
+}
+
 /* NAME = VALUE, or NAME: VALUE; a value may stand in quotes. */
 static nib_status read_line(settings *s, const struct argp *argp, const char *path, int number, char *line,
                             nib_error *err) {
@@ -100,8 +123,7 @@ static nib_status read_line(settings *s, const struct argp *argp, const char *pa
     char *value = line + n + strspn(line + n, " \t");
     const struct argp_option *o = find(argp, line, n);
     if (!o || strcmp(o->name, "config") == 0)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: '%.*s' is no setting; expected a flag's name", where,
-                        (int)(n < 80 ? n : 80), line);
+        return no_setting(argp, where, line, n, err);
     if (*value != '=' && *value != ':')
         return nib_fail(err, NIB_BAD_ARGUMENT, "%s: expected '%s = VALUE'", where, o->name);
     value = trim(value + 1);
@@ -154,16 +176,6 @@ static const char *variable_of(const char *flag, char name[80]) {
     return name;
 }
 
-/* FLAGS [MAX_FLAGS], of which N are there, gets those that may stand in the environment. */
-static size_t list_flags(const struct argp *argp, const struct argp_option *flags[], size_t n) {
-    for (const struct argp_option *o = argp->options; o && (o->name || o->doc); o++)
-        if (o->name && strcmp(o->name, "config") != 0 && n < MAX_FLAGS)
-            flags[n++] = o;
-    for (const struct argp_child *c = argp->children; c && c->argp; c++)
-        n = list_flags(c->argp, flags, n);
-    return n;
-}
-
 /* What Kubernetes and Docker set for a service that is called nibble. */
 static bool is_of_a_service(const char *name) {
     return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT_", 5) == 0 ||
@@ -180,7 +192,7 @@ static void warn_of(const char *entry, const char *const *names) {
             return;
     if (is_of_a_service(name))
         return;
-    const char *near = suggest_name(name, names);
+    const char *near = nearest_name(name, names);
     cli_say(CLI_OK, PREFIX "%s in the environment is no setting%s%s%s", name,
             near ? "; did you mean " PREFIX : "", near ? near : "", near ? "?" : "");
 }

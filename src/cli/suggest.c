@@ -7,48 +7,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define MAX_NAME  32
+#include "base/nearest.h"
+
 #define MAX_FLAGS 96
-
-static int least(int a, int b) {
-    return a < b ? a : b;
-}
-
-/* Edits from A to B, each at most MAX_NAME long (optimal string alignment). */
-static int distance(const char *a, const char *b) {
-    int rows[3][MAX_NAME + 1];
-    const int n = (int)strlen(a), m = (int)strlen(b);
-    for (int j = 0; j <= m; j++)
-        rows[0][j] = j;
-    for (int i = 1; i <= n; i++) {
-        int *row = rows[i % 3];
-        const int *above = rows[(i + 2) % 3], *above2 = rows[(i + 1) % 3];
-        row[0] = i;
-        for (int j = 1; j <= m; j++) {
-            row[j] = least(least(above[j], row[j - 1]) + 1, above[j - 1] + (a[i - 1] != b[j - 1]));
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                row[j] = least(row[j], above2[j - 2] + 1);
-        }
-    }
-    return rows[n % 3][m];
-}
-
-const char *suggest_name(const char *text, const char *const *names) {
-    const int n = (int)strlen(text);
-    const char *best = NULL;
-    int least_edits = n / 3 + 1; /* more would be another word */
-    for (; n <= MAX_NAME && *names; names++)
-        if (strlen(*names) <= MAX_NAME) {
-            const int edits = distance(text, *names);
-            if (edits < least_edits || (edits == least_edits && !best)) {
-                least_edits = edits;
-                best = *names;
-            }
-        }
-    return best;
-}
-
-/* ---- flags ---- */
 
 typedef struct flag {
     const char *name; /* NULL: short only */
@@ -97,7 +58,7 @@ static bool short_takes_next(const flags *f, const char *word) {
 }
 
 const char *suggest_flag(const struct argp *argp, int argc, char *const *argv, int *n, const char **near) {
-    char text[MAX_NAME + 1];
+    char text[NEAREST_MAX + 1];
     const char *names[MAX_FLAGS + 1];
     flags f = {.n = 0};
     int n_names = 0;
@@ -122,10 +83,10 @@ const char *suggest_flag(const struct argp *argp, int argc, char *const *argv, i
         }
         *n = (int)length;
         *near = NULL;
-        if (length <= MAX_NAME) {
+        if (length <= NEAREST_MAX) {
             memcpy(text, word + 2, length);
             text[length] = 0;
-            *near = suggest_name(text, names);
+            *near = nearest_name(text, names);
         }
         return word + 2;
     }

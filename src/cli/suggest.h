@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What somebody may have meant: the nearest of some names, and misspelled flags.
+ * Misspelled flags, and what somebody may have meant.
  */
 #ifndef CLI_SUGGEST_H
 #define CLI_SUGGEST_H
 
 #include <argp.h>
-
-/* The one of NAMES (ends with NULL) that is the fewest edits (insert, delete, change, swap neighbours) from
- * TEXT; NULL: none is near. */
-const char *suggest_name(const char *text, const char *const *names);
 
 /* The first word of ARGV that looks like a long flag and is none of ARGP's (nor its short form), without its
  * dashes and value: *n characters; NULL: there is none. *NEAR: the flag that is nearest, NULL: none is. */

@@ -9,6 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
+enum { MAX_FIELDS = 256 }; /* of one body */
+
 static const field *find(const field *const *tables, const char *name) {
     for (; *tables; tables++)
         for (const field *f = *tables; f->name; f++)
@@ -85,9 +89,26 @@ static bool read_field(const field *f, void *target, const json_t *value, const 
                          f->why ? f->why : "");
 }
 
-static bool unrecognized(const char *name, api_error *e) {
-    return api_error_set(e, API_INVALID, name,
-                         "unrecognized field '%s': it may change the answer, so it is not passed over", name);
+/* WHERE goes before NAME, and before the nearest of KNOWN (ends with NULL). */
+static bool unrecognized(const char *where, const char *name, const char *const *known, api_error *e) {
+    char path[160], meant[200] = "";
+    const char *near = nearest_name(name, known);
+    snprintf(path, sizeof path, "%s%s", where, name);
+    if (near)
+        snprintf(meant, sizeof meant, "; did you mean '%s%s'?", where, near);
+    return api_error_set(e, API_INVALID, path,
+                         "unrecognized field '%s': it may change the answer, so it is not passed over%s",
+                         path, meant);
+}
+
+/* NAMES [MAX_FIELDS + 1] of all fields. */
+static void list_names(const field *const *tables, const char **names) {
+    size_t n = 0;
+    for (; *tables; tables++)
+        for (const field *f = *tables; f->name && n < MAX_FIELDS; f++)
+            if (f->kind != FIELD_REFUSED)
+                names[n++] = f->name;
+    names[n] = NULL;
 }
 
 bool fields_among(const char *name, const char *const *names) {
@@ -102,9 +123,9 @@ bool fields_known(const json_t *object, const char *const *names, const char *wh
     json_object_foreach((json_t *)object, key, value) {
         if (json_is_null(value) || fields_among(key, names))
             continue;
-        char name[160];
-        snprintf(name, sizeof name, "%s.%s", where, key);
-        return unrecognized(name, e);
+        char inside[128];
+        snprintf(inside, sizeof inside, "%s.", where);
+        return unrecognized(inside, key, names, e);
     }
     return true;
 }
@@ -119,8 +140,11 @@ bool fields_read(const field *const *tables, void *target, const json_t *object,
         snprintf(name, sizeof name, "%s%s", where, key);
         if (json_is_null(value))
             continue;
-        if (!f)
-            return unrecognized(name, e);
+        if (!f) {
+            const char *names[MAX_FIELDS + 1];
+            list_names(tables, names);
+            return unrecognized(where, key, names, e);
+        }
         if (!read_field(f, target, value, name, e))
             return false;
     }

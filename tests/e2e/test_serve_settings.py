@@ -28,7 +28,8 @@ def test_where_flags_come_from(nibble_path, words, tmp_path):
 
 
 @pytest.mark.parametrize("text, words_said", [
-    ("nothing = 1", "line 1: 'nothing' is no setting"), ("\nport", "line 2: expected 'port = VALUE'"),
+    ("nothing = 1", "line 1: 'nothing' is no setting; expected a flag's name"),
+    ("prot = 1", "line 1: 'prot' is no setting; did you mean 'port'?"), ("\nport", "line 2: expected 'port = VALUE'"),
     ("allow-anonymous = perhaps", "true or false"), ("config = x", "no setting")])
 def test_bad_files(nibble, words, tmp_path, text, words_said):
     (tmp_path / "c").write_text(text)

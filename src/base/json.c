@@ -28,8 +28,8 @@ static bool there_is_memory(size_t n) {
     return block;
 }
 
-static json_t *load(const void *bytes, size_t n, json_error_t *problem) {
-    return json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, problem);
+static json_t *load(const void *bytes, size_t n, size_t flags, json_error_t *problem) {
+    return json_loadb(bytes, n, flags | JSON_DECODE_ANY, problem);
 }
 
 /* Rewrites the integer literal of N characters at P, if it is too big for one, as a real: its last two digits
@@ -69,18 +69,19 @@ static void soften_integers(char *text, size_t n) {
     }
 }
 
-nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {
+static nib_status parse(json_t **out, const void *bytes, size_t n, size_t flags, const char *where,
+                        nib_error *err) {
     json_error_t problem = {0};
     *out = NULL;
     if (!there_is_memory(n))
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", where);
-    *out = load(bytes, n, &problem);
+    *out = load(bytes, n, flags, &problem);
     if (!*out && json_error_code(&problem) == json_error_numeric_overflow) {
         char *copy = mem_copy_text(bytes, n);
         if (!copy)
             return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", where);
         soften_integers(copy, n);
-        *out = load(copy, n, &problem);
+        *out = load(copy, n, flags, &problem);
         mem_free(copy);
     }
     if (*out)
@@ -88,6 +89,14 @@ nib_status json_read(json_t **out, const void *bytes, size_t n, const char *wher
     if (json_error_code(&problem) == json_error_out_of_memory || problem.text[0] == '\0')
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", where);
     return nib_fail(err, NIB_BAD_FILE, "%s: not valid JSON, line %d: %s", where, problem.line, problem.text);
+}
+
+nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {
+    return parse(out, bytes, n, JSON_REJECT_DUPLICATES, where, err);
+}
+
+nib_status json_read_written(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {
+    return parse(out, bytes, n, 0, where, err);
 }
 
 void json_text_free(char *text) {

@@ -72,8 +72,8 @@ static bool wants_call(const answer *r) {
 bool answer_call_is_whole(const answer_call *call) {
     const buf *arguments = &call->arguments;
     json_t *json = NULL;
-    const bool whole =
-        json_read(&json, arguments->n ? arguments->bytes : "", arguments->n, "a call", NULL) == NIB_OK;
+    const bool whole = json_read_written(&json, arguments->n ? arguments->bytes : "", arguments->n, "a call",
+                                         NULL) == NIB_OK;
     json_decref(json);
     return whole;
 }
@@ -143,7 +143,7 @@ static void take_text(answer *r, choice *c, const char *text, size_t n) {
 static void take_bare_call(answer *r, choice *c) {
     taker t = {.r = r, .c = c};
     json_t *json = NULL;
-    if (c->text.n > 0 && json_read(&json, c->text.bytes, c->text.n, "the call", NULL) != NIB_OK)
+    if (c->text.n > 0 && json_read_written(&json, c->text.bytes, c->text.n, "the call", NULL) != NIB_OK)
         json = NULL; /* cut off by the limit: it stays a text */
     const char *name = json_string_value(json_object_get(json, "name"));
     char *arguments = json_dumps(json_object_get(json, "arguments"), JSON_COMPACT);

@@ -43,7 +43,7 @@ static json_t *block_json(const choice *c, const block *b) {
     if (b->kind == NIB_PIECE_REASONING)
         return json_pack("{s:s, s:s%, s:s}", "type", "thinking", "thinking", text, b->text.n, "signature",
                          "");
-    if (b->text.n == 0 || json_read(&input, text, b->text.n, "arguments", NULL) != NIB_OK)
+    if (b->text.n == 0 || json_read_written(&input, text, b->text.n, "arguments", NULL) != NIB_OK)
         input = json_object();
     return json_pack("{s:s, s:s, s:s%, s:o}", "type", "tool_use", "id", c->calls[b->call].id, "name",
                      c->calls[b->call].name.bytes, c->calls[b->call].name.n, "input", input);

@@ -171,11 +171,10 @@ static chat_found read_name(chat_cursor *c, const char *const *marks, strview *n
 
 /* What was put together may name a key twice or hold bytes that are no text. */
 static nib_status check_object(const text_buffer *object, chat_found *found, nib_error *err) {
-    strview value;
-    nib_status status;
-    *found = chat_span_value((strview){object->bytes, object->n}, &value, &status);
-    if (*found == CHAT_WHOLE && !chat_is_object(value))
-        *found = CHAT_BROKEN;
+    json_t *json;
+    const nib_status status = json_read(&json, object->bytes, object->n, "call", NULL);
+    *found = status == NIB_OK && json_is_object(json) ? CHAT_WHOLE : CHAT_BROKEN;
+    json_decref(json);
     return status == NIB_NO_MEMORY ? nib_fail(err, status, "no memory for the calls of an answer") : NIB_OK;
 }
 

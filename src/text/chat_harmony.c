@@ -115,6 +115,7 @@ static nib_status give_open(chat_reader *r, size_t n, nib_error *err) {
     NIB_TRY(read_arguments(r, n, &value, &found, err));
     if (found == CHAT_BROKEN || value.n == 0)
         return NIB_OK;
+    value.n -= found == CHAT_WHOLE; /* its last brace comes when nothing but the object was the body */
     r->told = (size_t)(value.p - chat_input(r).p) + value.n;
     return give_call(r, value, err);
 }

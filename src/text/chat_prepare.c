@@ -47,7 +47,7 @@ static nib_status parse_arguments(json_t *function, nib_error *err) {
         return NIB_OK;
     json_t *parsed;
     const nib_status status =
-        json_read(&parsed, json_string_value(text), json_string_length(text), "arguments", NULL);
+        json_read_written(&parsed, json_string_value(text), json_string_length(text), "arguments", NULL);
     if (status == NIB_NO_MEMORY)
         return no_memory(err);
     if (status != NIB_OK)

@@ -86,7 +86,7 @@ chat_found chat_span_value(strview text, strview *out, nib_status *status) {
     if (s.found != CHAT_WHOLE && !(s.found == CHAT_PARTIAL && s.scalar))
         return s.found;
     json_t *json;
-    *status = json_read(&json, out->p, out->n, "call", NULL);
+    *status = json_read_written(&json, out->p, out->n, "call", NULL);
     if (*status != NIB_OK)
         return CHAT_BROKEN;
     json_decref(json);

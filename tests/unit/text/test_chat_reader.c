@@ -299,6 +299,8 @@ static const struct {
     {"llama3", "See {\"name\": \"now\", \"parameters\": {}}",
      "See {\"name\": \"now\", \"parameters\": {}}||"},
     {"llama3", "{not JSON", "{not JSON||"},
+    {"hermes", "<tool_call>{\"name\": \"now\", \"arguments\": {\"\": 1, \"\": 2}}</tool_call>",
+     "||now({\"\": 1, \"\": 2})"},
     {"harmony", "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>Hi.",
      "Hi.|so|"},
     {"harmony", "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{\"a\":1}<|call|>",
@@ -317,6 +319,7 @@ static const struct {
      " to=functions.now<|channel|>commentary<|message|>{\"a\":\"<|end|><|start|>assistant<|channel|>final"
      "<|message|>So.",
      "{\"a\":\"So.||"},
+    {"harmony", " to=functions.now<|channel|>commentary<|message|>{\"a\":1} so<|end|>", "{\"a\":1} so||"},
     {"harmony", "no harmony at all", "no harmony at all||"},
     {"glm",
      "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n<arg_key>hours</"
@@ -485,11 +488,14 @@ static const struct {
     {"hermes",
      {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [1", "}} </tool_call> so"},
      {"now({\"a\": [1", "now({\"a\": [1"}},
+    {"harmony",
+     {" to=functions.now<|channel|>commentary<|message|>{\"a\":1}", " so<|end|>"},
+     {"now({\"a\":1", "now({\"a\":1"}},
 };
 
 static void calls_stream(void **state) {
     (void)state;
-    static const char *const left[] = {"}\n</tool_call>", "}} </tool_call> so"};
+    static const char *const left[] = {"}\n</tool_call>", "}} </tool_call> so", "} so"};
     const size_t n = sizeof streamed / sizeof *streamed, n_sound = n - sizeof left / sizeof *left;
     for (size_t i = 0; i < n; i++) {
         chat *c = open_family(streamed[i].family);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "serve/answer_continue.h"
+#include "serve/answer_roles.h"
 #include "serve/answer_take.h"
 #include "serve/budget.h"
 #include "serve/keys.h"
@@ -176,20 +177,6 @@ bool answer_add_prompt(answer *r, int32_t *ids, size_t n, api_error *e) {
         n, n_ctx, n_ctx - 1);
 }
 
-/* "developer" is OpenAI's newer word for "system", which most templates do not know. */
-static void rename_developers(const answer *r) {
-    const char *format = r->server->chat_info.call_format;
-    size_t i;
-    json_t *message;
-    if (format && strcmp(format, "harmony") == 0)
-        return;
-    json_array_foreach(r->ask.messages, i, message) {
-        const char *role = json_string_value(json_object_get(message, "role"));
-        if (role && strcmp(role, "developer") == 0)
-            json_object_set_new(message, "role", json_string("system"));
-    }
-}
-
 /* Agents send system messages in the middle, which many templates refuse: all of them become one, in front.
  * False: there was nothing to move. */
 static bool hoist_systems(answer *r) {
@@ -257,14 +244,15 @@ bool answer_add_conversation(answer *r, api_error *e) {
             e, API_INVALID, "tools",
             "'tools' is not supported: this model's chat template writes no calls in a form that is "
             "known");
-    rename_developers(r);
+    answer_rename_developers(r);
     const size_t first = r->n_choices;
     nib_status status = answer_render(r, &ids, &n, &reader, &words);
     if (status == NIB_BAD_ARGUMENT && hoist_systems(r))
         status = answer_render(r, &ids, &n, &reader, &words);
     if (status != NIB_OK)
         return api_error_from(e, status, &words);
-    if (r->ask.continue_last && !answer_cut_behind_last(r, ids, &n, e)) {
+    if (!answer_check_roles(r, ids, n, e) ||
+        (r->ask.continue_last && !answer_cut_behind_last(r, ids, &n, e))) {
         nib_free(ids);
         nib_reader_close(reader);
         return false;

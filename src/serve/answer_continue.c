@@ -22,7 +22,7 @@ static const char *last_content(const answer *r) {
                : NULL;
 }
 
-static void write_ids(const answer *r, const int32_t *ids, size_t n, buf *out) {
+void answer_write_ids(const answer *r, const int32_t *ids, size_t n, buf *out) {
     const char *bytes;
     size_t n_bytes;
     for (size_t i = 0; i < n; i++)
@@ -44,7 +44,7 @@ static bool write_marked(const answer *r, buf *out, api_error *e) {
         status = answer_render(r, &ids, &n, NULL, &words);
     json_object_set_new(last, "content", content);
     buf_free(&marked);
-    write_ids(r, ids, n, out);
+    answer_write_ids(r, ids, n, out);
     nib_free(ids);
     return status == NIB_OK || api_error_from(e, status, &words);
 }
@@ -78,7 +78,7 @@ bool answer_cut_behind_last(const answer *r, const int32_t *ids, size_t *n, api_
         return api_error_set(
             e, API_INVALID, "messages",
             "there is no answer to go on with: the last message must be the assistant's, a text");
-    write_ids(r, ids, *n, &plain);
+    answer_write_ids(r, ids, *n, &plain);
     bool good = write_marked(r, &marked, e);
     if (good && (plain.failed || marked.failed))
         good = ask_no_memory(e);

@@ -11,6 +11,9 @@
  * answer.c. */
 nib_status answer_render(const answer *r, int32_t **ids, size_t *n, nib_reader **reader, nib_error *err);
 
+/* IDS as text, control tokens too. */
+void answer_write_ids(const answer *r, const int32_t *ids, size_t n, buf *out);
+
 /* Of IDS [*n], the rendered conversation, what is behind the last message's text is left out. */
 bool answer_cut_behind_last(const answer *r, const int32_t *ids, size_t *n, api_error *e);
 

@@ -11,22 +11,35 @@
 #include "serve/budget.h"
 #include "serve/shelf.h"
 
-/* The calls that tool_choice asks for, as a shape. */
+/* The calls that tool_choice asks for, or those that may come, as a shape. */
 static nib_status make_call_shape(answer *r, nib_error *err) {
     const ask *a = &r->ask;
-    json_t *json =
-        json_pack("{s:O, s:s*, s:s*, s:b}", "tools", a->tools, "format", r->server->chat_info.call_format,
-                  "name", a->tool_name, "single", (int)a->single_call);
+    json_t *json = json_pack("{s:O, s:s*, s:s*, s:b, s:b}", "tools", a->tools, "format",
+                             r->server->chat_info.call_format, "name", a->tool_name, "single",
+                             (int)a->single_call, "free", (int)(a->tool_choice == ASK_TOOLS_AUTO));
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     r->ask.shape = (ask_shape){.wanted = true, .kind = NIB_SHAPE_CALL, .text = text};
     return text ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the tools");
 }
 
+/* Calls are to be held to: they must come, or a tool's arguments must keep to its schema when one comes. */
+static bool holds_calls(const ask *a) {
+    size_t i;
+    const json_t *tool;
+    if (a->tool_choice >= ASK_TOOLS_REQUIRED)
+        return true;
+    json_array_foreach(a->tools, i, tool) {
+        if (json_is_true(json_object_get(json_object_get(tool, "function"), "strict")))
+            return true;
+    }
+    return false;
+}
+
 static nib_status make_guide(answer *r, choice *c, nib_error *err) {
     const ask_shape *shape = &r->ask.shape;
     const nib_chat_info *chat = &r->server->chat_info;
-    if (r->ask.tool_choice >= ASK_TOOLS_REQUIRED && !shape->wanted)
+    if (!shape->wanted && holds_calls(&r->ask))
         NIB_TRY(make_call_shape(r, err));
     if (!shape->wanted)
         return NIB_OK;

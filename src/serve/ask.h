@@ -84,6 +84,7 @@ extern const field *const ask_chat_tables[],
 
 /* For the readers' files. */
 extern const field ask_common[];            /* of every generating request of OpenAI's kind */
+extern const char *const ask_roles[];       /* that messages have in OpenAI's API; ends with NULL */
 extern const char *const ask_part_fields[]; /* that a part of a message's text may have */
 extern const field ask_harmless[];          /* names that change nothing here */
 void ask_defaults(ask *a, const json_t *body);

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "base/nearest.h"
 #include "serve/ask.h"
 #include "serve/buf.h"
 
@@ -93,6 +94,18 @@ static bool check_calls(const json_t *calls, const char *where, api_error *e) {
     return true;
 }
 
+const char *const ask_roles[] = {"system", "developer", "user", "assistant", "tool", "function", NULL};
+
+/* A role that no API has may be one of the model's (answer_roles.h), but hardly when it looks like one of
+ * these. */
+static bool check_role(const char *role, size_t i, api_error *e) {
+    const char *near = fields_among(role, ask_roles) ? NULL : nearest_name(role, ask_roles);
+    char name[64];
+    snprintf(name, sizeof name, "messages[%zu].role", i);
+    return !near ||
+           api_error_set(e, API_INVALID, name, "'%s' is '%.40s'; did you mean '%s'?", name, role, near);
+}
+
 static bool check_message(json_t *message, size_t i, api_error *e) {
     char name[64];
     const json_t *content = json_object_get(message, "content");
@@ -103,6 +116,8 @@ static bool check_message(json_t *message, size_t i, api_error *e) {
         !check_calls(json_object_get(message, "tool_calls"), name, e))
         return false;
     const char *role = json_string_value(json_object_get(message, "role"));
+    if (!check_role(role, i, e))
+        return false;
     snprintf(name, sizeof name, "messages[%zu].content", i);
     if (json_is_array(content))
         return join_parts(message, content, name, e);

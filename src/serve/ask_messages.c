@@ -185,7 +185,7 @@ static bool read_tools(void *target, const json_t *value, const char *name, api_
             return api_error_set(
                 e, API_INVALID, name,
                 "tool %zu must have a name and an input_schema; tools that a server runs are not here", i);
-        if (!history_add_tool(target, called, text_at(tool, "description"), schema, e))
+        if (!history_add_tool(target, tool, schema, e))
             return false;
     }
     return true;

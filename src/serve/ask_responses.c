@@ -122,8 +122,7 @@ static bool read_tools(void *target, const json_t *value, const char *name, api_
             return api_error_set(e, API_INVALID, name,
                                  "tool %zu must be of type function, with a name and a schema as parameters",
                                  i);
-        if (!history_add_tool(target, called, text_at(tool, "description"),
-                              json_is_object(schema) ? schema : NULL, e))
+        if (!history_add_tool(target, tool, json_is_object(schema) ? schema : NULL, e))
             return false;
     }
     return true;

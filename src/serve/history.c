@@ -65,12 +65,19 @@ bool history_add_result(ask *a, const char *id, const char *text, api_error *e) 
     return add(a, json_pack("{s:s, s:s, s:s}", "role", "tool", "tool_call_id", id, "content", text), e);
 }
 
-bool history_add_tool(ask *a, const char *name, const char *description, const json_t *parameters,
-                      api_error *e) {
+/* The member NAME of OBJECT where it is a text; else NULL. */
+static json_t *text_of(const json_t *object, const char *name) {
+    json_t *text = json_object_get(object, name);
+    return json_is_string(text) ? text : NULL;
+}
+
+bool history_add_tool(ask *a, const json_t *given, const json_t *parameters, api_error *e) {
     if (!a->tools)
         a->tools = json_array();
-    json_t *tool = json_pack("{s:s, s:{s:s, s:s*, s:O*}}", "type", "function", "function", "name", name,
-                             "description", description, "parameters", parameters);
+    json_t *tool =
+        json_pack("{s:s, s:{s:O, s:O*, s:O*, s:o*}}", "type", "function", "function", "name",
+                  json_object_get(given, "name"), "description", text_of(given, "description"), "parameters",
+                  parameters, "strict", json_is_true(json_object_get(given, "strict")) ? json_true() : NULL);
     return (tool && json_array_append_new(a->tools, tool) == 0) || ask_no_memory(e);
 }
 

@@ -61,6 +61,8 @@ def test_what_is_not_there(server):
     (chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls[0]", "function with a name"),
     (chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content", "takes text alone"),
     (chat(strange=1), "strange", "unrecognized"),
+    (chat(top_logprob=1), "top_logprob", "did you mean 'top_logprobs'?"),
+    (chat(messages=[{"role": "asistant", "content": "x"}]), "messages[0].role", "did you mean 'assistant'?"),
     (chat(stream_options={"strange": 1}, stream=True), "stream_options.strange", "unrecognized"),
     (chat(guided_json={}), "guided_json", "response_format"),
     (chat(temperature="hot"), "temperature", "must be a number"),

@@ -160,6 +160,20 @@ def test_what_cannot_be_called(hermes):
     assert hermes.post(CHAT, ask(tools=TOOLS, tool_choice=named), status=400)["error"]["param"] == "tool_choice"
     bad = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}]
     assert "not at" in hermes.post(CHAT, ask(tools=bad, tool_choice="required"), status=400)["error"]["message"]
+    assert hermes.post(CHAT, ask(tools=bad, max_tokens=1))["usage"]["completion_tokens"] == 1
+    bad[0]["function"]["strict"] = True  # to be held to when it comes
+    assert "not at" in hermes.post(CHAT, ask(tools=bad), status=400)["error"]["message"]
+    strict = [{**TOOLS[1], "function": {**TOOLS[1]["function"], "strict": True}}]
+    held = hermes.post(CHAT, ask(tools=strict, max_tokens=10))  # text stays free; what a call is held to: test_call_shape
+    assert held["choices"][0]["message"]["content"] and held["usage"]["completion_tokens"] == 10
+
+
+def test_roles(serve, hermes):
+    """A template writes a role as it is given, or passes its message over: then it is refused."""
+    messages = [{"role": "critic", "content": "the dog"}, *user("the cat")]
+    assert "critic\nthe dog" in hermes.post("/apply-template", {"messages": messages})["prompt"]
+    with serve("glm") as s:
+        assert s.post(CHAT, ask(messages=messages), status=400)["error"]["param"] == "messages[0].role"
 
 
 def test_reasoning_has_a_budget(coder):

@@ -159,6 +159,14 @@ static void test_refusals(void **state) {
         {ask_read_embeddings, "{\"input\": {}}", "input", "must be a string"},
         {ask_read_completion, "{\"prompt\": \"x\", \"best_of\": 2, \"stream\": true}", "best_of",
          "cannot be streamed"},
+        {ask_read_completion, "{\"prompt\": \"x\", \"max_token\": 2}", "max_token",
+         "; did you mean 'max_tokens'?"},
+        {ask_read_chat,
+         "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"stream_options\": "
+         "{\"include_usages\": true}}",
+         "stream_options.include_usages", "; did you mean 'stream_options.include_usage'?"},
+        {ask_read_chat, "{\"messages\": [{\"role\": \"asistant\", \"content\": \"x\"}]}", "messages[0].role",
+         "; did you mean 'assistant'?"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *body = parse(cases[i].body);

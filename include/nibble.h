@@ -246,6 +246,8 @@ typedef struct nib_chat_info {
     const char *answer_begin;  /* what the answer itself begins with, where that is more than the end of
                                 * reasoning (harmony's <|channel|>final<|message|>); else NULL */
     bool takes_tools;          /* the template says something of tools: else they are left out */
+    bool may_reason; /* the model may open its reasoning by itself: the template is its own, or the words have
+                      * a token for it. Else a template of another family only knows what reasoning is */
 } nib_chat_info;
 
 /* Strings live as long as the chat. */
@@ -342,6 +344,9 @@ typedef struct nib_guide {
     nib_status (*mask)(void *context, uint32_t *bits, size_t n_words, nib_error *err);
     /* TOKEN was chosen. Tokens that end the answer are not told. */
     nib_status (*accept)(void *context, int32_t token, nib_error *err);
+    /* NULL, or how many of the next tokens may be any, whatever stands before them: MASK is not asked for
+     * those, and guesses ahead (nib_options.speculate) may be among them. */
+    int (*n_free)(void *context);
 } nib_guide;
 
 /* ---- answers of a given shape: guides that the library makes (docs/structured.md) ---- */
@@ -372,8 +377,8 @@ typedef struct nib_shape_options {
     const char *reasoning_begin, *reasoning_end;
 } nib_shape_options;
 
-/* Fills what may come before a shape (OPTIONS with its kind) in an answer of a chat; BEGUN: the reader is in
- * reasoning that the prompt began. */
+/* Fills what may come before a shape (OPTIONS with its kind) in an answer of a chat: reasoning, where the
+ * model may open it or the prompt has (BEGUN: the reader is in it). */
 void nib_chat_shape(const nib_chat_info *info, bool begun, nib_shape_options *options);
 
 /* Reads and compiles a shape, for any number of requests. NIB_UNSUPPORTED, with the keyword and its place:

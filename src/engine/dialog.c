@@ -3,6 +3,8 @@
  * The API's conversations in full: JSON to ids through any chat template, answers to pieces. All of it is the
  * text room's; here JSON texts are read and structs of two ages meet.
  */
+#include <string.h>
+
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/engine.h"
@@ -76,22 +78,37 @@ void nib_chat_close(nib_chat *d) {
     mem_free(d);
 }
 
+/* Whether MARK, or its beginning, is one token of WORDS rather than a spelling of letters. */
+static nib_status has_token(const tokenizer *words, const char *mark, bool *out, nib_error *err) {
+    token_list list = {0};
+    const nib_status status = tokenizer_encode(words, mark, strlen(mark), 0, &list, err);
+    *out = list.n == 1 || (list.n > 1 && tokenizer_is_control(words, list.ids[0]));
+    token_list_free(&list);
+    return status;
+}
+
 nib_status nib_chat_get_info(const nib_chat *d, nib_chat_info *info, nib_error *err) {
     if (!d)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_chat_get_info: the chat is NULL");
+    const char *mark = chat_reasoning_marker(d->c);
+    bool may_reason = mark && !d->owned;
+    if (mark && d->owned)
+        NIB_TRY(has_token(d->words, mark, &may_reason, err));
     const nib_chat_info all = {.size = sizeof all,
                                .call_format = chat_call_format(d->c),
-                               .reasoning = chat_reasoning_marker(d->c),
+                               .reasoning = mark,
                                .reasoning_end = chat_reasoning_end(d->c),
                                .answer_begin = chat_answer_begin(d->c),
-                               .takes_tools = chat_takes_tools(d->c)};
+                               .takes_tools = chat_takes_tools(d->c),
+                               .may_reason = may_reason};
     return sized_write(info, &all, sizeof all, "nib_chat_info", err);
 }
 
 void nib_chat_shape(const nib_chat_info *info, bool begun, nib_shape_options *o) {
-    const bool own = o->kind == NIB_SHAPE_CALL && info->answer_begin; /* the shape says what comes before */
-    o->reasoning_begin = begun || info->answer_begin ? NULL : info->reasoning;
-    o->reasoning_end = own ? NULL : info->answer_begin ? info->answer_begin : info->reasoning_end;
+    const bool own = o->kind == NIB_SHAPE_CALL && info->answer_begin, /* the shape says what comes before */
+        none = !begun && !info->answer_begin && !info->may_reason;
+    o->reasoning_begin = begun || none || info->answer_begin ? NULL : info->reasoning;
+    o->reasoning_end = own || none ? NULL : info->answer_begin ? info->answer_begin : info->reasoning_end;
 }
 
 /* ---- render ---- */

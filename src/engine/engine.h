@@ -155,6 +155,8 @@ void request_leave(nib_request *r);                         /* one owner less */
 bool request_stops_at(const nib_request *r, int32_t token); /* one of its stop ids */
 /* What is wanted of the token behind AHEAD guesses, but for a guide's mask. */
 void request_row(const nib_request *r, int ahead, sample_row *row);
+/* How many of the next tokens no guide looks at. */
+int request_free_tokens(const nib_request *r);
 
 void guesses_plan(nib_engine *e); /* guesses.c: before a step */
 

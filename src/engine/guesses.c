@@ -6,10 +6,14 @@
 
 enum { GIVE_UP_AFTER = 32 }; /* guesses that did not pay: the draft need not read along any more */
 
-/* R decodes in the next step, and nothing has to see each token first. */
-static bool may_guess(const nib_engine *e, const nib_request *r) {
+/* Guesses that R may have in the next step: none unless it decodes, and none where a guide has to see the
+ * token before. */
+static int most_guesses(const nib_engine *e, const nib_request *r) {
     const sched_view v = sched_see(e->sched, r->seq);
-    return r->n_generated > 0 && !r->guide.mask && v.running && v.n_tokens - v.n_computed == 1;
+    if (r->n_generated == 0 || !v.running || v.n_tokens - v.n_computed != 1)
+        return 0;
+    const int n_free = request_free_tokens(r); /* with the one that is sure */
+    return n_free > SPECULATE_MAX ? SPECULATE_MAX : n_free > 0 ? n_free - 1 : 0;
 }
 
 static int decode_rows(const nib_engine *e) {
@@ -35,9 +39,10 @@ static void plan_lookup(nib_engine *e, int rows) {
     for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS; i++) {
         int32_t guesses[SPECULATE_MAX];
         nib_request *r = e->by_seq[i];
-        if (!r || !may_guess(e, r))
+        const int most = r ? most_guesses(e, r) : 0;
+        if (most == 0)
             continue;
-        const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, SPECULATE_MAX);
+        const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, most);
         const int worth = speculate_worth(&e->costs, &r->luck, rows, expected, n, 0);
         const int taken = put(e, r, guesses, worth);
         if (taken == 0 && n > 0)
@@ -56,10 +61,11 @@ static void plan_draft(nib_engine *e, int rows) {
     int n = 0;
     for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS && n < SPECULATE_ROWS; i++) {
         nib_request *r = e->by_seq[i];
-        if (!r || r->no_draft || !may_guess(e, r))
+        const int most = r && !r->no_draft ? most_guesses(e, r) : 0;
+        if (most == 0)
             continue;
-        const int worth = speculate_worth(&e->costs, &r->luck, rows, expected, SPECULATE_MAX,
-                                          draft_guess_seconds(e->draft));
+        const int worth =
+            speculate_worth(&e->costs, &r->luck, rows, expected, most, draft_guess_seconds(e->draft));
         r->no_draft = worth == 0 && r->luck.n_seen >= GIVE_UP_AFTER;
         if (r->no_draft)
             continue;

@@ -97,10 +97,11 @@ static size_t window_pages(const cache_group *g, const nib_options *o) {
            ((size_t)o->max_num_batched_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-size_t loaded_kv_budget(backend *be, const nib_options *o, size_t free_before) {
+size_t loaded_kv_budget(backend *be, const hparams *hp, const nib_options *o, size_t free_before) {
     if (!be->memory_free)
         return LOADED_KV_BUDGET;
     size_t left = be->memory_free(be), taken = free_before > left ? free_before - left : 0;
+    taken += (size_t)o->max_num_batched_tokens * (size_t)hp->dim * sizeof(float); /* of hidden states */
     double share = (double)o->gpu_memory_utilization * (double)free_before;
     return share > (double)taken ? (size_t)share - taken : 0;
 }
@@ -160,8 +161,8 @@ static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *
         memcpy(l->limits.n_pages, (int[CACHE_MAX_GROUPS])CACHE_EVERY_GROUP(needs->n_kv_pages),
                sizeof l->limits.n_pages);
     else
-        loaded_kv_pages(l->be, &l->file->hp, &l->options, loaded_kv_budget(l->be, &l->options, free_before),
-                        l->limits.n_pages);
+        loaded_kv_pages(l->be, &l->file->hp, &l->options,
+                        loaded_kv_budget(l->be, &l->file->hp, &l->options, free_before), l->limits.n_pages);
     return model_open_cache(l->model, l->limits.n_pages, err);
 }
 

@@ -49,8 +49,9 @@ size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv);
 #define LOADED_KV_BUDGET ((size_t)512 << 20)
 
 /* Bytes for KV pages once weights and buffers lie in memory: of a backend's own memory, of which FREE_BEFORE
- * were free before them, what they have left of the share that OPTIONS allow; else LOADED_KV_BUDGET. */
-size_t loaded_kv_budget(backend *be, const nib_options *options, size_t free_before);
+ * were free before them, what they have left of the share that OPTIONS allow, but for the hidden states that
+ * the first request for an embedding will want; else LOADED_KV_BUDGET. */
+size_t loaded_kv_budget(backend *be, const hparams *hp, const nib_options *options, size_t free_before);
 
 /* Pages of each cache group for every sequence of OPTIONS (every default filled in) at full length, if BUDGET
  * holds them; else what it holds, and the scheduler makes sequences wait. There are always pages for one

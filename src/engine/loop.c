@@ -195,7 +195,7 @@ static void see_cancelled(nib_engine *e, bool all) {
  * step. */
 static void fill_row(nib_engine *e, nib_request *r, int ahead, sample_row *row) {
     request_row(r, ahead, row);
-    if (!r->guide.mask)
+    if (ahead < request_free_tokens(r))
         return;
     size_t n_words = ((size_t)e->l->file->hp.vocab + 31) / 32;
     memset(r->mask, 0, n_words * sizeof *r->mask);

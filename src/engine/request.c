@@ -2,6 +2,7 @@
  *
  * A request is checked and made, all on the caller's thread: whatever it will need is allocated here.
  */
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -320,6 +321,11 @@ void request_row(const nib_request *r, int ahead, sample_row *row) {
     row->position = (uint64_t)n_generated;
     row->bias = may_end ? r->bias + r->n_banned : r->bias;
     row->n_bias = may_end ? r->n_bias : r->n_banned + r->n_bias - r->n_bias_of_banned;
+}
+
+int request_free_tokens(const nib_request *r) {
+    const nib_guide *g = &r->guide;
+    return !g->mask ? INT_MAX : g->n_free ? g->n_free(g->context) : 0;
 }
 
 /* ---- the caller's side ---- */

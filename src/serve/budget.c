@@ -4,6 +4,7 @@
  */
 #include "serve/budget.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -14,7 +15,7 @@ struct budget {
     nib_guide inner; /* .mask NULL: none */
     nib_engine *engine;
     nib_reader *reader;
-    int vocab, left;  /* tokens of reasoning */
+    int left;         /* tokens of reasoning */
     int32_t *closing; /* [n_closing] */
     size_t n_closing, n_closed;
 };
@@ -32,12 +33,16 @@ static nib_status mask(void *context, uint32_t *bits, size_t n_words, nib_error 
         bits[token / 32] |= 1u << (token % 32);
         return NIB_OK;
     }
-    if (b->inner.mask)
-        return b->inner.mask(b->inner.context, bits, n_words, err);
-    memset(bits, 0xff, n_words * sizeof *bits);
-    if (b->vocab % 32)
-        bits[n_words - 1] = (1u << (b->vocab % 32)) - 1;
-    return NIB_OK;
+    return b->inner.mask(b->inner.context, bits, n_words, err);
+}
+
+/* Each token of reasoning takes one from what is left; nothing else is bound where there is no inner guide.
+ */
+static int n_free(void *context) {
+    const budget *b = context;
+    if (is_closing(b) || b->inner.mask)
+        return 0;
+    return b->n_closed == b->n_closing ? INT_MAX : b->left > 1 ? b->left : 1;
 }
 
 static nib_status accept(void *context, int32_t token, nib_error *err) {
@@ -56,9 +61,6 @@ static nib_status accept(void *context, int32_t token, nib_error *err) {
 }
 
 static nib_status open_parts(budget *b, const nib_reader *unread, const char *closing, nib_error *err) {
-    nib_info info = {.size = sizeof info};
-    NIB_TRY(nib_get_info(b->engine, &info, err));
-    b->vocab = info.vocab_size;
     NIB_TRY(nib_reader_again(unread, &b->reader, err));
     return nib_tokenize(b->engine, closing, strlen(closing), NIB_TOKENIZE_NO_BOS, &b->closing, &b->n_closing,
                         err);
@@ -69,7 +71,8 @@ nib_status budget_open(budget **out, nib_engine *engine, const nib_reader *unrea
     budget *b = *out = mem_array(1, sizeof *b);
     if (!b)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for the request");
-    b->guide = (nib_guide){.size = sizeof b->guide, .context = b, .mask = mask, .accept = accept};
+    b->guide =
+        (nib_guide){.size = sizeof b->guide, .context = b, .mask = mask, .accept = accept, .n_free = n_free};
     b->engine = engine;
     b->left = n_tokens;
     if (inner)

@@ -132,13 +132,16 @@ static void test_own_memory(void **state) {
     int n[CACHE_MAX_GROUPS];
     o.gpu_memory_utilization = 0.5f;
     left = 60 * gib;
-    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), LOADED_KV_BUDGET); /* the host's */
+    assert_int_equal(loaded_kv_budget(&be, &hp, &o, 80 * gib), LOADED_KV_BUDGET); /* the host's */
     be.memory_free = sim_memory_free;
-    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 20 * gib);
+    assert_int_equal(loaded_kv_budget(&be, &hp, &o, 80 * gib), 20 * gib);
     left = 30 * gib;
-    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 0); /* the weights take more than the share */
-    left = 90 * gib;                                          /* another program has ended */
-    assert_int_equal(loaded_kv_budget(&be, &o, 80 * gib), 40 * gib);
+    assert_int_equal(loaded_kv_budget(&be, &hp, &o, 80 * gib), 0); /* the weights take more than the share */
+    left = 90 * gib;                                               /* another program has ended */
+    assert_int_equal(loaded_kv_budget(&be, &hp, &o, 80 * gib), 40 * gib);
+    o.max_num_batched_tokens = 2048;
+    hp.dim = 4096; /* hidden states, 4 bytes each */
+    assert_int_equal(loaded_kv_budget(&be, &hp, &o, 80 * gib), 40 * gib - 32 * MIB);
     page_bytes = 10 * MIB;
     loaded_kv_pages(&be, &hp, &o, 5 * gib, n);
     assert_int_equal(n[0], 512);
@@ -161,7 +164,7 @@ static void test_open_on_own_memory(void **state) {
     nib_options o = {.max_model_len = 300};
     backend be = plain_backend;
     be.memory_free = shrinking_memory_free;
-    left = (size_t)1 << 20; /* then 768 KiB, then 576; .9 of 768 less 192 leaves 499 KiB */
+    left = (size_t)1 << 20; /* then 768 KiB, then 576; .9 of 768 less 192 leaves 499 KiB, less hidden */
     if (engine_open(&e, TINY, &o, &(loaded_needs){.be = &be}, &err) != NIB_OK)
         fail_msg("%s", err.text);
     nib_options got = e->l->options;
@@ -169,7 +172,8 @@ static void test_open_on_own_memory(void **state) {
     assert_int_equal(got.kv_cache, NIB_KV_FP8);
     assert_true(got.gpu_memory_utilization == 0.9f);
     size_t page = loaded_page_bytes(&be, &e->l->file->hp, NIB_KV_FP8);
-    size_t want = (size_t)(0.9 * 786432.0 - 196608.0) / page, most = 5 * 16;
+    const double hidden = 2048.0 * e->l->file->hp.dim * 4;
+    size_t want = (size_t)(0.9 * 786432.0 - 196608.0 - hidden) / page, most = 5 * 16;
     assert_int_equal(e->l->limits.n_pages[0], want > most ? most : want < 5 ? 5 : want);
     nib_close(e);
     static const float bad[] = {-0.1f, 1.5f, NAN};

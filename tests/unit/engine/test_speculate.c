@@ -94,12 +94,43 @@ static void test_options(void **state) {
     assert_non_null(strstr(err.text, "speculate is 7"));
 }
 
+/* A guide that lets anything come for LEFT tokens, then every second token of the vocabulary. */
+typedef struct late_guide {
+    int left;
+} late_guide;
+
+static nib_status mask_late(void *context, uint32_t *bits, size_t n_words, nib_error *err) {
+    (void)err;
+    assert_true(((late_guide *)context)->left <= 0);
+    memset(bits, 0x55, (n_words - 1) * sizeof *bits);
+    return NIB_OK;
+}
+
+static nib_status accept_late(void *context, int32_t token, nib_error *err) {
+    late_guide *g = context;
+    (void)err;
+    assert_true(g->left > 0 || token % 2 == 0);
+    g->left--;
+    return NIB_OK;
+}
+
+static int free_late(void *context) {
+    const late_guide *g = context;
+    return g->left > 0 ? g->left : 0;
+}
+
 enum { N_PROMPTS = 12 };
 
 /* Answers to N_PROMPTS texts, four at a time, drawn in all the ways that look at what came before. */
 static void answer_all(nib_engine *e, answer *answers) {
     nib_request *requests[4];
     for (int i = 0; i < N_PROMPTS; i += 4) {
+        late_guide late = {40};
+        const nib_guide guide = {.size = sizeof guide,
+                                 .context = &late,
+                                 .mask = mask_late,
+                                 .accept = accept_late,
+                                 .n_free = free_late};
         for (int j = 0; j < 4; j++) {
             int32_t prompt[40];
             for (int k = 0; k < LENGTH(prompt); k++)
@@ -116,6 +147,7 @@ static void answer_all(nib_engine *e, answer *answers) {
                                                                    .stop_texts = (const char *[]){"qz"},
                                                                    .n_stop_texts = j == 0,
                                                                    .logprobs = j == 1,
+                                                                   .guide = j == 2 ? &guide : NULL,
                                                                    .sampling = &sampling});
         }
         for (int j = 0; j < 4; j++)

@@ -29,7 +29,7 @@ typedef struct bench_args {
     const char *models[MAX_LIST]; /* [n_models] */
     bool is_shape[MAX_LIST];      /* the model is a shape's name */
     int n_models;
-    number_list n_prompt, n_gen, depth, threads;
+    number_list n_prompt, n_gen, depth, batch, threads;
     int repeats;
     ui_table_format format;
     bool profile;
@@ -38,12 +38,15 @@ typedef struct bench_args {
     nib_options compute;
 } bench_args;
 
-enum { KEY_PROFILE = 0x3000, KEY_LOAD, KEY_SHAPE };
+enum { KEY_PROFILE = 0x3000, KEY_LOAD, KEY_SHAPE, KEY_MAX_BATCHED };
 
 static const struct argp_option options[] = {
     {"n-prompt", 'p', "N,...", 0, "Prompt lengths to measure, 0: none (default 512)", 1},
     {"n-gen", 'n', "N,...", 0, "Answer lengths to measure, 0: none (default 128)", 1},
+    {"batch-size", 'b', "N,...", 0, "Answers written side by side (default 1)", 1},
     {"n-depth", 'd', "N,...", 0, "Tokens that stand before the test, not timed (default 0)", 1},
+    {"max-num-batched-tokens", KEY_MAX_BATCHED, "N", 0,
+     "Tokens of a prompt in one step (default 512, on a GPU 2048)", 1},
     {"repetitions", 'r', "N", 0, "Timed runs of each test (default 5)", 1},
     {"output", 'o', "md|json|csv", 0, "How to print (default md)", 1},
     {"profile", KEY_PROFILE, NULL, 0, "Also print where the time goes, per kind of operation", 1},
@@ -79,10 +82,19 @@ static int longest_of(const number_list *l) {
     return longest;
 }
 
-/* Tokens of the longest test with what stands before it. */
+/* Tokens of one sequence in the longest test, with what stands before it. */
 static int longest_test(const bench_args *a) {
     int prompt = longest_of(&a->n_prompt), gen = longest_of(&a->n_gen);
     return longest_of(&a->depth) + (prompt > gen ? prompt : gen);
+}
+
+/* KV pages of the test that takes the most. */
+static int most_pages(const bench_args *a) {
+    const int depth = longest_of(&a->depth);
+    const speed_test prompt = {.n_prompt = longest_of(&a->n_prompt), .n_seqs = 1, .depth = depth},
+                     answers = {
+                         .n_gen = longest_of(&a->n_gen), .n_seqs = longest_of(&a->batch), .depth = depth};
+    return speed_pages(&prompt) > speed_pages(&answers) ? speed_pages(&prompt) : speed_pages(&answers);
 }
 
 static void add_model(const struct argp_state *state, bench_args *a, const char *name, bool is_shape) {
@@ -107,6 +119,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case 'd':
         parse_list(state, "--n-depth", arg, 0, MAX_TOKENS / 4, &a->depth);
+        return 0;
+    case 'b':
+        parse_list(state, "--batch-size", arg, 1, 1024, &a->batch);
+        return 0;
+    case KEY_MAX_BATCHED:
+        a->compute.max_num_batched_tokens =
+            (int)cli_integer_flag(state, "--max-num-batched-tokens", arg, 1, 1 << 20);
         return 0;
     case 't':
         parse_list(state, "--threads", arg, 1, CLI_MAX_THREADS, &a->threads);
@@ -136,6 +155,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--server-load takes a MODEL; a shape has no words");
         if (a->n_streams && (a->n_models > 1 || a->threads.n > 1))
             argp_error(state, "--server-load takes one MODEL and one number of --threads");
+        if (a->n_streams && longest_of(&a->batch) > 1)
+            argp_error(state, "--server-load=STREAMS says how many answers; --batch-size does not");
+        if (a->compute.max_num_batched_tokens && a->compute.max_num_batched_tokens < longest_of(&a->batch))
+            argp_error(state, "--max-num-batched-tokens %d: a step of --batch-size %d has more",
+                       a->compute.max_num_batched_tokens, longest_of(&a->batch));
         if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
             argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
         if (a->n_streams && a->has_prompt && (a->n_prompt.n != 1 || a->n_prompt.values[0] < 1))
@@ -161,7 +185,7 @@ static const struct argp argp = {
         "Examples:\n"
         "  nibble bench gemma-nvfp4 -p 512 -n 128 -d 0,4096\n"
         "  nibble bench gemma-nvfp4 gemma.gguf -t 1,2,4\n"
-        "  nibble bench --shape qwen3-8b --device cuda",
+        "  nibble bench --shape qwen3-8b --device cuda -b 1,16,64",
     .children = children,
 };
 
@@ -187,7 +211,6 @@ typedef struct bench_row {
 typedef struct bench_session {
     const bench_args *args;
     loaded *model; /* the one at hand */
-    model_limits limits;
     bench_setup *setups;
     int n_setups;
     bench_row *rows;
@@ -224,11 +247,9 @@ static nib_status setup_open(bench_session *s, int m, int threads, nib_error *er
     const char *path = a->models[m];
     nib_options compute = a->compute;
     compute.threads = threads;
-    s->limits = speed_limits(longest_test(a), a->compute.kv_cache);
-    loaded_needs needs = {.max_rows = s->limits.max_rows,
-                          .max_out = s->limits.max_out,
-                          .n_kv_pages = s->limits.n_pages[0],
-                          .is_shape = a->is_shape[m]};
+    compute.max_num_seqs = longest_of(&a->batch);
+    const loaded_needs needs = {
+        .max_len = longest_test(a), .n_kv_pages = most_pages(a), .is_shape = a->is_shape[m]};
     NIB_TRY(loaded_open(&s->model, path, &compute, &needs, err));
     const int context_len = s->model->file->hp.context_len;
     if (longest_test(a) > context_len)
@@ -250,19 +271,21 @@ static void start_profile(void *context) {
     s->model->be->profile_start(s->model->be);
 }
 
-static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int depth, nib_error *err) {
+static nib_status run_test(bench_session *s, int n_prompt, int n_gen, int n_seqs, int depth, nib_error *err) {
     if (n_prompt + n_gen == 0)
         return NIB_OK;
     bench_row *row = &s->rows[s->n_rows];
     row->setup = &s->setups[s->n_setups - 1];
     row->test = (speed_test){.n_prompt = n_prompt,
                              .n_gen = n_gen,
+                             .n_seqs = n_seqs,
                              .depth = depth,
                              .repeats = s->args->repeats,
                              .timing = s->args->profile ? start_profile : NULL,
                              .context = s};
     progress p = ui_bar_progress(&s->bar);
-    NIB_TRY(speed_run(s->model->model, &s->limits, &row->test, &p, &cli_interrupted, &row->result, err));
+    NIB_TRY(
+        speed_run(s->model->model, &s->model->limits, &row->test, &p, &cli_interrupted, &row->result, err));
     ui_bar_clear(&s->bar);
     if (s->args->profile)
         row->n_profile = s->model->be->profile_stop(s->model->be, row->profile, OP_PROFILE_MAX);
@@ -275,9 +298,10 @@ static nib_status run_model(bench_session *s, int m, int threads, nib_error *err
     NIB_TRY(setup_open(s, m, threads, err));
     for (int d = 0; d < a->depth.n; d++) {
         for (int i = 0; i < a->n_prompt.n; i++)
-            NIB_TRY(run_test(s, a->n_prompt.values[i], 0, a->depth.values[d], err));
+            NIB_TRY(run_test(s, a->n_prompt.values[i], 0, 1, a->depth.values[d], err));
         for (int i = 0; i < a->n_gen.n; i++)
-            NIB_TRY(run_test(s, 0, a->n_gen.values[i], a->depth.values[d], err));
+            for (int b = 0; b < a->batch.n; b++)
+                NIB_TRY(run_test(s, 0, a->n_gen.values[i], a->batch.values[b], a->depth.values[d], err));
     }
     loaded_close(s->model);
     s->model = NULL;
@@ -288,8 +312,8 @@ static nib_status run_all(bench_session *s, nib_error *err) {
     const bench_args *a = s->args;
     const size_t n_setups = (size_t)a->n_models * (size_t)a->threads.n;
     s->setups = mem_array(n_setups, sizeof *s->setups);
-    s->rows =
-        mem_array(n_setups * (size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n), sizeof *s->rows);
+    s->rows = mem_array(n_setups * (size_t)a->depth.n * (size_t)(a->n_prompt.n + a->n_gen.n * a->batch.n),
+                        sizeof *s->rows);
     if (!s->setups || !s->rows)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory");
     for (int m = 0; m < a->n_models; m++)
@@ -298,10 +322,14 @@ static nib_status run_all(bench_session *s, nib_error *err) {
     return NIB_OK;
 }
 
+/* "pp512", "tg128", "tg128 x 16 @ d4096" */
 static void name_test(char *name, size_t size, const speed_test *t) {
-    int n = snprintf(name, size, "%s%d", t->n_prompt ? "pp" : "tg", t->n_prompt + t->n_gen);
-    if (t->depth && n > 0 && (size_t)n < size)
-        snprintf(name + n, size - (size_t)n, " @ d%d", t->depth);
+    char seqs[24] = "", depth[24] = "";
+    if (t->n_seqs > 1)
+        snprintf(seqs, sizeof seqs, " x %d", t->n_seqs);
+    if (t->depth)
+        snprintf(depth, sizeof depth, " @ d%d", t->depth);
+    snprintf(name, size, "%s%d%s%s", t->n_prompt ? "pp" : "tg", t->n_prompt + t->n_gen, seqs, depth);
 }
 
 static double gb_per_s(const speed_result *r) {
@@ -346,10 +374,11 @@ static bool fill_data(const bench_session *s, ui_table *t) {
              ui_table_add(t, "%s", cli_kv_name(setup->compute.kv_cache)) &&
              ui_table_add(t, "%d", setup->threads) && ui_table_add(t, "%s", name) &&
              ui_table_add(t, "%d", test->n_prompt) && ui_table_add(t, "%d", test->n_gen) &&
-             ui_table_add(t, "%d", test->depth) && ui_table_add(t, "%d", test->repeats) &&
-             ui_table_add(t, "%.3f", r->tokens_per_s) && ui_table_add(t, "%.3f", r->deviation) &&
-             ui_table_add(t, "%.3f", r->median) && ui_table_add(t, "%.0f", r->bytes_per_token) &&
-             ui_table_add(t, "%.3f", gb_per_s(r)) && ui_table_add(t, "%.3f", setup->read_bandwidth / 1e9) &&
+             ui_table_add(t, "%d", test->n_seqs) && ui_table_add(t, "%d", test->depth) &&
+             ui_table_add(t, "%d", test->repeats) && ui_table_add(t, "%.3f", r->tokens_per_s) &&
+             ui_table_add(t, "%.3f", r->deviation) && ui_table_add(t, "%.3f", r->median) &&
+             ui_table_add(t, "%.0f", r->bytes_per_token) && ui_table_add(t, "%.3f", gb_per_s(r)) &&
+             ui_table_add(t, "%.3f", setup->read_bandwidth / 1e9) &&
              ui_table_add(t, "%.2f", percent_of_bandwidth(&s->rows[i]));
     }
     return ok;
@@ -386,17 +415,26 @@ static const ui_column md_columns[] = {{"model", "model", false},    {"size", "s
                                        {"GB/s", "gb_s", true},       {"readable GB/s", "readable", true},
                                        {"of it", "of_it", true}};
 
-static const ui_column data_columns[] = {
-    {"", "model", false},           {"", "model_size", true},
-    {"", "model_n_params", true},   {"", "backend", false},
-    {"", "activations", false},     {"", "kv_cache_dtype", false},
-    {"", "n_threads", true},        {"", "test", false},
-    {"", "n_prompt", true},         {"", "n_gen", true},
-    {"", "n_depth", true},          {"", "repetitions", true},
-    {"", "avg_ts", true},           {"", "stddev_ts", true},
-    {"", "median_ts", true},        {"", "bytes_per_token", true},
-    {"", "gb_per_s", true},         {"", "read_bandwidth_gb_per_s", true},
-    {"", "bandwidth_percent", true}};
+static const ui_column data_columns[] = {{"", "model", false},
+                                         {"", "model_size", true},
+                                         {"", "model_n_params", true},
+                                         {"", "backend", false},
+                                         {"", "activations", false},
+                                         {"", "kv_cache_dtype", false},
+                                         {"", "n_threads", true},
+                                         {"", "test", false},
+                                         {"", "n_prompt", true},
+                                         {"", "n_gen", true},
+                                         {"", "n_seqs", true},
+                                         {"", "n_depth", true},
+                                         {"", "repetitions", true},
+                                         {"", "avg_ts", true},
+                                         {"", "stddev_ts", true},
+                                         {"", "median_ts", true},
+                                         {"", "bytes_per_token", true},
+                                         {"", "gb_per_s", true},
+                                         {"", "read_bandwidth_gb_per_s", true},
+                                         {"", "bandwidth_percent", true}};
 
 /* Where the time of one test went; on standard error when standard output is to be read by a program. */
 static bool print_profile(const bench_session *s, const bench_row *row) {
@@ -404,7 +442,8 @@ static bool print_profile(const bench_session *s, const bench_row *row) {
         {"operation", "operation", false}, {"calls", "calls", true}, {"ms/token", "ms", true},
         {"of the time", "share", true},    {"GB/s", "gb_s", true},   {"of readable", "of_readable", true}};
     ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
-    double all = 0, tokens = (double)(row->test.n_prompt + row->test.n_gen) * row->test.repeats;
+    double all = 0,
+           tokens = (double)(row->test.n_prompt + row->test.n_gen * row->test.n_seqs) * row->test.repeats;
     for (size_t k = 0; k < row->n_profile; k++)
         all += row->profile[k].seconds;
     bool ok = true;
@@ -501,6 +540,7 @@ int cmd_bench(int argc, char **argv) {
     bench_args args = {.n_prompt = {{512}, 1},
                        .n_gen = {{128}, 1},
                        .depth = {{0}, 1},
+                       .batch = {{1}, 1},
                        .threads = {{0}, 1}, /* the default */
                        .repeats = 5,
                        .format = UI_MD};
@@ -512,8 +552,12 @@ int cmd_bench(int argc, char **argv) {
     cli_catch_interrupt(false);
     nib_status status = run_all(&session, &err);
     ui_bar_clear(&session.bar);
-    if (status == NIB_OK)
-        status = print(&session, &err);
+    nib_error print_err = {{0}};
+    if ((status == NIB_OK || session.n_rows > 0) && print(&session, &print_err) != NIB_OK &&
+        status == NIB_OK) {
+        status = NIB_NO_MEMORY;
+        err = print_err;
+    }
     mem_free(session.rows);
     mem_free(session.setups);
     loaded_close(session.model);

@@ -131,7 +131,10 @@ static nib_status open_model(loaded **out, const char *path, nib_options compute
     if (exact && compute.kv_cache == NIB_KV_AUTO)
         compute.kv_cache = NIB_KV_FP32;
     model_limits l = eval_limits(n_ctx, compute.kv_cache);
-    loaded_needs needs = {.max_rows = l.max_rows, .max_out = l.max_out, .n_kv_pages = l.n_pages[0]};
+    loaded_needs needs = {.max_rows = l.max_rows,
+                          .max_out = l.max_out,
+                          .max_len = l.n_pages[0] * KV_PAGE_TOKENS,
+                          .n_kv_pages = l.n_pages[0]};
     return loaded_open(out, path, &compute, &needs, err);
 }
 

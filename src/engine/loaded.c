@@ -150,7 +150,7 @@ static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *
         .max_rows = needs->max_rows > 0 ? needs->max_rows : l->options.max_num_batched_tokens,
         .max_out = needs->max_out > 0 ? needs->max_out : l->options.max_num_seqs,
         .kv_dtype = l->options.kv_cache,
-        .max_len = needs->n_kv_pages > 0 ? needs->n_kv_pages * KV_PAGE_TOKENS : l->options.max_model_len,
+        .max_len = needs->max_len > 0 ? needs->max_len : l->options.max_model_len,
     };
     if (needs->max_out == 0 && l->options.speculate) { /* a guess wants its logits too */
         const int most = l->limits.max_out + SPECULATE_ROWS;

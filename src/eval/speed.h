@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Speed: llama-bench's tests. pp N: N tokens of prompt in batches of up to SPEED_MAX_ROWS rows, logits of the
- * last row; tg N: N tokens one at a time; either after DEPTH tokens that are not timed. One run to warm up,
- * then REPEATS timed ones. Tokenizing and sampling are not in it; ids are made up (a fixed sequence).
- * Caller: cli bench.
+ * Speed: llama-bench's tests. pp N: N tokens of prompt in batches of as many rows as the model takes, a token
+ * drawn from the last row; tg N: N_SEQS sequences of N tokens, all by one token a step; either after DEPTH
+ * tokens (of each sequence) that are not timed. One run to warm up, then REPEATS timed ones. Drawing is
+ * greedy, as the op does it. Tokenizing is not in it; ids are made up (a fixed sequence). Caller: cli bench.
  */
 #ifndef EVAL_SPEED_H
 #define EVAL_SPEED_H
@@ -13,12 +13,12 @@
 #include "base/progress.h"
 #include "model/model.h"
 
-#define SPEED_MAX_ROWS    512
 #define SPEED_MAX_REPEATS 1000
 
 typedef struct speed_test {
     int n_prompt; /* tokens of a pp test; 0 for a tg test */
     int n_gen;    /* tokens of a tg test; 0 for a pp test */
+    int n_seqs;   /* written side by side; 1 for a pp test */
     int depth;
     int repeats;
     void (*timing)(void *context); /* called when warm, before the timed runs; may be NULL */
@@ -26,13 +26,14 @@ typedef struct speed_test {
 } speed_test;
 
 typedef struct speed_result {
-    double tokens_per_s, deviation; /* mean and sample standard deviation over the repeats */
+    double tokens_per_s,
+        deviation; /* of all sequences: mean and sample standard deviation over the repeats */
     double median;
     double bytes_per_token; /* all weights once per batch, and its keys and values once */
 } speed_result;
 
-/* What model_open needs for every test of LONGEST tokens, depth and test together. */
-model_limits speed_limits(int longest, nib_kv_dtype kv_dtype);
+/* KV pages of a test, of every cache group. */
+int speed_pages(const speed_test *test);
 
 /* LIMITS are what M was opened with. *STOP (may be NULL) is looked at between batches. */
 nib_status speed_run(model *m, const model_limits *limits, const speed_test *test, const progress *p,

@@ -29,6 +29,14 @@ def test_json(nibble, tiny):
     assert rows[0]["bytes_per_token"] < rows[2]["bytes_per_token"]  # one pass over the weights for 8 tokens
 
 
+def test_answers_side_by_side(nibble, tiny):
+    rows = json.loads(nibble("bench", tiny, "-p", 0, "-n", 4, "-b", "1,3", "-d", 8, "-r", 2, "-o", "json").stdout)
+    assert [(row["test"], row["n_seqs"]) for row in rows] == [("tg4 @ d8", 1), ("tg4 x 3 @ d8", 3)]
+    assert rows[1]["bytes_per_token"] < rows[0]["bytes_per_token"]  # one pass over the weights for three tokens
+    few = nibble("bench", tiny, "-b", 8, "--max-num-batched-tokens", 4, check=False)
+    assert few.returncode == 2 and "a step of --batch-size 8 has more" in few.stderr
+
+
 def test_csv_and_markdown(nibble, tiny):
     rows = list(csv.DictReader(io.StringIO(nibble("bench", tiny, *QUICK, "-o", "csv").stdout)))
     assert [row["test"] for row in rows] == ["pp8", "tg4"]

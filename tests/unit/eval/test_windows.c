@@ -72,6 +72,34 @@ nib_status model_forward(model *m, const batch *b, const float **logits, nib_err
     return NIB_OK;
 }
 
+/* What the speed tests call: rows of several sequences, a token drawn greedily of each. */
+void model_begin(model *m, const batch *b, const sample_row *rows, sampled *out) {
+    assert_true(b->n_rows <= m->max_rows && b->n_out <= m->max_out);
+    assert_true((b->n_out > 0) == (rows != NULL) && (rows == NULL) == (out == NULL));
+    for (int i = 0; i < b->n_seqs; i++) {
+        const batch_seq *s = &b->seqs[i];
+        assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+        for (int r = 0; r < s->n_rows; r++) {
+            int32_t at =
+                s->pages[0][(s->pos + r) / KV_PAGE_TOKENS] * KV_PAGE_TOKENS + (s->pos + r) % KV_PAGE_TOKENS;
+            assert_true(at >= 0 && at < MAX_POS);
+            m->seen[at] = b->tokens[s->row + r];
+        }
+    }
+    for (int i = 0; i < b->n_out; i++)
+        assert_true(rows[i].temperature == 0 && rows[i].n_top == -1);
+    m->n_forward++;
+    m->n_rows += (size_t)b->n_rows;
+    m->n_out += (size_t)b->n_out;
+}
+
+nib_status model_wait(model *m, const float **logits, nib_error *err) {
+    (void)m;
+    (void)err;
+    assert_null(logits);
+    return NIB_OK;
+}
+
 size_t model_bytes_per_token(const model *m) {
     (void)m;
     return 1000;
@@ -518,23 +546,39 @@ static void test_speed(void **unused) {
     model_limits l = {.max_rows = 100, .max_out = 1, .n_pages = CACHE_EVERY_GROUP(64)};
     m->max_rows = 100;
     m->max_out = 1;
-    speed_test pp = {.n_prompt = 250, .depth = 50, .repeats = 3, .timing = count_warm};
+    speed_test pp = {.n_prompt = 250, .n_seqs = 1, .depth = 50, .repeats = 3, .timing = count_warm};
     speed_result r;
     nib_error err;
     assert_int_equal(speed_run(m, &l, &pp, NULL, NULL, &r, &err), NIB_OK);
     assert_int_equal(warm, 1);
     assert_int_equal(m->n_rows, 50 + 4 * 250);
     assert_int_equal(m->n_forward, 1 + 4 * 3);
-    assert_int_equal(m->n_out, 1 + 4);
+    assert_int_equal(m->n_out, 1 + 4); /* the depth, and every run */
     assert_true(r.tokens_per_s > 0 && r.median > 0 && r.deviation >= 0);
     /* three batches end at positions 149, 249, 299: the local layer reads 16 positions, the other all */
     double kv = 10 * (3 * 16 + 150 + 250 + 300);
     assert_true(fabs(r.bytes_per_token - (3000 + kv) / 250) < 1e-9);
-    speed_test tg = {.n_gen = 2, .depth = 0, .repeats = 2};
+    speed_test tg = {.n_gen = 2, .n_seqs = 1, .repeats = 2};
     m->n_out = 0;
     assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_OK);
     assert_int_equal(m->n_out, 3 * 2); /* a decoded token without its logits is not a decoded token */
     assert_true(fabs(r.bytes_per_token - (2000 + 10 * (1 + 1 + 2 + 2)) / 2.0) < 1e-9);
+    /* three sequences side by side, each behind 70 tokens of its own, in pages of its own */
+    speed_test side = {.n_gen = 2, .n_seqs = 3, .depth = 70, .repeats = 1};
+    m->max_out = l.max_out = 3;
+    m->n_out = m->n_rows = m->n_forward = 0;
+    memset(m->seen, -1, sizeof m->seen);
+    assert_int_equal(speed_pages(&side), 3 * 2);
+    assert_int_equal(speed_run(m, &l, &side, NULL, NULL, &r, &err), NIB_OK);
+    assert_int_equal(m->n_rows, 3 * 70 + 2 * 2 * 3);
+    assert_int_equal(m->n_forward, 3 + 2 * 2);
+    for (int i = 0; i < 3; i++)
+        for (int pos = 0; pos < 2 * KV_PAGE_TOKENS; pos++)
+            assert_int_equal(m->seen[i * 2 * KV_PAGE_TOKENS + pos] >= 0, pos < 72);
+    /* weights once a step, for three tokens */
+    assert_true(fabs(r.bytes_per_token - (2000 + 10 * 3 * (16 + 71 + 16 + 72)) / 6.0) < 1e-9);
+    side.n_seqs = 4;
+    assert_int_equal(speed_run(m, &l, &side, NULL, NULL, &r, &err), NIB_BAD_ARGUMENT);
     tg.depth = 64 * KV_PAGE_TOKENS;
     assert_int_equal(speed_run(m, &l, &tg, NULL, NULL, &r, &err), NIB_BAD_ARGUMENT);
     free(m);

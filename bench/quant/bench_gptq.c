@@ -35,7 +35,7 @@ static void fill(double *h, float *w) {
 
 static nib_status run(const double *h, const tensor *t, uint8_t *codes, uint8_t *scales, nib_error *err) {
     double least[3] = {INFINITY, INFINITY, INFINITY}, loss;
-    gptq_rows rows = {t, 0, 1, ROWS};
+    gptq_rows rows = {.t = t, .stride = 1, .n = ROWS};
     gptq_scales by = {.tensor_scale = 1.0f / 2688};
     for (int repeat = 0; repeat < REPEATS; repeat++) {
         gptq_factor f;

@@ -11,6 +11,9 @@
  * inside the block: the error that is left when all later columns have done their best (the Schur
  * complement's).
  *
+ * After it, blocks are chosen anew one by one with all others as they are, until that gains nothing
+ * (refine.c).
+ *
  * One algorithm is several methods by what is left of H: all of it; its 16 x 16 blocks (`local`); its
  * diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is shrunk toward its
  * diagonal.
@@ -40,6 +43,7 @@ typedef struct gptq_factor {
 nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq_reach reach, double shrink,
                             pool *team, nib_error *err);
 void gptq_factor_free(gptq_factor *f);
+double gptq_damp(const double *h, size_t cols); /* what is added to the diagonal */
 
 /* Rows first, first + stride, ... of a tensor: n of them. */
 typedef struct gptq_rows {
@@ -55,6 +59,19 @@ typedef struct gptq_scales {
 /* codes [n, cols / 2], scales [n, cols / 16]. A row with a NaN or an infinity: NIB_BAD_FILE. */
 nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_scales by, uint8_t *codes,
                          uint8_t *scales, pool *team, nib_error *err);
+
+/* H as gptq_factor_make takes it: shrunk by SHRINK, damped. */
+typedef struct gptq_moments {
+    const double *h; /* [cols, cols] */
+    size_t cols;
+    double shrink;
+} gptq_moments;
+
+/* Descent from codes and scales that are there: each block of 16 gets the scale and codes that are best with
+ * all others as they are, where these lose less; PASSES times over all blocks, or until nothing changes. The
+ * sum of (w - w^) H (w - w^)^T over the rows never rises. A row with a NaN or an infinity: NIB_BAD_FILE. */
+nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, gptq_scales by, int passes, uint8_t *codes,
+                       uint8_t *scales, pool *team, nib_error *err);
 
 /* *out = sum over the rows of (w - w^) H (w - w^)^T: what the output loses on inputs of second moments H. */
 nib_status gptq_error(const gptq_rows *rows, const double *h, float tensor_scale, const uint8_t *codes,

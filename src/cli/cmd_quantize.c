@@ -11,6 +11,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/plan.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "convert/convert.h"
@@ -33,7 +34,8 @@ typedef enum method_choice {
 } method_choice;
 
 typedef struct quantize_args {
-    const char *in, *out, *calib;
+    const char *in, *out, *calib, *plan, *save_plan;
+    double bits; /* of the linear layers; 0: not asked for */
     method_choice method;
     size_t calib_tokens;
     bool compressed_tensors, json;
@@ -57,6 +59,9 @@ enum {
     KEY_EMBEDDING,
     KEY_KEEP,
     KEY_COMPRESSED,
+    KEY_BITS,
+    KEY_PLAN,
+    KEY_SAVE_PLAN,
     KEY_JSON
 };
 
@@ -88,6 +93,13 @@ static const struct argp_option options[] = {
      "file's blocks, bf16",
      1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
+    {"bits", KEY_BITS, "BITS", 0,
+     "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
+     "the "
+     "predictions most become FP8 or BF16 (in a .gguf file they stay as stored, or become BF16); minutes",
+     1},
+    {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits chose, JSON that can be edited", 1},
+    {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
     {"threads", 't', "N", 0, "Threads (default: physical cores)", 1},
@@ -140,6 +152,13 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
         argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
+    if ((a->bits > 0 || a->plan) && a->convert.format != QF_NVFP4)
+        argp_error(state, "--bits and --plan give layers more bits than nvfp4 has; --format is %s",
+                   formats[a->convert.format]);
+    if (a->bits > 0 && a->plan)
+        argp_error(state, "--bits makes a plan and --plan brings one; expected one of them");
+    if (a->save_plan && !(a->bits > 0))
+        argp_error(state, "--save-plan writes what --bits chooses; --bits is missing");
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 
@@ -169,6 +188,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_KEEP:
         add_keep(a, state, arg);
+        return 0;
+    case KEY_BITS:
+        a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
+        return 0;
+    case KEY_PLAN:
+        a->plan = arg;
+        return 0;
+    case KEY_SAVE_PLAN:
+        a->save_plan = arg;
         return 0;
     case KEY_COMPRESSED:
         a->compressed_tensors = true;
@@ -219,6 +247,7 @@ typedef struct quantize_session {
     nib_error sweep_reason;
     method_choice used; /* of METHODS, with auto decided */
     tuned tuned;
+    plan plan;
     ui_bar bar;
     convert_report report;
 } quantize_session;
@@ -299,6 +328,24 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     }
     c->method = s->used == METHOD_WEIGHTED && !s->heed.mean_squares ? QM_SWEEP : of[s->used];
     return status;
+}
+
+/* Which layers get how many bits. */
+static nib_status make_plan(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    const plan_options o = {.in = a->in,
+                            .out = a->out,
+                            .calib = a->calib,
+                            .bits = a->bits,
+                            .to_gguf = a->convert.out == OUT_GGUF,
+                            .threads = a->convert.threads,
+                            .heed = &s->heed,
+                            .bar = &s->bar};
+    if (!(a->bits > 0))
+        return NIB_OK;
+    NIB_TRY(plan_choose(&s->plan, s->file, &o, err));
+    s->args->convert.formats = s->plan.formats;
+    return a->save_plan ? plan_write(&s->plan, a->save_plan, err) : NIB_OK;
 }
 
 /* ---- report ---- */
@@ -395,6 +442,7 @@ static unsigned long long peak_bytes(void) {
 static void print_text(const quantize_session *s, const ui_table *t) {
     const convert_report *r = &s->report;
     char before[32], after[32], peak[32];
+    plan_print(&s->plan);
     ui_table_print(t, UI_MD, stdout);
     printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, r->bytes_before),
            ui_bytes(after, sizeof after, r->bytes_after), formats[s->args->convert.format], method_text(s));
@@ -431,7 +479,9 @@ static void print_json(const quantize_session *s, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
            r->head_is_untied ? "true" : "false");
-    printf(" \"chosen\": ");
+    printf(" \"plan\": ");
+    plan_print_json(&s->plan, s->args->plan ? s->args->plan : s->args->save_plan);
+    printf(",\n \"chosen\": ");
     tuned_print_json(&s->tuned);
     printf(",\n");
     printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
@@ -465,8 +515,13 @@ static nib_status run(quantize_session *s, nib_error *err) {
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
+    if (a->plan) {
+        NIB_TRY(plan_read(&s->plan, s->file, a->plan, err));
+        a->convert.formats = s->plan.formats;
+    }
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(choose_method(s, err));
+    NIB_TRY(make_plan(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);
     a->convert.interrupted = &cli_interrupted;
     NIB_TRY(convert(s->file, a->out, &a->convert, &s->report, err));
@@ -483,6 +538,7 @@ int cmd_quantize(int argc, char **argv) {
     nib_status status = run(&session, &err);
     ui_bar_clear(&session.bar);
     tuned_close(&session.tuned, status == NIB_OK);
+    plan_free(&session.plan);
     calibrate_free(&session.heed);
     model_file_close(session.file);
     mem_free(args.keep);

@@ -13,7 +13,7 @@
 #include "quant/scale_search.h"
 #include "store/model_file.h"
 
-typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16 } quant_format;
+typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16, QF_KEEP } quant_format;
 typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
 
 /* What becomes of an embedding, and of a head that is kept, where the output's container has not the stored
@@ -31,8 +31,9 @@ typedef struct convert_matrix {
 } convert_matrix;
 
 typedef struct convert_options {
-    quant_format format;
-    quant_method method; /* chooses tensor scales; and codes, without CHOOSE */
+    quant_format format;         /* not QF_KEEP */
+    const quant_format *formats; /* [in->n_tensors] of linear layers, where they differ; NULL: FORMAT */
+    quant_method method;         /* chooses tensor scales; and codes, without CHOOSE */
     /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 with a loss. */
     nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
     void *choose_context;

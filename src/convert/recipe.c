@@ -43,6 +43,8 @@ static dtype target_of(const chef *c, quant_format format) {
         return DT_F8_E4M3;
     case QF_BF16:
         return DT_BF16;
+    case QF_KEEP:
+        break;
     }
     return DT_NONE;
 }
@@ -285,8 +287,10 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
     bool wanted =
         (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
-    if (wanted && t->n_dims == 2 && !is_kept(c, item)) {
-        quant_format format = !head ? c->o->format : c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4;
+    const quant_format format = head            ? c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4
+                                : c->o->formats ? c->o->formats[t - c->in->tensors]
+                                                : c->o->format;
+    if (wanted && format != QF_KEEP && t->n_dims == 2 && !is_kept(c, item)) {
         NIB_TRY(quantize(c, item, format));
     } else {
         carry(c, item);
@@ -335,7 +339,10 @@ static void count_split(recipe *r) {
 
 static nib_status check_options(const chef *c) {
     const convert_options *o = c->o;
-    if (c->r->to_gguf && (o->format == QF_FP8 || o->head == HEAD_FP8))
+    bool fp8 = o->format == QF_FP8 || o->head == HEAD_FP8;
+    for (size_t i = 0; o->formats && i < c->in->n_tensors; i++)
+        fp8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_FP8;
+    if (c->r->to_gguf && fp8)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
                         "write a directory");

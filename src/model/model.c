@@ -158,6 +158,12 @@ void model_close(model *m) {
     network_close(m);
 }
 
+nib_status model_rebind(model *m, const model_file *file, int layer, bool mlp, nib_error *err) {
+    const weights_part part = mlp ? WEIGHTS_MLP : WEIGHTS_ATTENTION;
+    weights_unbind_part(&m->w, file, m->be, part, layer);
+    return weights_bind_part(&m->w, file, m->be, part, layer, err);
+}
+
 /* ---- a forward ---- */
 
 static void forward(model *m, bool wants_logits) {

@@ -28,6 +28,9 @@ int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CA
 /* FILE and BE outlive the model. WATCH (may be NULL) hears of the bytes packed, and can stop it. */
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,
                       const progress *watch, nib_error *err);
+/* The matrices of half a layer anew, as FILE names them now (model_file.stand_ins): the model's own file but
+ * for its look-up. Between batches. After a failure M can only be closed. */
+nib_status model_rebind(model *m, const model_file *file, int layer, bool mlp, nib_error *err);
 /* The caches of a model that was opened without pages: once it is seen what memory all else has left. */
 nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_error *err);
 void model_close(model *m); /* NULL is fine */

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See plan.h.
+ */
+#include "cli/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mapfile.h"
+#include "base/mem.h"
+#include "base/outfile.h"
+#include "base/quote.h"
+#include "cli/cli.h"
+#include "cli/files.h"
+#include "cli/tuned.h"
+#include "convert/recipe.h"
+#include "engine/loaded.h"
+#include "eval/calibrate.h"
+
+/* What is computed for every part: half of these tokens are scored. */
+#define WINDOW  256
+#define WINDOWS 8
+
+static const char *const names[] = {
+    [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8", [QF_BF16] = "bf16", [QF_KEEP] = "keep"};
+
+/* ---- choosing ---- */
+
+typedef struct choosing {
+    plan *p;
+    const plan_options *o;
+    quant_format wide;
+    double budget; /* bits left */
+} choosing;
+
+static double bits_of(const choosing *c, quant_format f) {
+    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : c->p->wide_bits;
+}
+
+/* Its divergence grows with the squared error that the inputs see. */
+static double kld_of(const sensitivity_part *part, quant_format f) {
+    const double kld = part->kld > 0 ? part->kld : 0;
+    return f == QF_NVFP4 ? kld : f == QF_FP8 && part->error4 > 0 ? kld * part->error8 / part->error4 : 0;
+}
+
+static quant_format next_of(const choosing *c, quant_format f) {
+    return f == QF_NVFP4 && !c->o->to_gguf ? QF_FP8 : c->wide;
+}
+
+/* The best step that fits; false where none does or helps. */
+static bool step_up(choosing *c) {
+    plan *p = c->p;
+    double best = 0, best_cost = 0;
+    size_t at = 0;
+    for (size_t i = 0; i < p->found.n; i++) {
+        const sensitivity_part *part = &p->found.parts[i];
+        const quant_format now = p->part_formats[i], next = next_of(c, now);
+        if (now == c->wide)
+            continue;
+        const double cost = (bits_of(c, next) - bits_of(c, now)) * (double)part->elements;
+        const double gain = (kld_of(part, now) - kld_of(part, next)) / (cost > 0 ? cost : 1);
+        if (cost <= c->budget && gain > best) {
+            best = gain;
+            best_cost = cost;
+            at = i;
+        }
+    }
+    if (best == 0)
+        return false;
+    p->part_formats[at] = next_of(c, p->part_formats[at]);
+    c->budget -= best_cost;
+    return true;
+}
+
+/* A GGUF file that becomes one can keep what it has where that is no wider than BF16. */
+static void find_wide(choosing *c, const model_file *file) {
+    const sensitivity *s = &c->p->found;
+    double bytes = 0, elements = 0;
+    for (size_t i = 0; i < s->n; i++)
+        for (int j = 0; j < s->parts[i].n; j++) {
+            bytes += (double)tensor_total_bytes(s->parts[i].matrices[j]);
+            elements += (double)s->parts[i].matrices[j]->rows * (double)s->parts[i].matrices[j]->cols;
+        }
+    const double stored = elements > 0 ? 8 * bytes / elements : 16;
+    const bool keeps = c->o->to_gguf && file->format == FORMAT_GGUF && stored < 16;
+    c->wide = keeps ? QF_KEEP : QF_BF16;
+    c->p->wide_bits = keeps ? stored : 16;
+}
+
+static void choose(plan *p, const model_file *file, const plan_options *o) {
+    choosing c = {.p = p, .o = o};
+    double elements = 0, bits = 0;
+    find_wide(&c, file);
+    for (size_t i = 0; i < p->found.n; i++) {
+        p->part_formats[i] = QF_NVFP4;
+        elements += (double)p->found.parts[i].elements;
+    }
+    c.budget = (o->bits - PLAN_MIN_BITS) * elements;
+    while (step_up(&c))
+        ;
+    for (size_t i = 0; i < p->found.n; i++) {
+        const sensitivity_part *part = &p->found.parts[i];
+        for (int j = 0; j < part->n; j++)
+            p->formats[part->matrices[j] - file->tensors] = p->part_formats[i];
+        bits += bits_of(&c, p->part_formats[i]) * (double)part->elements;
+        p->kld_before += kld_of(part, QF_NVFP4);
+        p->kld_after += kld_of(part, p->part_formats[i]);
+    }
+    p->bits = elements > 0 ? bits / elements : 0;
+}
+
+/* ---- measuring ---- */
+
+static nib_status measure(plan *p, const loaded *l, const plan_options *o, const char *text, size_t bytes,
+                          nib_error *err) {
+    eval_text windows;
+    char base[4096];
+    const int n = snprintf(base, sizeof base, "%s.base-%s", o->out, "kld");
+    if (n < 0 || (size_t)n >= sizeof base)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", o->out);
+    NIB_TRY(eval_text_open(&windows, l->words, text, bytes, WINDOW, WINDOWS,
+                           o->calib ? o->calib : "the built-in text", err));
+    const sensitivity_options s = {
+        .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
+        .text = &windows,
+        .base = base,
+        .block = o->to_gguf ? 64 : 16,
+        .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
+    const nib_status status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
+    eval_text_close(&windows);
+    ui_bar_clear(o->bar);
+    return status;
+}
+
+static nib_status open_plan(plan *p, const model_file *file, nib_error *err) {
+    *p = (plan){.formats = mem_array(file->n_tensors, sizeof *p->formats)};
+    return p->formats ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
+}
+
+nib_status plan_choose(plan *out, const model_file *file, const plan_options *o, nib_error *err) {
+    const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
+    const nib_options compute = {
+        .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
+    const loaded_needs needs = {
+        .max_rows = limits.max_rows, .max_out = limits.max_out, .n_kv_pages = limits.n_pages[0]};
+    const bool own_text = o->calib && !tuned_is_chats(o->calib);
+    mapfile map = {0};
+    loaded *l = NULL;
+    NIB_TRY(open_plan(out, file, err));
+    nib_status status = own_text ? tuned_open_text(&map, o->calib, err) : NIB_OK;
+    if (status == NIB_OK)
+        status = loaded_open(&l, o->in, &compute, &needs, err);
+    if (status == NIB_OK)
+        status = measure(out, l, o, map.bytes ? (const char *)map.bytes : calibration_text,
+                         map.bytes ? map.size : calibration_text_bytes, err);
+    for (size_t i = 0; i < out->found.n; i++) /* of a file opened again to those of FILE */
+        for (int j = 0; j < out->found.parts[i].n; j++)
+            out->found.parts[i].matrices[j] =
+                &file->tensors[out->found.parts[i].matrices[j] - l->file->tensors];
+    loaded_close(l);
+    mapfile_close(&map);
+    if (status == NIB_OK && !(out->part_formats = mem_array(out->found.n + 1, sizeof *out->part_formats)))
+        status = nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
+    if (status == NIB_OK)
+        choose(out, file, o);
+    return status;
+}
+
+/* ---- reading ---- */
+
+static nib_status read_format(quant_format *out, const char *path, size_t part, const json_t *format,
+                              nib_error *err) {
+    const char *text = json_string_value(format);
+    for (int f = QF_NVFP4; text && f <= QF_KEEP; f++)
+        if (f != QF_MXFP4 && strcmp(text, names[f]) == 0) {
+            *out = (quant_format)f;
+            return NIB_OK;
+        }
+    return nib_fail(err, NIB_BAD_FILE,
+                    "%s: part %zu: \"format\" is %s; expected \"nvfp4\", \"fp8\", "
+                    "\"bf16\" or \"keep\"",
+                    path, part, text ? QUOTEZ(text) : "no string");
+}
+
+static nib_status read_part(plan *p, const model_file *file, const char *path, size_t i, const json_t *part,
+                            bool *seen, nib_error *err) {
+    const json_t *tensors = json_object_get(part, "tensors");
+    quant_format format = QF_NVFP4;
+    NIB_TRY(read_format(&format, path, i, json_object_get(part, "format"), err));
+    if (!json_is_array(tensors))
+        return nib_fail(err, NIB_BAD_FILE, "%s: part %zu: \"tensors\" is no list of names", path, i);
+    for (size_t j = 0; j < json_array_size(tensors); j++) {
+        const char *name = json_string_value(json_array_get(tensors, j));
+        size_t k = 0;
+        while (name && k < file->n_tensors && strcmp(file->tensors[k].name, name) != 0)
+            k++;
+        if (!name || k == file->n_tensors || !recipe_is_linear(file->tensors[k].place.slot))
+            return nib_fail(err, NIB_BAD_FILE, "%s: part %zu names %s, which is no linear layer of %s", path,
+                            i, name ? QUOTEZ(name) : "what is no string", file->path);
+        if (seen[k])
+            return nib_fail(err, NIB_BAD_FILE, "%s: part %zu names %s again", path, i, QUOTEZ(name));
+        seen[k] = true;
+        p->formats[k] = format;
+    }
+    return NIB_OK;
+}
+
+static nib_status read_parts(plan *p, const model_file *file, const char *path, const json_t *root,
+                             nib_error *err) {
+    const json_t *parts = json_object_get(root, "parts");
+    if (json_integer_value(json_object_get(root, "nibble_plan")) != 1 || !json_is_array(parts))
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: no plan; expected {\"nibble_plan\": 1, \"parts\": [...]}, as --save-plan writes",
+                        path);
+    bool *seen = mem_array(file->n_tensors, sizeof *seen);
+    nib_status status = seen ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
+    for (size_t i = 0; i < json_array_size(parts) && status == NIB_OK; i++)
+        status = read_part(p, file, path, i, json_array_get(parts, i), seen, err);
+    mem_free(seen);
+    return status;
+}
+
+nib_status plan_read(plan *out, const model_file *file, const char *path, nib_error *err) {
+    json_t *root;
+    NIB_TRY(open_plan(out, file, err));
+    NIB_TRY(files_read_json(path, &root, err));
+    const nib_status status = read_parts(out, file, path, root, err);
+    json_decref(root);
+    return status;
+}
+
+/* ---- writing ---- */
+
+static json_t *part_json(const plan *p, size_t i) {
+    const sensitivity_part *part = &p->found.parts[i];
+    json_t *tensors = json_array();
+    for (int j = 0; j < part->n; j++)
+        json_array_append_new(tensors, json_string(part->matrices[j]->name));
+    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", tensors, "format",
+                     names[p->part_formats[i]], "layer", part->layer, "weights", (json_int_t)part->elements,
+                     "kld_nvfp4", part->kld, "kld_fp8", kld_of(part, QF_FP8), "kld",
+                     kld_of(part, p->part_formats[i]));
+}
+
+nib_status plan_write(const plan *p, const char *path, nib_error *err) {
+    json_t *parts = json_array();
+    for (size_t i = 0; i < p->found.n; i++)
+        json_array_append_new(parts, part_json(p, i));
+    json_t *root =
+        json_pack("{s:i, s:f, s:f, s:f, s:f, s:o}", "nibble_plan", 1, "bits", p->bits, "kld_sum_nvfp4",
+                  p->kld_before, "kld_sum", p->kld_after, "kld_nvfp4", p->found.kld_all, "parts", parts);
+    char *text = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
+    json_decref(root);
+    if (!text)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", path);
+    outfile *file = NULL;
+    nib_status status = outfile_open(&file, path, err);
+    if (status == NIB_OK) {
+        status = outfile_write(file, text, strlen(text), err);
+        if (status == NIB_OK)
+            status = outfile_write(file, "\n", 1, err);
+        if (status == NIB_OK)
+            status = outfile_commit(file, err);
+        else
+            outfile_abandon(file);
+    }
+    json_text_free(text);
+    return status;
+}
+
+/* ---- printing ---- */
+
+static const char *part_name(const sensitivity_part *part) {
+    static const char *const joined[] = {"", "", "attn_q, k, v"};
+    const slot first = part->matrices[0]->place.slot;
+    return part->n == 3 ? joined[2] : part->n == 2 ? "ffn_gate, up" : slot_name(first);
+}
+
+static const ui_column columns[] = {{"part", "part", false},
+                                    {"layer", "layer", true},
+                                    {"format", "format", false},
+                                    {"weights", "weights", true},
+                                    {"KLD in NVFP4", "kld_nvfp4", true},
+                                    {"KLD now", "kld", true}};
+
+void plan_print(const plan *p) {
+    ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
+    size_t n = 0;
+    bool ok = true;
+    if (!p->found.n)
+        return;
+    for (size_t i = 0; i < p->found.n && ok; i++) {
+        const sensitivity_part *part = &p->found.parts[i];
+        if (p->part_formats[i] == QF_NVFP4)
+            continue;
+        n++;
+        ok = ui_table_add(&t, "%s", part_name(part)) && ui_table_add(&t, "%d", part->layer) &&
+             ui_table_add(&t, "%s", names[p->part_formats[i]]) &&
+             ui_table_add(&t, "%llu", (unsigned long long)part->elements) &&
+             ui_table_add(&t, "%.5f", part->kld) &&
+             ui_table_add(&t, "%.5f", kld_of(part, p->part_formats[i]));
+    }
+    printf("Plan: %zu of %zu parts get more than NVFP4 has, %.3f bits a weight; measured in %.0f s\n\n", n,
+           p->found.n, p->bits, p->found.seconds);
+    if (n && ok)
+        ui_table_print(&t, UI_MD, stdout);
+    printf("\nKLD expected %.4f, where all in NVFP4 have %.4f (%.4f is the sum of each part's alone)\n\n",
+           p->kld_before > 0 ? p->found.kld_all * p->kld_after / p->kld_before : 0, p->found.kld_all,
+           p->kld_before);
+    ui_table_free(&t);
+}
+
+void plan_print_json(const plan *p, const char *path) {
+    if (!p->formats) {
+        printf("null");
+        return;
+    }
+    printf("{\"file\": ");
+    if (path)
+        ui_json_string(stdout, path);
+    else
+        printf("null");
+    if (p->found.n)
+        printf(", \"bits\": %.4f, \"kld_nvfp4\": %.6f, \"kld_sum_nvfp4\": %.6f, \"kld_sum\": %.6f, "
+               "\"seconds\": %.1f",
+               p->bits, p->found.kld_all, p->kld_before, p->kld_after, p->found.seconds);
+    printf("}");
+}
+
+void plan_free(plan *p) {
+    sensitivity_free(&p->found);
+    mem_free(p->formats);
+    mem_free(p->part_formats);
+    *p = (plan){0};
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Plan: which linear layers get more bits than NVFP4 has, for `nibble quantize --bits` and `--plan`. It is
+ * chosen by sensitivity (eval/sensitivity.h), greedily: the step up that takes most divergence away for its
+ * bits comes first. As a file it is JSON, and may be edited:
+ *
+ *   {"nibble_plan": 1, "bits": 4.75, "parts": [{"tensors": ["blk.0.attn_q.weight", ...], "format": "fp8"}]}
+ *
+ * Formats are nvfp4, fp8 and bf16, and keep: as the source has it. Other keys are for people. Linear layers
+ * that stand nowhere get nvfp4.
+ */
+#ifndef CLI_PLAN_H
+#define CLI_PLAN_H
+
+#include "cli/ui.h"
+#include "convert/convert.h"
+#include "eval/sensitivity.h"
+
+#define PLAN_MIN_BITS 4.5
+#define PLAN_MAX_BITS 16.0
+
+typedef struct plan_options {
+    const char *in, *out; /* the model, and where the result goes: what is kept meanwhile lies beside it */
+    const char *calib;    /* a text, or NULL: that inside nibble */
+    double bits;          /* per weight of the linear layers, all together */
+    bool to_gguf;
+    int threads;
+    const importance *heed; /* NULL or without mean_squares: none */
+    ui_bar *bar;
+} plan_options;
+
+typedef struct plan {
+    quant_format *formats;        /* [file->n_tensors] */
+    sensitivity found;            /* empty where the plan was read */
+    quant_format *part_formats;   /* [found.n] */
+    double bits;                  /* of the linear layers as planned */
+    double kld_before, kld_after; /* the sums of the parts' divergences, all in NVFP4 and as planned */
+    double wide_bits;             /* of the widest format */
+} plan;
+
+nib_status plan_choose(plan *out, const model_file *file, const plan_options *options, nib_error *err);
+/* Names that FILE has not, or that are no linear layer's, are refused. */
+nib_status plan_read(plan *out, const model_file *file, const char *path, nib_error *err);
+nib_status plan_write(const plan *p, const char *path, nib_error *err);
+void plan_print(const plan *p);                        /* nothing where it was read */
+void plan_print_json(const plan *p, const char *path); /* an object, or null */
+void plan_free(plan *p);
+
+#endif

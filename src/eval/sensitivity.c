@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One matrix product's worth of a network after the other is bound anew through stand-ins
+ * (model_file.stand_ins), the text computed, and the part bound as it was. See sensitivity.h.
+ */
+#include "eval/sensitivity.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/cores.h"
+#include "base/mem.h"
+#include "base/pool.h"
+#include "num/fp8.h"
+#include "num/nvfp4.h"
+
+typedef struct stand_in {
+    tensor t;
+    uint8_t *codes, *scales;
+} stand_in;
+
+typedef struct measuring {
+    model *m;
+    model_file view;          /* the file, with what stands in */
+    const tensor **stand_ins; /* [n_tensors] */
+    stand_in *made;           /* [n_tensors] */
+    const sensitivity_options *o;
+    sensitivity *out;
+    pool *pool;
+} measuring;
+
+/* ---- parts ---- */
+
+/* 0: q, k, v; 1: o; 2: gate, up; 3: down; -1: none. */
+static int kind_of(const tensor *t) {
+    switch (t->place.slot) {
+    case SLOT_Q:
+    case SLOT_K:
+    case SLOT_V:
+    case SLOT_QKV:
+        return 0;
+    case SLOT_O:
+        return 1;
+    case SLOT_GATE:
+    case SLOT_UP:
+    case SLOT_GATE_UP:
+        return 2;
+    case SLOT_DOWN:
+        return 3;
+    default:
+        return -1;
+    }
+}
+
+static nib_status list_parts(measuring *s, nib_error *err) {
+    const model_file *f = &s->view;
+    s->out->parts = mem_array((size_t)f->hp.n_layers * 4, sizeof *s->out->parts);
+    if (!s->out->parts)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its parts", f->path);
+    for (int layer = 0; layer < f->hp.n_layers; layer++)
+        for (int kind = 0; kind < 4; kind++) {
+            sensitivity_part p = {.layer = layer, .mlp = kind >= 2};
+            bool fits = true;
+            for (size_t i = 0; i < f->n_tensors; i++) {
+                const tensor *t = &f->tensors[i];
+                if (t->place.layer != layer || kind_of(t) != kind || p.n == SENSITIVITY_MATRICES)
+                    continue;
+                fits &= t->cols % s->o->block == 0;
+                p.matrices[p.n++] = t;
+                p.elements += (uint64_t)t->rows * t->cols;
+            }
+            if (fits && p.n > 0)
+                s->out->parts[s->out->n++] = p;
+        }
+    return NIB_OK;
+}
+
+/* ---- NVFP4 of a part ---- */
+
+typedef struct encoding {
+    const tensor *t;
+    stand_in *to;
+    scale_search search;
+    float fp8_scale;
+    float *rows;       /* [threads, 2 * cols] */
+    double (*sums)[2]; /* [rows] errors of NVFP4 and FP8 */
+    size_t cols;
+} encoding;
+
+static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
+    const encoding *e = arg;
+    float *x = e->rows + (size_t)thread * 2 * e->cols, *back = x + e->cols;
+    for (size_t r = begin; r < end; r++) {
+        double *sums = e->sums[r];
+        tensor_decode_row(e->t, r, x);
+        scale_search_nvfp4_row(&e->search, x, e->cols, e->to->codes + r * (e->cols / 2),
+                               e->to->scales + r * (e->cols / 16));
+        tensor_decode_row(&e->to->t, r, back);
+        sums[0] = sums[1] = 0;
+        for (size_t c = 0; c < e->cols; c++) {
+            const double w = e->search.weights ? (double)e->search.weights[c] : 1;
+            const float eight = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
+            sums[0] += w * ((double)back[c] - x[c]) * ((double)back[c] - x[c]);
+            sums[1] += w * ((double)eight - x[c]) * ((double)eight - x[c]);
+        }
+    }
+}
+
+static void amax_rows(void *arg, int thread, size_t begin, size_t end) {
+    const encoding *e = arg;
+    float *x = e->rows + (size_t)thread * 2 * e->cols;
+    for (size_t r = begin; r < end; r++) {
+        tensor_decode_row(e->t, r, x);
+        e->sums[r][0] = nvfp4_amax(x, e->cols);
+    }
+}
+
+static void free_stand_in(stand_in *s) {
+    mem_free(s->codes);
+    mem_free(s->scales);
+    *s = (stand_in){0};
+}
+
+static const float *weights_of(const measuring *s, const tensor *t) {
+    const importance *i = s->o->heed;
+    slot at = t->place.slot;
+    if (!i || !i->mean_squares || t->place.layer >= i->n_layers)
+        return NULL;
+    at = at == SLOT_QKV ? SLOT_Q : at == SLOT_GATE_UP ? SLOT_GATE : at;
+    return i->mean_squares[t->place.layer * SLOT_COUNT + (int)at];
+}
+
+static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib_error *err) {
+    stand_in *to = &s->made[t - s->view.tensors];
+    const float *weights = weights_of(s, t);
+    encoding e = {.t = t, .to = to, .cols = t->cols};
+    to->codes = mem_array(t->rows, t->cols / 2);
+    to->scales = mem_array(t->rows, t->cols / 16);
+    e.rows = mem_array((size_t)pool_threads(s->pool) * 2, t->cols * sizeof *e.rows);
+    e.sums = mem_array(t->rows, sizeof *e.sums);
+    nib_status status = NIB_OK;
+    if (!to->codes || !to->scales || !e.rows || !e.sums) {
+        status = nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor '%s'", s->view.path, t->name);
+    } else {
+        float amax = 0;
+        pool_for(s->pool, t->rows, 8, amax_rows, &e);
+        for (size_t r = 0; r < t->rows; r++)
+            amax = fmaxf(amax, (float)e.sums[r][0]);
+        scale_search_init(&e.search, weights ? QM_WEIGHTED : QM_SWEEP, amax, false, weights);
+        e.fp8_scale = amax > 0 ? amax / 448.0f : 1;
+        to->t = *t;
+        to->t.dtype = DT_NVFP4;
+        to->t.data = to->codes;
+        to->t.bytes = t->rows * (t->cols / 2);
+        to->t.block_scales = to->scales;
+        to->t.row_scales = to->t.tile_scales = NULL;
+        to->t.tensor_scale = e.search.tensor_scale;
+        pool_for(s->pool, t->rows, 8, encode_rows, &e);
+        for (size_t r = 0; r < t->rows; r++) {
+            p->error4 += e.sums[r][0];
+            p->error8 += e.sums[r][1];
+        }
+        s->stand_ins[t - s->view.tensors] = &to->t;
+    }
+    mem_free(e.rows);
+    mem_free(e.sums);
+    return status;
+}
+
+/* ---- measuring ---- */
+
+static nib_status tick(const measuring *s, size_t done, nib_error *err) {
+    if (s->o->eval.stop && *s->o->eval.stop)
+        return nib_fail(err, NIB_CANCELLED, "interrupted");
+    progress_report(&s->o->eval.progress, "sensitivity", done, s->out->n + 1);
+    return NIB_OK;
+}
+
+static nib_status divergence(const measuring *s, double *kld, nib_error *err) {
+    eval_options o = s->o->eval;
+    eval_kld_result r;
+    o.progress = (progress){0};
+    NIB_TRY(eval_kld_against_file(s->m, s->o->text, s->o->base, &o, &r, err));
+    *kld = r.kld.value;
+    return NIB_OK;
+}
+
+/* Part P as it is, its stand-ins kept for the last measurement. */
+static nib_status measure_part(measuring *s, sensitivity_part *p, nib_error *err) {
+    for (int i = 0; i < p->n; i++)
+        NIB_TRY(encode(s, p->matrices[i], p, err));
+    NIB_TRY(model_rebind(s->m, &s->view, p->layer, p->mlp, err));
+    NIB_TRY(divergence(s, &p->kld, err));
+    for (int i = 0; i < p->n; i++)
+        s->stand_ins[p->matrices[i] - s->view.tensors] = NULL;
+    return model_rebind(s->m, &s->view, p->layer, p->mlp, err);
+}
+
+static nib_status rebind_all(measuring *s, bool nvfp4, nib_error *err) {
+    for (size_t i = 0; i < s->view.n_tensors; i++)
+        s->stand_ins[i] = nvfp4 && s->made[i].codes ? &s->made[i].t : NULL;
+    for (size_t i = 0; i < s->out->n; i++)
+        NIB_TRY(model_rebind(s->m, &s->view, s->out->parts[i].layer, s->out->parts[i].mlp, err));
+    return NIB_OK;
+}
+
+static nib_status run(measuring *s, nib_error *err) {
+    eval_options quiet = s->o->eval;
+    eval_ppl_result ppl;
+    quiet.progress = (progress){0};
+    NIB_TRY(list_parts(s, err));
+    NIB_TRY(tick(s, 0, err));
+    NIB_TRY(eval_kld_save(s->m, s->o->text, s->o->base, &quiet, &ppl, err));
+    for (size_t i = 0; i < s->out->n; i++) {
+        NIB_TRY(measure_part(s, &s->out->parts[i], err));
+        NIB_TRY(tick(s, i + 1, err));
+    }
+    NIB_TRY(rebind_all(s, true, err));
+    NIB_TRY(divergence(s, &s->out->kld_all, err));
+    return rebind_all(s, false, err);
+}
+
+nib_status sensitivity_measure(sensitivity *out, model *m, const model_file *file,
+                               const sensitivity_options *options, nib_error *err) {
+    const double from = clock_seconds();
+    const int threads = options->eval.threads > 0 ? options->eval.threads : cores_physical();
+    measuring s = {.m = m, .view = *file, .o = options, .out = out};
+    *out = (sensitivity){0};
+    s.stand_ins = mem_array(file->n_tensors, sizeof *s.stand_ins);
+    s.made = mem_array(file->n_tensors, sizeof *s.made);
+    s.view.stand_ins = s.stand_ins;
+    nib_status status = s.stand_ins && s.made
+                            ? pool_new(&s.pool, threads, err)
+                            : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its parts", file->path);
+    if (status == NIB_OK)
+        status = run(&s, err);
+    unlink(options->base);
+    pool_free(s.pool);
+    for (size_t i = 0; s.made && i < file->n_tensors; i++)
+        free_stand_in(&s.made[i]);
+    mem_free(s.made);
+    mem_free(s.stand_ins);
+    out->seconds = clock_seconds() - from;
+    if (status != NIB_OK)
+        sensitivity_free(out);
+    return status;
+}
+
+void sensitivity_free(sensitivity *s) {
+    mem_free(s->parts);
+    *s = (sensitivity){0};
+}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize --bits and --plan: the budget holds, what costs most comes first, a plan is followed as written,
+and a bad one is refused in words."""
+import json
+
+import pytest
+
+from test_quantize import make_model, raw_tensors
+
+FORMATS = {"U8": "nvfp4", "F8_E4M3": "fp8", "BF16": "bf16"}
+
+
+@pytest.fixture(scope="module")
+def planned(nibble, tmp_path_factory):
+    root = tmp_path_factory.mktemp("plan")
+    source = make_model(root / "source")
+    (root / "text").write_text("some words to calibrate with, " * 40)
+    told = nibble("quantize", source, root / "out", "--bits", 5.5, "--save-plan", root / "plan.json", "--calib", root / "text").stdout
+    return root, json.loads((root / "plan.json").read_text()), told
+
+
+def stored(directory):
+    """Linear layer -> format, by the file."""
+    found = raw_tensors(directory / "model.safetensors")
+    return {name: FORMATS[kind] for name, (kind, _) in found.items() if name.endswith("_proj.weight")}
+
+
+def test_the_budget_holds(planned):
+    root, plan, told = planned
+    bits = {"nvfp4": 4.5, "fp8": 8, "bf16": 16}
+    weights = sum(part["weights"] for part in plan["parts"])
+    used = sum(bits[part["format"]] * part["weights"] for part in plan["parts"]) / weights
+    assert used == pytest.approx(plan["bits"], abs=1e-5) and 4.5 < used <= 5.5
+    assert f"{used:.3f} bits a weight" in told
+    assert len(plan["parts"]) == 8 and all(part["kld_nvfp4"] > part["kld_fp8"] > 0 for part in plan["parts"])
+    assert plan["kld_sum"] < plan["kld_sum_nvfp4"]
+    # whatever got more has more to lose for its size than what fits and did not
+    left = (5.5 - used) * weights
+    worth = [(part["kld_nvfp4"] / part["weights"], part["format"] != "nvfp4", 3.5 * part["weights"] <= left)
+             for part in plan["parts"]]
+    assert not any(not up and fits for _, up, fits in worth)
+
+
+def test_the_file_is_as_planned(planned, nibble):
+    root, plan, _ = planned
+    wanted = {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
+    assert stored(root / "out") == wanted and "fp8" in wanted.values()
+    config = json.loads((root / "out" / "config.json").read_text())["quantization_config"]
+    assert config["quant_algo"] == "MIXED_PRECISION"
+    nibble("quantize", root / "source", root / "again", "--plan", root / "plan.json", "--calib", root / "text")
+    assert (root / "again" / "model.safetensors").read_bytes() == (root / "out" / "model.safetensors").read_bytes()
+    assert nibble("run", root / "out", "a", "--no-chat", "-n", 2).returncode == 0
+
+
+def test_an_edited_plan(planned, nibble):
+    root, plan, _ = planned
+    plan["parts"] = [{"tensors": ["model.layers.1.mlp.down_proj.weight"], "format": "bf16"}]
+    (root / "edited.json").write_text(json.dumps(plan))
+    told = json.loads(nibble("quantize", root / "source", root / "edited", "--method", "rtn", "--plan", root / "edited.json",
+                             "--json").stdout)
+    assert told["plan"] == {"file": str(root / "edited.json")}
+    found = stored(root / "edited")
+    assert found.pop("model.layers.1.mlp.down_proj.weight") == "bf16" and set(found.values()) == {"nvfp4"}
+
+
+def test_a_gguf_file_holds_no_fp8(planned, nibble):
+    root, _, _ = planned
+    nibble("quantize", root / "source", root / "out.gguf", "--bits", 8, "--save-plan", root / "gguf.json", "--calib", root / "text")
+    plan = json.loads((root / "gguf.json").read_text())
+    assert {part["format"] for part in plan["parts"]} == {"nvfp4", "bf16"} and plan["bits"] <= 8
+    done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
+    assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
+
+
+@pytest.mark.parametrize("text, words", [
+    ("[]", "no plan"),
+    ("{\"nibble_plan\": 2, \"parts\": []}", "no plan"),
+    ("{\"nibble_plan\": 1, \"parts\": [{\"format\": \"int4\", \"tensors\": []}]}", "part 0: \"format\" is int4"),
+    ("{\"nibble_plan\": 1, \"parts\": [{\"format\": \"fp8\"}]}", "part 0: \"tensors\" is no list"),
+    ("{\"nibble_plan\": 1, \"parts\": [{\"format\": \"fp8\", \"tensors\": [\"model.norm.weight\"]}]}", "is no linear layer"),
+    ("{\"nibble_plan\": 1, \"parts\": [{\"format\": \"fp8\", \"tensors\": [7]}]}", "what is no string"),
+    ("{", "bad.json"),
+])
+def test_bad_plans(planned, nibble, text, words):
+    root, _, _ = planned
+    (root / "bad.json").write_text(text)
+    done = nibble("quantize", root / "source", root / "bad", "--plan", root / "bad.json", check=False)
+    assert done.returncode == 1 and words in done.stderr and str(root / "bad.json") in done.stderr
+    assert not (root / "bad").exists()

@@ -79,7 +79,8 @@ bool cli_cpu_mask(const char *text, unsigned *mask);
  * child; its input (state->child_inputs[i] of the parent, set at ARGP_KEY_INIT) is a nib_options. */
 extern const struct argp cli_compute_argp;
 extern const struct argp cli_compute_no_threads_argp; /* for a command with a --threads of its own */
-extern const struct argp cli_speculate_argp;          /* --speculate --draft, likewise */
+extern const struct argp cli_device_argp;    /* with an --activations and --kv-cache-dtype of its own */
+extern const struct argp cli_speculate_argp; /* --speculate --draft, likewise */
 #define CLI_MAX_THREADS 1024
 const char *cli_kv_name(nib_kv_dtype dtype);         /* "bf16", ... */
 const char *cli_activations_name(nib_activations a); /* "int8", ... */

@@ -9,6 +9,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/emulated.h"
 #include "cli/files.h"
 #include "cli/ui.h"
 #include "engine/loaded.h"
@@ -24,7 +25,7 @@ typedef struct eval_args {
     const char *model, *text, *base, *save_base;
     int n_ctx, n_chunks; /* 0: not given */
     bool json;
-    nib_options compute;
+    emulated compute; /* of MODEL */
 } eval_args;
 
 enum { KEY_TEXT = 0x3000, KEY_BASE, KEY_SAVE_BASE, KEY_CHUNKS, KEY_JSON };
@@ -85,15 +86,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (a->kld && !a->base == !a->save_base)
             argp_error(state, "kld needs one of --base and --save-base");
         n_ctx = a->n_ctx ? a->n_ctx : a->base ? 0 : DEFAULT_CTX; /* a base's file has its own */
-        if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
-            argp_error(state, TOO_LONG, n_ctx, a->compute.max_model_len);
+        if (a->compute.options.max_model_len && n_ctx > a->compute.options.max_model_len)
+            argp_error(state, TOO_LONG, n_ctx, a->compute.options.max_model_len);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_child children[] = {{&cli_compute_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&emulated_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
@@ -107,7 +108,8 @@ static const struct argp argp = {
            "  nibble eval ppl gemma-nvfp4 --text wiki.test.txt --chunks 60\n"
            "  nibble eval kld gemma-nvfp4 --base gemma.gguf --text wiki.test.txt --chunks 60\n"
            "  nibble eval kld gemma.gguf --save-base gemma.kld --text wiki.test.txt --chunks 60\n"
-           "  nibble eval kld gemma-nvfp4 --base gemma.kld --text wiki.test.txt --chunks 60",
+           "  nibble eval kld gemma-nvfp4 --base gemma.kld --text wiki.test.txt --chunks 60\n"
+           "  nibble eval kld gemma-nvfp4 --base gemma.kld --text wiki.test.txt --activations nvfp4",
     .children = children,
 };
 
@@ -124,25 +126,30 @@ typedef struct eval_session {
     ui_bar bar;
 } eval_session;
 
-static nib_status open_model(loaded **out, const char *path, nib_options compute, int n_ctx, bool exact,
+static nib_status open_model(loaded **out, const char *path, emulated compute, int n_ctx, bool exact,
                              nib_error *err) {
-    if (exact && compute.activations == NIB_ACTIVATIONS_AUTO)
-        compute.activations = NIB_ACTIVATIONS_F32;
-    if (exact && compute.kv_cache == NIB_KV_AUTO)
-        compute.kv_cache = NIB_KV_FP32;
-    model_limits l = eval_limits(n_ctx, compute.kv_cache);
+    nib_options *o = &compute.options;
+    if (exact && o->activations == NIB_ACTIVATIONS_AUTO)
+        o->activations = NIB_ACTIVATIONS_F32;
+    if (exact && o->kv_cache == NIB_KV_AUTO)
+        o->kv_cache = NIB_KV_FP32;
+    model_limits l = eval_limits(n_ctx, o->kv_cache);
     loaded_needs needs = {.max_rows = l.max_rows,
                           .max_out = l.max_out,
                           .max_len = l.n_pages[0] * KV_PAGE_TOKENS,
                           .n_kv_pages = l.n_pages[0]};
-    return loaded_open(out, path, &compute, &needs, err);
+    NIB_TRY(emulated_backend(&needs.be, &compute, err));
+    NIB_TRY(loaded_open(out, path, o, &needs, err));
+    if (needs.be)
+        (*out)->threads = cpu_threads(needs.be);
+    return NIB_OK;
 }
 
 /* The base computes exactly whatever MODEL's flags are; threads and CPU rung stay. */
 static nib_status open_base(eval_session *s, int n_ctx, nib_error *err) {
-    nib_options compute = s->args->compute;
-    compute.activations = NIB_ACTIVATIONS_F32;
-    compute.kv_cache = NIB_KV_FP32;
+    emulated compute = {.options = s->args->compute.options};
+    compute.options.activations = NIB_ACTIVATIONS_F32;
+    compute.options.kv_cache = NIB_KV_FP32;
     NIB_TRY(open_model(&s->base, s->args->base, compute, n_ctx, true, err));
     if (tokenizer_vocab(s->base->words) != tokenizer_vocab(s->model->words))
         return nib_fail(err, NIB_BAD_ARGUMENT,
@@ -189,8 +196,8 @@ static nib_status session_open(eval_session *s, nib_error *err) {
         n_chunks = n_chunks ? n_chunks : file_chunks;
     }
     n_ctx = n_ctx ? n_ctx : DEFAULT_CTX;
-    if (a->compute.max_model_len && n_ctx > a->compute.max_model_len)
-        return nib_fail(err, NIB_BAD_ARGUMENT, TOO_LONG, n_ctx, a->compute.max_model_len);
+    if (a->compute.options.max_model_len && n_ctx > a->compute.options.max_model_len)
+        return nib_fail(err, NIB_BAD_ARGUMENT, TOO_LONG, n_ctx, a->compute.options.max_model_len);
     NIB_TRY(open_text(s, err));
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
     if (a->base && !base_is_file(a))
@@ -222,14 +229,14 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
         printf(",\n  \"compute\": ");
         ui_json_string(stdout, l->be->path);
         printf(",\n  \"activations\": \"%s\",\n  \"kv_cache_dtype\": \"%s\",\n  \"text\": ",
-               cli_activations_name(l->options.activations), cli_kv_name(l->options.kv_cache));
+               emulated_activations_name(&a->compute, l), emulated_kv_name(&a->compute, l));
         ui_json_string(stdout, a->text);
         printf(",\n  \"ctx\": %d,\n  \"chunks\": %d,\n  \"scored\": %zu,\n  \"seconds\": %.2f", s->text.n_ctx,
                s->text.n_chunks, n_scored, seconds);
         return;
     }
     printf("model      %s\n", a->model);
-    printf("computed   %s, KV cache %s\n", l->be->path, cli_kv_name(l->options.kv_cache));
+    printf("computed   %s, KV cache %s\n", l->be->path, emulated_kv_name(&a->compute, l));
     if (s->base)
         printf("base       %s (%s, KV cache %s)\n", a->base, s->base->be->path,
                cli_kv_name(s->base->options.kv_cache));

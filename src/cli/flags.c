@@ -24,12 +24,6 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How it computes:", 10},
     {"device", KEY_DEVICE, "auto|cpu|cuda[:N]", 0,
      "Where it computes: auto is the first GPU that there is, else the CPU", 0},
-    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|fp4", 0,
-     "What the weights are multiplied with: f32 is exact; int8 is fast on a CPU, bf16 and fp8 are on a GPU "
-     "(auto: int8 or bf16)",
-     0},
-    {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0,
-     "How keys and values are stored (default bf16, on a GPU fp8)", 0},
     {"cpu-features", KEY_CPU_FEATURES, "MASK", 0,
      "Use no more than these CPU features: scalar, avx2, avx512, avx512-vnni, or a number", 0},
     {"max-model-len", KEY_MODEL_LEN, "N", 0,
@@ -41,8 +35,17 @@ static const struct argp_option options[] = {
     {"enforce-eager", KEY_EAGER, NULL, 0, "On a GPU: without CUDA graphs, which is slower", 0},
     {0}};
 
+static const struct argp_option format_options[] = {
+    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|fp4", 0,
+     "What the weights are multiplied with: f32 is exact; int8 is fast on a CPU, bf16 and fp8 are on a GPU "
+     "(auto: int8 or bf16)",
+     10},
+    {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32", 0,
+     "How keys and values are stored (default bf16, on a GPU fp8)", 10},
+    {0}};
+
 static const struct argp_option threads_options[] = {
-    {"threads", 't', "N", 0, "Threads (default: one per physical core)", 0}, {0}};
+    {"threads", 't', "N", 0, "Threads (default: one per physical core)", 10}, {0}};
 
 static const struct argp_option speculate_options[] = {
     {"speculate", KEY_SPECULATE, "off|lookup", 0,
@@ -100,17 +103,22 @@ const char *cli_activations_name(nib_activations a) {
     return activation_names[a == NIB_ACTIVATIONS_AUTO ? NIB_ACTIVATIONS_INT8 : a];
 }
 
+static error_t parse_formats(int key, char *arg, struct argp_state *state) {
+    nib_options *o = state->input;
+    if (key == KEY_ACTIVATIONS)
+        o->activations = (nib_activations)cli_choice_flag(state, "--activations", arg, activation_names);
+    else if (key == KEY_KV)
+        o->kv_cache = (nib_kv_dtype)(1 + cli_choice_flag(state, "--kv-cache-dtype", arg, kv_names + 1));
+    else
+        return ARGP_ERR_UNKNOWN;
+    return 0;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     nib_options *o = state->input;
     switch (key) {
-    case KEY_ACTIVATIONS:
-        o->activations = (nib_activations)cli_choice_flag(state, "--activations", arg, activation_names);
-        return 0;
     case KEY_DEVICE:
         o->device = arg;
-        return 0;
-    case KEY_KV:
-        o->kv_cache = (nib_kv_dtype)(1 + cli_choice_flag(state, "--kv-cache-dtype", arg, kv_names + 1));
         return 0;
     case KEY_CPU_FEATURES: {
         unsigned mask = 0;
@@ -165,15 +173,26 @@ static error_t parse_speculate(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static error_t parse_all(int key, char *arg, struct argp_state *state) {
+static error_t parse_with_one(int key, char *arg, struct argp_state *state) {
     if (key != ARGP_KEY_INIT)
         return parse(key, arg, state);
     state->child_inputs[0] = state->input;
     return 0;
 }
 
+static error_t parse_with_two(int key, char *arg, struct argp_state *state) {
+    if (key == ARGP_KEY_INIT)
+        state->child_inputs[1] = state->input;
+    return parse_with_one(key, arg, state);
+}
+
+static const struct argp formats_argp = {.options = format_options, .parser = parse_formats};
 static const struct argp threads_argp = {.options = threads_options, .parser = parse_threads};
-static const struct argp_child with_threads[] = {{&threads_argp, 0, NULL, 10}, {0}};
-const struct argp cli_compute_argp = {.options = options, .parser = parse_all, .children = with_threads};
-const struct argp cli_compute_no_threads_argp = {.options = options, .parser = parse};
+static const struct argp_child with_both[] = {{&formats_argp, 0, NULL, 0}, {&threads_argp, 0, NULL, 0}, {0}};
+static const struct argp_child with_formats[] = {{&formats_argp, 0, NULL, 0}, {0}};
+static const struct argp_child with_threads[] = {{&threads_argp, 0, NULL, 0}, {0}};
+const struct argp cli_compute_argp = {.options = options, .parser = parse_with_two, .children = with_both};
+const struct argp cli_compute_no_threads_argp = {
+    .options = options, .parser = parse_with_one, .children = with_formats};
+const struct argp cli_device_argp = {.options = options, .parser = parse_with_one, .children = with_threads};
 const struct argp cli_speculate_argp = {.options = speculate_options, .parser = parse_speculate};

@@ -143,8 +143,10 @@ nib_status plan_choose(plan *out, const model_file *file, const plan_options *o,
     const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
     const nib_options compute = {
         .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
-    const loaded_needs needs = {
-        .max_rows = limits.max_rows, .max_out = limits.max_out, .n_kv_pages = limits.n_pages[0]};
+    const loaded_needs needs = {.max_rows = limits.max_rows,
+                                .max_out = limits.max_out,
+                                .max_len = limits.n_pages[0] * KV_PAGE_TOKENS,
+                                .n_kv_pages = limits.n_pages[0]};
     const bool own_text = o->calib && !tuned_is_chats(o->calib);
     mapfile map = {0};
     loaded *l = NULL;

@@ -255,6 +255,7 @@ static void run_matmul(const cpu_backend *cb, const cpu_op *op, size_t begin, si
 
 static void push_matmul(backend *be, buf *out, const buf *a, const weight *w, const vec *bias, bool add) {
     cpu_backend *cb = queue_backend(be);
+    rowops_push_rounding(cb, a, w);
     matmul_job job = {.k = &cb->k,
                       .w = pack_of(w),
                       .a = (const act *)a,
@@ -282,6 +283,7 @@ static void cpu_matmul_glu(backend *be, buf *out, const buf *a, const weight *w,
                            const weight *reader) {
     cpu_backend *cb = queue_backend(be);
     (void)reader; /* one activation format for all */
+    rowops_push_rounding(cb, a, w);
     matmul_job job = {.k = &cb->k,
                       .w = pack_of(w),
                       .a = (const act *)a,
@@ -374,9 +376,18 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
         cpu_close(&cb->be);
         return status;
     }
+    static const char *const rounded[] = {[CPU_ROUND_NONE] = "activations f32 (exact)",
+                                          [CPU_ROUND_FP8] = "activations rounded to fp8 (a scale per row)",
+                                          [CPU_ROUND_NVFP4] =
+                                              "activations rounded to nvfp4 (a tensor scale per row)",
+                                          [CPU_ROUND_MXFP4] = "activations rounded to mxfp4"};
     kernels_init(&cb->k, features_lowered(options->features));
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;
-    const char *how = !cb->int8             ? "activations f32 (exact)"
+    cb->rounding = options->rounding;
+    cb->round_kv = options->round_kv;
+    cb->rotate_qk = options->rotate_qk;
+    assert(!cb->int8 || (!cb->rounding && !cb->round_kv && !cb->rotate_qk));
+    const char *how = !cb->int8             ? rounded[cb->rounding]
                       : cb->k.attn_quantize ? "activations int8 (a scale per 16), attention in integers"
                                             : "activations int8 (a scale per 16)";
     cb->be.mode = cb->int8 ? COMPUTE_W4A8_INT8 : COMPUTE_EXACT;

@@ -7,10 +7,25 @@
 
 #include "ops/ops.h"
 
+/* What exact activations are rounded to, row by row (num/rounded.h), before an exact product: that of a
+ * layer's matrices, and of a head stored in FP4 or FP8. Other engines' arithmetic, emulated for eval. */
+typedef enum cpu_rounding {
+    CPU_ROUND_NONE = 0,
+    CPU_ROUND_FP8,
+    CPU_ROUND_NVFP4,
+    CPU_ROUND_MXFP4
+} cpu_rounding;
+
 typedef struct cpu_options {
     int threads;       /* 0: physical cores */
     uint32_t features; /* NIB_CPU_* mask that lowers the rung; 0: all the machine has */
     nib_activations activations;
+    /* With NIB_ACTIVATIONS_F32. Scales are found row by row; under an NVFP4 or FP8 weight with an input_scale
+     * of its format, that is the tensor's scale. */
+    cpu_rounding rounding;
+    bool round_kv;  /* keys and values to NVFP4 under a model's k_scale and v_scale, or 1, before they are
+                       stored */
+    bool rotate_qk; /* queries and keys by rounded_hadamard before that */
 } cpu_options;
 
 nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err);

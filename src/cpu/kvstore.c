@@ -11,6 +11,7 @@
 #include "cpu/kvscale.h"
 #include "cpu/kvstore.h"
 #include "num/fp8.h"
+#include "num/rounded.h"
 
 /* Angles are products in FP32, as in transformers, and only then exact. */
 static void run_rope_table(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
@@ -85,6 +86,8 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
         memcpy(dst, src, d * sizeof *dst);
     if (n)
         cb->k.rope(dst, op->rope->cosines + row * n, op->rope->sines + row * n, n, op->attn->interleaved);
+    if (cb->rotate_qk)
+        rounded_hadamard(dst, d);
 }
 
 /* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known. */
@@ -171,8 +174,15 @@ static void store_head(const cpu_backend *cb, const cpu_op *op, const page_run *
         store_steps(kv, block, is_k, t, codes, n);
 }
 
+/* x [n, d] as an NVFP4 cache would give them back. */
+static void round_kv(float *x, size_t n, size_t d, float scale) {
+    for (size_t i = 0; i < n; i++)
+        rounded_nvfp4(x + i * d, d, scale != 0 ? scale : 1.0f);
+}
+
 /* Value head HEAD of the rows of RUN. */
-static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
+static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
+                         float *scratch) {
     const attn_params *p = op->attn;
     const kv_cache *kv = op->kv;
     size_t d = (size_t)p->head_dim, stride = op->in->stride;
@@ -182,6 +192,13 @@ static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run
         float *scales = kv->v_scales + block * KV_PAGE_TOKENS + run->slot;
         for (size_t i = 0; i < (size_t)run->n; i++)
             scales[i] = p->v_scale != 0 ? p->v_scale : cb->k.fp8_scale(v + i * stride, NULL, d);
+    }
+    if (cb->round_kv) {
+        for (size_t i = 0; i < (size_t)run->n; i++)
+            memcpy(scratch + i * d, v + i * stride, d * sizeof *v);
+        round_kv(scratch, (size_t)run->n, d, p->v_scale);
+        v = scratch;
+        stride = d;
     }
     store_head(cb, op, run, head, false, v, stride, NULL);
 }
@@ -218,6 +235,8 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
             scales[i] = cb->k.fp8_scale(k + i * d, room, d);
         }
     }
+    if (cb->round_kv)
+        round_kv(k, n, d, p->k_scale);
     store_head(cb, op, run, head, true, k, d, room);
 }
 
@@ -228,7 +247,7 @@ static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
         const page_run *run = &cb->runs[u / slots];
         size_t part = u % slots;
         if (part >= h + g)
-            store_values(cb, op, run, part - h - g);
+            store_values(cb, op, run, part - h - g, scratch);
         else if (part >= h)
             rotate_and_store_keys(cb, op, run, part - h, scratch);
         else if (!op->kv->k_scales)

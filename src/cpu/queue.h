@@ -34,7 +34,7 @@ typedef enum cpu_op_kind {
     CPU_OP_QK_NORM_ROPE_STORE,
     CPU_OP_ATTENTION,
     CPU_OP_ATTENTION_JOIN, /* pages computed apart, put together */
-    CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself */
+    CPU_OP_QUANTIZE,       /* activations whose producer could not quantize them itself, or emulated */
     CPU_OP_SOFTCAP,
     CPU_OP_SUM_SQUARES,
     CPU_OP_SAMPLE,
@@ -85,6 +85,8 @@ struct cpu_backend {
     backend be; /* first: a backend * is a cpu_backend * */
     cpu_kernels k;
     bool int8;
+    cpu_rounding rounding;
+    bool round_kv, rotate_qk;
     pool *pool;
     int threads; /* of the pool */
 

@@ -8,6 +8,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "num/rounded.h"
+
 enum { SUM_COLS = 64, CAP_COLS = 4096 }; /* of one unit of sum_squares, and of softcap */
 
 static size_t padded(size_t n) {
@@ -36,6 +38,48 @@ void rowops_push_quantize(cpu_backend *cb, act *out) {
                              .units = out->head.rows,
                              .bytes = out->head.rows * out->head.cols * 5,
                              .out = out});
+}
+
+/* ---- emulated formats (cpu.h) ---- */
+
+static bool is_fp8(dtype t) {
+    return t == DT_F8_E4M3 || t == DT_F8_E5M2;
+}
+
+/* A head is multiplied with what it was stored for: by 16-bit activations unless it is FP4 or FP8. */
+static bool is_rounded(const tensor *t) {
+    return place_is_in_layer(t->place.slot) || dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype) ||
+           is_fp8(t->dtype);
+}
+
+static void run_rounding(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)scratch;
+    for (size_t r = begin; r < end; r++) {
+        float *x = act_row(op->out, r);
+        const size_t n = op->out->head.cols;
+        if (cb->rounding == CPU_ROUND_FP8)
+            rounded_fp8(x, n, op->value);
+        else if (cb->rounding == CPU_ROUND_NVFP4)
+            rounded_nvfp4(x, n, op->value);
+        else
+            rounded_mxfp4(x, n);
+    }
+}
+
+/* A network's activation is read by one product each time that it is written, so it is rounded in place. */
+void rowops_push_rounding(cpu_backend *cb, const buf *a, const weight *w) {
+    const tensor *t = &pack_of(w)->parts[0].source;
+    if (!cb->rounding || !is_rounded(t))
+        return;
+    const bool of_format = (cb->rounding == CPU_ROUND_NVFP4 && dtype_is_nvfp4(t->dtype)) ||
+                           (cb->rounding == CPU_ROUND_FP8 && is_fp8(t->dtype));
+    queue_push(cb, &(cpu_op){.run = run_rounding,
+                             .kind = CPU_OP_QUANTIZE,
+                             .by_row = true,
+                             .units = a->rows,
+                             .bytes = a->rows * a->cols * 8,
+                             .out = (act *)(uintptr_t)a,
+                             .value = of_format ? t->input_scale : 0});
 }
 
 static void run_embed(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {

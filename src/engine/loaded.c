@@ -184,7 +184,6 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
     if (!needs->is_shape)
         NIB_TRY(open_words(l, err));
-    l->be = needs->be;
     if (!l->be)
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     NIB_TRY(fill_options(&l->options, &l->file->hp, l->be, err));
@@ -196,12 +195,17 @@ nib_status loaded_open(loaded **out, const char *path, const nib_options *option
                        nib_error *err) {
     static const loaded_needs no_needs;
     *out = NULL;
+    needs = needs ? needs : &no_needs;
     loaded *l = mem_array(1, sizeof *l);
-    if (!l)
+    if (!l) {
+        if (needs->be)
+            needs->be->close(needs->be);
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to open it", path);
+    }
     if (options)
         l->options = *options;
-    nib_status status = open_parts(l, path, needs ? needs : &no_needs, err);
+    l->be = needs->be; /* closed with L, whatever fails */
+    nib_status status = open_parts(l, path, needs, err);
     if (status != NIB_OK) {
         loaded_close(l);
         return status;

@@ -52,6 +52,25 @@ def test_modes_agree(nibble, tiny, text):
     assert exact["activations"] == "f32" and fast["activations"] == "int8"
 
 
+def test_emulated_formats(nibble, tiny, text):
+    """Fewer bits cost more, and the figure does not depend on who computes."""
+    flags = ["--base", tiny, "--ctx", 32, "--chunks", 4, "--kv-cache-dtype", "fp32", "--threads", 1]
+    found = {name: kld(nibble, tiny, text, *flags, "--activations", name) for name in ("f32", "fp8", "nvfp4", "mxfp4")}
+    assert all(result["activations"] == name for name, result in found.items())
+    assert abs(found["f32"]["kld"]) < 1e-9 < found["fp8"]["kld"] < found["nvfp4"]["kld"] < found["mxfp4"]["kld"]
+    assert "rounded to nvfp4" in found["nvfp4"]["compute"]
+    again = kld(nibble, tiny, text, *flags[:-2], "--activations", "fp4", "--threads", 2)
+    assert again["kld"] == found["nvfp4"]["kld"] and again["activations"] == "nvfp4"
+
+
+def test_emulated_cache(nibble, tiny, text):
+    flags = ["--base", tiny, "--ctx", 32, "--chunks", 4]
+    plain = kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4")
+    assert plain["kv_cache_dtype"] == "nvfp4" and plain["activations"] == "f32" and plain["kld"] > 1e-6
+    turned = kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4", "--rotate-qk")
+    assert turned["kv_cache_dtype"] == "nvfp4-rotated" and turned["kld"] != plain["kld"]
+
+
 def test_threads_give_the_same_number(nibble, tiny, text):
     one = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 1)
     two = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 2)

@@ -18,6 +18,7 @@
 #include "cpu/cpu.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
+#include "eval/imatrix.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
 #define AUTO_METHOD(format)    METHOD_WEIGHTED
@@ -34,7 +35,7 @@ typedef enum method_choice {
 } method_choice;
 
 typedef struct quantize_args {
-    const char *in, *out, *calib, *plan, *save_plan;
+    const char *in, *out, *calib, *imatrix, *plan, *save_plan;
     double bits; /* of the linear layers; 0: not asked for */
     method_choice method;
     size_t calib_tokens;
@@ -59,6 +60,7 @@ enum {
     KEY_EMBEDDING,
     KEY_KEEP,
     KEY_COMPRESSED,
+    KEY_IMATRIX,
     KEY_BITS,
     KEY_PLAN,
     KEY_SAVE_PLAN,
@@ -93,6 +95,10 @@ static const struct argp_option options[] = {
      "file's blocks, bf16",
      1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
+    {"imatrix", KEY_IMATRIX, "FILE", 0,
+     "What --method weighted weighs errors with, from a file of nibble calibrate or llama.cpp, in place of a "
+     "calibration",
+     1},
     {"bits", KEY_BITS, "BITS", 0,
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
      "the "
@@ -152,6 +158,11 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
         argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
+    if (a->imatrix && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
+        argp_error(state, "--imatrix is for --method weighted");
+    if (a->imatrix && (a->calib || a->calib_tokens))
+        argp_error(state,
+                   "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
     if ((a->bits > 0 || a->plan) && a->convert.format != QF_NVFP4)
         argp_error(state, "--bits and --plan give layers more bits than nvfp4 has; --format is %s",
                    formats[a->convert.format]);
@@ -188,6 +199,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_KEEP:
         add_keep(a, state, arg);
+        return 0;
+    case KEY_IMATRIX:
+        a->imatrix = arg;
         return 0;
     case KEY_BITS:
         a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
@@ -283,6 +297,13 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     return status;
 }
 
+static nib_status read_imatrix(quantize_session *s, nib_error *err) {
+    imatrix_about about;
+    NIB_TRY(imatrix_read(&s->heed, s->file, s->args->imatrix, &about, err));
+    s->n_tokens = about.n_tokens;
+    return NIB_OK;
+}
+
 static nib_status open_tuned(quantize_session *s, method_choice method, nib_error *err) {
     static const tune_method of[] = {
         [METHOD_LOCAL] = TUNE_LOCAL, [METHOD_GPTQ] = TUNE_GPTQ, [METHOD_BEST] = TUNE_BEST};
@@ -315,12 +336,14 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     c->method = QM_RTN; /* FP8 and BF16: no block scales to choose */
     if (c->format == QF_FP8 || c->format == QF_BF16)
         return NIB_OK;
-    s->used = a->method == METHOD_AUTO ? AUTO_METHOD(c->format) : a->method;
+    s->used = a->method != METHOD_AUTO ? a->method : a->imatrix ? METHOD_WEIGHTED : AUTO_METHOD(c->format);
     c->method = QM_SWEEP;
     nib_status status = NIB_OK;
     if (s->used >= METHOD_WEIGHTED && convert_quantizes(s->file, c))
-        status = is_tuned(s->used) ? open_tuned(s, s->used, err) : run_calibration(s, err);
-    if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib) {
+        status = is_tuned(s->used) ? open_tuned(s, s->used, err)
+                 : a->imatrix      ? read_imatrix(s, err)
+                                   : run_calibration(s, err);
+    if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib && !a->imatrix) {
         s->sweep_reason = *err; /* a model that nibble does not run is swept */
         s->sweep_note = s->sweep_reason.text;
         s->used = METHOD_SWEEP;
@@ -510,7 +533,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
-    a->convert.also_read = a->calib;
+    a->convert.also_read = a->calib ? a->calib : a->imatrix;
     if (a->calib_tokens == 0)
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)

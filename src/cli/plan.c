@@ -21,7 +21,7 @@
 
 /* What is computed for every part: half of these tokens are scored. */
 #define WINDOW  256
-#define WINDOWS 8
+#define WINDOWS 3
 
 static const char *const names[] = {
     [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8", [QF_BF16] = "bf16", [QF_KEEP] = "keep"};

@@ -54,8 +54,10 @@ static slot input_of(slot s) {
     switch (s) {
     case SLOT_K:
     case SLOT_V:
+    case SLOT_QKV:
         return SLOT_Q;
     case SLOT_UP:
+    case SLOT_GATE_UP:
         return SLOT_GATE;
     case SLOT_EMBED: /* as a tied head */
         return SLOT_HEAD;

@@ -271,6 +271,10 @@ void kldfile_close(kldfile_reader *f) {
     mem_free(f);
 }
 
+int32_t kldfile_vocab(const kldfile_reader *f) {
+    return (int32_t)f->vocab;
+}
+
 nib_status eval_kld_file_shape(const char *path, int *n_ctx, int *n_chunks, nib_error *err) {
     kldfile_reader *f = NULL;
     NIB_TRY(kldfile_open(&f, path, err));

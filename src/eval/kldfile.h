@@ -45,6 +45,7 @@ typedef struct kldfile_reader kldfile_reader;
 nib_status kldfile_open(kldfile_reader **out, const char *path, nib_error *err);
 /* The same windows (or the first of them), the same vocabulary. */
 nib_status kldfile_match(const kldfile_reader *f, const eval_text *text, int32_t vocab, nib_error *err);
+int32_t kldfile_vocab(const kldfile_reader *f);
 nib_status kldfile_next(kldfile_reader *f, kldfile_record *out, nib_error *err);
 double kldfile_kl(const kldfile_record *r, const float *x, const softmax_row *row);
 void kldfile_close(kldfile_reader *f);

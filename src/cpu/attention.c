@@ -105,21 +105,29 @@ static void quantize_queries(const cpu_backend *cb, const cpu_op *op, const tile
             cb->k.attn_quantize(r->q16 + i * d, r->q_steps + i, query_of(op, t, i), d);
 }
 
-/* Page J of the tile for rows [skipped, skipped + job->n_rows) of it. */
-static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, size_t skipped,
-                     attn_page_job *job, const room *r) {
+static size_t block_of(const cpu_op *op, const tile *t, int j) {
+    int page = t->seq->pages[op->attn->group][t->first_page + j];
+    return kv_block(op->kv, op->attn->layer, page, (int)t->kv_head);
+}
+
+/* Page J of the tile for rows [skipped, skipped + job->n_rows) of it. The page after it is J + 1, or the
+ * first of tile NEXT (NULL: none). */
+static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, const tile *next,
+                     size_t skipped, attn_page_job *job, const room *r) {
     const kv_cache *kv = op->kv;
     size_t d = (size_t)op->attn->head_dim;
-    size_t block =
-        kv_block(kv, op->attn->layer, t->seq->pages[op->attn->group][t->first_page + j], (int)t->kv_head);
-    size_t at = block * KV_PAGE_TOKENS;
+    size_t block = block_of(op, t, j), at = block * KV_PAGE_TOKENS;
     job->k = kv->k + block * kv->block_bytes;
     job->v = kv->v + block * kv->block_bytes;
     job->k_scale = kv->k_scales ? kv->k_scales + at : NULL;
     job->v_scale = kv->v_scales ? kv->v_scales + at : NULL;
-    if (j + 1 < t->n_pages) {
-        int next = t->seq->pages[op->attn->group][t->first_page + j + 1];
-        job->next_k = kv->k + kv_block(kv, op->attn->layer, next, (int)t->kv_head) * kv->block_bytes;
+    if (j + 1 < t->n_pages || next) {
+        size_t after = j + 1 < t->n_pages ? block_of(op, t, j + 1) : block_of(op, next, 0);
+        job->next_k = kv->k + after * kv->block_bytes;
+        for (size_t i = 0; kv->k_steps && i < KV_PAGE_TOKENS; i += 16) {
+            __builtin_prefetch(kv->k_steps + after * KV_PAGE_TOKENS + i);
+            __builtin_prefetch(kv->v_steps + after * KV_PAGE_TOKENS + i);
+        }
     }
     job->head_dim = d;
     job->scale = op->attn->scale;
@@ -139,8 +147,8 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
 }
 
 /* Adds page J of the tile to its rows' running values; ACC's rows lie acc_stride apart. */
-static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, float *acc,
-                        size_t acc_stride, float *max, float *sum, const room *r) {
+static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, const tile *next,
+                        float *acc, size_t acc_stride, float *max, float *sum, const room *r) {
     const float *q[ATTN_MAX_ROWS];
     uint8_t first[ATTN_MAX_ROWS], last[ATTN_MAX_ROWS];
     int start = (t->first_page + j) * KV_PAGE_TOKENS;
@@ -166,7 +174,7 @@ static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, 
                          .max = max + skipped,
                          .sum = sum + skipped};
     if (n)
-        run_page(cb, op, t, j, skipped, &job, r);
+        run_page(cb, op, t, j, next, skipped, &job, r);
 }
 
 static void start_rows(float *acc, size_t stride, size_t d, float *max, float *sum, size_t n) {
@@ -190,12 +198,14 @@ static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
     size_t d = (size_t)op->attn->head_dim, g = group_of(op->attn);
     room r;
     room_cut(&r, scratch, d);
-    for (size_t u = begin; u < end; u++) {
-        tile t = tile_find(queue_batch(cb), op->attn, u);
+    tile t = tile_find(queue_batch(cb), op->attn, begin), next = t;
+    for (size_t u = begin; u < end; u++, t = next) {
+        if (u + 1 < end)
+            next = tile_find(queue_batch(cb), op->attn, u + 1);
         quantize_queries(cb, op, &t, &r);
         start_rows(r.acc, d, d, r.max, r.sum, t.n);
         for (int j = 0; j < t.n_pages; j++)
-            attend_page(cb, op, &t, j, r.acc, d, r.max, r.sum, &r);
+            attend_page(cb, op, &t, j, u + 1 < end ? &next : NULL, r.acc, d, r.max, r.sum, &r);
         for (size_t i = 0; i < t.n; i++)
             end_row(cb, op, (size_t)t.seq->row + (t.first + i) / g, t.kv_head * g + (t.first + i) % g,
                     r.acc + i * d, r.sum[i]);
@@ -229,7 +239,7 @@ static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
         float *acc = cb->partial + (pair * max_pages + j) * d;
         quantize_queries(cb, op, &t, &r);
         start_rows(acc, max_pages * d, d, r.max, r.sum, t.n);
-        attend_page(cb, op, &t, (int)j, acc, max_pages * d, r.max, r.sum, &r);
+        attend_page(cb, op, &t, (int)j, NULL, acc, max_pages * d, r.max, r.sum, &r);
         float *scalars = partial_scalars(cb, op);
         for (size_t i = 0; i < t.n; i++) {
             scalars[((pair + i) * max_pages + j) * 2] = r.max[i];

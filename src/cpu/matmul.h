@@ -48,7 +48,7 @@ static inline const uint8_t *matmul_ahead(const uint8_t *at, const uint8_t *stop
 }
 
 /* A macro: gcc takes a function that only prefetches for one that does nothing, and drops its calls. */
-#define MATMUL_ASK(line) __builtin_prefetch((line), 0, 2)
+#define MATMUL_ASK(line) __builtin_prefetch((line), 0, 3)
 
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {

@@ -11,9 +11,9 @@
 #include "base/mem.h"
 
 enum {
-    SHARES = 8,            /* per thread, of what an op leaves to whoever is free */
-    FEW_ROWS = 8,          /* of a batch: its ops are over in microseconds */
-    LONG_BYTES = 512 << 10 /* per thread: tens of microseconds */
+    SHARES = 8,          /* per thread, of what an op leaves to whoever is free */
+    FEW_ROWS = 16,       /* of a batch: its ops are over in microseconds */
+    LONG_BYTES = 4 << 20 /* per thread: a tenth of a millisecond */
 };
 
 void queue_push(cpu_backend *cb, const cpu_op *op) {

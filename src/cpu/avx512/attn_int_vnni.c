@@ -72,7 +72,8 @@ INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t v0, siz
         f[v] = factor_of(type, _mm512_loadu_ps(job->k_steps + 16 * v));
     for (size_t i = 0; i < job->head_dim / 2; i++) {
         if (ahead) {
-            attn_prefetch(job->k, i * line + ATTN_PREFETCH_AHEAD, line);
+            size_t vector = line / (KEYS / 16);
+            attn_prefetch(job->k, i * line + ATTN_PREFETCH_AHEAD + v0 * vector, (v1 - v0) * vector);
             attn_prefetch(job->v, i * line / 2, line / 2);
         }
         for (size_t v = v0; v < v1; v++) {
@@ -154,12 +155,13 @@ INLINE void weight_bytes(const attn_page_job *job, float *steps) {
 INLINE void value_bytes(nib_kv_dtype type, const attn_page_job *job, size_t t0, size_t t1) {
     size_t d = job->head_dim, line = 2 * d * code_bytes(type);
     bool ahead = job->next_k && attn_prefetch_wanted(job);
+    size_t each = t1 - t0 == KEYS / 4 ? line : (KEYS / 2 * line / (t1 - t0) + 63) & ~(size_t)63;
     for (size_t t = t0; t < t1; t++) {
         __m512 f[4];
         for (size_t j = 0; j < 4; j++)
             f[j] = factor_of(type, _mm512_set1_ps(job->v_steps[4 * t + j]));
         if (ahead)
-            attn_prefetch(job->next_k, t * line, line);
+            attn_prefetch(job->next_k, (t - t0) * each, each);
         for (size_t i = 0; i < d / 2; i += 16) {
             pair v[4];
             for (size_t j = 0; j < 4; j++)
@@ -212,7 +214,7 @@ INLINE void values_tile(nib_kv_dtype type, const attn_page_job *job, int row, in
 
 INLINE void all_values(nib_kv_dtype type, const attn_page_job *job, int row, int R, size_t t0, size_t t1,
                        const float *c, const float *c2, const float *steps) {
-    bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job);
+    bool ahead = row == 0 && job->next_k && attn_prefetch_wanted(job) && t1 - t0 == KEYS / 4;
     for (size_t i = 0; i < job->head_dim; i += 64)
         if (ahead)
             values_tile(type, job, row, R, i, t0, t1, c, c2, steps, KEYS * 2 * code_bytes(type));

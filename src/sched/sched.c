@@ -374,16 +374,19 @@ static void admit(sched *s, int worst) {
     }
 }
 
-/* Where the first prompt would take the whole step, a quarter of its rows goes to those of its priority
- * behind it: that is planned before the rest. */
+/* Rows of prefill that those behind a long prompt have at least, as far as it keeps a quarter. */
+enum { ROWS_BEHIND = 16 };
+
+/* Where the first prompt would take the whole step, a quarter of its rows, or ROWS_BEHIND, goes to those of
+ * its priority behind it: that is planned before the rest. */
 static void plan_behind(sched *s) {
     const seq *first = s->running.first;
     while (first && first->n_planned > 0)
         first = first->next;
     if (!first || first->n_tokens - first->n_computed < prefill_room(s))
         return;
-    int32_t room = prefill_room(s);
-    s->kept = room - room / 4;
+    int32_t room = prefill_room(s), few = min_i32(ROWS_BEHIND, room - room / 4);
+    s->kept = room - (room / 4 > few ? room / 4 : few);
     for (seq *q = first->next; q && q->priority == first->priority; q = q->next) {
         int32_t wanted = q->n_planned > 0 ? 0 : min_i32(prefill_rows(s, q), hold_room(s, q) - q->n_computed);
         if (wanted > 0)

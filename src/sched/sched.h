@@ -5,11 +5,11 @@
  *
  * Policy: by priority, then first come, first served. Decode rows come before prefill chunks, and while
  * anyone decodes prefill keeps within a budget of rows. A prompt that would fill a step alone leaves a
- * quarter of its rows to those of its priority behind it, so that a short request does not wait for a long
- * one's end. A request is admitted when the pages that its whole prompt and one more token need are free, in
- * the order of the line. When a running sequence finds no page, the last in the order is put back to wait and
- * computed again from its tokens (preemption); so is one of a lower priority when one of a higher finds no
- * place.
+ * quarter of its rows to those of its priority behind it, of a few rows up to 16 and three quarters, so that
+ * a short request does not wait for a long one's end. A request is admitted when the pages that its whole
+ * prompt and one more token need are free, in the order of the line. When a running sequence finds no page,
+ * the last in the order is put back to wait and computed again from its tokens (preemption); so is one of a
+ * lower priority when one of a higher finds no place.
  *
  * Full pages are remembered by what stands in them (prefix.h): a new or preempted sequence that begins alike
  * shares them instead of computing them, until they are needed for something else.

@@ -119,6 +119,40 @@ static void test_short_beside_long(void **state) {
     sched_close(s);
 }
 
+/* Beside a prompt of 4,000 tokens a short request has its first token within three steps, whether nobody
+ * decodes or eight do and leave room for few rows of prefill: the longest of short ones that the room bears.
+ */
+static void test_first_token_beside_4000(void **state) {
+    (void)state;
+    static const struct {
+        int n_decoders, budget, n_short;
+    } cases[] = {{0, 0, 384}, {8, 512, 372}, {8, 64, 48}, {8, 24, 48}, {8, 16, 36}, {8, 8, 18}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sched *s = open_full(200, 16, 512, 4200);
+        static int32_t prompt[4000]; /* like no other */
+        sched_request big = {.tokens = prompt, .n_prompt = 4000, .limit = 4010};
+        int id;
+        for (int d = 0; d < cases[i].n_decoders; d++)
+            add(s, d, 10, 1000, 0);
+        if (cases[i].n_decoders)
+            commit(s, sched_next(s), 0);
+        sched_set_budget(s, cases[i].budget);
+        assert_int_equal(sched_add(s, &big, &id, NULL), NIB_OK);
+        commit(s, sched_next(s), 0);
+        int quick = add(s, 9, cases[i].n_short, 10, 0), steps = 0;
+        for (bool has_token = false; !has_token; steps++) {
+            int before = sched_see(s, id).n_computed;
+            const sched_step *step = sched_next(s);
+            for (int k = 0; k < step->n_outs; k++)
+                has_token |= step->outs[k].id == quick;
+            commit(s, step, 0);
+            assert_true(sched_see(s, id).n_computed > before);
+        }
+        assert_in_range(steps, 1, 3);
+        sched_close(s);
+    }
+}
+
 static void test_budget(void **state) {
     (void)state;
     sched *s = open_full(20, 4, 100, 900);
@@ -374,6 +408,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_come_first_served),
         cmocka_unit_test(test_short_beside_long),
+        cmocka_unit_test(test_first_token_beside_4000),
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_priority),
         cmocka_unit_test(test_prefix),

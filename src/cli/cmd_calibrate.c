@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/mapfile.h"
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "engine/loaded.h"
@@ -110,6 +111,8 @@ static nib_status run(const calibrate_args *a, ui_bar *bar, nib_error *err) {
     const loaded_needs needs = {.no_model = true};
     mapfile map = {0};
     loaded *l;
+    NIB_TRY(files_check_output(a->out, a->model, err));
+    NIB_TRY(files_check_output(a->out, a->text, err));
     if (a->text && !tuned_is_chats(a->text))
         NIB_TRY(tuned_open_text(&map, a->text, err));
     nib_status status = loaded_open(&l, a->model, &compute, &needs, err);

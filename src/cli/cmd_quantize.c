@@ -358,6 +358,7 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     const plan_options o = {.in = a->in,
                             .out = a->out,
+                            .save = a->save_plan,
                             .calib = a->calib,
                             .bits = a->bits,
                             .to_gguf = a->convert.out == OUT_GGUF,

@@ -13,6 +13,8 @@ const cli_command cli_commands[] = {
      "nibble eval kld model-nvfp4.gguf --base model.gguf --text wiki.test.txt --chunks 60"},
     {"calibrate", cmd_calibrate, "an importance matrix for quantizing, from a text",
      "nibble calibrate model.gguf --text mine.txt -o model.imatrix.gguf"},
+    {"report", cmd_report, "a page about a quantized file: formats, errors, scales",
+     "nibble report model-nvfp4.gguf --source model.gguf -o report.html"},
     {"tokenize", cmd_tokenize, "text to token ids and back", "nibble tokenize model.gguf \"Hello\""},
     {"template", cmd_template, "the prompt that a chat template makes of a conversation",
      "nibble template model.gguf --messages talk.json"},

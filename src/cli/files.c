@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -67,6 +68,13 @@ nib_status files_read_text(const char *path, char **out, size_t *n, nib_error *e
         *out = NULL;
     }
     return status;
+}
+
+nib_status files_check_output(const char *out, const char *source, nib_error *err) {
+    struct stat a, b;
+    if (source && stat(out, &a) == 0 && stat(source, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: is what is read; write the output elsewhere", out);
+    return NIB_OK;
 }
 
 nib_status files_read_json(const char *path, json_t **out, nib_error *err) {

@@ -19,6 +19,9 @@ nib_status files_read_text(const char *path, char **out, size_t *n, nib_error *e
 nib_status files_check_text(const char *path, const char *text, size_t n, nib_error *err);
 /* The JSON of a file, or of standard input for "-"; freed with json_decref. */
 nib_status files_read_json(const char *path, json_t **out, nib_error *err);
+/* NIB_BAD_ARGUMENT where writing OUT would replace SOURCE, a file that is read, or a directory (NULL: none).
+ */
+nib_status files_check_output(const char *out, const char *source, nib_error *err);
 /* Whether PATH is the name of a template's file, not a model's. */
 bool files_is_template(const char *path);
 

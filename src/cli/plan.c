@@ -140,6 +140,10 @@ static nib_status open_plan(plan *p, const model_file *file, nib_error *err) {
 }
 
 nib_status plan_choose(plan *out, const model_file *file, const plan_options *o, nib_error *err) {
+    if (o->save) {
+        NIB_TRY(files_check_output(o->save, o->in, err));
+        NIB_TRY(files_check_output(o->save, o->calib, err));
+    }
     const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
     const nib_options compute = {
         .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};

@@ -106,6 +106,8 @@ def test_help_lists_commands_with_examples(nibble):
     ["eval", "ppl", "m", "--text", "t", "--activations", "mxfp4", "--device", "cuda:0"],
     ["quantize", "m", "n", "--imatrix", "i", "--method", "gptq"],
     ["quantize", "m", "n", "--imatrix", "i", "--calib", "c"],
+    ["report", "m"],
+    ["report", "m", "n", "-o", "o"],
     ["calibrate", "m"],
     ["calibrate", "-o", "o"],
     ["calibrate", "m", "n", "-o", "o"],

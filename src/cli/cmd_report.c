@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nibble report: a page about a quantized file. The numbers are made in eval/survey, the page in report_page.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/outfile.h"
+#include "cli/cli.h"
+#include "cli/files.h"
+#include "cli/report_page.h"
+#include "cli/ui.h"
+
+typedef struct report_args {
+    const char *path, *source, *out;
+    const char *evals[REPORT_MAX_EVALS];
+    size_t n_evals;
+    int threads;
+} report_args;
+
+enum { KEY_SOURCE = 0x3000, KEY_EVAL };
+
+static const struct argp_option options[] = {
+    {"output", 'o', "FILE", 0, "The page: one HTML file", 0},
+    {"source", KEY_SOURCE, "MODEL", 0, "What OUT was made from: the error of every matrix is computed", 0},
+    {"eval", KEY_EVAL, "FILE", 0,
+     "A result of nibble eval --json, of this file or another to compare with; may be given again", 0},
+    {"threads", 't', "N", 0, "Threads (default: physical cores)", 0},
+    {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    report_args *a = state->input;
+    switch (key) {
+    case 'o':
+        a->out = arg;
+        return 0;
+    case KEY_SOURCE:
+        a->source = arg;
+        return 0;
+    case KEY_EVAL:
+        if (a->n_evals == REPORT_MAX_EVALS)
+            argp_error(state, "--eval is taken %d times at most", REPORT_MAX_EVALS);
+        a->evals[a->n_evals++] = arg;
+        return 0;
+    case 't':
+        a->threads = (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->path)
+            argp_error(state, "one OUT is expected; '%s' is one argument too many", arg);
+        a->path = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->path)
+            argp_error(state, "expected OUT, a quantized model");
+        if (!a->out)
+            argp_error(state, "-o FILE is missing");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "OUT -o FILE",
+    .doc =
+        "Writes a page about OUT, a quantized file or directory: what became of each matrix, its error "
+        "against "
+        "the source, how often each scale and code is taken, and what nibble eval measured. The page is one "
+        "HTML file that needs no network, for a screen or for paper.\v"
+        "Examples:\n"
+        "  nibble eval kld model-nvfp4.gguf --base model.gguf --text wiki.test.txt --json > kld.json\n"
+        "  nibble report model-nvfp4.gguf --source model.gguf --eval kld.json -o report.html",
+};
+
+/* ---- results of eval ---- */
+
+static double number(const json_t *root, const char *key) {
+    const json_t *value = json_object_get(root, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static const char *text_of(const json_t *root, const char *key) {
+    const char *text = json_string_value(json_object_get(root, key));
+    return text ? text : "";
+}
+
+/* The model's file without folders, and the formats of activations and cache. */
+static void name_eval(report_eval *e, const json_t *root) {
+    const char *path = text_of(root, "model");
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    size_t from = n;
+    while (from > 0 && path[from - 1] != '/')
+        from--;
+    snprintf(e->name, sizeof e->name, "%.*s (%.12s, cache %.16s)", (int)(n - from > 48 ? 48 : n - from),
+             path + from, text_of(root, "activations"), text_of(root, "kv_cache_dtype"));
+}
+
+static nib_status read_eval(report_eval *e, const char *path, nib_error *err) {
+    json_t *root;
+    NIB_TRY(files_read_json(path, &root, err));
+    *e = (report_eval){.kld = number(root, "kld"),
+                       .kld_error = number(root, "kld_error"),
+                       .ppl = number(root, "ppl"),
+                       .ppl_error = number(root, "ppl_error"),
+                       .same_top = number(root, "same_top")};
+    const bool sound = json_is_object(root) && *text_of(root, "model") && isfinite(e->ppl);
+    if (sound)
+        name_eval(e, root);
+    json_decref(root);
+    return sound ? NIB_OK
+                 : nib_fail(err, NIB_BAD_FILE, "%s: no result of nibble eval --json (\"model\" and \"ppl\")",
+                            path);
+}
+
+/* ---- all of it ---- */
+
+static nib_status write_page(const report_page *page, const char *path, nib_error *err) {
+    char *text = NULL;
+    size_t n = 0;
+    outfile *file;
+    FILE *stream = open_memstream(&text, &n);
+    if (!stream)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the page", path);
+    report_page_write(stream, page);
+    const bool failed = ferror(stream), whole = fclose(stream) == 0 && !failed;
+    nib_status status = whole ? outfile_open(&file, path, err)
+                              : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for the page", path);
+    if (status == NIB_OK) {
+        status = outfile_write(file, text, n, err);
+        if (status == NIB_OK)
+            status = outfile_commit(file, err);
+        else
+            outfile_abandon(file);
+    }
+    free(text);
+    if (status == NIB_OK)
+        printf("%s: %zu matrices\n", path, page->survey->n);
+    return status;
+}
+
+static bool stop(void *context) {
+    (void)context;
+    return cli_interrupted;
+}
+
+static nib_status run(const report_args *a, model_file **file, model_file **source, ui_bar *bar,
+                      nib_error *err) {
+    report_eval evals[REPORT_MAX_EVALS];
+    survey found = {0};
+    NIB_TRY(files_check_output(a->out, a->path, err));
+    NIB_TRY(files_check_output(a->out, a->source, err));
+    for (size_t i = 0; i < a->n_evals; i++) {
+        NIB_TRY(files_check_output(a->out, a->evals[i], err));
+        NIB_TRY(read_eval(&evals[i], a->evals[i], err));
+    }
+    NIB_TRY(model_file_open(file, a->path, err));
+    if (a->source)
+        NIB_TRY(model_file_open(source, a->source, err));
+    survey_options o = {.source = *source, .threads = a->threads, .progress = ui_bar_progress(bar)};
+    o.progress.stop = stop;
+    NIB_TRY(survey_make(&found, *file, &o, err));
+    ui_bar_clear(bar);
+    const report_page page = {
+        .file = *file, .source = *source, .survey = &found, .evals = evals, .n_evals = a->n_evals};
+    const nib_status status = write_page(&page, a->out, err);
+    survey_free(&found);
+    return status;
+}
+
+int cmd_report(int argc, char **argv) {
+    report_args args = {0};
+    model_file *file = NULL, *source = NULL;
+    ui_bar bar = {0};
+    nib_error err = {{0}};
+    cli_parse(&argp, argc, argv, &args);
+    cli_catch_interrupt(false);
+    const nib_status status = run(&args, &file, &source, &bar, &err);
+    ui_bar_clear(&bar);
+    model_file_close(source);
+    model_file_close(file);
+    return cli_finish_output(status == NIB_OK ? CLI_OK : cli_fail(status, &err));
+}

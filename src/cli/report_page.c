@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The document, from top to bottom. Names come from strangers' files: every one goes through
+ * report_page_text. Colours are variables of the style sheet, so that plots follow light, dark and paper.
+ */
+#include "cli/report_page.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "cli/report_plots.h"
+#include "cli/ui.h"
+#include "nouns/family.h"
+
+static const char head[] =
+    "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+    "'unsafe-inline'\">\n"
+    "<style>\n"
+    ":root { --back: #fbfbf9; --text: #1c1e1d; --quiet: #5a605d; --line: #d5d8d4; --bar: #156b5b; "
+    "--heat: #b2451a; color-scheme: light dark; }\n"
+    "@media (prefers-color-scheme: dark) { :root { --back: #161918; --text: #e6e9e7; --quiet: #a2aaa6; "
+    "--line: #363d3a; --bar: #5cc2a9; --heat: #ff9b6b; } }\n"
+    "@media print { :root { --back: #fff; --text: #000; --quiet: #444; --line: #bbb; --bar: #156b5b; "
+    "--heat: #b2451a; } body { font-size: 10pt; } .scroll { overflow: visible; } section, svg, tr "
+    "{ break-inside: avoid; } section.long { break-inside: auto; } thead { display: table-header-group; } }\n"
+    "* { box-sizing: border-box; }\n"
+    "body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--back); color: var(--text); "
+    "font: 16px/1.5 system-ui, 'DejaVu Sans', sans-serif; print-color-adjust: exact; "
+    "-webkit-print-color-adjust: exact; }\n"
+    "h1 { font-size: 1.4rem; overflow-wrap: anywhere; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 "
+    ".3rem; }\n"
+    "p { margin: .3rem 0 .8rem; color: var(--quiet); max-width: 46rem; }\n"
+    ".scroll { overflow-x: auto; }\n"
+    "table { border-collapse: collapse; font-size: .85rem; width: 100%; font-variant-numeric: tabular-nums; "
+    "}\n"
+    "th, td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right; "
+    "white-space: nowrap; }\n"
+    "th:first-child, td:first-child, .words { text-align: left; }\n"
+    "dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; } "
+    "dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }\n"
+    "svg { display: block; width: 100%; height: auto; margin-bottom: .5rem; } .wide svg { min-width: 34rem; "
+    "} svg text { fill: var(--quiet); "
+    "font: 12px system-ui, 'DejaVu Sans', sans-serif; } .bar { fill: var(--bar); } .heat { fill: "
+    "var(--heat); } "
+    ".axis { stroke: var(--line); } .strong { fill: var(--text) !important; }\n"
+    ".small { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }\n"
+    "</style>\n<title>";
+
+void report_page_text(FILE *out, const char *text) {
+    for (; *text; text++) {
+        const unsigned char c = (unsigned char)*text;
+        if (c == '<')
+            fputs("&lt;", out);
+        else if (c == '>')
+            fputs("&gt;", out);
+        else if (c == '&')
+            fputs("&amp;", out);
+        else if (c == '"')
+            fputs("&quot;", out);
+        else if (c == '\'')
+            fputs("&#39;", out);
+        else if (c < 0x20 || c == 0x7f)
+            fputc('?', out);
+        else
+            fputc(c, out);
+    }
+}
+
+static const char *last_part(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+/* ---- what it is ---- */
+
+static void fact(FILE *out, const char *name, const char *value) {
+    fprintf(out, "<dt>%s</dt><dd>", name);
+    report_page_text(out, value);
+    fputs("</dd>\n", out);
+}
+
+static void write_facts(FILE *out, const report_page *p) {
+    static const char *const conventions[] = {[QUANT_NONE] = "none",
+                                              [QUANT_GGUF] = "GGUF",
+                                              [QUANT_MODELOPT] = "ModelOpt",
+                                              [QUANT_COMPRESSED_TENSORS] = "compressed-tensors"};
+    const hparams *hp = &p->file->hp;
+    uint64_t bytes = 0, elements = 0, q_bytes = 0, q_elements = 0;
+    char text[256];
+    for (size_t i = 0; i < p->survey->n; i++) {
+        const survey_matrix *m = &p->survey->matrices[i];
+        const bool quantized = dtype_is_quantized(m->t->dtype);
+        bytes += m->bytes;
+        elements += m->elements;
+        q_bytes += quantized ? m->bytes : 0;
+        q_elements += quantized ? m->elements : 0;
+    }
+    fputs("<dl>\n", out);
+    if (hp->family != FAMILY_NONE) {
+        snprintf(text, sizeof text, "%s, %d layers, dim %d, vocabulary %d", family_name(hp->family),
+                 hp->n_layers, hp->dim, hp->vocab);
+        fact(out, "network", text);
+    }
+    fact(out, "file", ui_bytes(text, sizeof text, p->file->file_bytes));
+    fact(out, "scales as in", conventions[p->file->convention]);
+    snprintf(text, sizeof text, "%.2f in all matrices, %.2f in those of less than 16 bits",
+             elements ? 8.0 * (double)bytes / (double)elements : 0,
+             q_elements ? 8.0 * (double)q_bytes / (double)q_elements : 0);
+    fact(out, "bits per weight", text);
+    if (p->source) {
+        fact(out, "compared with", last_part(p->source->path));
+        snprintf(text, sizeof text, "%s, %.2f of it", ui_bytes((char[32]){0}, 32, p->source->file_bytes),
+                 (double)p->file->file_bytes / (double)p->source->file_bytes);
+        fact(out, "its file", text);
+    }
+    fputs("</dl>\n", out);
+}
+
+/* ---- what it costs ---- */
+
+static void write_number(FILE *out, double value, const char *format) {
+    fputs("<td>", out);
+    if (isfinite(value))
+        fprintf(out, format, value);
+    fputs("</td>", out);
+}
+
+static void write_evals(FILE *out, const report_page *p) {
+    if (!p->n_evals)
+        return;
+    fputs("<section id=\"kld\"><h2>What it costs</h2>\n<p>KL divergence (KLD) of the predictions from the "
+          "base's, the mean over the scored tokens, as nibble eval measured it; less is better.</p>\n",
+          out);
+    fputs("<div class=\"scroll wide\">", out);
+    report_plots_bars(out, p->evals, p->n_evals);
+    fputs("</div>\n", out);
+    fputs("<div class=\"scroll\"><table><thead><tr><th>measured</th><th>mean KLD</th><th>±</th>"
+          "<th>perplexity</th><th>±</th><th>same top token, %</th></tr></thead><tbody>\n",
+          out);
+    for (size_t i = 0; i < p->n_evals; i++) {
+        const report_eval *e = &p->evals[i];
+        fputs("<tr><td>", out);
+        report_page_text(out, e->name);
+        fputs("</td>", out);
+        write_number(out, e->kld, "%.4f");
+        write_number(out, e->kld_error, "%.4f");
+        write_number(out, e->ppl, "%.3f");
+        write_number(out, e->ppl_error, "%.3f");
+        write_number(out, e->same_top * 100, "%.1f");
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table></div></section>\n", out);
+}
+
+/* ---- every tensor ---- */
+
+static void write_tensors(FILE *out, const report_page *p) {
+    fputs("<section id=\"tensors\" class=\"long\"><h2>Every matrix</h2>\n<div class=\"scroll\"><table><thead>"
+          "<tr><th>tensor</th><th class=\"words\">format</th><th>rows</th><th>columns</th><th>bits per "
+          "weight</th>"
+          "<th>tensor scale</th>",
+          out);
+    if (p->source)
+        fputs("<th class=\"words\">source</th><th>error, %</th>", out);
+    fputs("</tr></thead><tbody>\n", out);
+    for (size_t i = 0; i < p->survey->n; i++) {
+        const survey_matrix *m = &p->survey->matrices[i];
+        fputs("<tr><td>", out);
+        report_page_text(out, m->t->name);
+        fprintf(out, "</td><td class=\"words\">%s</td><td>%zu</td><td>%zu</td><td>%.2f</td>",
+                model_file_format_name(p->file, m->t), m->t->rows, m->t->cols,
+                8.0 * (double)m->bytes / (double)m->elements);
+        if (m->t->tensor_scale != 1.0f)
+            fprintf(out, "<td>%.3g</td>", (double)m->t->tensor_scale);
+        else
+            fputs("<td></td>", out);
+        if (p->source) {
+            const tensor *of = model_file_find(p->source, m->t->place);
+            fprintf(out, "<td class=\"words\">%s</td>", of ? model_file_format_name(p->source, of) : "");
+            write_number(out, m->compared && m->norm > 0 ? 100 * sqrt(m->error / m->norm) : NAN, "%.3f");
+        }
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table></div></section>\n", out);
+}
+
+static void write_map(FILE *out, const report_page *p) {
+    fputs("<section id=\"map\"><h2>Layer by layer</h2>\n<p>", out);
+    fputs(p->source ? "Relative error ‖w − ŵ‖ / ‖w‖ of each matrix against its source; the stronger the "
+                      "colour, the more."
+                    : "Bits per weight of each matrix; the stronger the colour, the more.",
+          out);
+    fputs("</p>\n", out);
+    fputs("<div class=\"scroll wide\">", out);
+    report_plots_map(out, p->survey, p->source != NULL);
+    fputs("</div>\n", out);
+    fputs("</section>\n", out);
+}
+
+static void write_counts(FILE *out, const report_page *p) {
+    bool any = false;
+    for (size_t i = 0; i < p->survey->n; i++)
+        any |= p->survey->matrices[i].fp4;
+    if (!any)
+        return;
+    fputs("<section id=\"codes\"><h2>Codes</h2>\n<p>How often each 4-bit value stands in the file's FP4 "
+          "matrices.</p>\n",
+          out);
+    fputs("<div class=\"scroll wide\">", out);
+    report_plots_codes(out, p->survey);
+    fputs("</div>\n", out);
+    fputs("</section>\n<section id=\"scales\"><h2>Block scales</h2>\n<p>How often each scale is taken, by "
+          "the kind of "
+          "matrix. A tensor scale multiplies all of a matrix's; the largest block's is near the right "
+          "end.</p>\n",
+          out);
+    report_plots_scales(out, p->survey);
+    fputs("</section>\n", out);
+}
+
+void report_page_write(FILE *out, const report_page *p) {
+    fputs(head, out);
+    report_page_text(out, last_part(p->file->path));
+    fputs("</title></head>\n<body>\n<h1>", out);
+    report_page_text(out, last_part(p->file->path));
+    fputs("</h1>\n", out);
+    write_facts(out, p);
+    write_evals(out, p);
+    write_map(out, p);
+    write_counts(out, p);
+    write_tensors(out, p);
+    fputs("<p>Made by nibble " NIB_VERSION ".</p>\n</body></html>\n", out);
+}

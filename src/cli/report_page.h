@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The page of `nibble report`: one HTML document that needs nothing else, with plots as SVG, for a screen in
+ * light or dark and for paper.
+ */
+#ifndef CLI_REPORT_PAGE_H
+#define CLI_REPORT_PAGE_H
+
+#include <stdio.h>
+
+#include "eval/survey.h"
+
+#define REPORT_MAX_EVALS 64
+
+/* One result of `nibble eval --json`. */
+typedef struct report_eval {
+    char name[96];                                   /* the model's file, and what it was computed with */
+    double kld, kld_error, ppl, ppl_error, same_top; /* kld, same_top: NAN where it was perplexity alone */
+} report_eval;
+
+typedef struct report_page {
+    const model_file *file, *source; /* source: NULL, or what was compared with */
+    const survey *survey;
+    const report_eval *evals;
+    size_t n_evals;
+} report_page;
+
+void report_page_write(FILE *out, const report_page *p);
+
+/* TEXT with what HTML takes for marks written out. */
+void report_page_text(FILE *out, const char *text);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The plots of the report's page, as SVG elements. Each has a title that says its numbers to who points at it
+ * or hears the page.
+ */
+#ifndef CLI_REPORT_PLOTS_H
+#define CLI_REPORT_PLOTS_H
+
+#include "cli/report_page.h"
+
+/* Mean KLD of each result that has one. */
+void report_plots_bars(FILE *out, const report_eval *evals, size_t n);
+/* Kinds of linear layers by layers: relative error, or bits per weight. */
+void report_plots_map(FILE *out, const survey *s, bool errors);
+/* E2M1 codes of all FP4 matrices, by value. */
+void report_plots_codes(FILE *out, const survey *s);
+/* A histogram of block scales for each kind of matrix. */
+void report_plots_scales(FILE *out, const survey *s);
+
+#endif

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble report: its numbers are numpy's, it needs nothing but itself, a stranger's names are text in it, and a browser
+shows it in light, in dark, on a phone and on paper. With NIBBLE_SCREENSHOTS=FOLDER it leaves pictures there."""
+import base64
+import json
+import os
+import pathlib
+import re
+
+import pytest
+
+from browser import open_browser, screen
+from test_quantize import LAYERS, LINEARS, directory_values, make_model, raw_tensors, weights
+
+np = pytest.importorskip("numpy")
+
+EVAL = {"model": "/some/where/<b>&\"name\"", "activations": "nvfp4", "kv_cache_dtype": "fp8", "ppl": 12.5, "ppl_error": 0.5,
+        "kld": 0.1234, "kld_error": 0.002, "same_top": 0.815}
+
+
+@pytest.fixture(scope="module")
+def made(nibble, tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    source = make_model(root / "source")
+    nibble("quantize", source, root / "out", "--method", "sweep")
+    nibble("quantize", source, root / "out.gguf", "--method", "sweep")
+    (root / "kld.json").write_text(json.dumps(EVAL))
+    (root / "ppl.json").write_text(json.dumps({key: EVAL[key] for key in ("model", "activations", "ppl", "ppl_error")}))
+    for name in ("out", "out.gguf"):
+        told = nibble("report", root / name, "--source", source, "--eval", root / "kld.json", "--eval", root / "ppl.json",
+                      "-o", root / f"{name}.html").stdout
+        assert f"{1 + len(LINEARS) * LAYERS} matrices" in told
+    return root
+
+
+def titles(page):
+    """What the map's cells say: tensor -> percent."""
+    return {name: float(value) for name, value in re.findall(r"<title>([\w.]+): ([\d.]+) %</title>", page)
+            if name.endswith(".weight")}
+
+
+def test_errors_are_numpys(made):
+    found = titles((made / "out.html").read_text())
+    source = {name: array.astype(np.float32) for name, array in weights("llama").items()}
+    for stem, values in directory_values(made / "out").items():
+        if stem.endswith("_proj"):
+            w = source[f"{stem}.weight"].astype(np.float64)
+            want = 100 * np.linalg.norm(values - w) / np.linalg.norm(w)
+            assert found.pop(f"{stem}.weight") == pytest.approx(want, abs=6e-4)
+    assert not found
+
+
+def test_containers_tell_the_same(made):
+    """q and k lie in another order of rows in a GGUF file."""
+    directory, file = (titles((made / name).read_text()) for name in ("out.html", "out.gguf.html"))
+    for layer in range(LAYERS):
+        for hf, name in LINEARS.items():
+            assert file[f"blk.{layer}.{name}.weight"] == directory[f"model.layers.{layer}.{hf}.weight"]
+
+
+def test_counts_are_numpys(made):
+    page = (made / "out.html").read_text()
+    tensors = raw_tensors(made / "out" / "model.safetensors")
+    codes = np.concatenate([a.ravel() for kind, a in tensors.values() if kind == "U8"])
+    counts = np.bincount(np.concatenate([codes & 15, codes >> 4]), minlength=16) / codes.size / 2
+    shown = dict(re.findall(r"<title>(-?[\d.]+): ([\d.]+) %</title></rect><text", page))
+    for code, value in enumerate([0, 0.5, 1, 1.5, 2, 3, 4, 6]):
+        assert float(shown[f"{value:g}"]) == pytest.approx(100 * counts[code], abs=6e-3)
+        assert float(shown[f"-{value:g}"]) == pytest.approx(100 * counts[code + 8], abs=6e-3)
+
+
+def test_it_stands_alone(made):
+    page = (made / "out.html").read_text()
+    assert not re.search(r"\b(src|href)=|url\(|@import|<script", page)
+    assert "&lt;b&gt;&amp;&quot;name&quot; (nvfp4, cache fp8)" in page and "<b>" not in page
+    assert page.count("<svg") == page.count("</svg>") and "nan" not in re.sub("<[^>]*>", "", page).lower()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["out", "--source", "out/config.json"], "config.json"),
+    (["out", "--eval", "source/config.json"], "no result of nibble eval"),
+    (["out.gguf", "-o", "out.gguf"], "is what is read"),
+    (["none"], "none"),
+])
+def test_refusals(made, nibble, arguments, words):
+    before = (made / "out.gguf").read_bytes()
+    flags = [] if "-o" in arguments else ["-o", "bad.html"]
+    done = nibble("report", *arguments, *flags, check=False, cwd=made)
+    assert done.returncode == 1 and words in done.stderr and not (made / "bad.html").exists()
+    assert (made / "out.gguf").read_bytes() == before
+
+
+def test_in_a_browser(made):
+    browser = open_browser()
+    pictures = os.environ.get("NIBBLE_SCREENSHOTS")
+    colours = set()
+    try:
+        for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)):
+            screen(browser, width, 900, dark)
+            browser.get((made / "out.html").as_uri())
+            ask = browser.execute_script
+            assert ask("return document.documentElement.scrollWidth") <= width
+            assert ask("return [...document.querySelectorAll('section')].map(s => s.id)") == [
+                "kld", "map", "codes", "scales", "tensors"]
+            assert ask("return [...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 15)")
+            assert ask("return document.querySelectorAll('#tensors tbody tr').length") == 1 + len(LINEARS) * LAYERS
+            # text does not run into text
+            assert ask("""return [...document.querySelectorAll('#scales svg')].every(s => {
+                const at = [...s.querySelectorAll('text')].slice(1).map(t => t.getBoundingClientRect());
+                return at.every((r, i) => !i || r.left >= at[i - 1].right); })""")
+            colours.add(ask("return getComputedStyle(document.body).backgroundColor"))
+            if pictures:
+                screen(browser, width, ask("return document.documentElement.scrollHeight"), dark)
+                browser.save_screenshot(str(pathlib.Path(pictures) / f"report-{name}.png"))
+        paper = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+        assert paper.startswith(b"%PDF") and len(paper) > 10000
+        assert len(colours) == 2 and not browser.get_log("browser")
+    finally:
+        browser.quit()

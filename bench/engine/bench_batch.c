@@ -75,8 +75,14 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < n; i++)
         total += finish(requests[i]);
-    printf("%d requests, %d at a time, %d tokens each: %.1f tokens/s\n", n, running, n_tokens,
-           (double)total / (clock_seconds() - from));
+    const double seconds = clock_seconds() - from;
+    nib_stats stats = {.size = sizeof stats};
+    check(nib_get_stats(engine, &stats, &err), &err);
+    printf("%d requests, %d at a time, %d tokens each, %llu steps of %.1f rows, %.1f s of %.1f in steps: "
+           "%.1f tokens/s\n",
+           n, running, n_tokens, (unsigned long long)stats.steps,
+           (double)stats.step_rows / (double)(stats.steps ? stats.steps : 1), stats.step_seconds, seconds,
+           (double)total / seconds);
     nib_close(engine);
     return 0;
 }

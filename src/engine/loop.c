@@ -212,8 +212,9 @@ static bool pools(const nib_engine *e, const sched_step *step) {
 }
 
 static const sched_step *begin_step(nib_engine *e) {
-    sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
-                                                         : pace_budget(&e->pace, e->l->limits.max_rows));
+    sched_set_budget(e->sched, e->options.prefill_beside
+                                   ? e->options.prefill_beside
+                                   : pace_budget(&e->pace, e->n_active, e->l->limits.max_rows));
     guesses_plan(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)

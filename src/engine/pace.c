@@ -20,6 +20,7 @@ static void follow(double *average, double value) {
 }
 
 void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
+    p->n_decoding = decode_rows;
     if (prefill_rows == 0) {
         follow(&p->decode_s, seconds);
         p->n_mixed = 0;
@@ -32,11 +33,17 @@ void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
         follow(&p->row_s, (added > 0 ? added : seconds / 8) / prefill_rows);
 }
 
-int pace_budget(const pace *p, int max_rows) {
+/* Times as long as without prefill. */
+static double factor(const pace *p, int n_requests) {
+    const double fair = p->n_decoding > 0 ? (double)n_requests / p->n_decoding : 0;
+    return fair < PACE_LEAST ? PACE_LEAST : fair > PACE_MOST ? PACE_MOST : fair;
+}
+
+int pace_budget(const pace *p, int n_requests, int max_rows) {
     double rows = UNKNOWN;
     if (p->n_mixed >= (p->decode_s > 0 ? LOOK_AGAIN : 1))
         return PACE_NONE;
     if (p->decode_s > 0 && p->row_s > 0)
-        rows = (PACE_FACTOR - 1) * p->decode_s / p->row_s;
+        rows = (factor(p, n_requests) - 1) * p->decode_s / p->row_s;
     return rows < 1 ? 1 : rows > max_rows ? max_rows : (int)rows;
 }

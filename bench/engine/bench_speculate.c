@@ -95,8 +95,46 @@ static double median(double *values, int n) {
     return (values[n / 2] + values[(n - 1) / 2]) / 2;
 }
 
+enum { WITHOUT, AGAIN, WITH, N_ENGINES }; /* the second tells what two engines differ in that do the same */
+
+static bool are_equal(const answer *a, const answer *b, int streams) {
+    for (int i = 0; i < streams; i++)
+        if (a[i].n != b[i].n || memcmp(a[i].tokens, b[i].tokens, (size_t)a[i].n * sizeof(int32_t)) != 0)
+            return false;
+    return true;
+}
+
+/* A row of the table. False: some answers differ. */
+static bool compare(nib_engine *const *engines, int text, float temperature, int streams, int n_tokens,
+                    int rounds) {
+    static answer answers[N_ENGINES][MAX_STREAMS];
+    double seconds[N_ENGINES][MAX_ROUNDS], again[MAX_ROUNDS], with[MAX_ROUNDS];
+    nib_stats before = {.size = sizeof before}, after = before;
+    bool equal = true;
+    nib_get_stats(engines[WITH], &before, NULL);
+    for (int round = 0; round < rounds; round++) {
+        for (int i = 0; i < N_ENGINES; i++) {
+            const int which = (round + i) % N_ENGINES;
+            seconds[which][round] =
+                generate(engines[which], texts[text].prompt, streams, n_tokens, temperature, answers[which]);
+        }
+        again[round] = seconds[WITHOUT][round] / seconds[AGAIN][round];
+        with[round] = (seconds[WITHOUT][round] + seconds[AGAIN][round]) / 2 / seconds[WITH][round];
+        equal = equal && are_equal(answers[WITHOUT], answers[WITH], streams);
+    }
+    nib_get_stats(engines[WITH], &after, NULL);
+    const double tokens = (double)streams * (n_tokens - 1);
+    const double without = tokens / median(seconds[WITHOUT], rounds);
+    printf("| %s | %g | %d | %.1f | %.1f | %.3f | %.3f | %llu of %llu | %s |\n", texts[text].name,
+           (double)temperature, streams, without, tokens / median(seconds[WITH], rounds),
+           median(again, rounds), median(with, rounds),
+           (unsigned long long)(after.right_guesses - before.right_guesses),
+           (unsigned long long)(after.guessed_tokens - before.guessed_tokens), equal ? "equal" : "DIFFERENT");
+    fflush(stdout);
+    return equal;
+}
+
 int main(int argc, char **argv) {
-    static answer answers[2][MAX_STREAMS];
     const int n_tokens = argc > 2 ? atoi(argv[2]) : 128, rounds = argc > 3 ? atoi(argv[3]) : 9;
     if (argc < 2 || n_tokens < 2 || n_tokens > MAX_TOKENS || rounds < 1 || rounds > MAX_ROUNDS) {
         fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d) [DRAFT]]]\n", argv[0],
@@ -104,44 +142,19 @@ int main(int argc, char **argv) {
         return 2;
     }
     const char *draft = argc > 4 ? argv[4] : NULL;
-    nib_engine *engines[2] = {
-        open_engine(argv[1], NIB_SPECULATE_OFF, NULL),
+    nib_engine *engines[N_ENGINES] = {
+        open_engine(argv[1], NIB_SPECULATE_OFF, NULL), open_engine(argv[1], NIB_SPECULATE_OFF, NULL),
         open_engine(argv[1], draft ? NIB_SPECULATE_DRAFT : NIB_SPECULATE_LOOKUP, draft)};
-    printf("| text | temperature | streams | tokens/s without | with | median ratio | guesses right | "
-           "answers |\n"
-           "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    printf(
+        "| text | temperature | streams | tokens/s without | with | without, again | with | guesses right | "
+        "answers |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
     bool same = true;
-    for (size_t t = 0; t < sizeof texts / sizeof *texts; t++)
+    for (int t = 0; t < (int)(sizeof texts / sizeof *texts); t++)
         for (int warm = 0; warm < 2; warm++)
-            for (int streams = 1; streams <= MAX_STREAMS; streams *= MAX_STREAMS) {
-                double seconds[2][MAX_ROUNDS], ratios[MAX_ROUNDS];
-                nib_stats before = {.size = sizeof before}, after = before;
-                nib_get_stats(engines[1], &before, NULL);
-                bool equal = true;
-                for (int round = 0; round < rounds; round++) {
-                    for (int i = 0; i < 2; i++) {
-                        const int which = (round + i) % 2;
-                        seconds[which][round] = generate(engines[which], texts[t].prompt, streams, n_tokens,
-                                                         warm ? 0.7f : 0, answers[which]);
-                    }
-                    ratios[round] = seconds[0][round] / seconds[1][round];
-                    for (int i = 0; i < streams; i++)
-                        equal = equal && answers[0][i].n == answers[1][i].n &&
-                                memcmp(answers[0][i].tokens, answers[1][i].tokens,
-                                       (size_t)answers[0][i].n * sizeof(int32_t)) == 0;
-                }
-                nib_get_stats(engines[1], &after, NULL);
-                const double tokens = (double)streams * (n_tokens - 1);
-                printf("| %s | %s | %d | %.1f | %.1f | %.3f | %llu of %llu | %s |\n", texts[t].name,
-                       warm ? "0.7" : "0", streams, tokens / median(seconds[0], rounds),
-                       tokens / median(seconds[1], rounds), median(ratios, rounds),
-                       (unsigned long long)(after.right_guesses - before.right_guesses),
-                       (unsigned long long)(after.guessed_tokens - before.guessed_tokens),
-                       equal ? "equal" : "DIFFERENT");
-                fflush(stdout);
-                same = same && equal;
-            }
-    nib_close(engines[0]);
-    nib_close(engines[1]);
+            for (int streams = 1; streams <= MAX_STREAMS; streams *= MAX_STREAMS)
+                same &= compare(engines, t, warm ? 0.7f : 0, streams, n_tokens, rounds);
+    for (int i = 0; i < N_ENGINES; i++)
+        nib_close(engines[i]);
     return same ? 0 : 1;
 }

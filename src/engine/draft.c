@@ -30,8 +30,8 @@ struct draft {
     loaded *l;
     sched *sched;
     draft_seq *seqs;
-    double seconds;
-    sample_row *rows; /* [max_out], as the next four */
+    double guess_s, row_s; /* of a guess, of a row of text that is read; 0: none was */
+    sample_row *rows;      /* [max_out], as the next four */
     sampled *sampled;
     int32_t *tokens;
     int *n_accepted;
@@ -242,12 +242,17 @@ static nib_status one_step(draft *d, const sched_step *step, nib_error *err) {
     return NIB_OK;
 }
 
+static void follow_mean(double *mean, double value) {
+    *mean += (*mean == 0 ? 1 : WEIGHT) * (value - *mean);
+}
+
 static nib_status run(draft *d, int rounds, nib_error *err) {
     for (int i = 0; i < rounds; i++) {
         const double began = clock_seconds();
         const sched_step *step = sched_next(d->sched);
         if (!step)
             return NIB_OK;
+        const int n_rows = step->batch->n_rows;
         const bool only_decodes = step->n_decode_rows == step->batch->n_rows;
         const nib_status status = one_step(d, step, err);
         if (status != NIB_OK) {
@@ -256,10 +261,12 @@ static nib_status run(draft *d, int rounds, nib_error *err) {
                 forget(d, find(d, ids[k]), false);
             return status;
         }
-        if (!only_decodes)
-            return NIB_OK; /* one step of reading is enough to wait for */
         const double seconds = clock_seconds() - began;
-        d->seconds += (d->seconds == 0 ? 1 : WEIGHT) * (seconds - d->seconds);
+        if (!only_decodes) {
+            follow_mean(&d->row_s, seconds / n_rows);
+            return NIB_OK; /* one step of reading is enough to wait for */
+        }
+        follow_mean(&d->guess_s, seconds);
     }
     return NIB_OK;
 }
@@ -282,5 +289,9 @@ nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err) {
 }
 
 double draft_guess_seconds(const draft *d) {
-    return d->seconds;
+    return d->guess_s;
+}
+
+double draft_read_seconds(const draft *d, int n) {
+    return d->row_s * n;
 }

@@ -35,7 +35,8 @@ typedef struct draft_ask {
 nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err);
 void draft_forget(draft *d, draft_seq **seq); /* *SEQ may be NULL */
 
-/* Seconds that one guess takes, moving average; 0: none was made. */
+/* Seconds that one guess takes, and reading N tokens, moving averages; 0: not known. */
 double draft_guess_seconds(const draft *d);
+double draft_read_seconds(const draft *d, int n);
 
 #endif

@@ -126,6 +126,7 @@ struct nib_engine {
     sched *sched;
     pace pace;
     speculate_costs costs;
+    double hope, mean_answer; /* moving averages over requests: of speculate_luck.right, and of tokens */
     draft *draft;
     double step_began, step_ended; /* clock_seconds */
     nib_stats counted;

@@ -52,6 +52,22 @@ static void plan_lookup(nib_engine *e, int rows) {
     }
 }
 
+/* Tokens that R's answer will have yet: as many as answers have, and one that is longer goes on as long
+ * again. */
+static int likely_rest(const nib_engine *e, const nib_request *r) {
+    const int usual = (int)e->mean_answer - r->n_generated, rest = r->max_tokens - r->n_generated;
+    const int likely = usual > r->n_generated ? usual : r->n_generated;
+    return likely < rest ? likely : rest;
+}
+
+/* The draft follows R already, or what WORTH guesses a step save is more than its reading of the text takes.
+ */
+static bool is_worth_reading(const nib_engine *e, const nib_request *r, int rows, int worth) {
+    return r->draft || e->costs.rows_are_free ||
+           speculate_saving(&e->costs, &r->luck, rows, worth, draft_guess_seconds(e->draft),
+                            likely_rest(e, r)) > draft_read_seconds(e->draft, r->n_prompt + r->n_generated);
+}
+
 static void plan_draft(nib_engine *e, int rows) {
     draft_ask asks[SPECULATE_ROWS];
     nib_request *asked[SPECULATE_ROWS];
@@ -67,7 +83,7 @@ static void plan_draft(nib_engine *e, int rows) {
         const int worth =
             speculate_worth(&e->costs, &r->luck, rows, expected, most, draft_guess_seconds(e->draft));
         r->no_draft = worth == 0 && r->luck.n_seen >= GIVE_UP_AFTER;
-        if (r->no_draft)
+        if (r->no_draft || !is_worth_reading(e, r, rows, worth))
             continue;
         request_row(r, 0, &how[n]);
         asked[n] = r;

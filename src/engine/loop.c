@@ -34,6 +34,10 @@ static void tell_news(nib_engine *e) {
 static void finish(nib_engine *e, nib_request *r, request_end end, const char *error) {
     if (r->draft)
         draft_forget(e->draft, &r->draft);
+    if (r->n_generated > 0) {
+        e->hope = speculate_learn(e->hope, &r->luck);
+        e->mean_answer += (r->n_generated - e->mean_answer) / 8;
+    }
     if (r->seq >= 0) {
         e->by_seq[r->seq] = NULL;
         e->n_active--;
@@ -97,6 +101,7 @@ static void start(nib_engine *e, nib_request *r, int from) {
         return;
     }
     r->seq = seq;
+    r->luck.right = e->hope;
     e->by_seq[seq] = r;
     e->n_active++;
 }
@@ -401,6 +406,7 @@ nib_status loop_open(nib_engine *e, nib_error *err) {
     e->ended = mem_array(n, sizeof *e->ended);
     if (!e->rows || !e->sampled || !e->tokens || !e->n_accepted || !e->ended)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", e->path);
+    e->hope = SPECULATE_HOPE;
     return e->options.draft ? draft_open(&e->draft, e->options.draft, e->l, err) : NIB_OK;
 }
 

@@ -8,13 +8,14 @@ enum {
     LONGEST = 4, /* tokens that must have stood before */
     SHORTEST = 2,
     LOOK_BACK = 16384, /* tokens; a longer text is searched in its end */
-    LOOK_AGAIN = 512,  /* steps after which what rows cost is measured anew */
-    SURE = 8           /* guesses that luck is judged by */
+    LOOK_AGAIN = 512,  /* steps after which what rows cost is measured anew, at first */
+    LONGEST_PATIENCE = 1 << 15,
+    SURE = 8 /* guesses that luck is judged by */
 };
 
-#define WEIGHT  (1.0 / 16)
-#define HOPEFUL 0.5 /* of a sequence that nothing is known of */
-#define MARGIN  1.1 /* what must be won: costs are measured with noise */
+#define WEIGHT (1.0 / 16)
+#define MARGIN 1.1 /* what must be won: costs are measured with noise */
+#define ALIKE  1.3 /* times as much, or as little, is still what it was */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
     const int first = n > LOOK_BACK ? n - LOOK_BACK : 0;
@@ -44,21 +45,29 @@ void speculate_saw(speculate_luck *luck, int32_t token) {
         return;
     luck->n_seen++;
     const double weight = luck->n_seen < SURE ? 1.0 / (luck->n_seen + 1) : WEIGHT;
-    if (luck->n_seen == 1)
-        luck->right = HOPEFUL;
     luck->right += weight * ((luck->guess == token) - luck->right);
     luck->guess = -1;
 }
 
-static double chance(const speculate_luck *luck) {
-    return luck->n_seen == 0 ? HOPEFUL : luck->right;
+double speculate_learn(double hope, const speculate_luck *luck) {
+    if (luck->n_seen >= SURE)
+        return hope + (luck->right - hope) / 8;
+    return hope + (SPECULATE_HOPE - hope) / 64; /* what is never tried is not given up for ever */
 }
 
 double speculate_gain(const speculate_luck *luck, int k) {
     double gain = 0, all_right = 1;
     for (int i = 0; i < k; i++)
-        gain += all_right *= chance(luck);
+        gain += all_right *= luck->right;
     return gain;
+}
+
+static uint32_t patience(const speculate_costs *c) {
+    return c->patience ? c->patience : LOOK_AGAIN;
+}
+
+static bool is_known(const speculate_costs *c, int rows) {
+    return c->seconds[rows] != 0 && c->step - c->seen[rows] <= patience(c);
 }
 
 void speculate_timed(speculate_costs *c, int rows, double seconds) {
@@ -66,9 +75,14 @@ void speculate_timed(speculate_costs *c, int rows, double seconds) {
     if (rows < 1 || rows > SPECULATE_ROWS)
         return;
     double *known = &c->seconds[rows];
-    /* The first after a while stands alone: the machine, or the texts' length, may have changed. */
-    *known =
-        *known == 0 || c->step - c->seen[rows] > LOOK_AGAIN ? seconds : *known + WEIGHT * (seconds - *known);
+    if (is_known(c, rows)) { /* a step in which the machine did something else counts for little */
+        *known += WEIGHT * ((seconds < ALIKE * *known ? seconds : ALIKE * *known) - *known);
+    } else { /* stands alone: the machine, or the texts' length, may have changed */
+        const bool alike = *known > 0 && seconds < ALIKE * *known && *known < ALIKE * seconds;
+        const uint32_t longer = patience(c) < LONGEST_PATIENCE ? 2 * patience(c) : LONGEST_PATIENCE;
+        c->patience = alike ? longer : *known > 0 ? LOOK_AGAIN : c->patience;
+        *known = seconds;
+    }
     c->seen[rows] = c->step;
 }
 
@@ -76,9 +90,9 @@ void speculate_timed(speculate_costs *c, int rows, double seconds) {
  * that: so it will be tried, and known. 0: nothing is known. */
 static double cost_of(const speculate_costs *c, int rows) {
     int below = rows, above = rows;
-    while (below > 0 && (c->seconds[below] == 0 || c->step - c->seen[below] > LOOK_AGAIN))
+    while (below > 0 && !is_known(c, below))
         below--;
-    while (above <= SPECULATE_ROWS && (c->seconds[above] == 0 || c->step - c->seen[above] > LOOK_AGAIN))
+    while (above <= SPECULATE_ROWS && !is_known(c, above))
         above++;
     if (below == 0)
         return 0;
@@ -105,4 +119,10 @@ int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int ro
         }
     }
     return best;
+}
+
+double speculate_saving(const speculate_costs *c, const speculate_luck *luck, int rows, int worth,
+                        double guess_s, int n) {
+    const double step = cost_of(c, rows + worth) + worth * guess_s;
+    return n * (cost_of(c, rows) - step / (1 + speculate_gain(luck, worth)));
 }

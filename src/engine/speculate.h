@@ -28,21 +28,27 @@ int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max);
 
 /* What is known of a sequence: how often a guess for its next token was right. */
 typedef struct speculate_luck {
-    double right;  /* moving average, 0 to 1 */
+    double right;  /* moving average, 0 to 1; at first what is thought of it */
     int n_seen;    /* guesses that were looked at */
     int32_t guess; /* for the next token; -1: none */
-} speculate_luck;  /* zero-initialize, and guess -1 */
+} speculate_luck;  /* zero-initialize, but for right and guess */
+
+#define SPECULATE_HOPE 0.5 /* where nothing is known */
+
+/* What is thought of the next sequence once LUCK's has ended. */
+double speculate_learn(double hope, const speculate_luck *luck);
 
 /* The next token was TOKEN. */
 void speculate_saw(speculate_luck *luck, int32_t token);
 
-/* What steps of so many decode rows take. */
+/* What steps of so many decode rows take. It is looked at again after a while, for machines and texts change;
+ * the more often it was still so, the later. */
 typedef struct speculate_costs {
     double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
     uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */
-    uint32_t step;
-    bool rows_are_free; /* for tests: guess whatever can be guessed */
-} speculate_costs;      /* zero-initialize */
+    uint32_t step, patience;            /* steps until what rows cost is looked at again; 0: at first */
+    bool rows_are_free;                 /* for tests: guess whatever can be guessed */
+} speculate_costs;                      /* zero-initialize */
 
 void speculate_timed(speculate_costs *costs, int rows, double seconds);
 
@@ -50,6 +56,10 @@ void speculate_timed(speculate_costs *costs, int rows, double seconds);
  * EXPECTED tokens are expected. GUESS_S: seconds that a guess takes before the step. */
 int speculate_worth(const speculate_costs *costs, const speculate_luck *luck, int rows, double expected,
                     int n_guesses, double guess_s);
+
+/* Seconds that so many guesses (a worth above 0) save of the next N tokens of one sequence. */
+double speculate_saving(const speculate_costs *costs, const speculate_luck *luck, int rows, int worth,
+                        double guess_s, int n);
 
 /* Tokens that K guesses of such luck give beside the one that is sure. */
 double speculate_gain(const speculate_luck *luck, int k);

@@ -49,7 +49,7 @@ static void test_lookup(void **state) {
  * CHANCE; against those without guesses. */
 static double slower(double base, double row, double chance) {
     speculate_costs costs = {0};
-    speculate_luck luck = {.guess = -1};
+    speculate_luck luck = {.right = SPECULATE_HOPE, .guess = -1};
     uint64_t random = 3;
     double seconds = 0, tokens = 0;
     for (int step = 0; step < 4000; step++) {

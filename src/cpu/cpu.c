@@ -321,6 +321,7 @@ static void set_table(backend *be) {
         .name = "cpu",
         .row_bits_fixed = true,
         .caps = true,
+        .query_log = true,
         .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,

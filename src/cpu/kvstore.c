@@ -203,12 +203,19 @@ static void store_values(const cpu_backend *cb, const cpu_op *op, const page_run
     store_head(cb, op, run, head, false, v, stride, NULL);
 }
 
+static float query_factor(const attn_params *p, int32_t position) {
+    return 1 + p->query_log * logf((float)(1 + position / p->query_log_len));
+}
+
 /* Query head HEAD of the rows of RUN. */
 static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head) {
     size_t d = (size_t)op->attn->head_dim;
-    for (size_t row = (size_t)run->row; row < (size_t)(run->row + run->n); row++)
-        norm_and_rotate(cb, op, act_row(op->out, row) + head * d, act_row(op->in, row) + head * d,
-                        vec_f32(op->attn->q_norm), row);
+    for (size_t row = (size_t)run->row; row < (size_t)(run->row + run->n); row++) {
+        float *q = act_row(op->out, row) + head * d;
+        norm_and_rotate(cb, op, q, act_row(op->in, row) + head * d, vec_f32(op->attn->q_norm), row);
+        if (op->attn->query_log != 0)
+            cb->k.scale(q, query_factor(op->attn, cb->positions[row]), d);
+    }
 }
 
 /* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8, where none is given, go by their

@@ -45,7 +45,10 @@ static nib_status write_scaling(key_writer *k, const export_plan *plan, nib_erro
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: YaRN with beta_fast %g and beta_slow %g; GGUF's readers take 32 and 1",
                         plan->in->path, (double)rope->beta_fast, (double)rope->beta_slow);
-    float usual = 1 + 0.1f * logf(rope->factor); /* which readers multiply with the key */
+    bool by_mscale = family_get(plan->in->hp.family)->query_log; /* then mscale and mscale_all_dim of 1 */
+    float usual = by_mscale ? 1 : 1 + 0.1f * logf(rope->factor); /* which readers multiply with the key */
+    if (by_mscale)
+        real(k, "rope.scaling.yarn_log_multiplier", 1);
     number(k, "rope.scaling.original_context_length", rope->original_context);
     if (fabsf(rope->attention_factor - usual) > 1e-6f)
         real(k, "rope.scaling.attn_factor", rope->attention_factor / usual);
@@ -123,6 +126,8 @@ nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *
         real(&k, "logit_scale", 1 / hp->logit_scale);
         real(&k, "attention.scale", hp->attn_scale);
     }
+    if (hp->query_log != 0)
+        real(&k, "attention.temperature_scale", hp->query_log);
     if (family_get(hp->family)->soft_caps) {
         real(&k, "attn_logit_softcapping", hp->attn_cap);
         real(&k, "final_logit_softcapping", hp->logit_cap);

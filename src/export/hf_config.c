@@ -248,6 +248,16 @@ static json_t *scaling_words(const rope_params *rope, int n) {
     }
 }
 
+/* How fast queries grow stands beside the scaling, or alone. */
+static bool set_query_log(json_t **scaling, const hparams *hp) {
+    if (hp->query_log == 0)
+        return true;
+    if (json_is_null(*scaling))
+        *scaling = json_pack("{s:s, s:i}", "rope_type", "default", "original_max_position_embeddings",
+                             hp->rope.original_context);
+    return set(*scaling, "llama_4_scaling_beta", real(hp->query_log));
+}
+
 static json_t *scaling_of(const export_plan *plan, nib_status *status, nib_error *err) {
     const hparams *hp = &plan->in->hp;
     const tensor *freqs = model_file_find(plan->in, place_of(SLOT_ROPE_FREQS, PLACE_NO_LAYER));
@@ -353,7 +363,8 @@ static nib_status config_from_hparams(const export_plan *plan, json_t **out, nib
                   hp->head_dim, "vocab_size", hp->vocab, "max_position_embeddings", hp->context_len);
     json_t *scaling = scaling_of(plan, &status, err);
     *out = c;
-    bool ok = set(c, "rope_scaling", scaling);
+    bool ok = set_query_log(&scaling, hp);
+    ok = ok && set(c, "rope_scaling", scaling);
     ok = ok && set(c, "rms_norm_eps", real(hp->norm_eps)) && set(c, "rope_theta", real(hp->rope.theta));
     ok = ok && set(c, "tie_word_embeddings", json_boolean(hp->tied)) &&
          set(c, "attention_bias", json_boolean(hp->o_bias));

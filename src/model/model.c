@@ -101,6 +101,10 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: %s caps scores and logits, which the %s backend does not compute", file->path,
                         family_name(file->hp.family), be->name);
+    if (!be->query_log && file->hp.query_log != 0)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "%s: queries of %s grow with their position, which the %s backend does not compute",
+                        file->path, family_name(file->hp.family), be->name);
     if (limits->max_rows < 1 || limits->max_out < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows and %d outputs; each must be at least 1",
                         limits->max_rows, limits->max_out);

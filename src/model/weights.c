@@ -216,6 +216,8 @@ static nib_status bind_attention_vectors(const binder *b, int layer, nib_error *
                                        : b->w->inv_freq,
         .rope_scale = rope_attention_factor(local ? &hp->rope_local : &hp->rope),
         .interleaved = hp->rope_interleaved,
+        .query_log = hp->query_log,
+        .query_log_len = hp->rope.original_context,
         .scale = hp->attn_scale,
         .cap = hp->attn_cap,
         .window = local ? hp->sliding_window : 0,

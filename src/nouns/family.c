@@ -56,11 +56,13 @@ static const family_facts families[FAMILY_COUNT] = {
                       .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 11008, .n_heads = 32,
                                    .vocab = 32000, .context_len = 2048, .rope = {.theta = 1e4f}}},
 
-    /* Llama with a sliding window over every layer, in its older files; GGUF calls it llama too. */
+    /* Llama with a sliding window over every layer, in its older files; GGUF calls it llama too. mistral3 is
+     * a multimodal file around this or ministral3. */
     [FAMILY_MISTRAL] = {.name = "mistral",
                         .gguf_arch = "llama",
-                        .model_types = {"mistral"},
+                        .model_types = {"mistral", "mistral3"},
                         .hf_class = "MistralForCausalLM",
+                        .nested = true,
                         .act_key = "hidden_act",
                         .act = "silu",
                         .gguf_interleaved = true,
@@ -247,6 +249,32 @@ static const family_facts families[FAMILY_COUNT] = {
                         .defaults = {COMMON, .n_layers = 32, .dim = 4096, .ffn_dim = 16384, .n_heads = 32,
                                      .n_kv_heads = 32, .vocab = 102400, .context_len = 2048,
                                      .norms = NORM_AFTER, .qk_norm = QK_NORM_HEAD, .rope = {.theta = 1e4f}}},
+
+    /* Ministral 3: Mistral without windows whose queries grow with the logarithm of their position. GGUF
+     * calls Mistral Small 3 so too, which does not say that they do. */
+    [FAMILY_MINISTRAL3] = {.name = "ministral3",
+                           .gguf_arch = "mistral3",
+                           .model_types = {"ministral3"},
+                           .hf_class = "Ministral3ForCausalLM",
+                           .act_key = "hidden_act",
+                           .act = "silu",
+                           .gguf_interleaved = true,
+                           .windows = WINDOWS_ALL,
+                           .query_log = true,
+                           .defaults = {.norm_eps = 1e-5f,
+                                        .embed_scale = 1,
+                                        .residual_scale = 1,
+                                        .logit_scale = 1,
+                                        .rope_local = {.theta = 1e4f},
+                                        .n_layers = 34,
+                                        .dim = 4096,
+                                        .ffn_dim = 14336,
+                                        .n_heads = 32,
+                                        .n_kv_heads = 8,
+                                        .head_dim = 128,
+                                        .vocab = 131072,
+                                        .context_len = 262144,
+                                        .rope = {.theta = 1e6f}}},
 };
 
 const family_facts *family_get(family f) {

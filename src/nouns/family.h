@@ -49,6 +49,7 @@ typedef struct family_facts {
     bool partial_rope;        /* config.json may turn a part of each head only */
     bool mlp_bias_key;        /* config.json has a field mlp_bias, which is false */
     bool soft_caps;           /* scores and logits are capped, as config.json or GGUF may say */
+    bool query_log;           /* queries grow with their position (llama_4_scaling_beta), YaRN by mscale */
     bool local_rope;          /* local layers have a RoPE of their own */
     bool local_unscaled;      /* local layers turn by the same base, never scaled */
     bool nested;              /* multimodal files hold the text network in text_config */

@@ -32,6 +32,7 @@ typedef enum family {
     FAMILY_OLMO2,
     FAMILY_OLMO3,
     FAMILY_EXAONE4,
+    FAMILY_MINISTRAL3,
     FAMILY_COUNT
 } family;
 
@@ -74,6 +75,8 @@ typedef struct hparams {
     float logit_scale;    /* multiplies logits */
     float attn_cap;       /* scores become cap * tanh(score / cap) before the softmax; 0: they stay */
     float logit_cap;      /* logits likewise */
+    float query_log;      /* multiplies queries at position p by 1 + query_log * log(1 + floor(p /
+                             rope.original_context)); 0: they stay */
 
     rope_params rope;       /* of layers that see everything */
     rope_params rope_local; /* of sliding-window layers; equals rope where there are none */

@@ -92,9 +92,12 @@ typedef struct attn_params {
         *inv_freq;    /* [n <= head_dim / 2] radians per position: the first 2n dimensions turn; NULL: none */
     float rope_scale; /* multiplies cosines and sines (YaRN's attention factor); 1 */
     bool interleaved; /* RoPE pairs (2i, 2i+1); else (i, i + n) */
-    float scale;      /* multiplies q.k */
-    float cap;        /* (caps) scores become cap * tanh(score / cap); 0: they stay */
-    int window;       /* keys with q - k < window; 0: all */
+    float query_log;  /* (query_log) multiplies queries at position p by 1 + query_log * log(1 + floor(p /
+                         query_log_len)); 0: they stay */
+    int query_log_len;
+    float scale;            /* multiplies q.k */
+    float cap;              /* (caps) scores become cap * tanh(score / cap); 0: they stay */
+    int window;             /* keys with q - k < window; 0: all */
     float k_scale, v_scale; /* of an FP8 cache's codes, all alike; 0, or where a backend does not look here:
                                fitted to what is stored */
 } attn_params;
@@ -159,6 +162,7 @@ struct backend {
     char path[160];      /* what computes, for people: "cpu avx512-vnni, activations int8 (a scale per 16)" */
     bool row_bits_fixed; /* the strict promise above */
     bool caps;           /* softcap, and attention with a cap */
+    bool query_log;      /* queries that grow with their position */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied

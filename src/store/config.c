@@ -219,6 +219,11 @@ static nib_status find_family(const json_t *root, const json_t **text, hparams *
     NIB_TRY(config_object(&r, "text_config", &nested));
     *text = root;
     family f = family_from_model_type(type);
+    if (nested && family_get(f)->nested) {
+        r.object = *text = nested;
+        NIB_TRY(config_text(&r, "model_type", &type));
+        f = family_from_model_type(type);
+    }
     if (f == FAMILY_NONE) {
         char list[FAMILY_LIST_MAX];
         return nib_fail(err, NIB_UNSUPPORTED, "%s: model_type is \"%s\", nibble computes %s", where,
@@ -226,8 +231,6 @@ static nib_status find_family(const json_t *root, const json_t **text, hparams *
     }
     *hp = family_get(f)->defaults;
     hp->family = f;
-    if (nested && family_get(f)->nested)
-        *text = nested;
     return NIB_OK;
 }
 

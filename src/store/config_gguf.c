@@ -111,9 +111,9 @@ static nib_status read_shape(source *s, hparams *hp) {
 }
 
 static nib_status read_scaling(source *s, hparams *hp, strview type) {
+    const family_facts *facts = family_get(hp->family);
     rope_params *rope = &hp->rope;
-    float attn_factor = 1, yarn_attn_factor = 1, yarn_log = 0.1f;
-    rope->original_context = hp->context_len;
+    float attn_factor = 1, yarn_attn_factor = 1, yarn_log = 0.1f, mscale_all = 0;
     NIB_TRY(
         get_int(s, "rope.scaling.original_context_length", 1, CONFIG_MAX_CONTEXT, &rope->original_context));
     NIB_TRY(get_float(s, "rope.scaling.attn_factor", 1e-3f, 1e3f, &attn_factor));
@@ -133,13 +133,18 @@ static nib_status read_scaling(source *s, hparams *hp, strview type) {
     NIB_TRY(get_float(s, "rope.scaling.yarn_attn_factor", 1e-3f, 1e3f, &yarn_attn_factor));
     NIB_TRY(get_float(s, "rope.scaling.yarn_beta_fast", 1e-3f, 1e6f, &rope->beta_fast));
     NIB_TRY(get_float(s, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, &rope->beta_slow));
-    NIB_TRY(get_float(s, "rope.scaling.yarn_log_multiplier", 0, 1e3f, &yarn_log));
+    NIB_TRY(get_float(s, "rope.scaling.yarn_log_multiplier", 0, 1e3f,
+                      facts->query_log ? &mscale_all : &yarn_log));
     if (rope->factor < 1 || rope->theta <= 1 || rope->beta_fast < rope->beta_slow)
         return nib_fail(s->err, NIB_BAD_FILE,
                         "%s: YaRN asks for a factor from 1 on, a frequency base above 1 and beta_fast >= "
                         "beta_slow",
                         s->g->where);
-    rope->attention_factor = attn_factor * yarn_attn_factor * (1 + yarn_log * logf(rope->factor));
+    float usual = 1 + 0.1f * logf(rope->factor);
+    rope->attention_factor =
+        attn_factor * yarn_attn_factor *
+        (facts->query_log ? usual / (1 + 0.1f * mscale_all * logf(rope->factor)) /* mscale is 1 */
+                          : 1 + yarn_log * logf(rope->factor));
     return NIB_OK;
 }
 
@@ -148,7 +153,7 @@ static nib_status read_rope(source *s, hparams *hp) {
     strview type = {NULL, 0};
     bool found;
     float factor = 0;
-    hp->rope = (rope_params){.theta = 1e4f};
+    hp->rope = (rope_params){.theta = 1e4f, .original_context = hp->context_len};
     NIB_TRY(get_float(s, "rope.freq_base", 1, 1e12f, &hp->rope.theta));
     NIB_TRY(get_float(s, "rope.scale_linear", 0, 1e6f, &factor)); /* the older name */
     NIB_TRY(get_float(s, "rope.scaling.factor", 0, 1e6f, &factor));
@@ -220,6 +225,8 @@ static nib_status read_layers(source *s, hparams *hp) {
         return nib_fail(s->err, NIB_UNSUPPORTED,
                         "%s: logits capped at %g and scores at %g, which nibble does not compute for %s",
                         s->g->where, (double)cap, (double)hp->attn_cap, s->arch);
+    if (facts->query_log)
+        NIB_TRY(get_float(s, "attention.temperature_scale", 0, 1e3f, &hp->query_log));
     hp->rope_interleaved = facts->gguf_interleaved;
     hp->attn_scale = family_gguf_attn_scale(hp);
     if (facts->multipliers)

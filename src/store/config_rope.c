@@ -130,6 +130,10 @@ static nib_status read_one(const config_reader *r, hparams *hp, rope_params *rop
     NIB_TRY(read_partial(r, hp));
     *rope = (rope_params){.theta = rope->theta, .original_context = hp->context_len};
     NIB_TRY(read_kind(r, type, &rope->kind));
+    if (family_get(hp->family)->query_log)
+        NIB_TRY(config_float(r, "llama_4_scaling_beta", 0, 1e3, &hp->query_log));
+    else
+        NIB_TRY(config_need_zero(r, "llama_4_scaling_beta"));
     if (rope->kind == ROPE_LLAMA3 || rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE) {
         NIB_TRY(config_int(r, "original_max_position_embeddings", 1, CONFIG_MAX_CONTEXT,
                            &rope->original_context));

@@ -38,7 +38,8 @@ def check_gguf(nibble, path):
     arch = reader.fields["general.architecture"].contents()
     network = found["network"]
     windowed = f"{arch}.attention.sliding_window" in reader.fields  # OLMo 3 is called olmo2 too
-    assert network["family"] == ("olmo3" if arch == "olmo2" and windowed else arch)
+    names = {"olmo2": "olmo3" if windowed else "olmo2", "mistral3": "ministral3"}
+    assert network["family"] == names.get(arch, arch)
     assert network["layers"] == reader.fields[f"{arch}.block_count"].contents()
     assert network["heads"] == reader.fields[f"{arch}.attention.head_count"].contents()
     return found

@@ -267,7 +267,7 @@ def gguf_files():
     # sound files whose network is not computed: inspect tells, run refuses
     gguf("run-q8-k", "{}: tensor blk.0.ffn_up.weight is stored as Q8_K, which nibble does not decode",
          wide, room="model", command="run")
-    gguf("run-architecture", "{}: architecture \"rwkv7\", nibble computes llama, mistral, qwen2, qwen3, gemma2, gemma3, granite, smollm3, phi3, olmo2, olmo3 and exaone4",
+    gguf("run-architecture", "{}: architecture \"rwkv7\", nibble computes llama, mistral, qwen2, qwen3, gemma2, gemma3, granite, smollm3, phi3, olmo2, olmo3, exaone4 and ministral3",
          lambda g: g.key("general.architecture", STRING, "rwkv7"), room="model", command="run")
     gguf("run-bias", "{}: tensor blk.0.ffn_up.bias is not part of a llama network as nibble computes it",
          lambda g: g.tensor("blk.0.ffn_up.bias", [8]), room="model", command="run")

@@ -208,7 +208,7 @@ def directories():
        lambda d: d.files.__setitem__("tokenizer_config.json", b'{"a":' + b"[" * 4000))
 
     # sound, not computed
-    configured("run-model-type", "model_type", "mamba", c + ": model_type is \"mamba\", nibble computes llama, mistral, qwen2, qwen3, gemma2, gemma3, granite, smollm3, phi3, olmo2, olmo3 and exaone4",
+    configured("run-model-type", "model_type", "mamba", c + ": model_type is \"mamba\", nibble computes llama, mistral, qwen2, qwen3, gemma2, gemma3, granite, smollm3, phi3, olmo2, olmo3, exaone4 and ministral3",
                room="model", command="run")
     configured("run-act", "hidden_act", "relu", c + ": hidden_act is \"relu\", nibble computes silu", room="model",
                command="run")

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (Exaone4Config, Exaone4ForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
                           SmolLM3ForCausalLM)
 
@@ -80,7 +80,7 @@ GGUF_GEMMA_NAMES = {**GGUF_LAYER_NAMES, "post_attention_layernorm": "post_attent
 
 
 GEMMAS = ("gemma2", "gemma3")
-PERMUTED = ("llama", "granite", "smollm3")  # rows of q and k in GGUF's order
+PERMUTED = ("llama", "granite", "smollm3", "mistral3")  # rows of q and k in GGUF's order
 
 
 def gguf_name(arch, name):
@@ -137,6 +137,9 @@ def write_gguf(path, arch, config, state, rope_divisors=None):
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         w.add_rope_scaling_factor(rope["factor"])
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if arch == "mistral3":
+        w.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        w.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     w.add_rope_freq_base(rope["rope_theta"])
     if arch in PERMUTED:
         w.add_rope_dimension_count(head_dim)
@@ -221,6 +224,19 @@ def nested_config(where):
     state = {"language_model." + k: v for k, v in state.items()}
     state["vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.bias"] = torch.zeros(8, dtype=torch.bfloat16)
     state["multi_modal_projector.mm_soft_emb_norm.weight"] = torch.zeros(8, dtype=torch.bfloat16)
+    save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+
+
+def nested_ministral(where):
+    """The spelling of published Ministral 3 checkpoints: a Mistral 3 around the text network."""
+    config = json.loads((where / "config.json").read_text())
+    for key in ("architectures", "dtype", "transformers_version"):
+        config.pop(key, None)
+    outer = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": config,
+             "vision_config": {"model_type": "pixtral"}, "dtype": "bfloat16"}
+    (where / "config.json").write_text(json.dumps(outer, indent=2) + "\n")
+    state = {"language_model." + k: v for k, v in load_file(where / "model.safetensors").items()}
+    state["vision_tower.ln_pre.weight"] = torch.zeros(8, dtype=torch.bfloat16)
     save_file(state, where / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -311,6 +327,24 @@ def main():
     write_case(out, "mistral-window", MistralForCausalLM,
                MistralConfig(**{**tiny, "head_dim": 6, "num_hidden_layers": 2}, sliding_window=9, rms_norm_eps=1e-5,
                              tie_word_embeddings=False, rope_parameters=plain))
+    # Queries grow twice on the way: 40 tokens beyond the original context of 20.
+    ministral = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 20,
+                 "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4}
+    write_case(out, "ministral3", Ministral3ForCausalLM,
+               Ministral3Config(**{**tiny, "head_dim": 8, "num_hidden_layers": 2, "max_position_embeddings": 80},
+                                rms_norm_eps=1e-5, tie_word_embeddings=False, rope_parameters=ministral),
+               arch="mistral3", rewrite=nested_ministral)
+    # What says llama in config.json: Yi (grouped heads, a large base), TinyLlama (its older spelling), Falcon 3
+    # (head_dim of its own, an untied head and a base of a million).
+    write_case(out, "yi", LlamaForCausalLM,
+               LlamaConfig(**{**tiny, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+                           rms_norm_eps=1e-5, tie_word_embeddings=False, rope_parameters={**plain, "rope_theta": 5e6}))
+    write_case(out, "tinyllama", LlamaForCausalLM,
+               LlamaConfig(**{**tiny, "num_attention_heads": 4, "num_hidden_layers": 2}, rms_norm_eps=1e-5,
+                           tie_word_embeddings=False, rope_parameters=plain), rewrite=older_config)
+    write_case(out, "falcon3", LlamaForCausalLM,
+               LlamaConfig(**{**tiny, "head_dim": 16, "num_key_value_heads": 3}, rms_norm_eps=1e-6,
+                           tie_word_embeddings=False, rope_parameters={**plain, "rope_theta": 1000042.0}))
     write_case(out, "granite", GraniteForCausalLM,
                GraniteConfig(**{**tiny, "num_attention_heads": 2, "num_hidden_layers": 2}, rms_norm_eps=1e-5,
                              tie_word_embeddings=True, embedding_multiplier=3.0, attention_multiplier=0.2,

@@ -135,6 +135,9 @@ def config_seeds():
         "granite": {"model_type": "granite", "embedding_multiplier": 12, "attention_multiplier": 0.01,
                     "residual_multiplier": 0.2, "logits_scaling": 8, "attention_bias": True},
         "mistral": {"model_type": "mistral", "sliding_window": 32},
+        "ministral3": {"model_type": "mistral3", "text_config": {
+            "model_type": "ministral3", "rope_parameters": {"type": "yarn", "original_max_position_embeddings": 16384, "factor": 16,
+                                                            "mscale": 1, "mscale_all_dim": 1, "llama_4_scaling_beta": 0.1}}},
         "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 3}}
     for name, config in seeds.items():
         seed("store/corpus_config", name, json.dumps(config).encode())

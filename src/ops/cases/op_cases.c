@@ -33,6 +33,8 @@ const char *op_case_variant_name(op_id op, int variant) {
 bool op_case_fits(const backend *be, const op_setting *s) {
     const op_fns *f = fns_of(s->op);
     bool capped = s->op == OP_attention && s->variant == RIG_CAPPED;
+    if (!be->query_log && s->op == OP_qk_norm_rope_store && s->variant == RIG_QUERY_LOG)
+        return false;
     if ((!be->caps && (s->op == OP_softcap || capped)) || (capped && s->shape->dim > 100))
         return false; /* wide shapes say nothing more of a cap */
     size_t bytes, inputs = (size_t)(s->op == OP_matmul_add ? s->shape->ffn_dim : s->shape->dim);

@@ -253,6 +253,13 @@ const op_fns op_fns_matmul_glu = {.n_variants = 8,
 static const char *const kv_names[] = {"kv fp32",         "kv bf16",         "kv fp8",
                                        "kv fp32, window", "kv bf16, window", "kv fp8, window",
                                        "kv fp32, capped"};
+static const char *const store_names[] = {"kv fp32",
+                                          "kv bf16",
+                                          "kv fp8",
+                                          "kv fp32, window",
+                                          "kv bf16, window",
+                                          "kv fp8, window",
+                                          "kv fp32, queries that grow"};
 
 static nib_kv_dtype kv_of(int variant) {
     static const nib_kv_dtype types[] = {NIB_KV_FP32, NIB_KV_BF16, NIB_KV_FP8};
@@ -297,7 +304,10 @@ static const float *row_at(const op_case *c, const batch_seq *s, int pos) {
 }
 
 static nib_status store_open(op_case *c) {
-    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3));
+    bool grown = c->s.variant == RIG_QUERY_LOG;
+    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3 && !grown));
+    c->attn.query_log = grown ? 0.3f : 0;
+    c->attn.query_log_len = 5;
     return op_rig_buf(c, &c->out, BUF_F32, c->h * c->d);
 }
 
@@ -306,8 +316,11 @@ static void store_queue(op_case *c) {
 }
 
 static void store_want(op_case *c, size_t row, double *out) {
+    double factor = 1 + c->attn.query_log * log(1 + pos_of(c, row) / c->attn.query_log_len);
     for (size_t k = 0; k < c->h; k++)
         head64(c, c->x + row * c->in->cols + k * c->d, c->v_values[0], pos_of(c, row), out + k * c->d);
+    for (size_t i = 0; i < c->h * c->d; i++)
+        out[i] *= factor;
 }
 
 /* Attention's queries and the newest keys and values come from the op before it. */
@@ -374,7 +387,7 @@ static void attention_want(op_case *c, size_t row, double *out) {
 }
 
 const op_fns op_fns_qk_norm_rope_store = {
-    .n_variants = 6, .names = kv_names, .open = store_open, .queue = store_queue, .want = store_want};
+    .n_variants = 7, .names = store_names, .open = store_open, .queue = store_queue, .want = store_want};
 const op_fns op_fns_attention = {.n_variants = 7,
                                  .names = kv_names,
                                  .open = attention_open,

@@ -43,8 +43,10 @@ struct op_case {
     uint64_t random;
 };
 
-/* The variant of attention whose scores are capped. */
-#define RIG_CAPPED 6
+/* The variant of attention whose scores are capped, that of qk_norm_rope_store whose queries grow with their
+ * position. */
+#define RIG_CAPPED    6
+#define RIG_QUERY_LOG 6
 
 /* What an op's case is. Rows of the result are compared in order. */
 typedef struct op_fns {

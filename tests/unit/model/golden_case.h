@@ -53,6 +53,11 @@ static const golden_case golden_cases[] = {
     {"olmo3", "model.gguf"},
     {"exaone4", ""},
     {"exaone4", "model.gguf"},
+    {"ministral3", ""},
+    {"ministral3", "model.gguf"},
+    {"yi", ""},
+    {"tinyllama", ""},
+    {"falcon3", ""},
     {"llama-words", ""},
 };
 #define GOLDEN_CASE_COUNT (sizeof golden_cases / sizeof *golden_cases)
@@ -123,7 +128,7 @@ static inline double golden_check(const golden_case *c, backend *be, nib_kv_dtyp
         fail_msg("%s", err.text);
     model_limits limits = {GOLDEN_MAX_TOKENS, GOLDEN_MAX_TOKENS, CACHE_EVERY_GROUP(4), kv_dtype, 0};
     nib_status opened = model_open(&m, file, be, &limits, NULL, &err);
-    if (!be->caps && file->hp.attn_cap != 0) {
+    if ((!be->caps && file->hp.attn_cap != 0) || (!be->query_log && file->hp.query_log != 0)) {
         printf("%-10s %-18s refused: %s\n", label, c->name, err.text);
         assert_true(opened == NIB_UNSUPPORTED);
         model_file_close(file);

@@ -296,6 +296,9 @@ static void plain_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const 
                 if (norm && !whole)
                     plain_norm(head, head, norm, p->norm_eps, false);
                 plain_rotate(head, p, s->pos + j);
+                double grown = 1 + p->query_log * log(1 + floor((double)(s->pos + j) / p->query_log_len));
+                for (size_t k = 0; is_q && p->query_log != 0 && k < d; k++)
+                    head[k] = (float)(head[k] * grown);
             }
         }
     }
@@ -367,6 +370,7 @@ static backend plain_backend = {
     .path = "plain loops, FP64 sums",
     .row_bits_fixed = true,
     .caps = true,
+    .query_log = true,
     .mode = COMPUTE_EXACT,
     .n_ranks = 1,
     .buf_new = plain_buf_new,

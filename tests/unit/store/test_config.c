@@ -148,6 +148,23 @@ static void expect_bad(const char *text, const char *words) {
     assert_words(&err, words);
 }
 
+/* Mistral 3 is a file around one of two networks; Ministral 3's queries grow, others' must not. */
+static void test_growing_queries(void **state) {
+    (void)state;
+#define YARN                                                                                                 \
+    "\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":1e6,\"factor\":16,"                          \
+    "\"original_max_position_embeddings\":16384,\"mscale\":1,\"mscale_all_dim\":1,\"llama_4_scaling_beta\":" \
+    "0.1}"
+    hparams hp =
+        read_sound("{\"model_type\":\"mistral3\",\"text_config\":{\"model_type\":\"ministral3\"," YARN "}}");
+    assert_int_equal(hp.family, FAMILY_MINISTRAL3);
+    assert_true(hp.query_log == 0.1f && hp.rope.original_context == 16384 && hp.rope.attention_factor == 1);
+    hp = read_sound("{\"model_type\":\"mistral3\",\"text_config\":{\"hidden_size\":64}}");
+    assert_true(hp.family == FAMILY_MISTRAL && hp.query_log == 0 && hp.dim == 64);
+    expect_unsupported("{\"model_type\":\"mistral\"," YARN "}", "llama_4_scaling_beta");
+#undef YARN
+}
+
 #define QWEN(WORDS)                                                                                          \
     "{\"model_type\":\"qwen3\",\"max_position_embeddings\":8192,\"head_dim\":4,\"rope_scaling\":{" WORDS "}" \
     "}"
@@ -311,11 +328,17 @@ static void test_quantization(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_caps),           cmocka_unit_test(test_unscaled_windows),
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_embed_scale),
-        cmocka_unit_test(test_rope),           cmocka_unit_test(test_stretched),
-        cmocka_unit_test(test_windows),        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_other_networks), cmocka_unit_test(test_quantization),
+        cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_growing_queries),
+        cmocka_unit_test(test_unscaled_windows),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_embed_scale),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_stretched),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_other_networks),
+        cmocka_unit_test(test_quantization),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

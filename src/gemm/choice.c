@@ -21,18 +21,19 @@ typedef struct row {
 } row;
 
 #define ANY_M    SIZE_MAX
+#define FEW_MOST_GROUPS 14 /* of a slice: tensor cores cut long sums */
 #define RUN_ARCH 90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
 #define W4A16    NIB_GEMM_W4A16
 #define W4A8     NIB_GEMM_W4A8
 
 static const char one_token[] = "one token is bound by memory";
 static const char few_tokens[] = "16 tokens cost little more than one";
-static const char resident[] = "one launch, tokens stay in shared memory";
+static const char resident[] = "one launch, K over a cluster";
 static const char twice[] = "FP8 has twice the rate of BF16";
 
 static const row table[] = {
     {80, 121, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
-    {90, 90, NIB_GEMM_AUTO, 9, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
+    {90, 90, NIB_GEMM_AUTO, 2, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
     {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
     {90, 90, NIB_GEMM_AUTO, 17, 32, true, GEMM_KERNEL_WGMMA_BF16, W4A16,
      "exact, and up to 32 tokens about as fast as FP8"},
@@ -41,7 +42,7 @@ static const row table[] = {
     {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
 
     {80, 121, NIB_GEMM_W4A16, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
-    {90, 90, NIB_GEMM_W4A16, 9, 32, true, GEMM_KERNEL_FEW, W4A16, resident},
+    {90, 90, NIB_GEMM_W4A16, 2, 32, true, GEMM_KERNEL_FEW, W4A16, resident},
     {80, 121, NIB_GEMM_W4A16, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
     {90, 90, NIB_GEMM_W4A16, 1, ANY_M, false, GEMM_KERNEL_WGMMA_BF16, W4A16,
      "wgmma has the rate for 17 and more"},
@@ -56,7 +57,7 @@ static const row table[] = {
 static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_GEMV] = "gemv (mma.sync m16n8k16 BF16, block-diagonal activations)",
     [GEMM_KERNEL_GEMV16] = "gemv16 (mma.sync m16n8k16 BF16, tokens as columns)",
-    [GEMM_KERNEL_FEW] = "few (wgmma BF16, resident tokens, K over a cluster)",
+    [GEMM_KERNEL_FEW] = "few (wgmma BF16, K over a cluster)",
     [GEMM_KERNEL_WGMMA_BF16] = "wgmma BF16 (weights as the register operand)",
     [GEMM_KERNEL_WGMMA_E4M3] = "wgmma E4M3 (scales folded, weights as the register operand)",
     [GEMM_KERNEL_TILE_BF16] = "tile (mma.sync m16n8k16 BF16)",
@@ -80,22 +81,40 @@ static int gemv16_slices(int arch, size_t m, size_t groups) {
     return (int)ceil_div(groups, rest / (tokens * GEMM_GROUP_K * 2));
 }
 
-/* Slices of K for FEW, or false where another kernel is faster (docs/notes/gemm-hopper.md): it wins over
- * gemv16 on long products, whose tokens gemv16 would read on every multiprocessor, and over the tiles on
- * short ones. */
-static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
-    size_t each = n / GEMM_ROW_TILE * groups * GEMM_GROUP_BYTES / (size_t)n_sms, units = (groups + 1) / 2;
-    c->tile_tokens = m <= 16 ? 16 : 32;
-    c->k_slices = 4;
-    c->k_parts = m <= 16 ? 2 : 1;
-    return m <= 16 ? each > 384 * 1024 && units >= 4 && units <= 24
-                   : each <= 128 * 1024 && units >= 4 && units <= 28;
-}
-
 /* Clusters of RANKS blocks, one a multiprocessor, that a Hopper GPU runs at a time: 66 of 2 and 30 of 4 on
  * 132. */
 static int clusters_of(int n_sms, int ranks) {
     return ranks == 2 ? n_sms / 2 : n_sms * 10 / 44;
+}
+
+/* How FEW shares K, by the least time of a model that was fitted to every combination on 4 shapes (H200,
+ * microseconds for 256 k of a round, a slice's sums, tokens; docs/gpu/few.md); false where none fits. A slice is
+ * short enough for exact FP32 sums. Tokens that do not fit stream, by warpgroups that share none. */
+static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
+    size_t tokens = m <= 8 ? 8 : m <= 16 ? 16 : 32, unit_groups = tokens == 32 ? 1 : 2;
+    size_t units = ceil_div(groups, unit_groups), tiles = ceil_div(n, 64), unit_bytes = tokens * unit_groups * 256;
+    size_t room = 226 * 1024 - (tokens == 32 ? 72 : 108) * 1024 - tokens * 1024; /* beside weights and sums */
+    double each = tokens == 32 ? 1.5 : 1.12, best = 0.0;
+    if (m <= 16 && units < 8) /* gemv16 is faster */
+        return false;
+    for (int ranks = 2; ranks <= 4; ranks *= 2)
+        for (int parts = 1; parts <= 4; parts *= 2) {
+            size_t slices = (size_t)ranks * (size_t)parts, slice = ceil_div(units, slices);
+            bool stream = slice * unit_bytes * (size_t)parts > room;
+            size_t rounds = ceil_div(tiles, (size_t)(clusters_of(n_sms, ranks) * 4 / parts));
+            if (units < slices || slice * unit_groups > FEW_MOST_GROUPS ||
+                (stream && (parts < 4 || (tokens == 32 && rounds > 1))))
+                continue;
+            double us = (double)slice * (double)unit_groups / 2.0 * (stream ? each + 0.6 : each);
+            us = (double)rounds * (us + 0.04 * (double)slices) + (double)(tokens * groups) / ranks * 0.0013;
+            if (best == 0.0 || us < best) {
+                best = us;
+                c->tile_tokens = (int)tokens;
+                c->k_slices = (int)slices;
+                c->k_parts = parts;
+            }
+        }
+    return best > 0.0;
 }
 
 /* The tile and the way to share K of least time. Microseconds on an H200, fitted to every combination of 7

@@ -87,7 +87,7 @@ typedef struct gemm_norm { /* device: a = x / sqrt(mean(x^2) + eps) * w */
 
 typedef enum gemm_unit { GEMM_UNIT_NONE = 0, GEMM_UNIT_SILU, GEMM_UNIT_GELU } gemm_unit; /* GELU: tanh form */
 
-#define GEMM_CHAIN_ROWS 8
+#define GEMM_CHAIN_ROWS 32
 
 /* D [m, n] = a W^T, exact in the weights. One token: A is the norm's, x * w rounded to BF16 before it is
  * divided. 2 to GEMM_CHAIN_ROWS tokens with a unit: A is BF16 [m, k], rows LDA apart. With a unit W is gate
@@ -110,7 +110,7 @@ typedef enum gemm_kernel {
     GEMM_KERNEL_NONE = 0,
     GEMM_KERNEL_GEMV,       /* M = 1, mma.sync, a block-diagonal operand */
     GEMM_KERNEL_GEMV16,     /* M = 2..16, mma.sync, tokens as columns */
-    GEMM_KERNEL_FEW,        /* Hopper, M = 9..32, wgmma, tokens resident, K over a cluster */
+    GEMM_KERNEL_FEW,        /* Hopper, M = 2..32, wgmma, K over a cluster */
     GEMM_KERNEL_WGMMA_BF16, /* Hopper, weights as the register operand */
     GEMM_KERNEL_WGMMA_E4M3,
     GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */

@@ -23,6 +23,8 @@ static const chain_case cases[] = {
     {1, 3072, 576, GEMM_UNIT_SILU},   {1, 4096, 640, GEMM_UNIT_GELU},   {1, 8192, 5376, GEMM_UNIT_GELU},
     {1, 24576, 4096, GEMM_UNIT_SILU}, {2, 32, 16, GEMM_UNIT_SILU},      {3, 96, 176, GEMM_UNIT_GELU},
     {4, 3072, 576, GEMM_UNIT_SILU},   {5, 24576, 4096, GEMM_UNIT_SILU}, {8, 4096, 640, GEMM_UNIT_GELU},
+    {13, 96, 640, GEMM_UNIT_GELU},    {16, 24576, 4096, GEMM_UNIT_SILU},  {17, 3072, 1152, GEMM_UNIT_SILU},
+    {32, 8192, 5376, GEMM_UNIT_GELU},
 };
 
 static nib_gemm *gemm;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The FP4 products on a GPU against FP64 over the same quantized operands, through the public API alone.
- * usage: gpu_gemm [--quick]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
+ * usage: gpu_gemm [--quick | short]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
  *
  * Small products are compared whole, large ones at 64 x 64 places. Outputs and workspaces are filled with NaN before
  * every run, weights hold zero blocks, blocks of one outlier, largest codes, subnormal and 448 scales.
@@ -290,6 +290,21 @@ static void test_products(bool quick) {
             free_weight(&w);
         }
     printf("products: %d, worst relative L2: w4a16 bf16 %.1e, f32 %.1e, w4a8 f32 %.1e\n", count, worst[0], worst[1], worst[2]);
+}
+
+/* A little of everything, for compute-sanitizer. */
+static void test_short(void) {
+    double worst[2] = {0, 0};
+    const size_t shapes[][2] = {{48, 640}, {640, 1152}};
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], true);
+        for (size_t m : {1, 3, 16, 31, 64, 130}) {
+            check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_BF16, NIB_GEMM_F32, false, 2e-6, worst);
+            check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_BF16, NIB_GEMM_BF16, true, 1e-2, worst + 1);
+        }
+        free_weight(&w);
+    }
+    printf("short: w4a16 %.1e, w4a8 %.1e\n", worst[0], worst[1]);
 }
 
 /* ---- what else a product can be asked for ---- */
@@ -723,6 +738,63 @@ static void test_wgmma_forms(void) {
     printf("wgmma, tiles and ways to share K by hand: bf16 %.1e, e4m3 %.1e\n", worst[0], worst[1]);
 }
 
+/* ---- few: every way to share K, in a chain of dependent launches ---- */
+static void test_few_forms(void) {
+    const size_t shapes[][2] = {{48, 640}, {640, 1152}, {2880, 2880}, {176, 12288}, {1152, 5376}};
+    double worst = 0;
+    int n_run = 0;
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], true);
+        const size_t n = w.n, k = w.k, groups = gemm_groups(k);
+        for (size_t m : {3, 16, 31}) {
+            __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
+            float *d = device<float>(m * n);
+            double *truth = device<double>(m * n), *e = device<double>(3), h[3];
+            const places at = {(int)m, (int)n, (int)m, (int)n};
+            fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 8);
+            oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, a, NIB_GEMM_BF16, k, nullptr,
+                                                         false, truth);
+            for (int ranks : {1, 2, 4})
+                for (int form : {1, 2, 4, 17, 18, 20}) { /* 16: in many rounds, of one cluster and two */
+                    const int parts = form & 15;
+                    gemm_task t = {};
+                    t.w = nib_gemm_weight_data(w.w), t.a = a;
+                    t.m = (int)m, t.n = (int)n, t.k = (int)k, t.groups = (int)groups, t.lda = (int)k, t.terms = 1;
+                    t.tile_tokens = m <= 8 ? 8 : m <= 16 ? 16 : 32, t.slices = ranks * parts, t.parts = parts;
+                    t.n_sms = ctx->n_sms, t.max_shared = ctx->max_shared, t.dependent = true, t.tensor_map = ctx->tensor_map;
+                    t.clusters = ranks == 1 ? ctx->n_sms : ranks == 2 ? ctx->pairs : ctx->fours;
+                    t.clusters = form & 16 ? parts == 4 ? 2 : 1 : t.clusters;
+                    t.out.d = d, t.out.type = NIB_GEMM_F32, t.out.alpha = 1, t.out.ldd = (int)n;
+                    t.out.tensor_scale = (const float *)((const char *)t.w + gemm_scale_offset(n, k));
+                    if (groups > 14 * (size_t)t.slices) /* more than one accumulator may sum */
+                        continue;
+                    CUDA(cudaMemset(d, 0xff, m * n * 4));
+                    int code = cudaSuccess;
+                    for (int i = 0; i < 8 && !code; i++) /* the next one's blocks start while this one runs */
+                        code = gemm_few(&t);
+                    if (code == cudaErrorInvalidValue) /* does not fit */
+                        continue;
+                    CUDA((cudaError_t)code);
+                    CUDA(cudaMemset(e, 0, 24));
+                    compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, d, NIB_GEMM_F32, n, truth, 0, e);
+                    CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+                    const double error = sqrt(h[0] / h[1]);
+                    worst = fmax(worst, error);
+                    n_run++;
+                    char what[120];
+                    snprintf(what, sizeof what, "few %zux%zu m %zu ranks %d form %d: relative L2 %.1e, %.0f not numbers", n, k, m,
+                             ranks, form, error, h[2]);
+                    check(error <= 2e-6 && h[2] == 0, what);
+                }
+            for (void *f : {(void *)a, (void *)d, (void *)truth, (void *)e})
+                cudaFree(f);
+        }
+        free_weight(&w);
+    }
+    check(n_run >= 150, "few: most ways to share K fit");
+    printf("few: %d ways to share K by hand: %.1e\n", n_run, worst);
+}
+
 /* ---- kernels that this GPU's table does not choose: launched by hand ---- */
 static void test_other_generations(void) {
     const size_t shapes[][2] = {{48, 176}, {640, 1152}, {2880, 2880}};
@@ -840,7 +912,7 @@ static void test_w4a4(void) {
 }
 
 int main(int argc, char **argv) {
-    const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
+    const bool quick = argc > 1 && !strcmp(argv[1], "--quick"), shortly = argc > 1 && !strcmp(argv[1], "short");
     int devices = 0;
     setvbuf(stdout, nullptr, _IOLBF, 0); /* what was said stands when a hang is killed */
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -853,6 +925,13 @@ int main(int argc, char **argv) {
         OK(nib_gemm_explain(ctx, 0, NIB_GEMM_AUTO, m, 4096, 4096, text, sizeof text, &err));
         printf("%s\n", text);
     }
+    if (shortly) {
+        test_pack();
+        test_short();
+        nib_gemm_close(ctx);
+        printf("%d checks, %d failed\n", n_checks, n_failed);
+        return n_failed > 0;
+    }
     test_pack();
     test_quantizers();
     test_every_bf16();
@@ -861,6 +940,7 @@ int main(int argc, char **argv) {
     test_graph_and_streams();
     test_grouped();
     test_wgmma_forms();
+    test_few_forms();
     test_other_generations();
     test_w4a4();
     test_products(quick);

@@ -7,16 +7,22 @@
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
 
+static bool choose(const nib_gemm *g, const gemm_chain *c, gemm_choice *choice) {
+    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, choice, NULL) ==
+           NIB_OK;
+}
+
 bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
     gemm_choice choice;
     if (c->unit != GEMM_UNIT_NONE && c->weight->n % 32 != 0)
         return false;
     if (c->norm)
         return c->m == 1;
-    return c->unit != GEMM_UNIT_NONE && c->m >= 2 && c->m <= GEMM_CHAIN_ROWS &&
-           gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, &choice,
-                       NULL) == NIB_OK &&
-           choice.kernel == GEMM_KERNEL_GEMV16 && choice.k_slices == 1;
+    if (c->unit == GEMM_UNIT_NONE || c->m < 2 || c->m > GEMM_CHAIN_ROWS || !choose(g, c, &choice))
+        return false;
+    if (choice.kernel == GEMM_KERNEL_FEW) /* a block's share of a tile holds whole pairs of gate and up */
+        return choice.k_slices / choice.k_parts * 4 <= choice.tile_tokens;
+    return c->m <= 8 && choice.kernel == GEMM_KERNEL_GEMV16 && choice.k_slices == 1;
 }
 
 nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *stream, nib_error *err) {
@@ -28,6 +34,9 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "gemm_chain: m = %zu, n = %zu: expected what gemm_chain_serves takes", c->m, w->n);
     NIB_TRY(check_device(g, err));
+    gemm_choice choice = {.k_slices = 1, .k_parts = 1};
+    if (!c->norm)
+        choose(g, c, &choice);
     const size_t scale_at = gemm_scale_offset(w->n, w->k);
     const gemm_task t = {
         .w = w->data,
@@ -37,7 +46,11 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .k = (int)w->k,
         .groups = (int)gemm_groups(w->k),
         .lda = (int)c->lda,
-        .slices = 1,
+        .tile_tokens = choice.tile_tokens,
+        .slices = choice.k_slices,
+        .parts = choice.k_parts,
+        .clusters = choice.k_slices / choice.k_parts == 2 ? g->pairs : g->fours,
+        .tensor_map = g->tensor_map,
         .out = {.d = c->d,
                 .tensor_scale = (const float *)(const void *)((const char *)w->data + scale_at),
                 .alpha = 1.0f,
@@ -49,5 +62,8 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .dependent = g->arch >= 90,
         .stream = stream,
     };
-    return check_cuda(c->norm ? gemm_gemv_chain(&t, c->norm) : gemm_gemv16_gated(&t), "gemm_chain", err);
+    const int e = c->norm                             ? gemm_gemv_chain(&t, c->norm)
+                  : choice.kernel == GEMM_KERNEL_FEW ? gemm_few(&t)
+                                                     : gemm_gemv16_gated(&t);
+    return check_cuda(e, "gemm_chain", err);
 }

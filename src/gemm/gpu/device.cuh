@@ -39,6 +39,10 @@ GEMM_DEV uint32_t lds32(uint32_t a) {
     return v;
 }
 
+GEMM_DEV void sts32(uint32_t a, uint32_t v) {
+    asm volatile("st.shared.u32 [%0],%1;" ::"r"(a), "r"(v) : "memory");
+}
+
 /* ---- dependent launch (sm_90 on; elsewhere kernels just follow one another) ---- */
 
 GEMM_DEV void dependency_wait() { /* until the kernels before have finished and their writes are seen */

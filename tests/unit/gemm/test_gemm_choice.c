@@ -109,6 +109,25 @@ static void test_a_mode_is_never_swapped(void **state) {
                      NIB_BAD_ARGUMENT);
 }
 
+/* Few tokens on Hopper: what shares K, as measured (docs/gpu/few.md). */
+static void test_few_shares_k(void **state) {
+    (void)state;
+    static const struct {
+        size_t m, n, k;
+        int slices, parts;
+    } cases[] = {
+        {16, 24576, 4096, 4, 2}, {16, 4096, 12288, 8, 4}, {16, 4096, 4096, 8, 4},
+        {8, 24576, 4096, 4, 2},  {32, 24576, 4096, 8, 2}, {32, 4096, 4096, 8, 4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gemm_choice c;
+        assert_int_equal(
+            gemm_choose(90, 132, NIB_GEMM_AUTO, true, cases[i].m, cases[i].n, cases[i].k, &c, NULL), NIB_OK);
+        assert_int_equal(c.k_slices, cases[i].slices);
+        assert_int_equal(c.k_parts, cases[i].parts);
+    }
+}
+
 /* Few tokens on Hopper: which kernel follows from the shape, and prepared activations go elsewhere. */
 static void test_few_tokens_on_hopper(void **state) {
     (void)state;
@@ -117,11 +136,10 @@ static void test_few_tokens_on_hopper(void **state) {
         bool plain;
         gemm_kernel kernel;
     } cases[] = {
-        {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {8, 24576, 4096, true, GEMM_KERNEL_GEMV16},
-        {16, 24576, 4096, true, GEMM_KERNEL_FEW},        {16, 4096, 4096, true, GEMM_KERNEL_GEMV16},
-        {32, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 24576, 4096, true, GEMM_KERNEL_WGMMA_BF16},
-        {17, 4096, 12288, true, GEMM_KERNEL_WGMMA_BF16}, {33, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
-        {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 256, true, GEMM_KERNEL_WGMMA_BF16},
+        {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {2, 24576, 4096, true, GEMM_KERNEL_FEW},
+        {16, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 4096, 12288, true, GEMM_KERNEL_FEW},
+        {16, 64, 256, true, GEMM_KERNEL_GEMV16},         {33, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
+        {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 128, true, GEMM_KERNEL_WGMMA_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;
@@ -204,7 +222,7 @@ int main(void) {
         cmocka_unit_test(test_who_shares_k_on_hopper),
         cmocka_unit_test(test_exact_sums_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),
-        cmocka_unit_test(test_few_tokens_on_hopper),
+        cmocka_unit_test(test_few_shares_k), cmocka_unit_test(test_few_tokens_on_hopper),
         cmocka_unit_test(test_explain_needs_no_gpu),
         cmocka_unit_test(test_word_is_a_permutation),
         cmocka_unit_test(test_pack_and_unpack),

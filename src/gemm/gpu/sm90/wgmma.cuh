@@ -16,13 +16,12 @@
 #ifndef GEMM_WGMMA_CUH
 #define GEMM_WGMMA_CUH
 
-#include <cuda.h>
-
 #include "gemm/gpu/fold.cuh"
 #include "gemm/gpu/sm90/cluster.cuh"
 #include "gemm/gpu/sm90/operand.cuh"
 #include "gemm/gpu/sm90/runs.cuh"
 #include "gemm/gpu/sm90/store.cuh"
+#include "gemm/gpu/sm90/tensor_map.cuh"
 
 #define TILE_ROWS    128
 #define WEIGHT_BYTES (8 * GEMM_GROUP_BYTES)
@@ -46,16 +45,6 @@ template <bool E4M3, int TOKENS, int PAIRS> struct wgmma_plan {
     static_assert(2 * PAIRS * consumer_registers + producer_registers <= (2 * PAIRS + 1) * launch_registers,
                   "setmaxnreg would wait for ever");
 };
-
-GEMM_DEV void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uint32_t bar) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];" ::"r"(to),
-                 "l"(map), "r"(x), "r"(y), "r"(bar)
-                 : "memory");
-}
-
-GEMM_DEV void prefetch_map(const CUtensorMap *map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 /* The sums D of 16 rows x TOKENS, 8 tokens (a unit) after another: d[4 j ..] = (row r0: tokens 8 j + 2 t, + 1), (row r1: the
  * same). Token scales are in shared memory. In a cluster, a block stores its share of the units and adds what the others
@@ -193,7 +182,7 @@ template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
     }
 
     GEMM_DEV void convert_half(uint32_t *a, int h) {
-        convert_bf16(lane16 + stage * plan::stage, scales + stage * plan::stage, h, a);
+        convert_bf16(lds128(lane16 + stage * plan::stage + h * 512), lds32(scales + stage * plan::stage), h, a);
     }
 
     GEMM_DEV void sum_bf16(float (&d)[TOKENS / 2], int count) {
@@ -238,7 +227,7 @@ template <bool E4M3, int TOKENS, int PAIRS> struct producer {
         const int at = left > 0 ? k : a.groups;
         if (copies) {
             barrier_expect(full + 8 * to, plan::stage);
-            tensor_copy(base + to * plan::stage, weights_map, at * (GEMM_GROUP_BYTES / 8), r.row_tile * 8, full + 8 * to);
+            tensor_copy(base + to * plan::stage, weights_map, 0, at, r.row_tile * 8, full + 8 * to);
         }
         left--;
         k = k + 1 == a.groups ? 0 : k + 1;
@@ -415,19 +404,6 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
         cluster_wait();
 }
 
-typedef CUresult (*map_encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static bool make_map(const gemm_task *t, CUtensorMap *map, CUtensorMapDataType type, const void *data, uint64_t width,
-                     uint64_t height, uint64_t stride, uint32_t box_width, uint32_t box_height, CUtensorMapSwizzle swizzle) {
-    const cuuint64_t size[2] = {width, height}, strides[1] = {stride};
-    const cuuint32_t box[2] = {box_width, box_height}, steps[2] = {1, 1};
-    return ((map_encoder)t->tensor_map)(map, type, 2, (void *)data, size, strides, box, steps,
-                                        CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 /* Tiles that are cut: all of fewer than a wave; else what stands over whole waves, with one wave, if that is much. */
 static int tiles_to_cut(int tiles, int blocks) {
     const int over = tiles % blocks;
@@ -453,11 +429,11 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
     wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + TILE_ROWS - 1) / TILE_ROWS,
                     (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out};
     CUtensorMap tokens, weights;
-    const uint64_t width = (uint64_t)t->groups * GEMM_GROUP_K * t->terms, row_bytes = (uint64_t)t->groups * GEMM_GROUP_BYTES;
-    if (!make_map(t, &tokens, E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, t->a, width, t->m,
-                  width * (E4M3 ? 1 : 2), E4M3 ? 128 : 64, TOKENS, CU_TENSOR_MAP_SWIZZLE_128B) ||
-        !make_map(t, &weights, CU_TENSOR_MAP_DATA_TYPE_FLOAT64, t->w, row_bytes / 8, t->n / 16, row_bytes,
-                  GEMM_GROUP_BYTES / 8, 8, CU_TENSOR_MAP_SWIZZLE_NONE))
+    const cuuint64_t size[2] = {(cuuint64_t)t->groups * GEMM_GROUP_K * t->terms, (cuuint64_t)t->m}, stride = size[0] * (E4M3 ? 1 : 2);
+    const cuuint32_t box[2] = {E4M3 ? 128 : 64, TOKENS};
+    if (!make_map(t, &tokens, E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, t->a, 2, size, &stride, box,
+                  CU_TENSOR_MAP_SWIZZLE_128B) ||
+        !map_weights(t, &weights, 1, 8))
         return cudaErrorInvalidValue;
     /* Tensor cores cut their sums: exact FP32 results take 1,024 k at a time and add up in FP32. */
     const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;

@@ -20,11 +20,11 @@ typedef struct row {
     const char *why;
 } row;
 
-#define ANY_M    SIZE_MAX
+#define ANY_M           SIZE_MAX
 #define FEW_MOST_GROUPS 14 /* of a slice: tensor cores cut long sums */
-#define RUN_ARCH 90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
-#define W4A16    NIB_GEMM_W4A16
-#define W4A8     NIB_GEMM_W4A8
+#define RUN_ARCH        90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
+#define W4A16           NIB_GEMM_W4A16
+#define W4A8            NIB_GEMM_W4A8
 
 static const char one_token[] = "one token is bound by memory";
 static const char few_tokens[] = "16 tokens cost little more than one";
@@ -88,11 +88,12 @@ static int clusters_of(int n_sms, int ranks) {
 }
 
 /* How FEW shares K, by the least time of a model that was fitted to every combination on 4 shapes (H200,
- * microseconds for 256 k of a round, a slice's sums, tokens; docs/gpu/few.md); false where none fits. A slice is
- * short enough for exact FP32 sums. Tokens that do not fit stream, by warpgroups that share none. */
+ * microseconds for 256 k of a round, a slice's sums, tokens; docs/gpu/few.md); false where none fits. A slice
+ * is short enough for exact FP32 sums. Tokens that do not fit stream, by warpgroups that share none. */
 static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups) {
     size_t tokens = m <= 8 ? 8 : m <= 16 ? 16 : 32, unit_groups = tokens == 32 ? 1 : 2;
-    size_t units = ceil_div(groups, unit_groups), tiles = ceil_div(n, 64), unit_bytes = tokens * unit_groups * 256;
+    size_t units = ceil_div(groups, unit_groups), tiles = ceil_div(n, 64),
+           unit_bytes = tokens * unit_groups * 256;
     size_t room = 226 * 1024 - (tokens == 32 ? 72 : 108) * 1024 - tokens * 1024; /* beside weights and sums */
     double each = tokens == 32 ? 1.5 : 1.12, best = 0.0;
     if (m <= 16 && units < 8) /* gemv16 is faster */

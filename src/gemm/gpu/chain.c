@@ -8,8 +8,8 @@
 #include "gemm/gpu/launch.h"
 
 static bool choose(const nib_gemm *g, const gemm_chain *c, gemm_choice *choice) {
-    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, choice, NULL) ==
-           NIB_OK;
+    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, choice,
+                       NULL) == NIB_OK;
 }
 
 bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
@@ -62,7 +62,7 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .dependent = g->arch >= 90,
         .stream = stream,
     };
-    const int e = c->norm                             ? gemm_gemv_chain(&t, c->norm)
+    const int e = c->norm                            ? gemm_gemv_chain(&t, c->norm)
                   : choice.kernel == GEMM_KERNEL_FEW ? gemm_few(&t)
                                                      : gemm_gemv16_gated(&t);
     return check_cuda(e, "gemm_chain", err);

@@ -27,13 +27,14 @@
 #define WEIGHT_BYTES (8 * GEMM_GROUP_BYTES)
 #define MIN_STAGES   4 /* of a block's run */
 
-template <bool E4M3, int TOKENS, int PAIRS> struct wgmma_plan {
+/* CLUSTERS: blocks of a cluster share a tile, and what they send needs room */
+template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
     static const int stage = WEIGHT_BYTES + token_bytes;
     static const int most_ranks = TOKENS <= 64 ? 4 : TOKENS == 128 ? 2 : 1; /* of a cluster */
     static const int tile_bytes = TILE_ROWS * TOKENS * 4;
     static const int exchange = PAIRS > 1 ? tile_bytes : 0;                        /* of the pairs */
-    static const int received = tile_bytes - tile_bytes / most_ranks;             /* from the other blocks */
+    static const int received = CLUSTERS ? tile_bytes - tile_bytes / most_ranks : 0; /* from the other blocks */
     static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + exchange + received;
     static const int fit = (227 * 1024 - extra) / stage;
     static const int stages = fit > 8 ? 8 : fit;
@@ -69,7 +70,7 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
 
     GEMM_DEV float4 sum(int j, const float *own) const {
         float4 v = make_float4(own[0], own[1], own[2], own[3]);
-        if (!CLUSTERS || ranks == 1)
+        if (!CLUSTERS)
             return v;
         const int share = units / ranks, lane = threadIdx.x & 31;
         float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -109,8 +110,8 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
 };
 
 /* The sums of one tile over the stages FIRST, FIRST + PAIRS, ... of COUNT. STAGE and PHASE: of the first one. */
-template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS>;
+template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct consumer {
+    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
     uint32_t lane16, scales;    /* this lane's of the first stage */
     uint32_t tokens;            /* descriptor_low of the first stage's */
     uint32_t full, empty;
@@ -211,8 +212,8 @@ template <bool E4M3, int TOKENS, int PAIRS> struct consumer {
 };
 
 /* The warp that feeds the ring: all of it walks the runs, so that what it computes is uniform, and one lane copies. */
-template <bool E4M3, int TOKENS, int PAIRS> struct producer {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS>;
+template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct producer {
+    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
     const CUtensorMap *tokens_map, *weights_map;
     uint32_t base, full, empty;
     bool copies; /* this lane */
@@ -295,11 +296,11 @@ template <int REGISTERS> GEMM_DEV void meet_pairs(float *exchange, int pair, boo
     }
 }
 
-template <bool E4M3, int TOKENS, int PAIRS>
+template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS>
 __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
     wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
                const __grid_constant__ wgmma_args a) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS>;
+    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
     extern __shared__ __align__(1024) uint8_t shared[];
     uint8_t *extra = shared + plan::stages * plan::stage;
     const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
@@ -319,21 +320,21 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
             }
             barrier_init(arrived, 1);
             barrier_fence();
-            if (a.ranks > 1) {
+            if (CLUSTERS) {
                 cluster_barrier_fence();
                 barrier_expect(arrived, plan::tile_bytes / a.ranks * (a.ranks - 1));
             }
         }
         __syncwarp();
         asm volatile("bar.arrive 11,%0;" ::"n"(plan::threads) : "memory"); /* the barriers stand */
-        if (a.ranks > 1)
+        if (CLUSTERS)
             cluster_arrive(); /* the others may send */
         if (feeds) {
-            producer<E4M3, TOKENS, PAIRS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
+            producer<E4M3, TOKENS, PAIRS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
             p.feed(a);
             dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         }
-        if (a.ranks > 1)
+        if (CLUSTERS)
             cluster_wait();
         return;
     }
@@ -343,14 +344,14 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
     if (E4M3)
         build_lut((uint2 *)extra);
     asm volatile("bar.sync 11,%0;" ::"n"(plan::threads) : "memory");
-    if (a.ranks > 1)
+    if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
     dependency_wait();
     const int warp = ((int)threadIdx.x >> 5) & 7, pair = warpgroup >> 1; /* of the pair: row tile of 16 */
-    consumer<E4M3, TOKENS, PAIRS> c;
+    consumer<E4M3, TOKENS, PAIRS, CLUSTERS> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
     c.tokens = descriptor_low(base + WEIGHT_BYTES), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
-    const tile_store<E4M3, TOKENS, (plan::most_ranks > 1)> last = {a.ranks > 1 ? (int)blockIdx.x % a.ranks : 0, a.ranks, warp,
+    const tile_store<E4M3, TOKENS, CLUSTERS> last = {CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, warp,
                                            shared_address(exchange) + plan::exchange, arrived};
     runs work(a);
     run r;
@@ -371,7 +372,7 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
             c.sum_e4m3(d, count);
         else
             c.sum_bf16(d, count);
-        const bool ends = r.last == a.stages && r.first > 0 && a.ranks == 1;
+        const bool ends = r.last == a.stages && r.first > 0 && !CLUSTERS;
         if (PAIRS > 1) {
             if (ends)
                 collect_sums(a, r, pair, PAIRS, d);
@@ -380,7 +381,7 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
             if (pair > 0)
                 continue;
         }
-        if (plan::most_ranks > 1 && a.ranks > 1) {
+        if (CLUSTERS) {
             cluster_wait();
             last.send_others(d);
         } else if (r.last < a.stages) {
@@ -395,12 +396,12 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
                 asm volatile("st.shared.f32 [%0],%1;" ::"r"(scales + threadIdx.x * 4), "f"(token_scale) : "memory");
             consumers_barrier();
         }
-        if (a.ranks > 1)
+        if (CLUSTERS)
             barrier_wait(arrived, 0);
         const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
         last.store(a, r.token_tile * TOKENS, r.row_tile * TILE_ROWS + warp * 16, d, scales, factor);
     }
-    if (PAIRS > 1 && pair > 0 && a.ranks > 1)
+    if (PAIRS > 1 && pair > 0 && CLUSTERS)
         cluster_wait();
 }
 
@@ -410,22 +411,22 @@ static int tiles_to_cut(int tiles, int blocks) {
     return tiles < blocks ? tiles : over == 0 || over * 10 >= blocks * 9 ? 0 : blocks + over;
 }
 
-template <bool E4M3, int TOKENS, int PAIRS> static int launch_clusters(const gemm_task *t, const CUtensorMap &tokens,
-                                                                       const CUtensorMap &weights, const wgmma_args &a) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS>;
+template <bool E4M3, int TOKENS, int PAIRS>
+static int launch_clusters(const gemm_task *t, const CUtensorMap &tokens, const CUtensorMap &weights, const wgmma_args &a) {
+    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, true>;
     if (a.ranks > plan::most_ranks || a.stages < a.ranks) /* the choice keeps to this */
         return cudaErrorInvalidValue;
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config =
         cluster_config(attributes, a.ranks, a.row_tiles * a.token_tiles * a.ranks, plan::threads, plan::shared, true);
     config.stream = (cudaStream_t)t->stream;
-    const cudaError_t e =
-        cudaFuncSetAttribute(wgmma_gemm<E4M3, TOKENS, PAIRS>, cudaFuncAttributeMaxDynamicSharedMemorySize, plan::shared);
-    return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, wgmma_gemm<E4M3, TOKENS, PAIRS>, tokens, weights, a);
+    const auto kernel = wgmma_gemm<E4M3, TOKENS, PAIRS, true>;
+    const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan::shared);
+    return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, kernel, tokens, weights, a);
 }
 
 template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_task *t) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS>;
+    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, false>;
     wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + TILE_ROWS - 1) / TILE_ROWS,
                     (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out};
     CUtensorMap tokens, weights;
@@ -437,8 +438,11 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
         return cudaErrorInvalidValue;
     /* Tensor cores cut their sums: exact FP32 results take 1,024 k at a time and add up in FP32. */
     const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;
-    if (a.ranks > 1 && all <= a.ranks * step)
-        return launch_clusters<E4M3, TOKENS, PAIRS>(t, tokens, weights, a);
+    if (a.ranks > 1 && all <= a.ranks * step) {
+        if constexpr (plan::most_ranks > 1)
+            return launch_clusters<E4M3, TOKENS, PAIRS>(t, tokens, weights, a);
+        return cudaErrorInvalidValue;
+    }
     a.ranks = 1;
     for (; a.first < all; a.first += step) {
         a.stages = min(step, all - a.first);
@@ -447,7 +451,7 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
         const bool cut = t->cut && all <= step;
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
-        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, PAIRS>, blocks, plan::threads, plan::shared, tokens, weights, a);
+        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, PAIRS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
         if (e)
             return e;
     }

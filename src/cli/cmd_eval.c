@@ -15,6 +15,7 @@
 #include "engine/loaded.h"
 #include "eval/eval.h"
 #include "eval/kldfile.h"
+#include "eval/weight_format.h"
 
 #define MAX_CTX     131072
 #define DEFAULT_CTX 512
@@ -26,9 +27,11 @@ typedef struct eval_args {
     int n_ctx, n_chunks; /* 0: not given */
     bool json;
     emulated compute; /* of MODEL */
+    const char *weights;
+    weight_format format; /* where WEIGHTS is given */
 } eval_args;
 
-enum { KEY_TEXT = 0x3000, KEY_BASE, KEY_SAVE_BASE, KEY_CHUNKS, KEY_JSON };
+enum { KEY_TEXT = 0x3000, KEY_BASE, KEY_SAVE_BASE, KEY_CHUNKS, KEY_WEIGHTS, KEY_JSON };
 
 static const struct argp_option options[] = {
     {"text", KEY_TEXT, "FILE", 0, "The text to score; -: standard input", 1},
@@ -38,6 +41,13 @@ static const struct argp_option options[] = {
      "kld: compute MODEL exactly (unless flags say otherwise) and store its distributions in FILE", 1},
     {"ctx", 'c', "N", 0, "Tokens of a window (default 512)", 1},
     {"chunks", KEY_CHUNKS, "N", 0, "Score the first N windows (default: all)", 1},
+    {"weights", KEY_WEIGHTS, "FORMAT", 0,
+     "Round MODEL's linear layers to this format first: nvfp4, mxfp4, nf4, or "
+     "ELEMENT[:GROUP[:SCALE]][:best], with "
+     "elements e2m1, e1m2, e3m0, int4, nf4, e4m3, e5m2, groups of 8 to 4096 columns, row or tensor, scales "
+     "f32, f16, "
+     "e4m3, e8m0, e8m0-ceil",
+     1},
     {"json", KEY_JSON, NULL, 0, "Print JSON", 1},
     {0}};
 
@@ -62,6 +72,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_CHUNKS:
         a->n_chunks = (int)cli_integer_flag(state, "--chunks", arg, 1, 1 << 24);
+        return 0;
+    case KEY_WEIGHTS:
+        if (!weight_format_parse(&a->format, arg))
+            argp_error(state, "--weights takes ELEMENT[:GROUP[:SCALE]][:best] as --help says, not '%s'", arg);
+        a->weights = arg;
         return 0;
     case KEY_JSON:
         a->json = true;
@@ -117,6 +132,8 @@ static const struct argp argp = {
 typedef struct eval_session {
     const eval_args *args;
     loaded *model, *base;
+    weight_format_made *rounded; /* MODEL's linear layers */
+    double weight_bits;
     mapfile text_file;
     char *typed;            /* of standard input */
     const char *text_bytes; /* [n_text] of either */
@@ -200,6 +217,9 @@ static nib_status session_open(eval_session *s, nib_error *err) {
         return nib_fail(err, NIB_BAD_ARGUMENT, TOO_LONG, n_ctx, a->compute.options.max_model_len);
     NIB_TRY(open_text(s, err));
     NIB_TRY(open_model(&s->model, a->model, a->compute, n_ctx, a->save_base != NULL, err));
+    if (a->weights)
+        NIB_TRY(weight_format_apply(&s->rounded, &a->format, s->model->model, s->model->file,
+                                    s->model->threads, &s->weight_bits, err));
     if (a->base && !base_is_file(a))
         NIB_TRY(open_base(s, n_ctx, err));
     if (n_ctx > s->model->file->hp.context_len)
@@ -216,6 +236,7 @@ static void session_close(eval_session *s) {
     eval_text_close(&s->text);
     loaded_close(s->base);
     loaded_close(s->model);
+    weight_format_free(s->rounded);
     mapfile_close(&s->text_file);
     mem_free(s->typed);
 }
@@ -226,6 +247,8 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
     if (a->json) {
         printf("{\n  \"model\": ");
         ui_json_string(stdout, a->model);
+        if (a->weights)
+            printf(",\n  \"weights\": \"%s\",\n  \"weight_bits\": %.4f", a->weights, s->weight_bits);
         printf(",\n  \"compute\": ");
         ui_json_string(stdout, l->be->path);
         printf(",\n  \"activations\": \"%s\",\n  \"kv_cache_dtype\": \"%s\",\n  \"text\": ",
@@ -236,6 +259,8 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
         return;
     }
     printf("model      %s\n", a->model);
+    if (a->weights)
+        printf("weights    linear layers rounded to %s, %.3f bits\n", a->weights, s->weight_bits);
     printf("computed   %s, KV cache %s\n", l->be->path, emulated_kv_name(&a->compute, l));
     if (s->base)
         printf("base       %s (%s, KV cache %s)\n", a->base, s->base->be->path,

@@ -37,6 +37,7 @@ typedef enum method_choice {
 typedef struct quantize_args {
     const char *in, *out, *calib, *imatrix, *plan, *save_plan;
     double bits; /* of the linear layers; 0: not asked for */
+    bool apart;
     method_choice method;
     size_t calib_tokens;
     bool compressed_tensors, json;
@@ -62,6 +63,7 @@ enum {
     KEY_COMPRESSED,
     KEY_IMATRIX,
     KEY_BITS,
+    KEY_APART,
     KEY_PLAN,
     KEY_SAVE_PLAN,
     KEY_JSON
@@ -103,6 +105,11 @@ static const struct argp_option options[] = {
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
      "the "
      "predictions most become FP8 or BF16 (in a .gguf file they stay as stored, or become BF16); minutes",
+     1},
+    {"apart", KEY_APART, NULL, 0,
+     "With --bits: q, k and v of a layer may differ, and gate and up; better, but engines that join them "
+     "into one "
+     "matrix refuse it",
      1},
     {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits chose, JSON that can be edited", 1},
     {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
@@ -168,6 +175,8 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    formats[a->convert.format]);
     if (a->bits > 0 && a->plan)
         argp_error(state, "--bits makes a plan and --plan brings one; expected one of them");
+    if (a->apart && !(a->bits > 0))
+        argp_error(state, "--apart is about what --bits chooses; --bits is missing");
     if (a->save_plan && !(a->bits > 0))
         argp_error(state, "--save-plan writes what --bits chooses; --bits is missing");
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
@@ -205,6 +214,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_BITS:
         a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
+        return 0;
+    case KEY_APART:
+        a->apart = true;
         return 0;
     case KEY_PLAN:
         a->plan = arg;
@@ -362,6 +374,7 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
                             .calib = a->calib,
                             .bits = a->bits,
                             .to_gguf = a->convert.out == OUT_GGUF,
+                            .apart = a->apart,
                             .threads = a->convert.threads,
                             .heed = &s->heed,
                             .bar = &s->bar};

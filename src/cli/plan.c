@@ -126,6 +126,7 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, const
         .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
         .text = &windows,
         .base = base,
+        .apart = o->apart,
         .block = o->to_gguf ? 64 : 16,
         .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
     const nib_status status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
@@ -312,7 +313,8 @@ void plan_print(const plan *p) {
            p->found.n, p->bits, p->found.seconds);
     if (n && ok)
         ui_table_print(&t, UI_MD, stdout);
-    printf("\nKLD expected %.4f, where all in NVFP4 have %.4f (%.4f is the sum of each part's alone)\n\n",
+    printf("\nKLD expected %.4f, where all in NVFP4 have %.4f (%.4f is the sum of the parts, each alone in "
+           "NVFP4)\n\n",
            p->kld_before > 0 ? p->found.kld_all * p->kld_after / p->kld_before : 0, p->found.kld_all,
            p->kld_before);
     ui_table_free(&t);

@@ -25,6 +25,7 @@ typedef struct plan_options {
     const char *calib;    /* a text, or NULL: that inside nibble */
     double bits;          /* per weight of the linear layers, all together */
     bool to_gguf;
+    bool apart; /* q, k and v, or gate and up, of a layer may differ */
     int threads;
     const importance *heed; /* NULL or without mean_squares: none */
     ui_bar *bar;

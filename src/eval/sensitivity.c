@@ -33,39 +33,38 @@ typedef struct measuring {
 
 /* ---- parts ---- */
 
-/* 0: q, k, v; 1: o; 2: gate, up; 3: down; -1: none. */
-static int kind_of(const tensor *t) {
-    switch (t->place.slot) {
-    case SLOT_Q:
-    case SLOT_K:
-    case SLOT_V:
-    case SLOT_QKV:
-        return 0;
-    case SLOT_O:
-        return 1;
-    case SLOT_GATE:
-    case SLOT_UP:
-    case SLOT_GATE_UP:
-        return 2;
-    case SLOT_DOWN:
-        return 3;
-    default:
-        return -1;
-    }
+/* Linear layers in the order of the network, and the parts that they belong to. */
+static const struct {
+    slot slot;
+    int part;
+} linears[] = {{SLOT_Q, 0},    {SLOT_K, 0},  {SLOT_V, 0},       {SLOT_QKV, 0}, {SLOT_O, 1},
+               {SLOT_GATE, 2}, {SLOT_UP, 2}, {SLOT_GATE_UP, 2}, {SLOT_DOWN, 3}};
+enum { N_LINEARS = sizeof linears / sizeof *linears, FIRST_MLP = 2, N_PARTS = 4 };
+
+/* Is T of part PART, or, where matrices stand apart, the PART-th linear layer? */
+static bool belongs(const measuring *s, const tensor *t, int part) {
+    if (s->o->apart)
+        return t->place.slot == linears[part].slot;
+    for (int i = 0; i < N_LINEARS; i++)
+        if (t->place.slot == linears[i].slot)
+            return linears[i].part == part;
+    return false;
 }
 
 static nib_status list_parts(measuring *s, nib_error *err) {
     const model_file *f = &s->view;
-    s->out->parts = mem_array((size_t)f->hp.n_layers * 4, sizeof *s->out->parts);
+    const int most = s->o->apart ? N_LINEARS : N_PARTS;
+    s->out->parts = mem_array((size_t)f->hp.n_layers * (size_t)most, sizeof *s->out->parts);
     if (!s->out->parts)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its parts", f->path);
     for (int layer = 0; layer < f->hp.n_layers; layer++)
-        for (int kind = 0; kind < 4; kind++) {
-            sensitivity_part p = {.layer = layer, .mlp = kind >= 2};
+        for (int part = 0; part < most; part++) {
+            sensitivity_part p = {.layer = layer,
+                                  .mlp = (s->o->apart ? linears[part].part : part) >= FIRST_MLP};
             bool fits = true;
             for (size_t i = 0; i < f->n_tensors; i++) {
                 const tensor *t = &f->tensors[i];
-                if (t->place.layer != layer || kind_of(t) != kind || p.n == SENSITIVITY_MATRICES)
+                if (t->place.layer != layer || !belongs(s, t, part) || p.n == SENSITIVITY_MATRICES)
                     continue;
                 fits &= t->cols % s->o->block == 0;
                 p.matrices[p.n++] = t;

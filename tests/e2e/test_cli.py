@@ -100,6 +100,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["bench", "m", "-p", "0", "-n", "0"],
     ["bench", "m", "-n", "64", "-d", "4096", "--max-model-len", "256"],
     ["eval", "ppl", "m", "--text", "t", "--max-model-len", "256"],
+    ["eval", "ppl", "m", "--text", "t", "--weights", "fp4"],
     ["eval", "ppl", "m", "--text", "t", "--rotate-qk"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--activations", "int8"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--device", "cuda"],
@@ -114,6 +115,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["quantize", "m", "n", "--bits", "4"],
     ["quantize", "m", "n", "--bits", "5", "--plan", "p"],
     ["quantize", "m", "n", "--save-plan", "p"],
+    ["quantize", "m", "n", "--apart"],
     ["quantize", "m", "n", "--bits", "5", "--format", "fp8"],
 ])
 def test_wrong_usage(nibble, arguments):

@@ -71,6 +71,21 @@ def test_emulated_cache(nibble, tiny, text):
     assert turned["kv_cache_dtype"] == "nvfp4-rotated" and turned["kld"] != plain["kld"]
 
 
+def test_weights_in_other_formats(nibble, tiny, text, tmp_path):
+    """What is rounded on the fly predicts as the file that holds the same values; fewer bits cost more."""
+    from test_quantize import make_model
+
+    source = make_model(tmp_path / "source")
+    nibble("quantize", source, tmp_path / "mxfp4", "--format", "mxfp4", "--method", "rtn")
+    flags = ["--base", source, "--ctx", 32, "--chunks", 2, "--activations", "f32", "--kv-cache-dtype", "fp32"]
+    file, rounded = kld(nibble, tmp_path / "mxfp4", text, *flags), kld(nibble, source, text, *flags, "--weights", "mxfp4")
+    assert 0 < file["kld"] == pytest.approx(rounded["kld"], abs=2e-6)  # sums in another order
+    assert file["ppl"] == pytest.approx(rounded["ppl"], rel=1e-6)
+    assert rounded["weights"] == "mxfp4" and rounded["weight_bits"] == 4.25
+    eight = kld(nibble, source, text, *flags, "--weights", "e4m3:row")
+    assert eight["kld"] < rounded["kld"] / 4 and 8.1 < eight["weight_bits"] < 8.3
+
+
 def test_threads_give_the_same_number(nibble, tiny, text):
     one = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 1)
     two = ppl(nibble, tiny, text, "--ctx", 32, "--chunks", 3, "--threads", 2)

@@ -54,7 +54,7 @@ def test_the_file_is_as_planned(planned, nibble):
 
 def test_an_edited_plan(planned, nibble):
     root, plan, _ = planned
-    plan["parts"] = [{"tensors": ["model.layers.1.mlp.down_proj.weight"], "format": "bf16"}]
+    plan = {**plan, "parts": [{"tensors": ["model.layers.1.mlp.down_proj.weight"], "format": "bf16"}]}
     (root / "edited.json").write_text(json.dumps(plan))
     told = json.loads(nibble("quantize", root / "source", root / "edited", "--method", "rtn", "--plan", root / "edited.json",
                              "--json").stdout)
@@ -70,6 +70,18 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
     assert {part["format"] for part in plan["parts"]} == {"nvfp4", "bf16"} and plan["bits"] <= 8
     done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
+
+
+def test_matrices_apart(planned, nibble):
+    root, joined, _ = planned
+    nibble("quantize", root / "source", root / "apart", "--bits", 5, "--apart", "--save-plan", root / "apart.json", "--calib",
+           root / "text")
+    plan = json.loads((root / "apart.json").read_text())
+    assert len(plan["parts"]) == 14 and all(len(part["tensors"]) == 1 for part in plan["parts"])
+    whole = {tuple(part["tensors"]): part["kld_nvfp4"] for part in joined["parts"]}
+    for part in plan["parts"]:  # a matrix that is a part either way costs the same
+        assert whole.get(tuple(part["tensors"]), part["kld_nvfp4"]) == part["kld_nvfp4"]
+    assert stored(root / "apart") == {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
 
 
 @pytest.mark.parametrize("text, words", [

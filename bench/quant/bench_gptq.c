@@ -46,7 +46,7 @@ static nib_status run(const double *h, const tensor *t, uint8_t *codes, uint8_t 
         at[2] = cpu_seconds();
         gptq_factor_free(&f);
         NIB_TRY(status);
-        NIB_TRY(gptq_error(&rows, h, by.tensor_scale, codes, scales, NULL, &loss, err));
+        NIB_TRY(gptq_error(&rows, h, NULL, by.tensor_scale, codes, scales, NULL, &loss, err));
         at[3] = cpu_seconds();
         for (int k = 0; k < 3; k++)
             least[k] = fmin(least[k], at[k + 1] - at[k]);

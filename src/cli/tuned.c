@@ -156,8 +156,9 @@ void tuned_print_json(const tuned *t) {
         const tune_matrix *m = &t->matrices[i];
         printf("%s\n  {\"name\": ", i ? "," : "");
         ui_json_string(stdout, m->t->name);
-        printf(", \"way\": \"%s\", \"shrink\": %.2f, \"held_out_error\": %.9g, \"sweep_error\": %.9g}",
-               ways[m->way], m->shrink, m->error, m->sweep_error);
+        printf(", \"way\": \"%s\", \"shrink\": %.2f, \"share\": %.2f, \"held_out_error\": %.9g, "
+               "\"sweep_error\": %.9g}",
+               ways[m->way], m->shrink, m->share, m->error, m->sweep_error);
     }
     printf("]");
 }

@@ -49,6 +49,7 @@ double gptq_damp(const double *h, size_t cols); /* what is added to the diagonal
 typedef struct gptq_rows {
     const tensor *t;
     size_t first, stride, n;
+    const float *aims; /* [n, cols] what their codes are to come near to (gptq_aim); NULL: themselves */
 } gptq_rows;
 
 typedef struct gptq_scales {
@@ -73,8 +74,25 @@ typedef struct gptq_moments {
 nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, gptq_scales by, int passes, uint8_t *codes,
                        uint8_t *scales, pool *team, nib_error *err);
 
-/* *out = sum over the rows of (w - w^) H (w - w^)^T: what the output loses on inputs of second moments H. */
-nib_status gptq_error(const gptq_rows *rows, const double *h, float tensor_scale, const uint8_t *codes,
-                      const uint8_t *scales, pool *team, double *out, nib_error *err);
+/* What has been lost before: the outputs wanted are W (x + d) + r for inputs x that should have been x + d.
+ */
+typedef struct gptq_pull {
+    const double *c; /* E[d x^T] [cols, cols] */
+    const double *r; /* E[r x^T] [rows of the tensor, cols]; NULL: r is 0 */
+} gptq_pull;
+
+/* AIMS [n, cols] = W + SHARE (W C + R) H^-1: with SHARE 1 the weights that come nearest to these outputs. */
+nib_status gptq_aim(const gptq_rows *rows, const gptq_factor *f, const gptq_pull *pull, double share,
+                    float *aims, pool *team, nib_error *err);
+
+/* *out = sum over the rows of d H d^T, d = w - w^: what the output loses on inputs of second moments H. With
+ * PULL (else NULL) + 2 d (W C + R)^T, which is E((w^ x - w (x + d) - r)^2) but for what no choice of w^
+ * changes. */
+nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *pull, float tensor_scale,
+                      const uint8_t *codes, const uint8_t *scales, pool *team, double *out, nib_error *err);
+/* That part: *out = sum over all rows of E((w d + r)^2), of E[d d^T] [cols, cols], E[r d^T] [rows, cols] and
+ * E[r^2] [rows]; both NULL: r is 0. */
+nib_status gptq_lost(const gptq_rows *rows, const double *d, const double *across, const double *squares,
+                     pool *team, double *out, nib_error *err);
 
 #endif

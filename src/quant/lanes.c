@@ -58,10 +58,12 @@ void lanes_read(lanes_worker *k, const gptq_rows *rows, size_t i, size_t n) {
     if (n < LANES)
         memset(k->w, 0, cols * LANES * sizeof *k->w);
     for (size_t lane = 0; lane < n; lane++) {
-        tensor_decode_row(rows->t, rows->first + (i + lane) * rows->stride, k->row);
+        const float *row = rows->aims ? rows->aims + (i + lane) * cols : k->row;
+        if (!rows->aims)
+            tensor_decode_row(rows->t, rows->first + (i + lane) * rows->stride, k->row);
         for (size_t c = 0; c < cols; c++) {
-            k->bad |= !isfinite(k->row[c]);
-            k->w[c * LANES + lane] = (double)k->row[c];
+            k->bad |= !isfinite(row[c]);
+            k->w[c * LANES + lane] = (double)row[c];
         }
     }
 }

@@ -17,6 +17,8 @@
 #define PASSES      2 /* of descent after GPTQ; a third gains less than 1 % of the error */
 
 static const double strengths[CHOOSE_STRENGTHS] = {0.02, 0.08, 0.2, 0.4, 0.65, 1};
+static const double shares[] = {0, 0.5, 1}; /* of the way to what makes good what was lost before */
+enum { N_SHARES = sizeof shares / sizeof *shares };
 
 /* Room for one matrix's codes. */
 typedef struct room {
@@ -56,7 +58,9 @@ static nib_status check_interrupt(const choose_job *job, nib_error *err) {
 
 static nib_status held_out_error(const choose_job *job, const tune_matrix *m, gptq_rows rows,
                                  const uint8_t *codes, const uint8_t *scales, double *out, nib_error *err) {
-    return gptq_error(&rows, job->held_out, m->tensor_scale, codes, scales, job->pool, out, err);
+    const gptq_pull *pull = job->held_out->pulls ? &job->held_out->pull : NULL;
+    rows.aims = NULL;
+    return gptq_error(&rows, job->held_out->h.h, pull, m->tensor_scale, codes, scales, job->pool, out, err);
 }
 
 /* ---- the sweep, which nothing may be worse than ---- */
@@ -92,27 +96,46 @@ static nib_status sweep(const choose_job *job, const tune_matrix *m, gptq_rows r
 
 /* ---- by all of H ---- */
 
-static nib_status quantize_full(const choose_job *job, const tune_matrix *m, gptq_rows rows,
-                                const gptq_factor *f, double shrink, uint8_t *codes, uint8_t *scales,
-                                nib_error *err) {
-    gptq_moments moments = {job->h, m->t->cols, shrink};
-    NIB_TRY(gptq_quantize(&rows, f, scales_of(m), codes, scales, job->pool, err));
-    if (f->reach == GPTQ_BLOCKS)
-        return NIB_OK;
-    return gptq_refine(&rows, moments, scales_of(m), PASSES, codes, scales, job->pool, err);
+/* How the codes of a site's matrices are chosen by all of H. */
+typedef struct full {
+    gptq_factor f;
+    double shrink, share;
+} full;
+
+static nib_status quantize_aimed(const choose_job *job, const tune_matrix *m, gptq_rows rows, const full *by,
+                                 uint8_t *codes, uint8_t *scales, nib_error *err) {
+    gptq_moments toward = {job->train->h.h, m->t->cols, by->shrink};
+    NIB_TRY(gptq_quantize(&rows, &by->f, scales_of(m), codes, scales, job->pool, err));
+    return gptq_refine(&rows, toward, scales_of(m), PASSES, codes, scales, job->pool, err);
 }
 
-/* ---- the strength ---- */
+static nib_status quantize_full(const choose_job *job, const tune_matrix *m, gptq_rows rows, const full *by,
+                                uint8_t *codes, uint8_t *scales, nib_error *err) {
+    float *aims = NULL;
+    nib_status status = NIB_OK;
+    if (by->share > 0) {
+        aims = mem_array(rows.n, m->t->cols * sizeof *aims);
+        status = aims ? gptq_aim(&rows, &by->f, &job->train->pull, by->share, aims, job->pool, err)
+                      : nib_fail(err, NIB_NO_MEMORY, "no memory for a matrix [%zu, %zu]", rows.n, m->t->cols);
+        rows.aims = aims;
+    }
+    if (status == NIB_OK)
+        status = quantize_aimed(job, m, rows, by, codes, scales, err);
+    mem_free(aims);
+    return status;
+}
 
-/* What matrix I loses on held-out inputs, as a share of what the sweep loses, on a sample of its rows. */
-static nib_status sample_loss(const choose_job *job, const gptq_factor *f, double shrink, const double *base,
-                              double *sum, nib_error *err) {
+/* ---- the strength and the share ---- */
+
+/* What the matrices lose on held-out inputs, as shares of what the sweep loses, on a sample of their rows. */
+static nib_status sample_loss(const choose_job *job, const full *by, const double *base, double *sum,
+                              nib_error *err) {
     *sum = 0;
     for (size_t i = 0; i < job->n; i++) {
         const tune_matrix *m = job->matrices[i];
         gptq_rows rows = sample_rows(m->t);
         double error = 0;
-        NIB_TRY(quantize_full(job, m, rows, f, shrink, job->codes[i], job->scales[i], err));
+        NIB_TRY(quantize_full(job, m, rows, by, job->codes[i], job->scales[i], err));
         NIB_TRY(held_out_error(job, m, rows, job->codes[i], job->scales[i], &error, err));
         *sum += base[i] > 0 ? error / base[i] : 0;
     }
@@ -120,50 +143,68 @@ static nib_status sample_loss(const choose_job *job, const gptq_factor *f, doubl
 }
 
 /* BEST: the factor of the strength with the least loss so far, *job->strength. */
-static nib_status try_strength(const choose_job *job, int k, const double *base, double *least,
-                               gptq_factor *best, nib_error *err) {
-    gptq_factor f;
+static nib_status try_strength(const choose_job *job, int k, const double *base, double *least, full *best,
+                               nib_error *err) {
+    full by = {.shrink = strengths[k]};
     double loss;
     NIB_TRY(check_interrupt(job, err));
-    NIB_TRY(gptq_factor_make(&f, job->h, job->matrices[0]->t->cols, GPTQ_FULL, strengths[k], job->pool, err));
-    nib_status status = sample_loss(job, &f, strengths[k], base, &loss, err);
+    NIB_TRY(gptq_factor_make(&by.f, job->train->h.h, job->matrices[0]->t->cols, GPTQ_FULL, strengths[k],
+                             job->pool, err));
+    nib_status status = sample_loss(job, &by, base, &loss, err);
     if (status == NIB_OK && !(loss < *least)) {
-        gptq_factor_free(&f);
+        gptq_factor_free(&by.f);
         return NIB_OK;
     }
-    gptq_factor_free(best);
-    *best = f;
+    gptq_factor_free(&best->f);
+    *best = by;
     *least = loss;
     *job->strength = k;
     return status;
 }
 
 /* Downhill from where the last layer's was: the loss has one valley. */
-static nib_status find_strength(const choose_job *job, const double *base, gptq_factor *best,
+static nib_status find_strength(const choose_job *job, const double *base, double *least, full *best,
                                 nib_error *err) {
-    double least = INFINITY;
     int from = *job->strength;
-    NIB_TRY(try_strength(job, from, base, &least, best, err));
+    *least = INFINITY;
+    NIB_TRY(try_strength(job, from, base, least, best, err));
     for (int direction = -1; direction <= 1; direction += 2)
         for (int k = from + direction; *job->strength == k - direction && k >= 0 && k < CHOOSE_STRENGTHS;
              k += direction)
-            NIB_TRY(try_strength(job, k, base, &least, best, err));
+            NIB_TRY(try_strength(job, k, base, least, best, err));
+    return NIB_OK;
+}
+
+static nib_status find_share(const choose_job *job, const double *base, double least, full *best,
+                             nib_error *err) {
+    for (int k = 1; k < N_SHARES && job->train->pulls; k++) {
+        full by = {best->f, best->shrink, shares[k]};
+        double loss;
+        NIB_TRY(check_interrupt(job, err));
+        NIB_TRY(sample_loss(job, &by, base, &loss, err));
+        if (!(loss < least))
+            break;
+        least = loss;
+        best->share = by.share;
+    }
     return NIB_OK;
 }
 
 /* ---- all of it ---- */
 
 /* Matrix I one way more: kept when it loses less than what is there. */
-static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_way way, double shrink,
+static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_way way, const full *by,
                           nib_error *err) {
     tune_matrix *m = job->matrices[i];
     double error;
     NIB_TRY(held_out_error(job, m, all_rows(m->t), r->codes, r->scales, &error, err));
+    error += m->lost;
     if (way != TUNE_WAY_SWEEP && !(error < m->error))
         return NIB_OK;
     m->error = error;
     m->way = way;
-    m->shrink = shrink;
+    m->shrink = by ? by->shrink : 0;
+    m->share = by ? by->share : 0;
     if (way == TUNE_WAY_SWEEP)
         m->sweep_error = error;
     memcpy(job->codes[i], r->codes, m->t->rows * (m->t->cols / 2));
@@ -171,44 +212,49 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
     return NIB_OK;
 }
 
-/* Every matrix by F; the first way of a method that has one replaces the sweep whatever it loses. */
-static nib_status try_factor(const choose_job *job, const gptq_factor *f, tune_way way, double shrink,
-                             nib_error *err) {
+/* Every matrix by a factor; the first way of a method that has one replaces the sweep whatever it loses. */
+static nib_status try_factor(const choose_job *job, const full *by, tune_way way, nib_error *err) {
     nib_status status = NIB_OK;
     for (size_t i = 0; i < job->n && status == NIB_OK; i++) {
         tune_matrix *m = job->matrices[i];
-        gptq_rows rows = all_rows(m->t);
         room r;
         status = check_interrupt(job, err);
         if (status == NIB_OK)
             status = room_open(&r, m->t, err);
         if (status != NIB_OK)
             break;
-        status = quantize_full(job, m, rows, f, shrink, r.codes, r.scales, err);
+        gptq_rows rows = all_rows(m->t);
+        status = way == TUNE_WAY_FULL
+                     ? quantize_full(job, m, rows, by, r.codes, r.scales, err)
+                     : gptq_quantize(&rows, &by->f, scales_of(m), r.codes, r.scales, job->pool, err);
         if (job->method != TUNE_BEST)
             m->error = INFINITY;
         if (status == NIB_OK)
-            status = try_way(job, i, &r, way, shrink, err);
+            status = try_way(job, i, &r, way, by, err);
         room_close(&r);
     }
     return status;
 }
 
 static nib_status try_blocks(const choose_job *job, tune_way way, double shrink, nib_error *err) {
-    gptq_factor f;
-    NIB_TRY(gptq_factor_make(&f, job->h, job->matrices[0]->t->cols, GPTQ_BLOCKS, shrink, job->pool, err));
-    nib_status status = try_factor(job, &f, way, shrink, err);
-    gptq_factor_free(&f);
+    full by = {.shrink = shrink};
+    NIB_TRY(gptq_factor_make(&by.f, job->train->h.h, job->matrices[0]->t->cols, GPTQ_BLOCKS, shrink,
+                             job->pool, err));
+    nib_status status = try_factor(job, &by, way, err);
+    gptq_factor_free(&by.f);
     return status;
 }
 
 /* By all of H, shrunk by as much as helps. */
 static nib_status try_full(const choose_job *job, const double *base, nib_error *err) {
-    gptq_factor best = {0};
-    nib_status status = find_strength(job, base, &best, err);
+    full best = {0};
+    double least;
+    nib_status status = find_strength(job, base, &least, &best, err);
     if (status == NIB_OK)
-        status = try_factor(job, &best, TUNE_WAY_FULL, strengths[*job->strength], err);
-    gptq_factor_free(&best);
+        status = find_share(job, base, least, &best, err);
+    if (status == NIB_OK)
+        status = try_factor(job, &best, TUNE_WAY_FULL, err);
+    gptq_factor_free(&best.f);
     return status;
 }
 
@@ -222,9 +268,20 @@ static nib_status sweep_samples(const choose_job *job, double *base, nib_error *
         if (status == NIB_OK)
             status = sweep(job, m, sample, &r, err);
         if (status == NIB_OK)
-            status = held_out_error(job, m, sample, r.codes, r.scales, &base[i], err);
+            status = gptq_error(&sample, job->held_out->h.h, NULL, m->tensor_scale, r.codes, r.scales,
+                                job->pool, &base[i], err);
         room_close(&r);
         NIB_TRY(status);
+    }
+    return NIB_OK;
+}
+
+/* What the matrices lose before they are chosen, since what they read is not the source's. */
+static nib_status find_lost(const choose_job *job, nib_error *err) {
+    const moments *o = job->held_out;
+    for (size_t i = 0; i < job->n && o->pulls; i++) {
+        gptq_rows rows = all_rows(job->matrices[i]->t);
+        NIB_TRY(gptq_lost(&rows, o->d.h, o->across.h, o->squares, job->pool, &job->matrices[i]->lost, err));
     }
     return NIB_OK;
 }
@@ -238,7 +295,7 @@ static nib_status keep_sweep(const choose_job *job, nib_error *err) {
         if (status == NIB_OK)
             status = sweep(job, m, all_rows(m->t), &r, err);
         if (status == NIB_OK)
-            status = try_way(job, i, &r, TUNE_WAY_SWEEP, 0, err);
+            status = try_way(job, i, &r, TUNE_WAY_SWEEP, NULL, err);
         room_close(&r);
         NIB_TRY(status);
     }
@@ -246,11 +303,12 @@ static nib_status keep_sweep(const choose_job *job, nib_error *err) {
 }
 
 static nib_status choose_by(const choose_job *job, double *base, nib_error *err) {
-    bool full = job->method != TUNE_LOCAL;
-    if (full)
+    bool by_all = job->method != TUNE_LOCAL;
+    if (by_all)
         NIB_TRY(sweep_samples(job, base, err));
+    NIB_TRY(find_lost(job, err));
     NIB_TRY(keep_sweep(job, err));
-    if (full)
+    if (by_all)
         NIB_TRY(try_full(job, base, err));
     if (job->method != TUNE_GPTQ)
         NIB_TRY(try_blocks(job, TUNE_WAY_BLOCKS, 0.05, err));

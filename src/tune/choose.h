@@ -7,6 +7,7 @@
 #define TUNE_CHOOSE_H
 
 #include "base/pool.h"
+#include "tune/moments.h"
 #include "tune/tune.h"
 
 enum { CHOOSE_STRENGTHS = 6, CHOOSE_FIRST = 2 };
@@ -15,7 +16,7 @@ typedef struct choose_job {
     tune_matrix **matrices;    /* [n] of equal cols */
     uint8_t **codes, **scales; /* [n] where they go */
     size_t n;
-    const double *h, *held_out; /* [cols, cols] */
+    const moments *train, *held_out;
     tune_method method;
     int *strength; /* of the shrinking, of CHOOSE_STRENGTHS: where the search begins, then what it found */
     pool *pool;

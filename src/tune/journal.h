@@ -14,7 +14,7 @@
 
 #include "base/status.h"
 
-#define JOURNAL_NOTES 5
+#define JOURNAL_NOTES 6
 
 typedef struct journal_entry {
     size_t codes_bytes, scales_bytes; /* given */

@@ -9,9 +9,13 @@
  * is chosen goes into a journal beside the output: a killed run goes on where it was. The same input gives
  * the same bytes for any number of threads.
  *
+ * For TUNE_BEST the source's own activations walk along, and each matrix aims at what the source's layer
+ * gives, not at what it would itself give on inputs that have lost something already (quant/gptq.h,
+ * gptq_pull).
+ *
  * One text window in eight is held out: second moments of the others choose the codes, those of the held-out
- * ones choose between ways to choose them: how far H is shrunk toward its diagonal, and for TUNE_BEST whether
- * its blocks, its diagonal or no H at all serve better.
+ * ones choose between ways to choose them: how far H is shrunk toward its diagonal, and for TUNE_BEST how far
+ * each matrix goes to meet the source and whether H's blocks, its diagonal or no H at all serve better.
  * Caller: cli quantize, through convert's hook.
  */
 #ifndef TUNE_TUNE_H
@@ -33,15 +37,18 @@ typedef enum tune_way { TUNE_WAY_FULL = 0, TUNE_WAY_BLOCKS, TUNE_WAY_DIAGONAL, T
 
 /* A matrix to be quantized. */
 typedef struct tune_matrix {
-    const tensor *t;           /* of the file's list; cols a multiple of 16 */
-    slot slot;                 /* t's, or SLOT_HEAD for a head made from the embedding */
-    float tensor_scale;        /* NVFP4's */
-    bool fp8_exact;            /* block scales of scale_search_is_fp8_exact only */
-    const uint8_t *codes;      /* filled: [rows, cols / 2], valid until tune_close */
-    const uint8_t *scales;     /* filled: [rows, cols / 16] */
-    tune_way way;              /* filled */
-    double shrink;             /* filled: TUNE_WAY_FULL */
-    double error, sweep_error; /* filled: sum over rows of E((w - w^) x)^2 on held-out x, and the sweep's */
+    const tensor *t;       /* of the file's list; cols a multiple of 16 */
+    slot slot;             /* t's, or SLOT_HEAD for a head made from the embedding */
+    float tensor_scale;    /* NVFP4's */
+    bool fp8_exact;        /* block scales of scale_search_is_fp8_exact only */
+    const uint8_t *codes;  /* filled: [rows, cols / 2], valid until tune_close */
+    const uint8_t *scales; /* filled: [rows, cols / 16] */
+    tune_way way;          /* filled */
+    double shrink, share;  /* filled: TUNE_WAY_FULL: of H toward its diagonal; of the way to the source */
+    /* filled: sum over rows of E((w (x + d) + r - w^ x)^2) on held-out x, what it would be without
+     * quantization of this matrix, and with the sweep's; x + d are the source's inputs and r what its
+     * residual stream has more. d and r are 0 without TUNE_BEST. */
+    double error, lost, sweep_error;
 } tune_matrix;
 
 #define TUNE_WINDOW 512 /* tokens that see each other, at most */

@@ -39,6 +39,7 @@ def test_methods(nibble, tmp_path, text, family, method):
     for name, m in layers.items():
         if method == "best":
             assert m["held_out_error"] <= m["sweep_error"], name
+        assert m["share"] in ([0, 0.5, 1] if method == "best" else [0])
         assert m["way"] in {"gptq": ["gptq"], "local": ["local"], "best": ["gptq", "local", "weighted", "sweep"]}[method]
     mean = sum(m["held_out_error"] / m["sweep_error"] for m in layers.values()) / 14
     assert mean < 1, mean
@@ -67,12 +68,12 @@ def test_threads_do_not_matter(nibble, tmp_path, text):
 
 
 def marks(journal, n):
-    """How many matrices a journal holds: the head takes 64 bytes, a mark 56."""
+    """How many matrices a journal holds: the head takes 64 bytes, a mark 64."""
     try:
-        raw = journal.read_bytes()[:64 + 56 * n]
+        raw = journal.read_bytes()[:64 + 64 * n]
     except FileNotFoundError:
         return 0
-    return sum(struct.unpack_from("<Q", raw, 64 + 56 * i)[0] for i in range(n)) if len(raw) == 64 + 56 * n else 0
+    return sum(struct.unpack_from("<Q", raw, 64 + 64 * i)[0] for i in range(n)) if len(raw) == 64 + 64 * n else 0
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ enum { MAX_COLS = 320, MAX_ROWS = 100, SAMPLES = 900 };
 static float weights[MAX_ROWS * MAX_COLS];
 static double hessian[MAX_COLS * MAX_COLS];
 static uint8_t codes[MAX_ROWS * MAX_COLS / 2], scales[MAX_ROWS * MAX_COLS / 16];
-static uint8_t want_codes[sizeof codes], want_scales[sizeof scales];
 
 /* ---- numbers ---- */
 
@@ -62,7 +61,7 @@ static void draw_hessian(double *h, size_t cols, size_t samples) {
     }
 }
 
-static tensor draw(size_t rows, size_t cols) {
+static inline tensor draw(size_t rows, size_t cols) {
     state = 1;
     for (size_t i = 0; i < rows * cols; i++)
         weights[i] = (float)(0.05 * gauss());
@@ -85,13 +84,13 @@ static float scale_of(const tensor *t) {
     return s.tensor_scale;
 }
 
-static gptq_scales scales_by(const tensor *t) {
+static inline gptq_scales scales_by(const tensor *t) {
     return (gptq_scales){scale_of(t), fp8_exact};
 }
 
 /* ---- the plain one ---- */
 
-static void plain_inverse(const double *h, double *inverse, size_t n) {
+static inline void plain_inverse(const double *h, double *inverse, size_t n) {
     static double a[MAX_COLS][2 * MAX_COLS];
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
@@ -114,7 +113,7 @@ static void plain_inverse(const double *h, double *inverse, size_t n) {
 }
 
 /* U upper, A = U^T U */
-static void plain_cholesky(const double *a, double *u, size_t n) {
+static inline void plain_cholesky(const double *a, double *u, size_t n) {
     memset(u, 0, n * n * sizeof *u);
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) {
@@ -125,7 +124,7 @@ static void plain_cholesky(const double *a, double *u, size_t n) {
         }
 }
 
-static double nearest(double y, uint8_t *code) {
+static inline double nearest(double y, uint8_t *code) {
     *code = 0;
     for (uint8_t c = 1; c < 8; c++) {
         double off = fabs(fabs(y) - (double)e2m1_to_f32(c));
@@ -140,8 +139,8 @@ static double nearest(double y, uint8_t *code) {
 }
 
 /* Rounds columns [col, end) of W under one scale; errors over U_jj reach columns below REACH. */
-static double plain_round(double *w, const double *u, size_t n, size_t col, size_t end, size_t reach,
-                          double step, uint8_t *out) {
+static inline double plain_round(double *w, const double *u, size_t n, size_t col, size_t end, size_t reach,
+                                 double step, uint8_t *out) {
     double loss = 0;
     for (size_t j = col; j < end; j++) {
         double q = nearest(w[j] / step, &out[j - col]), e = (w[j] - q * step) / u[j * n + j];
@@ -153,8 +152,8 @@ static double plain_round(double *w, const double *u, size_t n, size_t col, size
 }
 
 /* Scale and codes of the block at COL; what is left to represent of later columns below REACH into W. */
-static double plain_block(double *w, const double *u, size_t n, size_t col, size_t reach, float tensor_scale,
-                          uint8_t *block_codes, uint8_t *scale) {
+static inline double plain_block(double *w, const double *u, size_t n, size_t col, size_t reach,
+                                 float tensor_scale, uint8_t *block_codes, uint8_t *scale) {
     double copy[MAX_COLS], amax = 0, least = INFINITY;
     uint8_t c[16];
     for (size_t j = col; j < col + 16; j++)
@@ -181,13 +180,14 @@ static double plain_block(double *w, const double *u, size_t n, size_t col, size
     return least;
 }
 
-static double plain_value(const uint8_t *row_codes, const uint8_t *row_scales, size_t c, float tensor_scale) {
+static inline double plain_value(const uint8_t *row_codes, const uint8_t *row_scales, size_t c,
+                                 float tensor_scale) {
     return (double)e2m1_to_f32((row_codes[c / 2] >> 4 * (c & 1)) & 15) *
            (double)(e4m3_to_f32(row_scales[c / 16]) * tensor_scale);
 }
 
 /* H shrunk and damped. */
-static void plain_moments(double *h, size_t n, gptq_reach reach, double shrink) {
+static inline void plain_moments(double *h, size_t n, gptq_reach reach, double shrink) {
     double mean = 0;
     for (size_t i = 0; i < n; i++)
         mean += hessian[i * n + i] / (double)n;

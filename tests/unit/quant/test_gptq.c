@@ -14,6 +14,7 @@
 #include "plain_gptq.h"
 #include "quant/dense.h"
 
+static uint8_t want_codes[sizeof codes], want_scales[sizeof scales];
 static double unseen[MAX_COLS * MAX_COLS];
 
 static void plain_row(const float *x, const double *u, size_t n, size_t reach, float tensor_scale,
@@ -86,7 +87,7 @@ static double error_on(const tensor *t, const double *h) {
     nib_error err;
     double out;
     gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
-    assert_int_equal(gptq_error(&rows, h, scale_of(t), codes, scales, NULL, &out, &err), NIB_OK);
+    assert_int_equal(gptq_error(&rows, h, NULL, scale_of(t), codes, scales, NULL, &out, &err), NIB_OK);
     return out;
 }
 

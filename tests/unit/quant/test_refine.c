@@ -13,6 +13,7 @@
 #include "plain_gptq.h"
 
 static double h[MAX_COLS * MAX_COLS];
+static uint8_t want_codes[sizeof codes], want_scales[sizeof scales];
 
 /* U of the block's A, in its place in U [n, n]; A^-1 = U^T U. */
 static void plain_corner(double *u, size_t n, size_t col) {

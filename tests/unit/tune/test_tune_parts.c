@@ -31,9 +31,10 @@ static void check_gram(size_t cols, size_t rows, size_t at_once) {
         state = state * 1664525u + 1013904223u;
         a[i] = (float)(int32_t)state * 0x1p-31f;
     }
-    assert_int_equal(gram_open(&g, &plain_backend, cols, &err), NIB_OK);
+    assert_int_equal(gram_open(&g, &plain_backend, 0, cols, &err), NIB_OK);
     for (size_t r = 0; r < rows; r += at_once)
-        assert_int_equal(gram_add(&g, a + r * cols, rows - r < at_once ? rows - r : at_once, &err), NIB_OK);
+        assert_int_equal(gram_add(&g, NULL, a + r * cols, rows - r < at_once ? rows - r : at_once, &err),
+                         NIB_OK);
     assert_int_equal(gram_finish(&g, &err), NIB_OK);
     assert_int_equal(g.n, rows);
     for (size_t i = 0; i < cols; i += 7)
@@ -48,8 +49,36 @@ static void check_gram(size_t cols, size_t rows, size_t at_once) {
     free(a);
 }
 
+/* Of two kinds of values of the same rows. */
+static void check_cross(size_t y_cols, size_t cols, size_t rows, size_t at_once) {
+    float *a = malloc(rows * (cols + y_cols) * sizeof *a), *y = a + rows * cols;
+    uint32_t state = 9;
+    gram g;
+    for (size_t i = 0; i < rows * (cols + y_cols); i++) {
+        state = state * 1664525u + 1013904223u;
+        a[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    assert_int_equal(gram_open(&g, &plain_backend, y_cols, cols, &err), NIB_OK);
+    for (size_t r = 0; r < rows; r += at_once)
+        assert_int_equal(
+            gram_add(&g, y + r * y_cols, a + r * cols, rows - r < at_once ? rows - r : at_once, &err),
+            NIB_OK);
+    assert_int_equal(gram_finish(&g, &err), NIB_OK);
+    for (size_t i = 0; i < y_cols; i += 5)
+        for (size_t j = 0; j < cols; j++) {
+            double sum = 0;
+            for (size_t r = 0; r < rows; r++)
+                sum += (double)y[r * y_cols + i] * (double)a[r * cols + j];
+            assert_true(fabs(g.h[i * cols + j] - sum / (double)rows) < 1e-6);
+        }
+    gram_close(&g);
+    free(a);
+}
+
 static void test_gram(void **unused) {
     (void)unused;
+    check_cross(16, 48, 1100, 256);
+    check_cross(64, 272, 300, 300);
     check_gram(16, 3, 3);
     check_gram(48, 2500, 256);
     check_gram(320, 1100, 700); /* more than a panel */
@@ -58,7 +87,7 @@ static void test_gram(void **unused) {
 static void test_no_rows(void **unused) {
     (void)unused;
     gram g;
-    assert_int_equal(gram_open(&g, &plain_backend, 16, &err), NIB_OK);
+    assert_int_equal(gram_open(&g, &plain_backend, 0, 16, &err), NIB_OK);
     assert_int_equal(gram_finish(&g, &err), NIB_OK);
     assert_true(g.h[0] == 0 && g.h[255] == 0);
     gram_close(&g);

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What o and down give is added to the residual stream, so they can make good what it has lost: r. Where a
+ * norm stands between (Gemma), they cannot. See moments.h.
+ */
+#include "tune/moments.h"
+
+#include "base/mem.h"
+
+typedef struct gathering {
+    const moments_job *job;
+    size_t cols, dim;
+    bool with_r;
+    float *d, *r; /* [WALK_MAX_ROWS, cols], [WALK_MAX_ROWS, dim] */
+} gathering;
+
+static nib_status no_memory(const gathering *g, nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "no memory for second moments of %zu inputs", g->cols);
+}
+
+static nib_status open_moments(moments *m, const gathering *g, nib_error *err) {
+    backend *be = g->job->be;
+    NIB_TRY(gram_open(&m->h, be, 0, g->cols, err));
+    if (!g->job->source)
+        return NIB_OK;
+    NIB_TRY(gram_open(&m->c, be, g->cols, g->cols, err));
+    if (g->with_r)
+        NIB_TRY(gram_open(&m->r, be, g->dim, g->cols, err));
+    if (m == g->job->train)
+        return NIB_OK;
+    NIB_TRY(gram_open(&m->d, be, 0, g->cols, err));
+    if (!g->with_r)
+        return NIB_OK;
+    m->squares = mem_array(g->dim, sizeof *m->squares);
+    return m->squares ? gram_open(&m->across, be, g->dim, g->cols, err) : no_memory(g, err);
+}
+
+static nib_status finish_moments(moments *m, const gathering *g, nib_error *err) {
+    NIB_TRY(gram_finish(&m->h, err));
+    if (!g->job->source)
+        return NIB_OK;
+    NIB_TRY(gram_finish(&m->c, err));
+    if (m == g->job->test)
+        NIB_TRY(gram_finish(&m->d, err));
+    if (g->with_r)
+        NIB_TRY(gram_finish(&m->r, err));
+    if (m->squares) {
+        for (size_t j = 0; j < g->dim; j++)
+            m->squares[j] /= (double)m->across.n;
+        NIB_TRY(gram_finish(&m->across, err));
+    }
+    m->pulls = true;
+    m->pull = (gptq_pull){m->c.h, m->r.h};
+    return NIB_OK;
+}
+
+static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
+    const size_t rows = (size_t)g->job->now->text->batches[i].n_rows;
+    moments *m = g->job->now->text->held_out[i] ? g->job->test : g->job->train;
+    const float *x, *wanted;
+    NIB_TRY(walk_input(g->job->now, g->job->at, g->job->layer, i, &x, err));
+    NIB_TRY(gram_add(&m->h, NULL, x, rows, err));
+    if (!g->job->source)
+        return NIB_OK;
+    NIB_TRY(walk_input(g->job->source, g->job->at, g->job->layer, i, &wanted, err));
+    for (size_t j = 0; j < rows * g->cols; j++)
+        g->d[j] = wanted[j] - x[j];
+    NIB_TRY(gram_add(&m->c, g->d, x, rows, err));
+    if (m == g->job->test)
+        NIB_TRY(gram_add(&m->d, NULL, g->d, rows, err));
+    if (!g->with_r)
+        return NIB_OK;
+    const float *to = walk_residual(g->job->source, i), *from = walk_residual(g->job->now, i);
+    for (size_t j = 0; j < rows * g->dim; j++)
+        g->r[j] = (to[j] - from[j]) / g->job->hp->residual_scale;
+    NIB_TRY(gram_add(&m->r, g->r, x, rows, err));
+    if (m != g->job->test)
+        return NIB_OK;
+    for (size_t j = 0; j < rows * g->dim; j++)
+        m->squares[j % g->dim] += (double)g->r[j] * (double)g->r[j];
+    return gram_add(&m->across, g->r, g->d, rows, err);
+}
+
+static nib_status gather(const gathering *g, nib_error *err) {
+    const moments_job *job = g->job;
+    if (job->source && (!g->d || !g->r))
+        return no_memory(g, err);
+    NIB_TRY(open_moments(job->train, g, err));
+    NIB_TRY(open_moments(job->test, g, err));
+    for (size_t i = 0; i < job->now->text->n_batches; i++) {
+        NIB_TRY(add_batch(g, i, err));
+        walk_leave(job->now, i);
+        if (job->source)
+            walk_leave(job->source, i);
+        NIB_TRY(job->tick(job->context, err));
+    }
+    NIB_TRY(finish_moments(job->train, g, err));
+    return finish_moments(job->test, g, err);
+}
+
+nib_status moments_gather(const moments_job *job, nib_error *err) {
+    gathering g = {.job = job,
+                   .cols = job->cols,
+                   .dim = (size_t)job->hp->dim,
+                   .with_r = (job->at == SITE_O || job->at == SITE_DOWN) && job->hp->norms == NORM_BEFORE};
+    if (job->source) {
+        g.d = mem_array(g.cols, WALK_MAX_ROWS * sizeof *g.d);
+        g.r = mem_array(g.dim, WALK_MAX_ROWS * sizeof *g.r);
+    }
+    nib_status status = gather(&g, err);
+    mem_free(g.d);
+    mem_free(g.r);
+    return status;
+}
+
+void moments_close(moments *m) {
+    gram_close(&m->h);
+    gram_close(&m->c);
+    gram_close(&m->r);
+    gram_close(&m->d);
+    gram_close(&m->across);
+    mem_free(m->squares);
+    *m = (moments){0};
+}

@@ -205,6 +205,8 @@ static nib_status fold_fp8(const folder *d, model_raw *r, strview stem, tensor *
     if (!scale)
         scale =
             beside(d, stem, ".weight_scale_inv"); /* of block-quantized files; it multiplies all the same */
+    if (!input)
+        input = beside(d, stem, ".activation_scale"); /* as transformers calls it */
     bool mx =
         scale && scale->dtype == DT_U8 && t->cols % 32 == 0 && is_matrix_of(scale, t->rows, t->cols / 32);
     if (!scale || (!mx && !is_float(scale->dtype)))

@@ -245,6 +245,7 @@ names_companion names_hf_companion(strview name, strview *stem) {
         {".weight_scale_inv", COMPANION_WEIGHT_SCALE},
         {".weight_scale_2", COMPANION_WEIGHT_SCALE_2},
         {".input_scale", COMPANION_INPUT_SCALE},
+        {".activation_scale", COMPANION_INPUT_SCALE}, /* of FP8 files by transformers */
         {".weight_packed", COMPANION_WEIGHT_PACKED},
         {".weight_global_scale", COMPANION_WEIGHT_GLOBAL_SCALE},
         {".input_global_scale", COMPANION_INPUT_GLOBAL_SCALE},

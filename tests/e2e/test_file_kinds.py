@@ -91,7 +91,7 @@ def mxfp4_layer(kind):
 def fp8_layer(kind):
     def layer(stem, weight):
         w = np.abs(np.asarray(weight).astype(np.float32))
-        if kind == "tensor":
+        if kind in ("tensor", "static"):
             scale = np.array(w.max() / 448, np.float32)
             over = scale
         elif kind == "rows":
@@ -105,6 +105,8 @@ def fp8_layer(kind):
             scale = np.full((1, 1) if kind == "tiles" else (1, 1, 1, 1), w.max() / 448, np.float32)
             over = scale.reshape(())
         codes, values = small.fp8(weight, over)
+        if kind == "static":
+            return {f"{stem}.weight": codes, f"{stem}.weight_scale_inv": scale, f"{stem}.activation_scale": np.array(0.05, np.float32)}, values
         name = "weight_scale_inv" if kind == "tiles" else "weight_scale"
         return {f"{stem}.weight": codes, f"{stem}.{name}": scale}, values
     return layer
@@ -123,6 +125,8 @@ FORMATS = {
     "compressed-tensors MXFP4": ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, mxfp4_layer("U8")),
     "MXFP4 codes of type F4, scales F8_E8M0": ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, mxfp4_layer("F4")),
     "FP8, a scale per tensor": ({"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_layer("tensor")),
+    "FP8, a scale per tensor and of activations (Ministral 3)": (
+        {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}, fp8_layer("static")),
     "FP8, a scale per row": ({"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"}, fp8_layer("rows")),
     "FP8 in tiles (weight_scale_inv)": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, fp8_layer("tiles")),
     "FP8 in tiles (4-D weight_scale)": ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, fp8_layer("tiles-4d")),

@@ -150,6 +150,7 @@ static void test_companions(void **state) {
         {"a.weight_scale", "a", COMPANION_WEIGHT_SCALE, COMPANION_NONE},
         {"a.weight_scale_2", "a", COMPANION_WEIGHT_SCALE_2, COMPANION_NONE},
         {"a.input_scale", "a", COMPANION_INPUT_SCALE, COMPANION_INPUT_SCALE},
+        {"a.activation_scale", "a", COMPANION_INPUT_SCALE, COMPANION_NONE},
         {"a.weight_packed", "a", COMPANION_WEIGHT_PACKED, COMPANION_NONE},
         {"a.weight_global_scale", "a", COMPANION_WEIGHT_GLOBAL_SCALE, COMPANION_NONE},
         {"a.input_global_scale", "a", COMPANION_INPUT_GLOBAL_SCALE, COMPANION_NONE},

@@ -190,6 +190,7 @@ typedef struct nib_stats {
     int kv_pages, kv_pages_free, kv_pages_remembered;
     uint64_t guessed_tokens, right_guesses; /* of speculation */
     uint64_t draft_failures;                /* steps in which the draft failed: those it read go on without */
+    uint64_t drafts; /* how often tokens were guessed ahead in a sequence, one or more */
 } nib_stats;
 
 nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);

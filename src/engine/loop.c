@@ -306,6 +306,7 @@ static int take_tokens(nib_engine *e, nib_request *r, const sched_out *o, bool *
     const int32_t *guesses = r->tokens + r->n_prompt + r->n_generated;
     int n = 0;
     e->counted.guessed_tokens += (uint64_t)(o->n_out - 1);
+    e->counted.drafts += o->n_out > 1;
     r->n_guessed += o->n_out - 1;
     for (;;) {
         const sampled *s = &e->sampled[o->out + n];

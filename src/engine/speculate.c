@@ -16,6 +16,7 @@ enum {
 #define WEIGHT (1.0 / 16)
 #define MARGIN 1.1 /* what must be won: costs are measured with noise */
 #define ALIKE  1.3 /* times as much, or as little, is still what it was */
+#define FAR    2.0 /* times as much is not what the step itself took */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
     const int first = n > LOOK_BACK ? n - LOOK_BACK : 0;
@@ -76,7 +77,7 @@ void speculate_timed(speculate_costs *c, int rows, double seconds) {
         return;
     double *known = &c->seconds[rows];
     if (is_known(c, rows)) { /* a step in which the machine did something else counts for little */
-        *known += WEIGHT * ((seconds < ALIKE * *known ? seconds : ALIKE * *known) - *known);
+        *known += WEIGHT * ((seconds < FAR * *known ? seconds : FAR * *known) - *known);
     } else { /* stands alone: the machine, or the texts' length, may have changed */
         const bool alike = *known > 0 && seconds < ALIKE * *known && *known < ALIKE * seconds;
         const uint32_t longer = patience(c) < LONGEST_PATIENCE ? 2 * patience(c) : LONGEST_PATIENCE;

@@ -195,6 +195,14 @@ static void observe_end(const answer *r, const choice *c) {
         meters_observe(m, METER_MAX_TOKENS, r->ask.max_tokens);
 }
 
+static void observe_longest(const answer *r) {
+    size_t longest = 0;
+    for (size_t i = 0; i < r->n_choices; i++)
+        longest = r->choices[i].n_ids > longest ? r->choices[i].n_ids : longest;
+    if (longest > 0)
+        meters_observe(r->server->meters, METER_LONGEST, (double)longest);
+}
+
 /* ---- tokens ---- */
 
 static bool keep_logprob(choice *c, const nib_event *event) {
@@ -295,7 +303,8 @@ static void take_end(answer *r, choice *c, const nib_event *event) {
         take_vector(r, c, event);
     observe_end(r, c);
     c->over = true;
-    r->n_running--;
+    if (--r->n_running == 0 && r->n_started == r->n_choices)
+        observe_longest(r);
     if (!r->error.kind)
         answer_start_more(r, &r->error);
 }

@@ -45,6 +45,8 @@ static const struct {
                       BOUNDS(latency_bounds)},
     [METER_PROMPT_TOKENS] = {"request_prompt_tokens", "Tokens of a prompt", BOUNDS(count_bounds)},
     [METER_GENERATION_TOKENS] = {"request_generation_tokens", "Tokens of an answer", BOUNDS(count_bounds)},
+    [METER_LONGEST] = {"request_max_num_generation_tokens", "Tokens of the longest answer to a request",
+                       BOUNDS(count_bounds)},
     [METER_COMPUTED_TOKENS] = {"request_prefill_kv_computed_tokens", "Tokens of a prompt that were computed",
                                BOUNDS(count_bounds)},
     [METER_N] = {"request_params_n", "Choices asked for", BOUNDS(few_bounds)},
@@ -158,10 +160,14 @@ static void write_engine(const page *p, const nib_stats *s) {
                 (double)s->prefix_queries);
     write_value(p, "vllm", "prefix_cache_hits_total", "counter", "And found", (double)s->prefix_hits);
     write_value(p, "vllm", "num_preemptions_total", "counter", "Sequences put back", (double)s->preemptions);
+    write_value(p, "vllm", "spec_decode_num_drafts_total", "counter", "Times that tokens were guessed ahead",
+                (double)s->drafts);
     write_value(p, "vllm", "spec_decode_num_draft_tokens_total", "counter", "Tokens that were guessed",
                 (double)s->guessed_tokens);
     write_value(p, "vllm", "spec_decode_num_accepted_tokens_total", "counter", "Guesses that were right",
                 (double)s->right_guesses);
+    write_value(p, "nibble", "draft_failures_total", "counter", "Steps in which the draft model failed",
+                (double)s->draft_failures);
     write_head(p, "vllm", "admission_rejections_total", "counter", "Requests that were refused");
     buf_print(p->out, "vllm:admission_rejections_total{%s,reason=\"queue_full\"} %llu\n", p->labels,
               (unsigned long long)s->refused);

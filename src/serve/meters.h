@@ -20,6 +20,7 @@ typedef enum meter {
     METER_DECODE,
     METER_PROMPT_TOKENS,
     METER_GENERATION_TOKENS,
+    METER_LONGEST,         /* tokens of the longest answer to a request */
     METER_COMPUTED_TOKENS, /* of prompts, not found in the prefix cache */
     METER_N,
     METER_MAX_TOKENS,

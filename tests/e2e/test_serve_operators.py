@@ -72,6 +72,7 @@ def test_metrics(server):
     assert gained["vllm:time_to_first_token_seconds_count"] == 1 and gained["vllm:inter_token_latency_seconds_count"] == 8
     assert gained['vllm:request_generation_tokens_bucket{le="5"}'] == 0 and gained['vllm:request_generation_tokens_bucket{le="10"}'] == 1
     assert gained['vllm:request_generation_tokens_bucket{le="+Inf"}'] == 1 and gained["vllm:request_generation_tokens_sum"] == 9
+    assert gained["vllm:request_max_num_generation_tokens_count"] == 1 and gained["vllm:spec_decode_num_drafts_total"] == 0
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert 0 <= after["vllm:kv_cache_usage_perc"] <= 1
 

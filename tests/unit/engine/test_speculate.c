@@ -85,6 +85,36 @@ static void test_it_pays_or_stops(void **state) {
     assert_true(slower(1, 0.3, 0.9) < 0.65);
 }
 
+/* What is thought of the next text comes from those before; what is never tried is not given up for ever. */
+static void test_it_learns(void **state) {
+    (void)state;
+    double hope = SPECULATE_HOPE;
+    for (int i = 0; i < 40; i++)
+        hope = speculate_learn(hope, &(speculate_luck){.right = 0.9, .n_seen = 30});
+    assert_true(hope > 0.85 && hope < 0.9);
+    for (int i = 0; i < 200; i++)
+        hope = speculate_learn(hope, &(speculate_luck){.right = 0.1, .n_seen = 2});
+    assert_true(hope > 0.49 && hope < 0.55);
+}
+
+/* What rows cost is tried again ever more rarely while it is the same, and soon when it has changed. */
+static void test_patience(void **state) {
+    (void)state;
+    speculate_costs costs = {0};
+    speculate_luck luck = {.right = 0.5, .guess = -1};
+    int tries[3] = {0};
+    for (int phase = 0; phase < 3; phase++)
+        for (int step = 0; step < 20000; step++) {
+            const int k =
+                speculate_worth(&costs, &luck, 1, 1, 1, 0); /* a second row costs as much as the first */
+            tries[phase] += k;
+            speculate_timed(&costs, 1 + k, (phase == 2 ? 3 : 1) * (1.0 + k));
+        }
+    assert_in_range(tries[0], 4, 8);
+    assert_in_range(tries[1], 0, 2);
+    assert_in_range(tries[2], 1, 20);
+}
+
 static void test_options(void **state) {
     (void)state;
     nib_error err = {""};
@@ -171,6 +201,7 @@ static double expect_same_answers(nib_options options, const loaded_needs *needs
     nib_stats stats = {.size = sizeof stats};
     assert_int_equal(nib_get_stats(e, &stats, NULL), NIB_OK);
     assert_true(stats.right_guesses <= stats.guessed_tokens);
+    assert_true(stats.drafts <= stats.guessed_tokens && stats.guessed_tokens <= stats.drafts * SPECULATE_MAX);
     for (int i = 0; i < N_PROMPTS; i++) {
         assert_int_equal(guessed[i].n_tokens, plain[i].n_tokens);
         assert_memory_equal(guessed[i].tokens, plain[i].tokens,
@@ -281,8 +312,9 @@ static void test_draft(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lookup),  cmocka_unit_test(test_it_pays_or_stops),
-        cmocka_unit_test(test_options), cmocka_unit_test(test_answers_stay),
+        cmocka_unit_test(test_lookup),    cmocka_unit_test(test_it_pays_or_stops),
+        cmocka_unit_test(test_it_learns), cmocka_unit_test(test_patience),
+        cmocka_unit_test(test_options),   cmocka_unit_test(test_answers_stay),
         cmocka_unit_test(test_draft),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -12,9 +12,10 @@
 enum { KEY_ACTIVATIONS = 0x4000, KEY_KV, KEY_ROTATE };
 
 static const struct argp_option options[] = {
-    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|mxfp4", 0,
-     "What the weights are multiplied with: f32 is exact; int8 is a CPU's fast way (auto). fp8, nvfp4 and "
-     "mxfp4 are emulated exactly on the CPU: rounded by the format's own encoder, row by row, or under the "
+    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|nvfp4-4over6|mxfp4", 0,
+     "What the weights are multiplied with: f32 is exact; int8 is a CPU's fast way (auto). The "
+     "formats behind are emulated exactly on the CPU: rounded by the format's own encoder, row by row, or "
+     "under the "
      "file's input_scale, then multiplied exactly; under --device cuda, bf16, fp8 and nvfp4 are the GPU's "
      "own",
      10},
@@ -30,11 +31,15 @@ static const struct {
     const char *name;
     nib_activations device;
     cpu_rounding rounding;
-} activations[] = {
-    {"auto", NIB_ACTIVATIONS_AUTO, CPU_ROUND_NONE},  {"f32", NIB_ACTIVATIONS_F32, CPU_ROUND_NONE},
-    {"int8", NIB_ACTIVATIONS_INT8, CPU_ROUND_NONE},  {"bf16", NIB_ACTIVATIONS_BF16, CPU_ROUND_NONE},
-    {"fp8", NIB_ACTIVATIONS_FP8, CPU_ROUND_FP8},     {"nvfp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4},
-    {"mxfp4", NIB_ACTIVATIONS_F32, CPU_ROUND_MXFP4}, {"fp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4}};
+} activations[] = {{"auto", NIB_ACTIVATIONS_AUTO, CPU_ROUND_NONE},
+                   {"f32", NIB_ACTIVATIONS_F32, CPU_ROUND_NONE},
+                   {"int8", NIB_ACTIVATIONS_INT8, CPU_ROUND_NONE},
+                   {"bf16", NIB_ACTIVATIONS_BF16, CPU_ROUND_NONE},
+                   {"fp8", NIB_ACTIVATIONS_FP8, CPU_ROUND_FP8},
+                   {"nvfp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4},
+                   {"nvfp4-4over6", NIB_ACTIVATIONS_F32, CPU_ROUND_4OVER6},
+                   {"mxfp4", NIB_ACTIVATIONS_F32, CPU_ROUND_MXFP4},
+                   {"fp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4}};
 enum { N_ACTIVATIONS = sizeof activations / sizeof *activations };
 
 /* In the order of nib_kv_dtype from BF16 on, then what is emulated. */
@@ -61,9 +66,12 @@ static void settle(emulated *e, const struct argp_state *state) {
     const bool on_gpu = strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0; /* or no device at all */
     if (e->rotate_qk && !e->round_kv)
         argp_error(state, "--rotate-qk belongs to --kv-cache-dtype nvfp4");
-    if (on_gpu && (e->round_kv || e->rounding == CPU_ROUND_MXFP4))
+    if (on_gpu && (e->round_kv || e->rounding > CPU_ROUND_NVFP4))
         argp_error(state, "%s is emulated on the CPU; --device %s computes other formats",
-                   e->round_kv ? "--kv-cache-dtype nvfp4" : "--activations mxfp4", device);
+                   e->round_kv                       ? "--kv-cache-dtype nvfp4"
+                   : e->rounding == CPU_ROUND_4OVER6 ? "--activations nvfp4-4over6"
+                                                     : "--activations mxfp4",
+                   device);
     if (on_gpu)
         e->rounding = CPU_ROUND_NONE;
     if (e->round_kv && !e->rounding && e->options.activations > NIB_ACTIVATIONS_F32)

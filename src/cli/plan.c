@@ -117,7 +117,10 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, const
                           nib_error *err) {
     eval_text windows;
     char base[4096];
-    const int n = snprintf(base, sizeof base, "%s.base-%s", o->out, "kld");
+    size_t length = strlen(o->out);
+    while (length > 1 && o->out[length - 1] == '/') /* beside a directory, not in it */
+        length--;
+    const int n = snprintf(base, sizeof base, "%.*s.base-kld", (int)length, o->out);
     if (n < 0 || (size_t)n >= sizeof base)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", o->out);
     NIB_TRY(eval_text_open(&windows, l->words, text, bytes, WINDOW, WINDOWS,

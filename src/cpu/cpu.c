@@ -377,11 +377,12 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
         cpu_close(&cb->be);
         return status;
     }
-    static const char *const rounded[] = {[CPU_ROUND_NONE] = "activations f32 (exact)",
-                                          [CPU_ROUND_FP8] = "activations rounded to fp8 (a scale per row)",
-                                          [CPU_ROUND_NVFP4] =
-                                              "activations rounded to nvfp4 (a tensor scale per row)",
-                                          [CPU_ROUND_MXFP4] = "activations rounded to mxfp4"};
+    static const char *const rounded[] = {
+        [CPU_ROUND_NONE] = "activations f32 (exact)",
+        [CPU_ROUND_FP8] = "activations rounded to fp8 (a scale per row)",
+        [CPU_ROUND_NVFP4] = "activations rounded to nvfp4 (a tensor scale per row)",
+        [CPU_ROUND_4OVER6] = "activations rounded to nvfp4 (4over6, a tensor scale per row)",
+        [CPU_ROUND_MXFP4] = "activations rounded to mxfp4"};
     kernels_init(&cb->k, features_lowered(options->features));
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;
     cb->rounding = options->rounding;

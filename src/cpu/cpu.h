@@ -13,6 +13,7 @@ typedef enum cpu_rounding {
     CPU_ROUND_NONE = 0,
     CPU_ROUND_FP8,
     CPU_ROUND_NVFP4,
+    CPU_ROUND_4OVER6,
     CPU_ROUND_MXFP4
 } cpu_rounding;
 

@@ -61,6 +61,8 @@ static void run_rounding(const cpu_backend *cb, const cpu_op *op, size_t begin, 
             rounded_fp8(x, n, op->value);
         else if (cb->rounding == CPU_ROUND_NVFP4)
             rounded_nvfp4(x, n, op->value);
+        else if (cb->rounding == CPU_ROUND_4OVER6)
+            rounded_nvfp4_4over6(x, n);
         else
             rounded_mxfp4(x, n);
     }

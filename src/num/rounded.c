@@ -51,6 +51,57 @@ void rounded_nvfp4(float *x, size_t n, float tensor_scale) {
     }
 }
 
+/* In the order of the reference, on which ties between the two depend. */
+static float sum_squares(float *v) {
+    for (int i = 0; i < 8; i++)
+        v[i] += v[i + 8];
+    for (int i = 0; i < 4; i++)
+        v[i] += v[i + 4];
+    return (v[0] + v[2]) + (v[1] + v[3]);
+}
+
+/* x [NVFP4_BLOCK] of a row whose largest magnitude is AMAX; *VALUE is the block's scale. */
+static void four_over_six(const float *x, float amax, float q[NVFP4_BLOCK], float *value) {
+    const float encode = 1536.0f / amax, decode = 1.0f / encode;
+    const float exact = nvfp4_amax(x, NVFP4_BLOCK) / 6.0f * encode;
+    float least = 0;
+    for (int four = 0; four < 2; four++) {
+        const float scale = e4m3_to_f32(e4m3_from_f32(four ? exact * 1.5f : exact));
+        const float factor = scale > 0 ? 1.0f / (decode * scale) : 0;
+        float y[NVFP4_BLOCK], squares[NVFP4_BLOCK];
+        uint8_t codes[NVFP4_BLOCK_BYTES];
+        for (int i = 0; i < NVFP4_BLOCK; i++)
+            y[i] = x[i] * factor;
+        nvfp4_encode_block(y, 1.0f, codes);
+        dtype_decode(DT_NVFP4, codes, y, NVFP4_BLOCK);
+        for (int i = 0; i < NVFP4_BLOCK; i++) {
+            const float d = y[i] * scale * amax / 1536.0f - x[i];
+            squares[i] = d * d;
+        }
+        const float error = sum_squares(squares);
+        if (!four || error < least) {
+            least = error;
+            *value = scale;
+            memcpy(q, y, sizeof y);
+        }
+    }
+}
+
+void rounded_nvfp4_4over6(float *x, size_t n) {
+    float amax;
+    if (!finite_amax(x, n, &amax) || amax == 0)
+        return;
+    const float whole = amax / 1536.0f;
+    for (size_t at = 0; at < n; at += NVFP4_BLOCK) {
+        const size_t few = n - at < NVFP4_BLOCK ? n - at : NVFP4_BLOCK;
+        float block[NVFP4_BLOCK] = {0}, q[NVFP4_BLOCK], scale = 0;
+        memcpy(block, x + at, few * sizeof *x);
+        four_over_six(block, amax, q, &scale);
+        for (size_t i = 0; i < few; i++)
+            x[at + i] = q[i] * scale * whole;
+    }
+}
+
 void rounded_mxfp4(float *x, size_t n) {
     float amax;
     if (!finite_amax(x, n, &amax))

@@ -16,6 +16,10 @@ void rounded_fp8(float *x, size_t n, float scale);
 /* x [n] as NVFP4 under TENSOR_SCALE, or for 0 max |x| / 2688; block scales by nvfp4_block_scale. */
 void rounded_nvfp4(float *x, size_t n, float tensor_scale);
 
+/* The same with each block's largest magnitude at 6 or at 4, whichever has the lower squared error, under
+ * max |x| / 1536: the fouroversix package's way (quant/scale_search.h). */
+void rounded_nvfp4_4over6(float *x, size_t n);
+
 /* x [n] as MXFP4, scales by mxfp4_block_scale. */
 void rounded_mxfp4(float *x, size_t n);
 

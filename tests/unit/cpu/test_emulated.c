@@ -64,6 +64,8 @@ static void round_rows(cpu_rounding r, float *x, float scale) {
             continue;
         if (r == CPU_ROUND_NVFP4)
             through_nvfp4(x, COLS, scale);
+        else if (r == CPU_ROUND_4OVER6)
+            rounded_nvfp4_4over6(x, COLS); /* compared with the quantizer's in eval's tests */
         else if (r == CPU_ROUND_MXFP4)
             through_mxfp4(x, COLS);
         else if (r == CPU_ROUND_FP8)

@@ -113,6 +113,30 @@ static void test_codecs(void **state) {
     free(x);
 }
 
+/* Activations by 4over6 are what the quantizer's reference makes of a tensor of one row. */
+static void test_four_over_six(void **state) {
+    (void)state;
+    float *x = normal(), row[COLS], back[COLS];
+    uint8_t codes[COLS / 2], scales[COLS / 16];
+    for (size_t r = 0; r < 8; r++) {
+        memcpy(row, x + r * COLS, sizeof row);
+        for (size_t c = 0; c < COLS; c++)
+            row[c] *= c % 37 ? 1 : 20;
+        float amax = 0;
+        for (size_t c = 0; c < COLS; c++)
+            amax = fmaxf(amax, fabsf(row[c]));
+        scale_search s;
+        scale_search_init(&s, QM_FOUR_OVER_SIX, amax, false, NULL);
+        scale_search_nvfp4_row(&s, row, COLS, codes, scales);
+        tensor t = {.dtype = DT_NVFP4, .rows = 1, .cols = COLS, .data = codes, .block_scales = scales};
+        t.tensor_scale = s.tensor_scale;
+        tensor_decode_row(&t, 0, back);
+        rounded_nvfp4_4over6(row, COLS);
+        assert_memory_equal(row, back, sizeof row);
+    }
+    free(x);
+}
+
 /* Every element is a value of its format and stays what it is; nothing is rounded away from the nearest. */
 static void test_elements(void **state) {
     (void)state;
@@ -172,6 +196,7 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_normal_numbers), cmocka_unit_test(test_codecs),
-                                       cmocka_unit_test(test_elements), cmocka_unit_test(test_names)};
+                                       cmocka_unit_test(test_four_over_six), cmocka_unit_test(test_elements),
+                                       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

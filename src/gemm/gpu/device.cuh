@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "gemm/gemm.h"
+#include "gemm/gpu/gated.cuh"
 #include "gemm/gpu/launch.h"
 #include "gemm/word.h"
 
@@ -191,12 +192,6 @@ GEMM_DEV void store_result(const gemm_out &o, int token, int row, float v) {
         ((__nv_bfloat16 *)o.d)[i] = __float2bfloat16(v);
     else
         ((__half *)o.d)[i] = __float2half(v);
-}
-
-/* x / (1 + exp(-u)) * up with u = x (SiLU), or 2 sqrt(2/pi) (x + 0.044715 x^3) (GELU's tanh form). */
-GEMM_DEV float gated_unit(float x, float up, bool gelu) {
-    const float u = gelu ? 1.5957691216057308f * (x + 0.044715f * x * x * x) : x;
-    return __fdividef(x, 1.0f + __expf(-u)) * up;
 }
 
 /* ---- launching ---- */

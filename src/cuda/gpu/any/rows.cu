@@ -7,6 +7,7 @@
  * in, its format out.
  */
 #include "cuda/gpu/any/kernel.cuh"
+#include "gemm/gpu/gated.cuh"
 
 enum { THREADS = 256, FEW_ROWS = 16 /* below, a row is spread over several blocks */ };
 
@@ -18,18 +19,8 @@ typedef struct plain_row {
     }
 } plain_row;
 
-/* silu: g / (1 + exp(-g)); gelu: 0.5 g (1 + tanh u) = g / (1 + exp(-2u)), u = sqrt(2/pi) (g + 0.044715 g^3)
- */
 template <bool GELU> __device__ __forceinline__ float gated(float g, float up) {
-    float u = GELU ? 1.5957691216057308f * (g + 0.044715f * g * g * g) : g;
-    return g / (1.0f + expf(-u)) * up;
-}
-
-/* The same with the hardware's exp and division: a few units of the last place of FP32, for narrower formats.
- */
-template <bool GELU> __device__ __forceinline__ float gated_fast(float g, float up) {
-    float u = GELU ? 1.5957691216057308f * (g + 0.044715f * g * g * g) : g;
-    return __fdividef(g, 1.0f + __expf(-u)) * up;
+    return g / (1.0f + expf(-gated_argument(g, GELU))) * up;
 }
 
 template <bool GELU> struct glu_row {
@@ -109,7 +100,7 @@ template <bool BF16, bool GELU> struct glu_eights {
         load8<BF16>(up, row, n + col);
 #pragma unroll
         for (int k = 0; k < 8; k++)
-            v[k] = gated_fast<GELU>(v[k], up[k]);
+            v[k] = gated_unit(v[k], up[k], GELU);
     }
 };
 

@@ -148,7 +148,8 @@ static nib_status read_entry(importance *out, const gguf *g, const hparams *hp, 
                             QUOTEZ(t->name), (double)(*means)[i]);
     }
     about->n_tensors++;
-    about->n_tokens = (size_t)count > about->n_tokens && count < 1e15f ? (size_t)count : about->n_tokens;
+    if (count < 1e15f && (size_t)count > about->n_tokens) /* what is shown: some count calls, not rows */
+        about->n_tokens = (size_t)count;
     return NIB_OK;
 }
 

@@ -14,12 +14,11 @@
  *
  * Bytes moved: the packed weights once, x once a block. Measured: docs/gpu/gemv.md.
  */
+#include "gemm/gpu/gemv.cuh"
 #include "gemm/gpu/ring.cuh"
 
 #define WARPS       8
 #define FLUSH_TILES 4
-#define UNIT        2 /* groups of 128 k a stage */
-#define UNIT_BYTES  (UNIT * GEMM_GROUP_BYTES)
 
 enum gemv_kind { PLAIN, NORMED, GATED };
 
@@ -31,64 +30,6 @@ struct gemv_args {
     gemm_norm norm; /* x is the norm's, where it has one */
     gemm_unit unit;
 };
-
-/* Scales of a group: (r0, t) (r0, 4 + t) (r1, t) (r1, 4 + t) as FP32. */
-GEMM_DEV void load_scales(uint32_t q, float *s) {
-#if __CUDA_ARCH__ >= 890
-    uint32_t lo, hi;
-    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(lo) : "h"((uint16_t)q));
-    asm("cvt.rn.f16x2.e4m3x2 %0,%1;" : "=r"(hi) : "h"((uint16_t)(q >> 16)));
-    const float2 a = __half22float2(*(const __half2 *)&lo), b = __half22float2(*(const __half2 *)&hi);
-    s[0] = a.x, s[1] = a.y, s[2] = b.x, s[3] = b.y;
-#else
-#pragma unroll
-    for (int i = 0; i < 4; i++) /* the bits, as FP32, are the scale * 2^-120 */
-        s[i] = __uint_as_float((q >> 8 * i & 0x7f) << 20) * 0x1p120f;
-#endif
-}
-
-/* acc[0..1] (rows r0, r1) += GROUPS x 128 k. STAGE: the lane's 16 B; X: the lane's 32 B of x, STEP bytes a 128 k. */
-template <int GROUPS> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, uint32_t x, uint32_t step, float *acc) {
-    uint32_t w[2 * GROUPS][4], q[GROUPS];
-    float d[2 * GROUPS][4];
-#pragma unroll
-    for (int h = 0; h < 2 * GROUPS; h++) {
-        const uint4 v = lds128(stage + h / 2 * GEMM_GROUP_BYTES + h % 2 * 512);
-        w[h][0] = v.x, w[h][1] = v.y, w[h][2] = v.z, w[h][3] = v.w;
-    }
-#pragma unroll
-    for (int p = 0; p < GROUPS; p++)
-        q[p] = lds32(scales + p * GEMM_GROUP_BYTES);
-#pragma unroll
-    for (int p = 0; p < GROUPS; p++, x += step) {
-        uint32_t b[2][8];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const uint4 u = lds128(x + 128 * h), v = lds128(x + 128 * h + 16);
-            b[h][0] = u.x, b[h][1] = u.y, b[h][2] = u.z, b[h][3] = u.w;
-            b[h][4] = v.x, b[h][5] = v.y, b[h][6] = v.z, b[h][7] = v.w;
-        }
-#pragma unroll
-        for (int s = 0; s < 4; s++)
-#pragma unroll
-            for (int h = 2 * p; h < 2 * p + 2; h++) { /* two chains in turn */
-                uint32_t f[8];
-                if (s == 0)
-                    d[h][0] = d[h][1] = d[h][2] = d[h][3] = 0.0f;
-                decode_fragments(w[h][s & 2], w[h][s | 1], f); /* of a pair; the compiler keeps one decode */
-                mma_bf16(d[h], f + 4 * (s & 1), b[h & 1][2 * s], b[h & 1][2 * s + 1]);
-            }
-    }
-#pragma unroll
-    for (int p = 0; p < GROUPS; p++) {
-        float s[4];
-        load_scales(q[p], s);
-        acc[0] = fmaf(d[2 * p][0], s[0], acc[0]);
-        acc[1] = fmaf(d[2 * p][2], s[2], acc[1]);
-        acc[0] = fmaf(d[2 * p + 1][0], s[1], acc[0]);
-        acc[1] = fmaf(d[2 * p + 1][2], s[3], acc[1]);
-    }
-}
 
 /* This warp's slice of x, COUNT elements from FIRST, times 2^64; zeros past k. Four loads are in flight. */
 GEMM_DEV void load_x(const gemv_args &a, uint8_t *to, int first, int count) {
@@ -284,7 +225,14 @@ template <int STAGES, gemv_kind KIND> static int launch(const gemm_task *t, cons
     return launch_kernel(t, gemv<STAGES, KIND>, blocks, WARPS * 32, shared_bytes(STAGES, a.groups), a);
 }
 
-/* Two blocks fit on a multiprocessor. The shortest products have one: the next kernel's blocks take the other place and
+/* A product by itself: one block up to 128 KB of weights a multiprocessor, so that the next kernel's place is free. */
+static int run_alone(const gemm_task *t, const gemv_args &a, size_t each) {
+    if (each <= 128 * 1024 && 2 * (shared_bytes(5, a.groups) + 1024) <= (size_t)t->max_shared)
+        return launch<5, PLAIN>(t, a, 1);
+    return each > 384 * 1024 ? launch<3, PLAIN>(t, a, 2) : launch<2, PLAIN>(t, a, 2);
+}
+
+/* Two blocks fit on a multiprocessor. In a network's chain the shortest products have one: the next kernel's blocks take the other place and
  * have their weights on the way, all of them, while this one runs. Others need both: to issue enough, and because
  * single blocks are placed two on a multiprocessor while the kernel before still holds others. */
 template <gemv_kind KIND> static int run(const gemm_task *t, const gemm_norm &norm) {
@@ -293,6 +241,8 @@ template <gemv_kind KIND> static int run(const gemm_task *t, const gemm_norm &no
     const size_t each = (size_t)a.row_tiles * a.groups * GEMM_GROUP_BYTES / t->n_sms;
     if (t->max_shared < 160 * 1024)
         return launch<2, KIND>(t, a, 2);
+    if (KIND == PLAIN && !t->out.c) /* what a chain's products are added to is theirs alone */
+        return run_alone(t, a, each);
     if (each <= 90 * 1024 && 2 * (shared_bytes(5, a.groups) + 1024) <= (size_t)t->max_shared)
         return launch<5, KIND>(t, a, 1);
     return 2 * (shared_bytes(3, a.groups) + 1024) <= (size_t)t->max_shared ? launch<3, KIND>(t, a, 2)

@@ -3,7 +3,8 @@
  * Speed of a whole network of random NVFP4 weights on a GPU, beside the read bandwidth of the same card in
  * the same run: prefill, decode at several numbers of streams and contexts, with CUDA graphs and without.
  *
- * usage: bench_gpu_shape SHAPE [fp8|bf16: the cache] [auto|w4a16|w4a8|exact] [profile]
+ * usage: bench_gpu_shape SHAPE [fp8|bf16: the cache] [auto|w4a16|w4a8|exact] [profile | STREAMS CONTEXT...]
+ * STREAMS CONTEXT pairs: decode at these points alone (for a profiler: 3 steps before what is measured).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,6 +132,19 @@ static void run(bench *b, bool profiled) {
     profile(b, "prefill 2048", 1, 2048, 0);
 }
 
+/* The points that were asked for. */
+static void run_points(bench *b, int n, char **words) {
+    for (int i = 0; i + 1 < n; i += 2) {
+        const int streams = atoi(words[i]), ctx = atoi(words[i + 1]);
+        if (streams < 1 || streams > MAX_SEQS || ctx < 1 || ctx > LONG) {
+            printf("%s streams, context %s: expected 1 to %d and 1 to %d\n", words[i], words[i + 1], MAX_SEQS,
+                   LONG);
+            exit(2);
+        }
+        row(b, "decode", streams, ctx, decode(b, streams, ctx, 40));
+    }
+}
+
 int main(int argc, char **argv) {
     static bench b;
     nib_error err = {""};
@@ -162,7 +176,8 @@ int main(int argc, char **argv) {
         b.tokens[i] = (i * 7919 + 13) % b.file->hp.vocab;
     for (int i = 0; i < MAX_SEQS; i++)
         b.rows[i] = (sample_row){.n_top = -1};
-    for (int eager = 0; eager < 2; eager++) {
+    const bool points = argc > 5;
+    for (int eager = 0; eager < (points ? 1 : 2); eager++) {
         o.eager = eager;
         if (nibble_plugin.open(&b.be, &o, &err) != NIB_OK)
             die(&err);
@@ -178,7 +193,9 @@ int main(int argc, char **argv) {
                "position\n",
                b.be->path, eager ? ", without CUDA graphs" : "", (double)model_weight_bytes(b.m) / 1e9,
                clock_seconds() - t0, (double)model_bytes_per_token(b.m) / 1e9, b.kv_row_bytes);
-        if (eager) {
+        if (points) {
+            run_points(&b, argc - 4, argv + 4);
+        } else if (eager) {
             row(&b, "decode, eager", 1, 128, decode(&b, 1, 128, 40));
             row(&b, "decode, eager", 16, 1024, decode(&b, 16, 1024, 40));
         } else {

@@ -42,8 +42,9 @@ typedef struct cuda_lane {
 typedef enum act_format {
     ACT_F32 = 0,
     ACT_BF16,
-    ACT_FP8 /* E4M3, value = e4m3(code) * scales[row]; elements in the order of GEMM_A_E4M3_MMA (gemm/gemm.h)
-             */
+    ACT_FP8, /* E4M3, value = e4m3(code) * scales[row]; elements in the order of GEMM_A_E4M3_MMA (gemm/gemm.h)
+              */
+    ACT_BF16_MMA /* elements in the order of GEMM_A_BF16_MMA: what Hopper's products of many rows read */
 } act_format;
 
 typedef struct act_view {
@@ -105,7 +106,9 @@ typedef struct attn_view {
     float rope_scale;
     bool interleaved;
     float scale;
-    int window; /* 0: none */
+    int window;             /* 0: none */
+    float cap;              /* scores become cap * tanh(score / cap); 0: they stay */
+    float k_scale, v_scale; /* of FP8 codes, all alike; 0: fitted to each vector */
 } attn_view;
 
 /* ---- rows ---- */
@@ -122,9 +125,9 @@ int rmsnorm_launch(const cuda_lane *lane, act_view out, const float *x, size_t x
 /* x += y (BF16), then the same; x is written too */
 int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *x, size_t x_stride, act_view y,
                          const float *w, float eps, int n_rows, size_t cols);
-/* x += rmsnorm(y) * w */
-int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, const float *y, size_t y_stride,
-                       const float *w, float eps, int n_rows, size_t cols);
+/* x += rmsnorm(y) * w; y F32 or BF16 */
+int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, act_view y, const float *w,
+                       float eps, int n_rows, size_t cols);
 
 /* out[r, :] = x[r, :] in another format */
 int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t cols);
@@ -132,6 +135,8 @@ int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, 
 int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n, bool gelu);
 /* x += y (BF16); columns in eights */
 int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows, size_t cols);
+/* x = cap * tanh(x / cap) */
+int softcap_launch(const cuda_lane *lane, float *x, size_t stride, float cap, int n_rows, size_t cols);
 /* x[r, c] += bias[c] */
 int bias_launch(const cuda_lane *lane, float *x, size_t stride, const float *bias, int n_rows, size_t cols);
 /* sums[c] += sum over rows of a[r, c]^2 */

@@ -112,14 +112,16 @@ static const int some_rows[] = {1, 7, 64, 513};
 
 /* Values of an activation view's row, as a matrix product reads them. */
 static void read_act(act_view a, int rows, size_t cols, float *dst) {
-    size_t each = a.format == ACT_F32 ? 4 : a.format == ACT_BF16 ? 2 : 1;
+    size_t each = a.format == ACT_F32 ? 4 : a.format == ACT_FP8 ? 1 : 2;
     uint8_t *raw = from_device(a.data, (size_t)rows * a.stride * each);
     float *scales = a.format == ACT_FP8 ? from_device(a.scales, (size_t)rows * 4) : NULL;
     for (int r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) {
             size_t at = (size_t)r * a.stride + c;
+            if (a.format == ACT_BF16_MMA)
+                at = (size_t)r * a.stride + c / 64 * 64 + (size_t)gemm_bf16_position((int)(c % 64));
             dst[(size_t)r * cols + c] = a.format == ACT_F32 ? ((float *)raw)[at]
-                                        : a.format == ACT_BF16
+                                        : a.format != ACT_FP8
                                             ? bf16_to_f32(((uint16_t *)raw)[at])
                                             : e4m3_to_f32(raw[(size_t)r * a.stride + c / 64 * 64 +
                                                               (size_t)gemm_e4m3_position((int)(c % 64))]) *
@@ -130,13 +132,13 @@ static void read_act(act_view a, int rows, size_t cols, float *dst) {
 }
 
 static act_view new_act(act_format f, int rows, size_t cols) {
-    size_t each = f == ACT_F32 ? 4 : f == ACT_BF16 ? 2 : 1, stride = (cols + 127) / 128 * 128;
+    size_t each = f == ACT_F32 ? 4 : f == ACT_FP8 ? 1 : 2, stride = (cols + 127) / 128 * 128;
     return (act_view){f, to_device(NULL, (size_t)rows * stride * each), to_device(NULL, (size_t)rows * 4),
                       stride};
 }
 
 /* Limits of relative L2 by format: FP32 sums, BF16's and E4M3's rounding. */
-static const double act_limits[] = {3e-7, 2.6e-3, 3.5e-2};
+static const double act_limits[] = {3e-7, 2.6e-3, 3.5e-2, 2.6e-3};
 
 /* x [rows, cols] += y, to the bit, with and without the norm that follows. */
 static void test_joined(const float *x, size_t stride, const float *w, int rows, size_t cols,
@@ -159,11 +161,11 @@ static void test_joined(const float *x, size_t stride, const float *w, int rows,
     }
     void *dw = to_device(w, cols * 4), *dx = to_device(x, n * 4);
     act_view dy = {ACT_BF16, to_device(y, n * 2), NULL, stride};
-    for (int a = 0; a < 4; a++) { /* 3: without a norm */
+    for (int a = 0; a < 5; a++) { /* 4: without a norm */
         CK(cudaMemcpy(dx, x, n * 4, cudaMemcpyHostToDevice));
-        if (a == 3 && cols % 8 != 0)
+        if (a == 4 && cols % 8 != 0)
             continue;
-        if (a == 3) {
+        if (a == 4) {
             CK(add_launch(&lane, dx, stride, dy, rows, cols));
         } else {
             act_view out = new_act((act_format)a, rows, cols);
@@ -185,7 +187,7 @@ static void test_joined(const float *x, size_t stride, const float *w, int rows,
 static void test_norms(void) {
     check_family f = {.name = "rmsnorm f32"}, fb = {.name = "rmsnorm bf16"},
                  f8 = {.name = "rmsnorm fp8 per token"};
-    check_family *by_format[] = {&f, &fb, &f8}, joined = {.name = "rmsnorm of a joined row"};
+    check_family *by_format[] = {&f, &fb, &f8, &fb}, joined = {.name = "rmsnorm of a joined row"};
     for (size_t k = 0; k < 6; k++)
         for (int m = 0; m < 4; m++) {
             size_t cols = some_cols[k], stride = (cols + 31) / 32 * 32;
@@ -209,7 +211,7 @@ static void test_norms(void) {
                     for (size_t c = 0; c < cols; c++)
                         want[(size_t)r * cols + c] = row[c] / sqrt(s / (double)cols + 1e-6) * w[c];
                 }
-                for (int a = 0; a < 3; a++) {
+                for (int a = 0; a < 4; a++) {
                     act_view out = new_act((act_format)a, rows, cols);
                     CK(rmsnorm_launch(&lane, out, dx, stride, dw, 1e-6f, rows, cols, g ? dg : NULL));
                     read_act(out, rows, cols, got);
@@ -233,9 +235,16 @@ static void test_norms(void) {
                         x[(size_t)r * stride + c] +
                         y[(size_t)r * stride + c] / sqrt(s / (double)cols + 1e-6) * w[c];
             }
-            CK(rmsnorm_add_launch(&lane, dx, stride, dy, stride, dw, 1e-6f, rows, cols));
-            read_act((act_view){ACT_F32, dx, NULL, stride}, rows, cols, got);
-            family_take(&f, "rmsnorm_add", l2_error(got, want, (size_t)rows * cols), 3e-7);
+            act_view wide = {ACT_F32, dy, NULL, stride}, half = new_act(ACT_BF16, rows, cols);
+            CK(convert_launch(&lane, half, wide, rows, cols));
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                CK(cudaMemcpy(dx, x, (size_t)rows * stride * 4, cudaMemcpyHostToDevice));
+                CK(rmsnorm_add_launch(&lane, dx, stride, bf16 ? half : wide, dw, 1e-6f, rows, cols));
+                read_act((act_view){ACT_F32, dx, NULL, stride}, rows, cols, got);
+                family_take(bf16 ? &fb : &f, "rmsnorm_add", l2_error(got, want, (size_t)rows * cols),
+                            act_limits[bf16 ? ACT_BF16 : ACT_F32]);
+            }
+            cudaFree(half.data);
             cudaFree(dx), cudaFree(dw), cudaFree(dy), cudaFree(dg);
             free(x), free(w), free(want), free(got), free(again), free(y), free(gather);
         }
@@ -248,7 +257,7 @@ static void test_units(void) {
     const int rows_of[] = {1, 7, 65, 600};
     for (int k = 0; k < 4; k++)
         for (int m = 0; m < 4; m++)
-            for (int a = 0; a < 3; a++) {
+            for (int a = 0; a < 4; a++) {
                 size_t n = widths[k], stride = (2 * n + 31) / 32 * 32;
                 int rows = rows_of[m];
                 if (rows > max_rows)

@@ -78,6 +78,7 @@ static nib_status open_device(cuda_backend *cb, const device_options *o, nib_err
     if (cb->arch >= 90)
         CUDA_TRY(decode_know_clusters(&cb->lane), err, "opening the device");
     NIB_TRY(cuda_alloc(cb, &cb->partial, decode_partial_most(&cb->lane), "partial attention", err));
+    NIB_TRY(gather_new(cb, err));
     NIB_TRY(draw_new(cb, err));
     return nib_gemm_open(cb->device, &cb->gemm, err);
 }
@@ -91,6 +92,7 @@ static void close_device(backend *be) {
     step_release(cb);
     draw_free(cb);
     upload_release(cb);
+    gather_release(cb);
     memory_release(cb);
     nib_gemm_close(cb->gemm);
     if (cb->stream)
@@ -103,7 +105,7 @@ static nib_status plugin_open(backend **out, const device_options *options, nib_
     cuda_backend *cb = mem_array(1, sizeof *cb);
     if (!cb)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the CUDA backend");
-    cb->be = (backend){.name = "cuda", .n_ranks = 1, .close = close_device};
+    cb->be = (backend){.name = "cuda", .n_ranks = 1, .caps = true, .close = close_device};
     cb->eager = options->eager;
     memory_set(&cb->be);
     upload_set(&cb->be);

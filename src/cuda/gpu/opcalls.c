@@ -19,6 +19,8 @@ const char *const opcalls_names[CALL_COUNT] = {
     [CALL_ATTENTION] = "attention",
     [CALL_SUM_SQUARES] = "sum_squares",
     [CALL_SAMPLE] = "sample",
+    [CALL_LAYERS] = "layers",
+    [CALL_SOFTCAP] = "softcap",
 };
 
 /* ---- formats ---- */
@@ -26,8 +28,12 @@ const char *const opcalls_names[CALL_COUNT] = {
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows) {
     if (cb->be.mode == COMPUTE_EXACT || !reader)
         return ACT_F32;
-    bool fp8 = cb->be.mode == COMPUTE_W4A8_FP8 && ((const cuda_weight *)reader)->is_fp4;
-    return fp8 && rows > CUDA_FEW_ROWS ? ACT_FP8 : ACT_BF16;
+    if (rows <= CUDA_FEW_ROWS || !((const cuda_weight *)reader)->is_fp4)
+        return ACT_BF16;
+    return cb->be.mode == COMPUTE_W4A8_FP8 ? ACT_FP8
+           : cb->lane.wgmma && reader->cols % GEMM_GROUP_K == 0
+               ? ACT_BF16_MMA /* rows end where a group does */
+               : ACT_BF16;
 }
 
 act_view opcalls_view(const cuda_buf *b) {
@@ -83,6 +89,7 @@ static void settle_norm(cuda_backend *cb) {
     if (!to)
         return;
     cb->waiting.out = NULL;
+    gather_launch(cb);
     step_op(cb, CALL_RMSNORM);
     int code = rmsnorm_launch(&cb->lane, opcalls_view(to), cb->waiting.norm.x, to->head.cols,
                               cb->waiting.norm.w, cb->waiting.norm.eps, 1, to->head.cols, NULL);
@@ -101,6 +108,7 @@ static bool takes_norm(cuda_backend *cb, const buf *a, const weight *w) {
 static void settle_queries(cuda_backend *cb);
 
 void opcalls_settle(cuda_backend *cb) {
+    gather_launch(cb);
     settle_sum(cb);
     settle_norm(cb);
     settle_queries(cb);
@@ -166,6 +174,7 @@ static void rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps
 }
 
 static void rmsnorm_out(backend *be, buf *out, const buf *x, const vec *w, float eps, const weight *reader) {
+    cuda_of(be)->head = reader; /* whose product gives logits, in FP32 */
     norm(be, CALL_RMSNORM_OUT, out, x, w, eps, reader, step_view_of(cuda_of(be), 0).out_rows);
 }
 
@@ -174,9 +183,17 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
     cuda_buf *to = (cuda_buf *)x;
     const cuda_buf *from = (const cuda_buf *)y;
     begin_op(cb, CALL_RMSNORM_ADD);
-    int code = rmsnorm_add_launch(&cb->lane, to->data, to->stride, from->data, from->stride, f32(w), eps,
+    int code = rmsnorm_add_launch(&cb->lane, to->data, to->stride, opcalls_view(from), f32(w), eps,
                                   (int)x->rows, x->cols);
     step_end(cb, CALL_RMSNORM_ADD, code, row_bytes(x) * 3);
+}
+
+static void softcap(backend *be, buf *x, float cap) {
+    cuda_backend *cb = cuda_of(be);
+    cuda_buf *b = (cuda_buf *)x;
+    begin_op(cb, CALL_SOFTCAP);
+    step_end(cb, CALL_SOFTCAP, softcap_launch(&cb->lane, b->data, b->stride, cap, (int)x->rows, x->cols),
+             row_bytes(x) * 2);
 }
 
 static void sum_squares(backend *be, vec *sums, const buf *a) {
@@ -209,7 +226,9 @@ static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const
                               .mode = v.format == ACT_FP8 ? NIB_GEMM_W4A8 : NIB_GEMM_W4A16,
                               .m = a->head.rows,
                               .a = v.data,
-                              .a_type = v.format == ACT_FP8 ? GEMM_A_E4M3_MMA : NIB_GEMM_BF16,
+                              .a_type = v.format == ACT_FP8        ? GEMM_A_E4M3_MMA
+                                        : v.format == ACT_BF16_MMA ? GEMM_A_BF16_MMA
+                                                                   : NIB_GEMM_BF16,
                               .lda = v.stride,
                               .a_scale = v.format == ACT_FP8 ? v.scales : NULL,
                               .d = d,
@@ -261,14 +280,19 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
     cuda_buf *to = (cuda_buf *)out;
     bool add = call == CALL_MATMUL_ADD;
     const bool chained = !add && takes_norm(cb, a, w);
+    if (chained ? gather_normed(cb, to, w, bias)
+                : add && gather_add(cb, to, (cuda_buf *)(uintptr_t)a, w, bias))
+        return;
     begin_op(cb, call);
     act_view d = {ACT_F32, to->data, NULL, to->stride};
     int code = cudaSuccess;
-    if (!add && w->n_parts == 3 &&
-        writes_bf16(cb, a, w, bias)) /* q, k and v: qk_norm_rope_store reads either */
+    if (!add && w != cb->head &&
+        writes_bf16(cb, a, w, bias)) /* qk_norm_rope_store and rmsnorm_add read either */
         d.format = ACT_BF16;
-    if (!add)
+    if (!add) {
         to->format = d.format;
+        to->gone = false;
+    }
     if (add && writes_bf16(cb, a, w, bias) && out->rows * to->stride * 2 <= cb->wide_bytes) {
         d = cb->addend = (act_view){ACT_BF16, cb->wide, NULL, to->stride};
         cb->lacking = to;
@@ -320,6 +344,8 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     cuda_backend *cb = cuda_of(be);
     const cuda_weight *both = (const cuda_weight *)w;
     const bool normed = takes_norm(cb, a, w);
+    if (normed && gather_gated(cb, (cuda_buf *)out, w, kind == GLU_GELU_TANH))
+        return;
     begin_op(cb, CALL_MATMUL_GLU);
     act_view to = destination(cb, out, reader);
     const bool half = to.format != ACT_F32 && writes_bf16(cb, a, w, NULL);
@@ -356,7 +382,10 @@ static attn_view view_of(const attn_params *p) {
                        .rope_scale = p->rope_scale,
                        .interleaved = p->interleaved,
                        .scale = p->scale,
-                       .window = p->window};
+                       .window = p->window,
+                       .cap = p->cap,
+                       .k_scale = p->k_scale,
+                       .v_scale = p->v_scale};
 }
 
 static kv_view layer_of(const cuda_cache *c, const attn_params *p) {
@@ -400,13 +429,15 @@ static void settle_queries(cuda_backend *cb) {
 static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)q;
-    const cuda_buf *from = (const cuda_buf *)qkv;
+    cuda_buf *from = (cuda_buf *)(uintptr_t)qkv;
     const cuda_cache *pages = (const cuda_cache *)c;
     attn_view view = view_of(p);
-    opcalls_settle(cb);
+    if (cb->waiting.out || cb->unmade.q || cb->lacking)
+        opcalls_settle(cb);
     to->gone = false;
     if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || norms_all_heads(p) ||
         !decode_makes(&cb->lane, &view, layer_of(pages, p).format, (int)q->rows)) {
+        opcalls_settle(cb);
         make_queries(cb, to, from, p, pages);
         return;
     }
@@ -438,6 +469,10 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
     if (makes) {
         cb->unmade.q->gone = true;
         cb->unmade.q = NULL;
+        if (gather_attend(cb, (cuda_buf *)out, cb->unmade.qkv, &view, &kv, &step)) {
+            destination(cb, out, reader);
+            return;
+        }
     }
     begin_op(cb, CALL_ATTENTION);
     act_view last = destination(cb, out, reader), to = last;
@@ -471,4 +506,5 @@ void opcalls_set(backend *be) {
     be->op.qk_norm_rope_store = qk_norm_rope_store;
     be->op.attention = attention;
     be->op.sum_squares = sum_squares;
+    be->op.softcap = softcap;
 }

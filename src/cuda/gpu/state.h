@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/launchers.h"
+#include "cuda/pass.h"
 #include "gemm/gemm.h"
 #include "ops/ops.h"
 
@@ -84,6 +85,25 @@ typedef struct recorded {
 
 typedef enum step_state { STEP_EAGER = 0, STEP_RECORDING, STEP_REPLAYED } step_state;
 
+/* ---- one row's ops, gathered into one launch (gather.c) ---- */
+
+enum { GATHER_SETS = 2, GATHER_STAGES = 5 };
+
+typedef struct gather_set { /* where a pass over layers of some sizes hands values over */
+    void *memory;
+    int sizes[PASS_NOWHERE]; /* 0: not yet used */
+} gather_set;
+
+typedef struct gathered {
+    gather_set sets[GATHER_SETS];
+    pass pass; /* n_ops 0: nothing is gathered */
+    gather_set *set;
+    int stage;       /* ops of the layer so far */
+    pass_place from; /* of the stream */
+    cuda_buf *last;  /* where the last op's result would lie */
+    pass_op *last_add;
+} gathered;
+
 /* ---- profile ---- */
 
 #define CUDA_MAX_MARKS 4096
@@ -110,7 +130,8 @@ typedef struct cuda_backend {
     step_state state;
     recorded *recording;
 
-    cuda_buf *lacking; /* a residual stream that lacks ADDEND; NULL: none */
+    const weight *head; /* the product with it gives logits */
+    cuda_buf *lacking;  /* a residual stream that lacks ADDEND; NULL: none */
     act_view addend;
     struct {
         cuda_buf *out; /* whose norm waits for READER's product; NULL: none */
@@ -119,10 +140,11 @@ typedef struct cuda_backend {
     } waiting;
     struct {
         cuda_buf *q; /* whose making waits for its attention; NULL: none */
-        const cuda_buf *qkv;
+        cuda_buf *qkv;
         const attn_params *params;
         const cuda_cache *cache;
     } unmade;
+    gathered gathered;
 
     /* scratch, grown when buffers and weights are made; never inside a step */
     size_t max_rows;
@@ -209,9 +231,22 @@ enum {
     CALL_ATTENTION,
     CALL_SUM_SQUARES,
     CALL_SAMPLE,
+    CALL_LAYERS, /* a pass: many ops */
+    CALL_SOFTCAP,
     CALL_COUNT
 };
 extern const char *const opcalls_names[CALL_COUNT];
+
+/* ---- gather.c ---- */
+nib_status gather_new(cuda_backend *cb, nib_error *err);
+void gather_release(cuda_backend *cb);
+void gather_launch(cuda_backend *cb); /* what was gathered */
+/* The op becomes part of the pass; false: it does not. NORMED and GATED: of the norm that waited. */
+bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *w, const vec *bias);
+bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_view *view, const kv_view *kv,
+                   const step_view *step);
+bool gather_add(cuda_backend *cb, cuda_buf *stream, cuda_buf *a, const weight *w, const vec *bias);
+bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *w, bool gelu);
 
 /* The format of an activation that READER's product reads, ROWS rows of it. */
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows);

@@ -30,6 +30,8 @@ static __device__ void take_key(const attn_job &job, running *r, const float *q,
         if (lane + 32 * i < d)
             s += q[i] * element(job.kv, true, cell * d + lane + 32 * i);
     s = warp_sum(s) * job.p.scale * (job.kv.format == KV_FP8 ? job.kv.k_scales[cell] : 1.0f);
+    if (job.p.cap != 0)
+        s = job.p.cap * tanhf(s / job.p.cap);
     float both = fmaxf(r->max, s), keep = expf(r->max - both), weight = expf(s - both);
     r->max = both;
     r->sum = r->sum * keep + weight;

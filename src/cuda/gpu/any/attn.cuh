@@ -61,6 +61,11 @@ __device__ __forceinline__ float exp2_fast(float v) {
     return r;
 }
 
+/* A score in powers of two, S = score * log2(e), as cap * tanh(score / cap) has it. */
+__device__ __forceinline__ float capped(float s, float cap) {
+    return cap * LOG2E * (1.0f - __fdividef(2.0f, 1.0f + exp2_fast(fminf(2.0f * s / cap, 80.0f))));
+}
+
 __device__ __forceinline__ uint32_t transpose8x8(uint32_t v) {
     uint32_t d;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(v));
@@ -72,7 +77,8 @@ __device__ __forceinline__ void put_out(const act_view &out, size_t row, size_t 
     if (out.format == ACT_F32)
         ((float *)act_row(out, row))[i] = v;
     else
-        ((__nv_bfloat16 *)act_row(out, row))[i] = __float2bfloat16_rn(v);
+        ((__nv_bfloat16 *)act_row(out, row))[out.format == ACT_BF16 ? i : bf16_position(i)] =
+            __float2bfloat16_rn(v);
 }
 
 /* Elements I, which is even, and I + 1. */
@@ -80,7 +86,8 @@ __device__ __forceinline__ void put_pair(const act_view &out, size_t row, size_t
     if (out.format == ACT_F32)
         *(float2 *)((float *)act_row(out, row) + i) = make_float2(a, b);
     else
-        *(__nv_bfloat162 *)((__nv_bfloat16 *)act_row(out, row) + i) = __floats2bfloat162_rn(a, b);
+        *(uint32_t *)((__nv_bfloat16 *)act_row(out, row) + (out.format == ACT_BF16 ? i : bf16_position(i))) =
+            to_bf16x2(a, b);
 }
 
 #endif

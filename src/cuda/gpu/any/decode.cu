@@ -15,35 +15,21 @@
  * and on their way before the kernel before has ended.
  *
  * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
- * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether all
- * are brief (then none is split: a cluster costs some 2 us to launch); each row cuts its own length, so a CUDA
- * graph serves every length.
- * Bytes moved: the row's keys, values and scales once per 8 query heads; partial sums.
+ * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether
+ * all are brief (then none is split: a cluster costs some 2 us to launch); each row cuts its own length, so a
+ * CUDA graph serves every length. Bytes moved: the row's keys, values and scales once per 8 query heads;
+ * partial sums.
  *
  * Where rows are few a launch costs more than making the queries of a KV head once a split: MAKES does what
  * qkv.cu does, bit for bit, and the last split's block stores the row's key and value before it reads them.
  */
-#include "cuda/gpu/any/attn.cuh"
-#include "cuda/gpu/any/heads.cuh"
+#include "cuda/gpu/any/decode.cuh"
 
-enum { NARROW = 4, COLUMNS = 8, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
+enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
 }
-
-/* Of a split: for each of COLUMNS heads the sum of weighted values [D], the maximum, the sum of weights. */
-template <int D> struct part_layout {
-    static constexpr int head = D + 4;
-    static constexpr int all = COLUMNS * head;
-};
-
-typedef struct span {
-    int first, end; /* keys that the query sees */
-    int base, each; /* splits begin at BASE, a multiple of 16, and have EACH keys */
-    int lo, hi;     /* this one's */
-    int used;       /* splits that have keys */
-} span;
 
 /* Split I of N. */
 __device__ __forceinline__ span split_span(const attn_view &p, int position, int i, int n) {
@@ -57,258 +43,6 @@ __device__ __forceinline__ span split_span(const attn_view &p, int position, int
     s.used = (s.end - s.base + s.each - 1) / s.each;
     return s;
 }
-
-template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *w, const uint8_t *p) {
-    if (WORDS % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < WORDS / 4; i++)
-            asm("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                : "=r"(w[4 * i]), "=r"(w[4 * i + 1]), "=r"(w[4 * i + 2]), "=r"(w[4 * i + 3])
-                : "l"(p + 16 * i));
-    } else if (WORDS % 2 == 0) {
-#pragma unroll
-        for (int i = 0; i < WORDS / 2; i++)
-            asm("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
-                : "=r"(w[2 * i]), "=r"(w[2 * i + 1])
-                : "l"(p + 8 * i));
-    } else {
-#pragma unroll
-        for (int i = 0; i < WORDS; i++)
-            asm("ld.global.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(w[i]) : "l"(p + 4 * i));
-    }
-}
-
-/* Keys and values of 16 positions as a lane holds them. */
-template <int D, kv_format F> struct tile {
-    static constexpr int k_words = D / 4 * operand<F>::bytes / 4, v_words = D / 8 * operand<F>::bytes / 4;
-    uint32_t k[2][k_words], v[4][v_words];
-    float k_scale[2], v_scale[2]; /* of keys g and g + 8 */
-};
-
-template <int D, kv_format F>
-__device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size_t cell, int g, int t) {
-    constexpr int row = D * operand<F>::bytes;
-    const uint8_t *k = (const uint8_t *)kv.k + cell * row + t * (row / 4);
-    const uint8_t *v = (const uint8_t *)kv.v + cell * row + g * (row / 8);
-    load_words<tile<D, F>::k_words>(x->k[0], k + g * row);
-    load_words<tile<D, F>::k_words>(x->k[1], k + (g + 8) * row);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        load_words<tile<D, F>::v_words>(x->v[i], v + (2 * t + i % 2 + 8 * (i / 2)) * row);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        x->k_scale[i] = F == KV_FP8 ? kv.k_scales[cell + g + 8 * i] : 1.0f;
-        x->v_scale[i] = F == KV_FP8 ? kv.v_scales[cell + g + 8 * i] * WEIGHT_LIFT : 1.0f;
-    }
-}
-
-/* Pair I of a lane's elements, as an operand. */
-template <kv_format F> __device__ __forceinline__ uint32_t pair_of(const uint32_t *w, int i) {
-    return F == KV_FP8 ? e4m3x2_to_half2(w[i / 2] >> 16 * (i % 2)) : w[i];
-}
-
-/* s[0], s[1]: key g under heads 2t, 2t+1; s[2], s[3]: key g + 8. */
-template <int D, kv_format F>
-__device__ __forceinline__ void scores(float *s, const tile<D, F> &x, const uint32_t *q) {
-    float c[4] = {}, e[4] = {};
-#pragma unroll
-    for (int i = 0; i < D / 16; i++)
-        operand<F>::mma(i % 2 ? e : c, pair_of<F>(x.k[0], 2 * i), pair_of<F>(x.k[1], 2 * i),
-                        pair_of<F>(x.k[0], 2 * i + 1), pair_of<F>(x.k[1], 2 * i + 1), q[2 * i], q[2 * i + 1]);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        s[i] = (c[i] + e[i]) * x.k_scale[i / 2];
-}
-
-/* The value operand of dimension pair J: the same dimension of two keys side by side. */
-template <kv_format F>
-__device__ __forceinline__ void value_pairs(uint32_t *a, const uint32_t *lo, const uint32_t *hi, int j) {
-    if (F == KV_FP8) {
-        uint32_t both;
-        asm("prmt.b32 %0, %1, %2, %3;"
-            : "=r"(both)
-            : "r"(lo[j / 2]), "r"(hi[j / 2]), "r"(j % 2 ? 0x7362 : 0x5140));
-        a[0] = e4m3x2_to_half2(both);
-        a[1] = e4m3x2_to_half2(both >> 16);
-    } else {
-        asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(a[0]) : "r"(lo[j]), "r"(hi[j]));
-        asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(a[1]) : "r"(lo[j]), "r"(hi[j]));
-    }
-}
-
-template <int D> struct running {
-    float o[D / 16][4], max[2],
-        sum[2]; /* heads 2t, 2t+1; o: dimension D/8 g + 2j (and + 1), two heads each */
-};
-
-template <int D, kv_format F>
-__device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, const uint32_t *q, int key0,
-                                          const span &sp) {
-    float s[4];
-    scores<D, F>(s, x, q);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int key = key0 + 8 * (i / 2);
-        s[i] = key >= sp.first && key < sp.hi ? s[i] : NO_SCORE;
-    }
-    float m0 = fmaxf(s[0], s[2]), m1 = fmaxf(s[1], s[3]);
-#pragma unroll
-    for (int i = 4; i < 32; i *= 2) {
-        m0 = fmaxf(m0, __shfl_xor_sync(~0u, m0, i));
-        m1 = fmaxf(m1, __shfl_xor_sync(~0u, m1, i));
-    }
-    if (__any_sync(~0u, m0 > r->max[0] || m1 > r->max[1])) {
-        float n0 = fmaxf(r->max[0], m0), n1 = fmaxf(r->max[1], m1);
-        float f0 = exp2_fast(r->max[0] - n0), f1 = exp2_fast(r->max[1] - n1);
-        r->max[0] = n0;
-        r->max[1] = n1;
-        r->sum[0] *= f0;
-        r->sum[1] *= f1;
-#pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            r->o[i][0] *= f0;
-            r->o[i][1] *= f1;
-            r->o[i][2] *= f0;
-            r->o[i][3] *= f1;
-        }
-    }
-    float w[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        w[i] = exp2_fast(s[i] - r->max[i % 2]);
-        r->sum[i % 2] += w[i];
-        w[i] = w[i] != 0 ? w[i] * x.v_scale[i / 2] : 0; /* what lies past the end may be anything */
-    }
-    uint32_t b0 = transpose8x8(operand<F>::pack(w[0], w[1])), b1 = transpose8x8(operand<F>::pack(w[2], w[3]));
-#pragma unroll
-    for (int j = 0; j < D / 16; j++) {
-        uint32_t near[2], far[2];
-        value_pairs<F>(near, x.v[0], x.v[1], j);
-        value_pairs<F>(far, x.v[2], x.v[3], j);
-        operand<F>::mma(r->o[j], near[0], near[1], far[0], far[1], b0, b1);
-    }
-}
-
-/* The query at FROM, scaled by FACTOR for powers of two, in the order in which lane t holds dimensions. */
-template <int D, kv_format F>
-__device__ __forceinline__ void load_query(uint32_t *q, const float *from, float factor, bool there, int t) {
-    from += t * (D / 4);
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-        float4 v = there ? ((const float4 *)from)[i] : make_float4(0, 0, 0, 0);
-        q[2 * i] = operand<F>::pack(v.x * factor, v.y * factor);
-        q[2 * i + 1] = operand<F>::pack(v.z * factor, v.w * factor);
-    }
-}
-
-/* What a warp gathered, into shared memory: [COLUMNS][D + 4]. */
-template <int D> __device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int t) {
-#pragma unroll
-    for (int i = 4; i < 32; i *= 2) {
-        r->sum[0] += __shfl_xor_sync(~0u, r->sum[0], i);
-        r->sum[1] += __shfl_xor_sync(~0u, r->sum[1], i);
-    }
-#pragma unroll
-    for (int z = 0; z < 2; z++) {
-        float *head = to + (2 * t + z) * part_layout<D>::head;
-#pragma unroll
-        for (int j = 0; j < D / 16; j++) {
-            head[g * (D / 8) + 2 * j] = r->o[j][z];
-            head[g * (D / 8) + 2 * j + 1] = r->o[j][2 + z];
-        }
-        if (g == 0) {
-            head[D] = r->max[z];
-            head[D + 1] = r->sum[z];
-        }
-    }
-}
-
-/* N parts at P, STEP floats apart: dimension I of their sum, their maximum and sum of weights. */
-template <int D> __device__ __forceinline__ float3 join_parts(const float *p, size_t step, int n, int i) {
-    float max = NO_SCORE, acc = 0, sum = 0;
-#pragma unroll 4
-    for (int k = 0; k < n; k++)
-        max = fmaxf(max, p[k * step + D]);
-#pragma unroll 4
-    for (int k = 0; k < n; k++) {
-        float f = exp2_fast(p[k * step + D] - max);
-        acc += f * p[k * step + i];
-        sum += f * p[k * step + D + 1];
-    }
-    return make_float3(acc, max, sum);
-}
-
-/* ---- queries made here ---- */
-
-/* What a block needs to make vectors of one row and KV head. */
-template <int D> struct maker {
-    static constexpr int E = D / 32, query = D + 4; /* floats of a query in shared memory */
-    turn<E> rope;
-    float q_norm[E], k_norm[E];
-
-    /* TRIG: 2 n_freq floats of shared memory. Every thread calls. */
-    __device__ __forceinline__ void open(const attn_view &p, int position, float *trig, int lane) {
-        for (int i = threadIdx.x; i < p.n_freq; i += blockDim.x) {
-            float sine, cosine;
-            sincosf((float)position * p.inv_freq[i], &sine, &cosine);
-            trig[i] = cosine * p.rope_scale;
-            trig[p.n_freq + i] = sine * p.rope_scale;
-        }
-        if (p.q_norm) {
-            load_vector<E>(q_norm, p.q_norm, 0, D, lane);
-            load_vector<E>(k_norm, p.k_norm, 0, D, lane);
-        }
-        __syncthreads();
-        rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
-    }
-
-    /* The head's queries into Q [group, query]; STORES: its key and value into CELL. ROOM [D]: the warp's. */
-    __device__ __forceinline__ void make(const attn_job &job, size_t row, int head, bool stores, size_t cell,
-                                         float *q, float *room, int warp, int lane) {
-        const attn_view &p = job.p;
-        const int group = p.n_heads / p.n_kv_heads;
-        const void *in = act_row(job.qkv, row);
-        float key[E] = {};
-        bool has_key = false;
-        for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
-            const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
-            float x[E];
-            if (job.qkv.format == ACT_BF16)
-                load_vector<E, true>(x, in, (size_t)at * D, D, lane);
-            else
-                load_vector<E, false>(x, in, (size_t)at * D, D, lane);
-            if (v < group && p.q_norm)
-                norm<E>(x, q_norm, p.norm_eps, D);
-            if (v == group && p.k_norm)
-                norm<E>(x, k_norm, p.norm_eps, D);
-            if (v <= group)
-                rope.apply(x, room, lane);
-            has_key = has_key || v == group;
-#pragma unroll
-            for (int j = 0; j < E; j++) {
-                if (v < group)
-                    q[v * query + lane + 32 * j] = x[j];
-                key[j] = v == group ? x[j] : key[j];
-            }
-            if (v > group)
-                store<E>(p, job.kv, false, cell, x, x, lane);
-        }
-        __syncthreads();
-        if (!stores)
-            return;
-        if (has_key) {
-            float w[E] = {};
-            for (int v = 0; v < group; v++)
-#pragma unroll
-                for (int j = 0; j < E; j++) {
-                    const float x = q[v * query + lane + 32 * j];
-                    w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
-                }
-            store<E>(p, job.kv, true, cell, key, w, lane);
-        }
-        __syncthreads(); /* the block reads them next */
-    }
-};
 
 /* ---- clusters ---- */
 
@@ -345,10 +79,6 @@ template <int D> __device__ __forceinline__ float3 join_blocks(const float *p, i
     return make_float3(acc, max, sum);
 }
 
-template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(float3 all) {
-    return all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z);
-}
-
 /* MERGE: what is done with the splits' sums. */
 typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
 
@@ -372,8 +102,9 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     int key = sp.lo + 16 * warp, page = key < sp.hi ? pages[key / KV_PAGE] : 0;
     const bool old = key + 16 < sp.end; /* no key of this step */
     tile<D, F> x;
-    if (key < sp.hi && old)
+    if (key < sp.hi && (old || MAKES))
         load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+    __shared__ newcomer<D, F> fresh; /* of MAKES */
     maker<D> made;
     const int last_page = MAKES ? pages[position / KV_PAGE] : 0;
     if (MAKES) /* behind the first warp's room */
@@ -384,20 +115,36 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         return;
     const float *query = job.q + row * job.q_stride + (size_t)(first_head + g) * D;
     if (MAKES) {
-        made.make(job, row, kv_head, sp.hi == sp.end, cell(last_page, position), own,
-                  parts + warp * part_layout<D>::all, warp, lane);
+        const void *in = act_row(job.qkv, row);
+        auto load = [&](float(&v)[D / 32], int at) {
+            if (job.qkv.format == ACT_BF16)
+                load_vector<D / 32, true>(v, in, (size_t)at * D, D, lane);
+            else
+                load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
+        };
+        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position), own,
+                  parts + warp * part_layout<D>::all, &fresh, warp, lane);
         query = own + g * maker<D>::query;
     }
+    const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
+    const bool stores = MAKES && sp.hi == sp.end;
+    if (stores && warp == maker_warp)
+        key_comes(warp, maker_warp, taker);
     uint32_t q[D / 8];
     load_query<D, F>(q, query, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
-    if (key < sp.hi && !old)
+    if (key < sp.hi && !old && !MAKES)
         load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
     while (key < sp.hi) {
         const int next = key + 16 * WARPS;
+        if (stores && position - key < 16) {
+            if (warp != maker_warp)
+                key_comes(warp, maker_warp, taker);
+            take_newcomer<D, F>(&x, fresh, position - key, g, t);
+        }
         if (next < sp.hi)
             page = pages[next / KV_PAGE]; /* known before the next tile's turn */
-        take_tile<D, F>(&r, x, q, key + g, sp);
+        take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap);
         key = next;
         if (key < sp.hi)
             load_tile<D, F>(&x, job.kv, cell(page, key), g, t);

@@ -6,7 +6,8 @@
  *
  * FP8: a value's scale brings its largest element to 448; a key's is the best of STEPS within an octave by
  * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter). A
- * vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN.
+ * vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN. Where the checkpoint has
+ * scales of its own they stand in their place.
  */
 #ifndef CUDA_HEADS_CUH
 #define CUDA_HEADS_CUH
@@ -133,50 +134,87 @@ static __device__ float best_factor(const float (&x)[E], const float (&w)[E], in
     return step_factor(best);
 }
 
+/* A vector as the cache stores it: element lane + 32 j; FP8 codes (with their scale) or BF16. */
+template <int E> struct coded {
+    uint32_t code[E];
+    float scale;
+};
+
 /* X in E4M3, and its scale. W: of a key, the squares of its group's queries. */
 template <int E>
-static __device__ void store_fp8(const attn_view &p, const kv_view &kv, bool is_k, size_t cell, const float (&x)[E],
-                                 const float (&w)[E], int lane) {
-    const int d = p.head_dim;
+static __device__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E], const float (&w)[E],
+                                      int lane) {
+    coded<E> to;
     uint32_t bits = 0; /* of the largest |x|: their order is that of the values, and NaN is the largest */
 #pragma unroll
     for (int j = 0; j < E; j++)
         bits = max(bits, __float_as_uint(x[j]) & 0x7fffffffu);
     bits = __reduce_max_sync(~0u, bits);
     const bool finite = bits < 0x7f800000u, sound = finite && __uint_as_float(bits) >= 0x1p-100f;
+    const float fixed = is_k ? p.k_scale : p.v_scale;
     float scale = __uint_as_float(bits) / 448.0f;
-    if (is_k && sound)
-        scale *= best_factor<E>(x, w, d, 448.0f / __uint_as_float(bits), lane);
+    if (fixed != 0)
+        scale = fixed;
+    else if (is_k && sound)
+        scale *= best_factor<E>(x, w, p.head_dim, 448.0f / __uint_as_float(bits), lane);
     const float factor = sound ? 1.0f / scale : 0;
-    uint8_t *to = (uint8_t *)(is_k ? kv.k : kv.v) + cell * d;
 #pragma unroll
     for (int j = 0; j < E; j++)
-        if (lane + 32 * j < d)
-            to[lane + 32 * j] = sound ? to_e4m3(x[j] * factor) : 0;
-    if (lane == 0)
-        (is_k ? kv.k_scales : kv.v_scales)[cell] = sound    ? scale
-                                                           : finite ? 0.0f
-                                                                    : __uint_as_float(0x7fc00000u);
+        to.code[j] = sound ? to_e4m3(x[j] * factor) : 0;
+    to.scale = sound ? scale : finite ? 0.0f : __uint_as_float(0x7fc00000u);
+    return to;
+}
+
+/* X as FORMAT, FP8 or BF16, has it. */
+template <int E>
+static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_k, const float (&x)[E],
+                                  const float (&w)[E], int lane) {
+    if (format == KV_FP8)
+        return encode_fp8<E>(p, is_k, x, w, lane);
+    coded<E> to = {};
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        to.code[j] = __bfloat16_as_ushort(__float2bfloat16_rn(x[j]));
+    return to;
+}
+
+/* X's elements at TO, D of them; its scale, of FP8, at SCALE. */
+template <int E>
+static __device__ void put_coded(const coded<E> &x, kv_format format, void *to, float *scale, int d,
+                                 int lane) {
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        const int i = lane + 32 * j;
+        if (i < d && format == KV_FP8)
+            ((uint8_t *)to)[i] = (uint8_t)x.code[j];
+        else if (i < d)
+            ((uint16_t *)to)[i] = (uint16_t)x.code[j];
+    }
+    if (lane == 0 && format == KV_FP8)
+        *scale = x.scale;
+}
+
+/* The same into token cell CELL of keys or values. */
+template <int E>
+static __device__ void put_cell(const coded<E> &x, const kv_view &kv, bool is_k, size_t cell, int d,
+                                int lane) {
+    const size_t bytes = kv.format == KV_FP8 ? 1 : 2;
+    put_coded<E>(x, kv.format, (uint8_t *)(is_k ? kv.k : kv.v) + cell * d * bytes,
+                 kv.format == KV_FP8 ? (is_k ? kv.k_scales : kv.v_scales) + cell : nullptr, d, lane);
 }
 
 /* X into token cell CELL of keys or values. */
 template <int E>
-static __device__ void store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell, const float (&x)[E],
-                             const float (&w)[E], int lane) {
-    const int d = p.head_dim;
-    void *to = is_k ? kv.k : kv.v;
-    if (kv.format == KV_FP8) {
-        store_fp8<E>(p, kv, is_k, cell, x, w, lane);
+static __device__ void store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell,
+                             const float (&x)[E], const float (&w)[E], int lane) {
+    if (kv.format != KV_F32) {
+        put_cell<E>(encode<E>(p, kv.format, is_k, x, w, lane), kv, is_k, cell, p.head_dim, lane);
         return;
     }
 #pragma unroll
-    for (int j = 0; j < E; j++) {
-        size_t i = cell * d + lane + 32 * j;
-        if (lane + 32 * j < d && kv.format == KV_F32)
-            ((float *)to)[i] = x[j];
-        else if (lane + 32 * j < d)
-            ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(x[j]);
-    }
+    for (int j = 0; j < E; j++)
+        if (lane + 32 * j < p.head_dim)
+            ((float *)(is_k ? kv.k : kv.v))[cell * p.head_dim + lane + 32 * j] = x[j];
 }
 
 #endif

@@ -129,6 +129,17 @@ __device__ __forceinline__ size_t fp8_position(size_t col) {
            (0x0fa5u >> 2 * i & 3);
 }
 
+/* The same in an ACT_BF16_MMA row: within 64, k = 16 t + 4 s + j at 16 s + 2 t + j % 2 + 8 (j / 2). */
+__device__ __forceinline__ size_t bf16_position(size_t col) {
+    uint32_t k = (uint32_t)(col & 63), j = k & 3;
+    return (col & ~(size_t)63) + 16 * (k >> 2 & 3) + 2 * (k >> 4) + (j & 1) + 8 * (j >> 1);
+}
+
+__device__ __forceinline__ uint32_t to_bf16x2(float a, float b) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    return *(uint32_t *)&pair;
+}
+
 __device__ __forceinline__ uint32_t to_e4m3x4(float a, float b, float c, float d) {
     uint32_t lo = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
     uint32_t hi = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
@@ -144,11 +155,14 @@ __device__ __forceinline__ void act_put8(void *row, size_t col, const float *v, 
     } else if (F == ACT_BF16) {
         uint32_t w[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-            w[i] = *(uint32_t *)&pair;
-        }
+        for (int i = 0; i < 4; i++)
+            w[i] = to_bf16x2(v[2 * i], v[2 * i + 1]);
         ((uint4 *)row)[col / 8] = make_uint4(w[0], w[1], w[2], w[3]);
+    } else if (F == ACT_BF16_MMA) {
+        uint32_t *to = (uint32_t *)row + bf16_position(col) / 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            to[i % 2 * 4 + i / 2 * 8] = to_bf16x2(v[2 * i], v[2 * i + 1]);
     } else {
         float x[8];
 #pragma unroll
@@ -165,14 +179,14 @@ template <act_format F>
 __device__ __forceinline__ void act_put(void *row, size_t col, float v, float factor) {
     if (F == ACT_F32)
         ((float *)row)[col] = v;
-    else if (F == ACT_BF16)
-        ((__nv_bfloat16 *)row)[col] = __float2bfloat16_rn(v);
+    else if (F == ACT_BF16 || F == ACT_BF16_MMA)
+        ((__nv_bfloat16 *)row)[F == ACT_BF16 ? col : bf16_position(col)] = __float2bfloat16_rn(v);
     else
         ((uint8_t *)row)[fp8_position(col)] = to_e4m3(v * factor);
 }
 
 __device__ __forceinline__ size_t act_bytes(act_format f) {
-    return f == ACT_F32 ? 4 : f == ACT_BF16 ? 2 : 1;
+    return f == ACT_F32 ? 4 : f == ACT_FP8 ? 1 : 2;
 }
 
 __device__ __forceinline__ void *act_row(const act_view &a, size_t row) {
@@ -183,8 +197,8 @@ __device__ __forceinline__ float act_get(const act_view &a, size_t row, size_t c
     const void *p = act_row(a, row);
     if (a.format == ACT_F32)
         return ((const float *)p)[col];
-    if (a.format == ACT_BF16)
-        return __bfloat162float(((const __nv_bfloat16 *)p)[col]);
+    if (a.format != ACT_FP8)
+        return __bfloat162float(((const __nv_bfloat16 *)p)[a.format == ACT_BF16 ? col : bf16_position(col)]);
     return from_e4m3(((const uint8_t *)p)[fp8_position(col)]) * a.scales[row];
 }
 

@@ -151,6 +151,8 @@ __device__ __forceinline__ void weigh_half(score_tile<D, F> s, pairs<D, F> *x, c
             for (int c = 0; c < 2; c++) {
                 float *v = &s[r / 2][n][2 * (r % 2) + c];
                 *v = F == KV_FP8 ? *v * scale[n][c] : *v;
+                if (p.cap != 0)
+                    *v = capped(*v, p.cap);
                 if (MASKED) {
                     int key = key0 + 8 * n + 2 * t + c;
                     *v = key <= x->position[r] && key >= first ? *v : NO_SCORE;

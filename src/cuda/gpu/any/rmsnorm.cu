@@ -13,11 +13,17 @@
 enum { ITEMS = 2, MAX_THREADS = 1024 };
 
 /* How a normed row leaves. */
-typedef enum norm_to { TO_F32 = ACT_F32, TO_BF16 = ACT_BF16, TO_FP8 = ACT_FP8, TO_ADD } norm_to;
+typedef enum norm_to {
+    TO_F32 = ACT_F32,
+    TO_BF16 = ACT_BF16,
+    TO_FP8 = ACT_FP8,
+    TO_BF16_MMA = ACT_BF16_MMA,
+    TO_ADD
+} norm_to;
 
 typedef struct norm_job {
     act_view out; /* TO_ADD: the residual stream, FP32 */
-    float *x;
+    float *x;     /* NULL: only Y is normed */
     size_t x_stride;
     const float *w;
     float eps;
@@ -67,12 +73,12 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
 #pragma unroll
         for (int k = 0; k < 8; k++)
             v[i][k] = 0;
-        if (at < n8)
+        if (at < n8 && job.x)
             load8(v[i], x, at);
-        if (at < n8 && job.y.data) {
+        if (at < n8 && job.y.data)
             add8(v[i], act_row(job.y, row), at);
+        if (at < n8 && job.y.data && job.x)
             act_put8<ACT_F32>(x, 8 * at, v[i], 1);
-        }
 #pragma unroll
         for (int k = 0; k < 8; k++)
             squares += v[i][k] * v[i][k];
@@ -114,15 +120,16 @@ template <int TO> static __global__ void norm_rows_plain(norm_job job) {
     const size_t row = blockIdx.x, n = job.cols;
     float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
     float squares = 0, most = 0;
+    auto value = [&](size_t i) { return job.x ? x[i] : act_get(job.y, row, i); };
     for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
-        if (job.y.data)
+        if (job.y.data && job.x)
             x[i] += act_get(job.y, row, i);
-        squares += x[i] * x[i];
+        squares += value(i) * value(i);
     }
     float factor = 1.0f / sqrtf(block_reduce<false>(squares, room) / (float)n + job.eps), inverse = 0;
     if (TO == TO_FP8) {
         for (size_t i = threadIdx.x; i < n; i += blockDim.x)
-            most = fmaxf(most, fabsf(x[i] * factor * job.w[i]));
+            most = fmaxf(most, fabsf(value(i) * factor * job.w[i]));
         float scale = fp8_row_scale(block_reduce<true>(most, room));
         inverse = scale > 0 ? 1.0f / scale : 0;
         if (threadIdx.x == 0)
@@ -130,7 +137,7 @@ template <int TO> static __global__ void norm_rows_plain(norm_job job) {
     }
     void *to = act_row(job.out, row);
     for (size_t i = threadIdx.x; i < n; i += blockDim.x) {
-        float v = x[i] * factor * job.w[i];
+        float v = value(i) * factor * job.w[i];
         if (TO == TO_ADD)
             ((float *)to)[i] += v;
         else
@@ -153,9 +160,10 @@ static int run_norm(const cuda_lane *lane, const norm_job *job, int n_rows) {
     if (job->cols == 0 || job->x_stride < job->cols || out->stride < job->cols || n_rows < 0 ||
         (out->format == ACT_FP8 && !out->scales))
         return cudaErrorInvalidValue;
-    return out->format == ACT_F32    ? run<TO_F32>(lane, job, n_rows)
-           : out->format == ACT_BF16 ? run<TO_BF16>(lane, job, n_rows)
-                                     : run<TO_FP8>(lane, job, n_rows);
+    return out->format == ACT_F32        ? run<TO_F32>(lane, job, n_rows)
+           : out->format == ACT_BF16     ? run<TO_BF16>(lane, job, n_rows)
+           : out->format == ACT_BF16_MMA ? run<TO_BF16_MMA>(lane, job, n_rows)
+                                         : run<TO_FP8>(lane, job, n_rows);
 }
 
 extern "C" int rmsnorm_launch(const cuda_lane *lane, act_view out, const float *x, size_t x_stride,
@@ -172,10 +180,15 @@ extern "C" int rmsnorm_after_launch(const cuda_lane *lane, act_view out, float *
     return run_norm(lane, &job, n_rows);
 }
 
-extern "C" int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, const float *y,
-                                  size_t y_stride, const float *w, float eps, int n_rows, size_t cols) {
-    norm_job job = {{ACT_F32, x, NULL, x_stride}, (float *)y, y_stride, w, eps, cols, NULL, {}};
-    if (cols == 0 || x_stride < cols || y_stride < cols || n_rows < 0)
+extern "C" int rmsnorm_add_launch(const cuda_lane *lane, float *x, size_t x_stride, act_view y,
+                                  const float *w, float eps, int n_rows, size_t cols) {
+    const bool half = y.format == ACT_BF16;
+    norm_job job = {
+        {ACT_F32, x, NULL, x_stride}, half ? NULL : (float *)y.data, y.stride, w, eps, cols, NULL, {}};
+    if (half)
+        job.y = y;
+    if (cols == 0 || x_stride < cols || y.stride < cols || y.stride % 8 != 0 || n_rows < 0 ||
+        (y.format != ACT_F32 && !half))
         return cudaErrorInvalidValue;
     return run<TO_ADD>(lane, &job, n_rows);
 }

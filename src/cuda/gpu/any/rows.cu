@@ -62,6 +62,8 @@ static int map(const cuda_lane *lane, act_view out, SOURCE source, int n_rows, s
                ? launch_kernel(lane, map_rows<ACT_F32, SOURCE>, grid, THREADS, 0, out, source, cols)
            : out.format == ACT_BF16
                ? launch_kernel(lane, map_rows<ACT_BF16, SOURCE>, grid, THREADS, 0, out, source, cols)
+           : out.format == ACT_BF16_MMA
+               ? launch_kernel(lane, map_rows<ACT_BF16_MMA, SOURCE>, grid, THREADS, 0, out, source, cols)
                : launch_kernel(lane, map_rows<ACT_FP8, SOURCE>, grid, THREADS, 0, out, source, cols);
 }
 
@@ -139,8 +141,8 @@ static __global__ void __launch_bounds__(MAX_THREADS) map_eights(act_view out, a
 
 /* Whether rows of N columns go by eights from X (of WIDTH columns) to OUT. */
 static bool by_eights(act_view out, act_view x, int n_rows, size_t n, size_t width) {
-    return n_rows > FEW_ROWS && out.format != ACT_F32 && x.format != ACT_FP8 && n % 8 == 0 &&
-           n <= 8 * ITEMS * (size_t)MAX_THREADS && x.stride % 8 == 0 && x.stride >= width &&
+    return n_rows > FEW_ROWS && out.format != ACT_F32 && (x.format == ACT_F32 || x.format == ACT_BF16) &&
+           n % 8 == 0 && n <= 8 * ITEMS * (size_t)MAX_THREADS && x.stride % 8 == 0 && x.stride >= width &&
            out.stride >= n && (out.format != ACT_FP8 || out.scales);
 }
 
@@ -151,7 +153,9 @@ static int run_eights(const cuda_lane *lane, act_view out, act_view x, int n_row
     const size_t items = (eighths + most - 1) / most, per_item = (eighths + items - 1) / items;
     const unsigned threads = (unsigned)(items > ITEMS ? MAX_THREADS : (per_item + 31) / 32 * 32);
     return launch_kernel(lane,
-                         out.format == ACT_FP8 ? map_eights<SOURCE, ACT_FP8> : map_eights<SOURCE, ACT_BF16>,
+                         out.format == ACT_FP8        ? map_eights<SOURCE, ACT_FP8>
+                         : out.format == ACT_BF16_MMA ? map_eights<SOURCE, ACT_BF16_MMA>
+                                                      : map_eights<SOURCE, ACT_BF16>,
                          dim3((unsigned)n_rows), threads, 0, out, x, source);
 }
 
@@ -170,7 +174,7 @@ static int run_glu(const cuda_lane *lane, act_view out, act_view x, int n_rows, 
 }
 
 extern "C" int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n, bool gelu) {
-    if (x.stride < 2 * n || x.format == ACT_FP8)
+    if (x.stride < 2 * n || (x.format != ACT_F32 && x.format != ACT_BF16))
         return cudaErrorInvalidValue;
     return gelu ? run_glu<true>(lane, out, x, n_rows, n) : run_glu<false>(lane, out, x, n_rows, n);
 }
@@ -197,6 +201,20 @@ extern "C" int add_launch(const cuda_lane *lane, float *x, size_t stride, act_vi
         return cudaErrorInvalidValue;
     dim3 grid((unsigned)((cols / 8 + THREADS - 1) / THREADS), (unsigned)n_rows);
     return launch_kernel(lane, add_rows, grid, THREADS, 0, x, stride, y, cols / 8);
+}
+
+static __global__ void cap_rows(float *x, size_t stride, float cap, size_t cols) {
+    pdl_wait();
+    pdl_go();
+    const size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x;
+    if (i < cols)
+        x[blockIdx.y * stride + i] = cap * tanhf(x[blockIdx.y * stride + i] / cap);
+}
+
+extern "C" int softcap_launch(const cuda_lane *lane, float *x, size_t stride, float cap, int n_rows,
+                              size_t cols) {
+    dim3 grid((unsigned)((cols + THREADS - 1) / THREADS), (unsigned)n_rows);
+    return launch_kernel(lane, cap_rows, grid, THREADS, 0, x, stride, cap, cols);
 }
 
 static __global__ void add_bias(float *x, size_t stride, const float *bias, size_t cols) {

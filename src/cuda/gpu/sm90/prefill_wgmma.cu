@@ -436,7 +436,7 @@ template <int D> static int launch(const cuda_lane *lane, const attn_job &job) {
 }
 
 extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p, kv_format format) {
-    return lane->wgmma && format == KV_FP8 && (p->head_dim == 64 || p->head_dim == 128) &&
+    return lane->wgmma && format == KV_FP8 && p->cap == 0 && (p->head_dim == 64 || p->head_dim == 128) &&
            p->n_heads % p->n_kv_heads == 0 && p->n_heads / p->n_kv_heads <= TILE;
 }
 

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Parts of decode attention: a tile of 16 keys and values in a warp's registers, its scores and weighted
+ * sums, the meeting of warps, and queries, key and value made from a row of qkv. Used by decode.cu, which
+ * says how they fit together, and by the persistent kernel.
+ */
+#ifndef CUDA_DECODE_CUH
+#define CUDA_DECODE_CUH
+
+#include "cuda/gpu/any/attn.cuh"
+#include "cuda/gpu/any/heads.cuh"
+
+enum { COLUMNS = 8 };
+
+/* Of a split: for each of COLUMNS heads the sum of weighted values [D], the maximum, the sum of weights. */
+template <int D> struct part_layout {
+    static constexpr int head = D + 4;
+    static constexpr int all = COLUMNS * head;
+};
+
+typedef struct span {
+    int first, end; /* keys that the query sees */
+    int base, each; /* splits begin at BASE, a multiple of 16, and have EACH keys */
+    int lo, hi;     /* this one's */
+    int used;       /* splits that have keys */
+} span;
+
+template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *w, const uint8_t *p) {
+    if (WORDS % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < WORDS / 4; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                : "=r"(w[4 * i]), "=r"(w[4 * i + 1]), "=r"(w[4 * i + 2]), "=r"(w[4 * i + 3])
+                : "l"(p + 16 * i));
+    } else if (WORDS % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < WORDS / 2; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
+                : "=r"(w[2 * i]), "=r"(w[2 * i + 1])
+                : "l"(p + 8 * i));
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS; i++)
+            asm("ld.global.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(w[i]) : "l"(p + 4 * i));
+    }
+}
+
+/* Keys and values of 16 positions as a lane holds them. */
+template <int D, kv_format F> struct tile {
+    static constexpr int k_words = D / 4 * operand<F>::bytes / 4, v_words = D / 8 * operand<F>::bytes / 4;
+    uint32_t k[2][k_words], v[4][v_words];
+    float k_scale[2], v_scale[2]; /* of keys g and g + 8 */
+};
+
+template <int D, kv_format F>
+__device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size_t cell, int g, int t) {
+    constexpr int row = D * operand<F>::bytes;
+    const uint8_t *k = (const uint8_t *)kv.k + cell * row + t * (row / 4);
+    const uint8_t *v = (const uint8_t *)kv.v + cell * row + g * (row / 8);
+    load_words<tile<D, F>::k_words>(x->k[0], k + g * row);
+    load_words<tile<D, F>::k_words>(x->k[1], k + (g + 8) * row);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        load_words<tile<D, F>::v_words>(x->v[i], v + (2 * t + i % 2 + 8 * (i / 2)) * row);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        x->k_scale[i] = F == KV_FP8 ? kv.k_scales[cell + g + 8 * i] : 1.0f;
+        x->v_scale[i] = F == KV_FP8 ? kv.v_scales[cell + g + 8 * i] : 1.0f;
+    }
+}
+
+/* Pair I of a lane's elements, as an operand. */
+template <kv_format F> __device__ __forceinline__ uint32_t pair_of(const uint32_t *w, int i) {
+    return F == KV_FP8 ? e4m3x2_to_half2(w[i / 2] >> 16 * (i % 2)) : w[i];
+}
+
+/* s[0], s[1]: key g under heads 2t, 2t+1; s[2], s[3]: key g + 8. */
+template <int D, kv_format F>
+__device__ __forceinline__ void scores(float *s, const tile<D, F> &x, const uint32_t *q) {
+    float c[4] = {}, e[4] = {};
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+        operand<F>::mma(i % 2 ? e : c, pair_of<F>(x.k[0], 2 * i), pair_of<F>(x.k[1], 2 * i),
+                        pair_of<F>(x.k[0], 2 * i + 1), pair_of<F>(x.k[1], 2 * i + 1), q[2 * i], q[2 * i + 1]);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        s[i] = (c[i] + e[i]) * x.k_scale[i / 2];
+}
+
+/* The value operand of dimension pair J: the same dimension of two keys side by side. */
+template <kv_format F>
+__device__ __forceinline__ void value_pairs(uint32_t *a, const uint32_t *lo, const uint32_t *hi, int j) {
+    if (F == KV_FP8) {
+        uint32_t both;
+        asm("prmt.b32 %0, %1, %2, %3;"
+            : "=r"(both)
+            : "r"(lo[j / 2]), "r"(hi[j / 2]), "r"(j % 2 ? 0x7362 : 0x5140));
+        a[0] = e4m3x2_to_half2(both);
+        a[1] = e4m3x2_to_half2(both >> 16);
+    } else {
+        asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(a[0]) : "r"(lo[j]), "r"(hi[j]));
+        asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(a[1]) : "r"(lo[j]), "r"(hi[j]));
+    }
+}
+
+template <int D> struct running {
+    float o[D / 16][4], max[2],
+        sum[2]; /* heads 2t, 2t+1; o: dimension D/8 g + 2j (and + 1), two heads each */
+};
+
+template <int D, kv_format F>
+__device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, const uint32_t *q, int key0,
+                                          const span &sp, float cap) {
+    float s[4];
+    scores<D, F>(s, x, q);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int key = key0 + 8 * (i / 2);
+        if (cap != 0)
+            s[i] = capped(s[i], cap);
+        s[i] = key >= sp.first && key < sp.hi ? s[i] : NO_SCORE;
+    }
+    float m0 = fmaxf(s[0], s[2]), m1 = fmaxf(s[1], s[3]);
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        m0 = fmaxf(m0, __shfl_xor_sync(~0u, m0, i));
+        m1 = fmaxf(m1, __shfl_xor_sync(~0u, m1, i));
+    }
+    if (__any_sync(~0u, m0 > r->max[0] || m1 > r->max[1])) {
+        float n0 = fmaxf(r->max[0], m0), n1 = fmaxf(r->max[1], m1);
+        float f0 = exp2_fast(r->max[0] - n0), f1 = exp2_fast(r->max[1] - n1);
+        r->max[0] = n0;
+        r->max[1] = n1;
+        r->sum[0] *= f0;
+        r->sum[1] *= f1;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            r->o[i][0] *= f0;
+            r->o[i][1] *= f1;
+            r->o[i][2] *= f0;
+            r->o[i][3] *= f1;
+        }
+    }
+    float w[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        w[i] = exp2_fast(s[i] - r->max[i % 2]);
+        r->sum[i % 2] += w[i];
+        w[i] = w[i] != 0 ? w[i] * (F == KV_FP8 ? x.v_scale[i / 2] * WEIGHT_LIFT : 1.0f)
+                         : 0; /* what lies past the end may be anything */
+    }
+    uint32_t b0 = transpose8x8(operand<F>::pack(w[0], w[1])), b1 = transpose8x8(operand<F>::pack(w[2], w[3]));
+#pragma unroll
+    for (int j = 0; j < D / 16; j++) {
+        uint32_t near[2], far[2];
+        value_pairs<F>(near, x.v[0], x.v[1], j);
+        value_pairs<F>(far, x.v[2], x.v[3], j);
+        operand<F>::mma(r->o[j], near[0], near[1], far[0], far[1], b0, b1);
+    }
+}
+
+/* The query at FROM, scaled by FACTOR for powers of two, in the order in which lane t holds dimensions. */
+template <int D, kv_format F>
+__device__ __forceinline__ void load_query(uint32_t *q, const float *from, float factor, bool there, int t) {
+    from += t * (D / 4);
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        float4 v = there ? ((const float4 *)from)[i] : make_float4(0, 0, 0, 0);
+        q[2 * i] = operand<F>::pack(v.x * factor, v.y * factor);
+        q[2 * i + 1] = operand<F>::pack(v.z * factor, v.w * factor);
+    }
+}
+
+/* What a warp gathered of the first N columns, into shared memory: [N][D + 4]. */
+template <int D>
+__device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int t, int n = COLUMNS) {
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        r->sum[0] += __shfl_xor_sync(~0u, r->sum[0], i);
+        r->sum[1] += __shfl_xor_sync(~0u, r->sum[1], i);
+    }
+#pragma unroll
+    for (int z = 0; z < 2; z++) {
+        float *head = to + (2 * t + z) * part_layout<D>::head;
+        if (2 * t + z >= n)
+            continue;
+#pragma unroll
+        for (int j = 0; j < D / 16; j++) {
+            head[g * (D / 8) + 2 * j] = r->o[j][z];
+            head[g * (D / 8) + 2 * j + 1] = r->o[j][2 + z];
+        }
+        if (g == 0) {
+            head[D] = r->max[z];
+            head[D + 1] = r->sum[z];
+        }
+    }
+}
+
+/* N parts at P, STEP floats apart: dimension I of their sum, their maximum and sum of weights. */
+template <int D> __device__ __forceinline__ float3 join_parts(const float *p, size_t step, int n, int i) {
+    float max = NO_SCORE, acc = 0, sum = 0;
+#pragma unroll 4
+    for (int k = 0; k < n; k++)
+        max = fmaxf(max, p[k * step + D]);
+#pragma unroll 4
+    for (int k = 0; k < n; k++) {
+        float f = exp2_fast(p[k * step + D] - max);
+        acc += f * p[k * step + i];
+        sum += f * p[k * step + D + 1];
+    }
+    return make_float3(acc, max, sum);
+}
+
+/* ---- queries, and the row's own key and value, made here ---- */
+
+/* The row's key and value as they are stored, in shared memory: the warp whose tile has them takes them from
+ * here, so that nobody waits for their way through memory. */
+template <int D, kv_format F> struct newcomer {
+    __align__(16) uint8_t k[D * operand<F>::bytes], v[D * operand<F>::bytes];
+    float k_scale, v_scale;
+};
+
+/* The newcomer's value is there after the barrier in maker::make; its key when MAKER, the warp that makes it,
+ * has met TAKER, the warp that reads it. Both call, MAKER first. */
+__device__ __forceinline__ void key_comes(int warp, int maker_warp, int taker_warp) {
+    if (maker_warp == taker_warp)
+        __syncwarp();
+    else if (warp == maker_warp)
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+    else
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+}
+
+/* Key I of the tile, 0 to 15, is the newcomer. */
+template <int D, kv_format F>
+__device__ __forceinline__ void take_newcomer(tile<D, F> *x, const newcomer<D, F> &from, int i, int g,
+                                              int t) {
+    constexpr int k_words = tile<D, F>::k_words, v_words = tile<D, F>::v_words;
+    const uint32_t *k = (const uint32_t *)from.k + t * k_words, *v = (const uint32_t *)from.v + g * v_words;
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+        if (i == g + 8 * j) {
+#pragma unroll
+            for (int w = 0; w < k_words; w++)
+                x->k[j][w] = k[w];
+            x->k_scale[j] = F == KV_FP8 ? from.k_scale : 1.0f;
+            x->v_scale[j] = F == KV_FP8 ? from.v_scale : 1.0f;
+        }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        if (i == 2 * t + j % 2 + 8 * (j / 2)) {
+#pragma unroll
+            for (int w = 0; w < v_words; w++)
+                x->v[j][w] = v[w];
+        }
+}
+
+/* What a block needs to make vectors of one row and KV head. */
+template <int D> struct maker {
+    static constexpr int E = D / 32, query = D + 4; /* floats of a query in shared memory */
+    turn<E> rope;
+
+    /* TRIG: 2 n_freq floats of shared memory, filled here if they are not (FRESH). Every thread calls. */
+    __device__ __forceinline__ void open(const attn_view &p, int position, float *trig, int lane,
+                                         bool fresh = true) {
+        for (int i = threadIdx.x; fresh && i < p.n_freq; i += blockDim.x) {
+            float sine, cosine;
+            sincosf((float)position * p.inv_freq[i], &sine, &cosine);
+            trig[i] = cosine * p.rope_scale;
+            trig[p.n_freq + i] = sine * p.rope_scale;
+        }
+        if (fresh)
+            __syncthreads();
+        rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
+    }
+
+    /* The head's queries into Q [group, query], for the whole block; STORES: its key and value into CELL and
+     * FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys and
+     * values. ROOM [D]: the warp's. */
+    template <kv_format F, class Load>
+    __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
+                                         bool stores, size_t cell, float *q, float *room,
+                                         newcomer<D, F> *fresh, int warp, int lane) {
+        const int group = p.n_heads / p.n_kv_heads;
+        float key[E] = {};
+        bool has_key = false;
+        for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
+            const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
+            const float *weights = v < group ? p.q_norm : v == group ? p.k_norm : nullptr;
+            float x[E], w[E];
+            if (weights)
+                load_vector<E>(w, weights, 0, D, lane); /* on its way while LOAD waits */
+            load(x, at);
+            if (weights)
+                norm<E>(x, w, p.norm_eps, D);
+            if (v <= group)
+                rope.apply(x, room, lane);
+            has_key = has_key || v == group;
+#pragma unroll
+            for (int j = 0; j < E; j++) {
+                if (v < group)
+                    q[v * query + lane + 32 * j] = x[j];
+                key[j] = v == group ? x[j] : key[j];
+            }
+            if (v > group) {
+                const coded<E> as = encode<E>(p, F, false, x, x, lane);
+                put_coded<E>(as, F, fresh->v, &fresh->v_scale, D, lane);
+                put_cell<E>(as, kv, false, cell, D, lane);
+            }
+        }
+        __syncthreads();
+        if (!has_key)
+            return;
+        float w[E] = {};
+        for (int v = 0; v < group; v++)
+#pragma unroll
+            for (int j = 0; j < E; j++) {
+                const float x = q[v * query + lane + 32 * j];
+                w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
+            }
+        const coded<E> as = encode<E>(p, F, true, key, w, lane);
+        put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
+        put_cell<E>(as, kv, true, cell, D, lane);
+    }
+};
+
+template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(float3 all) {
+    return all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z);
+}
+
+#endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One row's ops gathered into a pass (cuda/pass.h), which is one launch. Each call takes an op, or answers
+ * false: then the op is launched by itself, and what was gathered before it (gather_launch). A pass is layers
+ * of norm and q, k, v; attention; its output added; norm, gate and up with their unit; down added and at the
+ * end, maybe, a norm and the product that gives logits. Values in between are nowhere else (gone), but those
+ * of the last op and the stream.
+ */
+#include "cuda/gpu/state.h"
+
+enum { PLACE_BYTES = 1 << 18, MOST_KV_HEADS = 16, COUNTERS_BYTES = 256 };
+
+nib_status gather_new(cuda_backend *cb, nib_error *err) {
+    if (!cb->lane.wgmma)
+        return NIB_OK;
+    const size_t parts = (size_t)MOST_KV_HEADS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * sizeof(uint64_t);
+    for (int i = 0; i < GATHER_SETS; i++)
+        NIB_TRY(cuda_alloc(cb, &cb->gathered.sets[i].memory,
+                           COUNTERS_BYTES + parts + (size_t)PASS_NOWHERE * PLACE_BYTES,
+                           "values between layers", err));
+    return NIB_OK;
+}
+
+void gather_release(cuda_backend *cb) {
+    for (int i = 0; i < GATHER_SETS; i++)
+        cudaFree(cb->gathered.sets[i].memory);
+}
+
+/* The set that serves a stream of HIDDEN and QKV values: tags are right only where uses are of one size. */
+static gather_set *find_set(gathered *all, int hidden, int qkv) {
+    for (int i = 0; i < GATHER_SETS; i++) {
+        gather_set *s = &all->sets[i];
+        if (!s->memory)
+            return NULL;
+        if (s->sizes[PASS_QKV] == 0) {
+            s->sizes[PASS_STREAM] = s->sizes[PASS_STREAM + 1] = hidden;
+            s->sizes[PASS_QKV] = qkv;
+        }
+        if (s->sizes[PASS_STREAM] == hidden && s->sizes[PASS_QKV] == qkv)
+            return s;
+    }
+    return NULL;
+}
+
+static bool fits(gather_set *s, pass_place at, size_t n) {
+    if (n * sizeof(float) > PLACE_BYTES || (s->sizes[at] != 0 && s->sizes[at] != (int)n))
+        return false;
+    s->sizes[at] = (int)n;
+    return true;
+}
+
+static void place_all(pass *p, gather_set *s) {
+    uint8_t *at = s->memory;
+    p->counters = (uint32_t *)(void *)at;
+    at += COUNTERS_BYTES;
+    for (int i = 0; i < PASS_NOWHERE; i++, at += PLACE_BYTES)
+        p->places[i] = (uint32_t *)(void *)at;
+    p->parts = (uint64_t *)(void *)at;
+}
+
+void gather_launch(cuda_backend *cb) {
+    gathered *all = &cb->gathered;
+    pass *p = &all->pass;
+    if (p->n_ops == 0)
+        return;
+    p->ops[p->n_ops - 1].plain = all->last->data;
+    if (all->last_add)
+        all->last_add->plain = p->stream;
+    step_op(cb, CALL_LAYERS);
+    int code = pass_launch(&cb->lane, p);
+    p->n_ops = 0;
+    step_end(cb, CALL_LAYERS, code, 0);
+}
+
+/* ---- ops ---- */
+
+static bool one_fp4(const cuda_weight *w) {
+    return w->is_fp4 && w->n_fp4 == 1 && w->fp4[0]->n % 16 == 0;
+}
+
+/* Room for one more, after STAGE ops of a layer; nothing else waits. */
+static bool open_at(const cuda_backend *cb, int stage) {
+    const gathered *all = &cb->gathered;
+    return all->pass.n_ops > 0 && all->pass.n_ops < PASS_OPS && all->stage == stage && !cb->waiting.out &&
+           !cb->unmade.q;
+}
+
+static pass_op *append(gathered *all, pass_kind kind, pass_place from, pass_place to, cuda_buf *out) {
+    pass_op *op = &all->pass.ops[all->pass.n_ops++];
+    *op = (pass_op){.kind = (uint8_t)kind, .from = (uint8_t)from, .to = (uint8_t)to};
+    all->last = out;
+    all->stage = (all->stage + 1) % GATHER_STAGES;
+    return op;
+}
+
+static void set_product(pass *p, pass_op *op, const cuda_weight *w, const gemm_norm *norm, const vec *bias) {
+    const nib_gemm_weight *packed = w->fp4[0];
+    op->product.w = packed->data;
+    op->product.norm = norm ? norm->w : NULL;
+    op->product.eps = norm ? norm->eps : 0.0f;
+    op->product.bias = bias ? ((const cuda_vec *)bias)->data : NULL;
+    const int tiles = (int)packed->n / GEMM_ROW_TILE / (op->kind == PASS_GATED ? 2 : 1);
+    op->product.scale = (const float *)(const void *)((const uint8_t *)packed->data +
+                                                      gemm_scale_offset(packed->n, packed->k));
+    op->product.k = (int)packed->k;
+    op->product.groups = (int)gemm_groups(packed->k);
+    op->product.rounds = tiles / p->n_blocks;
+    op->product.rest = tiles % p->n_blocks;
+    op->product.twin = op->kind == PASS_GATED ? tiles : 0;
+    p->max_k = op->product.k > p->max_k ? op->product.k : p->max_k;
+}
+
+static bool begin(cuda_backend *cb, const cuda_weight *w) {
+    gathered *all = &cb->gathered;
+    const size_t hidden = w->fp4[0]->k;
+    if (cb->profiling || cb->lacking || cb->table.n_rows != 1 || w->head.n_parts != 3 || hidden % 16 != 0)
+        return false;
+    all->set = find_set(all, (int)hidden, (int)w->fp4[0]->n);
+    if (!all->set || !fits(all->set, PASS_STREAM, hidden) || !fits(all->set, PASS_QKV, w->fp4[0]->n))
+        return false;
+    all->pass.n_views = all->pass.max_k = all->stage = 0;
+    all->pass.hidden = (int)hidden;
+    all->pass.n_blocks = pass_blocks(&cb->lane, (int)hidden);
+    all->pass.stream = (float *)(uintptr_t)cb->waiting.norm.x;
+    all->last_add = NULL;
+    all->from = PASS_NOWHERE;
+    place_all(&all->pass, all->set);
+    return true;
+}
+
+bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, const vec *bias) {
+    gathered *all = &cb->gathered;
+    const cuda_weight *w = (const cuda_weight *)weight_head;
+    const bool more = open_at(cb, 0);
+    if (!one_fp4(w) || cb->lane.off || (all->pass.n_ops > 0 && !more) || (!more && !begin(cb, w)) ||
+        cb->waiting.norm.x != all->pass.stream || (int)w->fp4[0]->k != all->pass.hidden)
+        return false;
+    const bool last = w->head.n_parts != 3;
+    if (!last && (int)w->fp4[0]->n != all->set->sizes[PASS_QKV])
+        return false;
+    out->format = ACT_F32;
+    out->gone = false;
+    set_product(&all->pass, append(all, PASS_NORMED, all->from, last ? PASS_NOWHERE : PASS_QKV, out), w,
+                &cb->waiting.norm, bias);
+    if (last)
+        gather_launch(cb);
+    return true;
+}
+
+static int find_view(pass *p, const attn_view *view, const step_view *step) {
+    for (int i = 0; i < p->n_views; i++) {
+        const pass_view *v = &p->views[i];
+        if (v->step.first_page == step->first_page && v->p.n_heads == view->n_heads &&
+            v->p.n_kv_heads == view->n_kv_heads && v->p.inv_freq == view->inv_freq &&
+            v->p.n_freq == view->n_freq && v->p.norm_eps == view->norm_eps &&
+            v->p.rope_scale == view->rope_scale && v->p.interleaved == view->interleaved &&
+            v->p.scale == view->scale && v->p.window == view->window && v->p.cap == view->cap &&
+            v->p.k_scale == view->k_scale && v->p.v_scale == view->v_scale)
+            return i;
+    }
+    if (p->n_views == PASS_VIEWS)
+        return -1;
+    p->views[p->n_views] = (pass_view){*view, *step};
+    return p->n_views++;
+}
+
+bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_view *view, const kv_view *kv,
+                   const step_view *step) {
+    gathered *all = &cb->gathered;
+    pass *p = &all->pass;
+    if (!open_at(cb, 1) || all->last != qkv || view->n_kv_heads > MOST_KV_HEADS ||
+        (p->n_views > 0 && (p->format != kv->format || p->views[0].p.head_dim != view->head_dim)) ||
+        !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k) ||
+        (view->n_heads + 2 * view->n_kv_heads) * view->head_dim != all->set->sizes[PASS_QKV] ||
+        !fits(all->set, PASS_HEADS, (size_t)view->n_heads * (size_t)view->head_dim))
+        return false;
+    const int at = find_view(p, view, step);
+    if (at < 0)
+        return false;
+    p->format = kv->format;
+    qkv->gone = true;
+    pass_op *op = append(all, PASS_ATTEND, PASS_QKV, PASS_HEADS, out);
+    op->view = at;
+    op->attention.q_norm = view->q_norm;
+    op->attention.k_norm = view->k_norm;
+    op->attention.k = kv->k;
+    op->attention.v = kv->v;
+    op->attention.k_scales = kv->k_scales;
+    op->attention.v_scales = kv->v_scales;
+    return true;
+}
+
+bool gather_add(cuda_backend *cb, cuda_buf *stream, cuda_buf *a, const weight *weight_head, const vec *bias) {
+    gathered *all = &cb->gathered;
+    pass *p = &all->pass;
+    const cuda_weight *w = (const cuda_weight *)weight_head;
+    const bool second = all->stage == 4;
+    if (!one_fp4(w) || !open_at(cb, second ? 4 : 2) || all->last != a || stream->data != (void *)p->stream ||
+        (int)w->fp4[0]->n != p->hidden || p->n_views == 0 ||
+        (int)w->fp4[0]->k != all->set->sizes[second ? PASS_UNIT : PASS_HEADS] ||
+        !pass_serves(&cb->lane, &p->views[0].p, p->format, p->hidden, (int)w->fp4[0]->k))
+        return false;
+    a->gone = true;
+    const pass_place to = all->from == PASS_STREAM ? PASS_STREAM + 1 : PASS_STREAM;
+    all->last_add = append(all, PASS_ADD, second ? PASS_UNIT : PASS_HEADS, to, stream);
+    set_product(p, all->last_add, w, NULL, bias);
+    all->from = to;
+    return true;
+}
+
+bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *weight_head, bool gelu) {
+    gathered *all = &cb->gathered;
+    const cuda_weight *w = (const cuda_weight *)weight_head;
+    if (!one_fp4(w) || !open_at(cb, 3) || cb->waiting.norm.x != all->pass.stream ||
+        (int)w->fp4[0]->k != all->pass.hidden || w->fp4[0]->n % 32 != 0 ||
+        !fits(all->set, PASS_UNIT, w->fp4[0]->n / 2))
+        return false;
+    out->format = ACT_BF16;
+    out->gone = false;
+    pass_op *op = append(all, PASS_GATED, all->from, PASS_UNIT, out);
+    op->gelu = gelu;
+    set_product(&all->pass, op, w, &cb->waiting.norm, NULL);
+    return true;
+}

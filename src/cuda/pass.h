@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One row's way through many layers in one launch (gpu/sm90/persistent.cu): what it computes, as a list of
+ * products and attentions, and where its blocks hand values to each other. Plain C; passed by value.
+ */
+#ifndef CUDA_PASS_H
+#define CUDA_PASS_H
+
+#include "cuda/launchers.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum pass_kind {
+    PASS_NORMED = 0, /* out = norm(stream) W^T + bias */
+    PASS_ADD,        /* stream += in W^T + bias */
+    PASS_GATED,      /* out = f(norm(stream) gate^T) * (norm(stream) up^T) */
+    PASS_ATTEND      /* out = attention of qkv; the row's key and value go into their pages */
+} pass_kind;
+
+/* Where values are handed over. Each is used by at most every third op: then all have read the use before. */
+typedef enum pass_place {
+    PASS_STREAM = 0, /* and PASS_STREAM + 1 in turn, FP32 [hidden] */
+    PASS_QKV = 2,    /* FP32 */
+    PASS_HEADS,      /* BF16: attention's result */
+    PASS_UNIT,       /* BF16: the gated unit's */
+    PASS_NOWHERE     /* from: the stream as the op before the pass left it; to: only PLAIN is written */
+} pass_place;
+
+typedef struct pass_op {
+    uint8_t kind, from, to, gelu;
+    int32_t view; /* PASS_ATTEND: of the views */
+    union {
+        struct {
+            const uint8_t *w;   /* packed (gemm/gemm.h) */
+            const float *norm;  /* [k] */
+            const float *bias;  /* [n] or NULL */
+            const float *scale; /* the tensor's */
+            float eps;
+            int32_t k, groups; /* columns; groups of 128 */
+            int32_t rounds,
+                rest;     /* row tiles (PASS_GATED: pairs) of a block, and blocks that have one more */
+            int32_t twin; /* PASS_GATED: tiles from one of the gate to its twin of up; else 0 */
+        } product;
+        struct {
+            const float *q_norm, *k_norm;
+            void *k, *v;
+            float *k_scales, *v_scales;
+        } attention;
+    };
+    void *plain; /* the result for later kernels too, or NULL: FP32; of HEADS and UNIT BF16 */
+} pass_op;
+
+#define PASS_OPS     404
+#define PASS_VIEWS   4
+#define PASS_COLUMNS 8  /* query heads of a KV head */
+#define PASS_SPLITS  16 /* of a row's keys, at most */
+
+typedef struct pass_view {
+    attn_view p; /* without norms */
+    step_view step;
+} pass_view;
+
+typedef struct pass {
+    int n_ops, n_views;
+    int hidden, max_k;
+    int n_blocks;
+    kv_format format;
+    float *stream; /* FP32 [hidden], as the op before left it */
+    uint32_t *places[PASS_NOWHERE];
+    uint64_t *parts; /* of split attention: [kv head, split, column, head_dim + 2] */
+    uint32_t
+        *counters; /* tags of the last uses, a bit a place; number of the last split attention; blocks done */
+    pass_view views[PASS_VIEWS];
+    pass_op ops[PASS_OPS];
+} pass;
+
+int pass_blocks(const cuda_lane *lane, int hidden);
+/* Whether a pass over such layers runs here. */
+bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden, int max_k);
+int pass_launch(const cuda_lane *lane, const pass *p);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -70,29 +70,6 @@ INLINE pair in_order(nib_kv_dtype type, pair p) {
     return (pair){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
 }
 
-/* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 4, then l + 2, l + 1, for every r
- * alike. */
-#define ACROSS8(name, op)                                                                                    \
-    INLINE vfloat name(const vfloat *v) {                                                                    \
-        vfloat a[4], b[2];                                                                                   \
-        for (int i = 0; i < 4; i++)                                                                          \
-            a[i] = op(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20),                                          \
-                      _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));                                         \
-        for (int i = 0; i < 2; i++)                                                                          \
-            b[i] = op(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),                                       \
-                      _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));                                      \
-        return op(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));                 \
-    }
-
-/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
-INLINE vfloat larger(vfloat a, vfloat b) {
-    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
-}
-
-ACROSS8(max_across, _mm256_max_ps)
-ACROSS8(larger_across, larger)
-ACROSS8(sum_across, _mm256_add_ps)
-
 #include "cpu/vec/softmax_page.h"
 
 #endif

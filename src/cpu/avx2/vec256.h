@@ -11,6 +11,10 @@
  *   vf_times_power    v 2^n for a whole n, right to both ends (V_HAS_POWERS: in one instruction)
  *   vf_range(a, b, j) lanes that are a..b - 1 of 64 in vector j (a < b <= 64); vf_where: 0 in other lanes;
  * vf_differs: also where either is NaN vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
+ *   name_across(v)    lane r is the sum or maximum of the lanes of v[r], in one order for every r
+ *   vi_low_words(a, b)   of each quarter of 16 bytes: lanes a0, b0, a1, b1; vi_high_words: a2, b2, a3, b3;
+ *                     vi_low_pairs: a0, a1, b0, b1; vi_high_pairs: a2, a3, b2, b3
+ *   vi_store_evens_first  16 integers of -128..127 to bytes, of each eight first the even ones (act.h)
  *   vi_grid           16 bytes + offset, for vi_look_up, which takes bytes of 0..15 to them
  */
 #ifndef CPU_AVX2_VEC256_H
@@ -279,6 +283,65 @@ INLINE vfloat vf_times_power(vfloat v, vfloat n) {
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
     v = _mm256_mul_ps(v, vec256_power(half));
     return _mm256_mul_ps(v, vec256_power(_mm256_sub_epi32(whole, half)));
+}
+
+/* ---- lanes of one vector from those of several ---- */
+
+/* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 4, then l + 2, l + 1, for every r
+ * alike. */
+#define ACROSS8(name, op)                                                                                    \
+    INLINE vfloat name(const vfloat *v) {                                                                    \
+        vfloat a[4], b[2];                                                                                   \
+        for (int i = 0; i < 4; i++)                                                                          \
+            a[i] = op(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20),                                          \
+                      _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));                                         \
+        for (int i = 0; i < 2; i++)                                                                          \
+            b[i] = op(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),                                       \
+                      _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));                                      \
+        return op(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));                 \
+    }
+
+/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
+INLINE vfloat larger(vfloat a, vfloat b) {
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
+INLINE vfloat add_ints(vfloat a, vfloat b) {
+    return vf_of_bits(vi_add(vf_bits(a), vf_bits(b)));
+}
+
+ACROSS8(max_across, _mm256_max_ps)
+ACROSS8(larger_across, larger)
+ACROSS8(sum_across, _mm256_add_ps)
+ACROSS8(int_sum_across, add_ints)
+
+INLINE vint vi_low_words(vint a, vint b) {
+    return _mm256_unpacklo_epi32(a, b);
+}
+
+INLINE vint vi_high_words(vint a, vint b) {
+    return _mm256_unpackhi_epi32(a, b);
+}
+
+INLINE vint vi_low_pairs(vint a, vint b) {
+    return _mm256_unpacklo_epi64(a, b);
+}
+
+INLINE vint vi_high_pairs(vint a, vint b) {
+    return _mm256_unpackhi_epi64(a, b);
+}
+
+/* ---- 16 integers to bytes ---- */
+
+INLINE vint vi_rounded(vfloat v) {
+    return _mm256_cvtps_epi32(v);
+}
+
+INLINE void vi_store_evens_first(int8_t *p, const vint v[2]) {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    __m256i words = _mm256_packs_epi32(v[0], v[1]), bytes = _mm256_packs_epi16(words, words);
+    __m128i all = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storeu_si128((__m128i *)p, _mm_shuffle_epi8(all, order));
 }
 
 #endif

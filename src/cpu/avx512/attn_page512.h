@@ -58,35 +58,6 @@ INLINE pair in_order(nib_kv_dtype type, pair p) {
     return (pair){_mm512_permutex2var_ps(p.even, low, p.odd), _mm512_permutex2var_ps(p.even, high, p.odd)};
 }
 
-/* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for
- * every r alike. */
-#define ACROSS16(name, op)                                                                                   \
-    INLINE vfloat name(const vfloat *v) {                                                                    \
-        vfloat a[8], b[4], c[2];                                                                             \
-        for (int i = 0; i < 8; i++)                                                                          \
-            a[i] =                                                                                           \
-                op(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));  \
-        for (int i = 0; i < 4; i++)                                                                          \
-            b[i] =                                                                                           \
-                op(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));  \
-        for (int i = 0; i < 2; i++)                                                                          \
-            c[i] =                                                                                           \
-                op(_mm512_unpacklo_ps(b[2 * i], b[2 * i + 1]), _mm512_unpackhi_ps(b[2 * i], b[2 * i + 1]));  \
-        __m512d c0 = _mm512_castps_pd(c[0]), c1 = _mm512_castps_pd(c[1]);                                    \
-        vfloat all =                                                                                         \
-            op(_mm512_castpd_ps(_mm512_unpacklo_pd(c0, c1)), _mm512_castpd_ps(_mm512_unpackhi_pd(c0, c1)));  \
-        return _mm512_shuffle_f32x4(all, all, 0xd8);                                                         \
-    }
-
-/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
-INLINE vfloat larger(vfloat a, vfloat b) {
-    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
-}
-
-ACROSS16(max_across, _mm512_max_ps)
-ACROSS16(larger_across, larger)
-ACROSS16(sum_across, _mm512_add_ps)
-
 #include "cpu/vec/softmax_page.h"
 
 #endif

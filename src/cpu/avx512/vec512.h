@@ -254,4 +254,67 @@ INLINE vfloat vf_times_power(vfloat v, vfloat n) {
     return _mm512_scalef_ps(v, n);
 }
 
+/* ---- lanes of one vector from those of several ---- */
+
+/* Lane r of the result is the sum (or maximum) of the lanes of v[r]: l + 8, then l + 4, l + 2, l + 1, for
+ * every r alike. */
+#define ACROSS16(name, op)                                                                                   \
+    INLINE vfloat name(const vfloat *v) {                                                                    \
+        vfloat a[8], b[4], c[2];                                                                             \
+        for (int i = 0; i < 8; i++)                                                                          \
+            a[i] =                                                                                           \
+                op(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));  \
+        for (int i = 0; i < 4; i++)                                                                          \
+            b[i] =                                                                                           \
+                op(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));  \
+        for (int i = 0; i < 2; i++)                                                                          \
+            c[i] =                                                                                           \
+                op(_mm512_unpacklo_ps(b[2 * i], b[2 * i + 1]), _mm512_unpackhi_ps(b[2 * i], b[2 * i + 1]));  \
+        __m512d c0 = _mm512_castps_pd(c[0]), c1 = _mm512_castps_pd(c[1]);                                    \
+        vfloat all =                                                                                         \
+            op(_mm512_castpd_ps(_mm512_unpacklo_pd(c0, c1)), _mm512_castpd_ps(_mm512_unpackhi_pd(c0, c1)));  \
+        return _mm512_shuffle_f32x4(all, all, 0xd8);                                                         \
+    }
+
+/* The larger of numbers >= 0, NaN the largest of all: by their bits. */
+INLINE vfloat larger(vfloat a, vfloat b) {
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
+INLINE vfloat add_ints(vfloat a, vfloat b) {
+    return vf_of_bits(vi_add(vf_bits(a), vf_bits(b)));
+}
+
+ACROSS16(max_across, _mm512_max_ps)
+ACROSS16(larger_across, larger)
+ACROSS16(sum_across, _mm512_add_ps)
+ACROSS16(int_sum_across, add_ints)
+
+INLINE vint vi_low_words(vint a, vint b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+
+INLINE vint vi_high_words(vint a, vint b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+
+INLINE vint vi_low_pairs(vint a, vint b) {
+    return _mm512_unpacklo_epi64(a, b);
+}
+
+INLINE vint vi_high_pairs(vint a, vint b) {
+    return _mm512_unpackhi_epi64(a, b);
+}
+
+/* ---- 16 integers to bytes ---- */
+
+INLINE vint vi_rounded(vfloat v) {
+    return _mm512_cvtps_epi32(v);
+}
+
+INLINE void vi_store_evens_first(int8_t *p, const vint v[1]) {
+    const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_permutexvar_epi32(order, v[0])));
+}
+
 #endif

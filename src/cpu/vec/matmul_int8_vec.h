@@ -199,7 +199,9 @@ INLINE size_t asked(pack_kind kind, size_t passes) {
 }
 
 INLINE size_t pass_tokens(size_t left) {
-    return DIRECT_TOKENS == 8 && left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    static const uint8_t most[9] = {0, 1, 2, 3, 4, 4, 6, 6, 8};
+    size_t n = most[left < 8 ? left : 8];
+    return n > DIRECT_TOKENS ? DIRECT_TOKENS : n;
 }
 
 /* One group times all rows of activations, NEXT being the group after it. */
@@ -217,8 +219,12 @@ INLINE void passes(pack_kind kind, float *acc, size_t acc_stride, const uint8_t 
         n = pass_tokens(left);
         if (n == DIRECT_TOKENS)
             PASS(DIRECT_TOKENS);
+        else if (DIRECT_TOKENS > 6 && n == 6)
+            PASS(6);
         else if (n == 4)
             PASS(4);
+        else if (n == 3)
+            PASS(3);
         else if (n == 2)
             PASS(2);
         else

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The softmax of a page of attention, V_LANES query rows at a time, in the vectors of the rung that includes
- * this. From the rung: larger (of numbers >= 0, NaN the largest of all) and max_across, larger_across and
- * sum_across, whose lane r is the maximum or the sum of the lanes of v[r], in one order for every r.
+ * this.
  */
 #ifndef CPU_VEC_SOFTMAX_PAGE_H
 #define CPU_VEC_SOFTMAX_PAGE_H

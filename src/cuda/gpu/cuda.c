@@ -51,7 +51,8 @@ static void describe(cuda_backend *cb) {
                           ? "activations bf16; NVFP4 gemv/wgmma, other formats mma.sync"
                           : "activations fp8 (a scale per row), bf16 up to 32 rows and for "
                             "weights that are not NVFP4";
-    snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s", cb->device_name, cb->arch, how);
+    snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s%s", cb->device_name, cb->arch, how,
+             cb->lane.wgmma && cb->be.mode == COMPUTE_W4A16 ? "; one row: one launch" : "");
 }
 
 static nib_status open_device(cuda_backend *cb, const device_options *o, nib_error *err) {
@@ -165,8 +166,9 @@ static void describe_paths(device_info *d, int arch) {
     snprintf(d->paths, sizeof d->paths,
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
              "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
-             arch == 90 ? "gemv to 32 rows, then wgmma (BF16, or FP8 with folded scales)"
-                        : "gemv to 16 rows, then mma.sync BF16",
+             arch == 90
+                 ? "one row: all layers in one launch; wgmma from 2 rows on (BF16, or FP8 with folded scales)"
+                 : "gemv to 16 rows, then mma.sync BF16",
              arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
 }
 

@@ -52,7 +52,9 @@ struct room {
 
 static int shared_bytes(int max_k, int group, int head_dim) {
     const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
-    const int attention = (WARPS + 1) * group * (head_dim + 4) + min(WARPS, group + 2) * head_dim;
+    const int each =
+        group * (head_dim + 4); /* parts, or sums; queries; a turning vector of each warp that makes one */
+    const int attention = max(WARPS * each, 2 * (int)SUMS_SET) + each + min((int)WARPS, group + 2) * head_dim;
     return max(x, room::sums + attention * (int)sizeof(float));
 }
 
@@ -465,9 +467,8 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = p.n_heads / p.n_kv_heads, each = group * head_floats, kv_head = at.kv_head,
               position = at.position;
-    /* until make's barrier only what lies behind the parts is written: before them are sums that a flush may
-     * read */
-    float *parts = (float *)(shared + room::sums), *own = parts + WARPS * each,
+    /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
+    float *parts = (float *)(shared + room::sums), *own = parts + max(WARPS * each, 2 * (int)SUMS_SET),
           *turning = own + each + warp * D;
     auto cell = [&](int page, int key) {
         return ((size_t)page * p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;

@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 
 enum { KEY_ACTIVATIONS = 0x4000, KEY_KV, KEY_ROTATE };
+enum { MAX_ORDER = 1024 }; /* of a Hadamard matrix: a head is smaller */
 
 static const struct argp_option options[] = {
     {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|nvfp4-4over6|mxfp4", 0,
@@ -21,8 +22,10 @@ static const struct argp_option options[] = {
      10},
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32|nvfp4", 0,
      "How keys and values are stored (default bf16, on a GPU fp8); nvfp4 is emulated on the CPU", 10},
-    {"rotate-qk", KEY_ROTATE, NULL, 0,
-     "Turn queries and keys by a Hadamard matrix before keys are stored, which changes no score but spreads "
+    {"rotate-qk", KEY_ROTATE, "N", OPTION_ARG_OPTIONAL,
+     "Turn queries and keys by a Hadamard matrix of order N (default: a head's size) before keys are stored, "
+     "which "
+     "changes no score but spreads "
      "what stands out (with --kv-cache-dtype nvfp4)",
      10},
     {0}};
@@ -95,7 +98,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_kv(e, state, arg);
         return 0;
     case KEY_ROTATE:
-        e->rotate_qk = true;
+        e->rotate_qk = arg ? (int)cli_integer_flag(state, "--rotate-qk", arg, 2, MAX_ORDER) : MAX_ORDER;
+        if (e->rotate_qk & (e->rotate_qk - 1))
+            argp_error(state, "--rotate-qk takes a power of two, not '%s'", arg);
         return 0;
     case ARGP_KEY_END:
         settle(e, state);

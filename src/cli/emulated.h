@@ -14,7 +14,8 @@
 typedef struct emulated {
     nib_options options; /* of what computes, here too */
     cpu_rounding rounding;
-    bool round_kv, rotate_qk;
+    bool round_kv;
+    int rotate_qk; /* order of the matrix; 0: not */
 } emulated;
 
 /* --activations --kv-cache-dtype --rotate-qk and all of cli_device_argp; input: an emulated. */

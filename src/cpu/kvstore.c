@@ -87,7 +87,7 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
     if (n)
         cb->k.rope(dst, op->rope->cosines + row * n, op->rope->sines + row * n, n, op->attn->interleaved);
     if (cb->rotate_qk)
-        rounded_hadamard(dst, d);
+        rounded_hadamard(dst, d, (size_t)cb->rotate_qk);
 }
 
 /* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known. */

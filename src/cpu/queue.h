@@ -86,7 +86,8 @@ struct cpu_backend {
     cpu_kernels k;
     bool int8;
     cpu_rounding rounding;
-    bool round_kv, rotate_qk;
+    bool round_kv;
+    int rotate_qk;
     pool *pool;
     int threads; /* of the pool */
 

@@ -119,8 +119,9 @@ void rounded_mxfp4(float *x, size_t n) {
     }
 }
 
-void rounded_hadamard(float *x, size_t n) {
-    const size_t order = n & (~n + 1);
+void rounded_hadamard(float *x, size_t n, size_t order) {
+    const size_t most = n & (~n + 1); /* the largest power of two that divides N */
+    order = order < most ? order : most;
     for (size_t step = 1; step < order; step *= 2)
         for (size_t i = 0; i < n; i++)
             if (!(i & step)) {

@@ -23,8 +23,8 @@ void rounded_nvfp4_4over6(float *x, size_t n);
 /* x [n] as MXFP4, scales by mxfp4_block_scale. */
 void rounded_mxfp4(float *x, size_t n);
 
-/* x [n] times the orthonormal Hadamard matrix of the largest power of two that divides N, block by block: its
- * own inverse. */
-void rounded_hadamard(float *x, size_t n);
+/* x [n] times the orthonormal Hadamard matrix of ORDER, a power of two (where it does not divide N, of the
+ * largest one that does), block by block: its own inverse. */
+void rounded_hadamard(float *x, size_t n, size_t order);
 
 #endif

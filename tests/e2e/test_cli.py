@@ -102,6 +102,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["eval", "ppl", "m", "--text", "t", "--max-model-len", "256"],
     ["eval", "ppl", "m", "--text", "t", "--weights", "fp4"],
     ["eval", "ppl", "m", "--text", "t", "--rotate-qk"],
+    ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--rotate-qk=12"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--activations", "int8"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--device", "cuda"],
     ["eval", "ppl", "m", "--text", "t", "--activations", "mxfp4", "--device", "cuda:0"],

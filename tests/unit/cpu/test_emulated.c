@@ -12,7 +12,7 @@
 
 enum { ROWS = 5, COLS = 80, OUT = 24, D = 48 };
 
-static backend *open_as(cpu_rounding rounding, bool round_kv, bool rotate_qk) {
+static backend *open_as(cpu_rounding rounding, bool round_kv, int rotate_qk) {
     backend *be;
     nib_error err;
     const cpu_options o = {.threads = 2,
@@ -94,7 +94,7 @@ static void product(backend *be, const tensor *t, const float *x, float *got) {
 
 static void check_product(cpu_rounding r, const tensor *t, float scale, bool stays) {
     float got[ROWS * OUT], want[ROWS * OUT];
-    backend *exact = open_as(CPU_ROUND_NONE, false, false), *rounding = open_as(r, false, false);
+    backend *exact = open_as(CPU_ROUND_NONE, false, 0), *rounding = open_as(r, false, 0);
     for (int p = 0; p < N_PATTERNS; p++) {
         float *x = fixture_vector(ROWS * COLS, (fixture_pattern)p, 3.0f, 20 + (uint64_t)p);
         product(rounding, t, x, got);
@@ -195,7 +195,7 @@ static void test_kv(void **state) {
     (void)state;
     const float v_scale = 0.5f;
     float *qkv = fixture_vector(ROWS * 8 * D, PATTERN_NORMAL, 0, 9);
-    heads h = attend(open_as(CPU_ROUND_NONE, true, false), qkv, v_scale);
+    heads h = attend(open_as(CPU_ROUND_NONE, true, 0), qkv, v_scale);
     for (size_t t = 0; t < ROWS; t++)
         for (int g = 0; g < 2; g++)
             for (int is_k = 0; is_k < 2; is_k++) {
@@ -212,8 +212,8 @@ static void test_kv(void **state) {
 static void test_rotation(void **state) {
     (void)state;
     float *qkv = fixture_vector(ROWS * 8 * D, PATTERN_NORMAL, 0, 10);
-    heads plain = attend(open_as(CPU_ROUND_NONE, false, false), qkv, 0);
-    heads turned = attend(open_as(CPU_ROUND_NONE, false, true), qkv, 0);
+    heads plain = attend(open_as(CPU_ROUND_NONE, false, 0), qkv, 0);
+    heads turned = attend(open_as(CPU_ROUND_NONE, false, 64), qkv, 0);
     double diff = 0, all = 0;
     for (size_t i = 0; i < ROWS * 4 * D; i++) {
         diff += pow((double)plain.out[i] - turned.out[i], 2);
@@ -225,13 +225,17 @@ static void test_rotation(void **state) {
     for (size_t i = 0; i < D; i++) { /* its own inverse, and of length 1 */
         float unit[D] = {0};
         unit[i] = 1;
-        rounded_hadamard(unit, D);
+        rounded_hadamard(unit, D, 64);
         for (size_t j = 0; j < D; j++)
             assert_true(fabsf(unit[j]) == (j / 16 == i / 16 ? 0.25f : 0));
-        rounded_hadamard(unit, D);
+        rounded_hadamard(unit, D, 64);
         for (size_t j = 0; j < D; j++)
             assert_true(unit[j] == (float)(j == i));
     }
+    float pair[D] = {3, 4};
+    rounded_hadamard(pair, D, 2);
+    assert_true(fabsf(pair[0] - 7 / sqrtf(2)) < 1e-6f && fabsf(pair[1] + 1 / sqrtf(2)) < 1e-6f &&
+                pair[2] == 0);
     heads_close(&plain);
     heads_close(&turned);
     test_free(qkv);

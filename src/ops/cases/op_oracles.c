@@ -538,7 +538,8 @@ double op_case_tolerance(const op_case *c) {
     double most = op_infos[c->s.op].tolerance;
     bool rounds = c->s.op == OP_matmul || c->s.op == OP_matmul_add;
     if (c->s.op == OP_matmul_glu)
-        return most + 2 * mode_tolerance(c); /* of two products */
+        return most + 3 * mode_tolerance(c); /* of two products, and GELU is steep where it is small: FP64 on
+                                                BF16 activations is off by up to 2.5 */
     if (c->s.op != OP_attention)
         return rounds ? most + mode_tolerance(c) : most;
     /* A rounding error of a score is a relative error of its weight: they grow with the scores. */

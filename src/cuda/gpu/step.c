@@ -139,7 +139,14 @@ static bool matches(const recorded *r, uint64_t key, const step_table *t) {
            r->brief == t->brief;
 }
 
-/* The entry of this step, made (in the place of the one longest unused) when there was none. */
+/* Whether A makes room before B: the one longest unused, but those of one row last. They are few, every
+ * conversation comes back to them, and they hold a cooperative launch. */
+static bool goes_before(const recorded *a, const recorded *b) {
+    const bool one_a = a->n_rows == 1, one_b = b->n_rows == 1;
+    return one_a != one_b ? one_b : a->last_use < b->last_use;
+}
+
+/* The entry of this step, made (in the place of another) when there was none. */
 static recorded *find(cuda_backend *cb, uint64_t key, bool *found) {
     recorded *oldest = &cb->graphs[0];
     *found = true;
@@ -147,7 +154,7 @@ static recorded *find(cuda_backend *cb, uint64_t key, bool *found) {
         recorded *r = &cb->graphs[i];
         if (matches(r, key, &cb->table))
             return r;
-        oldest = r->last_use < oldest->last_use ? r : oldest;
+        oldest = goes_before(r, oldest) ? r : oldest;
     }
     *found = false;
     recorded *r = cb->n_graphs < CUDA_MAX_GRAPHS ? &cb->graphs[cb->n_graphs++] : oldest;

@@ -110,6 +110,13 @@ static size_t block_of(const cpu_op *op, const tile *t, int j) {
     return kv_block(op->kv, op->attn->layer, page, (int)t->kv_head);
 }
 
+/* How many keys of page J the tile's last row sees. */
+static size_t keys_of(const cpu_op *op, const tile *t, int j) {
+    int last = t->seq->pos + (int)((t->first + t->n - 1) / group_of(op->attn));
+    int n = last + 1 - (t->first_page + j) * KV_PAGE_TOKENS;
+    return (size_t)(n < KV_PAGE_TOKENS ? n : KV_PAGE_TOKENS);
+}
+
 /* Page J of the tile for rows [skipped, skipped + job->n_rows) of it. The page after it is J + 1, or the
  * first of tile NEXT (NULL: none). */
 static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, const tile *next,
@@ -122,7 +129,11 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
     job->k_scale = kv->k_scales ? kv->k_scales + at : NULL;
     job->v_scale = kv->v_scales ? kv->v_scales + at : NULL;
     if (j + 1 < t->n_pages || next) {
-        size_t after = j + 1 < t->n_pages ? block_of(op, t, j + 1) : block_of(op, next, 0);
+        bool same = j + 1 < t->n_pages;
+        const tile *of = same ? t : next;
+        int page = same ? j + 1 : 0;
+        size_t after = block_of(op, of, page);
+        job->next_keys = keys_of(op, of, page);
         job->next_k = kv->k + after * kv->block_bytes;
         for (size_t i = 0; kv->k_steps && i < KV_PAGE_TOKENS; i += 16) {
             __builtin_prefetch(kv->k_steps + after * KV_PAGE_TOKENS + i);

@@ -26,6 +26,7 @@
 typedef struct attn_page_job {
     const void *k, *v;              /* the page's blocks, see kv.h */
     const void *next_k;             /* keys that will be wanted next, or NULL: a hint for prefetching */
+    size_t next_keys;               /* how many of that page */
     const float *k_scale, *v_scale; /* [KV_PAGE_TOKENS], FP8 only */
     size_t head_dim;
     int n_rows;                  /* <= ATTN_MAX_ROWS */

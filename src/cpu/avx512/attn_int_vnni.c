@@ -66,6 +66,7 @@ static void quantize(int16_t *codes, float *step, const float *q, size_t d) {
 /* Keys of vectors [v0, v1) as integers. */
 INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t v0, size_t v1) {
     size_t line = 2 * KEYS * code_bytes(type);
+    size_t seen = 16 * v1 * job->head_dim * code_bytes(type); /* bytes of values that are wanted */
     bool ahead = attn_prefetch_wanted(job);
     __m512 f[4];
     for (size_t v = v0; v < v1; v++)
@@ -74,7 +75,8 @@ INLINE void key_ints(nib_kv_dtype type, const attn_page_job *job, size_t v0, siz
         if (ahead) {
             size_t vector = line / (KEYS / 16);
             attn_prefetch(job->k, i * line + ATTN_PREFETCH_AHEAD + v0 * vector, (v1 - v0) * vector);
-            attn_prefetch(job->v, i * line / 2, line / 2);
+            if (i * line / 2 < seen)
+                attn_prefetch(job->v, i * line / 2, line / 2);
         }
         for (size_t v = v0; v < v1; v++) {
             pair k = load_keys(type, job->k, i, v);
@@ -153,15 +155,16 @@ INLINE void weight_bytes(const attn_page_job *job, float *steps) {
 
 /* Values of keys [4 t0, 4 t1) as bytes. */
 INLINE void value_bytes(nib_kv_dtype type, const attn_page_job *job, size_t t0, size_t t1) {
-    size_t d = job->head_dim, line = 2 * d * code_bytes(type);
+    size_t d = job->head_dim;
     bool ahead = job->next_k && attn_prefetch_wanted(job);
-    size_t each = t1 - t0 == KEYS / 4 ? line : (KEYS / 2 * line / (t1 - t0) + 63) & ~(size_t)63;
+    size_t pairs = t1 - t0 == KEYS / 4 ? d / 4 : d / 2, each = (pairs + t1 - t0 - 1) / (t1 - t0);
+    size_t next_line = 2 * KEYS * code_bytes(type), wanted = (job->next_keys + 15) / 16 * (next_line / 4);
     for (size_t t = t0; t < t1; t++) {
         __m512 f[4];
         for (size_t j = 0; j < 4; j++)
             f[j] = factor_of(type, _mm512_set1_ps(job->v_steps[4 * t + j]));
-        if (ahead)
-            attn_prefetch(job->next_k, (t - t0) * each, each);
+        for (size_t i = (t - t0) * each; ahead && i < (t - t0 + 1) * each && i < pairs; i++)
+            attn_prefetch(job->next_k, i * next_line, wanted);
         for (size_t i = 0; i < d / 2; i += 16) {
             pair v[4];
             for (size_t j = 0; j < 4; j++)

@@ -124,11 +124,9 @@ static void free_stand_in(stand_in *s) {
 
 static const float *weights_of(const measuring *s, const tensor *t) {
     const importance *i = s->o->heed;
-    slot at = t->place.slot;
     if (!i || !i->mean_squares || t->place.layer >= i->n_layers)
         return NULL;
-    at = at == SLOT_QKV ? SLOT_Q : at == SLOT_GATE_UP ? SLOT_GATE : at;
-    return i->mean_squares[t->place.layer * SLOT_COUNT + (int)at];
+    return i->mean_squares[t->place.layer * SLOT_COUNT + (int)t->place.slot];
 }
 
 static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib_error *err) {

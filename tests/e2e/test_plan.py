@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_quantize import make_model, raw_tensors
+from test_quantize import make_model, np, raw_tensors, safetensors_numpy, weights
 
 FORMATS = {"U8": "nvfp4", "F8_E4M3": "fp8", "BF16": "bf16"}
 
@@ -82,6 +82,27 @@ def test_matrices_apart(planned, nibble):
     for part in plan["parts"]:  # a matrix that is a part either way costs the same
         assert whole.get(tuple(part["tensors"]), part["kld_nvfp4"]) == part["kld_nvfp4"]
     assert stored(root / "apart") == {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
+
+
+def test_joined_matrices_and_an_imatrix(planned, nibble, tmp_path):
+    """What Phi 3 stores as one matrix is weighted by an importance matrix as by the calibration that made it."""
+    root, _, _ = planned
+    source, tensors = make_model(tmp_path / "phi3"), weights("llama")
+    for layer in range(2):
+        for joined, names in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
+            at, half = f"model.layers.{layer}.", joined.split(".")[0]
+            tensors[f"{at}{joined}_proj.weight"] = np.concatenate(
+                [tensors.pop(f"{at}{half}.{name}_proj.weight") for name in names])
+    safetensors_numpy.save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    config = {**json.loads((source / "config.json").read_text()), "model_type": "phi3", "pad_token_id": 0}
+    (source / "config.json").write_text(json.dumps(config))
+    nibble("calibrate", source, "--text", root / "text", "-o", tmp_path / "im")
+    kld = []
+    for flags in (["--calib", root / "text"], ["--imatrix", tmp_path / "im"]):
+        nibble("quantize", source, tmp_path / "out", "--bits", 8, *flags, "--save-plan", tmp_path / "plan.json")
+        parts = json.loads((tmp_path / "plan.json").read_text())["parts"]
+        kld.append([part["kld_fp8"] / part["kld_nvfp4"] for part in parts])  # the weighted errors' ratio
+    assert len(kld[0]) == 8 and kld[1] == pytest.approx(kld[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("text, words", [

@@ -442,8 +442,9 @@ static void print_notes(const quantize_session *s) {
                r->n_misfits);
     if (r->n_split)
         printf(
-            "%d times only some of q, k and v, or of gate and up, are quantized: engines that join them into "
-            "one matrix (vLLM, TensorRT-LLM) refuse such a layer; --keep them together.\n",
+            "%d times q, k and v of a layer, or gate and up, differ in format: engines that join them into "
+            "one matrix (vLLM, TensorRT-LLM) refuse such a layer; --keep them together, and plan without "
+            "--apart.\n",
             r->n_split);
     if (r->n_quantized == 0 && s->args->method != METHOD_AUTO)
         printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);

@@ -69,7 +69,7 @@ typedef struct convert_report {
     int n_quantized, n_repacked;   /* tensors: chosen anew, moved with every value kept */
     bool tied_is_quantized;        /* the embedding too, because it is the head as well */
     bool head_is_untied;           /* the source's head was its embedding; the output has one of its own */
-    int n_split;         /* q, k and v of a layer, or gate and up, of which only some are quantized */
+    int n_split;         /* q, k and v of a layer, or gate and up, that differ in quantized format */
     int n_misfits;       /* linear layers left as they are: their columns are no whole number of blocks */
     int n_skipped;       /* tensors of the source that the output's container does not hold */
     int n_rounded;       /* embedding and head that became BF16 */

@@ -321,20 +321,25 @@ static int joint_of(const recipe_item *item) {
     }
 }
 
+/* Where q, k and v of a layer, or gate and up, do not all end in one quantized format, or all in none. */
 static void count_split(recipe *r) {
-    bool kept[HPARAMS_MAX_LAYERS][2] = {{false}}, made[HPARAMS_MAX_LAYERS][2] = {{false}};
+    bool seen[HPARAMS_MAX_LAYERS][2] = {{false}}, split[HPARAMS_MAX_LAYERS][2] = {{false}};
+    dtype first[HPARAMS_MAX_LAYERS][2];
     for (size_t i = 0; i < r->n; i++) {
         const recipe_item *item = &r->items[i];
-        int joint = joint_of(item), layer = item->e.t->place.layer;
+        const int joint = joint_of(item), layer = item->e.t->place.layer;
         if (joint < 0 || layer < 0 || item->e.t->place.expert != PLACE_NO_EXPERT)
             continue;
-        bool quantized = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
-        kept[layer][joint] |= !quantized;
-        made[layer][joint] |= quantized;
+        const dtype to = item->e.to;
+        const bool quantized = dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3;
+        const dtype format = quantized ? to : DT_NONE;
+        if (seen[layer][joint] && first[layer][joint] != format && !split[layer][joint]) {
+            split[layer][joint] = true;
+            r->n_split++;
+        }
+        seen[layer][joint] = true;
+        first[layer][joint] = format;
     }
-    for (int layer = 0; layer < HPARAMS_MAX_LAYERS; layer++)
-        for (int joint = 0; joint < 2; joint++)
-            r->n_split += kept[layer][joint] && made[layer][joint];
 }
 
 static nib_status check_options(const chef *c) {

@@ -36,7 +36,7 @@ typedef struct recipe {
     bool embed_is_head; /* the head to be quantized is the embedding, in the output too */
     int n_misfits, n_skipped;
     int n_rounded;       /* embedding and head that become BF16 */
-    int n_split;         /* layers' q, k and v, or gate and up, of which only some are quantized */
+    int n_split;         /* layers' q, k and v, or gate and up, that differ in quantized format */
     int n_scales_unread; /* repacked with a scale that llama.cpp does not read */
 } recipe;
 

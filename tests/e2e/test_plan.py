@@ -74,14 +74,29 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
 
 def test_matrices_apart(planned, nibble):
     root, joined, _ = planned
-    nibble("quantize", root / "source", root / "apart", "--bits", 5, "--apart", "--save-plan", root / "apart.json", "--calib",
-           root / "text")
+    told = nibble("quantize", root / "source", root / "apart", "--bits", 5, "--apart", "--save-plan", root / "apart.json",
+                  "--calib", root / "text").stdout
     plan = json.loads((root / "apart.json").read_text())
     assert len(plan["parts"]) == 14 and all(len(part["tensors"]) == 1 for part in plan["parts"])
     whole = {tuple(part["tensors"]): part["kld_nvfp4"] for part in joined["parts"]}
     for part in plan["parts"]:  # a matrix that is a part either way costs the same
         assert whole.get(tuple(part["tensors"]), part["kld_nvfp4"]) == part["kld_nvfp4"]
-    assert stored(root / "apart") == {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
+    formats = {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
+    assert stored(root / "apart") == formats
+    joints = [[formats[f"model.layers.{layer}.{name}_proj.weight"] for name in names] for layer in range(2)
+              for names in (["self_attn.q", "self_attn.k", "self_attn.v"], ["mlp.gate", "mlp.up"])]
+    differ = sum(len(set(joint)) > 1 for joint in joints)
+    assert differ > 0 and f"{differ} times q, k and v of a layer" in told
+
+
+def test_fp8_beside_nvfp4_is_told(planned, nibble):
+    root, _, _ = planned
+    (root / "beside.json").write_text(json.dumps({"nibble_plan": 1, "parts": [
+        {"tensors": ["model.layers.0.self_attn.q_proj.weight"], "format": "fp8"},
+        {"tensors": ["model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"], "format": "fp8"}]}))
+    told = json.loads(nibble("quantize", root / "source", root / "beside", "--method", "rtn", "--plan", root / "beside.json",
+                             "--json").stdout)
+    assert told["split"] == 1
 
 
 def test_joined_matrices_and_an_imatrix(planned, nibble, tmp_path):

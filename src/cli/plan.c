@@ -4,8 +4,12 @@
  */
 #include "cli/plan.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/mapfile.h"
@@ -113,26 +117,39 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
 
 /* ---- measuring ---- */
 
+/* A file of its own beside OUT, for what is kept meanwhile: whatever has a name already stays. */
+static nib_status make_base(char *base, size_t size, const char *out, nib_error *err) {
+    size_t length = strlen(out);
+    while (length > 1 && out[length - 1] == '/') /* beside a directory, not in it */
+        length--;
+    const int n = snprintf(base, size, "%.*s.base-kld.XXXXXX", (int)length, out);
+    if (n < 0 || (size_t)n >= size)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", out);
+    const int fd = mkostemp(base, O_CLOEXEC);
+    if (fd < 0)
+        return nib_fail(err, NIB_IO, "%s: cannot be created: %s", base, strerror(errno));
+    close(fd);
+    return NIB_OK;
+}
+
 static nib_status measure(plan *p, const loaded *l, const plan_options *o, const char *text, size_t bytes,
                           nib_error *err) {
     eval_text windows;
     char base[4096];
-    size_t length = strlen(o->out);
-    while (length > 1 && o->out[length - 1] == '/') /* beside a directory, not in it */
-        length--;
-    const int n = snprintf(base, sizeof base, "%.*s.base-kld", (int)length, o->out);
-    if (n < 0 || (size_t)n >= sizeof base)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", o->out);
     NIB_TRY(eval_text_open(&windows, l->words, text, bytes, WINDOW, WINDOWS,
                            o->calib ? o->calib : "the built-in text", err));
-    const sensitivity_options s = {
-        .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
-        .text = &windows,
-        .base = base,
-        .apart = o->apart,
-        .block = o->to_gguf ? 64 : 16,
-        .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
-    const nib_status status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
+    nib_status status = make_base(base, sizeof base, o->out, err);
+    if (status == NIB_OK) {
+        const sensitivity_options s = {
+            .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
+            .text = &windows,
+            .base = base,
+            .apart = o->apart,
+            .block = o->to_gguf ? 64 : 16,
+            .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
+        status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
+        unlink(base);
+    }
     eval_text_close(&windows);
     ui_bar_clear(o->bar);
     return status;

@@ -7,7 +7,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/cores.h"
@@ -233,7 +232,6 @@ nib_status sensitivity_measure(sensitivity *out, model *m, const model_file *fil
                             : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for its parts", file->path);
     if (status == NIB_OK)
         status = run(&s, err);
-    unlink(options->base);
     pool_free(s.pool);
     for (size_t i = 0; s.made && i < file->n_tensors; i++)
         free_stand_in(&s.made[i]);

@@ -32,7 +32,7 @@ typedef struct sensitivity_options {
     const importance *heed; /* E[x^2]; NULL: codes by sweep, errors unweighted */
     const eval_text *text;
     bool apart;       /* every matrix is a part of its own */
-    const char *base; /* a path for the network's own distributions; the file is removed again */
+    const char *base; /* a file for the network's own distributions: it is written over */
     size_t block; /* columns are a multiple of it: 16, of a GGUF file 64; other matrices are passed over */
     eval_options eval;
 } sensitivity_options;

@@ -10,7 +10,8 @@
 /* "developer" is OpenAI's newer word for "system", which most templates do not know. */
 void answer_rename_developers(const answer *r);
 
-/* Roles beside OpenAI's must stand in the prompt, IDS [n]: else the template has passed them over. */
+/* Roles beside OpenAI's must change the prompt, IDS [n]: else the template has passed them over. The messages
+ * are as they were afterwards. */
 bool answer_check_roles(const answer *r, const int32_t *ids, size_t n, api_error *e);
 
 #endif

@@ -97,9 +97,10 @@ static bool check_calls(const json_t *calls, const char *where, api_error *e) {
 const char *const ask_roles[] = {"system", "developer", "user", "assistant", "tool", "function", NULL};
 
 /* A role that no API has may be one of the model's (answer_roles.h), but hardly when it looks like one of
- * these. */
+ * these, and is not numbered (user1). */
 static bool check_role(const char *role, size_t i, api_error *e) {
-    const char *near = fields_among(role, ask_roles) ? NULL : nearest_name(role, ask_roles);
+    const bool is_own = fields_among(role, ask_roles) || strpbrk(role, "0123456789");
+    const char *near = is_own ? NULL : nearest_name(role, ask_roles);
     char name[64];
     snprintf(name, sizeof name, "messages[%zu].role", i);
     return !near ||

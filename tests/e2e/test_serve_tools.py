@@ -170,10 +170,15 @@ def test_what_cannot_be_called(hermes):
 
 def test_roles(serve, hermes):
     """A template writes a role as it is given, or passes its message over: then it is refused."""
-    messages = [{"role": "critic", "content": "the dog"}, *user("the cat")]
-    assert "critic\nthe dog" in hermes.post("/apply-template", {"messages": messages})["prompt"]
+    for role in "critic", "user1":
+        messages = [*user("ask the critic"), {"role": role, "content": "the dog"}]
+        assert role + "\nthe dog" in hermes.post("/apply-template", {"messages": messages})["prompt"]
+    crowd = [{"role": f"voice {i}", "content": "x"} for i in range(17)]
+    assert "more than 16 roles" in hermes.post(CHAT, ask(messages=crowd), status=400)["error"]["message"]
     with serve("glm") as s:
-        assert s.post(CHAT, ask(messages=messages), status=400)["error"]["param"] == "messages[0].role"
+        for role in "critic", "a", "":
+            body = ask(messages=[*user("ask the critic"), {"role": role, "content": "the dog"}])
+            assert s.post(CHAT, body, status=400)["error"]["param"] == "messages[1].role"
 
 
 def test_reasoning_has_a_budget(coder):

@@ -360,12 +360,12 @@ static nib_status listen_on(server *s, nib_error *err) {
     return status;
 }
 
-/* Sets whether this thread, and those that it starts, take a core from another when they wake. A connection's
- * thread wakes for every token; where all cores compute, each time one is taken from a step all threads of
- * that step wait. It comes by when they wait for each other, or after a few milliseconds. */
-static void set_patient(bool patient) {
-    if (sched_getscheduler(0) == (patient ? SCHED_OTHER : SCHED_BATCH))
-        sched_setscheduler(0, patient ? SCHED_BATCH : SCHED_OTHER, &(struct sched_param){0});
+/* From the usual policy to SCHED_BATCH and back: whether this thread, and those that it starts, take a core
+ * from another when they wake. A connection's thread wakes for every token; where all cores compute, each
+ * time one is taken from a step all threads of that step wait. It comes by when they wait for each other, or
+ * after a few milliseconds. False: nothing was changed; a policy that the user chose stays. */
+static bool change_policy(int from, int to) {
+    return sched_getscheduler(0) == from && sched_setscheduler(0, to, &(struct sched_param){0}) == 0;
 }
 
 nib_status http_start(server *s, nib_error *err) {
@@ -379,14 +379,15 @@ nib_status http_start(server *s, nib_error *err) {
         tls[0] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(size_t)o->tls_cert};
         tls[1] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(size_t)o->tls_key};
     }
-    set_patient(true);
+    const bool patient = change_policy(SCHED_OTHER, SCHED_BATCH);
     s->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, s, MHD_OPTION_LISTEN_SOCKET, s->socket, MHD_OPTION_NOTIFY_COMPLETED,
         on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
         (size_t)STACK_BYTES, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
-    set_patient(false);
+    if (patient)
+        change_policy(SCHED_BATCH, SCHED_OTHER);
     if (!s->daemon)
         return nib_fail(err, NIB_IO, "the HTTP server does not start%s",
                         o->tls_cert ? "; are --ssl-certfile and --ssl-keyfile a certificate and its key?"

@@ -6,6 +6,7 @@
  */
 #include <arpa/inet.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -43,8 +44,10 @@ static int open_server(void **state) {
                                          .threads = 1,
                                          .max_num_seqs = 4,
                                          .cpu_features = NIB_CPU_AVX2}}; /* which valgrind knows */
+    assert_int_equal(sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0}), 0);
     if (serve_open(&running, &o, &err) != NIB_OK)
         fail_msg("%s", err.text);
+    assert_int_equal(sched_getscheduler(0), SCHED_BATCH); /* what the user chose stays */
     return 0;
 }
 

@@ -126,8 +126,10 @@ nib_status gguf_keys_write(const export_plan *plan, gguf_write *out, nib_error *
         real(&k, "logit_scale", 1 / hp->logit_scale);
         real(&k, "attention.scale", hp->attn_scale);
     }
-    if (hp->query_log != 0)
+    if (hp->query_log != 0) { /* by that length under any scaling */
         real(&k, "attention.temperature_scale", hp->query_log);
+        number(&k, "rope.scaling.original_context_length", hp->rope.original_context);
+    }
     if (family_get(hp->family)->soft_caps) {
         real(&k, "attn_logit_softcapping", hp->attn_cap);
         real(&k, "final_logit_softcapping", hp->logit_cap);

@@ -114,8 +114,6 @@ static nib_status read_scaling(source *s, hparams *hp, strview type) {
     const family_facts *facts = family_get(hp->family);
     rope_params *rope = &hp->rope;
     float attn_factor = 1, yarn_attn_factor = 1, yarn_log = 0.1f, mscale_all = 0;
-    NIB_TRY(
-        get_int(s, "rope.scaling.original_context_length", 1, CONFIG_MAX_CONTEXT, &rope->original_context));
     NIB_TRY(get_float(s, "rope.scaling.attn_factor", 1e-3f, 1e3f, &attn_factor));
     if (strview_is(type, "longrope")) {
         rope->kind = ROPE_LONGROPE; /* its divisors are tensors: model_gguf.c */
@@ -159,7 +157,11 @@ static nib_status read_rope(source *s, hparams *hp) {
     NIB_TRY(get_float(s, "rope.scaling.factor", 0, 1e6f, &factor));
     NIB_TRY(gguf_get_text(s->g, key(s, "rope.scaling.type"), &type, &found, s->err));
     hp->rope.factor = factor != 0 ? factor : 1;
-    if (found && !strview_is(type, "none") && !strview_is(type, "linear"))
+    const bool scaled = found && !strview_is(type, "none") && !strview_is(type, "linear");
+    if (scaled || facts->query_log)
+        NIB_TRY(get_int(s, "rope.scaling.original_context_length", 1, CONFIG_MAX_CONTEXT,
+                        &hp->rope.original_context));
+    if (scaled)
         NIB_TRY(read_scaling(s, hp, type));
     else if (!(found && strview_is(type, "none")) && hp->rope.factor != 1)
         hp->rope.kind = ROPE_LINEAR;

@@ -134,7 +134,12 @@ static nib_status read_one(const config_reader *r, hparams *hp, rope_params *rop
         NIB_TRY(config_float(r, "llama_4_scaling_beta", 0, 1e3, &hp->query_log));
     else
         NIB_TRY(config_need_zero(r, "llama_4_scaling_beta"));
-    if (rope->kind == ROPE_LLAMA3 || rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE) {
+    if (hp->query_log != 0 && rope->kind == ROPE_DYNAMIC) /* whose base goes by another length */
+        return nib_fail(r->err, NIB_UNSUPPORTED,
+                        "%s: llama_4_scaling_beta beside dynamic RoPE scaling, which nibble does not compute",
+                        r->where);
+    if (rope->kind == ROPE_LLAMA3 || rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE ||
+        hp->query_log != 0) {
         NIB_TRY(config_int(r, "original_max_position_embeddings", 1, CONFIG_MAX_CONTEXT,
                            &rope->original_context));
         if (original) /* beside the object: it goes before the one inside (Phi 3) */

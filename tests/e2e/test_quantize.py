@@ -257,6 +257,20 @@ def test_gemma_gguf(nibble, tmp_path):
     assert f"{2 * LAYERS} tensors came with a scale that nibble reads and llama.cpp does not" in done.stdout
 
 
+def test_growing_queries_keep_their_length(nibble, tmp_path):
+    """By which queries grow without YaRN too: through both containers, where llama.cpp looks for it."""
+    source = make_model(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    grows = {"rope_type": "default", "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 32}
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "ministral3", "rope_parameters": grows}))
+    nibble("quantize", source, tmp_path / "model.gguf", "--method", "rtn")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["mistral3.rope.scaling.original_context_length"].contents() == 32
+    assert "mistral3.rope.scaling.type" not in fields
+    nibble("quantize", tmp_path / "model.gguf", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == grows
+
+
 def test_report(nibble, tmp_path):
     source = make_model(tmp_path / "source")
     out = tmp_path / "out"

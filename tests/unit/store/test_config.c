@@ -159,6 +159,13 @@ static void test_growing_queries(void **state) {
         read_sound("{\"model_type\":\"mistral3\",\"text_config\":{\"model_type\":\"ministral3\"," YARN "}}");
     assert_int_equal(hp.family, FAMILY_MINISTRAL3);
     assert_true(hp.query_log == 0.1f && hp.rope.original_context == 16384 && hp.rope.attention_factor == 1);
+#define PLAIN(TYPE)                                                                                          \
+    "{\"model_type\":\"ministral3\",\"max_position_embeddings\":262144,\"rope_parameters\":{\"rope_type\":"  \
+    "\"" TYPE "\",\"factor\":2,\"original_max_position_embeddings\":16384,\"llama_4_scaling_beta\":0.1}}"
+    hp = read_sound(PLAIN("default"));
+    assert_true(hp.rope.kind == ROPE_PLAIN && hp.rope.original_context == 16384);
+    expect_unsupported(PLAIN("dynamic"), "beside dynamic RoPE");
+#undef PLAIN
     hp = read_sound("{\"model_type\":\"mistral3\",\"text_config\":{\"hidden_size\":64}}");
     assert_true(hp.family == FAMILY_MISTRAL && hp.query_log == 0 && hp.dim == 64);
     expect_unsupported("{\"model_type\":\"mistral\"," YARN "}", "llama_4_scaling_beta");

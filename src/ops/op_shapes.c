@@ -100,6 +100,7 @@ void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_param
     check_attention(p, c);
     assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && qkv->cols == (h + 2 * g) * d);
     assert(qkv->rows == (size_t)be->batch->n_rows);
+    assert(p->query_log == 0 || (be->query_log && p->query_log_len > 0));
     destination(q, qkv->rows, h * d, NULL);
     be->op.qk_norm_rope_store(be, q, qkv, p, c);
 }
@@ -108,7 +109,6 @@ void op_attention(backend *be, buf *out, const buf *q, const attn_params *p, cac
     check_attention(p, c);
     assert(q->kind == BUF_F32 && q->cols == (size_t)p->n_heads * (size_t)p->head_dim);
     assert(q->rows == (size_t)be->batch->n_rows && out->kind == BUF_ACT);
-    assert(p->query_log == 0 || (be->query_log && p->query_log_len > 0));
     assert(p->cap == 0 || (be->caps && p->cap > 0));
     destination(out, q->rows, q->cols, reader);
     be->op.attention(be, out, q, p, c, reader);

@@ -86,7 +86,7 @@ class Taker(asyncio.Protocol):
 
 
 async def stream_all(server, n, connections, max_tokens):
-    """N answers over CONNECTIONS at a time -> (seconds to each first piece, errors, tokens per second)."""
+    """N answers over CONNECTIONS at a time -> (seconds to the first piece of each that has one, errors, tokens per second)."""
     firsts, errors = [], []
     numbers = iter(range(n))
 
@@ -96,7 +96,8 @@ async def stream_all(server, n, connections, max_tokens):
                 _, taker = await asyncio.get_running_loop().create_connection(
                     lambda i=i: Taker(body_of(i, max_tokens)), server.host, server.port)
                 problem = await taker.over
-                firsts.append(taker.first - taker.began)
+                if taker.first:
+                    firsts.append(taker.first - taker.began)
                 if problem or taker.tokens() != max_tokens:
                     errors.append(f"{problem}, {taker.tokens()} tokens: {b''.join(taker.pieces)[:200]}")
             except OSError as problem:
@@ -124,7 +125,7 @@ async def throughput(o, table):
     for words in sorted(set(errors))[:5]:
         print(f"  {words}", file=sys.stderr)
     table.row("throughput", "first piece of an answer, median and p99 s",
-              f"{statistics.median(firsts):.2f}, {percentile(firsts, 99):.2f}")
+              f"{statistics.median(firsts):.2f}, {percentile(firsts, 99):.2f}" if firsts else "no answer")
     if o.no_engine:
         table.row("throughput", f"tokens/s, {o.running} running", f"{got:.1f}")
         return

@@ -21,7 +21,8 @@
  * partial sums.
  *
  * Where rows are few a launch costs more than making the queries of a KV head once a split: MAKES does what
- * qkv.cu does, bit for bit, and the last split's block stores the row's key and value before it reads them.
+ * qkv.cu does, bit for bit, and the last split's block stores the row's key and value; the warp whose tile has
+ * them takes them from shared memory.
  */
 #include "cuda/gpu/any/decode.cuh"
 

@@ -35,12 +35,24 @@ static const char *const names[] = {
 typedef struct choosing {
     plan *p;
     const plan_options *o;
-    quant_format wide;
+    bool keeps;    /* what the source has, where that is no wider than BF16, rather than BF16 */
     double budget; /* bits left */
 } choosing;
 
-static double bits_of(const choosing *c, quant_format f) {
-    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : c->p->wide_bits;
+/* Bits per weight of PART as the source stores it. */
+static double stored_bits(const sensitivity_part *part) {
+    double bytes = 0;
+    for (int i = 0; i < part->n; i++)
+        bytes += (double)tensor_total_bytes(part->matrices[i]);
+    return 8 * bytes / (double)part->elements;
+}
+
+static quant_format wide_of(const choosing *c, const sensitivity_part *part) {
+    return c->keeps && stored_bits(part) <= 16 ? QF_KEEP : QF_BF16;
+}
+
+static double bits_of(const sensitivity_part *part, quant_format f) {
+    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : f == QF_BF16 ? 16 : stored_bits(part);
 }
 
 /* Its divergence grows with the squared error that the inputs see. */
@@ -49,8 +61,8 @@ static double kld_of(const sensitivity_part *part, quant_format f) {
     return f == QF_NVFP4 ? kld : f == QF_FP8 && part->error4 > 0 ? kld * part->error8 / part->error4 : 0;
 }
 
-static quant_format next_of(const choosing *c, quant_format f) {
-    return f == QF_NVFP4 && !c->o->to_gguf ? QF_FP8 : c->wide;
+static quant_format next_of(const choosing *c, const sensitivity_part *part, quant_format f) {
+    return f == QF_NVFP4 && !c->o->to_gguf ? QF_FP8 : wide_of(c, part);
 }
 
 /* The best step that fits; false where none does or helps. */
@@ -60,10 +72,10 @@ static bool step_up(choosing *c) {
     size_t at = 0;
     for (size_t i = 0; i < p->found.n; i++) {
         const sensitivity_part *part = &p->found.parts[i];
-        const quant_format now = p->part_formats[i], next = next_of(c, now);
-        if (now == c->wide)
+        const quant_format now = p->part_formats[i], next = next_of(c, part, now);
+        if (now == next)
             continue;
-        const double cost = (bits_of(c, next) - bits_of(c, now)) * (double)part->elements;
+        const double cost = (bits_of(part, next) - bits_of(part, now)) * (double)part->elements;
         const double gain = (kld_of(part, now) - kld_of(part, next)) / (cost > 0 ? cost : 1);
         if (cost <= c->budget && gain > best) {
             best = gain;
@@ -73,30 +85,14 @@ static bool step_up(choosing *c) {
     }
     if (best == 0)
         return false;
-    p->part_formats[at] = next_of(c, p->part_formats[at]);
+    p->part_formats[at] = next_of(c, &p->found.parts[at], p->part_formats[at]);
     c->budget -= best_cost;
     return true;
 }
 
-/* A GGUF file that becomes one can keep what it has where that is no wider than BF16. */
-static void find_wide(choosing *c, const model_file *file) {
-    const sensitivity *s = &c->p->found;
-    double bytes = 0, elements = 0;
-    for (size_t i = 0; i < s->n; i++)
-        for (int j = 0; j < s->parts[i].n; j++) {
-            bytes += (double)tensor_total_bytes(s->parts[i].matrices[j]);
-            elements += (double)s->parts[i].matrices[j]->rows * (double)s->parts[i].matrices[j]->cols;
-        }
-    const double stored = elements > 0 ? 8 * bytes / elements : 16;
-    const bool keeps = c->o->to_gguf && file->format == FORMAT_GGUF && stored < 16;
-    c->wide = keeps ? QF_KEEP : QF_BF16;
-    c->p->wide_bits = keeps ? stored : 16;
-}
-
 static void choose(plan *p, const model_file *file, const plan_options *o) {
-    choosing c = {.p = p, .o = o};
+    choosing c = {.p = p, .o = o, .keeps = o->to_gguf && file->format == FORMAT_GGUF};
     double elements = 0, bits = 0;
-    find_wide(&c, file);
     for (size_t i = 0; i < p->found.n; i++) {
         p->part_formats[i] = QF_NVFP4;
         elements += (double)p->found.parts[i].elements;
@@ -108,7 +104,7 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
         const sensitivity_part *part = &p->found.parts[i];
         for (int j = 0; j < part->n; j++)
             p->formats[part->matrices[j] - file->tensors] = p->part_formats[i];
-        bits += bits_of(&c, p->part_formats[i]) * (double)part->elements;
+        bits += bits_of(part, p->part_formats[i]) * (double)part->elements;
         p->kld_before += kld_of(part, QF_NVFP4);
         p->kld_after += kld_of(part, p->part_formats[i]);
     }

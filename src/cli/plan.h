@@ -37,7 +37,6 @@ typedef struct plan {
     quant_format *part_formats;   /* [found.n] */
     double bits;                  /* of the linear layers as planned */
     double kld_before, kld_after; /* the sums of the parts' divergences, all in NVFP4 and as planned */
-    double wide_bits;             /* of the widest format */
 } plan;
 
 nib_status plan_choose(plan *out, const model_file *file, const plan_options *options, nib_error *err);

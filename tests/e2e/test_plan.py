@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_quantize import make_model, np, raw_tensors, safetensors_numpy, weights
+from test_quantize import gguf, make_model, np, raw_tensors, safetensors_numpy, weights
 
 FORMATS = {"U8": "nvfp4", "F8_E4M3": "fp8", "BF16": "bf16"}
 
@@ -76,6 +76,51 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
     assert {part["format"] for part in plan["parts"]} == {"nvfp4", "bf16"} and plan["bits"] <= 8
     done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
+
+
+def write_mixed(source, path):
+    """The GGUF file SOURCE with down and v in Q8_0, and its other linear layers in Q4_0."""
+    reader, Type = gguf.GGUFReader(source), gguf.GGMLQuantizationType
+    writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            value = field.contents()
+            if field.name == "tokenizer.ggml.tokens":
+                value[-1] = "!!"
+            if field.name == "tokenizer.ggml.merges":  # there are none, which the writer does not take
+                value = ["! !"]
+            writer.add_key_value(field.name, value, *field.types[:2])
+    for t in reader.tensors:
+        data, kind = t.data, t.tensor_type
+        if t.name.startswith("blk.") and "norm" not in t.name:
+            kind = Type.Q8_0 if "down" in t.name or "attn_v" in t.name else Type.Q4_0
+            data = gguf.quantize(gguf.dequantize(t.data, t.tensor_type), kind)
+        writer.add_tensor(t.name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def linear_bits(path):
+    linears = [t for t in gguf.GGUFReader(path).tensors if t.name.startswith("blk.") and t.name.endswith(".weight")
+               and "norm" not in t.name]
+    return 8 * sum(int(t.n_bytes) for t in linears) / sum(int(t.n_elements) for t in linears)
+
+
+def test_a_part_is_kept_for_what_it_takes(planned, nibble):
+    """Q4_0 takes as many bits as NVFP4 and is kept for nothing, Q8_0 takes four more."""
+    root, _, _ = planned
+    nibble("quantize", root / "source", root / "plain.gguf", "--format", "bf16")
+    write_mixed(root / "plain.gguf", root / "mixed.gguf")
+    nibble("quantize", root / "mixed.gguf", root / "kept.gguf", "--bits", 4.8, "--save-plan", root / "kept.json", "--calib",
+           root / "text")
+    plan = json.loads((root / "kept.json").read_text())
+    formats = {part["tensors"][0]: part["format"] for part in plan["parts"]}
+    for layer in range(2):
+        assert formats[f"blk.{layer}.attn_output.weight"] == formats[f"blk.{layer}.ffn_gate.weight"] == "keep"
+        assert formats[f"blk.{layer}.ffn_down.weight"] == "nvfp4"  # each would take 0.44 bits of all
+    assert plan["bits"] == pytest.approx(linear_bits(root / "kept.gguf"), abs=1e-4) and plan["bits"] <= 4.8
 
 
 def test_matrices_apart(planned, nibble):

@@ -182,6 +182,16 @@ static bool is_of_a_service(const char *name) {
            strncmp(name, "ENV_", 4) == 0;
 }
 
+/* What other parts of nibble are told: the program where its GPU library lies, the Python package where the
+ * library lies, the tests where their data and models lie. */
+static bool is_of_another_part(const char *name) {
+    static const char *const names[] = {"CUDA_LIBRARY", "LIBRARY", "DATA", "MODELS", "SCREENSHOTS"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
 /* ENTRY of the environment, NAME=VALUE behind PREFIX, where NAME is none of NAMES (ends with NULL). */
 static void warn_of(const char *entry, const char *const *names) {
     char name[80];
@@ -190,7 +200,7 @@ static void warn_of(const char *entry, const char *const *names) {
     for (const char *const *known = names; *known; known++)
         if (strcmp(*known, name) == 0)
             return;
-    if (is_of_a_service(name))
+    if (is_of_a_service(name) || is_of_another_part(name))
         return;
     const char *near = nearest_name(name, names);
     cli_say(CLI_OK, PREFIX "%s in the environment is no setting%s%s%s", name,

@@ -52,10 +52,11 @@ def test_bad_values_are_wrong_usage(nibble, words, tmp_path):
 
 def test_mistyped_names_in_the_environment(nibble, words):
     env = {"NIBBLE_PROT": "8000", "NIBBLE_STRANGE": "1", "NIBBLE_SERVICE_HOST": "10.0.0.1", "NIBBLE_PORT_80_TCP": "x",
-           "NIBBLE_SSL_CERTFILE": "none"}
+           "NIBBLE_SSL_CERTFILE": "none", "NIBBLE_DATA": "x"}
     said = nibble("serve", words, check=False, env=env).stderr
     assert "NIBBLE_PROT in the environment is no setting; did you mean NIBBLE_PORT?" in said
     assert "NIBBLE_STRANGE in the environment is no setting\n" in said and "SERVICE" not in said and "80_TCP" not in said
+    assert "NIBBLE_DATA" not in said
 
 
 def test_tls(nibble_path, nibble, words, tmp_path):

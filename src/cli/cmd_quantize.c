@@ -11,6 +11,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/plan.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
@@ -370,7 +371,6 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     const plan_options o = {.in = a->in,
                             .out = a->out,
-                            .save = a->save_plan,
                             .calib = a->calib,
                             .bits = a->bits,
                             .to_gguf = a->convert.out == OUT_GGUF,
@@ -544,11 +544,21 @@ static nib_status print(const quantize_session *s, nib_error *err) {
 
 /* ---- all of it ---- */
 
+/* The plan replaces nothing that is read; convert sees to OUT. */
+static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
+    const char *const read[] = {a->in, a->calib, a->imatrix};
+    for (size_t i = 0; a->save_plan && i < sizeof read / sizeof *read; i++)
+        NIB_TRY(files_check_output(a->save_plan, read[i], err));
+    return NIB_OK;
+}
+
 static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
+    NIB_TRY(check_save_plan(a, err));
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
-    a->convert.also_read = a->calib ? a->calib : a->imatrix;
+    a->convert.also_read[0] = a->calib ? a->calib : a->imatrix;
+    a->convert.also_read[1] = a->plan;
     if (a->calib_tokens == 0)
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)

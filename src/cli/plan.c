@@ -157,10 +157,6 @@ static nib_status open_plan(plan *p, const model_file *file, nib_error *err) {
 }
 
 nib_status plan_choose(plan *out, const model_file *file, const plan_options *o, nib_error *err) {
-    if (o->save) {
-        NIB_TRY(files_check_output(o->save, o->in, err));
-        NIB_TRY(files_check_output(o->save, o->calib, err));
-    }
     const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
     const nib_options compute = {
         .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
@@ -256,40 +252,60 @@ nib_status plan_read(plan *out, const model_file *file, const char *path, nib_er
 
 /* ---- writing ---- */
 
-static json_t *part_json(const plan *p, size_t i) {
-    const sensitivity_part *part = &p->found.parts[i];
+/* NULL without memory, as of the two below. */
+static json_t *names_json(const sensitivity_part *part) {
     json_t *tensors = json_array();
     for (int j = 0; j < part->n; j++)
-        json_array_append_new(tensors, json_string(part->matrices[j]->name));
-    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", tensors, "format",
+        if (json_array_append_new(tensors, json_string(part->matrices[j]->name)) != 0) {
+            json_decref(tensors);
+            return NULL;
+        }
+    return tensors;
+}
+
+static json_t *part_json(const plan *p, size_t i) {
+    const sensitivity_part *part = &p->found.parts[i];
+    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", names_json(part), "format",
                      names[p->part_formats[i]], "layer", part->layer, "weights", (json_int_t)part->elements,
                      "kld_nvfp4", part->kld, "kld_fp8", kld_of(part, QF_FP8), "kld",
                      kld_of(part, p->part_formats[i]));
 }
 
-nib_status plan_write(const plan *p, const char *path, nib_error *err) {
+static json_t *parts_json(const plan *p) {
     json_t *parts = json_array();
     for (size_t i = 0; i < p->found.n; i++)
-        json_array_append_new(parts, part_json(p, i));
-    json_t *root =
-        json_pack("{s:i, s:f, s:f, s:f, s:f, s:o}", "nibble_plan", 1, "bits", p->bits, "kld_sum_nvfp4",
-                  p->kld_before, "kld_sum", p->kld_after, "kld_nvfp4", p->found.kld_all, "parts", parts);
-    char *text = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
+        if (json_array_append_new(parts, part_json(p, i)) != 0) {
+            json_decref(parts);
+            return NULL;
+        }
+    return parts;
+}
+
+nib_status plan_write(const plan *p, const char *path, nib_error *err) {
+    json_t *root = json_pack("{s:i, s:f, s:f, s:f, s:f, s:o}", "nibble_plan", 1, "bits", p->bits,
+                             "kld_sum_nvfp4", p->kld_before, "kld_sum", p->kld_after, "kld_nvfp4",
+                             p->found.kld_all, "parts", parts_json(p));
+    /* json_dumps would leave out of a key what its memory does not suffice for; this one needs none */
+    const size_t flags = JSON_INDENT(1) | JSON_REAL_PRECISION(6),
+                 n = root ? json_dumpb(root, NULL, 0, flags) : 0;
+    char *text = n ? mem_alloc(n + 1) : NULL;
+    const bool made = text && json_dumpb(root, text, n, flags) == n;
     json_decref(root);
-    if (!text)
+    if (!made) {
+        mem_free(text);
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", path);
+    }
+    text[n] = '\n';
     outfile *file = NULL;
     nib_status status = outfile_open(&file, path, err);
     if (status == NIB_OK) {
-        status = outfile_write(file, text, strlen(text), err);
-        if (status == NIB_OK)
-            status = outfile_write(file, "\n", 1, err);
+        status = outfile_write(file, text, n + 1, err);
         if (status == NIB_OK)
             status = outfile_commit(file, err);
         else
             outfile_abandon(file);
     }
-    json_text_free(text);
+    mem_free(text);
     return status;
 }
 

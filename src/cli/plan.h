@@ -21,7 +21,6 @@
 
 typedef struct plan_options {
     const char *in, *out; /* the model, and where the result goes: what is kept meanwhile lies beside it */
-    const char *save;     /* where plan_write will write it, or NULL */
     const char *calib;    /* a text, or NULL: that inside nibble */
     double bits;          /* per weight of the linear layers, all together */
     bool to_gguf;

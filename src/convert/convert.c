@@ -285,7 +285,10 @@ static nib_status check_sources(const model_file *in, const char *out, const con
         if (n > 0 && (size_t)n < sizeof path)
             NIB_TRY(refuse_source(out, path, err));
     }
-    return o->also_read ? refuse_source(out, o->also_read, err) : NIB_OK;
+    for (size_t i = 0; i < sizeof o->also_read / sizeof *o->also_read; i++)
+        if (o->also_read[i])
+            NIB_TRY(refuse_source(out, o->also_read[i], err));
+    return NIB_OK;
 }
 
 /* ---- report ---- */

@@ -44,7 +44,7 @@ typedef struct convert_options {
     const char *const *keep; /* globs of tensor names left as they are */
     size_t n_keep;
     const importance *importance; /* QM_WEIGHTED */
-    const char *also_read;        /* a further file that the output must not replace; NULL: none */
+    const char *also_read[2];     /* further files that the output must not replace; NULL: none */
     int threads;                  /* callers know the machine's cores; 0 counts as 1 */
     progress progress;
     const volatile sig_atomic_t *interrupted; /* becomes non-zero: stop, leave nothing; may be NULL */

@@ -171,6 +171,18 @@ def test_joined_matrices_and_an_imatrix(planned, nibble, tmp_path):
     assert len(kld[0]) == 8 and kld[1] == pytest.approx(kld[0], rel=1e-3)
 
 
+def test_what_is_read_is_not_replaced(planned, nibble):
+    root, _, _ = planned
+    plan, source = root / "read.gguf", root / "source"
+    plan.write_text('{"nibble_plan": 1, "parts": []}')
+    for words in ([root / "no", "--bits", 5, "--imatrix", plan, "--save-plan", plan],
+                  [root / "no", "--bits", 5, "--calib", plan, "--save-plan", plan],
+                  [plan, "--method", "rtn", "--plan", plan]):
+        done = nibble("quantize", source, *words, check=False)
+        assert done.returncode == 1 and f"{plan}: is " in done.stderr and "write the output elsewhere" in done.stderr
+        assert plan.read_text() == '{"nibble_plan": 1, "parts": []}'
+
+
 @pytest.mark.parametrize("text, words", [
     ("[]", "no plan"),
     ("{\"nibble_plan\": 2, \"parts\": []}", "no plan"),

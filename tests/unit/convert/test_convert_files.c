@@ -75,7 +75,7 @@ static void test_nothing_of_the_user_goes(void **state) {
     char text[512];
     snprintf(text, sizeof text, "%s/LICENSE", out);
     tiny_text(out, "LICENSE", "text");
-    o = (convert_options){.also_read = text};
+    o = (convert_options){.also_read = {text}};
     assert_int_equal(try_convert(hf, out, o, NULL), NIB_BAD_ARGUMENT);
     o.out = OUT_GGUF;
     assert_int_equal(try_convert(hf, text, o, NULL), NIB_BAD_ARGUMENT);

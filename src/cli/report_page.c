@@ -177,9 +177,9 @@ static void write_tensors(FILE *out, const report_page *p) {
         else
             fputs("<td></td>", out);
         if (p->source) {
-            const tensor *of = model_file_find(p->source, m->t->place);
-            fprintf(out, "<td class=\"words\">%s</td>", of ? model_file_format_name(p->source, of) : "");
-            write_number(out, m->compared && m->norm > 0 ? 100 * sqrt(m->error / m->norm) : NAN, "%.3f");
+            fprintf(out, "<td class=\"words\">%s</td>",
+                    m->of ? model_file_format_name(p->source, m->of) : "");
+            write_number(out, m->of && m->norm > 0 ? 100 * sqrt(m->error / m->norm) : NAN, "%.3f");
         }
         fputs("</tr>\n", out);
     }

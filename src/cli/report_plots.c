@@ -50,7 +50,7 @@ enum { N_KINDS = sizeof kinds / sizeof *kinds };
 static double value_of(const survey_matrix *m, bool errors) {
     if (!errors)
         return 8.0 * (double)m->bytes / (double)m->elements;
-    return m->compared && m->norm > 0 ? sqrt(m->error / m->norm) : NAN;
+    return m->of && m->norm > 0 ? sqrt(m->error / m->norm) : NAN;
 }
 
 static bool has_kind(const survey *s, slot kind) {

@@ -119,6 +119,7 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
                                   split_kind split, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
     packed *w;
+    NIB_TRY(rowops_note_weight(cb, parts, n_parts, err));
     NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->pool, err));
     nib_status status = be->owns_weights ? pack_own(w, err) : NIB_OK;
     if (status == NIB_OK)

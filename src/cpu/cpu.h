@@ -7,8 +7,9 @@
 
 #include "ops/ops.h"
 
-/* What exact activations are rounded to, row by row (num/rounded.h), before an exact product: that of a
- * layer's matrices, and of a head stored in FP4 or FP8. Other engines' arithmetic, emulated for eval. */
+/* What exact activations are rounded to, row by row (num/rounded.h), before an exact product: other engines'
+ * arithmetic, emulated for eval. It is for weights in FP4; those in FP8 are multiplied with FP8, and others
+ * with what is not rounded, unless no weight is FP4 or FP8: then every layer's are rounded, a head's not. */
 typedef enum cpu_rounding {
     CPU_ROUND_NONE = 0,
     CPU_ROUND_FP8,

@@ -42,46 +42,95 @@ void rowops_push_quantize(cpu_backend *cb, act *out) {
 
 /* ---- emulated formats (cpu.h) ---- */
 
-static bool is_fp8(dtype t) {
-    return t == DT_F8_E4M3 || t == DT_F8_E5M2;
+typedef enum stored { STORED_WIDE, STORED_FP8, STORED_FP4 } stored;
+
+static stored stored_as(const tensor *t) {
+    if (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype))
+        return STORED_FP4;
+    return t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2 ? STORED_FP8 : STORED_WIDE;
 }
 
-/* A head is multiplied with what it was stored for: by 16-bit activations unless it is FP4 or FP8. */
-static bool is_rounded(const tensor *t) {
-    return place_is_in_layer(t->place.slot) || dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype) ||
-           is_fp8(t->dtype);
-}
-
-static void run_rounding(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    (void)scratch;
-    for (size_t r = begin; r < end; r++) {
-        float *x = act_row(op->out, r);
-        const size_t n = op->out->head.cols;
-        if (cb->rounding == CPU_ROUND_FP8)
-            rounded_fp8(x, n, op->value);
-        else if (cb->rounding == CPU_ROUND_NVFP4)
-            rounded_nvfp4(x, n, op->value);
-        else if (cb->rounding == CPU_ROUND_4OVER6)
-            rounded_nvfp4_4over6(x, n);
-        else
-            rounded_mxfp4(x, n);
+/* An engine multiplies what it stores in FP8 with FP8, and what it keeps in 16 bits with 16 bits; of a file
+ * that holds neither FP4 nor FP8 every layer is taken for FP4, to see what activations cost alone. */
+static cpu_rounding rounding_of(const cpu_backend *cb, const tensor *t) {
+    switch (stored_as(t)) {
+    case STORED_FP4:
+        return cb->rounding;
+    case STORED_FP8:
+        return CPU_ROUND_FP8;
+    case STORED_WIDE:
+        break;
     }
+    return place_is_in_layer(t->place.slot) && !cb->has_short ? cb->rounding : CPU_ROUND_NONE;
+}
+
+nib_status rowops_note_weight(cpu_backend *cb, const tensor *const *parts, size_t n, nib_error *err) {
+    static const char *const names[] = {"16 bits or blocks", "FP8", "FP4"};
+    for (size_t i = 0; i < n && cb->rounding; i++) {
+        cb->has_short |= stored_as(parts[i]) != STORED_WIDE;
+        if (stored_as(parts[i]) != stored_as(parts[0]))
+            return nib_fail(
+                err, NIB_UNSUPPORTED,
+                "%s is stored in %s and %s in %s; they are multiplied with the same activations, which "
+                "cannot be emulated in two formats",
+                parts[0]->name, names[stored_as(parts[0])], parts[i]->name, names[stored_as(parts[i])]);
+    }
+    return NIB_OK;
+}
+
+static void run_fp8(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)cb, (void)scratch;
+    for (size_t r = begin; r < end; r++)
+        rounded_fp8(act_row(op->out, r), op->out->head.cols, op->value);
+}
+
+static void run_nvfp4(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)cb, (void)scratch;
+    for (size_t r = begin; r < end; r++)
+        rounded_nvfp4(act_row(op->out, r), op->out->head.cols, op->value);
+}
+
+static void run_4over6(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)cb, (void)scratch;
+    for (size_t r = begin; r < end; r++)
+        rounded_nvfp4_4over6(act_row(op->out, r), op->out->head.cols);
+}
+
+static void run_mxfp4(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)cb, (void)scratch;
+    for (size_t r = begin; r < end; r++)
+        rounded_mxfp4(act_row(op->out, r), op->out->head.cols);
+}
+
+/* The parts' static scale of format R, 0 where none has one: engines that join them take the largest. */
+static float input_scale(const packed *w, cpu_rounding r) {
+    float scale = 0;
+    for (size_t i = 0; i < w->head.n_parts; i++) {
+        const tensor *t = &w->parts[i].source;
+        const bool of_format = (r == CPU_ROUND_NVFP4 && dtype_is_nvfp4(t->dtype)) ||
+                               (r == CPU_ROUND_FP8 && stored_as(t) == STORED_FP8);
+        scale = of_format && t->input_scale > scale ? t->input_scale : scale;
+    }
+    return scale;
 }
 
 /* A network's activation is read by one product each time that it is written, so it is rounded in place. */
 void rowops_push_rounding(cpu_backend *cb, const buf *a, const weight *w) {
-    const tensor *t = &pack_of(w)->parts[0].source;
-    if (!cb->rounding || !is_rounded(t))
+    static const cpu_op_fn runs[] = {[CPU_ROUND_FP8] = run_fp8,
+                                     [CPU_ROUND_NVFP4] = run_nvfp4,
+                                     [CPU_ROUND_4OVER6] = run_4over6,
+                                     [CPU_ROUND_MXFP4] = run_mxfp4};
+    const packed *weights = pack_of(w);
+    const cpu_rounding r = cb->rounding ? rounding_of(cb, &weights->parts[0].source) : CPU_ROUND_NONE;
+    if (!r)
         return;
-    const bool of_format = (cb->rounding == CPU_ROUND_NVFP4 && dtype_is_nvfp4(t->dtype)) ||
-                           (cb->rounding == CPU_ROUND_FP8 && is_fp8(t->dtype));
-    queue_push(cb, &(cpu_op){.run = run_rounding,
+    queue_push(cb, &(cpu_op){.run = runs[r],
                              .kind = CPU_OP_QUANTIZE,
                              .by_row = true,
                              .units = a->rows,
                              .bytes = a->rows * a->cols * 8,
                              .out = (act *)(uintptr_t)a,
-                             .value = of_format ? t->input_scale : 0});
+                             .value = input_scale(weights, r)});
 }
 
 static void run_embed(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {

@@ -16,6 +16,8 @@ void rowops_sum_squares(backend *be, vec *sums, const buf *a);
 
 /* For op files: queues the quantizing of OUT's rows, unless OUT holds no codes. */
 void rowops_push_quantize(cpu_backend *cb, act *out);
+/* Where activations are emulated: what is to be packed as one is of one format. */
+nib_status rowops_note_weight(cpu_backend *cb, const tensor *const *parts, size_t n, nib_error *err);
 /* Queues the rounding of A's rows for the product with W, where the backend emulates one. */
 void rowops_push_rounding(cpu_backend *cb, const buf *a, const weight *w);
 /* Quantizes columns [col, col + n) of a row at once; col and n whole ACT_BLOCKs (n may end the row). */

@@ -17,9 +17,8 @@
 #define SUMS   ".in_sum2"
 #define COUNTS ".counts"
 
-static bool is_linear(slot s) {
-    return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV || s == SLOT_O || s == SLOT_GATE ||
-           s == SLOT_UP || s == SLOT_GATE_UP || s == SLOT_DOWN || s == SLOT_HEAD;
+static bool has_entry(slot s) {
+    return place_is_linear(s) || s == SLOT_HEAD;
 }
 
 static size_t entry_of(place p) {
@@ -33,7 +32,7 @@ static bool entry(const importance *heed, const model_file *file, const tensor *
                   char name[NAMES_MAX + 16]) {
     const place p = t->place;
     char made[NAMES_MAX];
-    if (!is_linear(p.slot) || p.expert != PLACE_NO_EXPERT || p.layer >= heed->n_layers ||
+    if (!has_entry(p.slot) || p.expert != PLACE_NO_EXPERT || p.layer >= heed->n_layers ||
         !(*means = heed->mean_squares[entry_of(p)]))
         return false;
     if (file->format != FORMAT_GGUF && !names_to_gguf(file->hp.family, p, made))
@@ -125,7 +124,7 @@ static nib_status read_entry(importance *out, const gguf *g, const hparams *hp, 
     place p;
     size_t rows, cols;
     float count;
-    if (!names_from_gguf(hp->family, stem, &p) || !is_linear(p.slot) || p.expert != PLACE_NO_EXPERT ||
+    if (!names_from_gguf(hp->family, stem, &p) || !has_entry(p.slot) || p.expert != PLACE_NO_EXPERT ||
         p.layer >= hp->n_layers || !hparams_has(hp, p.slot, &rows, &cols)) {
         about->n_unused++;
         return NIB_OK;

@@ -114,8 +114,11 @@ static nib_status find_source(surveying *s, nib_error *err) {
                         "%s: tensor %s is [%zu, %zu], and %s of %s [%zu, %zu]; expected its source",
                         s->file->path, QUOTEZ(t->name), t->rows, t->cols, QUOTEZ(s->of->name),
                         s->source->path, s->of->rows, s->of->cols);
-    const bool swapped = (s->file->format == FORMAT_GGUF) != (s->source->format == FORMAT_GGUF) &&
-                         s->file->has_network && family_get(hp->family)->gguf_interleaved;
+    const bool query = t->place.slot == SLOT_Q || t->place.slot == SLOT_K;
+    const bool other = (s->file->format == FORMAT_GGUF) != (s->source->format == FORMAT_GGUF);
+    if (query && other && !s->file->has_network) /* in which order their rows are is not known */
+        s->of = NULL;
+    const bool swapped = other && s->file->has_network && family_get(hp->family)->gguf_interleaved;
     if (swapped && t->place.slot == SLOT_Q)
         s->heads = hp->n_heads;
     if (swapped && t->place.slot == SLOT_K)
@@ -154,7 +157,7 @@ static nib_status survey_one(surveying *s, survey_matrix *m, nib_error *err) {
     NIB_TRY(find_source(s, err));
     m->fp4 = whole && (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype));
     m->mx = dtype_is_mxfp4(t->dtype);
-    m->compared = s->of;
+    m->of = s->of;
     if (!m->fp4 && !s->of)
         return NIB_OK;
     if (!new_counts(s, t->rows, t->cols)) {

@@ -15,7 +15,7 @@ typedef struct survey_matrix {
     bool fp4;                 /* NVFP4 or MXFP4: the counts below are of it */
     bool mx;                  /* scales are E8M0, else E4M3 */
     uint64_t scales[256], codes[16];
-    bool compared;
+    const tensor *of;   /* the source's, or NULL */
     double norm, error; /* sums of w^2 and (w - w^)^2 over the source's w */
 } survey_matrix;
 

@@ -4,12 +4,16 @@
  * 8-bit element under scales of groups of columns holds. By name:
  *
  *   ELEMENT[:GROUP[:SCALE]][:best]
- *   ELEMENT  e2m1, e1m2, e3m0, int4 (-8..7; the usual scale puts the largest on 7), nf4, e4m3,
- * e5m2 GROUP    columns that share a scale: 8 to 4096, a power of two; row; tensor SCALE    f32, f16; e4m3,
- * under a tensor scale as NVFP4's; e8m0: OCP's rule (the power of two of the largest magnitude); e8m0-ceil:
- * the least power of two that clips nothing best     the scale of least squared error, instead of the one
- * that puts the largest magnitude on the largest element; not for tensor, and 8-bit scales not for row or
- * tensor
+ *
+ *   ELEMENT  e2m1, e1m2, e3m0, int4 (-8..7; the usual scale puts the largest on 7), nf4, e4m3, e5m2
+ *
+ *   GROUP    columns that share a scale: 8 to 4096, a power of two; row; tensor
+ *
+ *   SCALE    f32, f16; e4m3, under a tensor scale as NVFP4's; e8m0, by OCP's rule (the power of two of the
+ *            largest magnitude); e8m0-ceil, the least power of two that clips nothing
+ *
+ *   best     the scale of least squared error, instead of the one that puts the largest magnitude on the
+ *            largest element; not for tensor, and 8-bit scales not for row or tensor
  *
  * and nvfp4 (e2m1:16:e4m3), nvfp4:best, mxfp4 (e2m1:32:e8m0), mxfp4:ceil, mxfp4:best, nf4 (nf4:64:f32).
  * Callers: cli eval.

@@ -26,11 +26,6 @@ typedef struct rounding {
     float whole;
 } rounding;
 
-static bool is_linear(slot s) {
-    return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV || s == SLOT_O || s == SLOT_GATE ||
-           s == SLOT_UP || s == SLOT_GATE_UP || s == SLOT_DOWN;
-}
-
 static void read_rows(void *arg, int thread, size_t begin, size_t end) {
     const rounding *r = arg;
     (void)thread;
@@ -90,7 +85,7 @@ static nib_status make_all(weight_format_made *out, const weight_format *f, mode
     double sum = 0, elements = 0;
     for (size_t i = 0; i < out->n; i++) {
         const tensor *t = &out->view.tensors[i];
-        if (!is_linear(t->place.slot) || t->place.layer < 0)
+        if (!place_is_linear(t->place.slot) || t->place.layer < 0)
             continue;
         NIB_TRY(make_one(out, f, i, team, err));
         sum += weight_format_bits(f, t->cols) * (double)t->rows * (double)t->cols;

@@ -44,6 +44,12 @@ typedef enum slot {
 
 const char *slot_name(slot s); /* "attn_q", ... for reports */
 
+/* A matrix of a layer that activations are multiplied with, alone or joined. */
+static inline bool place_is_linear(slot s) {
+    return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV || s == SLOT_O || s == SLOT_GATE ||
+           s == SLOT_UP || s == SLOT_GATE_UP || s == SLOT_DOWN;
+}
+
 #define PLACE_NO_LAYER    (-1) /* beside the layers: embedding, head */
 #define PLACE_NO_EXPERT   (-1)
 #define PLACE_ALL_EXPERTS (-2) /* one tensor that stacks every expert's: [n_experts, rows, cols] */

@@ -4,6 +4,7 @@
  */
 #include "num/rounded.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -13,31 +14,36 @@
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
 
-/* Is every x finite? Then *AMAX is the largest |x|. */
-static bool finite_amax(const float *x, size_t n, float *amax) {
+#define TINY (FLT_MIN * NVFP4_MAX) /* a row below it has no scale with a reciprocal */
+
+/* Is every x finite, and one of them not zero? Then *AMAX is the largest |x|. */
+static bool has_values(float *x, size_t n, float *amax) {
     uint32_t most = 0; /* without the sign their order is that of the values, infinity and NaN on top */
     for (size_t i = 0; i < n; i++) {
         uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
         most = a > most ? a : most;
     }
     *amax = f32_of_bits(most);
-    return isfinite(*amax);
+    if (*amax < TINY)
+        memset(x, 0, n * sizeof *x);
+    return isfinite(*amax) && *amax >= TINY;
 }
 
 void rounded_fp8(float *x, size_t n, float scale) {
     float amax;
-    if (!finite_amax(x, n, &amax) || amax == 0)
+    if (!has_values(x, n, &amax))
         return;
-    const float up = scale > 0 ? 1.0f / scale : 448.0f / amax, down = scale > 0 ? scale : amax / 448.0f;
+    const bool given = scale >= FLT_MIN;
+    const float up = given ? 1.0f / scale : 448.0f / amax, down = given ? scale : amax / 448.0f;
     for (size_t i = 0; i < n; i++)
         x[i] = e4m3_to_f32(e4m3_from_f32_sat(x[i] * up)) * down;
 }
 
 void rounded_nvfp4(float *x, size_t n, float tensor_scale) {
     float amax;
-    if (!finite_amax(x, n, &amax) || amax == 0)
+    if (!has_values(x, n, &amax))
         return;
-    const float whole = tensor_scale > 0 ? tensor_scale : amax / NVFP4_MAX;
+    const float whole = tensor_scale >= FLT_MIN ? tensor_scale : amax / NVFP4_MAX;
     for (size_t at = 0; at < n; at += NVFP4_BLOCK) {
         const size_t few = n - at < NVFP4_BLOCK ? n - at : NVFP4_BLOCK;
         float block[NVFP4_BLOCK] = {0};
@@ -89,7 +95,7 @@ static void four_over_six(const float *x, float amax, float q[NVFP4_BLOCK], floa
 
 void rounded_nvfp4_4over6(float *x, size_t n) {
     float amax;
-    if (!finite_amax(x, n, &amax) || amax == 0)
+    if (!has_values(x, n, &amax))
         return;
     const float whole = amax / 1536.0f;
     for (size_t at = 0; at < n; at += NVFP4_BLOCK) {
@@ -104,7 +110,7 @@ void rounded_nvfp4_4over6(float *x, size_t n) {
 
 void rounded_mxfp4(float *x, size_t n) {
     float amax;
-    if (!finite_amax(x, n, &amax))
+    if (!has_values(x, n, &amax))
         return;
     for (size_t at = 0; at < n; at += MXFP4_BLOCK) {
         const size_t few = n - at < MXFP4_BLOCK ? n - at : MXFP4_BLOCK;

@@ -2,7 +2,8 @@
  *
  * Rounded: FP32 numbers in place to those that a format holds, by the format's own encoder and decoder. It is
  * what a product sees whose activations (or keys and values) are stored so. A row with a number that is not
- * finite stays as it is: its products must not look like numbers. Callers: cpu, eval.
+ * finite stays as it is: its products must not look like numbers; one whose largest magnitude is too small
+ * for a scale and its reciprocal becomes zeros. Callers: cpu, eval.
  */
 #ifndef NUM_ROUNDED_H
 #define NUM_ROUNDED_H

@@ -92,14 +92,14 @@ static void product(backend *be, const tensor *t, const float *x, float *got) {
     be->weight_free(be, w);
 }
 
-static void check_product(cpu_rounding r, const tensor *t, float scale, bool stays) {
+/* A backend that emulates R rounds what T is multiplied with to WANTED. */
+static void check_product(cpu_rounding r, cpu_rounding wanted, const tensor *t, float scale) {
     float got[ROWS * OUT], want[ROWS * OUT];
     backend *exact = open_as(CPU_ROUND_NONE, false, 0), *rounding = open_as(r, false, 0);
     for (int p = 0; p < N_PATTERNS; p++) {
         float *x = fixture_vector(ROWS * COLS, (fixture_pattern)p, 3.0f, 20 + (uint64_t)p);
         product(rounding, t, x, got);
-        if (!stays)
-            round_rows(r, x, scale);
+        round_rows(wanted, x, scale);
         product(exact, t, x, want);
         if (memcmp(got, want, sizeof got) != 0)
             fail_msg("rounding %d, pattern %d, weights in %s", r, p, dtype_get(t->dtype)->name);
@@ -107,6 +107,26 @@ static void check_product(cpu_rounding r, const tensor *t, float scale, bool sta
     }
     exact->close(exact);
     rounding->close(rounding);
+}
+
+/* Beside a weight in FP4 one of 32 bits is kept: no engine rounds its activations. Joined ones are of one
+ * format, and the largest of their scales is taken. */
+static void check_mixed(const tensor *f32, const tensor *fp4, const tensor *fp8) {
+    float got[ROWS * OUT], want[ROWS * OUT];
+    nib_error err;
+    weight *w;
+    backend *exact = open_as(CPU_ROUND_NONE, false, 0), *be = open_as(CPU_ROUND_NVFP4, false, 0);
+    float *x = fixture_vector(ROWS * COLS, PATTERN_NORMAL, 0, 31);
+    product(be, fp4, x, got);
+    product(be, f32, x, got);
+    product(exact, f32, x, want);
+    assert_memory_equal(got, want, sizeof got);
+    const tensor *parts[] = {fp4, fp8};
+    assert_int_equal(be->weight_pack(be, &w, parts, 2, SPLIT_NONE, &err), NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "in two formats"));
+    test_free(x);
+    exact->close(exact);
+    be->close(be);
 }
 
 static void test_products(void **state) {
@@ -119,7 +139,12 @@ static void test_products(void **state) {
         scales[i] = (uint8_t)(40 + i % 30);
     for (size_t i = 0; i < sizeof bytes; i++)
         bytes[i] = e4m3_from_f32(values[i]);
-    tensor f32 = {.place = place_of(SLOT_Q, 0), .dtype = DT_F32, .rows = OUT, .cols = COLS, .data = values};
+    tensor f32 = {.name = "w",
+                  .place = place_of(SLOT_Q, 0),
+                  .dtype = DT_F32,
+                  .rows = OUT,
+                  .cols = COLS,
+                  .data = values};
     f32.bytes = OUT * COLS * sizeof *values;
     f32.tensor_scale = 1;
     tensor fp4 = f32, fp8 = f32;
@@ -127,14 +152,15 @@ static void test_products(void **state) {
     fp8.dtype = DT_F8_E4M3, fp8.data = bytes, fp8.bytes = sizeof bytes;
     fp4.input_scale = fp8.input_scale = 0.03f;
     for (int r = CPU_ROUND_FP8; r <= CPU_ROUND_MXFP4; r++) {
-        check_product((cpu_rounding)r, &f32, 0, false);
-        check_product((cpu_rounding)r, &fp4, r == CPU_ROUND_NVFP4 ? 0.03f : 0, false);
-        check_product((cpu_rounding)r, &fp8, r == CPU_ROUND_FP8 ? 0.03f : 0, false);
+        check_product((cpu_rounding)r, (cpu_rounding)r, &f32, 0);
+        check_product((cpu_rounding)r, (cpu_rounding)r, &fp4, r == CPU_ROUND_NVFP4 ? 0.03f : 0);
+        check_product((cpu_rounding)r, CPU_ROUND_FP8, &fp8, 0.03f);
     }
     tensor head = f32, head4 = fp4;
     head.place = head4.place = place_of(SLOT_HEAD, PLACE_NO_LAYER);
-    check_product(CPU_ROUND_NVFP4, &head, 0, true); /* a head of 32 bits is no FP4 product */
-    check_product(CPU_ROUND_NVFP4, &head4, 0.03f, false);
+    check_product(CPU_ROUND_NVFP4, CPU_ROUND_NONE, &head, 0); /* a head of 32 bits is no FP4 product */
+    check_product(CPU_ROUND_NVFP4, CPU_ROUND_NVFP4, &head4, 0.03f);
+    check_mixed(&f32, &fp4, &fp8);
     test_free(values);
 }
 
@@ -148,10 +174,32 @@ static void test_not_finite(void **state) {
         x[7] = kind ? NAN : INFINITY;
         rounded_fp8(x, 32, 0);
         rounded_nvfp4(x, 32, 0);
+        rounded_nvfp4_4over6(x, 32);
         rounded_mxfp4(x, 32);
         assert_false(isfinite(x[7]));
         assert_true(x[9] == 9);
     }
+}
+
+/* Where max / scale would overflow, rows are zeros, not NaN. */
+static void test_tiny(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        float x[32] = {0, 1e-37f, -3e-38f, 1e-45f};
+        if (kind == 0)
+            rounded_fp8(x, 32, 0);
+        else if (kind == 1)
+            rounded_nvfp4(x, 32, 0);
+        else if (kind == 2)
+            rounded_nvfp4_4over6(x, 32);
+        else
+            rounded_mxfp4(x, 32);
+        for (int i = 0; i < 32; i++)
+            assert_true(x[i] == 0);
+    }
+    float given[2] = {1, 0};
+    rounded_fp8(given, 2, 1e-42f); /* no scale of that size has a reciprocal: it is not used */
+    assert_true(given[0] == 1 && given[1] == 0);
 }
 
 typedef struct heads {
@@ -243,6 +291,7 @@ static void test_rotation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_not_finite),
-                                       cmocka_unit_test(test_kv), cmocka_unit_test(test_rotation)};
+                                       cmocka_unit_test(test_tiny), cmocka_unit_test(test_kv),
+                                       cmocka_unit_test(test_rotation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

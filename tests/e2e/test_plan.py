@@ -40,11 +40,25 @@ def test_the_budget_holds(planned):
     assert f"{used:.3f} bits a weight" in told
     assert len(plan["parts"]) == 8 and all(part["kld_nvfp4"] > part["kld_fp8"] > 0 for part in plan["parts"])
     assert plan["kld_sum"] < plan["kld_sum_nvfp4"]
-    # whatever got more has more to lose for its size than what fits and did not
-    left = (5.5 - used) * weights
-    worth = [(part["kld_nvfp4"] / part["weights"], part["format"] != "nvfp4", 3.5 * part["weights"] <= left)
-             for part in plan["parts"]]
-    assert not any(not up and fits for _, up, fits in worth)
+
+
+def test_what_costs_most_comes_first(planned):
+    """The plan is what the greedy choice gives from its own divergences: the step with the most for its bits, while one fits."""
+    _, plan, _ = planned
+    parts, steps = plan["parts"], {"nvfp4": (4.5, "fp8"), "fp8": (8, "bf16"), "bf16": (16, None)}
+    chosen, left = ["nvfp4"] * len(parts), sum(part["weights"] for part in parts) * (5.5 - 4.5)
+    while True:
+        best = None
+        for i, part in enumerate(parts):
+            bits, after = steps[chosen[i]]
+            cost = (steps[after][0] - bits) * part["weights"] if after else float("inf")
+            gain = part["kld_nvfp4"] - part["kld_fp8"] if after == "fp8" else part["kld_fp8"]
+            if cost <= left and (best is None or gain / cost > best[0]):
+                best = gain / cost, cost, i, after
+        if best is None:
+            break
+        left, chosen[best[2]] = left - best[1], best[3]
+    assert chosen == [part["format"] for part in parts] and {"nvfp4", "fp8"} <= set(chosen)
 
 
 def test_the_file_is_as_planned(planned, nibble):

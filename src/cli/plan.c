@@ -47,6 +47,29 @@ static double stored_bits(const sensitivity_part *part) {
     return 8 * bytes / (double)part->elements;
 }
 
+static bool is_of_a_part(const sensitivity *s, const tensor *t) {
+    for (size_t i = 0; i < s->n; i++)
+        for (int j = 0; j < s->parts[i].n; j++)
+            if (s->parts[i].matrices[j] == t)
+                return true;
+    return false;
+}
+
+/* Adds the linear layers that are of no part, since their rows are no whole number of blocks: they stay as
+ * they are, or have 16 bits in the other kind of file. */
+static void add_misfits(const choosing *c, const model_file *file, double *elements, double *bits) {
+    const bool carried = c->o->to_gguf == (file->format == FORMAT_GGUF);
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        const tensor *t = &file->tensors[i];
+        if (!recipe_is_linear(t->place.slot) || t->place.expert != PLACE_NO_EXPERT ||
+            is_of_a_part(&c->p->found, t))
+            continue;
+        const double n = (double)t->rows * (double)t->cols;
+        *elements += n;
+        *bits += carried ? 8 * (double)tensor_total_bytes(t) : 16 * n;
+    }
+}
+
 static quant_format wide_of(const choosing *c, const sensitivity_part *part) {
     return c->keeps && stored_bits(part) <= 16 ? QF_KEEP : QF_BF16;
 }
@@ -92,12 +115,15 @@ static bool step_up(choosing *c) {
 
 static void choose(plan *p, const model_file *file, const plan_options *o) {
     choosing c = {.p = p, .o = o, .keeps = o->to_gguf && file->format == FORMAT_GGUF};
-    double elements = 0, bits = 0;
+    double elements = 0, bits = 0, least;
+    add_misfits(&c, file, &elements, &bits);
+    least = bits;
     for (size_t i = 0; i < p->found.n; i++) {
         p->part_formats[i] = QF_NVFP4;
         elements += (double)p->found.parts[i].elements;
+        least += bits_of(&p->found.parts[i], QF_NVFP4) * (double)p->found.parts[i].elements;
     }
-    c.budget = (o->bits - PLAN_MIN_BITS) * elements;
+    c.budget = o->bits * elements - least;
     while (step_up(&c))
         ;
     for (size_t i = 0; i < p->found.n; i++) {
@@ -109,6 +135,7 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
         p->kld_after += kld_of(part, p->part_formats[i]);
     }
     p->bits = elements > 0 ? bits / elements : 0;
+    p->asked = o->bits;
 }
 
 /* ---- measuring ---- */
@@ -343,6 +370,10 @@ void plan_print(const plan *p) {
     }
     printf("Plan: %zu of %zu parts get more than NVFP4 has, %.3f bits a weight; measured in %.0f s\n\n", n,
            p->found.n, p->bits, p->found.seconds);
+    if (p->bits > p->asked)
+        printf("That is more than --bits %g: linear layers whose rows are no whole number of blocks stay as "
+               "they are, and count.\n\n",
+               p->asked);
     if (n && ok)
         ui_table_print(&t, UI_MD, stdout);
     printf("\nKLD expected %.4f, where all in NVFP4 have %.4f (%.4f is the sum of the parts, each alone in "

@@ -34,7 +34,7 @@ typedef struct plan {
     quant_format *formats;        /* [file->n_tensors] */
     sensitivity found;            /* empty where the plan was read */
     quant_format *part_formats;   /* [found.n] */
-    double bits;                  /* of the linear layers as planned */
+    double bits, asked;           /* of the linear layers as planned, and plan_options.bits */
     double kld_before, kld_after; /* the sums of the parts' divergences, all in NVFP4 and as planned */
 } plan;
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import test_quantize
 from test_quantize import gguf, make_model, np, raw_tensors, safetensors_numpy, weights
 
 FORMATS = {"U8": "nvfp4", "F8_E4M3": "fp8", "BF16": "bf16"}
@@ -90,6 +91,20 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
     assert {part["format"] for part in plan["parts"]} == {"nvfp4", "bf16"} and plan["bits"] <= 8
     done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
+
+
+def test_layers_without_blocks_count(planned, nibble, tmp_path, monkeypatch):
+    root, _, _ = planned
+    monkeypatch.setattr(test_quantize, "FFN", 200)  # down has rows of 200
+    source = make_model(tmp_path / "source")
+    down, others = 128 * 200, 128 * (128 + 64 + 64 + 128 + 2 * 200)
+    least = (16 * down + 4.5 * others) / (down + others)
+    for asked, told in ((5, True), (9, False)):
+        text = nibble("quantize", source, tmp_path / "out", "--bits", asked, "--save-plan", tmp_path / "plan.json", "--calib",
+                      root / "text").stdout
+        bits = json.loads((tmp_path / "plan.json").read_text())["bits"]
+        assert bits == pytest.approx(least) if told else least < bits <= asked
+        assert (f"more than --bits {asked}: " in text) == told
 
 
 def write_mixed(source, path):

@@ -3,14 +3,15 @@
  * Vectors of 8 lanes on AVX2, for the texts in cpu/vec/: vfloat of FP32, vint of 32-bit integers, vmask of
  * lanes. vf_ names work on the first, vi_ on the second. What is not said by a name:
  *
- *   vf_fma(a, b, c)   a b + c;  vf_fms a b - c;  vf_fnma c - a b;  vf_fma_pairs - in even lanes, + in odd
- * ones vf_first(n)       the first n lanes; masked loads give 0 in the others, masked stores leave them
+ *   vf_fma(a, b, c)   a b + c;  vf_fms a b - c;  vf_fnma c - a b;  vf_fma_pairs - in even, + in odd lanes
+ *   vf_first(n)       the first n lanes; masked loads give 0 in the others, masked stores leave them
  *   vf_min, vf_max    the second where either is NaN
  *   vf_sum            the lanes' sum, always in the same order
  *   vf_twice          lanes 0, 0, 1, 1, ...;  vf_swapped: lanes 1, 0, 3, 2, ...
  *   vf_times_power    v 2^n for a whole n, right to both ends (V_HAS_POWERS: in one instruction)
- *   vf_range(a, b, j) lanes that are a..b - 1 of 64 in vector j (a < b <= 64); vf_where: 0 in other lanes;
- * vf_differs: also where either is NaN vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
+ *   vf_range(a, b, j) lanes that are a..b - 1 of 64 in vector j (a < b <= 64)
+ *   vf_where          0 in other lanes;  vf_differs: also where either is NaN
+ *   vi_store_words    the low 16 (_bytes: 8) bits of the first n lanes
  *   name_across(v)    lane r is the sum or maximum of the lanes of v[r], in one order for every r
  *   vi_low_words(a, b)   of each quarter of 16 bytes: lanes a0, b0, a1, b1; vi_high_words: a2, b2, a3, b3;
  *                     vi_low_pairs: a0, a1, b0, b1; vi_high_pairs: a2, a3, b2, b3

@@ -176,6 +176,9 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    formats[a->convert.format]);
     if (a->bits > 0 && a->plan)
         argp_error(state, "--bits makes a plan and --plan brings one; expected one of them");
+    if (a->bits > 0 && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
+        argp_error(state, "--bits looks at %d tokens at least; --calib-tokens is %zu", PLAN_MIN_TOKENS,
+                   a->calib_tokens);
     if (a->apart && !(a->bits > 0))
         argp_error(state, "--apart is about what --bits chooses; --bits is missing");
     if (a->save_plan && !(a->bits > 0))
@@ -372,6 +375,7 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
     const plan_options o = {.in = a->in,
                             .out = a->out,
                             .calib = a->calib,
+                            .max_tokens = a->calib_tokens,
                             .bits = a->bits,
                             .to_gguf = a->convert.out == OUT_GGUF,
                             .apart = a->apart,

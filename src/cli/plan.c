@@ -24,8 +24,10 @@
 #include "eval/calibrate.h"
 
 /* What is computed for every part: half of these tokens are scored. */
-#define WINDOW  256
-#define WINDOWS 3
+#define WINDOW     256
+#define WINDOWS    3
+#define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
+#define BUILT_IN   "the built-in text"
 
 static const char *const names[] = {
     [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8", [QF_BF16] = "bf16", [QF_KEEP] = "keep"};
@@ -155,12 +157,66 @@ static nib_status make_base(char *base, size_t size, const char *out, nib_error 
     return NIB_OK;
 }
 
-static nib_status measure(plan *p, const loaded *l, const plan_options *o, const char *text, size_t bytes,
-                          nib_error *err) {
+/* The windows of no more of the text than they take. */
+static nib_status cut_text(eval_text *out, const tokenizer *words, const char *text, size_t bytes,
+                           int n_windows, const char *where, nib_error *err) {
+    for (size_t room = TEXT_BYTES;; room *= 4) {
+        size_t n = room < bytes ? room : bytes;
+        while (n > 0 && n < bytes && ((unsigned char)text[n] & 0xC0) == 0x80)
+            n--;
+        const nib_status status = eval_text_open(out, words, text, n, WINDOW, n_windows, where, err);
+        if (n == bytes || (status == NIB_OK && out->n_chunks == n_windows))
+            return status;
+        if (status == NIB_OK)
+            eval_text_close(out);
+        else if (status != NIB_BAD_ARGUMENT) /* that says that the text is short */
+            return status;
+    }
+}
+
+static nib_status read_chats(eval_text *out, const loaded *l, const char *path, int n_windows,
+                             nib_error *err) {
+    calib_set set = {0};
+    const size_t wanted = (size_t)n_windows * WINDOW;
+    nib_status status = tuned_read_chats(&set, l, path, wanted, err);
+    const size_t n = set.n_windows ? set.starts[set.n_windows] : 0;
+    if (status == NIB_OK && n < PLAN_MIN_TOKENS)
+        status =
+            nib_fail(err, NIB_BAD_ARGUMENT, "%s: the conversations give %zu tokens; --bits takes %d at least",
+                     path, n, PLAN_MIN_TOKENS);
+    if (status == NIB_OK) {
+        *out = (eval_text){.tokens = set.ids,
+                           .n_ctx = WINDOW,
+                           .n_chunks = (int)((n < wanted ? n : wanted) / WINDOW),
+                           .bos = tokenizer_adds_bos(l->words) ? tokenizer_bos(l->words) : -1,
+                           .n_text_tokens = n};
+        set.ids = NULL;
+    }
+    calib_set_free(&set);
+    return status;
+}
+
+/* What is computed: the first tokens of the calibration text. */
+static nib_status open_windows(eval_text *out, const loaded *l, const plan_options *o, nib_error *err) {
+    const size_t whole = o->max_tokens / WINDOW;
+    const int n = whole < WINDOWS ? (int)whole : WINDOWS;
+    mapfile map = {0};
+    if (!o->calib)
+        return cut_text(out, l->words, calibration_text, calibration_text_bytes, n, BUILT_IN, err);
+    if (tuned_is_chats(o->calib))
+        return read_chats(out, l, o->calib, n, err);
+    NIB_TRY(tuned_open_text(&map, o->calib, err));
+    const nib_status status = cut_text(out, l->words, (const char *)map.bytes, map.size, n, o->calib, err);
+    mapfile_close(&map);
+    return status;
+}
+
+static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
     eval_text windows;
     char base[4096];
-    NIB_TRY(eval_text_open(&windows, l->words, text, bytes, WINDOW, WINDOWS,
-                           o->calib ? o->calib : "the built-in text", err));
+    NIB_TRY(open_windows(&windows, l, o, err));
+    p->text = o->calib ? o->calib : BUILT_IN;
+    p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = make_base(base, sizeof base, o->out, err);
     if (status == NIB_OK) {
         const sensitivity_options s = {
@@ -191,22 +247,16 @@ nib_status plan_choose(plan *out, const model_file *file, const plan_options *o,
                                 .max_out = limits.max_out,
                                 .max_len = limits.n_pages[0] * KV_PAGE_TOKENS,
                                 .n_kv_pages = limits.n_pages[0]};
-    const bool own_text = o->calib && !tuned_is_chats(o->calib);
-    mapfile map = {0};
     loaded *l = NULL;
     NIB_TRY(open_plan(out, file, err));
-    nib_status status = own_text ? tuned_open_text(&map, o->calib, err) : NIB_OK;
+    nib_status status = loaded_open(&l, o->in, &compute, &needs, err);
     if (status == NIB_OK)
-        status = loaded_open(&l, o->in, &compute, &needs, err);
-    if (status == NIB_OK)
-        status = measure(out, l, o, map.bytes ? (const char *)map.bytes : calibration_text,
-                         map.bytes ? map.size : calibration_text_bytes, err);
+        status = measure(out, l, o, err);
     for (size_t i = 0; i < out->found.n; i++) /* of a file opened again to those of FILE */
         for (int j = 0; j < out->found.parts[i].n; j++)
             out->found.parts[i].matrices[j] =
                 &file->tensors[out->found.parts[i].matrices[j] - l->file->tensors];
     loaded_close(l);
-    mapfile_close(&map);
     if (status == NIB_OK && !(out->part_formats = mem_array(out->found.n + 1, sizeof *out->part_formats)))
         status = nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
     if (status == NIB_OK)
@@ -368,8 +418,9 @@ void plan_print(const plan *p) {
              ui_table_add(&t, "%.5f", part->kld) &&
              ui_table_add(&t, "%.5f", kld_of(part, p->part_formats[i]));
     }
-    printf("Plan: %zu of %zu parts get more than NVFP4 has, %.3f bits a weight; measured in %.0f s\n\n", n,
-           p->found.n, p->bits, p->found.seconds);
+    printf("Plan: %zu of %zu parts get more than NVFP4 has, %.3f bits a weight; measured in %.0f s on %d "
+           "tokens of %s\n\n",
+           n, p->found.n, p->bits, p->found.seconds, p->n_tokens, p->text);
     if (p->bits > p->asked)
         printf("That is more than --bits %g: linear layers whose rows are no whole number of blocks stay as "
                "they are, and count.\n\n",
@@ -393,10 +444,14 @@ void plan_print_json(const plan *p, const char *path) {
         ui_json_string(stdout, path);
     else
         printf("null");
-    if (p->found.n)
+    if (p->found.n) {
+        printf(", \"text\": ");
+        ui_json_string(stdout, p->text);
+        printf(", \"tokens\": %d", p->n_tokens);
         printf(", \"bits\": %.4f, \"kld_nvfp4\": %.6f, \"kld_sum_nvfp4\": %.6f, \"kld_sum\": %.6f, "
                "\"seconds\": %.1f",
                p->bits, p->found.kld_all, p->kld_before, p->kld_after, p->found.seconds);
+    }
     printf("}");
 }
 

@@ -16,13 +16,16 @@
 #include "convert/convert.h"
 #include "eval/sensitivity.h"
 
-#define PLAN_MIN_BITS 4.5
-#define PLAN_MAX_BITS 16.0
+#define PLAN_MIN_BITS   4.5
+#define PLAN_MAX_BITS   16.0
+#define PLAN_MIN_TOKENS 512
 
 typedef struct plan_options {
     const char *in, *out; /* the model, and where the result goes: what is kept meanwhile lies beside it */
-    const char *calib;    /* a text, or NULL: that inside nibble */
-    double bits;          /* per weight of the linear layers, all together */
+    const char
+        *calib; /* a text, or conversations where the name ends in .jsonl; NULL: the text inside nibble */
+    size_t max_tokens; /* of it, PLAN_MIN_TOKENS at least; some hundred are enough */
+    double bits;       /* per weight of the linear layers, all together */
     bool to_gguf;
     bool apart; /* q, k and v, or gate and up, of a layer may differ */
     int threads;
@@ -33,6 +36,8 @@ typedef struct plan_options {
 typedef struct plan {
     quant_format *formats;        /* [file->n_tensors] */
     sensitivity found;            /* empty where the plan was read */
+    const char *text;             /* that it was measured on: the options', or a name for that inside */
+    int n_tokens;                 /* of it */
     quant_format *part_formats;   /* [found.n] */
     double bits, asked;           /* of the linear layers as planned, and plan_options.bits */
     double kld_before, kld_after; /* the sums of the parts' divergences, all in NVFP4 and as planned */

@@ -93,6 +93,28 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
 
 
+def test_it_is_measured_on_the_calibration(nibble, tmp_path):
+    """Conversations as well as texts; the report says which, and how much of it."""
+    source = make_model(tmp_path / "source")
+    talk, words = tmp_path / "talk.jsonl", json.loads((source / "tokenizer_config.json").read_text())
+    words["chat_template"] = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}{% endfor %}"
+    (source / "tokenizer_config.json").write_text(json.dumps(words))
+    turn = [{"role": "user", "content": "What is " + "good " * 20}, {"role": "assistant", "content": "That is."}]
+
+    def plan(turns, *flags, check=True):
+        talk.write_text(json.dumps({"messages": turn * turns}) + "\n")
+        return nibble("quantize", source, tmp_path / "out", "--bits", 5, "--calib", talk, *flags, check=check)
+
+    for flags, tokens in ([], 768), (["--calib-tokens", 600], 512):
+        told = json.loads(plan(20, "--json", *flags).stdout)["plan"]
+        assert told["text"] == str(talk) and told["tokens"] == tokens
+    assert f"on 768 tokens of {talk}" in plan(20).stdout
+    few = plan(2, check=False)
+    assert few.returncode == 1 and f"{talk}: the conversations give" in few.stderr
+    few = plan(20, "--calib-tokens", 300, check=False)
+    assert few.returncode == 2 and "--calib-tokens is 300" in few.stderr
+
+
 def test_layers_without_blocks_count(planned, nibble, tmp_path, monkeypatch):
     root, _, _ = planned
     monkeypatch.setattr(test_quantize, "FFN", 200)  # down has rows of 200

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nibble quantize: a model file or directory in, a quantized one out, and a short report.
+ * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/cores.h"
@@ -13,6 +12,7 @@
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/plan.h"
+#include "cli/quantize_report.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "convert/convert.h"
@@ -22,7 +22,6 @@
 #include "eval/imatrix.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
-#define AUTO_METHOD(format)    METHOD_WEIGHTED
 
 typedef enum method_choice {
     METHOD_AUTO = 0,
@@ -339,7 +338,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     return NIB_OK;
 }
 
-/* The method that auto stands for, and what it needs. */
+/* The method, weighted where it is auto's to choose, and what it needs. */
 static nib_status choose_method(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     convert_options *c = &a->convert;
@@ -352,7 +351,7 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     c->method = QM_RTN; /* FP8 and BF16: no block scales to choose */
     if (c->format == QF_FP8 || c->format == QF_BF16)
         return NIB_OK;
-    s->used = a->method != METHOD_AUTO ? a->method : a->imatrix ? METHOD_WEIGHTED : AUTO_METHOD(c->format);
+    s->used = a->method != METHOD_AUTO ? a->method : METHOD_WEIGHTED;
     c->method = QM_SWEEP;
     nib_status status = NIB_OK;
     if (s->used >= METHOD_WEIGHTED && convert_quantizes(s->file, c))
@@ -391,10 +390,6 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
 
 /* ---- report ---- */
 
-static const char *dtype_text(dtype t) {
-    return t == DT_NONE ? "mixed" : dtype_get(t)->name;
-}
-
 /* What chose the codes; convert's default where nothing was chosen means nothing. */
 static const char *method_text(const quantize_session *s) {
     quant_format f = s->args->convert.format;
@@ -403,147 +398,23 @@ static const char *method_text(const quantize_session *s) {
     return f == QF_FP8 || f == QF_BF16 ? "nearest" : methods[s->used];
 }
 
-static const ui_column columns[] = {{"tensors", "group", false},       {"n", "n_tensors", true},
-                                    {"from", "from", false},           {"to", "to", false},
-                                    {"before", "bytes_before", true},  {"after", "bytes_after", true},
-                                    {"error", "relative_error", true}, {"weighted", "weighted_error", true}};
-
-static bool add_error(ui_table *t, double error, bool json) {
-    if (error == 0)
-        return ui_table_add(t, "%s", "");
-    return json ? ui_table_add(t, "%.6f", error) : ui_table_add(t, "%.4f", error);
-}
-
-static bool fill_groups(const quantize_session *s, ui_table *t) {
-    bool ok = true, json = s->args->json;
-    char before[32], after[32];
-    for (int g = 0; ok && g < s->report.n_groups; g++) {
-        const convert_group *group = &s->report.groups[g];
-        ok = ui_table_add(t, "%s", slot_name(group->slot)) && ui_table_add(t, "%d", group->n_tensors) &&
-             ui_table_add(t, "%s", dtype_text(group->from)) && ui_table_add(t, "%s", dtype_text(group->to));
-        if (json)
-            ok = ok && ui_table_add(t, "%llu", (unsigned long long)group->bytes_before) &&
-                 ui_table_add(t, "%llu", (unsigned long long)group->bytes_after);
-        else
-            ok = ok && ui_table_add(t, "%s", ui_bytes(before, sizeof before, group->bytes_before)) &&
-                 ui_table_add(t, "%s", ui_bytes(after, sizeof after, group->bytes_after));
-        ok = ok && add_error(t, group->relative_error, json) && add_error(t, group->weighted_error, json);
-    }
-    return ok;
-}
-
-static void print_notes(const quantize_session *s) {
-    const convert_report *r = &s->report;
-    if (s->sweep_note)
-        printf("Method sweep, because nibble cannot run the model: %s\n", s->sweep_note);
-    if (r->tied_is_quantized)
-        printf("The embedding is quantized as well: it is the head too (tied).\n");
-    if (r->head_is_untied)
-        printf(
-            "The head was the embedding (tied); the output holds it apart, and the embedding as it was.\n");
-    if (r->n_misfits)
-        printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
-               r->n_misfits);
-    if (r->n_split)
-        printf(
-            "%d times q, k and v of a layer, or gate and up, differ in format: engines that join them into "
-            "one matrix (vLLM, TensorRT-LLM) refuse such a layer; --keep them together, and plan without "
-            "--apart.\n",
-            r->n_split);
-    if (r->n_quantized == 0 && s->args->method != METHOD_AUTO)
-        printf("--method %s chose nothing: no layer was quantized anew.\n", methods[s->args->method]);
-    if (s->args->convert.fp8_exact && r->n_repacked)
-        printf("--fp8-exact chose nothing for %d tensors, which were NVFP4 already.\n", r->n_repacked);
-    if (r->n_skipped)
-        printf("%d tensors of the source have no place in the output and were left out.\n", r->n_skipped);
-    if (r->n_rounded)
-        printf("%d tensor%s (embedding, head) rounded to BF16; --embedding f32 keeps every value, and a "
-               ".gguf file "
-               "keeps them as they are.\n",
-               r->n_rounded, r->n_rounded == 1 ? "" : "s");
-    if (r->n_widened)
-        printf("%d kept tensor%s became F32: BF16 and F16 do not hold every value. A .gguf file keeps it as "
-               "it is.\n",
-               r->n_widened, r->n_widened == 1 ? "" : "s");
-    if (r->n_scales_unread)
-        printf("%d tensors came with a scale that nibble reads and llama.cpp does not: llama.cpp will not "
-               "run the output right. Quantize the unquantized model instead.\n",
-               r->n_scales_unread);
-    if (r->n_scales_rounded)
-        printf("%d tensor scales have no exact reciprocal; they moved by one step of FP32.\n",
-               r->n_scales_rounded);
-}
-
-/* Resident memory so far, the pages of mapped files included. */
-static unsigned long long peak_bytes(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (unsigned long long)usage.ru_maxrss * 1024;
-}
-
-static void print_text(const quantize_session *s, const ui_table *t) {
-    const convert_report *r = &s->report;
-    char before[32], after[32], peak[32];
-    plan_print(&s->plan);
-    ui_table_print(t, UI_MD, stdout);
-    printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, r->bytes_before),
-           ui_bytes(after, sizeof after, r->bytes_after), formats[s->args->convert.format], method_text(s));
-    printf("%.2f bits per weight in the whole model, %.2f in its quantized part\n", r->bits_per_weight_all,
-           r->bits_per_weight_quantized);
-    if (s->n_tokens)
-        printf("calibrated with %zu tokens in %.1f s, ", s->n_tokens, s->calibrate_s + s->tuned.seconds);
-    printf("%s in %.1f s, %s of memory at most\n", s->n_tokens ? "quantized" : "Quantized",
-           r->seconds - s->tuned.seconds, ui_bytes(peak, sizeof peak, peak_bytes()));
-    if (is_tuned(s->used))
-        tuned_print(&s->tuned);
-    print_notes(s);
-}
-
-static void print_json(const quantize_session *s, const ui_table *t) {
-    const convert_report *r = &s->report;
-    printf("{\"in\": ");
-    ui_json_string(stdout, s->args->in);
-    printf(", \"out\": ");
-    ui_json_string(stdout, s->args->out);
-    printf(",\n \"format\": \"%s\", \"method\": \"%s\", \"sweep_because\": ",
-           formats[s->args->convert.format], method_text(s));
-    if (s->sweep_note)
-        ui_json_string(stdout, s->sweep_note);
-    else
-        printf("null");
-    printf(",\n \"bytes_before\": %llu, \"bytes_after\": %llu,\n \"bits_per_weight\": %.4f, "
-           "\"bits_per_weight_quantized\": %.4f,\n",
-           (unsigned long long)r->bytes_before, (unsigned long long)r->bytes_after, r->bits_per_weight_all,
-           r->bits_per_weight_quantized);
-    printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
-           "%llu,\n",
-           s->n_tokens, s->calibrate_s + s->tuned.seconds, r->seconds - s->tuned.seconds, peak_bytes());
-    printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
-           r->n_quantized, r->n_repacked, r->tied_is_quantized ? "true" : "false",
-           r->head_is_untied ? "true" : "false");
-    printf(" \"plan\": ");
-    plan_print_json(&s->plan, s->args->plan ? s->args->plan : s->args->save_plan);
-    printf(",\n \"chosen\": ");
-    tuned_print_json(&s->tuned);
-    printf(",\n");
-    printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
-           "\"widened\": "
-           "%d, \"rounded\": %d,\n \"groups\":\n",
-           r->n_split, r->n_misfits, r->n_skipped, r->n_scales_rounded, r->n_scales_unread, r->n_widened,
-           r->n_rounded);
-    ui_table_print(t, UI_JSON, stdout);
-    printf("}\n");
-}
-
 static nib_status print(const quantize_session *s, nib_error *err) {
-    ui_table t = {.columns = columns, .n_columns = sizeof columns / sizeof *columns};
-    bool ok = fill_groups(s, &t);
-    if (ok && s->args->json)
-        print_json(s, &t);
-    else if (ok)
-        print_text(s, &t);
-    ui_table_free(&t);
-    return ok ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the report");
+    const quantize_args *a = s->args;
+    const quantize_report r = {.in = a->in,
+                               .out = a->out,
+                               .plan_path = a->plan ? a->plan : a->save_plan,
+                               .format = formats[a->convert.format],
+                               .method = method_text(s),
+                               .asked = a->method == METHOD_AUTO ? NULL : methods[a->method],
+                               .sweep_note = s->sweep_note,
+                               .fp8_exact = a->convert.fp8_exact,
+                               .n_tokens = s->n_tokens,
+                               .calibrate_s = s->calibrate_s + s->tuned.seconds,
+                               .convert_s = s->report.seconds - s->tuned.seconds,
+                               .tuned = &s->tuned,
+                               .plan = &s->plan,
+                               .done = &s->report};
+    return quantize_report_print(&r, a->json, err);
 }
 
 /* ---- all of it ---- */

@@ -4,30 +4,16 @@
  */
 #include "cli/plan.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/json.h"
-#include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/outfile.h"
 #include "base/quote.h"
-#include "cli/cli.h"
 #include "cli/files.h"
-#include "cli/tuned.h"
+#include "cli/plan_measure.h"
 #include "convert/recipe.h"
-#include "engine/loaded.h"
-#include "eval/calibrate.h"
-
-/* What is computed for every part: half of these tokens are scored. */
-#define WINDOW     256
-#define WINDOWS    3
-#define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
-#define BUILT_IN   "the built-in text"
 
 static const char *const names[] = {
     [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8", [QF_BF16] = "bf16", [QF_KEEP] = "keep"};
@@ -137,101 +123,7 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
         p->kld_after += kld_of(part, p->part_formats[i]);
     }
     p->bits = elements > 0 ? bits / elements : 0;
-    p->asked = o->bits;
-}
-
-/* ---- measuring ---- */
-
-/* A file of its own beside OUT, for what is kept meanwhile: whatever has a name already stays. */
-static nib_status make_base(char *base, size_t size, const char *out, nib_error *err) {
-    size_t length = strlen(out);
-    while (length > 1 && out[length - 1] == '/') /* beside a directory, not in it */
-        length--;
-    const int n = snprintf(base, size, "%.*s.base-kld.XXXXXX", (int)length, out);
-    if (n < 0 || (size_t)n >= size)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", out);
-    const int fd = mkostemp(base, O_CLOEXEC);
-    if (fd < 0)
-        return nib_fail(err, NIB_IO, "%s: cannot be created: %s", base, strerror(errno));
-    close(fd);
-    return NIB_OK;
-}
-
-/* The windows of no more of the text than they take. */
-static nib_status cut_text(eval_text *out, const tokenizer *words, const char *text, size_t bytes,
-                           int n_windows, const char *where, nib_error *err) {
-    for (size_t room = TEXT_BYTES;; room *= 4) {
-        size_t n = room < bytes ? room : bytes;
-        while (n > 0 && n < bytes && ((unsigned char)text[n] & 0xC0) == 0x80)
-            n--;
-        const nib_status status = eval_text_open(out, words, text, n, WINDOW, n_windows, where, err);
-        if (n == bytes || (status == NIB_OK && out->n_chunks == n_windows))
-            return status;
-        if (status == NIB_OK)
-            eval_text_close(out);
-        else if (status != NIB_BAD_ARGUMENT) /* that says that the text is short */
-            return status;
-    }
-}
-
-static nib_status read_chats(eval_text *out, const loaded *l, const char *path, int n_windows,
-                             nib_error *err) {
-    calib_set set = {0};
-    const size_t wanted = (size_t)n_windows * WINDOW;
-    nib_status status = tuned_read_chats(&set, l, path, wanted, err);
-    const size_t n = set.n_windows ? set.starts[set.n_windows] : 0;
-    if (status == NIB_OK && n < PLAN_MIN_TOKENS)
-        status =
-            nib_fail(err, NIB_BAD_ARGUMENT, "%s: the conversations give %zu tokens; --bits takes %d at least",
-                     path, n, PLAN_MIN_TOKENS);
-    if (status == NIB_OK) {
-        *out = (eval_text){.tokens = set.ids,
-                           .n_ctx = WINDOW,
-                           .n_chunks = (int)((n < wanted ? n : wanted) / WINDOW),
-                           .bos = tokenizer_adds_bos(l->words) ? tokenizer_bos(l->words) : -1,
-                           .n_text_tokens = n};
-        set.ids = NULL;
-    }
-    calib_set_free(&set);
-    return status;
-}
-
-/* What is computed: the first tokens of the calibration text. */
-static nib_status open_windows(eval_text *out, const loaded *l, const plan_options *o, nib_error *err) {
-    const size_t whole = o->max_tokens / WINDOW;
-    const int n = whole < WINDOWS ? (int)whole : WINDOWS;
-    mapfile map = {0};
-    if (!o->calib)
-        return cut_text(out, l->words, calibration_text, calibration_text_bytes, n, BUILT_IN, err);
-    if (tuned_is_chats(o->calib))
-        return read_chats(out, l, o->calib, n, err);
-    NIB_TRY(tuned_open_text(&map, o->calib, err));
-    const nib_status status = cut_text(out, l->words, (const char *)map.bytes, map.size, n, o->calib, err);
-    mapfile_close(&map);
-    return status;
-}
-
-static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
-    eval_text windows;
-    char base[4096];
-    NIB_TRY(open_windows(&windows, l, o, err));
-    p->text = o->calib ? o->calib : BUILT_IN;
-    p->n_tokens = windows.n_chunks * windows.n_ctx;
-    nib_status status = make_base(base, sizeof base, o->out, err);
-    if (status == NIB_OK) {
-        const sensitivity_options s = {
-            .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
-            .text = &windows,
-            .base = base,
-            .apart = o->apart,
-            .block = o->to_gguf ? 64 : 16,
-            .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
-        status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
-        unlink(base);
-    }
-    eval_text_close(&windows);
-    ui_bar_clear(o->bar);
-    return status;
+    p->is_over = c.budget < 0;
 }
 
 static nib_status open_plan(plan *p, const model_file *file, nib_error *err) {
@@ -240,28 +132,13 @@ static nib_status open_plan(plan *p, const model_file *file, nib_error *err) {
 }
 
 nib_status plan_choose(plan *out, const model_file *file, const plan_options *o, nib_error *err) {
-    const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
-    const nib_options compute = {
-        .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
-    const loaded_needs needs = {.max_rows = limits.max_rows,
-                                .max_out = limits.max_out,
-                                .max_len = limits.n_pages[0] * KV_PAGE_TOKENS,
-                                .n_kv_pages = limits.n_pages[0]};
-    loaded *l = NULL;
     NIB_TRY(open_plan(out, file, err));
-    nib_status status = loaded_open(&l, o->in, &compute, &needs, err);
-    if (status == NIB_OK)
-        status = measure(out, l, o, err);
-    for (size_t i = 0; i < out->found.n; i++) /* of a file opened again to those of FILE */
-        for (int j = 0; j < out->found.parts[i].n; j++)
-            out->found.parts[i].matrices[j] =
-                &file->tensors[out->found.parts[i].matrices[j] - l->file->tensors];
-    loaded_close(l);
-    if (status == NIB_OK && !(out->part_formats = mem_array(out->found.n + 1, sizeof *out->part_formats)))
-        status = nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
-    if (status == NIB_OK)
-        choose(out, file, o);
-    return status;
+    NIB_TRY(plan_measure(out, file, o, err));
+    out->part_formats = mem_array(out->found.n + 1, sizeof *out->part_formats);
+    if (!out->part_formats)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", file->path);
+    choose(out, file, o);
+    return NIB_OK;
 }
 
 /* ---- reading ---- */
@@ -421,10 +298,10 @@ void plan_print(const plan *p) {
     printf("Plan: %zu of %zu parts get more than NVFP4 has, %.3f bits a weight; measured in %.0f s on %d "
            "tokens of %s\n\n",
            n, p->found.n, p->bits, p->found.seconds, p->n_tokens, p->text);
-    if (p->bits > p->asked)
-        printf("That is more than --bits %g: linear layers whose rows are no whole number of blocks stay as "
-               "they are, and count.\n\n",
-               p->asked);
+    if (p->is_over)
+        printf(
+            "That is more than was asked for: linear layers whose rows are no whole number of blocks stay as "
+            "they are, and count.\n\n");
     if (n && ok)
         ui_table_print(&t, UI_MD, stdout);
     printf("\nKLD expected %.4f, where all in NVFP4 have %.4f (%.4f is the sum of the parts, each alone in "

@@ -39,7 +39,8 @@ typedef struct plan {
     const char *text;             /* that it was measured on: the options', or a name for that inside */
     int n_tokens;                 /* of it */
     quant_format *part_formats;   /* [found.n] */
-    double bits, asked;           /* of the linear layers as planned, and plan_options.bits */
+    double bits;                  /* of the linear layers as planned */
+    bool is_over;                 /* more bits than were asked for */
     double kld_before, kld_after; /* the sums of the parts' divergences, all in NVFP4 and as planned */
 } plan;
 

@@ -2,6 +2,7 @@
  *
  * One row's way through many layers in one launch (gpu/sm90/persistent.cu): what it computes, as a list of
  * products and attentions, and where its blocks hand values to each other. Plain C; passed by value.
+ * The walker's limits are stated beside its code.
  */
 #ifndef CUDA_PASS_H
 #define CUDA_PASS_H
@@ -79,6 +80,8 @@ typedef struct pass {
 int pass_blocks(const cuda_lane *lane, int hidden);
 /* Whether a pass over such layers runs here. */
 bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden, int max_k);
+/* Whether all its blocks run at once, which the driver is asked: once a layer, not in a step. */
+bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k);
 int pass_launch(const cuda_lane *lane, const pass *p);
 
 #ifdef __cplusplus

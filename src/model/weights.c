@@ -241,6 +241,19 @@ static nib_status bind_mlp_vectors(const binder *b, int layer, nib_error *err) {
     return norm(b, &l->post_ffn_norm, SLOT_POST_FFN_NORM, layer, err);
 }
 
+/* The backend is told what belongs together. */
+static void tell_layer(const binder *b, const layer_weights *l) {
+    const layer_parts parts = {.qkv = l->qkv,
+                               .attn_out = l->attn_out,
+                               .gate_up = l->gate_up,
+                               .down = l->down,
+                               .attn = &l->attn,
+                               .normed_before =
+                                   l->attn_norm && l->ffn_norm && !l->post_attn_norm && !l->post_ffn_norm};
+    if (b->be->layer_know)
+        b->be->layer_know(b->be, &parts);
+}
+
 /* ---- RoPE ---- */
 
 /* The divisors that a GGUF file may hold, [n], freed with mem_free; NULL: none. */
@@ -315,6 +328,7 @@ static nib_status bind(const binder *b, nib_error *err) {
         NIB_TRY(bind_attention_vectors(b, i, err));
         NIB_TRY(bind_mlp(b, i, err));
         NIB_TRY(bind_mlp_vectors(b, i, err));
+        tell_layer(b, &w->layers[i]);
     }
     return NIB_OK;
 }

@@ -102,6 +102,13 @@ typedef struct attn_params {
                                fitted to what is stored */
 } attn_params;
 
+/* What a layer is made of. */
+typedef struct layer_parts {
+    const weight *qkv, *attn_out, *gate_up, *down;
+    const attn_params *attn;
+    bool normed_before; /* both halves, and neither is normed behind */
+} layer_parts;
+
 /* What is done to the operands of a matrix product. */
 typedef enum compute_mode {
     COMPUTE_EXACT = 0, /* weights and activations as they are, sums in FP32 */
@@ -189,6 +196,8 @@ struct backend {
     nib_status (*weight_pack)(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                               split_kind split, nib_error *err);
     void (*weight_free)(backend *be, weight *w);
+    /* Once a layer's weights are packed: a backend may compute the layer's ops as one. NULL: none does. */
+    void (*layer_know)(backend *be, const layer_parts *l);
     /* Values of one packed row, FP32 [cols]: equal to tensor_decode_row of its part. For tests. */
     void (*weight_unpack_row)(backend *be, const weight *w, size_t row, float *dst);
     /* What one page (or slot) of a group takes: asked before anything is allocated. */

@@ -45,14 +45,17 @@ static nib_status choose_mode(cuda_backend *cb, const device_options *o, nib_err
                     cb->device_name, cb->arch, compute_mode_name(o->mode), fp8 ? ", w4a8-fp8" : "");
 }
 
-static void describe(cuda_backend *cb) {
+void cuda_describe(cuda_backend *cb) {
+    const gathered *g = &cb->gathered;
+    char passes[64] = "";
+    if (g->n_taken > 0)
+        snprintf(passes, sizeof passes, "; one row: %d of %d layers in one launch", g->n_taken, g->n_layers);
     const char *how = cb->be.mode == COMPUTE_EXACT ? "exact: FP32 activations and products"
                       : cb->be.mode == COMPUTE_W4A16
                           ? "activations bf16; NVFP4 gemv/wgmma, other formats mma.sync"
-                          : "activations fp8 (a scale per row), bf16 up to 32 rows and for "
-                            "weights that are not NVFP4";
+                          : "activations fp8 (a scale per row), bf16 to 32 rows and for other formats";
     snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s%s", cb->device_name, cb->arch, how,
-             cb->lane.wgmma && cb->be.mode == COMPUTE_W4A16 ? "; one row: one launch" : "");
+             passes);
 }
 
 static nib_status open_device(cuda_backend *cb, const device_options *o, nib_error *err) {
@@ -118,7 +121,7 @@ static nib_status plugin_open(backend **out, const device_options *options, nib_
         close_device(&cb->be);
         return status;
     }
-    describe(cb);
+    cuda_describe(cb);
     *out = &cb->be;
     return NIB_OK;
 }
@@ -166,9 +169,9 @@ static void describe_paths(device_info *d, int arch) {
     snprintf(d->paths, sizeof d->paths,
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
              "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
-             arch == 90
-                 ? "one row: all layers in one launch; wgmma from 2 rows on (BF16, or FP8 with folded scales)"
-                 : "gemv to 16 rows, then mma.sync BF16",
+             arch == 90 ? "one row: layers in one launch where it serves them; wgmma from 2 rows on (BF16, "
+                          "or FP8 with folded scales)"
+                        : "gemv to 16 rows, then mma.sync BF16",
              arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
 }
 

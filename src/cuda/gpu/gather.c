@@ -5,48 +5,37 @@
  * of norm and q, k, v; attention; its output added; norm, gate and up with their unit; down added and at the
  * end, maybe, a norm and the product that gives logits. Values in between are nowhere else (gone), but those
  * of the last op and the stream.
+ *
+ * Whether a pass takes a layer is decided once, when its weights have been packed (gather_know): a pass of a
+ * few ops of each layer would be slower than their own launches.
  */
+#include <string.h>
+
 #include "cuda/gpu/state.h"
 
 enum { PLACE_BYTES = 1 << 18, MOST_KV_HEADS = 16, COUNTERS_BYTES = 256 };
 
+static size_t set_bytes(void) {
+    const size_t parts = (size_t)MOST_KV_HEADS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * sizeof(uint64_t);
+    return COUNTERS_BYTES + parts + (size_t)PASS_NOWHERE * PLACE_BYTES;
+}
+
 nib_status gather_new(cuda_backend *cb, nib_error *err) {
+    int cooperates = 0;
     if (!cb->lane.wgmma)
         return NIB_OK;
-    const size_t parts = (size_t)MOST_KV_HEADS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * sizeof(uint64_t);
+    CUDA_TRY(cudaDeviceGetAttribute(&cooperates, cudaDevAttrCooperativeLaunch, cb->device), err,
+             "opening the device");
+    if (!cooperates)
+        return NIB_OK;
     for (int i = 0; i < GATHER_SETS; i++)
-        NIB_TRY(cuda_alloc(cb, &cb->gathered.sets[i].memory,
-                           COUNTERS_BYTES + parts + (size_t)PASS_NOWHERE * PLACE_BYTES,
-                           "values between layers", err));
+        NIB_TRY(cuda_alloc(cb, &cb->gathered.sets[i].memory, set_bytes(), "values between layers", err));
     return NIB_OK;
 }
 
 void gather_release(cuda_backend *cb) {
     for (int i = 0; i < GATHER_SETS; i++)
         cudaFree(cb->gathered.sets[i].memory);
-}
-
-/* The set that serves a stream of HIDDEN and QKV values: tags are right only where uses are of one size. */
-static gather_set *find_set(gathered *all, int hidden, int qkv) {
-    for (int i = 0; i < GATHER_SETS; i++) {
-        gather_set *s = &all->sets[i];
-        if (!s->memory)
-            return NULL;
-        if (s->sizes[PASS_QKV] == 0) {
-            s->sizes[PASS_STREAM] = s->sizes[PASS_STREAM + 1] = hidden;
-            s->sizes[PASS_QKV] = qkv;
-        }
-        if (s->sizes[PASS_STREAM] == hidden && s->sizes[PASS_QKV] == qkv)
-            return s;
-    }
-    return NULL;
-}
-
-static bool fits(gather_set *s, pass_place at, size_t n) {
-    if (n * sizeof(float) > PLACE_BYTES || (s->sizes[at] != 0 && s->sizes[at] != (int)n))
-        return false;
-    s->sizes[at] = (int)n;
-    return true;
 }
 
 static void place_all(pass *p, gather_set *s) {
@@ -72,11 +61,90 @@ void gather_launch(cuda_backend *cb) {
     step_end(cb, CALL_LAYERS, code, 0);
 }
 
-/* ---- ops ---- */
-
 static bool one_fp4(const cuda_weight *w) {
     return w->is_fp4 && w->n_fp4 == 1 && w->fp4[0]->n % 16 == 0;
 }
+
+/* ---- layers ---- */
+
+/* How many values a layer hands over at each place. */
+static bool sizes_of(int sizes[PASS_NOWHERE], const layer_parts *l) {
+    sizes[PASS_STREAM] = sizes[PASS_STREAM + 1] = (int)l->qkv->cols;
+    sizes[PASS_QKV] = (int)l->qkv->rows;
+    sizes[PASS_HEADS] = (int)l->attn_out->cols;
+    sizes[PASS_UNIT] = (int)l->down->cols;
+    for (int i = 0; i < PASS_NOWHERE; i++)
+        if ((size_t)sizes[i] * sizeof(float) > PLACE_BYTES)
+            return false;
+    return true;
+}
+
+static bool takes_matrices(const layer_parts *l) {
+    const weight *const all[] = {l->qkv, l->attn_out, l->gate_up, l->down};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (!one_fp4((const cuda_weight *)all[i]))
+            return false;
+    return l->qkv->n_parts == 3 && l->qkv->cols % 16 == 0 && l->gate_up->rows % 32 == 0 &&
+           l->gate_up->cols == l->qkv->cols && l->attn_out->rows == l->qkv->cols &&
+           l->down->rows == l->qkv->cols && l->gate_up->rows == 2 * l->down->cols;
+}
+
+/* Scales of a checkpoint's cache differ from layer to layer, and a pass knows few views. */
+static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k) {
+    const attn_view view = opcalls_attn_view(p);
+    return p->k_scale == 0 && p->v_scale == 0 && !opcalls_norms_all_heads(p) &&
+           p->n_kv_heads <= MOST_KV_HEADS && decode_makes(&cb->lane, &view, KV_FP8, 1) &&
+           pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k) &&
+           pass_resides(&cb->lane, &view, hidden, max_k);
+}
+
+/* The set of layers with such SIZES: tags are right only where uses are of one size. */
+static gather_set *find_set(gathered *all, const int sizes[PASS_NOWHERE]) {
+    gather_set *empty = NULL;
+    for (int i = GATHER_SETS - 1; i >= 0; i--) {
+        gather_set *s = &all->sets[i];
+        if (s->memory && s->n_layers > 0 && memcmp(s->sizes, sizes, sizeof s->sizes) == 0)
+            return s;
+        if (s->memory && s->n_layers == 0)
+            empty = s;
+    }
+    if (empty)
+        memcpy(empty->sizes, sizes, sizeof empty->sizes);
+    return empty;
+}
+
+void gather_know(backend *be, const layer_parts *l) {
+    cuda_backend *cb = cuda_of(be);
+    int sizes[PASS_NOWHERE] = {0};
+    cuda_weight *w = (cuda_weight *)(uintptr_t)l->qkv;
+    if (w->is_known)
+        return;
+    w->is_known = true;
+    cb->gathered.n_layers++;
+    if (be->mode != COMPUTE_EXACT && l->normed_before && takes_matrices(l) && sizes_of(sizes, l)) {
+        const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = sizes[PASS_STREAM];
+        const int wide = heads > unit ? heads : unit;
+        if (takes_attention(cb, l->attn, hidden, wide > hidden ? wide : hidden))
+            w->set = find_set(&cb->gathered, sizes);
+    }
+    if (w->set) {
+        w->set->n_layers++;
+        cb->gathered.n_taken++;
+    }
+    cuda_describe(cb);
+}
+
+/* A set that no layer uses any more becomes what it was at first. */
+void gather_forget(cuda_backend *cb, const cuda_weight *w) {
+    cb->gathered.n_layers -= w->is_known;
+    if (!w->set)
+        return;
+    cb->gathered.n_taken--;
+    if (--w->set->n_layers == 0)
+        cudaMemsetAsync(w->set->memory, 0, set_bytes(), cb->stream);
+}
+
+/* ---- ops ---- */
 
 /* Room for one more, after STAGE ops of a layer; nothing else waits. */
 static bool open_at(const cuda_backend *cb, int stage) {
@@ -112,12 +180,11 @@ static void set_product(pass *p, pass_op *op, const cuda_weight *w, const gemm_n
 
 static bool begin(cuda_backend *cb, const cuda_weight *w) {
     gathered *all = &cb->gathered;
-    const size_t hidden = w->fp4[0]->k;
-    if (cb->profiling || cb->lacking || cb->table.n_rows != 1 || w->head.n_parts != 3 || hidden % 16 != 0)
+    const size_t hidden = w->head.cols;
+    if (cb->profiling || cb->lacking || cb->table.n_rows != 1 || !w->set || all->n_wide_caches > 0 ||
+        all->refused)
         return false;
-    all->set = find_set(all, (int)hidden, (int)w->fp4[0]->n);
-    if (!all->set || !fits(all->set, PASS_STREAM, hidden) || !fits(all->set, PASS_QKV, w->fp4[0]->n))
-        return false;
+    all->set = w->set;
     all->pass.n_views = all->pass.max_k = all->stage = 0;
     all->pass.hidden = (int)hidden;
     all->pass.n_blocks = pass_blocks(&cb->lane, (int)hidden);
@@ -135,8 +202,8 @@ bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, c
     if (!one_fp4(w) || cb->lane.off || (all->pass.n_ops > 0 && !more) || (!more && !begin(cb, w)) ||
         cb->waiting.norm.x != all->pass.stream || (int)w->fp4[0]->k != all->pass.hidden)
         return false;
-    const bool last = w->head.n_parts != 3;
-    if (!last && (int)w->fp4[0]->n != all->set->sizes[PASS_QKV])
+    const bool last = !w->set;
+    if (last ? w->head.n_parts != 1 : w->set != all->set || all->pass.n_ops + GATHER_STAGES > PASS_OPS)
         return false;
     out->format = ACT_F32;
     out->gone = false;
@@ -172,7 +239,7 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
         (p->n_views > 0 && (p->format != kv->format || p->views[0].p.head_dim != view->head_dim)) ||
         !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k) ||
         (view->n_heads + 2 * view->n_kv_heads) * view->head_dim != all->set->sizes[PASS_QKV] ||
-        !fits(all->set, PASS_HEADS, (size_t)view->n_heads * (size_t)view->head_dim))
+        view->n_heads * view->head_dim != all->set->sizes[PASS_HEADS])
         return false;
     const int at = find_view(p, view, step);
     if (at < 0)
@@ -213,7 +280,7 @@ bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *weight_head, bo
     const cuda_weight *w = (const cuda_weight *)weight_head;
     if (!one_fp4(w) || !open_at(cb, 3) || cb->waiting.norm.x != all->pass.stream ||
         (int)w->fp4[0]->k != all->pass.hidden || w->fp4[0]->n % 32 != 0 ||
-        !fits(all->set, PASS_UNIT, w->fp4[0]->n / 2))
+        (int)w->fp4[0]->n / 2 != all->set->sizes[PASS_UNIT])
         return false;
     out->format = ACT_BF16;
     out->gone = false;

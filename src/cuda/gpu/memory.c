@@ -3,6 +3,7 @@
  * What the backend owns on the device: buffers, vectors, caches, and the scratch that its ops share. Device
  * memory starts as zeros, so that padding is zeros and a page never holds a NaN of somebody else's.
  */
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -222,6 +223,7 @@ static void buf_read(backend *be, const buf *b, float *dst) {
 static const float *buf_view(backend *be, const buf *b) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *c = (cuda_buf *)b;
+    assert(c->format == ACT_F32); /* logits and streams; other products' results are for buf_read */
     if (!c->host)
         keep(cb, cudaMallocHost((void **)&c->host, (b->max_rows * b->cols + 1) * sizeof(float)), "buf_view");
     if (b->rows > 0)
@@ -296,10 +298,18 @@ static size_t memory_free(backend *be) {
     return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
 }
 
+static bool is_wide(const cache *c) {
+    for (int g = 0; g < c->n_groups; g++)
+        if (c->shapes[g].dtype == NIB_KV_FP32)
+            return true;
+    return false;
+}
+
 static void cache_free(backend *be, cache *c) {
     cuda_cache *cc = (cuda_cache *)c;
     if (!cc)
         return;
+    cuda_of(be)->gathered.n_wide_caches -= is_wide(c);
     step_forget_graphs(cuda_of(be));
     for (int g = 0; g < CACHE_MAX_GROUPS; g++) {
         cudaFree(cc->groups[g].k);
@@ -335,8 +345,9 @@ static nib_status cache_new(backend *be, cache **out, const cache_shape *shapes,
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a cache");
     *c = (cuda_cache){.head = {.n_groups = n_groups}};
     nib_status status = NIB_OK;
+    memcpy(c->head.shapes, shapes, (size_t)n_groups * sizeof *shapes);
+    cuda_of(be)->gathered.n_wide_caches += is_wide(&c->head);
     for (int g = 0; g < n_groups && status == NIB_OK; g++) {
-        c->head.shapes[g] = shapes[g];
         c->head.bytes += page_bytes(be, &shapes[g]) * (size_t)shapes[g].group.n_pages;
         status = fill_group(cuda_of(be), &c->groups[g], &shapes[g], err);
     }

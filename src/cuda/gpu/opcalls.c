@@ -365,12 +365,12 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
 /* ---- attention ---- */
 
 /* Norms of q and k over all heads at once: a kernel of their own. */
-static bool norms_all_heads(const attn_params *p) {
+bool opcalls_norms_all_heads(const attn_params *p) {
     return p->q_norm && (p->q_norm->n != (size_t)p->head_dim || p->k_norm->n != (size_t)p->head_dim);
 }
 
-static attn_view view_of(const attn_params *p) {
-    const bool per_head = !norms_all_heads(p);
+attn_view opcalls_attn_view(const attn_params *p) {
+    const bool per_head = !opcalls_norms_all_heads(p);
     return (attn_view){.n_heads = p->n_heads,
                        .n_kv_heads = p->n_kv_heads,
                        .head_dim = p->head_dim,
@@ -404,13 +404,13 @@ static kv_view layer_of(const cuda_cache *c, const attn_params *p) {
 
 static void make_queries(cuda_backend *cb, cuda_buf *q, const cuda_buf *qkv, const attn_params *p,
                          const cuda_cache *c) {
-    attn_view view = view_of(p);
+    attn_view view = opcalls_attn_view(p);
     kv_view kv = layer_of(c, p);
     step_view step = step_view_of(cb, p->group);
     const int n_rows = (int)q->head.rows;
     int code = cudaSuccess;
     step_op(cb, CALL_QKV);
-    if (norms_all_heads(p))
+    if (opcalls_norms_all_heads(p))
         code = qk_norm_launch(&cb->lane, opcalls_view(qkv), f32(p->q_norm), f32(p->k_norm), p->q_norm->n,
                               p->k_norm->n, p->norm_eps, n_rows);
     if (code == cudaSuccess)
@@ -431,11 +431,11 @@ static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_p
     cuda_buf *to = (cuda_buf *)q;
     cuda_buf *from = (cuda_buf *)(uintptr_t)qkv;
     const cuda_cache *pages = (const cuda_cache *)c;
-    attn_view view = view_of(p);
+    attn_view view = opcalls_attn_view(p);
     if (cb->waiting.out || cb->unmade.q || cb->lacking)
         opcalls_settle(cb);
     to->gone = false;
-    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || norms_all_heads(p) ||
+    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || opcalls_norms_all_heads(p) ||
         !decode_makes(&cb->lane, &view, layer_of(pages, p).format, (int)q->rows)) {
         opcalls_settle(cb);
         make_queries(cb, to, from, p, pages);
@@ -462,7 +462,7 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
                       const weight *reader) {
     cuda_backend *cb = cuda_of(be);
     const cuda_buf *from = (const cuda_buf *)q;
-    attn_view view = view_of(p);
+    attn_view view = opcalls_attn_view(p);
     kv_view kv = layer_of((const cuda_cache *)c, p);
     step_view step = step_view_of(cb, p->group);
     const bool makes = cb->unmade.q == from && cb->unmade.params == p;

@@ -42,8 +42,10 @@ typedef struct cuda_weight {
     weight_view view;                /* parts as stored; of FP4 products, as packed */
     nib_gemm_weight *fp4[MAX_PARTS]; /* packed for FP4 products: each part's, or all joined */
     int n_fp4;
-    float *scratch; /* one row decoded, for tests */
-    bool is_fp4;    /* all parts are */
+    float *scratch;         /* one row decoded, for tests */
+    bool is_fp4;            /* all parts are */
+    bool is_known;          /* q, k, v of a layer that gather_know was told of */
+    struct gather_set *set; /* of q, k, v whose whole layer a pass takes; else NULL */
 } cuda_weight;
 
 typedef struct cuda_group {
@@ -91,7 +93,8 @@ enum { GATHER_SETS = 2, GATHER_STAGES = 5 };
 
 typedef struct gather_set { /* where a pass over layers of some sizes hands values over */
     void *memory;
-    int sizes[PASS_NOWHERE]; /* 0: not yet used */
+    int sizes[PASS_NOWHERE];
+    int n_layers; /* that were told and not freed; 0: the set is free */
 } gather_set;
 
 typedef struct gathered {
@@ -102,6 +105,9 @@ typedef struct gathered {
     pass_place from; /* of the stream */
     cuda_buf *last;  /* where the last op's result would lie */
     pass_op *last_add;
+    int n_layers, n_taken; /* known; those that a pass takes */
+    int n_wide_caches;     /* with FP32 pages: no passes while there is one */
+    bool refused;          /* the driver does not run all blocks at once: no passes any more */
 } gathered;
 
 /* ---- profile ---- */
@@ -240,7 +246,9 @@ extern const char *const opcalls_names[CALL_COUNT];
 /* ---- gather.c ---- */
 nib_status gather_new(cuda_backend *cb, nib_error *err);
 void gather_release(cuda_backend *cb);
-void gather_launch(cuda_backend *cb); /* what was gathered */
+void gather_know(backend *be, const layer_parts *l);        /* decides whether passes take the layer */
+void gather_forget(cuda_backend *cb, const cuda_weight *w); /* W is freed */
+void gather_launch(cuda_backend *cb);                       /* what was gathered */
 /* The op becomes part of the pass; false: it does not. NORMED and GATED: of the norm that waited. */
 bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *w, const vec *bias);
 bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_view *view, const kv_view *kv,
@@ -251,5 +259,10 @@ bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *w, bool gelu);
 /* The format of an activation that READER's product reads, ROWS rows of it. */
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows);
 act_view opcalls_view(const cuda_buf *b); /* as its writer left it */
+attn_view opcalls_attn_view(const attn_params *p);
+bool opcalls_norms_all_heads(const attn_params *p); /* norms of q and k are not per head */
+
+/* ---- cuda.c ---- */
+void cuda_describe(cuda_backend *cb); /* what computes, for people */
 
 #endif

@@ -28,6 +28,8 @@ enum {
 };
 
 static void keep(cuda_backend *cb, int code, const char *what) {
+    if (code == cudaErrorCooperativeLaunchTooLarge) /* this step fails, and the next ones do without */
+        cb->gathered.refused = true;
     if (code != cudaSuccess && cb->failed == cudaSuccess) {
         cudaGetLastError();
         cb->failed = code;
@@ -302,6 +304,8 @@ static nib_status wait_for(backend *be, nib_error *err) {
     cb->failed_status = NIB_OK;
     cb->failed = cudaSuccess;
     cb->lane.off = false;
+    if (code == cudaErrorCooperativeLaunchTooLarge)
+        step_forget_graphs(cb);
     if (status != NIB_OK)
         return nib_fail(err, status, "%s", cb->failed_words.text);
     return code == cudaSuccess ? NIB_OK : cuda_fail(err, code, cb->failed_op);

@@ -169,7 +169,10 @@ static void weight_free(backend *be, weight *w) {
     cuda_weight *c = (cuda_weight *)w;
     if (!c)
         return;
-    step_forget_graphs(cuda_of(be));
+    cuda_backend *cb = cuda_of(be);
+    step_forget_graphs(cb);
+    gather_forget(cb, c);
+    cb->head = cb->head == w ? NULL : cb->head;
     for (int i = 0; i < MAX_PARTS; i++) {
         cudaFree((void *)c->view.parts[i].data);
         cudaFree((void *)c->view.parts[i].block_scales);
@@ -268,4 +271,5 @@ void upload_set(backend *be) {
     be->weight_pack = weight_pack;
     be->weight_free = weight_free;
     be->weight_unpack_row = weight_unpack_row;
+    be->layer_know = gather_know;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Few tokens' products with the norm before them and the gated unit after them (gemv.cu, gemv16.cu): what the
- * engine's decode step queues instead of two or three launches.
+ * Few tokens' products with the norm before them and the gated unit after them (gemv.cu, gemv16.cu, few.cu):
+ * what the engine's decode step queues instead of two or three launches.
  */
 #include "base/status.h"
 #include "gemm/gpu/check.h"

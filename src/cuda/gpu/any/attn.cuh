@@ -63,7 +63,8 @@ __device__ __forceinline__ float exp2_fast(float v) {
 
 /* A score in powers of two, S = score * log2(e), as cap * tanh(score / cap) has it. */
 __device__ __forceinline__ float capped(float s, float cap) {
-    return cap * LOG2E * (1.0f - __fdividef(2.0f, 1.0f + exp2_fast(fminf(2.0f * s / cap, 80.0f))));
+    const float x = 2.0f * s / cap; /* no fminf, which makes a number of NaN */
+    return cap * LOG2E * (1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x > 80.0f ? 80.0f : x)));
 }
 
 __device__ __forceinline__ uint32_t transpose8x8(uint32_t v) {

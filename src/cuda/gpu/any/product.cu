@@ -275,7 +275,8 @@ extern "C" int product_launch(const cuda_lane *lane, float *out, size_t out_stri
                               const weight_view *w, int n_rows, bool add) {
     if (n_rows == 0)
         return cudaSuccess;
-    if (a.format == ACT_FP8 || out_stride < w->rows || a.stride % 32 != 0 || a.stride < w->cols)
+    if ((a.format != ACT_F32 && a.format != ACT_BF16) || out_stride < w->rows || a.stride % 32 != 0 ||
+        a.stride < w->cols)
         return cudaErrorInvalidValue;
     size_t first = 0;
     for (int i = 0; i < w->n_parts; i++) {

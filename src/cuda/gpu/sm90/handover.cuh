@@ -3,9 +3,12 @@
  * Values that go from block to block inside one kernel, without barriers: a value carries a bit that tells
  * its use of the place from the one before (TAG), so data and flag arrive together and nothing is ever
  * cleared. The reader asks until all its values have the bit. FP32: the last bit of the fraction is the tag,
- * and reads as 0 BF16: the value times 2^-63, so that the exponent's highest bit is 0, which is the tag.
- * Below 2^63 exact (but subnormal below 2^-63); what is not smaller, or no number, reads as NaN Sums that
+ * and reads as 0. BF16: the value times 2^-63, so that the exponent's highest bit is 0, which is the tag.
+ * Below 2^63 exact (but subnormal below 2^-63); what is not smaller, or no number, reads as NaN. Sums that
  * only some steps write carry a number of 32 bits instead, which grows with each use.
+ *
+ * BF16 is written by 2 bytes and read by 16. PTX's memory model promises nothing of accesses of different
+ * sizes; Hopper's L2, where both meet, keeps each value whole.
  */
 #ifndef CUDA_HANDOVER_CUH
 #define CUDA_HANDOVER_CUH

@@ -7,7 +7,7 @@
  *
  * Products are the GEMV's (gemm/gpu/any/gemv.cu): each warp owns a slice of K, its x in shared memory and a
  * ring of weights, which it keeps full over all products of the list: it needs nothing of what is computed.
- * Row tiles go round the blocks. The stream's values stay in registers of the threads that add to them.
+ * Row tiles go round the blocks. The stream's values stay in shared memory, each beside the thread that adds.
  * Attention is decode's (any/decode.cu): blocks with a KV head and a split of its keys, from the last one
  * down, since those have the fewest tiles. More than BRIEF_KEYS keys are split, and blocks from the first one
  * up merge, a query head each.
@@ -650,14 +650,25 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
             multiply(a, op, ring, next, shared, warp, lane);
         __syncwarp();
     }
-    if (threadIdx.x == 0 && atomicAdd(&a.counters[2], 1u) == gridDim.x - 1) { /* all have read them */
-        a.counters[0] = known->tags;
-        a.counters[1] += a.n_ops;
-        a.counters[2] = 0;
+    if (threadIdx.x == 0) {
+        __threadfence(); /* this block has read the counters before it says so */
+        if (atomicAdd(&a.counters[2], 1u) == gridDim.x - 1) {
+            a.counters[0] = known->tags;
+            a.counters[1] += a.n_ops;
+            a.counters[2] = 0;
+        }
     }
 }
 
 /* ---- launching ---- */
+
+static_assert(sizeof(pass) <= 32764, "a kernel's parameters");
+static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16, "room has so much for each warp");
+static_assert(PASS_COLUMNS == COLUMNS, "query heads of a KV head, here and in decode.cuh");
+static_assert(FLUSH_TILES % 2 == 0 && FLUSH_TILES * 16 <= THREADS, "gate and up in pairs; a thread a row");
+static_assert(room::sums + ((WARPS + 1) * PASS_COLUMNS * (128 + 4) + (PASS_COLUMNS + 2) * 128) * 4 <=
+                  226 * 1024,
+              "attention's shared memory with the most heads");
 
 extern "C" int pass_blocks(const cuda_lane *lane, int hidden) {
     return min(lane->n_sms, hidden / GEMM_ROW_TILE);
@@ -671,6 +682,26 @@ extern "C" bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format
            2 * p->n_freq <= p->head_dim &&
            (hidden / GEMM_ROW_TILE + n_blocks - 1) / n_blocks <= FLUSH_TILES &&
            shared_bytes(max_k, group, p->head_dim) <= 226 * 1024;
+}
+
+template <int D, kv_format F> static bool resides(const cuda_lane *lane, int n_blocks, int shared) {
+    int blocks = 0;
+    const bool known = cudaFuncSetAttribute(persistent<D, F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            shared) == cudaSuccess &&
+                       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, persistent<D, F>, THREADS,
+                                                                     (size_t)shared) == cudaSuccess;
+    if (!known)
+        cudaGetLastError();
+    return known && blocks * lane->n_sms >= n_blocks;
+}
+
+extern "C" bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k) {
+    const int n_blocks = pass_blocks(lane, hidden),
+              shared = shared_bytes(max_k, p->n_heads / p->n_kv_heads, p->head_dim);
+    return p->head_dim == 64
+               ? resides<64, KV_FP8>(lane, n_blocks, shared) && resides<64, KV_BF16>(lane, n_blocks, shared)
+               : resides<128, KV_FP8>(lane, n_blocks, shared) &&
+                     resides<128, KV_BF16>(lane, n_blocks, shared);
 }
 
 template <int D, kv_format F> static int launch(const cuda_lane *lane, const pass *p) {

@@ -190,7 +190,7 @@ static void check_stored(world *w, check_family *f, check_family *f8) {
     free(k), free(v), free(ks), free(vs), free(q);
 }
 
-/* softmax(scale q K^T) V of the stored keys and values and the kernel's queries, FP64. */
+/* softmax(cap(scale q K^T)) V of the stored keys and values and the kernel's queries, FP64. */
 static double *attend(const world *w) {
     size_t d = (size_t)w->p.head_dim, n = w->cells * d * kv_each(w->kv.format);
     uint8_t *k = from_device(w->kv.k, n), *v = from_device(w->kv.v, n);
@@ -209,6 +209,8 @@ static double *attend(const world *w) {
                 for (size_t i = 0; i < d; i++)
                     s[key] += vec[i] * q[(size_t)r * w->q_cols + (size_t)h * d + i];
                 s[key] *= (double)w->p.scale;
+                if (w->p.cap != 0)
+                    s[key] = (double)w->p.cap * tanh(s[key] / (double)w->p.cap);
                 most = fmax(most, s[key]);
             }
             for (int key = first; key <= last; key++)
@@ -326,6 +328,7 @@ static void check_attention(const world *w, check_family *exact, check_family *f
 typedef struct shape {
     int n_heads, n_kv_heads, head_dim, n_freq, window;
     bool interleaved, norm;
+    float cap, k_scale, v_scale; /* 0: none */
 } shape;
 
 static void test_shape(const shape *s, kv_format format, check_family *stored, check_family *stored8,
@@ -347,7 +350,10 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
                      .rope_scale = s->norm ? 1.0f : 1.1f,
                      .interleaved = s->interleaved,
                      .scale = 1.0f / sqrtf((float)d),
-                     .window = s->window}};
+                     .window = s->window,
+                     .cap = s->cap,
+                     .k_scale = s->k_scale,
+                     .v_scale = s->v_scale}};
     w.q_norm = s->norm ? rnd_floats(d, 1) : NULL;
     w.k_norm = s->norm ? rnd_floats(d, 1) : NULL;
     w.inv_freq = malloc((size_t)s->n_freq * 4 + 4);
@@ -393,9 +399,16 @@ int main(int argc, char **argv) {
     if (major >= 9)
         CK(decode_know_clusters(&lane));
     const shape shapes[] = {
-        {3, 1, 10, 5, 0, true, false},      {6, 2, 48, 24, 70, false, true},  {9, 3, 64, 32, 0, true, false},
-        {4, 1, 256, 128, 100, false, true}, {8, 2, 128, 64, 0, false, true},  {4, 2, 96, 24, 0, false, false},
-        {16, 1, 128, 32, 70, false, false}, {2, 2, 256, 128, 0, true, false}, {6, 1, 64, 32, 65, false, true},
+        {.n_heads = 3, 1, 10, 5, 0, true, false},
+        {.n_heads = 6, 2, 48, 24, 70, false, true},
+        {.n_heads = 9, 3, 64, 32, 0, true, false},
+        {.n_heads = 4, 1, 256, 128, 100, false, true},
+        {.n_heads = 8, 2, 128, 64, 0, false, true, .cap = 2, .k_scale = 0.04f, .v_scale = 0.02f},
+        {.n_heads = 4, 2, 96, 24, 0, false, false},
+        {.n_heads = 16, 1, 128, 32, 70, false, false},
+        {.n_heads = 2, 2, 256, 128, 0, true, false, .cap = 2},
+        {.n_heads = 6, 1, 64, 32, 65, false, true, .k_scale = 0.04f, .v_scale = 0.02f},
+        {.n_heads = 8, 2, 128, 64, 0, false, true},
     };
     static const char *const names[] = {"f32", "bf16", "fp8"};
     for (int f = 0; f < 3; f++) {

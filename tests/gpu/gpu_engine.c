@@ -21,6 +21,8 @@
 enum { PROMPTS = 200, ANSWER = 16, SOAK_STEPS = 10000, STREAMS = 16, SNIPPET = 120 };
 #define TIE 2e-3f /* of the two largest log-probabilities: the CPU's and the GPU's sums differ by less */
 
+#define NEAR 1.0f /* the same with FP8 keys and BF16 activations; not measured yet */
+
 static int checks, failed;
 
 #define CHECK(ok, ...)                                                                                       \
@@ -111,6 +113,7 @@ static void answer_all(nib_engine *e, int n, answer *out) {
 /* Counts answers that part; where they do, A's choice must have been a close one. */
 static void compare(const char *what, const answer *a, const answer *b, int n, float tie) {
     int same = 0, ties = 0;
+    float widest = 0;
     for (int i = 0; i < n; i++) {
         int k = 0;
         CHECK(a[i].n == ANSWER && b[i].n == ANSWER && a[i].reason == NIB_END_LENGTH,
@@ -119,11 +122,14 @@ static void compare(const char *what, const answer *a, const answer *b, int n, f
             k++;
         same += k == ANSWER;
         ties += k < ANSWER && a[i].gap[k] <= tie;
+        widest = k < ANSWER ? fmaxf(widest, a[i].gap[k]) : widest;
         CHECK(k == ANSWER || a[i].gap[k] <= tie,
               "%s: prompt %d parts at token %d, where the choice was clear by %.2e", what, i, k,
               (double)a[i].gap[k]);
     }
-    printf("%s: %d of %d answers equal, %d part at a tie\n", what, same, n, ties);
+    printf("%s: %d of %d answers equal, %d part at a tie, the widest %.2e\n", what, same, n, ties,
+           (double)widest);
+    CHECK(same * 4 >= n, "%s: only %d of %d answers equal", what, same, n);
 }
 
 static void read_prompts(nib_engine *e) {
@@ -249,6 +255,16 @@ static long resident_pages(void) {
     return resident;
 }
 
+/* Processes that compute on GPUs, this one too; below 1: nvidia-smi does not say. */
+static int count_processes(void) {
+    FILE *f = popen("nvidia-smi --query-compute-apps=pid --format=csv,noheader", "r");
+    char line[256];
+    int n = 0;
+    while (f && fgets(line, sizeof line, f))
+        n++;
+    return f && pclose(f) == 0 ? n : 0;
+}
+
 static void soak(const char *model) {
     nib_engine *e = open_engine(model, "cuda", NIB_ACTIVATIONS_AUTO, STREAMS, 64);
     nib_stats s = {.size = sizeof s};
@@ -274,7 +290,11 @@ static void soak(const char *model) {
            grown = (double)(resident_pages() - pages) * 4096 / 1e6;
     printf("%llu steps: GPU memory %+.1f MB, process %+.1f MB\n", (unsigned long long)(s.steps - first),
            -gone, grown);
-    CHECK(gone < 8, "%.1f MB of GPU memory are gone after %d steps", gone, SOAK_STEPS);
+    const int others = count_processes();
+    if (others > 1)
+        printf("SKIP: %d processes are on the GPUs: whose memory is gone cannot be told\n", others);
+    else
+        CHECK(gone < 8, "%.1f MB of GPU memory are gone after %d steps", gone, SOAK_STEPS);
     CHECK(grown < 16, "the process grew by %.1f MB in %d steps", grown, SOAK_STEPS);
     nib_close(e);
 }
@@ -295,7 +315,7 @@ static void test_model(const char *self, const char *model) {
     nib_close(e);
     e = open_engine(model, "cuda", NIB_ACTIVATIONS_AUTO, STREAMS, 256);
     answer_all(e, PROMPTS, gpu);
-    compare("fastest mode and fp8 cache, GPU, and the CPU's exact", host, gpu, PROMPTS, INFINITY);
+    compare("fastest mode and fp8 cache, GPU, and the CPU's exact", host, gpu, PROMPTS, NEAR);
     nib_close(e);
     cancels(model);
     no_memory(model);

@@ -32,9 +32,10 @@ static int run_op(compute_mode mode, op_id op) {
 enum { N_MODES = 3, N_RUNS = N_MODES * OP_COUNT, THREADS = 12 };
 
 /* The slowest first. */
-static const op_id order[OP_COUNT] = {OP_attention,          OP_matmul,     OP_matmul_glu, OP_matmul_add,
-                                      OP_qk_norm_rope_store, OP_embed,      OP_rmsnorm,    OP_rmsnorm_out,
-                                      OP_rmsnorm_add,        OP_sum_squares};
+static const op_id order[] = {OP_attention,          OP_matmul,      OP_matmul_glu, OP_matmul_add,
+                              OP_qk_norm_rope_store, OP_embed,       OP_rmsnorm,    OP_rmsnorm_out,
+                              OP_rmsnorm_add,        OP_sum_squares, OP_softcap,    OP_sample};
+_Static_assert(sizeof order / sizeof *order == OP_COUNT, "each op once");
 
 static atomic_int next_run, n_cases;
 

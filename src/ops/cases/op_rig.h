@@ -56,6 +56,9 @@ typedef struct op_fns {
     nib_status (*open)(op_case *c);
     void (*queue)(op_case *c);
     void (*want)(op_case *c, size_t row, double *out); /* [cols of the result] */
+    /* By how much a row's result moves when each activation does, both relative: a row's error may be half of
+     * it times the tolerance where that is more than 1. NULL: 1 */
+    double (*condition)(const op_case *c, size_t row, const double *want);
     /* NULL: the result is c->out. Else its columns (of one row, or of all), and what came of the step. */
     size_t (*cols)(const op_case *c);
     void (*read)(op_case *c, double *got);

@@ -183,7 +183,9 @@ struct backend {
     /* For tests: FP32 [rows, cols] in (the op that reads it is READER's matmul, or NULL) and out. */
     void (*buf_write)(backend *be, buf *b, const float *values, size_t rows, const weight *reader);
     void (*buf_read)(backend *be, const buf *b, float *dst);
-    /* A BUF_F32 on the host after step_wait, FP32 [rows, cols]; valid until the next step. */
+    /* A BUF_F32 on the host after step_wait, FP32 [rows, cols]; valid until the next step. Of products'
+     * results only logits: a backend may keep another for norms and attention to read in a narrower format.
+     */
     const float *(*buf_view)(backend *be, const buf *b);
     /* VALUES FP32 or FP64 [n] by kind; NULL: zeros. */
     nib_status (*vec_new)(backend *be, vec **out, vec_kind kind, size_t n, const void *values,

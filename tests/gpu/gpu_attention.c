@@ -306,6 +306,22 @@ static void check_made(const world *w, act_view out) {
     free(want), free(half);
 }
 
+/* A key whose scale is NaN makes NaN of all that sees it, capped or not. */
+static void check_poisoned(const world *w, act_view out) {
+    if (w->kv.format != KV_FP8 || w->n_alone == 0)
+        return;
+    const int row = w->alone[0], last = w->positions[row];
+    const int first = w->p.window && last >= w->p.window ? last - w->p.window + 1 : 0;
+    float *at = w->kv.k_scales + cell_at(w, w->first_page[row], 0, first);
+    float *sound = from_device(at, sizeof *at);
+    CK(cudaMemset(at, 0xff, sizeof *at));
+    run_fast(&lane, w, out);
+    float *got = from_device((float *)out.data + (size_t)row * w->q_cols, sizeof *got);
+    check_error("a key with the scale NaN is seen", isnan(*got) ? 0 : 1, 0);
+    CK(cudaMemcpy(at, sound, sizeof *at, cudaMemcpyHostToDevice));
+    free(got), free(sound);
+}
+
 static void check_attention(const world *w, check_family *exact, check_family *fast) {
     size_t n = (size_t)w->n_rows * w->q_cols;
     double *want = attend(w);
@@ -320,6 +336,7 @@ static void check_attention(const world *w, check_family *exact, check_family *f
         check_fast(w, out, want, false, fast);
         check_fast(w, out, want, true, fast);
         check_made(w, out);
+        check_poisoned(w, out);
     }
     cudaFree(out.data);
     free(want);

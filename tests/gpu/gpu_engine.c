@@ -285,6 +285,8 @@ static void soak(const char *model) {
             pages = resident_pages();
             first = s.steps;
         }
+        if (round % 10 == 5)
+            printf("round %d: %.1f MB free\n", round, (double)free_memory() / 1e6);
     }
     double gone = ((double)before - (double)free_memory()) / 1e6,
            grown = (double)(resident_pages() - pages) * 4096 / 1e6;

@@ -22,6 +22,7 @@
 #include "eval/imatrix.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
+#define AUTO_GPTQ_WEIGHTS      150000000.0 /* of linear layers: about a minute on two cores */
 
 typedef enum method_choice {
     METHOD_AUTO = 0,
@@ -75,8 +76,8 @@ static const struct argp_option options[] = {
     {"method", KEY_METHOD, "METHOD", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
      "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
-     "chosen layer by layer as well: minutes), or auto (default): weighted where nibble can run the model, "
-     "else sweep",
+     "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
+     "150 million weights, weighted where they have more, sweep where nibble cannot run the model",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
@@ -338,7 +339,29 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     return NIB_OK;
 }
 
-/* The method, weighted where it is auto's to choose, and what it needs. */
+/* The best method that a model of this size has time for. */
+static method_choice auto_method(const quantize_session *s) {
+    const quantize_args *a = s->args;
+    double weights = 0;
+    if (a->convert.format != QF_NVFP4 || a->imatrix || a->bits > 0 || a->plan)
+        return METHOD_WEIGHTED;
+    for (size_t i = 0; i < s->file->n_tensors; i++) {
+        const tensor *t = &s->file->tensors[i];
+        if (place_is_linear(t->place.slot))
+            weights += (double)t->rows * (double)t->cols;
+    }
+    return weights <= AUTO_GPTQ_WEIGHTS ? METHOD_GPTQ : METHOD_WEIGHTED;
+}
+
+static nib_status prepare_method(quantize_session *s, nib_error *err) {
+    if (s->used < METHOD_WEIGHTED || !convert_quantizes(s->file, &s->args->convert))
+        return NIB_OK;
+    return is_tuned(s->used)  ? open_tuned(s, s->used, err)
+           : s->args->imatrix ? read_imatrix(s, err)
+                              : run_calibration(s, err);
+}
+
+/* The method that auto stands for, and what it needs. */
 static nib_status choose_method(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     convert_options *c = &a->convert;
@@ -351,13 +374,9 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     c->method = QM_RTN; /* FP8 and BF16: no block scales to choose */
     if (c->format == QF_FP8 || c->format == QF_BF16)
         return NIB_OK;
-    s->used = a->method != METHOD_AUTO ? a->method : METHOD_WEIGHTED;
+    s->used = a->method != METHOD_AUTO ? a->method : auto_method(s);
     c->method = QM_SWEEP;
-    nib_status status = NIB_OK;
-    if (s->used >= METHOD_WEIGHTED && convert_quantizes(s->file, c))
-        status = is_tuned(s->used) ? open_tuned(s, s->used, err)
-                 : a->imatrix      ? read_imatrix(s, err)
-                                   : run_calibration(s, err);
+    nib_status status = prepare_method(s, err);
     if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib && !a->imatrix) {
         s->sweep_reason = *err; /* a model that nibble does not run is swept */
         s->sweep_note = s->sweep_reason.text;

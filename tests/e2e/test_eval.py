@@ -184,7 +184,7 @@ def test_perplexity_of_llama_cpp(nibble, request, wikitext_test, name):
 @pytest.fixture(scope="session")
 def smollm2_nvfp4(nibble, smollm2, wikitext_test, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nvfp4")
-    nibble("quantize", smollm2, folder / "model.gguf")
+    nibble("quantize", smollm2, folder / "model.gguf", "--method", "weighted")
     kld(nibble, smollm2, wikitext_test, "--save-base", folder / "base.kld", "--chunks", 2)
     return folder
 

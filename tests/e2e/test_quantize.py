@@ -287,12 +287,15 @@ def test_report(nibble, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_auto_is_weighted(nibble, tmp_path):
+def test_auto_is_gptq_for_small_models(nibble, tmp_path):
     source = make_model(tmp_path / "source")
     (tmp_path / "text").write_text("some words to calibrate with, " * 30)
     report = json.loads(nibble("quantize", source, tmp_path / "a.gguf", "--calib", tmp_path / "text", "--json").stdout)
-    assert report["method"] == "weighted" and report["calibration_tokens"] > 100
-    assert all(g["weighted_error"] > 0 for g in report["groups"] if g["to"].startswith("NVFP4"))
+    assert report["method"] == "gptq" and report["calibration_tokens"] > 100
+    report = json.loads(nibble("quantize", source, tmp_path / "a.gguf", "--format", "mxfp4", "--calib", tmp_path / "text",
+                               "--json").stdout)
+    assert report["method"] == "weighted"
+    assert all(g["weighted_error"] > 0 for g in report["groups"] if g["to"].startswith("MXFP4"))
 
 
 @pytest.mark.parametrize("arguments, code, words", [
@@ -517,8 +520,8 @@ def test_layers_of_an_unknown_network(nibble, tmp_path):
 def test_calibration_is_streamed_too(nibble_path, tmp_path):
     """The network runs by halves of layers: memory is the same for six layers (27 MiB) and for 30 (134 MiB)."""
     (tmp_path / "text").write_text("some words to calibrate with, " * 10)
-    peaks = [peak_bytes(nibble_path, write_deep_model(tmp_path / f"{n}.gguf", n), tmp_path / "out.gguf", "--calib",
-                        tmp_path / "text", "--keep", "blk.[1-9]*", "--threads", 2) for n in (6, 30)]
+    peaks = [peak_bytes(nibble_path, write_deep_model(tmp_path / f"{n}.gguf", n), tmp_path / "out.gguf", "--method", "weighted",
+                        "--calib", tmp_path / "text", "--keep", "blk.[1-9]*", "--threads", 2) for n in (6, 30)]
     assert abs(peaks[1] - peaks[0]) < 20 << 20, peaks
 
 

@@ -134,14 +134,17 @@ void gather_know(backend *be, const layer_parts *l) {
     cuda_describe(cb);
 }
 
-/* A set that no layer uses any more becomes what it was at first. */
+/* A set that no layer uses any more becomes what it was at first; where that fails, passes would wait for
+ * each other's values for ever. */
 void gather_forget(cuda_backend *cb, const cuda_weight *w) {
     cb->gathered.n_layers -= w->is_known;
     if (!w->set)
         return;
     cb->gathered.n_taken--;
-    if (--w->set->n_layers == 0)
-        cudaMemsetAsync(w->set->memory, 0, set_bytes(), cb->stream);
+    if (--w->set->n_layers == 0 &&
+        (cudaSetDevice(cb->device) != cudaSuccess ||
+         cudaMemsetAsync(w->set->memory, 0, set_bytes(), cb->stream) != cudaSuccess))
+        cb->gathered.refused = true;
 }
 
 /* ---- ops ---- */

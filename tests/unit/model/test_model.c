@@ -23,6 +23,47 @@ static void test_goldens(void **state) {
         golden_check(&golden_cases[i], &plain_backend, NIB_KV_FP32, "plain");
 }
 
+/* ---- what a backend is told of layers ---- */
+
+static int n_told, n_before;
+
+static void count_layer(backend *be, const layer_parts *l) {
+    (void)be;
+    assert_int_equal(l->qkv->cols, l->down->rows);
+    assert_int_equal(l->attn_out->cols, l->attn->n_heads * l->attn->head_dim);
+    assert_int_equal(l->gate_up->rows, 2 * l->down->cols);
+    n_told++;
+    n_before += l->normed_before;
+}
+
+/* Each layer once; those of Gemma and OLMo 2 are not normed before alone. */
+static void test_layers_told(void **state) {
+    static const struct {
+        golden_case c;
+        bool before;
+    } cases[] = {{{"llama-untied", ""}, true}, {{"qwen3-tied", ""}, true}, {{"granite", ""}, true},
+                 {{"gemma2", ""}, false},      {{"gemma3", ""}, false},    {{"olmo2", ""}, false}};
+    backend be = plain_backend;
+    (void)state;
+    be.layer_know = count_layer;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[512];
+        model_file *file;
+        model *m;
+        nib_error err = {""};
+        n_told = n_before = 0;
+        golden_path(path, &cases[i].c, cases[i].c.file);
+        assert_int_equal(model_file_open(&file, path, &err), NIB_OK);
+        assert_int_equal(model_open(&m, file, &be,
+                                    &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32, 0}, NULL, &err),
+                         NIB_OK);
+        assert_int_equal(n_told, file->hp.n_layers);
+        assert_int_equal(n_before, cases[i].before ? n_told : 0);
+        model_close(m);
+        model_file_close(file);
+    }
+}
+
 /* ---- what a model must not lack ---- */
 
 typedef struct opened {
@@ -313,11 +354,9 @@ static void test_observe(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_longrope),
-        cmocka_unit_test(test_layerwise),
-        cmocka_unit_test(test_layerwise_refusals),
+        cmocka_unit_test(test_goldens),   cmocka_unit_test(test_layers_told),
+        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_longrope),
+        cmocka_unit_test(test_layerwise), cmocka_unit_test(test_layerwise_refusals),
         cmocka_unit_test(test_observe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

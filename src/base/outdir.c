@@ -74,30 +74,6 @@ static nib_status check_replaceable(const char *path, outdir_is_ours is_ours, co
         path, mark);
 }
 
-/* Makes the temporary directory and locks it. Another writer of the same name that cleans up may have taken
- * it for a stale one before the lock: then it is made anew. */
-static nib_status make_temporary(outdir *d, nib_error *err) {
-    for (int i = 0; i < OUTTEMP_TRIES; i++) {
-        if (mkdir(d->temporary, 0777) != 0) {
-            if (errno == EEXIST)
-                continue;
-            return outtemp_problem(err, d->path, errno, "be created");
-        }
-        d->fd = open(d->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (d->fd >= 0 && outtemp_lock(d->fd))
-            return NIB_OK;
-        if (d->fd < 0 && errno != ENOENT) {
-            nib_status status = outtemp_problem(err, d->path, errno, "be created");
-            outtemp_remove(AT_FDCWD, d->temporary, 1);
-            return status;
-        }
-        if (d->fd >= 0)
-            close(d->fd);
-        d->fd = -1;
-    }
-    return nib_fail(err, NIB_IO, "%s: cannot be created: other programs keep writing the same name", d->path);
-}
-
 nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, const char *mark,
                        nib_error *err) {
     *out = NULL;
@@ -124,10 +100,12 @@ nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, c
         status = S_ISDIR(st.st_mode)
                      ? check_replaceable(d->path, is_ours, mark, err)
                      : nib_fail(err, NIB_BAD_ARGUMENT,
-                                "%s: exists and is no directory, one was to be written", path);
+                                "%s: exists and is no directory, one was to be written; a GGUF file's name ends "
+                                "in .gguf",
+                                path);
     if (status == NIB_OK) {
         outtemp_remove_stale(d->path);
-        status = make_temporary(d, err);
+        status = outtemp_make_directory(&d->fd, d->temporary, d->path, err);
     }
     if (status != NIB_OK) {
         outdir_free(d);

@@ -92,6 +92,31 @@ void outtemp_remove(int at, const char *name, int depth) {
     unlinkat(at, name, AT_REMOVEDIR);
 }
 
+/* Another writer of the same name that cleans up may have taken
+ * it for a stale one before the lock: then it is made anew. */
+nib_status outtemp_make_directory(int *fd, const char *name, const char *path, nib_error *err) {
+    *fd = -1;
+    for (int i = 0; i < OUTTEMP_TRIES; i++) {
+        if (mkdir(name, 0777) != 0) {
+            if (errno == EEXIST)
+                continue;
+            return outtemp_problem(err, path, errno, "be created");
+        }
+        *fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (*fd >= 0 && outtemp_lock(*fd))
+            return NIB_OK;
+        if (*fd < 0 && errno != ENOENT) {
+            nib_status status = outtemp_problem(err, path, errno, "be created");
+            outtemp_remove(AT_FDCWD, name, 1);
+            return status;
+        }
+        if (*fd >= 0)
+            close(*fd);
+        *fd = -1;
+    }
+    return nib_fail(err, NIB_IO, "%s: cannot be created: other programs keep writing the same name", path);
+}
+
 /* True for ".BASE.nibble-DIGITS-DIGITS.part" */
 static bool is_temporary_of(const char *name, const char *base) {
     size_t n = strlen(base);

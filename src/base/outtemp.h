@@ -24,6 +24,9 @@ char *outtemp_parent(const char *path);
 #define OUTTEMP_TRIES 1000
 bool outtemp_lock(int fd);
 
+/* Makes the temporary directory NAME, beside PATH, and locks it: *fd holds the lock. */
+nib_status outtemp_make_directory(int *fd, const char *name, const char *path, nib_error *err);
+
 /* Removes a file or a directory with what is in it, DEPTH levels deep. What cannot be removed stays. Safe in
  * a signal handler. */
 void outtemp_remove(int at, const char *name, int depth);

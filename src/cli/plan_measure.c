@@ -4,14 +4,14 @@
  */
 #include "cli/plan_measure.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/mapfile.h"
+#include "base/mem.h"
+#include "base/outtemp.h"
 #include "cli/cli.h"
 #include "cli/tuned.h"
 #include "engine/loaded.h"
@@ -23,19 +23,43 @@
 #define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
 #define BUILT_IN   "the built-in text"
 
-/* A file of its own beside OUT, for what is kept meanwhile: whatever has a name already stays. */
-static nib_status make_base(char *base, size_t size, const char *out, nib_error *err) {
+/* A temporary directory beside OUT, for what is kept meanwhile; what a killed run left of it goes first. */
+typedef struct scratch {
+    char *directory, *base; /* base: a file in it */
+    int fd;                 /* holds the directory's lock */
+} scratch;
+
+static void scratch_close(scratch *s) {
+    if (s->fd >= 0) {
+        outtemp_remove(AT_FDCWD, s->directory, 1);
+        outtemp_ended(s->directory);
+        close(s->fd);
+    }
+    mem_free(s->directory);
+    mem_free(s->base);
+}
+
+static nib_status scratch_open(scratch *s, const char *out, nib_error *err) {
     size_t length = strlen(out);
     while (length > 1 && out[length - 1] == '/') /* beside a directory, not in it */
         length--;
-    const int n = snprintf(base, size, "%.*s.base-kld.XXXXXX", (int)length, out);
-    if (n < 0 || (size_t)n >= size)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: too long a path", out);
-    const int fd = mkostemp(base, O_CLOEXEC);
-    if (fd < 0)
-        return nib_fail(err, NIB_IO, "%s: cannot be created: %s", base, strerror(errno));
-    close(fd);
-    return NIB_OK;
+    *s = (scratch){.fd = -1};
+    char *path = mem_copy_text(out, length);
+    const size_t room = length + 128;
+    nib_status status = NIB_OK;
+    if (!path || !(s->directory = outtemp_name(path)) || !(s->base = mem_alloc(room)))
+        status = nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", out);
+    if (status == NIB_OK) {
+        snprintf(s->base, room, "%s/base.kld", s->directory);
+        outtemp_remove_stale(path);
+        status = outtemp_make_directory(&s->fd, s->directory, path, err);
+    }
+    if (status == NIB_OK)
+        outtemp_begun(s->directory);
+    else
+        scratch_close(s);
+    mem_free(path);
+    return status;
 }
 
 /* The windows of no more of the text than they take. */
@@ -94,21 +118,21 @@ static nib_status open_windows(eval_text *out, const loaded *l, const plan_optio
 
 static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
     eval_text windows;
-    char base[4096];
+    scratch kept;
     NIB_TRY(open_windows(&windows, l, o, err));
     p->text = o->calib ? o->calib : BUILT_IN;
     p->n_tokens = windows.n_chunks * windows.n_ctx;
-    nib_status status = make_base(base, sizeof base, o->out, err);
+    nib_status status = scratch_open(&kept, o->out, err);
     if (status == NIB_OK) {
         const sensitivity_options s = {
             .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
             .text = &windows,
-            .base = base,
+            .base = kept.base,
             .apart = o->apart,
             .block = o->to_gguf ? 64 : 16,
             .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
         status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
-        unlink(base);
+        scratch_close(&kept);
     }
     eval_text_close(&windows);
     ui_bar_clear(o->bar);

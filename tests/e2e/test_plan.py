@@ -17,13 +17,15 @@ def planned(nibble, tmp_path_factory):
     source = make_model(root / "source")
     (root / "text").write_text("some words to calibrate with, " * 40)
     (root / "out.base-kld").write_text("mine")
+    (root / ".out.nibble-999999-0.part").mkdir()  # as a killed run leaves it
+    (root / ".out.nibble-999999-0.part" / "base.kld").write_text("left")
     told = nibble("quantize", source, root / "out", "--bits", 5.5, "--save-plan", root / "plan.json", "--calib", root / "text").stdout
     return root, json.loads((root / "plan.json").read_text()), told
 
 
 def test_files_beside_the_output_stay(planned):
     root, _, _ = planned
-    assert (root / "out.base-kld").read_text() == "mine" and not list(root.glob("*.base-kld.*"))
+    assert (root / "out.base-kld").read_text() == "mine" and not list(root.glob(".*"))
 
 
 def stored(directory):

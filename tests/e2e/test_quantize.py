@@ -316,7 +316,7 @@ def test_auto_is_gptq_for_small_models(nibble, tmp_path):
     (["LONE.safetensors", "OUT"], 1, "give the directory with its config.json"),
     (["LONE.safetensors", "OUT.gguf"], 1, "give the directory with its config.json"),
     (["BARE", "OUT"], 1, "BARE: has no config.json"),
-    (["IN", "MINE/letter.txt"], 1, "exists and is no directory"),
+    (["IN", "MINE/letter.txt"], 1, "name ends in .gguf"),
 ])
 def test_refusals(nibble, tmp_path, arguments, code, words):
     make_model(tmp_path / "IN")

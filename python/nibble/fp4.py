@@ -117,11 +117,18 @@ if torch is not None:
         return x.new_empty(*x.shape[:-1], n)
 
 
+def _product_numpy(x, weight):
+    x = np.asarray(x)
+    if x.ndim == 0 or x.shape[-1] != weight.k:
+        raise NibbleError(f"x {x.shape}: expected [..., {weight.k}]")
+    return x.astype(np.float32) @ weight.dequantize().T
+
+
 def fp4_cached_linear(x, cache, bias=None, mode="auto"):
     """x [..., k] times the cached weight [n, k], transposed, plus bias."""
     weight = getattr(cache, "weight", cache)
     if weight.packed is None:
-        y = np.asarray(x, np.float32) @ weight.dequantize().T
+        y = _product_numpy(x, weight)
         return (y if bias is None else y + bias).astype(np.asarray(x).dtype)
     return _linear_op(x, weight.packed, weight.n, weight.k, bias, mode)
 
@@ -135,7 +142,7 @@ def fp4_matmul(a, b, c=None, alpha=1.0, beta=0.0, mode="auto"):
     """alpha * a b^T + beta * c: a [m, k], b [n, k], c [m, n]. b is quantized in every call."""
     weight = fp4_quantize(b)
     if weight.packed is None:
-        d = alpha * (np.asarray(a, np.float32) @ weight.dequantize().T)
+        d = alpha * _product_numpy(a, weight)
         return (d if c is None else d + beta * c).astype(np.asarray(a).dtype)
     if alpha == 0.0:
         raise NibbleError("alpha 0: the product would not count")
@@ -178,7 +185,8 @@ def cleanup():
 def explain(m, n, k, mode="auto", arch=0):
     """Which kernel runs, in which precision, and why. arch: a compute capability such as 90; 0: the current GPU."""
     text = ctypes.create_string_buffer(1024)
-    g = None if arch else library.context(torch.cuda.current_device())
+    device = 0 if torch is None or not torch.cuda.is_available() else torch.cuda.current_device()
+    g = None if arch else library.context(device)
     library.call("nib_gemm_explain", g, ctypes.c_int(arch), ctypes.c_int(library.MODES[mode]), ctypes.c_size_t(m),
                  ctypes.c_size_t(n), ctypes.c_size_t(k), text, ctypes.c_size_t(len(text)))
     return text.value.decode()

@@ -52,12 +52,17 @@ def test_words():
         nibble.fp4_quantize(np.zeros((15, 16), np.float32))
     with pytest.raises(nibble.NibbleError, match="needs a GPU"):
         nibble.fp4_quantize(np.zeros((16, 16), np.float32), method="sweep")
+    with pytest.raises(nibble.NibbleError, match=r"expected \[\.\.\., 32\]"):
+        nibble.fp4_linear(np.zeros((2, 16), np.float32), np.zeros((16, 32), np.float32))
 
 
 def test_explain_needs_no_gpu():
     assert "w4a16" in nibble.explain(1, 4096, 4096, arch=90)
     with pytest.raises(nibble.NibbleError, match="has no w4a4"):
         nibble.explain(1, 4096, 4096, mode="w4a4", arch=80)
+    if torch is None or not torch.cuda.is_available():
+        with pytest.raises(nibble.NibbleError):
+            nibble.explain(64, 24576, 4096)
 
 
 @on_gpu

@@ -45,7 +45,7 @@ static void refuse_unknown_flag(const struct argp *argp, int argc, char **argv) 
     const char *near, *flag = suggest_flag(argp, argc, argv, &n, &near);
     if (!flag)
         return;
-    fprintf(stderr, "%s: there is no flag --%.*s", argv[0], n, flag);
+    fprintf(stderr, "%s: there is no flag %.*s", argv[0], n, flag);
     if (near)
         fprintf(stderr, "; did you mean --%s?", near);
     fprintf(stderr, "\nTry `%s --help' for more information.\n", argv[0]);

@@ -167,7 +167,12 @@ static nib_status open_base(eval_session *s, int n_ctx, nib_error *err) {
     emulated compute = {.options = s->args->compute.options};
     compute.options.activations = NIB_ACTIVATIONS_F32;
     compute.options.kv_cache = NIB_KV_FP32;
-    NIB_TRY(open_model(&s->base, s->args->base, compute, n_ctx, true, err));
+    const nib_status status = open_model(&s->base, s->args->base, compute, n_ctx, true, err);
+    const size_t used = strlen(err->text);
+    if (status == NIB_BAD_FILE)
+        snprintf(err->text + used, sizeof err->text - used,
+                 "; --base takes a model, or a file that --save-base wrote");
+    NIB_TRY(status);
     if (tokenizer_vocab(s->base->words) != tokenizer_vocab(s->model->words))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "%s has a vocabulary of %zu tokens and %s of %zu; expected the same", s->args->base,

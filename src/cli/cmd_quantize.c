@@ -427,6 +427,7 @@ static nib_status print(const quantize_session *s, nib_error *err) {
                                .asked = a->method == METHOD_AUTO ? NULL : methods[a->method],
                                .sweep_note = s->sweep_note,
                                .fp8_exact = a->convert.fp8_exact,
+                               .imatrix = a->imatrix != NULL,
                                .n_tokens = s->n_tokens,
                                .calibrate_s = s->calibrate_s + s->tuned.seconds,
                                .convert_s = s->report.seconds - s->tuned.seconds,

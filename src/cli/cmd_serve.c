@@ -167,7 +167,9 @@ static error_t parse_limit(int key, char *arg, struct argp_state *state) {
 static error_t parse_foreign(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case KEY_TENSOR_PARALLEL:
-        cli_integer_flag(state, "--tensor-parallel-size", arg, 1, 1);
+        if (strcmp(arg, "1") != 0)
+            argp_error(state, "%s--tensor-parallel-size takes 1, not '%s': nibble uses one GPU today",
+                       cli_origin(state), arg);
         return 0;
     case KEY_TOOL_PARSER:
     case KEY_REASONING_PARSER:

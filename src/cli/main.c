@@ -43,7 +43,7 @@ static int refuse(const char *name) {
     for (const cli_command *c = cli_commands; c->name && n < MAX_COMMANDS; c++)
         names[n++] = c->name;
     names[n] = NULL;
-    const char *near = nearest_name(name, names);
+    const char *near = strcmp(name, "chat") == 0 ? "run" : nearest_name(name, names);
     if (near)
         return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; did you mean '%s'?", name, near);
     return cli_say(CLI_WRONG_USAGE, "there is no command '%s'; `nibble --help` lists them", name);

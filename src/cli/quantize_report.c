@@ -98,9 +98,11 @@ static void print_text(const quantize_report *r, const ui_table *t) {
            ui_bytes(after, sizeof after, c->bytes_after), r->format, r->method);
     printf("%.2f bits per weight in the whole model, %.2f in its quantized part\n", c->bits_per_weight_all,
            c->bits_per_weight_quantized);
-    if (r->n_tokens)
+    if (r->imatrix)
+        printf("weighed by an imatrix of %zu tokens, ", r->n_tokens);
+    else if (r->n_tokens)
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
-    printf("%s in %.1f s, %s of memory at most\n", r->n_tokens ? "quantized" : "Quantized", r->convert_s,
+    printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized", r->convert_s,
            ui_bytes(peak, sizeof peak, peak_bytes()));
     tuned_print(r->tuned);
     print_notes(r);

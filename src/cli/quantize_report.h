@@ -16,6 +16,7 @@ typedef struct quantize_report {
     const char *asked;      /* the method that was asked for; NULL: auto */
     const char *sweep_note; /* why auto took sweep, or NULL */
     bool fp8_exact;
+    bool imatrix;    /* in place of a calibration: n_tokens are what it was made of */
     size_t n_tokens; /* of the calibration */
     double calibrate_s, convert_s;
     const tuned *tuned;

@@ -57,20 +57,39 @@ static bool short_takes_next(const flags *f, const char *word) {
     return false;
 }
 
+/* Flags of llama.cpp, and those that do the same here. */
+static const char *const foreign[][2] = {{"ngl", "device"},          {"n-gpu-layers", "device"},
+                                         {"gpu-layers", "device"},   {"n-predict", "max-tokens"},
+                                         {"ctx-size", "ctx"},        {"ctx-size", "max-model-len"}};
+
+/* What may be meant by TEXT, a flag that is none of F's. */
+static const char *meant(const flags *f, const char *text) {
+    const char *names[MAX_FLAGS + 1];
+    int n = 0;
+    for (int i = 0; i < f->n; i++)
+        if (f->all[i].name)
+            names[n++] = f->all[i].name;
+    names[n] = NULL;
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        for (int k = 0; k < n; k++)
+            if (strcmp(text, foreign[i][0]) == 0 && strcmp(names[k], foreign[i][1]) == 0)
+                return names[k];
+    return nearest_name(text, names);
+}
+
 const char *suggest_flag(const struct argp *argp, int argc, char *const *argv, int *n, const char **near) {
     char text[NEAREST_MAX + 1];
-    const char *names[MAX_FLAGS + 1];
     flags f = {.n = 0};
-    int n_names = 0;
     collect(&f, argp);
-    for (int i = 0; i < f.n; i++)
-        if (f.all[i].name)
-            names[n_names++] = f.all[i].name;
-    names[n_names] = NULL;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
         const char *word = argv[i];
         if (word[0] != '-' || word[1] == 0)
             continue;
+        if (strcmp(word, "-ngl") == 0) {
+            *n = (int)strlen(word);
+            *near = meant(&f, word + 1);
+            return word;
+        }
         if (word[1] != '-') {
             i += short_takes_next(&f, word);
             continue;
@@ -81,14 +100,14 @@ const char *suggest_flag(const struct argp *argp, int argc, char *const *argv, i
             i += found->takes && !word[2 + length];
             continue;
         }
-        *n = (int)length;
+        *n = (int)length + 2;
         *near = NULL;
         if (length <= NEAREST_MAX) {
             memcpy(text, word + 2, length);
             text[length] = 0;
-            *near = nearest_name(text, names);
+            *near = meant(&f, text);
         }
-        return word + 2;
+        return word;
     }
     return NULL;
 }

@@ -243,7 +243,7 @@ bool answer_add_conversation(answer *r, api_error *e) {
         return api_error_set(
             e, API_INVALID, "tools",
             "'tools' is not supported: this model's chat template writes no calls in a form that is "
-            "known");
+            "known; the server's --chat-template FILE gives another, for a model that was taught its calls");
     answer_rename_developers(r);
     const size_t first = r->n_choices;
     nib_status status = answer_render(r, &ids, &n, &reader, &words);

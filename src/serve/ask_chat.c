@@ -294,6 +294,7 @@ const field ask_thinking_fields[] = {
 
 static const field fields[] = {
     {"messages", FIELD_READ, 0, 0, 0, read_messages, NULL},
+    {"max_tokens", FIELD_INT, AT(max_tokens), 1, 1 << 30, NULL, NULL},
     {"max_completion_tokens", FIELD_INT, AT(max_tokens), 1, 1 << 30, NULL, NULL},
     {"logprobs", FIELD_BOOL, AT(logprobs), 0, 0, NULL, NULL},
     {"top_logprobs", FIELD_INT, AT(top_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
@@ -326,8 +327,6 @@ bool ask_read_chat(ask *a, const json_t *body, api_error *e) {
         return api_error_set(e, API_INVALID, "messages", "'messages' must be a list of at least one message");
     if (a->top_logprobs > 0 && !a->logprobs)
         return api_error_set(e, API_INVALID, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
-    if (a->max_tokens == 0)
-        return api_error_set(e, API_INVALID, "max_tokens", "'max_tokens' must be at least 1");
     if (a->continue_last && json_is_true(json_object_get(body, "add_generation_prompt")))
         return api_error_set(e, API_INVALID, "continue_final_message",
                              "'continue_final_message' beside 'add_generation_prompt', which begins another");

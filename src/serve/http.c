@@ -340,8 +340,8 @@ static nib_status bind_to(server *s, const struct addrinfo *where, nib_error *er
         return nib_fail(err, NIB_IO, "no socket: %s", strerror(errno));
     setsockopt(s->socket, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(s->socket, where->ai_addr, where->ai_addrlen) != 0 || listen(s->socket, 1024) != 0)
-        return nib_fail(err, NIB_IO, "%s port %d cannot be listened on: %s", o->host, o->port,
-                        strerror(errno));
+        return nib_fail(err, NIB_IO, "%s port %d cannot be listened on: %s%s", o->host, o->port,
+                        strerror(errno), errno == EADDRINUSE ? "; --port takes another" : "");
     return NIB_OK;
 }
 

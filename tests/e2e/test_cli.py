@@ -169,6 +169,10 @@ def test_usage_errors_name_flag_and_range(nibble):
     (["run", "m", "--temprature", "1"], "--temperature"),
     (["run", "m", "-p", "--stpo", "--tmep=1"], "--temp"),  # a flag's value is none itself
     (["bench", "--prof", "--outptu", "md"], "--output"),
+    (["run", "m", "hi", "-ngl", "99"], "--device"),  # llama.cpp's
+    (["run", "m", "--n-predict", "9"], "--max-tokens"),
+    (["run", "m", "--ctx-size=512"], "--max-model-len"),
+    (["chat", "m"], "'run'"),
     (["wlkkk"], None),
     (["run", "m", "--something-else"], None),
 ])

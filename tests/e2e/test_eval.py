@@ -123,6 +123,9 @@ def test_damaged_base_file(nibble, tiny, text, tmp_path):
         bad.write_bytes(bytes_)
         done = nibble("eval", "kld", tiny, "--text", text, "--base", bad, check=False)
         assert done.returncode == 1 and str(bad) in done.stderr and not done.stdout
+    (tmp_path / "kld.json").write_text("{}")  # what --json printed is none
+    done = nibble("eval", "kld", tiny, "--text", text, "--base", tmp_path / "kld.json", check=False)
+    assert done.returncode == 1 and "kld.json: " in done.stderr and "or a file that --save-base wrote" in done.stderr
     other = tmp_path / "other.txt"
     other.write_text("a dog ran over the hill . " * 100)
     done = nibble("eval", "kld", tiny, "--text", other, "--base", stored, check=False)

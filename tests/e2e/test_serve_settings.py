@@ -45,7 +45,8 @@ def test_bad_values_are_wrong_usage(nibble, words, tmp_path):
     assert done.returncode == 2 and f"{tmp_path / 'c'}, line 3: --port takes a whole number" in done.stderr
     done = nibble("serve", words, "--port", "many", check=False)
     assert "serve: --port takes" in done.stderr
-    assert nibble("serve", words, "--tensor-parallel-size", 2, check=False).returncode == 2
+    done = nibble("serve", words, "--tensor-parallel-size", 2, check=False)
+    assert done.returncode == 2 and "nibble uses one GPU today" in done.stderr
     assert nibble("serve", words, "--ssl-certfile", "x", check=False).returncode == 2
     assert nibble("serve", words, "--config", tmp_path / "none", check=False).returncode == 1
 

@@ -113,17 +113,17 @@ def gguf_files():
     moved("offset-unaligned", "output_norm.weight",
           "{}: tensor output_norm.weight starts at 4, no multiple of the alignment 32", offset=4)
     moved("offset-past-end", "output_norm.weight",
-          "{}: tensor output_norm.weight (16 bytes at 1048576) leaves the file's 992 data bytes", offset=1 << 20)
+          "{}: tensor output_norm.weight (16 bytes at 1048576) leaves the file's 992 data bytes: if it was cut short, download it again", offset=1 << 20)
     moved("offset-2-63", "output_norm.weight",
-          f"{{}}: tensor output_norm.weight (16 bytes at {BIG}) leaves the file's 992 data bytes", offset=BIG)
+          f"{{}}: tensor output_norm.weight (16 bytes at {BIG}) leaves the file's 992 data bytes: if it was cut short, download it again", offset=BIG)
     moved("offset-wraps", "output_norm.weight",
-          f"{{}}: tensor output_norm.weight (16 bytes at {(1 << 64) - 32}) leaves the file's 992 data bytes",
+          f"{{}}: tensor output_norm.weight (16 bytes at {(1 << 64) - 32}) leaves the file's 992 data bytes: if it was cut short, download it again",
           offset=(1 << 64) - 32)
     moved("offset-overlap", "output_norm.weight",
           "{}: tensors token_embd.weight and output_norm.weight overlap", offset=32)
     moved("offset-overlap-by-one", "output_norm.weight",
           "{}: tensors output_norm.weight and blk.0.attn_norm.weight overlap", dims=[33], kind=GGML_F32 + 24)
-    gguf("data-cut", "{}: tensor blk.0.ffn_down.weight (128 bytes at 864) leaves the file's 928 data bytes",
+    gguf("data-cut", "{}: tensor blk.0.ffn_down.weight (128 bytes at 864) leaves the file's 928 data bytes: if it was cut short, download it again",
          raw=lambda b: b[:-64])
     gguf("tensor-twice", "{}: tensor blk.0.attn_q.weight is there twice", lambda g: g.tensor("blk.0.attn_q.weight", [8]))
     gguf("tensor-missing", "{}: tensor blk.0.ffn_up.weight is missing", lambda g: g.drop("blk.0.ffn_up.weight"))

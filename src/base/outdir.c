@@ -97,12 +97,13 @@ nib_status outdir_open(outdir **out, const char *path, outdir_is_ours is_ours, c
     if (!*base || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
         status = nib_fail(err, NIB_BAD_ARGUMENT, "%s: is not the name of a directory to write", path);
     else if (lstat(d->path, &st) == 0)
-        status = S_ISDIR(st.st_mode)
-                     ? check_replaceable(d->path, is_ours, mark, err)
-                     : nib_fail(err, NIB_BAD_ARGUMENT,
-                                "%s: exists and is no directory, one was to be written; a GGUF file's name ends "
-                                "in .gguf",
-                                path);
+        status =
+            S_ISDIR(st.st_mode)
+                ? check_replaceable(d->path, is_ours, mark, err)
+                : nib_fail(err, NIB_BAD_ARGUMENT,
+                           "%s: exists and is no directory, one was to be written; a GGUF file's name ends "
+                           "in .gguf",
+                           path);
     if (status == NIB_OK) {
         outtemp_remove_stale(d->path);
         status = outtemp_make_directory(&d->fd, d->temporary, d->path, err);

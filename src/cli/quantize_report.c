@@ -102,8 +102,8 @@ static void print_text(const quantize_report *r, const ui_table *t) {
         printf("weighed by an imatrix of %zu tokens, ", r->n_tokens);
     else if (r->n_tokens)
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
-    printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized", r->convert_s,
-           ui_bytes(peak, sizeof peak, peak_bytes()));
+    printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
+           r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
     tuned_print(r->tuned);
     print_notes(r);
 }

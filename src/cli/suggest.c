@@ -58,9 +58,9 @@ static bool short_takes_next(const flags *f, const char *word) {
 }
 
 /* Flags of llama.cpp, and those that do the same here. */
-static const char *const foreign[][2] = {{"ngl", "device"},          {"n-gpu-layers", "device"},
-                                         {"gpu-layers", "device"},   {"n-predict", "max-tokens"},
-                                         {"ctx-size", "ctx"},        {"ctx-size", "max-model-len"}};
+static const char *const foreign[][2] = {{"ngl", "device"},        {"n-gpu-layers", "device"},
+                                         {"gpu-layers", "device"}, {"n-predict", "max-tokens"},
+                                         {"ctx-size", "ctx"},      {"ctx-size", "max-model-len"}};
 
 /* What may be meant by TEXT, a flag that is none of F's. */
 static const char *meant(const flags *f, const char *text) {

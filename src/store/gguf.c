@@ -332,10 +332,10 @@ static nib_status place_tensor(const gguf *g, gguf_tensor *t, uint64_t offset, c
                         g->where, QUOTEZ(t->name), offset, g->alignment);
     if (offset > data_bytes || t->bytes > data_bytes - offset)
         return nib_fail(err, NIB_BAD_FILE,
-                        "%s: tensor %s (%zu bytes at %" PRIu64 ") leaves the file's %zu data bytes: if it was cut "
+                        "%s: tensor %s (%zu bytes at %" PRIu64
+                        ") leaves the file's %zu data bytes: if it was cut "
                         "short, download it again",
-                        g->where,
-                        QUOTEZ(t->name), t->bytes, offset, data_bytes);
+                        g->where, QUOTEZ(t->name), t->bytes, offset, data_bytes);
     t->data = data + offset;
     return NIB_OK;
 }

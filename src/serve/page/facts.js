@@ -41,7 +41,7 @@ const Facts = (() => {
       "aria-label": `Tokens per second over the last two minutes, at most ${top.toFixed(1)}` },
       svg("line", { class: "axis", x1: 0, x2: w, y1: h - 4, y2: h - 4 }),
       svg("polyline", { class: "line", points: points.join(" ") }),
-      svg("text", { x: 0, y: 11, class: "faint" }, `${top.toFixed(1)} tokens/s`)));
+      svg("text", { x: 0, y: 11, class: "faint" }, `top of the plot: ${top.toFixed(1)} tokens/s`)));
   }
 
   function show(m, now) {

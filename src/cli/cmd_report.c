@@ -110,6 +110,7 @@ static nib_status read_eval(report_eval *e, const char *path, nib_error *err) {
                        .kld_error = number(root, "kld_error"),
                        .ppl = number(root, "ppl"),
                        .ppl_error = number(root, "ppl_error"),
+                       .ppl_base = number(root, "ppl_base"),
                        .same_top = number(root, "same_top")};
     const bool sound = json_is_object(root) && *text_of(root, "model") && isfinite(e->ppl);
     if (sound)

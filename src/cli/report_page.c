@@ -137,7 +137,8 @@ static void write_evals(FILE *out, const report_page *p) {
     report_plots_bars(out, p->evals, p->n_evals);
     fputs("</div>\n", out);
     fputs("<div class=\"scroll\"><table><thead><tr><th>measured</th><th>mean KLD</th><th>±</th>"
-          "<th>perplexity</th><th>±</th><th>same top token, %</th></tr></thead><tbody>\n",
+          "<th>perplexity</th><th>±</th><th>base's perplexity</th><th>same top token, "
+          "%</th></tr></thead><tbody>\n",
           out);
     for (size_t i = 0; i < p->n_evals; i++) {
         const report_eval *e = &p->evals[i];
@@ -148,6 +149,7 @@ static void write_evals(FILE *out, const report_page *p) {
         write_number(out, e->kld_error, "%.4f");
         write_number(out, e->ppl, "%.3f");
         write_number(out, e->ppl_error, "%.3f");
+        write_number(out, e->ppl_base, "%.3f");
         write_number(out, e->same_top * 100, "%.1f");
         fputs("</tr>\n", out);
     }

@@ -14,8 +14,9 @@
 
 /* One result of `nibble eval --json`. */
 typedef struct report_eval {
-    char name[96];                                   /* the model's file, and what it was computed with */
-    double kld, kld_error, ppl, ppl_error, same_top; /* kld, same_top: NAN where it was perplexity alone */
+    char name[96]; /* the model's file, and what it was computed with */
+    double ppl, ppl_error;
+    double kld, kld_error, ppl_base, same_top; /* NAN where it was perplexity alone */
 } report_eval;
 
 typedef struct report_page {

@@ -13,7 +13,7 @@
 /* ---- mean KLD ---- */
 
 void report_plots_bars(FILE *out, const report_eval *evals, size_t n) {
-    enum { NAMES = 330, BARS = 480, LINE = 26 };
+    enum { BARS = 800, LINE = 46 }; /* a name stands above its bar: it may be long */
     double most = 0;
     size_t rows = 0, y = 0;
     for (size_t i = 0; i < n; i++)
@@ -23,19 +23,19 @@ void report_plots_bars(FILE *out, const report_eval *evals, size_t n) {
         }
     if (!rows || most <= 0)
         return;
-    fprintf(out, "<svg viewBox=\"0 0 %d %zu\" role=\"img\" aria-label=\"Mean KLD\">\n", NAMES + BARS + 80,
+    fprintf(out, "<svg viewBox=\"0 0 %d %zu\" role=\"img\" aria-label=\"Mean KLD\">\n", BARS + 90,
             rows * LINE);
     for (size_t i = 0; i < n; i++) {
         const report_eval *e = &evals[i];
         if (!isfinite(e->kld))
             continue;
         const double width = fmax(1, BARS * fmax(e->kld, 0) / most);
-        fprintf(out, "<text class=\"strong\" x=\"%d\" y=\"%zu\" text-anchor=\"end\">", NAMES - 8, y + 17);
+        fprintf(out, "<text class=\"strong\" x=\"0\" y=\"%zu\">", y + 17);
         report_page_text(out, e->name);
         fprintf(out,
-                "</text><rect class=\"bar\" x=\"%d\" y=\"%zu\" width=\"%.1f\" height=\"16\"/>"
+                "</text><rect class=\"bar\" x=\"0\" y=\"%zu\" width=\"%.1f\" height=\"16\"/>"
                 "<text x=\"%.1f\" y=\"%zu\">%.4f</text>\n",
-                NAMES, y + 5, width, NAMES + width + 6, y + 17, e->kld);
+                y + 24, width, width + 6, y + 36, e->kld);
         y += LINE;
     }
     fputs("</svg>\n", out);

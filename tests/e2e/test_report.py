@@ -14,8 +14,8 @@ from test_quantize import LAYERS, LINEARS, directory_values, make_model, raw_ten
 
 np = pytest.importorskip("numpy")
 
-EVAL = {"model": "/some/where/<b>&\"name\"", "activations": "nvfp4", "kv_cache_dtype": "fp8", "ppl": 12.5, "ppl_error": 0.5,
-        "kld": 0.1234, "kld_error": 0.002, "same_top": 0.815}
+EVAL = {"model": "/some/where/<b>&\"name\"-SmolLM2-135M-Instruct-NVFP4.gguf", "activations": "nvfp4", "kv_cache_dtype": "fp8",
+        "ppl": 12.5, "ppl_error": 0.5, "kld": 0.1234, "kld_error": 0.002, "ppl_base": 11.875, "same_top": 0.815}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_counts_are_numpys(made):
 def test_it_stands_alone(made):
     page = (made / "out.html").read_text()
     assert not re.search(r"\b(src|href)=|url\(|@import|<script", page)
-    assert "&lt;b&gt;&amp;&quot;name&quot; (nvfp4, cache fp8)" in page and "<b>" not in page
+    assert "&lt;b&gt;&amp;&quot;name&quot;-SmolLM2-135M-Instruct-NVFP4.gguf (nvfp4, cache fp8)" in page and "<b>" not in page
     assert page.count("<svg") == page.count("</svg>") and "nan" not in re.sub("<[^>]*>", "", page).lower()
 
 
@@ -104,6 +104,10 @@ def test_in_a_browser(made):
                 "kld", "map", "codes", "scales", "tensors"]
             assert ask("return [...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 15)")
             assert ask("return document.querySelectorAll('#tensors tbody tr').length") == 1 + len(LINEARS) * LAYERS
+            assert "11.875" in ask("return document.querySelector('#kld table').innerText")
+            assert ask("""return [...document.querySelectorAll('#kld text')].every(t => {
+                const at = t.getBBox(), whole = t.ownerSVGElement.viewBox.baseVal;
+                return at.x >= 0 && at.x + at.width <= whole.width; })""")
             # text does not run into text
             assert ask("""return [...document.querySelectorAll('#scales svg')].every(s => {
                 const at = [...s.querySelectorAll('text')].slice(1).map(t => t.getBoundingClientRect());

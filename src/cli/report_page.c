@@ -38,6 +38,7 @@ static const char head[] =
     "th, td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right; "
     "white-space: nowrap; }\n"
     "th:first-child, td:first-child, .words { text-align: left; }\n"
+    "#kld th, #kld td:first-child { white-space: normal; }\n"
     "dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; } "
     "dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }\n"
     "svg { display: block; width: 100%; height: auto; margin-bottom: .5rem; } .wide svg { min-width: 34rem; "

@@ -104,6 +104,7 @@ def test_in_a_browser(made):
                 "kld", "map", "codes", "scales", "tensors"]
             assert ask("return [...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 15)")
             assert ask("return document.querySelectorAll('#tensors tbody tr').length") == 1 + len(LINEARS) * LAYERS
+            assert width < 1280 or ask("return (t => t.scrollWidth <= t.parentNode.clientWidth)(document.querySelector('#kld table'))")
             assert "11.875" in ask("return document.querySelector('#kld table').innerText")
             assert ask("""return [...document.querySelectorAll('#kld text')].every(t => {
                 const at = t.getBBox(), whole = t.ownerSVGElement.viewBox.baseVal;

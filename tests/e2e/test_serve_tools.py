@@ -223,7 +223,8 @@ def test_shapes(hermes):
 
 def test_tools_need_a_template_that_knows_them(nibble_path, tree, tmp_path):
     with Server(nibble_path, tree / "tests/golden/models/llama-words", "--chat-template", "chatml") as s:
-        assert s.post(CHAT, ask(tools=TOOLS), status=400)["error"]["param"] == "tools"
+        error = s.post(CHAT, ask(tools=TOOLS), status=400)["error"]
+        assert error["param"] == "tools" and "--chat-template FILE gives another" in error["message"]
     with Server(nibble_path, long_words(tree, tmp_path, template=False)) as s:
         assert "chat template" in s.post(CHAT, ask(), status=400)["error"]["message"]
         assert s.post(TEXT, {"prompt": "a", "max_tokens": 1})["usage"]["completion_tokens"] == 1

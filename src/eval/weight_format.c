@@ -120,13 +120,13 @@ double weight_format_bits(const weight_format *f, size_t cols) {
 /* The nearest element's value; halfway: NF4 the lower, as bitsandbytes; others the one of even index from
  * zero (E2M1's and integers' ties to even). */
 static float nearest(format_element e, float y) {
-    const float *v = values[e];
     if (e == ELEMENT_E4M3)
         return e4m3_to_f32(e4m3_from_f32_sat(y));
     if (e == ELEMENT_E5M2)
         return e5m2_to_f32(e5m2_from_f32_sat(y));
     if (e == ELEMENT_INT4)
         return fminf(fmaxf(rintf(y), -8), 7);
+    const float *v = values[e];
     if (e == ELEMENT_NF4) {
         int i = 0;
         for (int k = 0; k < VALUES - 1; k++)

@@ -23,6 +23,10 @@
  * between two steps. */
 enum { SPINS = 1500, IDLE_SPINS = 30000, YIELDS = 20 };
 
+/* Between two runs the core is offered to others every so many pauses: they take it now rather than in the
+ * middle of a run, where all threads would wait for the one that they took it from. */
+enum { IDLE_PAUSES = 32 };
+
 /* A phase that somebody may sleep on. */
 typedef struct word {
     _Alignas(64) atomic_uint phase;
@@ -62,11 +66,11 @@ static void announce(word *w, unsigned phase) {
         syscall(SYS_futex, &w->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void await(word *w, unsigned wanted, int spins) {
+static void await(word *w, unsigned wanted, int spins, int pauses) {
     for (int i = 0; i < spins + YIELDS; i++) {
         if (atomic_load_explicit(&w->phase, memory_order_acquire) == wanted)
             return;
-        if (i < spins)
+        if (i < spins && i % pauses != pauses - 1)
             relax();
         else
             sched_yield();
@@ -85,7 +89,7 @@ static void *work(void *argument) {
     worker *w = argument;
     pool *p = w->pool;
     for (unsigned next = 1;;) {
-        await(&p->all, next, p->idle_spins);
+        await(&p->all, next, p->idle_spins, IDLE_PAUSES);
         if (p->quit)
             return NULL;
         p->fn(p->arg, w->number, p->threads);
@@ -97,7 +101,7 @@ static void *work(void *argument) {
 static void await_workers(pool *p) {
     unsigned next = next_phase(p);
     for (int i = 1; i < p->threads; i++)
-        await(&p->workers[i].seat, next, p->spins);
+        await(&p->workers[i].seat, next, p->spins, INT_MAX);
 }
 
 void pool_run(pool *p, pool_fn fn, void *arg) {
@@ -116,7 +120,7 @@ void pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg) {
     if (thread > 0) {
         unsigned next = next_phase(p);
         announce(&p->workers[thread].seat, next);
-        await(&p->all, next, p->spins);
+        await(&p->all, next, p->spins, INT_MAX);
         return;
     }
     if (p)

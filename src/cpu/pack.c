@@ -244,6 +244,11 @@ void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16],
     const uint8_t *super = pack_super(p, row / PACK_LANES, block / (2 * at->chunks));
     const uint8_t *chunk = super + b / 2 * at->bits * PACK_LINE;
     block_scale(p, super + at->chunks * at->bits * PACK_LINE, b, r, scale, least);
+    if (at->bits == 4) { /* stored_code's of four bits, which most weights have */
+        for (size_t i = 0; i < 16; i++)
+            codes[i] = chunk[(b % 2 * 2 + i / 8) * PACK_LINE + 4 * r + i % 8 / 2] >> i % 2 * 4 & 15;
+        return;
+    }
     for (size_t i = 0; i < 16; i++)
         codes[i] = stored_code(at->bits, chunk, b % 2 * 4 + i / 8 * 2 + i % 2, 4 * r + i % 8 / 2);
 }

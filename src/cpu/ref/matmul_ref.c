@@ -16,6 +16,7 @@
  * matmul.c multiplies the result by the scales of the row and the tensor.
  */
 #include <math.h>
+#include <string.h>
 
 #include "cpu/kernels.h"
 #include "cpu/ref/quantize_act.h"
@@ -28,10 +29,16 @@ static void block_values(int values[16], float *scale, float *least, const matmu
     uint8_t codes[16];
     bool there = row < p->rows && (cut->block + b) * 16 < p->cols;
     *scale = *least = 0.0f;
-    if (there)
-        pack_block(p, row, cut->block + b, codes, scale, least);
-    for (size_t i = 0; i < 16; i++)
-        values[i] = there ? pack_value(p, codes[i]) : 0;
+    memset(values, 0, 16 * sizeof *values);
+    if (!there)
+        return;
+    pack_block(p, row, cut->block + b, codes, scale, least);
+    if (p->kind == PACK_NVFP4)
+        for (size_t i = 0; i < 16; i++)
+            values[i] = p->grid[codes[i]];
+    else
+        for (size_t i = 0; i < 16; i++)
+            values[i] = pack_value(p, codes[i]);
 }
 
 /* codes I8 [block][column][MATMUL_TILE]; scales [block][2][MATMUL_TILE]: scale, least value */

@@ -226,7 +226,7 @@ static void block_scale(const pack_part *p, const uint8_t *lines, size_t b, size
 }
 
 /* Code of vector K of a chunk, byte AT of its lines. */
-static uint8_t stored_code(unsigned bits, const uint8_t *chunk, size_t k, size_t at) {
+static inline uint8_t stored_code(unsigned bits, const uint8_t *chunk, size_t k, size_t at) {
     if (bits == 8)
         return chunk[k * PACK_LINE + at];
     unsigned code = chunk[k / 2 * PACK_LINE + at] >> k % 2 * 4 & 15;
@@ -237,6 +237,11 @@ static uint8_t stored_code(unsigned bits, const uint8_t *chunk, size_t k, size_t
     return (uint8_t)code;
 }
 
+static inline void stored_codes(uint8_t codes[16], unsigned bits, const uint8_t *chunk, size_t k) {
+    for (size_t i = 0; i < 16; i++)
+        codes[i] = stored_code(bits, chunk, k + i / 8 * 2 + i % 2, i % 8 / 2);
+}
+
 void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale, float *least) {
     assert(p->kind != PACK_ROWS && row < p->rows && block < p->cols / 16);
     const pack_layout *at = &pack_layouts[p->kind];
@@ -244,29 +249,19 @@ void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16],
     const uint8_t *super = pack_super(p, row / PACK_LANES, block / (2 * at->chunks));
     const uint8_t *chunk = super + b / 2 * at->bits * PACK_LINE;
     block_scale(p, super + at->chunks * at->bits * PACK_LINE, b, r, scale, least);
-    if (at->bits == 4) { /* stored_code's of four bits, which most weights have */
-        for (size_t i = 0; i < 16; i++)
-            codes[i] = chunk[(b % 2 * 2 + i / 8) * PACK_LINE + 4 * r + i % 8 / 2] >> i % 2 * 4 & 15;
-        return;
-    }
-    for (size_t i = 0; i < 16; i++)
-        codes[i] = stored_code(at->bits, chunk, b % 2 * 4 + i / 8 * 2 + i % 2, 4 * r + i % 8 / 2);
-}
-
-int pack_value(const pack_part *p, uint8_t code) {
-    switch (p->kind) {
-    case PACK_NVFP4:
-    case PACK_Q4_0:
-    case PACK_IQ4_NL:
-        return p->grid[code];
-    case PACK_Q8_0:
-        return (int8_t)code;
-    case PACK_Q5_0:
-        return code - 16;
-    case PACK_Q6_K:
-        return code - 32;
+    chunk += 4 * r;
+    switch (at->bits) { /* a constant each: the loop is unrolled */
+    case 4:
+        stored_codes(codes, 4, chunk, b % 2 * 4);
+        break;
+    case 5:
+        stored_codes(codes, 5, chunk, b % 2 * 4);
+        break;
+    case 6:
+        stored_codes(codes, 6, chunk, b % 2 * 4);
+        break;
     default:
-        return code;
+        stored_codes(codes, 8, chunk, b % 2 * 4);
     }
 }
 

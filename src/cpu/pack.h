@@ -125,7 +125,23 @@ void pack_unpack_row(const packed *w, size_t row, float *dst);
 
 /* Block BLOCK (16 columns) of a row of a packed part as stored; LEAST is 0 where the kind has none. */
 void pack_block(const pack_part *p, size_t row, size_t block, uint8_t codes[16], float *scale, float *least);
-int pack_value(const pack_part *p, uint8_t code);
+/* The integer that a code stands for. */
+static inline int pack_value(const pack_part *p, uint8_t code) {
+    switch (p->kind) {
+    case PACK_NVFP4:
+    case PACK_Q4_0:
+    case PACK_IQ4_NL:
+        return p->grid[code];
+    case PACK_Q8_0:
+        return (int8_t)code;
+    case PACK_Q5_0:
+        return code - 16;
+    case PACK_Q6_K:
+        return code - 32;
+    default:
+        return code;
+    }
+}
 
 static inline size_t pack_groups(const pack_part *p) {
     return (p->rows + PACK_LANES - 1) / PACK_LANES;

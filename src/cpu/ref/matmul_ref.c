@@ -33,12 +33,8 @@ static void block_values(int values[16], float *scale, float *least, const matmu
     if (!there)
         return;
     pack_block(p, row, cut->block + b, codes, scale, least);
-    if (p->kind == PACK_NVFP4)
-        for (size_t i = 0; i < 16; i++)
-            values[i] = p->grid[codes[i]];
-    else
-        for (size_t i = 0; i < 16; i++)
-            values[i] = pack_value(p, codes[i]);
+    for (size_t i = 0; i < 16; i++)
+        values[i] = pack_value(p, codes[i]);
 }
 
 /* codes I8 [block][column][MATMUL_TILE]; scales [block][2][MATMUL_TILE]: scale, least value */

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The attention of persistent.cu, which is decode's (any/decode.cu): blocks with a KV head and a split of its
+ * keys, from the last one down, since those have the fewest tiles. More than BRIEF_KEYS keys are split, and
+ * blocks from the first one up merge, a query head each.
+ */
+#ifndef CUDA_PERSISTENT_ATTENTION_CUH
+#define CUDA_PERSISTENT_ATTENTION_CUH
+
+#include "cuda/gpu/sm90/handover.cuh"
+#include "cuda/gpu/sm90/persistent_block.cuh"
+
+/* What an attention of the list reads and writes; by value, for a function of its own. */
+struct attend_job {
+    const uint32_t *qkv;
+    uint16_t *heads;
+    uint64_t *parts;
+    __nv_bfloat16 *plain;
+    const float *q_norm, *k_norm;
+    void *k, *v;
+    float *k_scales, *v_scales;
+    uint32_t from_tag, tag, number;
+    bool new_turns;
+};
+
+/* This block's part of view INDEX; one thread's work. */
+static __device__ __noinline__ void find_site(site *to, const pass_view &v) {
+    const attn_view p = v.p;
+    const int unit = (int)gridDim.x - 1 - (int)blockIdx.x, position = v.step.positions[0];
+    span sp;
+    sp.first = first_key(p, position);
+    sp.end = position + 1;
+    sp.base = sp.first & ~15;
+    const int keys = sp.end - sp.base, most = min((int)gridDim.x / p.n_kv_heads, (int)PASS_SPLITS);
+    const int splits = keys <= BRIEF_KEYS ? 1 : min(most, (keys + SPLIT_KEYS - 1) / SPLIT_KEYS);
+    sp.each = ((keys + splits - 1) / splits + 63) & ~63;
+    sp.used = (keys + sp.each - 1) / sp.each;
+    to->kv_head = unit % p.n_kv_heads;
+    to->split = unit / p.n_kv_heads;
+    sp.lo = sp.base + to->split * sp.each;
+    sp.hi = min(sp.end, sp.lo + sp.each);
+    to->p = p;
+    to->sp = sp;
+    to->position = position;
+    to->pages = v.step.page_table + v.step.first_page[0];
+}
+
+/* Element I of the heads' results, for the other blocks and maybe later kernels. */
+__device__ __forceinline__ void give_head(const attend_job &job, int i, float v) {
+    hand_bf16(job.heads + i, v, job.tag);
+    if (job.plain)
+        job.plain[i] = __float2bfloat16_rn(v);
+}
+
+template <int D>
+__device__ __forceinline__ uint64_t *part_at(const attend_job &job, int kv_head, int split, int column) {
+    return job.parts + (((size_t)kv_head * PASS_SPLITS + split) * PASS_COLUMNS + column) * (D + 2);
+}
+
+/* A tile's keys, values and scales on their way from DRAM. */
+template <int D, kv_format F>
+__device__ __forceinline__ void prefetch_tile(const kv_view &kv, size_t cell, int lane) {
+    constexpr int row = D * operand<F>::bytes;
+    for (int i = lane * 128; i < 16 * row; i += 32 * 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.k + cell * row + i));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.v + cell * row + i));
+    }
+    if (F == KV_FP8 && lane < 2)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((lane ? kv.v_scales : kv.k_scales) + cell));
+}
+
+/* What one block gathers of one KV head and split, and hands on. */
+template <int D, kv_format F>
+static __device__ __forceinline__ void attend_split(const attend_job &job, const site &at, uint8_t *shared) {
+    constexpr int E = D / 32, head_floats = part_layout<D>::head;
+    attn_view p = at.p;
+    p.q_norm = job.q_norm, p.k_norm = job.k_norm;
+    const kv_view kv = {F, job.k, job.v, job.k_scales, job.v_scales};
+    const span sp = at.sp;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int group = p.n_heads / p.n_kv_heads, each = group * head_floats, kv_head = at.kv_head,
+              position = at.position;
+    /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
+    float *parts = (float *)(shared + room::sums), *own = parts + max(WARPS * each, 2 * (int)SUMS_SET),
+          *turning = own + each + warp * D;
+    auto cell = [&](int page, int key) {
+        return ((size_t)page * p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
+    };
+    int key = sp.lo + 16 * warp;
+    if (key < sp.hi) /* into L2: registers are short while queries are made */
+        prefetch_tile<D, F>(kv, cell(at.first_page[warp], key), lane);
+    maker<D> made;
+    made.open(p, position, (float *)(shared + room::trig), lane, job.new_turns);
+    auto load = [&](float(&v)[E], int i) {
+        uint32_t bits[E], missing;
+        do {
+            missing = 0;
+#pragma unroll
+            for (int j = 0; j < E; j++) {
+                bits[j] = ask_word(job.qkv + i * D + lane + 32 * j);
+                missing |= bits[j] ^ job.from_tag;
+            }
+        } while (__any_sync(~0u, missing & 1));
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            v[j] = handed(bits[j]);
+    };
+    __shared__ newcomer<D, F> fresh;
+    const bool stores = sp.hi == sp.end;
+    const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
+    made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), own, turning, &fresh, warp, lane);
+    tile<D, F> x;
+    if (key < sp.hi)
+        load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);
+    if (stores && warp == maker_warp)
+        key_comes(warp, maker_warp, taker);
+    uint32_t q[D / 8];
+    load_query<D, F>(q, own + g * maker<D>::query, p.scale * LOG2E, g < group, t);
+    running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
+    while (key < sp.hi) {
+        if (stores && position - key < 16) {
+            if (warp != maker_warp)
+                key_comes(warp, maker_warp, taker);
+            take_newcomer<D, F>(&x, fresh, position - key, g, t);
+        }
+        take_tile<D, F>(&r, x, q, key + g, sp, p.cap);
+        key += 16 * WARPS;
+        if (key < sp.hi)
+            load_tile<D, F>(&x, kv, cell(at.pages[key / KV_PAGE], key), g, t);
+    }
+    put_running<D>(parts + warp * each, &r, g, t, group);
+    __syncthreads();
+    for (int i = threadIdx.x; i < group * D; i += THREADS) {
+        const int head = i / D, d = i % D;
+        const float3 all = join_parts<D>(&parts[head * head_floats], each, WARPS, d);
+        if (sp.used == 1) {
+            give_head(job, (kv_head * group + head) * D + d, weighted_mean<D, F>(all));
+            continue;
+        }
+        uint64_t *to = part_at<D>(job, kv_head, at.split, head);
+        hand_numbered(to + d, all.x, job.number);
+        if (d == 0) {
+            hand_numbered(to + D, all.y, job.number);
+            hand_numbered(to + D + 1, all.z, job.number);
+        }
+    }
+    __syncthreads();
+}
+
+/* The splits of query head HEAD, added up. */
+template <int D, kv_format F>
+static __device__ __forceinline__ void merge_head(const attend_job &job, int head, int group, int used,
+                                                  uint8_t *shared) {
+    constexpr int TEAMS = THREADS / D; /* a team takes every TEAMS-th split */
+    const int d = threadIdx.x % D, team = threadIdx.x / D;
+    float *teams = (float *)(shared + room::sums); /* [TEAMS][D + 4] */
+    float3 all = make_float3(0, NO_SCORE, 0);
+    for (int k = team; k < used; k += TEAMS) {
+        const uint64_t *from = part_at<D>(job, head / group, k, head % group);
+        uint64_t v, max, sum;
+        do {
+            v = ask_numbered(from + d);
+            max = ask_numbered(from + D);
+            sum = ask_numbered(from + D + 1);
+        } while ((uint32_t)(v >> 32) != job.number || (uint32_t)(max >> 32) != job.number ||
+                 (uint32_t)(sum >> 32) != job.number);
+        const float m = __uint_as_float((uint32_t)max), most = fmaxf(all.y, m);
+        const float f = exp2_fast(all.y - most), h = exp2_fast(m - most);
+        all = make_float3(f * all.x + h * __uint_as_float((uint32_t)v), most,
+                          f * all.z + h * __uint_as_float((uint32_t)sum));
+    }
+    teams[team * part_layout<D>::head + d] = all.x;
+    if (d == 0) {
+        teams[team * part_layout<D>::head + D] = all.y;
+        teams[team * part_layout<D>::head + D + 1] = all.z;
+    }
+    __syncthreads();
+    if (team == 0)
+        give_head(job, head * D + d,
+                  weighted_mean<D, F>(join_parts<D>(teams, part_layout<D>::head, min(TEAMS, used), d)));
+    __syncthreads();
+}
+
+/* A function of its own: its registers are not the products'. */
+template <int D, kv_format F> static __device__ __noinline__ void attend(attend_job job) {
+    extern __shared__ __align__(128) uint8_t shared[];
+    const site &at = *(const site *)(shared + room::here);
+    if (at.split < at.sp.used)
+        attend_split<D, F>(job, at, shared);
+    else
+        __syncthreads(); /* the last sums are read before a merge writes there */
+    for (int head = blockIdx.x; at.sp.used > 1 && head < at.p.n_heads; head += gridDim.x)
+        merge_head<D, F>(job, head, at.p.n_heads / at.p.n_kv_heads, at.sp.used, shared);
+}
+
+/* Attention OP, the list's I-th, where this block has a part in it. */
+template <int D, kv_format F>
+static __device__ __forceinline__ void attend_here(const pass &a, const pass_op &op, int i, memo *known,
+                                                   uint8_t *shared, int lane) {
+    const site &here = *(const site *)(shared + room::here);
+    const bool moved = op.view != known->view;
+    if (moved) {
+        __syncthreads();
+        site *to = (site *)(shared + room::here);
+        if (threadIdx.x == 0)
+            find_site(to, a.views[op.view]);
+        __syncthreads();
+        if (threadIdx.x <= WARPS) {
+            const int key = threadIdx.x < WARPS ? to->sp.lo + 16 * (int)threadIdx.x : to->position;
+            const int page = key < to->sp.end ? to->pages[key / KV_PAGE] : 0;
+            (threadIdx.x < WARPS ? to->first_page[threadIdx.x] : to->last_page) = page;
+        }
+        __syncthreads();
+        if (lane == 0)
+            known->view = op.view;
+    }
+    const uint32_t tags = turn_tag(known, PASS_HEADS, lane);
+    if (here.split >= here.sp.used && (here.sp.used == 1 || (int)blockIdx.x >= here.p.n_heads))
+        return;
+    attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
+                  op.attention.q_norm, op.attention.k_norm, op.attention.k, op.attention.v,
+                  op.attention.k_scales, op.attention.v_scales, tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1,
+                  a.counters[1] + 1 + i, moved});
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a block of persistent.cu has of its own: its shape, its shared memory, and what each of its warps knows
+ * from op to op. For its products (persistent_products.cuh) and its attention (persistent_attention.cuh).
+ */
+#ifndef CUDA_PERSISTENT_BLOCK_CUH
+#define CUDA_PERSISTENT_BLOCK_CUH
+
+#include "cuda/gpu/any/decode.cuh"
+#include "cuda/pass.h"
+#include "gemm/gpu/gemv.cuh"
+#include "gemm/gpu/ring.cuh"
+
+enum { WARPS = 16, THREADS = 32 * WARPS, STAGES = 4, FLUSH_TILES = 8, SPLIT_KEYS = 256, MOST_TURNS = 128 };
+enum {
+    SUMS_ROW = WARPS + 4,
+    SUMS_SET = FLUSH_TILES * 16 * SUMS_ROW
+}; /* 16-byte loads that hit different banks */
+
+/* What attention knows of a view and of this block's part in it. */
+struct site {
+    attn_view p;
+    const int32_t *pages;
+    span sp;
+    int position, kv_head, split;     /* split < sp.used: this block has keys */
+    int first_page[WARPS], last_page; /* of a warp's first tile; of the position */
+};
+
+/* Shared memory, in bytes from its start. Attention's parts lie where sums and x do. */
+struct room {
+    static constexpr int bars = WARPS * STAGES * UNIT_BYTES, zeros = bars + WARPS * STAGES * 8,
+                         here = zeros + 256,
+                         feeds = here + (int)sizeof(site) / 16 * 16 + 16, /* [WARPS] feed::plan */
+        memos = feeds + WARPS * 32,                                       /* [WARPS] memo */
+        stream = memos + WARPS * 16,                                      /* [FLUSH_TILES][16] */
+        squares = stream + FLUSH_TILES * 16 * (int)sizeof(float),         /* [WARPS] */
+        trig = squares + WARPS * (int)sizeof(float),                      /* [2][n_freq] */
+        sums = (trig + 2 * MOST_TURNS * (int)sizeof(float) + 127) / 128 *
+               128,                                   /* [2][FLUSH_TILES][16][SUMS_ROW] */
+        x = sums + 2 * SUMS_SET * (int)sizeof(float); /* [max_k] BF16 */
+};
+
+static int shared_bytes(int max_k, int group, int head_dim) {
+    const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
+    const int each =
+        group * (head_dim + 4); /* parts, or sums; queries; a turning vector of each warp that makes one */
+    const int attention = max(WARPS * each, 2 * (int)SUMS_SET) + each + min((int)WARPS, group + 2) * head_dim;
+    return max(x, room::sums + attention * (int)sizeof(float));
+}
+
+/* What a warp knows from op to op. In shared memory: across a call it would be in local memory, far away. */
+struct memo {
+    uint32_t tags; /* of each place's last use, a bit each */
+    int parity;    /* of sums */
+    int view, op;  /* the last attention's; the next */
+};
+
+__device__ __forceinline__ memo *memo_of(uint8_t *shared, int warp) {
+    return (memo *)(shared + room::memos + warp * sizeof(memo));
+}
+
+/* The tags, with TO's turned; all lanes call. */
+__device__ __forceinline__ uint32_t turn_tag(memo *m, int to, int lane) {
+    const uint32_t tags = m->tags ^ (to < PASS_NOWHERE ? 1u << to : 0);
+    __syncwarp();
+    if (lane == 0)
+        m->tags = tags;
+    return tags;
+}
+
+#endif

@@ -82,6 +82,12 @@ const char *cli_origin(const struct argp_state *state) {
     return state->next > 0 && state->next <= n_origins ? origins[state->next - 1] : "";
 }
 
+void cli_one_argument(const struct argp_state *state, const char *what, const char *arg, const char **into) {
+    if (*into)
+        argp_error(state, "one %s is expected; '%s' is one argument too many", what, arg);
+    *into = arg;
+}
+
 int cli_say(int exit_code, const char *format, ...) {
     va_list args;
     va_start(args, format);

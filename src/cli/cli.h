@@ -54,6 +54,10 @@ void cli_set_origins(const char *const *origins, int argc);
 /* That of the flag at hand, to begin a sentence with. */
 const char *cli_origin(const struct argp_state *state);
 
+/* The one argument that is not a flag, into *INTO (NULL before); a second one is a usage error. WHAT: its
+ * name. */
+void cli_one_argument(const struct argp_state *state, const char *what, const char *arg, const char **into);
+
 /* Prints "nibble: sentence" on standard error and returns the exit code of STATUS. */
 int cli_fail(nib_status status, const nib_error *err);
 /* The same with words of one's own. */

@@ -51,9 +51,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->threads = (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
         return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
-        a->model = arg;
+        cli_one_argument(state, "MODEL", arg, &a->model);
         return 0;
     case ARGP_KEY_END:
         if (!a->model)

@@ -85,10 +85,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (state->arg_num == 0) {
             static const char *const kinds[] = {"ppl", "kld", NULL};
             a->kld = cli_choice_flag(state, "eval", arg, kinds) == 1;
-        } else if (state->arg_num == 1) {
-            a->model = arg;
         } else {
-            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
+            cli_one_argument(state, "MODEL", arg, &a->model);
         }
         return 0;
     case ARGP_KEY_END:

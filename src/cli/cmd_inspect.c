@@ -47,9 +47,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->fit = true;
         return 0;
     case ARGP_KEY_ARG:
-        if (a->path)
-            argp_error(state, "one PATH is expected; '%s' is one argument too many", arg);
-        a->path = arg;
+        cli_one_argument(state, "PATH", arg, &a->path);
         return 0;
     case ARGP_KEY_END:
         if (!a->path)

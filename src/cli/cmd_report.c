@@ -49,9 +49,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->threads = (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
         return 0;
     case ARGP_KEY_ARG:
-        if (a->path)
-            argp_error(state, "one OUT is expected; '%s' is one argument too many", arg);
-        a->path = arg;
+        cli_one_argument(state, "OUT", arg, &a->path);
         return 0;
     case ARGP_KEY_END:
         if (!a->path)

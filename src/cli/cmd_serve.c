@@ -229,9 +229,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->cert_key = arg;
         return 0;
     case ARGP_KEY_ARG:
-        if (o->model)
-            argp_error(state, "one MODEL is expected; '%s' is one argument too many", arg);
-        o->model = arg;
+        cli_one_argument(state, "MODEL", arg, &o->model);
         return 0;
     case ARGP_KEY_END:
         if (!o->model)

@@ -238,6 +238,7 @@ static inline uint8_t stored_code(unsigned bits, const uint8_t *chunk, size_t k,
 }
 
 static inline void stored_codes(uint8_t codes[16], unsigned bits, const uint8_t *chunk, size_t k) {
+#pragma GCC unroll 16
     for (size_t i = 0; i < 16; i++)
         codes[i] = stored_code(bits, chunk, k + i / 8 * 2 + i % 2, i % 8 / 2);
 }

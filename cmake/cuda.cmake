@@ -86,7 +86,11 @@ function(nibble_gpu_tests)
         add_executable(${name} EXCLUDE_FROM_ALL ${source})
         target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
         if(source MATCHES "\\.cu$")
-            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${NIBBLE_GENCODE_sm80};${NIBBLE_GENCODE_sm90}")
+            string(REGEX REPLACE "^gpu_" "" stem ${name}) # gpu_gemm.cu has its parts in gemm_*.cu
+            file(GLOB parts CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/gpu/${stem}_*.cu)
+            target_sources(${name} PRIVATE ${parts})
+            set_source_files_properties(${source} ${parts} PROPERTIES
+                                        COMPILE_OPTIONS "${NIBBLE_GENCODE_sm80};${NIBBLE_GENCODE_sm90}")
             target_link_libraries(${name} PRIVATE room_gemm room_quant CUDA::cudart_static)
         elseif(name STREQUAL "gpu_engine") # a program like any other: the library, and the plugin beside it
             target_link_libraries(${name} PRIVATE libnibble CUDA::cudart_static m)

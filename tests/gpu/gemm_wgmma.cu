@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * gpu_gemm: wgmma. Tiles with clusters, whole tiles and cut ones, on all multiprocessors and, in several waves, on five,
+ * launched by hand, since the choice takes few of them for a shape. FP32 sums of BF16 are never cut: those are stored in BF16.
+ */
+#include "gemm_check.cuh"
+
+static double wgmma_error(const weight &w, const gemm_task &t, bool fp8, const void *a, const uint8_t *q, double *not_numbers) {
+    const size_t m = t.m, n = w.n, k = w.k;
+    double *truth = device<double>(m * n), *e = device<double>(3), h[3];
+    const places at = {(int)m, (int)n, (int)m, (int)n};
+    CUDA(cudaMemset(t.out.d, 0xff, m * n * 4));
+    if (t.cut)
+        CUDA((cudaError_t)gemm_zero_flags(&t));
+    CUDA((cudaError_t)(fp8 ? gemm_wgmma_e4m3(&t) : gemm_wgmma_bf16(&t)));
+    CUDA(cudaMemset(e, 0, 24));
+    oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, fp8 ? (const void *)q : a,
+                                                 fp8 ? NIB_GEMM_E4M3 : NIB_GEMM_BF16, k, fp8 ? t.out.token_scale : nullptr, fp8, truth);
+    compare<<<(unsigned)((m * n + 255) / 256), 256>>>(at, t.out.d, t.out.type, n, truth, 0, e);
+    CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
+    cudaFree(truth), cudaFree(e);
+    *not_numbers = h[2];
+    return sqrt(h[0] / h[1]);
+}
+
+void test_wgmma_forms(void) {
+    const size_t shapes[][2] = {{48, 640}, {640, 1152}, {1152, 2880}};
+    double worst[2] = {0, 0};
+    for (auto &shape : shapes) {
+        weight w = make_weight(shape[0], shape[1], true);
+        const size_t n = w.n, k = w.k, groups = gemm_groups(k);
+        for (size_t m : {1, 40, 130, 300})
+            for (int fp8 = 0; fp8 < 2; fp8++) {
+                __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
+                float *d = device<float>(m * n), *scale = device<float>(m + 256), *partial = device<float>((size_t)132 * 128 * 256);
+                uint8_t *q = device<uint8_t>(m * k), *prepared = device<uint8_t>(m * groups * 256);
+                uint32_t *flags = device<uint32_t>(132);
+                fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 8);
+                OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
+                OK(gemm_prepare(ctx, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
+                for (int tile : {32, 64, 128, 256})
+                    for (int form : {0, 1, 2, 4, 8, 9}) { /* 0: tiles are cut; 8, 9: cut and whole ones in several waves */
+                        const int ranks = form & 7;
+                        if (ranks > (tile <= 64 ? 4 : tile == 128 ? 2 : 1))
+                            continue;
+                        gemm_task t = {};
+                        t.w = nib_gemm_weight_data(w.w), t.a = prepared;
+                        t.m = (int)m, t.n = (int)n, t.k = (int)k, t.groups = (int)groups, t.terms = 1;
+                        t.tile_tokens = tile, t.slices = ranks ? ranks : 1, t.cut = ranks == 0;
+                        t.partial = partial, t.flags = flags, t.n_sms = form & 8 ? 5 : 132;
+                        t.dependent = true, t.tensor_map = ctx->tensor_map;
+                        t.out.d = d, t.out.type = t.cut && !fp8 ? NIB_GEMM_BF16 : NIB_GEMM_F32;
+                        t.out.alpha = 1, t.out.ldd = (int)n, t.out.token_scale = scale;
+                        t.out.tensor_scale = (const float *)((const char *)t.w + gemm_scale_offset(n, k));
+                        double wrong, error = wgmma_error(w, t, fp8, a, q, &wrong);
+                        const double bound = fp8 ? 4e-3 : t.cut ? 3e-3 : 2e-6;
+                        worst[fp8] = fmax(worst[fp8], bound == 3e-3 ? 0 : error);
+                        char what[120];
+                        snprintf(what, sizeof what, "wgmma %s %zux%zu m %zu tile %d form %d: relative L2 %.1e, %.0f not numbers",
+                                 fp8 ? "e4m3" : "bf16", n, k, m, tile, form, error, wrong);
+                        check(error <= bound && wrong == 0, what);
+                    }
+                for (void *f : {(void *)a, (void *)d, (void *)scale, (void *)partial, (void *)q, (void *)prepared, (void *)flags})
+                    cudaFree(f);
+            }
+        free_weight(&w);
+    }
+    printf("wgmma, tiles and ways to share K by hand: bf16 %.1e, e4m3 %.1e\n", worst[0], worst[1]);
+}

@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy
 import pytest
 
-from test_quantize import make_model, peak_bytes, raw_tensors, write_deep_model
+from test_quantize import make_model, raw_tensors
+from test_quantize_bounds import peak_bytes, write_deep_model
 
 TEXT = "".join(f"{a} and then {b}; some words (of {a + b} kinds) to calibrate with, again! "
                for a in range(9) for b in range(2))

@@ -77,7 +77,7 @@ static const struct argp_option options[] = {
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
      "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
      "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
-     "150 million weights, weighted where they have more, sweep where nibble cannot run the model",
+     "150 million weights and become nvfp4, else weighted, and sweep where nibble cannot run the model",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",

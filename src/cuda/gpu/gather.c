@@ -225,7 +225,7 @@ static int find_view(pass *p, const attn_view *view, const step_view *step) {
             v->p.n_freq == view->n_freq && v->p.norm_eps == view->norm_eps &&
             v->p.rope_scale == view->rope_scale && v->p.interleaved == view->interleaved &&
             v->p.scale == view->scale && v->p.window == view->window && v->p.cap == view->cap &&
-            v->p.k_scale == view->k_scale && v->p.v_scale == view->v_scale)
+            v->p.query_log == view->query_log && v->p.query_log_len == view->query_log_len)
             return i;
     }
     if (p->n_views == PASS_VIEWS)

@@ -385,7 +385,9 @@ attn_view opcalls_attn_view(const attn_params *p) {
                        .window = p->window,
                        .cap = p->cap,
                        .k_scale = p->k_scale,
-                       .v_scale = p->v_scale};
+                       .v_scale = p->v_scale,
+                       .query_log = p->query_log,
+                       .query_log_len = p->query_log_len};
 }
 
 static kv_view layer_of(const cuda_cache *c, const attn_params *p) {

@@ -271,6 +271,7 @@ template <int D> struct maker {
         }
         if (fresh)
             __syncthreads();
+    float growth; /* of queries */
         rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
     }
 
@@ -284,6 +285,7 @@ template <int D> struct maker {
         const int group = p.n_heads / p.n_kv_heads;
         float key[E] = {};
         bool has_key = false;
+        growth = query_growth(p, position);
         for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
             const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
             const float *weights = v < group ? p.q_norm : v == group ? p.k_norm : nullptr;
@@ -299,7 +301,7 @@ template <int D> struct maker {
 #pragma unroll
             for (int j = 0; j < E; j++) {
                 if (v < group)
-                    q[v * query + lane + 32 * j] = x[j];
+                    q[v * query + lane + 32 * j] = x[j] * growth;
                 key[j] = v == group ? x[j] : key[j];
             }
             if (v > group) {

@@ -79,6 +79,11 @@ template <int E> struct turn {
     }
 };
 
+/* What queries at POSITION are multiplied by. */
+__device__ __forceinline__ float query_growth(const attn_view &p, int position) {
+    return p.query_log == 0 ? 1.0f : 1.0f + p.query_log * logf((float)(1 + position / p.query_log_len));
+}
+
 /* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
 __device__ __forceinline__ float round_e4m3(float v) {
     float power = fmaxf(__uint_as_float(__float_as_uint(v) & 0x7f800000u), 0x1p-6f);

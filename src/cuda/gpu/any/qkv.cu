@@ -58,6 +58,7 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
         cosines[i] = cosine * p.rope_scale;
         sines[i] = sine * p.rope_scale;
     }
+    const float growth = query_growth(p, position);
     float q_norm[E] = {}, k_norm[E] = {}, next[E], key[E], w[E] = {};
     if (p.q_norm)
         load_vector<E>(q_norm, p.q_norm, 0, d, lane);
@@ -96,6 +97,7 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
             float *q = job.q + row * job.q_stride + vector(v);
 #pragma unroll
             for (int j = 0; j < E; j++) {
+                x[j] *= growth;
                 if (lane + 32 * j < d)
                     q[lane + 32 * j] = x[j];
                 w[j] = __fadd_rn(w[j], __fmul_rn(x[j], x[j]));

@@ -48,6 +48,7 @@ typedef struct pass_op {
             const float *q_norm, *k_norm;
             void *k, *v;
             float *k_scales, *v_scales;
+            float k_scale, v_scale; /* of the view, but a layer's own */
         } attention;
     };
     void *plain; /* the result for later kernels too, or NULL: FP32; of HEADS and UNIT BF16 */
@@ -59,7 +60,7 @@ typedef struct pass_op {
 #define PASS_SPLITS  16 /* of a row's keys, at most */
 
 typedef struct pass_view {
-    attn_view p; /* without norms */
+    attn_view p; /* without norms and scales */
     step_view step;
 } pass_view;
 

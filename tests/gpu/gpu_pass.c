@@ -5,7 +5,7 @@
  * Contexts on both sides of every cut of attention, each twice, by a graph and without one.
  */
 #include "gpu_check.h"
-#include "model/model.h"
+#include "model/network.h"
 #include "ops/plugin.h"
 #include "store/shape_file.h"
 
@@ -84,12 +84,17 @@ static void run_normed_behind(void) {
     close_shape(be, m);
 }
 
-static void run(const char *name, nib_kv_dtype kv, bool eager, int longest) {
+/* SCALED: the checkpoint has scales for its cache, other ones in each layer. */
+static void run(const char *name, nib_kv_dtype kv, bool eager, bool scaled, int longest) {
     static const int contexts[] = {0, 1, 63, 255, 510, 511, 512, 513, 700, 1023, 2048, 4095, LONGEST};
     backend *be;
     model *m;
     double worst = 0;
     open_shape(&be, &m, name, kv, eager, true);
+    for (int i = 0; scaled && i < LAYERS; i++) {
+        m->w.layers[i].attn.k_scale = 0.02f + 0.01f * (float)i;
+        m->w.layers[i].attn.v_scale = 0.03f - 0.01f * (float)i;
+    }
     float *alone = malloc(vocab * sizeof *alone), *again = malloc(vocab * sizeof *again),
           *both = malloc(2 * vocab * sizeof *both);
     int have = 0, at = 0;
@@ -114,8 +119,8 @@ static void run(const char *name, nib_kv_dtype kv, bool eager, int longest) {
         check_error("a pass", e, kv == NIB_KV_FP8 ? 6e-2 : 3e-2); /* FP8: a key's scale may be another */
         check_error("the twin", relative(both + vocab, both), 1e-6);
     }
-    printf("%-14s cache %s, %s: %.1e at most, context %d\n", name, kv == NIB_KV_FP8 ? "fp8" : "bf16",
-           eager ? "eager" : "graphs", worst, at);
+    printf("%-14s cache %s%s, %s: %.1e at most, context %d\n", name, kv == NIB_KV_FP8 ? "fp8" : "bf16",
+           scaled ? " with scales" : "", eager ? "eager" : "graphs", worst, at);
     free(alone), free(again), free(both);
     close_shape(be, m);
 }
@@ -124,15 +129,17 @@ static void run(const char *name, nib_kv_dtype kv, bool eager, int longest) {
 int main(int argc, char **argv) {
     const bool brief = argc > 1 && strcmp(argv[1], "short") == 0;
     static const char *const shapes[] = {"qwen3-8b", "llama3-8b", "smollm2-135m"};
+    setvbuf(stdout, NULL, _IOLBF, 0);
     for (int i = 0; i <= LONGEST; i++)
         tokens[i] = (i * 7919 + 13) % 32000;
     for (int s = 0; s < 3; s++)
         for (int i = 0; i < PAGES; i++)
             pages[s][i] = (i * 7 % PAGES) * 3 + s;
     for (size_t i = brief ? 2 : 0; i < sizeof shapes / sizeof *shapes; i++) {
-        run(shapes[i], NIB_KV_FP8, i == 1, brief ? 513 : LONGEST);
-        run(shapes[i], NIB_KV_BF16, i != 1, brief ? 63 : LONGEST);
+        run(shapes[i], NIB_KV_FP8, i == 1, false, brief ? 513 : LONGEST);
+        run(shapes[i], NIB_KV_BF16, i != 1, false, brief ? 63 : LONGEST);
     }
+    run("smollm2-135m", NIB_KV_FP8, true, true, 513);
     if (!brief)
         run_normed_behind();
     printf("pass: %d checks, %d wrong\n", check_n, check_failed);

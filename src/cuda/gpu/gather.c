@@ -89,11 +89,10 @@ static bool takes_matrices(const layer_parts *l) {
            l->down->rows == l->qkv->cols && l->gate_up->rows == 2 * l->down->cols;
 }
 
-/* Scales of a checkpoint's cache differ from layer to layer, and a pass knows few views. */
 static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k) {
     const attn_view view = opcalls_attn_view(p);
-    return p->k_scale == 0 && p->v_scale == 0 && !opcalls_norms_all_heads(p) &&
-           p->n_kv_heads <= MOST_KV_HEADS && decode_makes(&cb->lane, &view, KV_FP8, 1) &&
+    return !opcalls_norms_all_heads(p) && p->n_kv_heads <= MOST_KV_HEADS &&
+           decode_makes(&cb->lane, &view, KV_FP8, 1) &&
            pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k) &&
            pass_resides(&cb->lane, &view, hidden, max_k);
 }
@@ -257,6 +256,8 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
     op->attention.v = kv->v;
     op->attention.k_scales = kv->k_scales;
     op->attention.v_scales = kv->v_scales;
+    op->attention.k_scale = view->k_scale;
+    op->attention.v_scale = view->v_scale;
     return true;
 }
 

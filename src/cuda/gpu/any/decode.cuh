@@ -69,6 +69,18 @@ __device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size
     }
 }
 
+/* A tile's keys, values and scales on their way from DRAM. */
+template <int D, kv_format F>
+__device__ __forceinline__ void prefetch_tile(const kv_view &kv, size_t cell, int lane) {
+    constexpr int row = D * operand<F>::bytes;
+    for (int i = lane * 128; i < 16 * row; i += 32 * 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.k + cell * row + i));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.v + cell * row + i));
+    }
+    if (F == KV_FP8 && lane < 2)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((lane ? kv.v_scales : kv.k_scales) + cell));
+}
+
 /* Pair I of a lane's elements, as an operand. */
 template <kv_format F> __device__ __forceinline__ uint32_t pair_of(const uint32_t *w, int i) {
     return F == KV_FP8 ? e4m3x2_to_half2(w[i / 2] >> 16 * (i % 2)) : w[i];
@@ -259,6 +271,7 @@ __device__ __forceinline__ void take_newcomer(tile<D, F> *x, const newcomer<D, F
 template <int D> struct maker {
     static constexpr int E = D / 32, query = D + 4; /* floats of a query in shared memory */
     turn<E> rope;
+    float growth; /* of queries */
 
     /* TRIG: 2 n_freq floats of shared memory, filled here if they are not (FRESH). Every thread calls. */
     __device__ __forceinline__ void open(const attn_view &p, int position, float *trig, int lane,
@@ -271,8 +284,8 @@ template <int D> struct maker {
         }
         if (fresh)
             __syncthreads();
-    float growth; /* of queries */
         rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
+        growth = query_growth(p, position);
     }
 
     /* The head's queries into Q [group, query], for the whole block; STORES: its key and value into CELL and
@@ -285,7 +298,6 @@ template <int D> struct maker {
         const int group = p.n_heads / p.n_kv_heads;
         float key[E] = {};
         bool has_key = false;
-        growth = query_growth(p, position);
         for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
             const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
             const float *weights = v < group ? p.q_norm : v == group ? p.k_norm : nullptr;

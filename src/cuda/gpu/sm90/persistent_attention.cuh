@@ -19,6 +19,7 @@ struct attend_job {
     const float *q_norm, *k_norm;
     void *k, *v;
     float *k_scales, *v_scales;
+    float k_scale, v_scale;
     uint32_t from_tag, tag, number;
     bool new_turns;
 };
@@ -57,24 +58,13 @@ __device__ __forceinline__ uint64_t *part_at(const attend_job &job, int kv_head,
     return job.parts + (((size_t)kv_head * PASS_SPLITS + split) * PASS_COLUMNS + column) * (D + 2);
 }
 
-/* A tile's keys, values and scales on their way from DRAM. */
-template <int D, kv_format F>
-__device__ __forceinline__ void prefetch_tile(const kv_view &kv, size_t cell, int lane) {
-    constexpr int row = D * operand<F>::bytes;
-    for (int i = lane * 128; i < 16 * row; i += 32 * 128) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.k + cell * row + i));
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)kv.v + cell * row + i));
-    }
-    if (F == KV_FP8 && lane < 2)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((lane ? kv.v_scales : kv.k_scales) + cell));
-}
-
 /* What one block gathers of one KV head and split, and hands on. */
 template <int D, kv_format F>
 static __device__ __forceinline__ void attend_split(const attend_job &job, const site &at, uint8_t *shared) {
     constexpr int E = D / 32, head_floats = part_layout<D>::head;
     attn_view p = at.p;
     p.q_norm = job.q_norm, p.k_norm = job.k_norm;
+    p.k_scale = job.k_scale, p.v_scale = job.v_scale;
     const kv_view kv = {F, job.k, job.v, job.k_scales, job.v_scales};
     const span sp = at.sp;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
@@ -219,7 +209,7 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
         return;
     attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
                   op.attention.q_norm, op.attention.k_norm, op.attention.k, op.attention.v,
-                  op.attention.k_scales, op.attention.v_scales, tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1,
+                  op.attention.k_scales, op.attention.v_scales, op.attention.k_scale, op.attention.v_scale, tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1,
                   a.counters[1] + 1 + i, moved});
 }
 

@@ -90,6 +90,8 @@ typedef struct nib_gemm_product {
     const void *c;        /* [m, n] of d's type, rows ldd apart; may be d. NULL: none */
     const void *bias;     /* [n] of d's type. NULL: none */
     float alpha, beta;    /* alpha 0 stands for 1; beta counts with c only */
+    void *flags; /* device, a uint32 for each multiprocessor, zeros before and after the call, of one call at
+                    a time. NULL: in the workspace, cleared by a launch where they are used */
 } nib_gemm_product;
 
 /* Experts: rows offsets[e] .. offsets[e + 1] of a and d belong to weights[e], which all have one shape. The

@@ -30,7 +30,7 @@ class Product(ctypes.Structure):
                 ("a_type", ctypes.c_int), ("lda", ctypes.c_size_t), ("a_scale", ctypes.c_void_p),
                 ("a_block_scale", ctypes.c_void_p), ("d", ctypes.c_void_p), ("d_type", ctypes.c_int),
                 ("ldd", ctypes.c_size_t), ("c", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("alpha", ctypes.c_float),
-                ("beta", ctypes.c_float)]
+                ("beta", ctypes.c_float), ("flags", ctypes.c_void_p)]
 
 
 def _load():

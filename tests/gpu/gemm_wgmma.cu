@@ -10,8 +10,6 @@ static double wgmma_error(const weight &w, const gemm_task &t, bool fp8, const v
     double *truth = device<double>(m * n), *e = device<double>(3), h[3];
     const places at = {(int)m, (int)n, (int)m, (int)n};
     CUDA(cudaMemset(t.out.d, 0xff, m * n * 4));
-    if (t.cut)
-        CUDA((cudaError_t)gemm_zero_flags(&t));
     CUDA((cudaError_t)(fp8 ? gemm_wgmma_e4m3(&t) : gemm_wgmma_bf16(&t)));
     CUDA(cudaMemset(e, 0, 24));
     oracle<<<(unsigned)((m * n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)k, fp8 ? (const void *)q : a,
@@ -34,7 +32,8 @@ void test_wgmma_forms(void) {
                 __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);
                 float *d = device<float>(m * n), *scale = device<float>(m + 256), *partial = device<float>((size_t)132 * 128 * 256);
                 uint8_t *q = device<uint8_t>(m * k), *prepared = device<uint8_t>(m * groups * 256);
-                uint32_t *flags = device<uint32_t>(132);
+                uint32_t *flags = device<uint32_t>(132), left[132]; /* cleared once: who has seen a flag lowers it */
+                CUDA(cudaMemset(flags, 0, sizeof left));
                 fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 8);
                 OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
                 OK(gemm_prepare(ctx, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
@@ -60,6 +59,9 @@ void test_wgmma_forms(void) {
                                  fp8 ? "e4m3" : "bf16", n, k, m, tile, form, error, wrong);
                         check(error <= bound && wrong == 0, what);
                     }
+                CUDA(cudaMemcpy(left, flags, sizeof left, cudaMemcpyDeviceToHost));
+                for (uint32_t flag : left)
+                    check(flag == 0, "wgmma: a flag stays raised");
                 for (void *f : {(void *)a, (void *)d, (void *)scale, (void *)partial, (void *)q, (void *)prepared, (void *)flags})
                     cudaFree(f);
             }

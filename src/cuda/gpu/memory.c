@@ -83,7 +83,10 @@ nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_err
     shape[0] = rows;
     shape[1] = cols;
     widen_workspace(cb, shape, 1, cb->shaped_rows, &most);
-    return grow_workspace(cb, most, err);
+    NIB_TRY(grow_workspace(cb, most, err));
+    if (!cb->flags)
+        NIB_TRY(cuda_alloc(cb, &cb->flags, (size_t)cb->lane.n_sms * sizeof(uint32_t), "flags", err));
+    return NIB_OK;
 }
 
 nib_status memory_reserve(cuda_backend *cb, nib_error *err) {
@@ -402,5 +405,6 @@ void memory_set(backend *be) {
 void memory_release(cuda_backend *cb) {
     cudaFree(cb->wide);
     cudaFree(cb->partial);
+    cudaFree(cb->flags);
     cudaFree(cb->workspace);
 }

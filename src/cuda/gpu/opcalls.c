@@ -299,6 +299,7 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
         add = false;
     }
     if (chained)
+                              .flags = cb->flags,
         fp4_normed(cb, d, (const cuda_weight *)w);
     else
         code = product(cb, d, a, w, add);

@@ -159,6 +159,7 @@ typedef struct cuda_backend {
     void *partial;   /* of split attention */
     void *workspace; /* of FP4 products */
     size_t workspace_bytes;
+    void *flags; /* of FP4 products: nib_gemm_product.flags */
     size_t shapes[CUDA_MAX_SHAPES][2]; /* of FP4 products: rows, cols */
     int n_shapes;
     size_t shaped_rows; /* the workspace serves products of all shapes of so many rows */

@@ -191,7 +191,9 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         .parts = plan.choice.k_parts,
         .cut = plan.choice.cut,
         .partial = (float *)(void *)(flags + plan.flag_bytes),
-        .flags = plan.flag_bytes ? (uint32_t *)(void *)flags : NULL,
+        .flags = p->flags          ? p->flags
+                 : plan.flag_bytes ? (uint32_t *)(void *)flags
+                                   : NULL,
         .out = {.d = p->d,
                 .c = p->beta != 0.0f ? p->c : NULL,
                 .bias = p->bias,
@@ -214,10 +216,10 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         NIB_TRY(prepare_nvfp4(p, lda, plan.prepare, prepared, scale, &t, err));
     else if (plan.prepare)
         NIB_TRY(check_cuda(gemm_prepare_launch((int)plan.prepare_to, p->a, (int)p->a_type, t.m, t.k, lda,
-                                               t.terms, prepared, p->a_scale, scale, t.flags, t.n_sms,
-                                               t.dependent, stream),
+                                               t.terms, prepared, p->a_scale, scale,
+                                               p->flags ? NULL : t.flags, t.n_sms, t.dependent, stream),
                            "nib_gemm_matmul", err));
-    else if (t.flags && t.cut)
+    else if (!p->flags && t.flags && t.cut)
         NIB_TRY(check_cuda(gemm_zero_flags(&t), "nib_gemm_matmul", err));
     return check_cuda(launch(&plan.choice, &t), "nib_gemm_matmul", err);
 }

@@ -4,8 +4,8 @@
  *
  * A cluster of blocks takes one tile, each block a part of K; their sums meet in shared memory. Otherwise whole waves of
  * tiles go round the blocks, and what is left with one more wave is cut into equal runs of stages (stream-K): a block that
- * does not end its tile leaves its sums in the workspace and raises its flag; the one that ends it adds the others' sums in
- * the blocks' order. A block waits for lower ones only, which were started before it.
+ * does not end its tile leaves its sums in the workspace and raises its flag; the one that ends it lowers the flags and adds
+ * the others' sums in the blocks' order. A block waits for lower ones only, which were started before it.
  */
 #ifndef GEMM_RUNS_CUH
 #define GEMM_RUNS_CUH
@@ -107,6 +107,11 @@ GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, int share, int sha
     }
     asm volatile("fence.acq_rel.gpu;" ::: "memory"); /* once: an acquire in the loop would empty L1 at every look */
     __syncwarp();
+    if (end > first) { /* all have seen them: as they were before */
+        asm volatile("bar.sync %0,256;" ::"r"(12 + share) : "memory");
+        for (int block = first + (int)(threadIdx.x & 255); block < end; block += 256)
+            asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
+    }
     for (int block = first; block < end; block++) {
         const float *from = a.partial + (size_t)block * REGISTERS * 256 + (threadIdx.x & 255);
 #pragma unroll

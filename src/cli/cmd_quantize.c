@@ -3,6 +3,7 @@
  * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -37,7 +38,8 @@ typedef enum method_choice {
 
 typedef struct quantize_args {
     const char *in, *out, *calib, *imatrix, *plan, *save_plan;
-    double bits; /* of the linear layers; 0: not asked for */
+    double bits;   /* of the linear layers; 0: not asked for */
+    uint64_t size; /* bytes; 0: not asked for */
     bool apart;
     method_choice method;
     size_t calib_tokens;
@@ -46,11 +48,11 @@ typedef struct quantize_args {
     convert_options convert;
 } quantize_args;
 
-static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "bf16", NULL};
+static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q8_0", "bf16", NULL};
 static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
                                       "local", "gptq", "best",  NULL};
 static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
-static const char *const heads[] = {"keep", "nvfp4", "fp8", NULL};
+static const char *const heads[] = {"keep", "nvfp4", "fp8", "q8_0", NULL};
 
 enum {
     KEY_FORMAT = 0x3000,
@@ -64,6 +66,7 @@ enum {
     KEY_COMPRESSED,
     KEY_IMATRIX,
     KEY_BITS,
+    KEY_SIZE,
     KEY_APART,
     KEY_PLAN,
     KEY_SAVE_PLAN,
@@ -71,7 +74,9 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"format", KEY_FORMAT, "FORMAT", 0, "What the linear layers become: nvfp4 (default), mxfp4, fp8 or bf16",
+    {"format", KEY_FORMAT, "FORMAT", 0,
+     "What the linear layers become: nvfp4 (default), mxfp4, fp8 (a directory's), q8_0 (a .gguf file's) or "
+     "bf16",
      1},
     {"method", KEY_METHOD, "METHOD", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
@@ -88,9 +93,8 @@ static const struct argp_option options[] = {
      "FP8 lose nothing (nvfp4; not for rtn and 4over6)",
      1},
     {"head", KEY_HEAD, "FORMAT", 0,
-     "The output layer: keep (default), nvfp4 or fp8. Where it is the embedding too, a GGUF file's one "
-     "tensor is quantized "
-     "as both",
+     "The output layer: keep (default), nvfp4, fp8 (a directory's) or q8_0 (a .gguf file's). Where it is the "
+     "embedding too, a GGUF file's one tensor is quantized as both",
      1},
     {"embedding", KEY_EMBEDDING, "auto|bf16|f32", 0,
      "The token embedding: bf16, f32, or auto (default): as it is stored, and where a directory cannot hold "
@@ -104,15 +108,18 @@ static const struct argp_option options[] = {
      1},
     {"bits", KEY_BITS, "BITS", 0,
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
-     "the "
-     "predictions most become FP8 or BF16 (in a .gguf file they stay as stored, or become BF16); minutes",
+     "the predictions most become FP8 or BF16 (in a .gguf file Q8_0, or as stored); minutes",
+     1},
+    {"size", KEY_SIZE, "BYTES", 0,
+     "In place of --bits: how large the output may become, 1000000 and more, or with MB, GB, MiB or GiB "
+     "behind",
      1},
     {"apart", KEY_APART, NULL, 0,
-     "With --bits: q, k and v of a layer may differ, and gate and up; better, but engines that join them "
-     "into one "
-     "matrix refuse it",
+     "With --bits and --size: q, k and v of a layer may differ, and gate and up; better, but engines that "
+     "join "
+     "them into one matrix refuse such a directory (a .gguf file always has them so)",
      1},
-    {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits chose, JSON that can be edited", 1},
+    {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits or --size chose, JSON that can be edited", 1},
     {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
@@ -138,6 +145,29 @@ static bool is_tuned(method_choice m) {
     return m >= METHOD_LOCAL;
 }
 
+static bool has_budget(const quantize_args *a) {
+    return a->bits > 0 || a->size;
+}
+
+/* 90000000, 90MB, 1.5GiB. */
+static uint64_t parse_size(const struct argp_state *state, const char *text) {
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1}, {"MB", 1e6}, {"GB", 1e9}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
+    char *end;
+    const double number = strtod(text, &end);
+    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
+        if (strcmp(end, units[i].name) == 0 && number * units[i].bytes >= 1e6 &&
+            number * units[i].bytes <= 1e15)
+            return (uint64_t)(number * units[i].bytes);
+    argp_error(
+        state,
+        "--size takes bytes, 1000000 at least, or a number with MB, GB, MiB or GiB behind it, not '%s'",
+        text);
+    return 0;
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     bool gguf;
     if (!a->in || !a->out)
@@ -146,7 +176,9 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (gguf && a->compressed_tensors)
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
-        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory");
+        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0");
+    if (!gguf && (a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
+        argp_error(state, "only a .gguf file holds Q8_0 tensors; take fp8");
     bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4;
     if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
         argp_error(state, "--method %s chooses block scales; %s has none", methods[a->method],
@@ -171,18 +203,21 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->imatrix && (a->calib || a->calib_tokens))
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
-    if ((a->bits > 0 || a->plan) && a->convert.format != QF_NVFP4)
-        argp_error(state, "--bits and --plan give layers more bits than nvfp4 has; --format is %s",
-                   formats[a->convert.format]);
-    if (a->bits > 0 && a->plan)
-        argp_error(state, "--bits makes a plan and --plan brings one; expected one of them");
-    if (a->bits > 0 && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
-        argp_error(state, "--bits looks at %d tokens at least; --calib-tokens is %zu", PLAN_MIN_TOKENS,
+    const char *budget = a->size ? "--size" : "--bits";
+    if ((has_budget(a) || a->plan) && a->convert.format != QF_NVFP4)
+        argp_error(state, "%s gives layers more bits than nvfp4 has; --format is %s",
+                   a->plan ? "--plan" : budget, formats[a->convert.format]);
+    if (a->bits > 0 && a->size)
+        argp_error(state, "--bits and --size both say how much there is to give; expected one of them");
+    if (has_budget(a) && a->plan)
+        argp_error(state, "%s makes a plan and --plan brings one; expected one of them", budget);
+    if (has_budget(a) && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
+        argp_error(state, "%s looks at %d tokens at least; --calib-tokens is %zu", budget, PLAN_MIN_TOKENS,
                    a->calib_tokens);
-    if (a->apart && !(a->bits > 0))
-        argp_error(state, "--apart is about what --bits chooses; --bits is missing");
-    if (a->save_plan && !(a->bits > 0))
-        argp_error(state, "--save-plan writes what --bits chooses; --bits is missing");
+    if (a->apart && !has_budget(a))
+        argp_error(state, "--apart is about what --bits or --size chooses; both are missing");
+    if (a->save_plan && !has_budget(a))
+        argp_error(state, "--save-plan writes what --bits or --size chooses; both are missing");
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 
@@ -218,6 +253,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_BITS:
         a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
+        return 0;
+    case KEY_SIZE:
+        a->size = parse_size(state, arg);
         return 0;
     case KEY_APART:
         a->apart = true;
@@ -343,7 +381,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
 static method_choice auto_method(const quantize_session *s) {
     const quantize_args *a = s->args;
     double weights = 0;
-    if (a->convert.format != QF_NVFP4 || a->imatrix || a->bits > 0 || a->plan)
+    if (a->convert.format != QF_NVFP4 || a->imatrix)
         return METHOD_WEIGHTED;
     for (size_t i = 0; i < s->file->n_tensors; i++) {
         const tensor *t = &s->file->tensors[i];
@@ -356,6 +394,8 @@ static method_choice auto_method(const quantize_session *s) {
 static nib_status prepare_method(quantize_session *s, nib_error *err) {
     if (s->used < METHOD_WEIGHTED || !convert_quantizes(s->file, &s->args->convert))
         return NIB_OK;
+    if (is_tuned(s->used) && has_budget(s->args)) /* what a part costs is measured with weighted codes */
+        NIB_TRY(run_calibration(s, err));
     return is_tuned(s->used)  ? open_tuned(s, s->used, err)
            : s->args->imatrix ? read_imatrix(s, err)
                               : run_calibration(s, err);
@@ -371,8 +411,8 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
         [METHOD_BEST] = QM_SWEEP};
     c->importance = &s->heed;
     s->used = METHOD_RTN;
-    c->method = QM_RTN; /* FP8 and BF16: no block scales to choose */
-    if (c->format == QF_FP8 || c->format == QF_BF16)
+    c->method = QM_RTN; /* FP8, Q8_0 and BF16: no block scales to choose */
+    if (c->format == QF_FP8 || c->format == QF_Q8_0 || c->format == QF_BF16)
         return NIB_OK;
     s->used = a->method != METHOD_AUTO ? a->method : auto_method(s);
     c->method = QM_SWEEP;
@@ -395,12 +435,12 @@ static nib_status make_plan(quantize_session *s, nib_error *err) {
                             .calib = a->calib,
                             .max_tokens = a->calib_tokens,
                             .bits = a->bits,
-                            .to_gguf = a->convert.out == OUT_GGUF,
-                            .apart = a->apart,
-                            .threads = a->convert.threads,
+                            .size_bytes = a->size,
+                            .convert = &a->convert,
+                            .apart = a->apart || a->convert.out == OUT_GGUF,
                             .heed = &s->heed,
                             .bar = &s->bar};
-    if (!(a->bits > 0))
+    if (!has_budget(a))
         return NIB_OK;
     NIB_TRY(plan_choose(&s->plan, s->file, &o, err));
     s->args->convert.formats = s->plan.formats;
@@ -414,7 +454,7 @@ static const char *method_text(const quantize_session *s) {
     quant_format f = s->args->convert.format;
     if (s->report.n_quantized == 0)
         return s->report.n_repacked ? "repacked" : "carried over";
-    return f == QF_FP8 || f == QF_BF16 ? "nearest" : methods[s->used];
+    return f == QF_FP8 || f == QF_Q8_0 || f == QF_BF16 ? "nearest" : methods[s->used];
 }
 
 static nib_status print(const quantize_session *s, nib_error *err) {

@@ -15,16 +15,17 @@
 #include "cli/plan_measure.h"
 #include "convert/recipe.h"
 
-static const char *const names[] = {
-    [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8", [QF_BF16] = "bf16", [QF_KEEP] = "keep"};
+static const char *const names[] = {[QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8",
+                                    [QF_Q8_0] = "q8_0",   [QF_BF16] = "bf16",   [QF_KEEP] = "keep"};
 
 /* ---- choosing ---- */
 
 typedef struct choosing {
     plan *p;
     const plan_options *o;
-    bool keeps;    /* what the source has, where that is no wider than BF16, rather than BF16 */
-    double budget; /* bits left */
+    quant_format middle; /* the output's 8 bits */
+    bool keeps;          /* what the source has, where that is no wider than BF16, rather than BF16 */
+    double budget;       /* bits left */
 } choosing;
 
 /* Bits per weight of PART as the source stores it. */
@@ -46,7 +47,7 @@ static bool is_of_a_part(const sensitivity *s, const tensor *t) {
 /* Adds the linear layers that are of no part, since their rows are no whole number of blocks: they stay as
  * they are, or have 16 bits in the other kind of file. */
 static void add_misfits(const choosing *c, const model_file *file, double *elements, double *bits) {
-    const bool carried = c->o->to_gguf == (file->format == FORMAT_GGUF);
+    const bool carried = (c->o->convert->out == OUT_GGUF) == (file->format == FORMAT_GGUF);
     for (size_t i = 0; i < file->n_tensors; i++) {
         const tensor *t = &file->tensors[i];
         if (!recipe_is_linear(t->place.slot) || t->place.expert != PLACE_NO_EXPERT ||
@@ -63,17 +64,20 @@ static quant_format wide_of(const choosing *c, const sensitivity_part *part) {
 }
 
 static double bits_of(const sensitivity_part *part, quant_format f) {
-    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : f == QF_BF16 ? 16 : stored_bits(part);
+    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : f == QF_Q8_0 ? 8.5 : f == QF_BF16 ? 16 : stored_bits(part);
 }
 
 /* Its divergence grows with the squared error that the inputs see. */
 static double kld_of(const sensitivity_part *part, quant_format f) {
     const double kld = part->kld > 0 ? part->kld : 0;
-    return f == QF_NVFP4 ? kld : f == QF_FP8 && part->error4 > 0 ? kld * part->error8 / part->error4 : 0;
+    const bool eight = f == QF_FP8 || f == QF_Q8_0;
+    return f == QF_NVFP4 ? kld : eight && part->error4 > 0 ? kld * part->error8 / part->error4 : 0;
 }
 
+/* What the source stores in no more bits than the middle's comes at once, since it loses nothing. */
 static quant_format next_of(const choosing *c, const sensitivity_part *part, quant_format f) {
-    return f == QF_NVFP4 && !c->o->to_gguf ? QF_FP8 : wide_of(c, part);
+    const quant_format wide = wide_of(c, part);
+    return f == QF_NVFP4 && bits_of(part, wide) > bits_of(part, c->middle) ? c->middle : wide;
 }
 
 /* The best step that fits; false where none does or helps. */
@@ -102,7 +106,11 @@ static bool step_up(choosing *c) {
 }
 
 static void choose(plan *p, const model_file *file, const plan_options *o) {
-    choosing c = {.p = p, .o = o, .keeps = o->to_gguf && file->format == FORMAT_GGUF};
+    const bool to_gguf = o->convert->out == OUT_GGUF;
+    choosing c = {.p = p,
+                  .o = o,
+                  .middle = to_gguf ? QF_Q8_0 : QF_FP8,
+                  .keeps = to_gguf && file->format == FORMAT_GGUF};
     double elements = 0, bits = 0, least;
     add_misfits(&c, file, &elements, &bits);
     least = bits;
@@ -111,7 +119,7 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
         elements += (double)p->found.parts[i].elements;
         least += bits_of(&p->found.parts[i], QF_NVFP4) * (double)p->found.parts[i].elements;
     }
-    c.budget = o->bits * elements - least;
+    c.budget = o->size_bytes ? p->spare_bits : o->bits * elements - least;
     while (step_up(&c))
         ;
     for (size_t i = 0; i < p->found.n; i++) {
@@ -153,7 +161,7 @@ static nib_status read_format(quant_format *out, const char *path, size_t part, 
         }
     return nib_fail(err, NIB_BAD_FILE,
                     "%s: part %zu: \"format\" is %s; expected \"nvfp4\", \"fp8\", "
-                    "\"bf16\" or \"keep\"",
+                    "\"q8_0\", \"bf16\" or \"keep\"",
                     path, part, text ? QUOTEZ(text) : "no string");
 }
 
@@ -221,7 +229,7 @@ static json_t *part_json(const plan *p, size_t i) {
     const sensitivity_part *part = &p->found.parts[i];
     return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", names_json(part), "format",
                      names[p->part_formats[i]], "layer", part->layer, "weights", (json_int_t)part->elements,
-                     "kld_nvfp4", part->kld, "kld_fp8", kld_of(part, QF_FP8), "kld",
+                     "kld_nvfp4", part->kld, "kld_8bit", kld_of(part, QF_FP8), "kld",
                      kld_of(part, p->part_formats[i]));
 }
 

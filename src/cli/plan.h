@@ -6,8 +6,8 @@
  *
  *   {"nibble_plan": 1, "bits": 4.75, "parts": [{"tensors": ["blk.0.attn_q.weight", ...], "format": "fp8"}]}
  *
- * Formats are nvfp4, fp8 and bf16, and keep: as the source has it. Other keys are for people. Linear layers
- * that stand nowhere get nvfp4.
+ * Formats are nvfp4, fp8 (a directory's), q8_0 (a .gguf file's) and bf16, and keep: as the source has it.
+ * Other keys are for people. Linear layers that stand nowhere get nvfp4.
  */
 #ifndef CLI_PLAN_H
 #define CLI_PLAN_H
@@ -24,18 +24,19 @@ typedef struct plan_options {
     const char *in, *out; /* the model, and where the result goes: what is kept meanwhile lies beside it */
     const char
         *calib; /* a text, or conversations where the name ends in .jsonl; NULL: the text inside nibble */
-    size_t max_tokens; /* of it, PLAN_MIN_TOKENS at least; some hundred are enough */
-    double bits;       /* per weight of the linear layers, all together */
-    bool to_gguf;
-    bool apart; /* q, k and v, or gate and up, of a layer may differ */
-    int threads;
-    const importance *heed; /* NULL or without mean_squares: none */
+    size_t max_tokens;              /* of it, PLAN_MIN_TOKENS at least; some hundred are enough */
+    double bits;                    /* per weight of the linear layers, all together; 0: size_bytes says */
+    uint64_t size_bytes;            /* of the files that hold tensors, at most */
+    const convert_options *convert; /* what is written in the end */
+    bool apart;                     /* q, k and v, or gate and up, of a layer may differ */
+    const importance *heed;         /* NULL or without mean_squares: none */
     ui_bar *bar;
 } plan_options;
 
 typedef struct plan {
     quant_format *formats;        /* [file->n_tensors] */
     sensitivity found;            /* empty where the plan was read */
+    double spare_bits;            /* that size_bytes leaves for more than NVFP4 */
     const char *text;             /* that it was measured on: the options', or a name for that inside */
     int n_tokens;                 /* of it */
     quant_format *part_formats;   /* [found.n] */

@@ -14,6 +14,7 @@
 #include "base/outtemp.h"
 #include "cli/cli.h"
 #include "cli/tuned.h"
+#include "convert/recipe.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
 
@@ -22,11 +23,13 @@
 #define WINDOWS    3
 #define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
 #define BUILT_IN   "the built-in text"
+#define TENSOR_BYTES                                                                                         \
+    32 /* by which a .gguf file may grow to begin the next tensor at a whole number of them */
 
 /* A temporary directory beside OUT, for what is kept meanwhile; what a killed run left of it goes first. */
 typedef struct scratch {
-    char *directory, *base; /* base: a file in it */
-    int fd;                 /* holds the directory's lock */
+    char *directory, *base, *trial; /* base: a file in it; trial: what is written there */
+    int fd;                         /* holds the directory's lock */
 } scratch;
 
 static void scratch_close(scratch *s) {
@@ -37,6 +40,7 @@ static void scratch_close(scratch *s) {
     }
     mem_free(s->directory);
     mem_free(s->base);
+    mem_free(s->trial);
 }
 
 static nib_status scratch_open(scratch *s, const char *out, nib_error *err) {
@@ -47,10 +51,12 @@ static nib_status scratch_open(scratch *s, const char *out, nib_error *err) {
     char *path = mem_copy_text(out, length);
     const size_t room = length + 128;
     nib_status status = NIB_OK;
-    if (!path || !(s->directory = outtemp_name(path)) || !(s->base = mem_alloc(room)))
+    if (!path || !(s->directory = outtemp_name(path)) || !(s->base = mem_alloc(room)) ||
+        !(s->trial = mem_alloc(room)))
         status = nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", out);
     if (status == NIB_OK) {
         snprintf(s->base, room, "%s/base.kld", s->directory);
+        snprintf(s->trial, room, "%s/trial", s->directory);
         outtemp_remove_stale(path);
         status = outtemp_make_directory(&s->fd, s->directory, path, err);
     }
@@ -116,24 +122,54 @@ static nib_status open_windows(eval_text *out, const loaded *l, const plan_optio
     return status;
 }
 
-static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
+/* What the wanted size leaves: less than a file that has all linear layers in NVFP4 has no plan. */
+static nib_status find_spare(plan *p, const model_file *file, const scratch *kept, const plan_options *o,
+                             nib_error *err) {
+    convert_options plain = *o->convert;
+    convert_report written;
+    size_t n_linear = 0;
+    plain.method = QM_RTN;
+    plain.choose = NULL;
+    plain.fp8_exact = false;
+    plain.progress = ui_bar_progress(o->bar);
+    plain.interrupted = &cli_interrupted;
+    NIB_TRY(convert(file, kept->trial, &plain, &written, err));
+    for (size_t i = 0; i < file->n_tensors; i++)
+        n_linear += recipe_is_linear(file->tensors[i].place.slot);
+    p->spare_bits =
+        8 * ((double)o->size_bytes - (double)written.bytes_after - TENSOR_BYTES * (double)n_linear);
+    if (p->spare_bits < 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: with all linear layers in NVFP4 it is of %.1f MB already; a size of %.1f MB was "
+                        "asked for",
+                        o->out, (double)written.bytes_after / 1e6, (double)o->size_bytes / 1e6);
+    return NIB_OK;
+}
+
+static nib_status measure(plan *p, const loaded *l, const model_file *file, const plan_options *o,
+                          nib_error *err) {
     eval_text windows;
     scratch kept;
     NIB_TRY(open_windows(&windows, l, o, err));
     p->text = o->calib ? o->calib : BUILT_IN;
     p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = scratch_open(&kept, o->out, err);
+    if (status == NIB_OK && o->size_bytes)
+        status = find_spare(p, file, &kept, o, err);
     if (status == NIB_OK) {
-        const sensitivity_options s = {
-            .heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
-            .text = &windows,
-            .base = kept.base,
-            .apart = o->apart,
-            .block = o->to_gguf ? 64 : 16,
-            .eval = {.threads = o->threads, .progress = ui_bar_progress(o->bar), .stop = &cli_interrupted}};
+        const bool to_gguf = o->convert->out == OUT_GGUF;
+        const sensitivity_options s = {.heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
+                                       .text = &windows,
+                                       .base = kept.base,
+                                       .apart = o->apart,
+                                       .block = to_gguf ? 64 : 16,
+                                       .eight = to_gguf ? DT_Q8_0 : DT_F8_E4M3,
+                                       .eval = {.threads = o->convert->threads,
+                                                .progress = ui_bar_progress(o->bar),
+                                                .stop = &cli_interrupted}};
         status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
-        scratch_close(&kept);
     }
+    scratch_close(&kept);
     eval_text_close(&windows);
     ui_bar_clear(o->bar);
     return status;
@@ -142,7 +178,7 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_e
 nib_status plan_measure(plan *out, const model_file *file, const plan_options *o, nib_error *err) {
     const model_limits limits = eval_limits(WINDOW, NIB_KV_FP32);
     const nib_options compute = {
-        .threads = o->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
+        .threads = o->convert->threads, .activations = NIB_ACTIVATIONS_F32, .kv_cache = NIB_KV_FP32};
     const loaded_needs needs = {.max_rows = limits.max_rows,
                                 .max_out = limits.max_out,
                                 .max_len = limits.n_pages[0] * KV_PAGE_TOKENS,
@@ -150,7 +186,7 @@ nib_status plan_measure(plan *out, const model_file *file, const plan_options *o
     loaded *l = NULL;
     nib_status status = loaded_open(&l, o->in, &compute, &needs, err);
     if (status == NIB_OK)
-        status = measure(out, l, o, err);
+        status = measure(out, l, file, o, err);
     for (size_t i = 0; i < out->found.n; i++) /* of a file opened again to those of FILE */
         for (int j = 0; j < out->found.parts[i].n; j++)
             out->found.parts[i].matrices[j] =

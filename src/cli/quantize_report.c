@@ -96,8 +96,8 @@ static void print_text(const quantize_report *r, const ui_table *t) {
     ui_table_print(t, UI_MD, stdout);
     printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, c->bytes_before),
            ui_bytes(after, sizeof after, c->bytes_after), r->format, r->method);
-    printf("%.2f bits per weight in the whole model, %.2f in its quantized part\n", c->bits_per_weight_all,
-           c->bits_per_weight_quantized);
+    printf("%.2f bits per weight in the whole model, %.2f in its linear layers\n", c->bits_per_weight_all,
+           c->bits_per_weight_linear);
     if (r->imatrix)
         printf("weighed by an imatrix of %zu tokens, ", r->n_tokens);
     else if (r->n_tokens)
@@ -120,9 +120,9 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     else
         printf("null");
     printf(",\n \"bytes_before\": %llu, \"bytes_after\": %llu,\n \"bits_per_weight\": %.4f, "
-           "\"bits_per_weight_quantized\": %.4f,\n",
+           "\"bits_per_weight_linear\": %.4f,\n",
            (unsigned long long)c->bytes_before, (unsigned long long)c->bytes_after, c->bits_per_weight_all,
-           c->bits_per_weight_quantized);
+           c->bits_per_weight_linear);
     printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
            "%llu,\n",
            r->n_tokens, r->calibrate_s, r->convert_s, peak_bytes());

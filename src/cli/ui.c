@@ -14,6 +14,17 @@
 #define BAR_AFTER_SECONDS 1.0
 #define BAR_EVERY_SECONDS 0.1
 #define BAR_WIDTH         24
+#define LINE_SECONDS      30.0 /* between two lines where there is no terminal */
+
+/* "3 min left", or nothing at the beginning. */
+static void time_left(char left[32], double part, double seconds) {
+    const double remaining = part > 0.01 ? seconds * (1 - part) / part : 0;
+    left[0] = 0;
+    if (remaining >= 90)
+        snprintf(left, 32, "%.0f min left", remaining / 60);
+    else if (part > 0.01)
+        snprintf(left, 32, "%.0f s left", remaining);
+}
 
 static void draw(ui_bar *bar, const char *what, double part, double seconds) {
     int full = (int)(part * BAR_WIDTH);
@@ -21,14 +32,8 @@ static void draw(ui_bar *bar, const char *what, double part, double seconds) {
     for (int i = 0; i < BAR_WIDTH; i++)
         marks[i] = i < full ? '#' : '.';
     marks[BAR_WIDTH] = 0;
-    char left[32] = "";
-    if (part > 0.01) {
-        double remaining = seconds * (1 - part) / part;
-        if (remaining >= 90)
-            snprintf(left, sizeof left, "%.0f min left", remaining / 60);
-        else
-            snprintf(left, sizeof left, "%.0f s left", remaining);
-    }
+    char left[32];
+    time_left(left, part, seconds);
     struct winsize window;
     int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
     char line[256];
@@ -40,13 +45,19 @@ static void draw(ui_bar *bar, const char *what, double part, double seconds) {
     bar->visible = true;
 }
 
+/* The moment; a new stage of the work begins at it. */
+static double enter(ui_bar *bar, const char *what) {
+    const double now = clock_seconds();
+    if (bar->what != what) {
+        bar->what = what;
+        bar->started = bar->drawn = now;
+    }
+    return now;
+}
+
 static void report(void *context, const char *what, uint64_t done, uint64_t total) {
     ui_bar *bar = context;
-    double now = clock_seconds();
-    if (bar->what != what) { /* a new stage of the work */
-        bar->what = what;
-        bar->started = now;
-    }
+    const double now = enter(bar, what);
     bool last = done >= total;
     if (now - bar->started < BAR_AFTER_SECONDS || total == 0)
         return;
@@ -56,8 +67,20 @@ static void report(void *context, const char *what, uint64_t done, uint64_t tota
     draw(bar, what, last ? 1 : (double)done / (double)total, now - bar->started);
 }
 
+/* For a log. */
+static void report_line(void *context, const char *what, uint64_t done, uint64_t total) {
+    ui_bar *bar = context;
+    const double now = enter(bar, what);
+    char left[32];
+    if (done >= total || now - bar->drawn < LINE_SECONDS)
+        return;
+    bar->drawn = now;
+    time_left(left, (double)done / (double)total, now - bar->started);
+    fprintf(stderr, "%s: %.0f%%%s%s\n", what, 100 * (double)done / (double)total, *left ? ", " : "", left);
+}
+
 progress ui_bar_progress(ui_bar *bar) {
-    progress p = {.report = isatty(STDERR_FILENO) ? report : NULL, .context = bar};
+    progress p = {.report = isatty(STDERR_FILENO) ? report : report_line, .context = bar};
     return p;
 }
 

@@ -11,8 +11,9 @@
 
 #include "base/progress.h"
 
-/* A bar with the time left on standard error, drawn once the work has run for a second; nothing when standard
- * error is no terminal. Zero-initialize; hand ui_bar_progress(&bar) to the work; ui_bar_clear afterwards. */
+/* A bar with the time left on standard error, drawn once the work has run for a second; where standard error
+ * is no terminal, a line every half minute. Zero-initialize; hand ui_bar_progress(&bar) to the work;
+ * ui_bar_clear afterwards. */
 typedef struct ui_bar {
     const char *what;
     double started, drawn; /* seconds */

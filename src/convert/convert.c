@@ -213,8 +213,11 @@ static nib_status encode(void *context, size_t i, export_sink sink, uint8_t *sca
 }
 
 static nib_status write_all(convert_run *run, nib_error *err) {
-    static const dtype formats[] = {
-        [QF_NVFP4] = DT_NVFP4, [QF_MXFP4] = DT_MXFP4, [QF_FP8] = DT_F8_E4M3, [QF_BF16] = DT_BF16};
+    static const dtype formats[] = {[QF_NVFP4] = DT_NVFP4,
+                                    [QF_MXFP4] = DT_MXFP4,
+                                    [QF_FP8] = DT_F8_E4M3,
+                                    [QF_Q8_0] = DT_Q8_0,
+                                    [QF_BF16] = DT_BF16};
     export_plan plan = {.in = run->in,
                         .out_path = run->out_path,
                         .out = run->o->out,
@@ -318,13 +321,12 @@ static void add_to_group(convert_run *run, size_t i, convert_report *report, dou
 
 static void fill_report(convert_run *run, convert_report *report) {
     double errors[2 * SLOT_COUNT] = {0}, norms[2 * SLOT_COUNT] = {0};
-    uint64_t bytes = 0, elements = 0, quantized_bytes = 0, quantized_elements = 0;
+    uint64_t bytes = 0, elements = 0, linear_bytes = 0, linear_elements = 0;
     for (size_t i = 0; i < run->recipe.n; i++) {
         const recipe_item *item = &run->recipe.items[i];
         uint64_t n = (uint64_t)item->e.t->rows * item->e.t->cols;
         bool widened = item->e.action == ENCODE_CAST && item->e.to == DT_F32 && item->e.t->n_dims == 2;
         const bool made = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
-        const bool quantized = dtype_is_quantized(item->e.to);
         add_to_group(run, i, report, errors, norms);
         report->n_quantized += item->e.action == ENCODE_QUANTIZE;
         report->n_widened += widened && item->e.t->dtype != DT_F32;
@@ -332,9 +334,9 @@ static void fill_report(convert_run *run, convert_report *report) {
         report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;
         bytes += run->bytes_after[i];
         elements += n;
-        if (quantized) {
-            quantized_bytes += run->bytes_after[i];
-            quantized_elements += n;
+        if (recipe_is_linear(item->e.slot) || (made && item->e.t->n_dims == 2)) {
+            linear_bytes += run->bytes_after[i];
+            linear_elements += n;
         }
     }
     for (int g = 0; g < report->n_groups; g++) {
@@ -345,8 +347,8 @@ static void fill_report(convert_run *run, convert_report *report) {
     report->bytes_before = run->in->file_bytes;
     report->bytes_after = run->file_bytes;
     report->bits_per_weight_all = elements ? 8.0 * (double)bytes / (double)elements : 0;
-    report->bits_per_weight_quantized =
-        quantized_elements ? 8.0 * (double)quantized_bytes / (double)quantized_elements : 0;
+    report->bits_per_weight_linear =
+        linear_elements ? 8.0 * (double)linear_bytes / (double)linear_elements : 0;
     report->n_scales_unread = run->recipe.n_scales_unread;
     report->head_is_untied = run->recipe.unties_head;
     report->n_misfits = run->recipe.n_misfits;

@@ -13,8 +13,9 @@
 #include "quant/scale_search.h"
 #include "store/model_file.h"
 
-typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_BF16, QF_KEEP } quant_format;
-typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8 } head_policy;
+/* FP8 is for directories, Q8_0 (blocks of 32 in 34 bytes) for GGUF files. */
+typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_Q8_0, QF_BF16, QF_KEEP } quant_format;
+typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8, HEAD_Q8_0 } head_policy;
 
 /* What becomes of an embedding, and of a head that is kept, where the output's container has not the stored
  * format: AUTO and BF16 round what is stored in blocks (fewer bits than BF16) to BF16, F32 keeps every value.
@@ -64,8 +65,7 @@ typedef struct convert_report {
     int n_groups;
     uint64_t bytes_before, bytes_after; /* whole files */
     double bits_per_weight_all;
-    double
-        bits_per_weight_quantized; /* of what the output stores in blocks or 8-bit floats, kept tensors too */
+    double bits_per_weight_linear; /* of the linear layers, kept ones too, and a head that was quantized */
     int n_quantized, n_repacked;   /* tensors: chosen anew, moved with every value kept */
     bool tied_is_quantized;        /* the embedding too, because it is the head as well */
     bool head_is_untied;           /* the source's head was its embedding; the output has one of its own */

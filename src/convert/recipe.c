@@ -41,6 +41,8 @@ static dtype target_of(const chef *c, quant_format format) {
         return c->r->to_gguf ? DT_GGUF_MXFP4 : DT_MXFP4;
     case QF_FP8:
         return DT_F8_E4M3;
+    case QF_Q8_0:
+        return DT_Q8_0;
     case QF_BF16:
         return DT_BF16;
     case QF_KEEP:
@@ -287,7 +289,9 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
     bool wanted =
         (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
-    const quant_format format = head            ? c->o->head == HEAD_FP8 ? QF_FP8 : QF_NVFP4
+    static const quant_format of_head[] = {
+        [HEAD_KEEP] = QF_KEEP, [HEAD_NVFP4] = QF_NVFP4, [HEAD_FP8] = QF_FP8, [HEAD_Q8_0] = QF_Q8_0};
+    const quant_format format = head            ? of_head[c->o->head]
                                 : c->o->formats ? c->o->formats[t - c->in->tensors]
                                                 : c->o->format;
     if (wanted && format != QF_KEEP && t->n_dims == 2 && !is_kept(c, item)) {
@@ -331,7 +335,7 @@ static void count_split(recipe *r) {
         if (joint < 0 || layer < 0 || item->e.t->place.expert != PLACE_NO_EXPERT)
             continue;
         const dtype to = item->e.to;
-        const bool quantized = dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3;
+        const bool quantized = dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3 || to == DT_Q8_0;
         const dtype format = quantized ? to : DT_NONE;
         if (seen[layer][joint] && first[layer][joint] != format && !split[layer][joint]) {
             split[layer][joint] = true;
@@ -344,13 +348,18 @@ static void count_split(recipe *r) {
 
 static nib_status check_options(const chef *c) {
     const convert_options *o = c->o;
-    bool fp8 = o->format == QF_FP8 || o->head == HEAD_FP8;
-    for (size_t i = 0; o->formats && i < c->in->n_tensors; i++)
+    bool fp8 = o->format == QF_FP8 || o->head == HEAD_FP8, q8 = o->format == QF_Q8_0 || o->head == HEAD_Q8_0;
+    for (size_t i = 0; o->formats && i < c->in->n_tensors; i++) {
         fp8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_FP8;
+        q8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_Q8_0;
+    }
     if (c->r->to_gguf && fp8)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
-                        "write a directory");
+                        "write a directory, or ask for Q8_0");
+    if (!c->r->to_gguf && q8)
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "Q8_0 was asked for, which only GGUF files hold; write a .gguf file, or ask for FP8");
     if (o->format == QF_BF16 && o->head != HEAD_KEEP)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "a BF16 model keeps its head; the head policy must be keep");
@@ -397,7 +406,8 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
     NIB_TRY(check_keeps(&c));
-    count_split(out);
+    if (!out->to_gguf) /* whose engines keep them apart */
+        count_split(out);
     size_t n_quantized = 0;
     for (size_t i = 0; i < out->n; i++)
         n_quantized += recipe_is_linear(out->items[i].e.slot);

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "num/fp8.h"
+#include "num/gguf_blocks.h"
 #include "num/nvfp4.h"
 
 typedef struct stand_in {
@@ -81,34 +82,46 @@ typedef struct encoding {
     const tensor *t;
     stand_in *to;
     scale_search search;
+    dtype eight;
     float fp8_scale;
-    float *rows;       /* [threads, 2 * cols] */
+    float *rows;       /* [threads, 4 * cols] */
     double (*sums)[2]; /* [rows] errors of NVFP4 and FP8 */
     size_t cols;
 } encoding;
 
+/* X in 8 bits, and back; ROOM for codes. */
+static void round_to_eight(const encoding *e, const float *x, float *eight, unsigned char *room) {
+    if (e->eight == DT_Q8_0) {
+        gguf_blocks_encode_q8_0(x, room, e->cols / 32);
+        dtype_decode(DT_Q8_0, room, eight, e->cols);
+        return;
+    }
+    for (size_t c = 0; c < e->cols; c++)
+        eight[c] = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
+}
+
 static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
     const encoding *e = arg;
-    float *x = e->rows + (size_t)thread * 2 * e->cols, *back = x + e->cols;
+    float *x = e->rows + (size_t)thread * 4 * e->cols, *back = x + e->cols, *eight = back + e->cols;
     for (size_t r = begin; r < end; r++) {
         double *sums = e->sums[r];
         tensor_decode_row(e->t, r, x);
         scale_search_nvfp4_row(&e->search, x, e->cols, e->to->codes + r * (e->cols / 2),
                                e->to->scales + r * (e->cols / 16));
         tensor_decode_row(&e->to->t, r, back);
+        round_to_eight(e, x, eight, (unsigned char *)(eight + e->cols));
         sums[0] = sums[1] = 0;
         for (size_t c = 0; c < e->cols; c++) {
             const double w = e->search.weights ? (double)e->search.weights[c] : 1;
-            const float eight = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
             sums[0] += w * ((double)back[c] - x[c]) * ((double)back[c] - x[c]);
-            sums[1] += w * ((double)eight - x[c]) * ((double)eight - x[c]);
+            sums[1] += w * ((double)eight[c] - x[c]) * ((double)eight[c] - x[c]);
         }
     }
 }
 
 static void amax_rows(void *arg, int thread, size_t begin, size_t end) {
     const encoding *e = arg;
-    float *x = e->rows + (size_t)thread * 2 * e->cols;
+    float *x = e->rows + (size_t)thread * 4 * e->cols;
     for (size_t r = begin; r < end; r++) {
         tensor_decode_row(e->t, r, x);
         e->sums[r][0] = nvfp4_amax(x, e->cols);
@@ -131,10 +144,10 @@ static const float *weights_of(const measuring *s, const tensor *t) {
 static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib_error *err) {
     stand_in *to = &s->made[t - s->view.tensors];
     const float *weights = weights_of(s, t);
-    encoding e = {.t = t, .to = to, .cols = t->cols};
+    encoding e = {.t = t, .to = to, .eight = s->o->eight, .cols = t->cols};
     to->codes = mem_array(t->rows, t->cols / 2);
     to->scales = mem_array(t->rows, t->cols / 16);
-    e.rows = mem_array((size_t)pool_threads(s->pool) * 2, t->cols * sizeof *e.rows);
+    e.rows = mem_array((size_t)pool_threads(s->pool) * 4, t->cols * sizeof *e.rows);
     e.sums = mem_array(t->rows, sizeof *e.sums);
     nib_status status = NIB_OK;
     if (!to->codes || !to->scales || !e.rows || !e.sums) {

@@ -18,7 +18,7 @@ typedef struct sensitivity_part {
     bool mlp; /* else of the attention half */
     uint64_t elements;
     double kld;            /* of NVFP4 */
-    double error4, error8; /* sum of E[x_j^2] (w - w^)^2 of NVFP4, and of E4M3 under a scale per tensor */
+    double error4, error8; /* sum of E[x_j^2] (w - w^)^2 of NVFP4, and of the options' 8 bits */
 } sensitivity_part;
 
 typedef struct sensitivity {
@@ -34,6 +34,7 @@ typedef struct sensitivity_options {
     bool apart;       /* every matrix is a part of its own */
     const char *base; /* a file for the network's own distributions: it is written over */
     size_t block; /* columns are a multiple of it: 16, of a GGUF file 64; other matrices are passed over */
+    dtype eight;  /* what has more bits than NVFP4: DT_F8_E4M3 under a scale per tensor, or DT_Q8_0 */
     eval_options eval;
 } sensitivity_options;
 

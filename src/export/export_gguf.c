@@ -10,7 +10,8 @@
 #include "base/quote.h"
 #include "export/export_parts.h"
 
-#define FILE_TYPE_BF16  32 /* llama.cpp's numbers for "mostly" */
+#define FILE_TYPE_Q8_0  7 /* llama.cpp's numbers for "mostly" */
+#define FILE_TYPE_BF16  32
 #define FILE_TYPE_MXFP4 38
 #define FILE_TYPE_NVFP4 39
 
@@ -68,7 +69,10 @@ static void copy_keys(gguf_writer *w) {
 }
 
 static uint32_t file_type(dtype format) {
-    return format == DT_NVFP4 ? FILE_TYPE_NVFP4 : format == DT_MXFP4 ? FILE_TYPE_MXFP4 : FILE_TYPE_BF16;
+    return format == DT_NVFP4   ? FILE_TYPE_NVFP4
+           : format == DT_MXFP4 ? FILE_TYPE_MXFP4
+           : format == DT_Q8_0  ? FILE_TYPE_Q8_0
+                                : FILE_TYPE_BF16;
 }
 
 static nib_status write_keys(gguf_writer *w) {

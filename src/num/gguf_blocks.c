@@ -24,9 +24,13 @@
  */
 #include "num/gguf_blocks.h"
 
+#include <math.h>
+
 #include "num/e2m1.h"
 #include "num/fp8.h"
 #include "num/gguf_iq.h"
+
+#define F16_MAX 65504.0f
 
 static float half_at(const unsigned char *p) {
     return f16_to_f32((uint16_t)(p[0] | p[1] << 8));
@@ -83,6 +87,20 @@ static void decode_q8_0(const unsigned char *p, float *dst, size_t n_blocks) {
         float d = half_at(p);
         for (int j = 0; j < 32; j++)
             dst[j] = (float)(int8_t)p[2 + j] * d;
+    }
+}
+
+void gguf_blocks_encode_q8_0(const float *x, unsigned char *out, size_t n_blocks) {
+    for (; n_blocks--; x += 32, out += 34) {
+        float amax = 0;
+        for (int j = 0; j < 32; j++)
+            amax = fmaxf(amax, fabsf(x[j]));
+        const float step = fminf(amax / 127.0f, F16_MAX), inverse = step > 0 ? 1.0f / step : 0.0f;
+        const uint16_t half = f16_from_f32(step);
+        out[0] = (unsigned char)half;
+        out[1] = (unsigned char)(half >> 8);
+        for (int j = 0; j < 32; j++)
+            out[2 + j] = (unsigned char)(int8_t)fmaxf(-127, fminf(127, roundf(x[j] * inverse)));
     }
 }
 

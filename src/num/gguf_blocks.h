@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Decoders of the block formats of GGUF files. Values are computed in FP32 in the order the gguf package
- * computes them, so that both give the same bits. Caller: dtype_decode.
+ * Decoders of the block formats of GGUF files, and the one encoder that nibble writes with. Values are
+ * computed in FP32 in the order the gguf package computes them, so that both give the same bits. Callers:
+ * dtype_decode, encode.
  */
 #ifndef NUM_GGUF_BLOCKS_H
 #define NUM_GGUF_BLOCKS_H
@@ -17,5 +18,10 @@ static inline void gguf_blocks_scale_min(const unsigned char *b, int i, int *sca
 }
 
 gguf_block_decoder gguf_blocks_decoder(dtype t); /* NULL when T is no block format of GGUF */
+
+/* X [32 * n_blocks], finite, to Q8_0, 34 bytes a block, as ggml's quantize_row_q8_0_ref does: a step of the
+ * largest magnitude / 127, codes by the step before it is rounded to F16, halves away from zero. Where F16
+ * holds no such step (magnitudes above 8.3 million), the largest that it holds. */
+void gguf_blocks_encode_q8_0(const float *x, unsigned char *out, size_t n_blocks);
 
 #endif

@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "base/quote.h"
 #include "num/fp8.h"
+#include "num/gguf_blocks.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
 
@@ -267,6 +268,10 @@ static bool quantize_row(const workshop *w, bench *b, size_t row, unsigned char 
         scale_search_mxfp4_row(s, b->x, w->cols, b->codes, b->scales);
         decode_fp4(true, w->cols, 1.0f, b);
         return pack_fp4(item->to, w->cols, b, out, scales);
+    case DT_Q8_0:
+        gguf_blocks_encode_q8_0(b->x, out, w->cols / 32);
+        dtype_decode(DT_Q8_0, out, b->back, w->cols);
+        return true;
     case DT_F8_E4M3:
         for (size_t i = 0; i < w->cols; i++) {
             out[i] = e4m3_from_f32_sat(b->x[i] / s->tensor_scale);

@@ -41,7 +41,7 @@ def test_the_budget_holds(planned):
     used = sum(bits[part["format"]] * part["weights"] for part in plan["parts"]) / weights
     assert used == pytest.approx(plan["bits"], abs=1e-5) and 4.5 < used <= 5.5
     assert f"{used:.3f} bits a weight" in told
-    assert len(plan["parts"]) == 8 and all(part["kld_nvfp4"] > part["kld_fp8"] > 0 for part in plan["parts"])
+    assert len(plan["parts"]) == 8 and all(part["kld_nvfp4"] > part["kld_8bit"] > 0 for part in plan["parts"])
     assert plan["kld_sum"] < plan["kld_sum_nvfp4"]
 
 
@@ -55,7 +55,7 @@ def test_what_costs_most_comes_first(planned):
         for i, part in enumerate(parts):
             bits, after = steps[chosen[i]]
             cost = (steps[after][0] - bits) * part["weights"] if after else float("inf")
-            gain = part["kld_nvfp4"] - part["kld_fp8"] if after == "fp8" else part["kld_fp8"]
+            gain = part["kld_nvfp4"] - part["kld_8bit"] if after == "fp8" else part["kld_8bit"]
             if cost <= left and (best is None or gain / cost > best[0]):
                 best = gain / cost, cost, i, after
         if best is None:
@@ -90,9 +90,56 @@ def test_a_gguf_file_holds_no_fp8(planned, nibble):
     root, _, _ = planned
     nibble("quantize", root / "source", root / "out.gguf", "--bits", 8, "--save-plan", root / "gguf.json", "--calib", root / "text")
     plan = json.loads((root / "gguf.json").read_text())
-    assert {part["format"] for part in plan["parts"]} == {"nvfp4", "bf16"} and plan["bits"] <= 8
+    formats = {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
+    assert len(plan["parts"]) == len(formats) == 14  # each matrix by itself: engines of such files do not join them
+    assert {"nvfp4", "q8_0"} <= set(formats.values()) <= {"nvfp4", "q8_0", "bf16"} and plan["bits"] <= 8
+    found = {t.name: t for t in gguf.GGUFReader(root / "out.gguf").tensors}
+    tensors = weights("llama")
+    for name, kind in formats.items():
+        layer, at = name.split(".")[2], name.split(".", 3)[3].removesuffix(".weight")
+        t = found[f"blk.{layer}.{test_quantize.LINEARS[at]}.weight"]
+        assert t.tensor_type.name.lower() == kind
+        if kind == "q8_0" and at not in ("self_attn.q_proj", "self_attn.k_proj"):  # whose rows change places
+            assert (t.data == gguf.quantize(tensors[name].astype(np.float32), gguf.GGMLQuantizationType.Q8_0)).all()
     done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
+    done = nibble("quantize", root / "source", root / "no", "--plan", root / "gguf.json", check=False)
+    assert done.returncode == 1 and "which only GGUF files hold" in done.stderr and not (root / "no").exists()
+
+
+@pytest.mark.parametrize("out", ["sized.gguf", "sized"])
+def test_a_size(nibble, tmp_path, monkeypatch, out):
+    """As many bits as a size leaves, and no byte more."""
+    monkeypatch.setattr(test_quantize, "VOCAB", 2000)  # the least size is 1 MB
+    monkeypatch.setattr(test_quantize, "LAYERS", 8)
+    source = make_model(tmp_path / "source")
+    (tmp_path / "text").write_text("some words to calibrate with, " * 40)
+
+    def size(path):
+        return sum(f.stat().st_size for f in ([path] if path.is_file() else path.glob("*.safetensors")))
+
+    nibble("quantize", source, tmp_path / f"least-{out}", "--method", "rtn")
+    least = size(tmp_path / f"least-{out}")
+    wanted = least + 200000
+    told = nibble("quantize", source, tmp_path / out, "--size", wanted, "--calib", tmp_path / "text", "--save-plan",
+                  tmp_path / "plan.json").stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert wanted - 40000 < size(tmp_path / out) <= wanted and f"{plan['bits']:.3f} bits a weight" in told
+    assert not list(tmp_path.glob(".*"))
+    done = nibble("quantize", source, tmp_path / f"no-{out}", "--size", max(10**6, least - 5000), "--calib", tmp_path / "text",
+                  check=False)
+    assert done.returncode == 1 and "with all linear layers in NVFP4" in done.stderr
+    assert not (tmp_path / f"no-{out}").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--size", "5"], "--size takes bytes"), (["--size", "3XB"], "--size takes bytes"), (["--size", "nan"], "--size takes bytes"),
+    (["--size", "5MB", "--bits", "5"], "expected one of them"), (["--size", "5MB", "--format", "fp8"], "--size gives layers"),
+    (["--head", "q8_0"], "only a .gguf file"), (["--format", "q8_0"], "only a .gguf file"),
+])
+def test_wrong_usage(nibble, tmp_path, flags, words):
+    done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr
 
 
 def test_it_is_measured_on_the_calibration(nibble, tmp_path):
@@ -220,7 +267,7 @@ def test_joined_matrices_and_an_imatrix(planned, nibble, tmp_path):
     for flags in (["--calib", root / "text"], ["--imatrix", tmp_path / "im"]):
         nibble("quantize", source, tmp_path / "out", "--bits", 8, *flags, "--save-plan", tmp_path / "plan.json")
         parts = json.loads((tmp_path / "plan.json").read_text())["parts"]
-        kld.append([part["kld_fp8"] / part["kld_nvfp4"] for part in parts])  # the weighted errors' ratio
+        kld.append([part["kld_8bit"] / part["kld_nvfp4"] for part in parts])  # the weighted errors' ratio
     assert len(kld[0]) == 8 and kld[1] == pytest.approx(kld[0], rel=1e-3)
 
 

@@ -279,7 +279,7 @@ def test_report(nibble, tmp_path):
     assert groups["attn_q"]["to"] == "NVFP4" and 0.07 < groups["attn_q"]["relative_error"] < 0.12
     assert groups["attn_v"]["to"] == "BF16" and groups["attn_v"]["relative_error"] is None
     assert report["bytes_after"] == (out / "model.safetensors").stat().st_size
-    assert report["bits_per_weight_quantized"] == pytest.approx(4.5, abs=0.01)
+    assert report["bits_per_weight_linear"] == pytest.approx(4.5 + 11.5 / 18, abs=0.01)  # v is an 18th
     assert set(json.loads((out / "hf_quant_config.json").read_text())["quantization"]["exclude_modules"]) == {
         "lm_head", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.v_proj"}
     text = nibble("quantize", source, out, "--method", "sweep").stdout  # a model is replaced
@@ -300,7 +300,7 @@ def test_auto_is_gptq_for_small_models(nibble, tmp_path):
 
 @pytest.mark.parametrize("arguments, code, words", [
     (["IN"], 2, "expected IN and OUT"),
-    (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, bf16"),
+    (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, q8_0, bf16"),
     (["IN", "OUT.gguf", "--format", "fp8"], 2, "cannot hold FP8"),
     (["IN", "OUT.gguf", "--compressed-tensors"], 2, "writes a directory"),
     (["IN", "OUT", "--method", "rtn", "--calib", "x"], 2, "--calib and --calib-tokens are for --method weighted"),
@@ -430,11 +430,13 @@ def test_layers_of_an_unknown_network(nibble, tmp_path):
                            "expected 256 layers at most\n")
 
 
-def test_both_mean_the_same_by_the_quantized_part(nibble, smollm2, tmp_path):
-    """The embedding that is kept in blocks too."""
+def test_bits_are_those_of_the_linear_layers(nibble, smollm2, tmp_path):
+    """Kept ones too; not those of an embedding that is kept in blocks."""
     said = nibble("quantize", smollm2, tmp_path / "a.gguf", "--method", "rtn", "--keep", "blk.[1-9]*").stdout
-    part = re.search(r"([0-9.]+) in its quantized part", said)[1]
-    assert f" {part} in the quantized part" in nibble("inspect", tmp_path / "a.gguf").stdout
+    linears = [t for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors if t.name.startswith("blk.") and "norm" not in t.name
+               and t.name.endswith(".weight")]
+    bits = 8 * sum(int(t.n_bytes) for t in linears) / sum(int(t.n_elements) for t in linears)
+    assert float(re.search(r"([0-9.]+) in its linear layers", said)[1]) == pytest.approx(bits, abs=0.006)
 
 
 def test_embedding(nibble, tree, smollm2, tmp_path):

@@ -525,7 +525,7 @@ static void test_report(void **state) {
     }
     assert_true(bytes < r.bytes_after && bytes + 10000 > r.bytes_after);
     assert_true(fabs(r.bits_per_weight_all - 8.0 * (double)bytes / (double)elements) < 1e-9);
-    assert_true(fabs(r.bits_per_weight_quantized - 4.5) < 0.02);
+    assert_true(fabs(r.bits_per_weight_linear - 4.5) < 0.02);
     assert_int_equal(r.n_quantized, 7 * TINY_LAYERS);
     assert_int_equal(r.n_misfits + r.n_skipped + r.n_repacked + r.n_scales_rounded, 0);
     assert_int_equal(r.n_widened + r.n_scales_unread, 0);

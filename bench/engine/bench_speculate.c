@@ -65,7 +65,8 @@ static double generate(nib_engine *e, const char *prompt, int streams, int n_tok
                                        .n_prompt = n_ids,
                                        .max_tokens = n_tokens,
                                        .ignore_eos = true,
-                                       .sampling = &s};
+                                       .sampling = &s,
+                                       .same_prompt = i > 0 ? requests[0] : NULL};
         if (nib_submit(e, &o, &requests[i], &err) != NIB_OK)
             die("nib_submit", &err);
     }

@@ -129,6 +129,7 @@ struct nib_engine {
     double hope, mean_answer; /* moving averages over requests: of speculate_luck.right, and of tokens */
     draft *draft;
     double step_began, step_ended; /* clock_seconds */
+    double guess_seconds;          /* that the draft took before the step */
     nib_stats counted;
     nib_request **by_seq; /* [n_by_seq] indexed by the scheduler's id; NULL where none */
     int n_by_seq, n_active;

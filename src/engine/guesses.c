@@ -2,6 +2,7 @@
  *
  * Guesses for the next step: who gets how many, and what was right of them.
  */
+#include "base/clock.h"
 #include "engine/engine.h"
 
 enum { GIVE_UP_AFTER = 32 }; /* guesses that did not pay: the draft need not read along any more */
@@ -35,6 +36,7 @@ static int put(nib_engine *e, nib_request *r, const int32_t *guesses, int n) {
 }
 
 static void plan_lookup(nib_engine *e, int rows) {
+    const bool may = speculate_may(&e->costs, rows);
     double expected = rows;
     for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS; i++) {
         int32_t guesses[SPECULATE_MAX];
@@ -43,7 +45,7 @@ static void plan_lookup(nib_engine *e, int rows) {
         if (most == 0)
             continue;
         const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, most);
-        const int worth = speculate_worth(&e->costs, &r->luck, rows, expected, n, 0);
+        const int worth = may ? speculate_worth(&e->costs, &r->luck, rows, expected, n, 0) : 0;
         const int taken = put(e, r, guesses, worth);
         if (taken == 0 && n > 0)
             r->luck.guess = guesses[0]; /* to see whether it would have been right costs nothing */
@@ -98,7 +100,9 @@ static void plan_draft(nib_engine *e, int rows) {
         rows += worth;
         n++;
     }
+    const double from = clock_seconds();
     const bool failed = draft_guess(e->draft, asks, n, NULL) != NIB_OK;
+    e->guess_seconds = clock_seconds() - from;
     e->counted.draft_failures += failed;
     for (int i = 0; i < n; i++) {
         asked[i]->no_draft = !asked[i]->draft; /* it cannot follow, or failed: they go on without */
@@ -108,11 +112,12 @@ static void plan_draft(nib_engine *e, int rows) {
 }
 
 void guesses_plan(nib_engine *e) {
+    e->guess_seconds = 0;
     if (e->options.speculate == NIB_SPECULATE_OFF)
         return;
     const int rows = decode_rows(e);
-    if (e->draft)
-        plan_draft(e, rows);
-    else
+    if (!e->draft)
         plan_lookup(e, rows);
+    else if (speculate_may(&e->costs, rows))
+        plan_draft(e, rows);
 }

@@ -358,12 +358,24 @@ static void end_pooled(nib_engine *e, nib_request *r) {
         fail(e, r, NIB_BAD_FILE, "the network's output is not a number: a damaged model, or an overflow");
 }
 
+/* What the step's guesses brought and took. */
+static void count_guesses(nib_engine *e, const sched_step *step) {
+    int n_guesses = 0, n_right = 0;
+    for (int k = 0; k < step->n_outs; k++) {
+        n_guesses += step->outs[k].n_out > 1 ? step->outs[k].n_out - 1 : 0;
+        n_right += e->n_accepted[k] > 1 ? e->n_accepted[k] - 1 : 0;
+    }
+    const int rows = step->n_decode_rows - n_guesses;
+    if (step->batch->n_rows == step->n_decode_rows)
+        speculate_timed(&e->costs, rows, n_guesses, n_right, e->step_ended - e->step_began, e->guess_seconds);
+    else
+        speculate_mixed(&e->costs, rows, n_guesses, n_right, e->pace.row_s, e->guess_seconds);
+}
+
 static void count_step(nib_engine *e, const sched_step *step) {
     double seconds = e->step_ended - e->step_began;
     int n_prefill = step->batch->n_rows - step->n_decode_rows;
     pace_saw(&e->pace, step->n_decode_rows, n_prefill, seconds);
-    if (n_prefill == 0)
-        speculate_timed(&e->costs, step->n_decode_rows, seconds);
     e->counted.steps++;
     e->counted.step_rows += (uint64_t)step->batch->n_rows;
     e->counted.step_seconds += seconds;
@@ -396,6 +408,7 @@ static void end_step(nib_engine *e, const sched_step *step) {
         else
             e->n_accepted[k] = take_tokens(e, r, &step->outs[k], &e->ended[k]);
     }
+    count_guesses(e, step);
     sched_commit(e->sched, e->tokens, e->n_accepted, e->ended);
 }
 

@@ -10,13 +10,17 @@ enum {
     LOOK_BACK = 16384, /* tokens; a longer text is searched in its end */
     LOOK_AGAIN = 512,  /* steps after which what rows cost is measured anew, at first */
     LONGEST_PATIENCE = 1 << 15,
-    SURE = 8 /* guesses that luck is judged by */
+    WITHOUT_AGAIN = 64, /* steps with guesses, then one that shows what it takes without */
+    DOZEN = 16,         /* steps that tell what rows cost */
+    SURE = 8            /* guesses that luck is judged by */
 };
 
 #define WEIGHT (1.0 / 16)
-#define MARGIN 1.1 /* what must be won: costs are measured with noise */
-#define ALIKE  1.3 /* times as much, or as little, is still what it was */
-#define FAR    2.0 /* times as much is not what the step itself took */
+#define MARGIN 1.1  /* what must be won: costs are measured with noise */
+#define ALIKE  1.3  /* times as much, or as little, is still what it was */
+#define FAR    2.0  /* times as much is not what the step itself took */
+#define CREDIT 1.0  /* steps' time that guesses may have lost */
+#define SHARE  0.01 /* of the time without guesses that they are given */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
     const int first = n > LOOK_BACK ? n - LOOK_BACK : 0;
@@ -71,24 +75,8 @@ static bool is_known(const speculate_costs *c, int rows) {
     return c->seconds[rows] != 0 && c->step - c->seen[rows] <= patience(c);
 }
 
-void speculate_timed(speculate_costs *c, int rows, double seconds) {
-    c->step++;
-    if (rows < 1 || rows > SPECULATE_ROWS)
-        return;
-    double *known = &c->seconds[rows];
-    if (is_known(c, rows)) { /* a step in which the machine did something else counts for little */
-        *known += WEIGHT * ((seconds < FAR * *known ? seconds : FAR * *known) - *known);
-    } else { /* stands alone: the machine, or the texts' length, may have changed */
-        const bool alike = *known > 0 && seconds < ALIKE * *known && *known < ALIKE * seconds;
-        const uint32_t longer = patience(c) < LONGEST_PATIENCE ? 2 * patience(c) : LONGEST_PATIENCE;
-        c->patience = alike ? longer : *known > 0 ? LOOK_AGAIN : c->patience;
-        *known = seconds;
-    }
-    c->seen[rows] = c->step;
-}
-
-/* What ROWS rows are thought to take: as measured, between two measured as on the line, beyond the last as
- * that: so it will be tried, and known. 0: nothing is known. */
+/* What ROWS rows are thought to take: as measured, between two measured as on the line, beyond the last as on
+ * the line from the one before it. 0: nothing is known. */
 static double cost_of(const speculate_costs *c, int rows) {
     int below = rows, above = rows;
     while (below > 0 && !is_known(c, below))
@@ -97,10 +85,79 @@ static double cost_of(const speculate_costs *c, int rows) {
         above++;
     if (below == 0)
         return 0;
-    if (above > SPECULATE_ROWS || above == below)
+    if (above > SPECULATE_ROWS) {
+        above = below--;
+        while (below > 0 && !is_known(c, below))
+            below--;
+        if (below == 0)
+            return c->seconds[above];
+    }
+    if (above == below)
         return c->seconds[below];
     const double slope = (c->seconds[above] - c->seconds[below]) / (above - below);
-    return c->seconds[below] + slope * (rows - below);
+    return c->seconds[below] + (slope > 0 ? slope : 0) * (rows - below);
+}
+
+static void note(speculate_costs *c, int rows, double seconds) {
+    double *known = &c->seconds[rows];
+    if (is_known(c, rows)) { /* a step in which the machine did something else counts for little */
+        c->n[rows] += c->n[rows] < DOZEN;
+        *known += ((seconds < FAR * *known ? seconds : FAR * *known) - *known) / c->n[rows];
+    } else { /* stands alone: the machine, or the texts' length, may have changed */
+        const bool alike = *known > 0 && seconds < ALIKE * *known && *known < ALIKE * seconds;
+        const uint32_t longer = patience(c) < LONGEST_PATIENCE ? 2 * patience(c) : LONGEST_PATIENCE;
+        c->patience = alike ? longer : *known > 0 ? LOOK_AGAIN : c->patience;
+        *known = seconds;
+        c->n[rows] = 1;
+    }
+    c->seen[rows] = c->step;
+}
+
+/* What was won long ago is not played away. */
+static void charge(speculate_costs *c, double seconds) {
+    c->lost = c->lost + seconds > 0 ? c->lost + seconds : 0;
+}
+
+static void settle(speculate_costs *c, int rows, int n_guesses, int n_right, double seconds, double guess_s) {
+    const double without = cost_of(c, rows), most = FAR * cost_of(c, rows + n_guesses);
+    if (n_guesses == 0)
+        charge(c, -SHARE * seconds);
+    else if (without > 0)
+        charge(c, (seconds < most ? seconds : most) + guess_s - without * (rows + n_right) / rows);
+}
+
+void speculate_mixed(speculate_costs *c, int rows, int n_guesses, int n_right, double row_s, double guess_s) {
+    const double without = rows >= 1 && rows <= SPECULATE_ROWS ? cost_of(c, rows) : 0;
+    if (without > 0 && n_guesses > 0)
+        charge(c, n_guesses * row_s + guess_s - without * n_right / rows);
+}
+
+void speculate_timed(speculate_costs *c, int rows, int n_guesses, int n_right, double seconds,
+                     double guess_s) {
+    c->step++;
+    if (rows < 1 || rows + n_guesses > SPECULATE_ROWS)
+        return;
+    settle(c, rows, n_guesses, n_right, seconds, guess_s);
+    note(c, rows + n_guesses, seconds);
+}
+
+bool speculate_may(const speculate_costs *c, int rows) {
+    if (c->rows_are_free)
+        return true;
+    return rows >= 1 && rows <= SPECULATE_ROWS && is_known(c, rows) &&
+           c->step - c->seen[rows] <= WITHOUT_AGAIN && c->lost < CREDIT * c->seconds[rows];
+}
+
+/* Whether a step of TO rows may be tried in place of one of FROM: what is not known yet must be near, and may
+ * take no more than the account has. */
+static bool may_try(const speculate_costs *c, int from, int to) {
+    int n_known = 0;
+    if (is_known(c, to))
+        return true;
+    for (int i = 1; i <= SPECULATE_ROWS && n_known < 2; i++)
+        n_known += is_known(c, i);
+    const double of = cost_of(c, from);
+    return n_known < 2 ? to == from + 1 : cost_of(c, to) - of <= CREDIT * of - c->lost;
 }
 
 int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int rows, double expected,
@@ -114,7 +171,7 @@ int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int ro
         return 0; /* first see what a step takes without */
     for (int k = 1; k <= n_guesses && rows + k <= SPECULATE_ROWS; k++) {
         const double rate = (expected + speculate_gain(luck, k)) / (cost_of(c, rows + k) + k * guess_s);
-        if (rate > best_rate) {
+        if (rate > best_rate && may_try(c, rows, rows + k)) {
             best_rate = rate;
             best = k;
         }

@@ -42,15 +42,32 @@ double speculate_learn(double hope, const speculate_luck *luck);
 void speculate_saw(speculate_luck *luck, int32_t token);
 
 /* What steps of so many decode rows take. It is looked at again after a while, for machines and texts change;
- * the more often it was still so, the later. */
+ * the longer the same is found, the more rarely.
+ *
+ * And an account: what guesses have lost, against the same tokens without them. While it is overdrawn nothing
+ * is guessed; it is paid back by what guesses win, and by a small share of the time without them. So guesses
+ * cost no more than that share and the few steps of the account, however wrong all else here may be. */
 typedef struct speculate_costs {
     double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
     uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */
+    uint8_t n[SPECULATE_ROWS + 1];      /* how many told so; the last dozen counts */
     uint32_t step, patience;            /* steps until what rows cost is looked at again; 0: at first */
+    double lost;                        /* seconds */
     bool rows_are_free;                 /* for tests: guess whatever can be guessed */
 } speculate_costs;                      /* zero-initialize */
 
-void speculate_timed(speculate_costs *costs, int rows, double seconds);
+/* A step of ROWS rows and N_GUESSES more, of which N_RIGHT were right, took SECONDS, and its guesses GUESS_S
+ * before it. */
+void speculate_timed(speculate_costs *costs, int rows, int n_guesses, int n_right, double seconds,
+                     double guess_s);
+
+/* The same of a step beside prefill, where a row takes ROW_S. */
+void speculate_mixed(speculate_costs *costs, int rows, int n_guesses, int n_right, double row_s,
+                     double guess_s);
+
+/* Whether anything may be guessed for a step of ROWS rows: not while guesses have lost too much, and not
+ * where it has to be seen again what the step takes without them. */
+bool speculate_may(const speculate_costs *costs, int rows);
 
 /* How many of N_GUESSES for a sequence are worth it in a step that has ROWS rows without them, from which
  * EXPECTED tokens are expected. GUESS_S: seconds that a guess takes before the step. */

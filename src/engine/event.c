@@ -96,9 +96,9 @@ void event_publish(nib_request *r) {
     r->n_cached = r->found;
     r->ended = r->is_over;
     r->end = r->over;
-    pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
-    bool is_over = r->is_over; /* the caller may release it in the callback */
+    pthread_cond_signal(&r->changed); /* the engine owns a part of R yet */
+    bool is_over = r->is_over;        /* the caller may release it in the callback */
     if (r->on_event)
         call_back(r);
     if (is_over)

@@ -120,6 +120,7 @@ void answer_close(answer *r) {
     for (size_t i = 0; i < r->n_prompts; i++)
         close_prompt(&r->prompts[i]);
     nib_shape_release(r->large_shape);
+    buf_free(&r->chunk_head);
     mem_free(r->choices);
     mem_free(r->prompts);
     pthread_mutex_destroy(&r->lock);

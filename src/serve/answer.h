@@ -93,6 +93,7 @@ typedef struct answer {
     api_error error;        /* of the engine, while it ran */
     double deadline;        /* clock_seconds; 0: none */
     double told_at;         /* clock_seconds, when its stream last said something */
+    buf chunk_head;         /* parts.c's: what all chunks of its stream begin with */
     live_request live;
     bool is_live;
     pthread_mutex_t lock; /* guards the choices' requests against cancellation, and the next */

@@ -4,11 +4,13 @@
  */
 #include "serve/buf.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 static bool make_room(buf *b, size_t n) {
     size_t needed;
@@ -67,6 +69,27 @@ void buf_json(buf *b, json_t *json) {
         json_dump_callback(json, add_chunk, b, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)))
         b->failed = true;
     json_decref(json);
+}
+
+void buf_json_text(buf *b, const char *text, size_t n) {
+    size_t plain = 0;
+    assert(utf8_valid_prefix(text, n) == n);
+    buf_add(b, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        buf_add(b, text + plain, i - plain);
+        plain = i + 1;
+        if (c == '\n')
+            buf_add(b, "\\n", 2);
+        else if (c < 0x20)
+            buf_print(b, "\\u%04X", (unsigned)c);
+        else
+            buf_add(b, c == '"' ? "\\\"" : "\\\\", 2);
+    }
+    buf_add(b, text + plain, n - plain);
+    buf_add(b, "\"", 1);
 }
 
 void buf_base64(buf *b, const void *bytes, size_t n) {

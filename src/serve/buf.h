@@ -22,6 +22,8 @@ void buf_text(buf *b, const char *text);
 void buf_print(buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* JSON, compact; takes the reference, NULL is a failure. */
 void buf_json(buf *b, json_t *json);
+/* TEXT, valid UTF-8, as a JSON string. */
+void buf_json_text(buf *b, const char *text, size_t n);
 void buf_base64(buf *b, const void *bytes, size_t n);
 void buf_clear(buf *b); /* empty, its memory kept; a failure stays */
 void buf_free(buf *b);

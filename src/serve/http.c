@@ -48,6 +48,13 @@ static void add_cors(const exchange *x, struct MHD_Response *r) {
         add_header(r, "Vary", "Origin");
 }
 
+/* For a piece of an answer to be taken. The wait for the piece counts too, which is never longer than the
+ * silence that a stream may have. */
+static unsigned send_seconds(const server *s) {
+    const int silence = 2 * s->options.ping_seconds;
+    return (unsigned)(silence > SEND_SECONDS ? silence : SEND_SECONDS);
+}
+
 /* Hands R over; a response that could not be made ends the connection. */
 static void queue(exchange *x, int status, struct MHD_Response *r) {
     x->answered = true;
@@ -63,7 +70,7 @@ static void queue(exchange *x, int status, struct MHD_Response *r) {
     }
     if (atomic_load(&x->server->state) == SERVER_DRAINING)
         add_header(r, "Connection", "close");
-    MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)SEND_SECONDS);
+    MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, send_seconds(x->server));
     live_expect(x->server->live, x->link, 0);
     meters_count_status(x->server->meters, status);
     MHD_queue_response(x->connection, (unsigned)status, r);
@@ -116,7 +123,6 @@ void http_reply_error(exchange *x, const api_error *e) {
 
 typedef struct reader {
     stream *source;
-    struct MHD_Connection *connection;
     buf text;
     size_t told; /* bytes of it */
     bool over;
@@ -128,10 +134,8 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t r
     if (r->told == r->text.n) {
         buf_clear(&r->text);
         r->told = 0;
-        MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
         while (!r->over && r->text.n == 0)
             r->over = !r->source->next(r->source, &r->text);
-        MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)SEND_SECONDS);
     }
     if (r->text.failed)
         return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -155,7 +159,7 @@ void http_reply_stream(exchange *x, const char *type, stream *s) {
     reader *r = mem_array(1, sizeof *r);
     struct MHD_Response *response = NULL;
     if (r) {
-        *r = (reader){.source = s, .connection = x->connection};
+        *r = (reader){.source = s};
         response =
             MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, POOL_BYTES / 4, read_stream, r, close_stream);
     }

@@ -4,7 +4,7 @@
  */
 #include "serve/meters.h"
 
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -53,56 +53,52 @@ static const struct {
     [METER_MAX_TOKENS] = {"request_params_max_tokens", "Tokens asked for", BOUNDS(count_bounds)},
 };
 
+/* Each number is counted by itself: a page that is written meanwhile may have one without the other. */
 typedef struct histogram {
-    uint64_t counts[MAX_BUCKETS], n; /* by bound, not summed; those above the last in n alone */
-    double sum;
+    _Atomic uint64_t counts[MAX_BUCKETS + 1]; /* by bound, not summed; last those above all */
+    _Atomic double sum;
 } histogram;
 
 struct meters {
-    pthread_mutex_t lock;
     histogram histograms[METER_HISTOGRAMS];
-    uint64_t ends[METER_ENDS];
-    uint64_t statuses[600]; /* of HTTP */
+    _Atomic uint64_t ends[METER_ENDS];
+    _Atomic uint64_t statuses[600]; /* of HTTP */
 };
 
 nib_status meters_open(meters **out, nib_error *err) {
     meters *m = *out = mem_array(1, sizeof *m);
     if (!m)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for the server");
-    pthread_mutex_init(&m->lock, NULL);
     return NIB_OK;
 }
 
 void meters_close(meters *m) {
-    if (m)
-        pthread_mutex_destroy(&m->lock);
     mem_free(m);
 }
 
+static void count(_Atomic uint64_t *n) {
+    atomic_fetch_add_explicit(n, 1, memory_order_relaxed);
+}
+
 void meters_observe(meters *m, meter which, double value) {
+    histogram *h = &m->histograms[which];
     size_t i = 0;
     while (i < kinds[which].n && value > kinds[which].bounds[i])
         i++;
-    pthread_mutex_lock(&m->lock);
-    histogram *h = &m->histograms[which];
-    if (i < kinds[which].n)
-        h->counts[i]++;
-    h->n++;
-    h->sum += value;
-    pthread_mutex_unlock(&m->lock);
+    count(&h->counts[i]);
+    double sum = atomic_load_explicit(&h->sum, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&h->sum, &sum, sum + value, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+    }
 }
 
 void meters_count_end(meters *m, meter_end how) {
-    pthread_mutex_lock(&m->lock);
-    m->ends[how]++;
-    pthread_mutex_unlock(&m->lock);
+    count(&m->ends[how]);
 }
 
 void meters_count_status(meters *m, int http_status) {
-    pthread_mutex_lock(&m->lock);
     if (http_status > 0 && http_status < 600)
-        m->statuses[http_status]++;
-    pthread_mutex_unlock(&m->lock);
+        count(&m->statuses[http_status]);
 }
 
 /* ---- the text ---- */
@@ -134,16 +130,18 @@ static void write_value(const page *p, const char *prefix, const char *name, con
 }
 
 static void write_histogram(const page *p, meter which, const histogram *h) {
-    uint64_t sum = 0;
-    write_head(p, "vllm", kinds[which].name, "histogram", kinds[which].help);
-    for (size_t i = 0; i < kinds[which].n; i++) {
+    const char *name = kinds[which].name;
+    const size_t n = kinds[which].n;
+    unsigned long long sum = 0;
+    write_head(p, "vllm", name, "histogram", kinds[which].help);
+    for (size_t i = 0; i < n; i++) {
         sum += h->counts[i];
-        buf_print(p->out, "vllm:%s_bucket{%s,le=\"%g\"} %llu\n", kinds[which].name, p->labels,
-                  kinds[which].bounds[i], (unsigned long long)sum);
+        buf_print(p->out, "vllm:%s_bucket{%s,le=\"%g\"} %llu\n", name, p->labels, kinds[which].bounds[i],
+                  sum);
     }
+    sum += h->counts[n];
     buf_print(p->out, "vllm:%s_bucket{%s,le=\"+Inf\"} %llu\nvllm:%s_sum{%s} %.17g\nvllm:%s_count{%s} %llu\n",
-              kinds[which].name, p->labels, (unsigned long long)h->n, kinds[which].name, p->labels, h->sum,
-              kinds[which].name, p->labels, (unsigned long long)h->n);
+              name, p->labels, sum, name, p->labels, h->sum, name, p->labels, sum);
 }
 
 static void write_engine(const page *p, const nib_stats *s) {
@@ -220,15 +218,10 @@ static void write_process(const server *s, buf *out) {
 void meters_write(meters *m, server *s, buf *out) {
     page p = {.out = out};
     nib_stats stats = {.size = sizeof stats};
-    meters *copy = mem_array(1, sizeof *copy);
-    if (!copy || nib_get_stats(s->engine, &stats, NULL) != NIB_OK) {
+    if (nib_get_stats(s->engine, &stats, NULL) != NIB_OK) {
         out->failed = true;
-        mem_free(copy);
         return;
     }
-    pthread_mutex_lock(&m->lock);
-    *copy = *m;
-    pthread_mutex_unlock(&m->lock);
     make_labels(&p, s);
     write_engine(&p, &stats);
     write_value(&p, "nibble", "http_requests_running", "gauge", "Requests in the server",
@@ -236,9 +229,8 @@ void meters_write(meters *m, server *s, buf *out) {
     write_head(&p, "vllm", "cache_config_info", "gauge", "How the KV cache is laid out");
     buf_print(out, "vllm:cache_config_info{%s,block_size=\"64\",num_gpu_blocks=\"%d\"} 1\n", p.labels,
               stats.kv_pages);
-    write_counts(&p, copy);
+    write_counts(&p, m);
     write_process(s, out);
     for (int i = 0; i < METER_HISTOGRAMS; i++)
-        write_histogram(&p, (meter)i, &copy->histograms[i]);
-    mem_free(copy);
+        write_histogram(&p, (meter)i, &m->histograms[i]);
 }

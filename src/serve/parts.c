@@ -171,13 +171,48 @@ json_t *parts_whole(const answer *r, const char *object, json_t *(*write)(const 
     return NULL;
 }
 
-json_t *parts_chunk(const answer *r, const char *object, json_t *one) {
-    json_t *chunk = parts_head(r, object, json_pack("[o]", one));
-    if (chunk && r->ask.continuous_usage)
-        parts_set(chunk, "usage", parts_usage(r));
-    else if (chunk && r->ask.include_usage)
-        parts_set(chunk, "usage", json_null());
-    return chunk;
+/* Up to the first choice. */
+static void begin_chunk(answer *r, const char *object, buf *out) {
+    static const char end[] = "]}";
+    buf *head = &r->chunk_head;
+    if (head->n == 0) {
+        buf_text(head, "data: ");
+        buf_json(head, parts_head(r, object, json_array()));
+        head->n -= head->failed ? 0 : strlen(end);
+    }
+    out->failed |= head->failed;
+    buf_add(out, head->bytes, head->n);
+}
+
+static void end_chunk(const answer *r, json_t *timings, buf *out) {
+    buf_text(out, "]");
+    if (r->ask.continuous_usage) {
+        buf_text(out, ",\"usage\":");
+        buf_json(out, parts_usage(r));
+    } else if (r->ask.include_usage) {
+        buf_text(out, ",\"usage\":null");
+    }
+    if (timings) {
+        buf_text(out, ",\"timings\":");
+        buf_json(out, timings);
+    }
+    buf_text(out, "}\n\n");
+}
+
+void parts_chunk(answer *r, const char *object, json_t *one, json_t *timings, buf *out) {
+    begin_chunk(r, object, out);
+    buf_json(out, one);
+    end_chunk(r, timings, out);
+}
+
+void parts_text_chunk(answer *r, const char *object, int index, const char *before, const char *text,
+                      size_t n, const char *after, buf *out) {
+    begin_chunk(r, object, out);
+    buf_print(out, "{\"index\":%d,", index);
+    buf_text(out, before);
+    buf_json_text(out, text, n);
+    buf_text(out, after);
+    end_chunk(r, NULL, out);
 }
 
 void parts_end(const answer *r, const char *object, buf *out) {

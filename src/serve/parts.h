@@ -11,8 +11,13 @@
 json_t *parts_head(const answer *r, const char *object, json_t *choices);
 /* A whole answer: its choices in their order, each by WRITE. */
 json_t *parts_whole(const answer *r, const char *object, json_t *(*write)(const answer *r, const choice *c));
-/* A chunk of a stream about one choice, usage beside it where it is asked for; takes ONE. */
-json_t *parts_chunk(const answer *r, const char *object, json_t *one);
+/* A chunk of a stream about one choice, usage beside it where it is asked for; takes ONE, and TIMINGS, which
+ * may be NULL. */
+void parts_chunk(answer *r, const char *object, json_t *one, json_t *timings, buf *out);
+/* The same of a choice that has TEXT and nothing else to tell, as most have: BEFORE and AFTER are the members
+ * about it. Written without a tree of values, which costs more than all else that is done for a token. */
+void parts_text_chunk(answer *r, const char *object, int index, const char *before, const char *text,
+                      size_t n, const char *after, buf *out);
 /* What ends a stream: an error, or usage where it is asked for. */
 void parts_end(const answer *r, const char *object, buf *out);
 json_t *parts_usage(const answer *r);

@@ -79,8 +79,7 @@ static json_t *delta_of(const answer *r, const choice *c, const answer_piece *p,
 }
 
 /* LOGPROBS may be NULL; both are taken. */
-static void write_chunk(const answer *r, choice *c, json_t *delta, json_t *logprobs, const char *finish,
-                        buf *out) {
+static void write_chunk(answer *r, choice *c, json_t *delta, json_t *logprobs, const char *finish, buf *out) {
     json_t *one = json_pack("{s:i, s:o, s:o, s:s?}", "index", c->index, "delta", delta, "logprobs",
                             logprobs ? logprobs : json_null(), "finish_reason", finish);
     if (one && finish)
@@ -88,10 +87,20 @@ static void write_chunk(const answer *r, choice *c, json_t *delta, json_t *logpr
     if (one && r->ask.return_ids && c->n_ids > c->ids_told)
         parts_set(one, "token_ids", parts_ids(c->ids + c->ids_told, c->n_ids - c->ids_told));
     c->ids_told = c->n_ids;
-    json_t *chunk = parts_chunk(r, CHUNK, one);
-    if (chunk && finish)
-        parts_set(chunk, "timings", parts_timings(r));
-    parts_frame(out, chunk);
+    parts_chunk(r, CHUNK, one, finish ? parts_timings(r) : NULL, out);
+}
+
+/* A piece that is text and comes alone. */
+static bool write_text(answer *r, const choice *c, const answer_piece *p, const char *text, buf *out) {
+    const bool is_text = p->kind == NIB_PIECE_TEXT || p->kind == NIB_PIECE_REASONING;
+    if (!is_text || r->ask.logprobs || r->ask.return_ids)
+        return false;
+    parts_text_chunk(r, CHUNK, c->index,
+                     p->kind == NIB_PIECE_TEXT            ? "\"delta\":{\"content\":"
+                     : r->server->options.reasoning_field ? "\"delta\":{\"reasoning\":"
+                                                          : "\"delta\":{\"reasoning_content\":",
+                     text, p->n, "},\"logprobs\":null,\"finish_reason\":null}", out);
+    return true;
 }
 
 static json_t *fresh_logprobs(const answer *r, choice *c) {
@@ -103,7 +112,7 @@ static json_t *fresh_logprobs(const answer *r, choice *c) {
 }
 
 static void write_news(teller *told, choice *c) {
-    const answer *r = told->answer;
+    answer *r = told->answer;
     const char *text = c->fresh.bytes;
     buf *out = told->out;
     if (!c->begun && (c->n_pieces > 0 || c->over)) {
@@ -112,7 +121,8 @@ static void write_news(teller *told, choice *c) {
     }
     for (size_t i = 0; i < c->n_pieces; i++) {
         const answer_piece *p = &c->pieces[i];
-        write_chunk(r, c, delta_of(r, c, p, text), fresh_logprobs(r, c), NULL, out);
+        if (!write_text(r, c, p, text, out))
+            write_chunk(r, c, delta_of(r, c, p, text), fresh_logprobs(r, c), NULL, out);
         text += p->n;
     }
     if (c->over && !c->end_told) {

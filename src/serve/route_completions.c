@@ -77,21 +77,33 @@ static json_t *whole(const teller *told) {
 
 /* ---- streamed ---- */
 
-static void write_news(teller *told, choice *c) {
-    const answer *r = told->answer;
+/* What most tokens bring: text, and nothing else to tell. */
+static bool write_text(answer *r, const choice *c, buf *out) {
+    if (c->over || r->ask.logprobs || r->ask.return_ids || (r->ask.echo && !c->begun))
+        return false;
+    parts_text_chunk(r, OBJECT, c->index, "\"text\":", c->fresh.bytes, c->fresh.n,
+                     ",\"logprobs\":null,\"finish_reason\":null,\"stop_reason\":null}", out);
+    return true;
+}
+
+static void write_all(answer *r, choice *c, buf *out) {
     buf text = {0};
-    if (c->fresh.n == 0 && (!c->over || c->end_told))
-        return;
     if (r->ask.echo && !c->begun && !prompt_text(r, c->prompt, &text)) {
-        told->out->failed = true;
+        out->failed = true;
         return;
     }
     buf_add(&text, c->fresh.n ? c->fresh.bytes : "", c->fresh.n);
     json_t *logprobs = r->ask.logprobs ? with_prompt(r, c, c->tokens_told, &c->n_characters) : NULL;
-    parts_frame(
-        told->out,
-        parts_chunk(r, OBJECT, one_choice(r, c, text.bytes, text.n, logprobs, c->over ? c->finish : NULL)));
+    parts_chunk(r, OBJECT, one_choice(r, c, text.bytes, text.n, logprobs, c->over ? c->finish : NULL), NULL,
+                out);
     buf_free(&text);
+}
+
+static void write_news(teller *told, choice *c) {
+    if (c->fresh.n == 0 && (!c->over || c->end_told))
+        return;
+    if (!write_text(told->answer, c, told->out))
+        write_all(told->answer, c, told->out);
     c->begun = true;
     c->end_told = c->over;
     answer_told(c);

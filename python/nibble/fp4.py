@@ -35,10 +35,10 @@ class FP4Weight:
         self.n, self.k, self.packed = n, k, packed
         self.codes, self.scales, self.tensor_scale = codes, scales, tensor_scale
 
-    def dequantize(self):
-        """FP32 [n, k], exact."""
+    def unpack(self):
+        """codes U8 [n, k/2] (element 2i in the low nibble), scales (E4M3, as U8) [n, k/16], tensor_scale FP32 [1]."""
         if self.packed is None:
-            return codec.decode(self.codes, self.scales, self.tensor_scale)
+            return self.codes, self.scales, np.float32([self.tensor_scale])
         device = self.packed.device
         codes = torch.empty(self.n, self.k // 2, dtype=torch.uint8, device=device)
         scales = torch.empty(self.n, self.k // 16, dtype=torch.uint8, device=device)
@@ -46,8 +46,15 @@ class FP4Weight:
         with torch.cuda.device(device), library.Weight(device.index, self.n, self.k, self.packed.data_ptr()) as w:
             library.call("nib_gemm_weight_unpack", library.context(device.index), w, ctypes.c_void_p(codes.data_ptr()),
                          ctypes.c_void_p(scales.data_ptr()), ctypes.c_void_p(scale.data_ptr()), _stream(device))
+        return codes, scales, scale
+
+    def dequantize(self):
+        """FP32 [n, k], exact."""
+        codes, scales, scale = self.unpack()
+        if self.packed is None:
+            return codec.decode(codes, scales, scale[0])
         elements = torch.stack([codes & 15, codes >> 4], -1).reshape(self.n, self.k).long()
-        table = torch.from_numpy(codec.E2M1).to(device)
+        table = torch.from_numpy(codec.E2M1).to(codes.device)
         return (table[elements].reshape(self.n, -1, 16) * scales.view(torch.float8_e4m3fn).float()[..., None] * scale
                 ).reshape(self.n, self.k)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libnibble through ctypes: the structs of nibble_gemm.h and one context a thread and device."""
+"""libnibble_gemm (or libnibble) through ctypes: the structs of nibble_gemm.h and one context a thread and device."""
 import ctypes
 import os
 import pathlib
@@ -34,14 +34,14 @@ class Product(ctypes.Structure):
 
 
 def _load():
-    names = [os.environ.get("NIBBLE_LIBRARY"), pathlib.Path(__file__).with_name("libnibble.so"), "libnibble.so.0"]
+    names = [os.environ.get("NIBBLE_LIBRARY"), pathlib.Path(__file__).with_name("libnibble_gemm.so"), "libnibble.so.0"]
     tried = []
     for name in filter(None, names):
         try:
             return ctypes.CDLL(str(name))
         except OSError as error:
             tried.append(str(error))
-    raise NibbleError("libnibble.so cannot be loaded: " + "; ".join(tried))
+    raise NibbleError("libnibble_gemm.so cannot be loaded: " + "; ".join(tried))
 
 
 _state = threading.local()

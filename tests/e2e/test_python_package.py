@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-os.environ.setdefault("NIBBLE_LIBRARY", str(ROOT / "build" / "release" / "libnibble.so"))
-sys.path.insert(0, str(ROOT / "python"))
+if "NIBBLE_INSTALLED" not in os.environ:  # else the package that is installed, with the library in it
+    os.environ.setdefault("NIBBLE_LIBRARY", str(ROOT / "build" / "release" / "libnibble.so"))
+    sys.path.insert(0, str(ROOT / "python"))
 nibble = pytest.importorskip("nibble")
 torch = None
 try:

@@ -40,7 +40,7 @@ typedef struct quantize_args {
     const char *in, *out, *calib, *imatrix, *plan, *save_plan;
     double bits;   /* of the linear layers; 0: not asked for */
     uint64_t size; /* bytes; 0: not asked for */
-    bool apart;
+    bool apart, smooth;
     method_choice method;
     size_t calib_tokens;
     bool compressed_tensors, json;
@@ -70,6 +70,7 @@ enum {
     KEY_APART,
     KEY_PLAN,
     KEY_SAVE_PLAN,
+    KEY_SMOOTH,
     KEY_JSON
 };
 
@@ -121,6 +122,11 @@ static const struct argp_option options[] = {
      1},
     {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits or --size chose, JSON that can be edited", 1},
     {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
+    {"smooth", KEY_SMOOTH, NULL, 0,
+     "With --format bf16: move what makes channels larger than others from the norms into the matrices that "
+     "read "
+     "them, by powers of two and as far as it helps NVFP4 weights and activations; quantize OUT then",
+     1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
     {"threads", 't', "N", 0, "Threads (default: physical cores)", 1},
@@ -193,7 +199,9 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->convert.fp8_exact && (a->method == METHOD_RTN || a->method == METHOD_4OVER6))
         argp_error(state, "--fp8-exact does not go with --method %s, whose scales are its reference's",
                    methods[a->method]);
-    if ((a->calib || a->calib_tokens) &&
+    if (a->smooth && (a->convert.format != QF_BF16 || a->convert.n_keep))
+        argp_error(state, "--smooth goes with --format bf16, and without --keep");
+    if ((a->calib || a->calib_tokens) && !a->smooth &&
         (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
@@ -272,6 +280,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 't':
         a->convert.threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
         return 0;
+    case KEY_SMOOTH:
+        a->smooth = true;
+        return 0;
     case KEY_JSON:
         a->json = true;
         return 0;
@@ -315,6 +326,7 @@ typedef struct quantize_session {
     nib_error sweep_reason;
     method_choice used; /* of METHODS, with auto decided */
     tuned tuned;
+    tuned_smoothed smoothed;
     plan plan;
     ui_bar bar;
     convert_report report;
@@ -427,6 +439,25 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     return status;
 }
 
+static nib_status smooth(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    if (!a->smooth)
+        return NIB_OK;
+    s->tuned = (tuned){.file = s->file,
+                       .in = a->in,
+                       .out = a->out,
+                       .calib = a->calib,
+                       .max_tokens = a->calib_tokens,
+                       .threads = a->convert.threads,
+                       .bar = &s->bar};
+    NIB_TRY(tuned_open(&s->tuned, err));
+    NIB_TRY(tuned_smooth(&s->smoothed, &s->tuned, err));
+    s->n_tokens = s->tuned.n_tokens;
+    s->calibrate_s = s->smoothed.seconds;
+    s->args->convert.smoothing = s->smoothed.powers;
+    return NIB_OK;
+}
+
 /* Which layers get how many bits. */
 static nib_status make_plan(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
@@ -472,6 +503,7 @@ static nib_status print(const quantize_session *s, nib_error *err) {
                                .calibrate_s = s->calibrate_s + s->tuned.seconds,
                                .convert_s = s->report.seconds - s->tuned.seconds,
                                .tuned = &s->tuned,
+                               .smoothed = &s->smoothed,
                                .plan = &s->plan,
                                .done = &s->report};
     return quantize_report_print(&r, a->json, err);
@@ -504,6 +536,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     }
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(choose_method(s, err));
+    NIB_TRY(smooth(s, err));
     NIB_TRY(make_plan(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);
     a->convert.interrupted = &cli_interrupted;
@@ -521,6 +554,7 @@ int cmd_quantize(int argc, char **argv) {
     nib_status status = run(&session, &err);
     ui_bar_clear(&session.bar);
     tuned_close(&session.tuned, status == NIB_OK);
+    tuned_smoothed_free(&session.smoothed);
     plan_free(&session.plan);
     calibrate_free(&session.heed);
     model_file_close(session.file);

@@ -105,6 +105,7 @@ static void print_text(const quantize_report *r, const ui_table *t) {
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
            r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
     tuned_print(r->tuned);
+    tuned_smoothed_print(r->smoothed);
     print_notes(r);
 }
 
@@ -133,6 +134,8 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     plan_print_json(r->plan, r->plan_path);
     printf(",\n \"chosen\": ");
     tuned_print_json(r->tuned);
+    printf(",\n \"smoothed\": ");
+    tuned_smoothed_print_json(r->smoothed);
     printf(",\n");
     printf(" \"split\": %d, \"misfits\": %d, \"skipped\": %d, \"scales_rounded\": %d, \"scales_unread\": %d, "
            "\"widened\": "

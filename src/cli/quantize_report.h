@@ -20,6 +20,7 @@ typedef struct quantize_report {
     size_t n_tokens; /* of the calibration */
     double calibrate_s, convert_s;
     const tuned *tuned;
+    const tuned_smoothed *smoothed;
     const plan *plan;
     const convert_report *done;
 } quantize_report;

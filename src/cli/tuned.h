@@ -11,6 +11,7 @@
 #include "convert/convert.h"
 #include "engine/loaded.h"
 #include "eval/calib_set.h"
+#include "tune/smoothing.h"
 #include "tune/tune.h"
 
 typedef struct tuned {
@@ -40,6 +41,18 @@ nib_status tuned_open(tuned *t, nib_error *err);
 /* convert's hook: CONTEXT is a tuned. */
 nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_error *err);
 void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journal is not needed */
+
+/* --smooth: what to move from the norms into the matrices that read them, by T, which is open. */
+typedef struct tuned_smoothed {
+    smoothing found;
+    const int8_t **powers; /* [2 * n_layers] for convert */
+    double seconds;
+} tuned_smoothed;
+
+nib_status tuned_smooth(tuned_smoothed *out, const tuned *t, nib_error *err);
+void tuned_smoothed_print(const tuned_smoothed *s); /* nothing where nothing was smoothed */
+void tuned_smoothed_print_json(const tuned_smoothed *s);
+void tuned_smoothed_free(tuned_smoothed *s);
 
 /* For the report: by how much the held-out error of all matrices together is below the sweep's, and which
  * ways were taken. */

@@ -45,8 +45,11 @@ typedef struct convert_options {
     const char *const *keep; /* globs of tensor names left as they are */
     size_t n_keep;
     const importance *importance; /* QM_WEIGHTED */
-    const char *also_read[2];     /* further files that the output must not replace; NULL: none */
-    int threads;                  /* callers know the machine's cores; 0 counts as 1 */
+    /* What is moved from the norm before attention (2 * layer) and before the MLP (2 * layer + 1) into the
+     * columns of the matrices that read it: powers of two [dim]. FORMAT is QF_BF16; NULL: nothing. */
+    const int8_t *const *smoothing; /* [2 * n_layers] */
+    const char *also_read[2];       /* further files that the output must not replace; NULL: none */
+    int threads;                    /* callers know the machine's cores; 0 counts as 1 */
     progress progress;
     const volatile sig_atomic_t *interrupted; /* becomes non-zero: stop, leave nothing; may be NULL */
 } convert_options;

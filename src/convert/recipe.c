@@ -223,7 +223,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
         return NIB_OK;
     }
     if (t->dtype == DT_BF16 && to == DT_BF16 && t->tensor_scale == 1.0f) {
-        item->e.action = item->e.heads ? ENCODE_CAST : ENCODE_CARRY;
+        item->e.action = item->e.heads || item->e.powers ? ENCODE_CAST : ENCODE_CARRY;
         return NIB_OK;
     }
     item->unit_scale = is_scale_unread(c, item->e.slot);
@@ -262,6 +262,18 @@ static void fit_container(const chef *c, recipe_item *item) {
         item->e.shift = c->r->to_gguf ? 1.0f : -1.0f;
 }
 
+/* What smoothing moves out of a norm, or into a matrix that reads what the norm gives. */
+static void smooth(const chef *c, recipe_item *item) {
+    const slot s = item->e.slot;
+    const bool attention = s == SLOT_ATTN_NORM || s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV;
+    const bool mlp = s == SLOT_FFN_NORM || s == SLOT_GATE || s == SLOT_UP || s == SLOT_GATE_UP;
+    if (!c->o->smoothing || !(attention || mlp))
+        return;
+    item->e.powers = c->o->smoothing[2 * item->e.t->place.layer + mlp];
+    item->e.divides = s == SLOT_ATTN_NORM || s == SLOT_FFN_NORM;
+    item->e.plus = family_get(c->in->hp.family)->defaults.norm_plus_one && !c->r->to_gguf ? 1.0f : 0.0f;
+}
+
 /* Rows of q and k change places between the containers of some families, biases of theirs would have to too.
  */
 static nib_status check_biases(const chef *c, slot s) {
@@ -286,6 +298,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
         return NIB_OK;
     }
     fit_container(c, item);
+    smooth(c, item);
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
     bool wanted =
         (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
@@ -299,6 +312,10 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     } else {
         carry(c, item);
         round_embedding(c, item);
+        if (item->e.divides && item->e.action == ENCODE_CARRY) {
+            item->e.action = ENCODE_CAST;
+            item->e.to = DT_NONE;
+        }
     }
     bool readable = item->e.action == ENCODE_CARRY || dtype_get(t->dtype)->is_weight;
     if (t->dtype == DT_NONE || !readable)
@@ -368,6 +385,9 @@ static nib_status check_options(const chef *c) {
                         "4over6 chooses NVFP4 scales; MXFP4 has powers of two only");
     if (o->method == QM_WEIGHTED && !o->importance)
         return nib_fail(c->err, NIB_BAD_ARGUMENT, "the weighted method needs a calibration");
+    if (o->smoothing && (o->format != QF_BF16 || o->n_keep > 0))
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "smoothing changes norms and the matrices that read them, all of them and in BF16");
     if (c->in->n_tensors == 0)
         return nib_fail(c->err, NIB_BAD_FILE, "%s: holds no tensors", c->in->path);
     if (c->r->to_gguf != c->r->from_gguf)

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "../quant/golden_tensor.h"
 #include "eval/weight_format.h"
 #include "num/mxfp4.h"
 #include "num/rounded.h"
@@ -137,6 +138,36 @@ static void test_four_over_six(void **state) {
     free(x);
 }
 
+/* NF4 is bitsandbytes', MXFP4 torchao's, value for value; "ceil" is what torchao calls rceil. */
+static void test_references(void **state) {
+    (void)state;
+    static const char *const list[][2] = {{"nf4", "nf4"}, {"mxfp4", "mxfp4"}, {"mxfp4:ceil", "mxfp4:rceil"}};
+    const char *path = TESTS_DIR "/golden/quant/formats.txt", *p = golden_line(path, "input");
+    float *x = malloc(GOLDEN_N * sizeof *x), *y = malloc(GOLDEN_N * sizeof *y);
+    assert_true(p && x && y);
+    golden_bell(41, x);
+    assert_int_equal(golden_crc(x, GOLDEN_N * sizeof *x), (uint32_t)golden_hex(&p));
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        weight_format f;
+        assert_true(weight_format_parse(&f, list[i][0]));
+        memcpy(y, x, GOLDEN_N * sizeof *x);
+        for (size_t r = 0; r < GOLDEN_ROWS; r++)
+            weight_format_row(&f, y + r * GOLDEN_COLS, GOLDEN_COLS, 0);
+        for (size_t k = 0; k < GOLDEN_N; k++)
+            y[k] += 0.0f; /* one zero */
+        p = golden_line(path, list[i][1]);
+        assert_non_null(p);
+        const uint32_t expected = (uint32_t)golden_hex(&p);
+        for (int k = 0; k < 8; k++)
+            assert_int_equal(f32_bits(y[k]), (uint32_t)golden_hex(&p));
+        if (golden_crc(y, GOLDEN_N * sizeof *y) != expected)
+            fail_msg("%s differs from the reference", list[i][0]);
+        print_message("%s: %zu values equal the reference's\n", list[i][0], GOLDEN_N);
+    }
+    free(x);
+    free(y);
+}
+
 /* Every element is a value of its format and stays what it is; nothing is rounded away from the nearest. */
 static void test_elements(void **state) {
     (void)state;
@@ -195,8 +226,9 @@ static void test_names(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_normal_numbers), cmocka_unit_test(test_codecs),
-                                       cmocka_unit_test(test_four_over_six), cmocka_unit_test(test_elements),
-                                       cmocka_unit_test(test_names)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_normal_numbers), cmocka_unit_test(test_codecs),
+        cmocka_unit_test(test_four_over_six),  cmocka_unit_test(test_references),
+        cmocka_unit_test(test_elements),       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

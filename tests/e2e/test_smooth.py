@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize --format bf16 --smooth: the network computes the same numbers, and loses less in four bits."""
+import json
+
+import pytest
+
+from test_quantize import DIM, LAYERS, make_model, ml_dtypes, np, safetensors_numpy
+from test_tuned import TEXT
+
+SAME = ["--activations", "f32", "--kv-cache-dtype", "fp32", "--ctx", "64", "--json"]
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    return tmp_path / "text"
+
+
+def with_large_channels(source):
+    """A few channels that norms make 32 times as large as the others, in the place of the model in SOURCE."""
+    path = source / "model.safetensors"
+    tensors = safetensors_numpy.load_file(path)
+    for name, t in tensors.items():
+        if "layernorm" in name:
+            t = t.astype(np.float32)
+            t[[3, 40, 77]] = 40
+            tensors[name] = t.astype(ml_dtypes.bfloat16)
+    safetensors_numpy.save_file(tensors, path, {"format": "pt"})
+    return source
+
+
+def kld(nibble, model, base, text, *flags):
+    return json.loads(nibble("eval", "kld", model, "--base", base, "--text", text, *SAME, *flags).stdout)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("out", ["smooth", "smooth.gguf"])
+def test_the_same_numbers(nibble, tmp_path, text, family, out):
+    source = with_large_channels(make_model(tmp_path / "source", family))
+    told = json.loads(nibble("quantize", source, tmp_path / out, "--format", "bf16", "--smooth", "--calib", text, "--json").stdout)
+    norms = told["smoothed"]
+    assert len(norms) == 2 * LAYERS and all(n["error"] <= n["unsmoothed"] for n in norms)
+    assert any(n["strength"] > 0 for n in norms)
+    if out.endswith(".gguf"):  # which has other words than the source
+        nibble("quantize", tmp_path / out, tmp_path / "back", "--format", "bf16")
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / "back" / name).write_bytes((source / name).read_bytes())
+        out = "back"
+    found = kld(nibble, tmp_path / out, source, text)
+    assert found["kld"] < 1e-9 and found["ppl"] == pytest.approx(found["ppl_base"], rel=1e-6)
+
+
+def test_powers_of_two(nibble, tmp_path, text):
+    """Every value is the source's times a power of two, one for a channel, and the norm's the other way."""
+    source = with_large_channels(make_model(tmp_path / "source"))
+    nibble("quantize", source, tmp_path / "smooth", "--format", "bf16", "--smooth", "--calib", text)
+    before, after = (safetensors_numpy.load_file(d / "model.safetensors") for d in (source, tmp_path / "smooth"))
+    moved = 0
+    for layer in range(LAYERS):
+        for norm, readers in (("input_layernorm", ["self_attn.q", "self_attn.k", "self_attn.v"]),
+                              ("post_attention_layernorm", ["mlp.gate", "mlp.up"])):
+            name = f"model.layers.{layer}.{norm}.weight"
+            s = before[name].astype(np.float32) / after[name].astype(np.float32)
+            assert (np.log2(s) == np.rint(np.log2(s))).all() and s.shape == (DIM,)
+            moved += int((s != 1).sum())
+            for reader in readers:
+                name = f"model.layers.{layer}.{reader}_proj.weight"
+                assert (before[name].astype(np.float32) * s == after[name].astype(np.float32)).all()
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            name = f"model.layers.{layer}.{name}.weight"
+            assert (before[name].view(np.uint16) == after[name].view(np.uint16)).all()
+    assert moved > 0
+
+
+def test_less_is_lost_in_four_bits(nibble, tmp_path, text):
+    source = with_large_channels(make_model(tmp_path / "source"))
+    nibble("quantize", source, tmp_path / "smooth", "--format", "bf16", "--smooth", "--calib", text)
+    lost = []
+    for model in ("source", "smooth"):
+        nibble("quantize", tmp_path / model, tmp_path / f"{model}-4", "--method", "weighted", "--calib", text)
+        lost.append(kld(nibble, tmp_path / f"{model}-4", source, text, "--activations", "nvfp4")["kld"])
+    assert lost[1] < 0.9 * lost[0], lost
+
+
+@pytest.mark.parametrize("flags", [["--smooth"], ["--format", "bf16", "--smooth", "--keep", "a"]])
+def test_wrong_usage(nibble, tmp_path, flags):
+    done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and "--smooth goes with --format bf16, and without --keep" in done.stderr

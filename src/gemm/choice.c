@@ -35,8 +35,6 @@ static const row table[] = {
     {80, 121, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
     {90, 90, NIB_GEMM_AUTO, 2, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
     {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
-    {90, 90, NIB_GEMM_AUTO, 17, 32, true, GEMM_KERNEL_WGMMA_BF16, W4A16,
-     "exact, and up to 32 tokens about as fast as FP8"},
     {90, 90, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, twice},
     {89, 89, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, twice},
     {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
@@ -51,6 +49,7 @@ static const row table[] = {
     {90, 90, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, "asked for"},
     {89, 89, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
     {120, 121, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
+    {100, 103, NIB_GEMM_W4A4, 1, ANY_M, false, GEMM_KERNEL_BLASLT, NIB_GEMM_W4A4, "asked for"},
     {120, 121, NIB_GEMM_W4A4, 1, ANY_M, false, GEMM_KERNEL_TILE_E2M1, NIB_GEMM_W4A4, "asked for"},
 };
 
@@ -62,6 +61,7 @@ static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_WGMMA_E4M3] = "wgmma E4M3 (scales folded, weights as the register operand)",
     [GEMM_KERNEL_TILE_BF16] = "tile (mma.sync m16n8k16 BF16)",
     [GEMM_KERNEL_TILE_E2M1] = "tile (mma.sync m16n8k64 mxf4nvf4)",
+    [GEMM_KERNEL_BLASLT] = "cuBLASLt (NVFP4; weights unpacked into the workspace for each product)",
     [GEMM_KERNEL_TILE_E4M3] = "tile (mma.sync m16n8k32 E4M3, scales folded)",
 };
 
@@ -221,15 +221,17 @@ nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, siz
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_explain: expected a context or an architecture");
     arch = arch ? arch : g->arch;
     NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, true, m ? m : 1, n, k, &c, err));
-    char k_shared[64] = "tiles cut into equal runs of K";
-    if (!c.cut)
-        snprintf(k_shared, sizeof k_shared, "K in %d slice%s", c.k_slices, c.k_slices == 1 ? "" : "s");
+    char form[96] = "tiles are the library's";
+    if (c.kernel != GEMM_KERNEL_BLASLT && c.cut)
+        snprintf(form, sizeof form, "%d tokens a tile, tiles cut into equal runs of K", c.tile_tokens);
+    else if (c.kernel != GEMM_KERNEL_BLASLT)
+        snprintf(form, sizeof form, "%d token%s a tile, K in %d slice%s", c.tile_tokens,
+                 c.tile_tokens == 1 ? "" : "s", c.k_slices, c.k_slices == 1 ? "" : "s");
     int used =
         snprintf(text, text_bytes,
-                 "%s [%zu, %zu] x %zu tokens on compute capability %d.%d%s%s: %s.\nKernel: %s, %d token%s a "
-                 "tile, %s; %s.",
+                 "%s [%zu, %zu] x %zu tokens on compute capability %d.%d%s%s: %s.\nKernel: %s, %s; %s.",
                  mode_names[mode], n, k, m, arch / 10, arch % 10, other ? "" : ", ", other ? "" : g->name,
-                 mode_names[c.mode], c.name, c.tile_tokens, c.tile_tokens == 1 ? "" : "s", k_shared, c.why);
+                 mode_names[c.mode], c.name, form, c.why);
     if (!c.run_here && used > 0 && (size_t)used < text_bytes)
         snprintf(text + used, text_bytes - (size_t)used, " Not yet run on this GPU.");
     return NIB_OK;

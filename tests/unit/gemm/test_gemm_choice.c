@@ -11,6 +11,7 @@
 
 #include "gemm/gemm.h"
 #include "gemm/layout.h"
+#include "gemm/scale_tile.h"
 #include "gemm/word.h"
 
 static const int archs[] = {80, 86, 89, 90, 100, 103, 120, 121};
@@ -101,6 +102,10 @@ static void test_a_mode_is_never_swapped(void **state) {
     assert_non_null(strstr(err.text, "it has w4a16 and w4a8"));
     assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_OK);
     assert_true(c.kernel == GEMM_KERNEL_TILE_E2M1 && c.mode == NIB_GEMM_W4A4 && !c.run_here);
+    for (int arch = 100; arch <= 103; arch += 3) {
+        assert_int_equal(gemm_choose(arch, 148, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_OK);
+        assert_true(c.kernel == GEMM_KERNEL_BLASLT && c.mode == NIB_GEMM_W4A4 && !c.run_here);
+    }
     assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no kernels"));
     assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, true, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);
@@ -139,7 +144,7 @@ static void test_few_tokens_on_hopper(void **state) {
         {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {2, 24576, 4096, true, GEMM_KERNEL_FEW},
         {16, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 4096, 12288, true, GEMM_KERNEL_FEW},
         {16, 64, 256, true, GEMM_KERNEL_GEMV16},         {33, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
-        {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 128, true, GEMM_KERNEL_WGMMA_BF16},
+        {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 128, true, GEMM_KERNEL_WGMMA_E4M3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;
@@ -167,6 +172,10 @@ static void test_explain_needs_no_gpu(void **state) {
     assert_non_null(strstr(text, "256 tokens a tile, tiles cut into equal runs of K"));
     assert_int_equal(nib_gemm_explain(NULL, 120, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
                      NIB_OK);
+    assert_non_null(strstr(text, "Not yet run on this GPU"));
+    assert_int_equal(nib_gemm_explain(NULL, 100, NIB_GEMM_W4A4, 512, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "cuBLASLt (NVFP4; weights unpacked"));
     assert_non_null(strstr(text, "Not yet run on this GPU"));
     assert_int_equal(nib_gemm_explain(NULL, 0, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
                      NIB_BAD_ARGUMENT);
@@ -206,6 +215,28 @@ static void test_pack_and_unpack(void **state) {
     }
 }
 
+/* From a tile's side: byte 16 r + 4 q + b of a tile is row 32 q + r, block b; tiles go along the row first.
+ */
+static void test_scale_tiles(void **state) {
+    (void)state;
+    const size_t shapes[][2] = {{16, 1}, {128, 4}, {129, 5}, {400, 180}};
+    for (size_t i = 0; i < 4; i++) {
+        size_t rows = shapes[i][0], blocks = shapes[i][1], found = 0;
+        size_t bytes = nib_gemm_scale_tile_bytes(rows, blocks * 16), row_tiles = (rows + 127) / 128;
+        assert_int_equal(bytes, row_tiles * ((blocks + 3) / 4) * 512);
+        for (size_t at = 0; at < bytes; at++) {
+            size_t tile = at / 512, in_tile = at % 512, across = (blocks + 3) / 4;
+            size_t row = tile / across * 128 + in_tile % 16 / 4 * 32 + in_tile / 16;
+            size_t block = tile % across * 4 + in_tile % 4;
+            if (row < rows && block < blocks) {
+                assert_int_equal(gemm_scale_place(row, block, blocks), at);
+                found++;
+            }
+        }
+        assert_int_equal(found, rows * blocks);
+    }
+}
+
 static void test_activation_orders_are_permutations(void **state) {
     (void)state;
     uint64_t bf16 = 0, e4m3 = 0;
@@ -227,6 +258,7 @@ int main(void) {
         cmocka_unit_test(test_explain_needs_no_gpu),
         cmocka_unit_test(test_word_is_a_permutation),
         cmocka_unit_test(test_pack_and_unpack),
+        cmocka_unit_test(test_scale_tiles),
         cmocka_unit_test(test_activation_orders_are_permutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

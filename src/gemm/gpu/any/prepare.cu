@@ -58,7 +58,7 @@ template <class T> GEMM_DEV void load_or_zero(const T *row, int b, int k, float 
 }
 
 template <class T, bool PLAIN>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 4)
     prepare_bf16(const T *x, int k, size_t ldx, int groups, int terms, uint16_t *out, flag_words flags) {
     const size_t width = (size_t)groups * GEMM_GROUP_K;
     const T *row = x + blockIdx.x * ldx;
@@ -105,7 +105,7 @@ GEMM_DEV float block_max(uint32_t most) {
 /* PLAIN: the natural order, rows of k. KEEP blocks of 16 a thread stay in registers between the search for amax and
  * the conversion, and later ones are read again. */
 template <class T, bool PLAIN, int KEEP>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 4) /* 64 registers: so many has a multiprocessor beside wgmma's block */
     prepare_e4m3(const T *x, int k, size_t ldx, int groups, uint8_t *out, float *scale, flag_words flags) {
     const T *row = x + blockIdx.x * ldx;
     const int blocks = k / 16, end = PLAIN ? blocks : groups * 8;
@@ -201,18 +201,11 @@ static __global__ void __launch_bounds__(THREADS) zero_flags(flag_words flags) {
     flags.zero();
 }
 
-/* Shared memory that a block asks for without using it. Blocks started early take the places that the kernel before leaves
- * first, many on one multiprocessor, and would then work there while others idle: more than half keeps few of them apart.
- * Flags are Hopper's alone, and so many as it has multiprocessors. */
-static size_t apart(int m, flag_words flags) {
-    return m <= flags.n ? 116 * 1024 : 0;
-}
-
 template <class T, bool PLAIN>
 static int launch_e4m3(const gemm_task *t, const T *x, int m, int k, size_t ldx, void *out, float *scale, flag_words flags) {
     const int groups = (int)gemm_groups(k), each = (groups * 8 + THREADS - 1) / THREADS;
     auto kernel = each <= 1 ? prepare_e4m3<T, PLAIN, 1> : each <= 2 ? prepare_e4m3<T, PLAIN, 2> : prepare_e4m3<T, PLAIN, 3>;
-    return launch_kernel(t, kernel, m, THREADS, apart(m, flags), x, k, ldx, groups, (uint8_t *)out, scale, flags);
+    return launch_kernel(t, kernel, m, THREADS, 0, x, k, ldx, groups, (uint8_t *)out, scale, flags);
 }
 
 template <class T>
@@ -220,7 +213,7 @@ static int prepare_typed(const gemm_task *t, int to, const T *x, int m, int k, s
                          flag_words flags) {
     const int groups = (int)gemm_groups(k);
     if (to == GEMM_A_BF16_MMA)
-        return launch_kernel(t, prepare_bf16<T, false>, m, THREADS, apart(m, flags), x, k, ldx, groups, terms, (uint16_t *)out, flags);
+        return launch_kernel(t, prepare_bf16<T, false>, m, THREADS, 0, x, k, ldx, groups, terms, (uint16_t *)out, flags);
     if (to == NIB_GEMM_BF16)
         return launch_kernel(t, prepare_bf16<T, true>, m, THREADS, 0, x, k, ldx, groups, terms, (uint16_t *)out, flags);
     return to == GEMM_A_E4M3_MMA ? launch_e4m3<T, false>(t, x, m, k, ldx, out, scale, flags)

@@ -94,11 +94,9 @@ template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const flo
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
 
-/* d += the sums that the blocks before left of tile R, SHARE of SHARES of them. A warp looks at all their flags at once. */
-template <int REGISTERS>
-GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, int share, int shares, float (&d)[REGISTERS]) {
-    const int all_first = block_of_unit(a, r.tile * a.stages), count = (int)blockIdx.x - all_first;
-    const int first = all_first + share * count / shares, end = all_first + (share + 1) * count / shares;
+/* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
+template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
+    const int first = block_of_unit(a, r.tile * a.stages), end = (int)blockIdx.x;
     for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
         uint32_t raised;
         do
@@ -107,13 +105,11 @@ GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, int share, int sha
     }
     asm volatile("fence.acq_rel.gpu;" ::: "memory"); /* once: an acquire in the loop would empty L1 at every look */
     __syncwarp();
-    if (end > first) { /* all have seen them: as they were before */
-        asm volatile("bar.sync %0,256;" ::"r"(12 + share) : "memory");
-        for (int block = first + (int)(threadIdx.x & 255); block < end; block += 256)
-            asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
-    }
+    consumers_barrier(); /* all have seen them: as they were before */
+    for (int block = first + (int)threadIdx.x; block < end; block += 256)
+        asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
     for (int block = first; block < end; block++) {
-        const float *from = a.partial + (size_t)block * REGISTERS * 256 + (threadIdx.x & 255);
+        const float *from = a.partial + (size_t)block * REGISTERS * 256 + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < REGISTERS; i++)
             d[i] += __ldcg(from + i * 256);

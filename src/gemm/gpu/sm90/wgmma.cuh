@@ -3,8 +3,8 @@
  * Hopper, from 17 tokens on (W4A8: from 1): weights are the register operand of wgmma, decoded while the wgmma of
  * the stage before run. A tile is 128 rows x TOKENS, token tiles in groups of 8; who computes what is in runs.cuh.
  *
- * A block: 2 * PAIRS consumer warpgroups and a producer warp. A pair of warpgroups has 64 rows each; with PAIRS 2
- * the pairs take the stages of a tile in turn and the second hands its sums to the first through shared memory.
+ * A block: two consumer warpgroups, 64 rows each, and a producer warp. Up to 128 tokens it leaves a quarter of the registers
+ * free: there the next product's preparation has its place while this one ends, and this block's successor starts at once.
  * A stage is 128 k: 9,216 B of packed weights by one tensor copy (a map over 8-byte elements, box 144 x 8 row
  * tiles) and the tokens by one (E4M3) or two (BF16), with the 128-byte swizzle. What a loop needs is uniform over a
  * warp and known to be (__shfl_sync), so that addresses and descriptors stay in uniform registers.
@@ -28,23 +28,22 @@
 #define MIN_STAGES   4 /* of a block's run */
 
 /* CLUSTERS: blocks of a cluster share a tile, and what they send needs room */
-template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct wgmma_plan {
+template <bool E4M3, int TOKENS, bool CLUSTERS> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
     static const int stage = WEIGHT_BYTES + token_bytes;
     static const int most_ranks = TOKENS <= 64 ? 4 : TOKENS == 128 ? 2 : 1; /* of a cluster */
     static const int tile_bytes = TILE_ROWS * TOKENS * 4;
-    static const int exchange = PAIRS > 1 ? tile_bytes : 0;                        /* of the pairs */
     static const int received = CLUSTERS ? tile_bytes - tile_bytes / most_ranks : 0; /* from the other blocks */
-    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + exchange + received;
+    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received;
     static const int fit = (227 * 1024 - extra) / stage;
     static const int stages = fit > 8 ? 8 : fit;
     static const int shared = stages * stage + extra;
-    static const int threads = (2 * PAIRS + 1) * 128;
-    /* what setmaxnreg deals out of the registers of the launch: 384 threads of 168, 640 of 96 */
-    static const int consumer_registers = PAIRS == 1 ? 232 : 112, producer_registers = PAIRS == 1 ? 40 : 24;
-    static const int launch_registers = PAIRS == 1 ? 168 : 96;
-    static_assert(2 * PAIRS * consumer_registers + producer_registers <= (2 * PAIRS + 1) * launch_registers,
-                  "setmaxnreg would wait for ever");
+    static const int threads = 384;
+    /* a thread's registers: of the launch, by the bound that the compiler is given, and as setmaxnreg deals them out */
+    static const int bound = TOKENS == 256 ? threads : 512;
+    static const int launch_registers = TOKENS == 256 ? 168 : 128;
+    static const int consumer_registers = TOKENS == 256 ? 232 : 168, producer_registers = 40;
+    static_assert(2 * consumer_registers + producer_registers <= 3 * launch_registers, "setmaxnreg would wait for ever");
 };
 
 /* The sums D of 16 rows x TOKENS, 8 tokens (a unit) after another: d[4 j ..] = (row r0: tokens 8 j + 2 t, + 1), (row r1: the
@@ -109,9 +108,9 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
     }
 };
 
-/* The sums of one tile over the stages FIRST, FIRST + PAIRS, ... of COUNT. STAGE and PHASE: of the first one. */
-template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct consumer {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
+/* The sums of one tile over COUNT stages. STAGE and PHASE: of the next one. */
+template <bool E4M3, int TOKENS, bool CLUSTERS> struct consumer {
+    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
     uint32_t lane16, scales;    /* this lane's of the first stage */
     uint32_t tokens;            /* descriptor_low of the first stage's */
     uint32_t full, empty;
@@ -120,9 +119,8 @@ template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct consumer {
 
     GEMM_DEV int advance() { /* returns the stage that is left */
         const int s = stage;
-        stage += PAIRS;
-        if (stage >= plan::stages) {
-            stage -= plan::stages;
+        if (++stage == plan::stages) {
+            stage = 0;
             phase ^= 1;
         }
         return s;
@@ -212,25 +210,18 @@ template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct consumer {
 };
 
 /* The warp that feeds the ring: all of it walks the runs, so that what it computes is uniform, and one lane copies. */
-template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct producer {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
+template <bool E4M3, int TOKENS, bool CLUSTERS> struct producer {
+    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
     const CUtensorMap *tokens_map, *weights_map;
     uint32_t base, full, empty;
     bool copies; /* this lane */
-    int k, left; /* of the run: the weights' next group, how many are left */
+    int k; /* the weights' next group */
 
-    GEMM_DEV void begin(const wgmma_args &a, const run &r) {
-        k = (a.first + r.first) % a.groups;
-        left = r.last - r.first;
-    }
-
-    GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to) { /* past the run's end out of the map: zeros */
-        const int at = left > 0 ? k : a.groups;
+    GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to) {
         if (copies) {
             barrier_expect(full + 8 * to, plan::stage);
-            tensor_copy(base + to * plan::stage, weights_map, 0, at, r.row_tile * 8, full + 8 * to);
+            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * 8, full + 8 * to);
         }
-        left--;
         k = k + 1 == a.groups ? 0 : k + 1;
     }
 
@@ -248,9 +239,8 @@ template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct producer {
         runs work(a);
         run r;
         work.next(a, r); /* a block has one run at least */
-        begin(a, r);
-        auto padded = [&]() { return (r.last - r.first + PAIRS - 1) / PAIRS * PAIRS; }; /* as many stages for each pair */
-        const int early = min(plan::stages, padded());
+        k = (a.first + r.first) % a.groups;
+        const int early = min(plan::stages, r.last - r.first);
         for (int i = 0; i < early; i++) /* weights do not depend on the kernel before: the ring fills while it ends */
             copy_weights(a, r, i);
         dependency_wait();
@@ -258,7 +248,7 @@ template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct producer {
             copy_tokens(a, r, i, i);
         int i = early, s = early == plan::stages ? 0 : early, phase = early == plan::stages ? 0 : 1;
         while (true) {
-            const int count = padded();
+            const int count = r.last - r.first;
 #pragma unroll 1
             for (; i < count; i++) {
                 barrier_wait(empty + 8 * s, phase);
@@ -271,46 +261,26 @@ template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS> struct producer {
             }
             if (!work.next(a, r))
                 break;
-            begin(a, r);
+            k = (a.first + r.first) % a.groups;
             i = 0;
         }
     }
 };
 
-/* The second pair's sums go to the first, 256 threads each. FIRST_RUN: nothing was handed over before. */
-template <int REGISTERS> GEMM_DEV void meet_pairs(float *exchange, int pair, bool first_run, float (&d)[REGISTERS]) {
-    float *mine = exchange + (threadIdx.x & 255);
-    if (pair == 1) {
-        if (!first_run)
-            asm volatile("bar.sync 9,512;" ::: "memory"); /* they were read */
-#pragma unroll
-        for (int i = 0; i < REGISTERS; i++)
-            mine[i * 256] = d[i];
-        asm volatile("bar.arrive 8,512;" ::: "memory"); /* they are there */
-    } else {
-        asm volatile("bar.sync 8,512;" ::: "memory");
-#pragma unroll
-        for (int i = 0; i < REGISTERS; i++)
-            d[i] += mine[i * 256];
-        asm volatile("bar.arrive 9,512;" ::: "memory");
-    }
-}
-
-template <bool E4M3, int TOKENS, int PAIRS, bool CLUSTERS>
-__global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
+template <bool E4M3, int TOKENS, bool CLUSTERS>
+__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
     wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
                const __grid_constant__ wgmma_args a) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, CLUSTERS>;
+    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
     extern __shared__ __align__(1024) uint8_t shared[];
     uint8_t *extra = shared + plan::stages * plan::stage;
     const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
     const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, token_scales = full + 256;
-    float *exchange = (float *)(extra + 1024 + 256 + 2 * TOKENS * 4);
     const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0), lane = threadIdx.x & 31;
 
-    if (warpgroup == 2 * PAIRS) {
+    if (warpgroup == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(plan::producer_registers));
-        const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == 8 * PAIRS;
+        const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == 8;
         if (feeds && lane == 0) {
             prefetch_map(&weights_map);
             prefetch_map(&tokens_map);
@@ -330,7 +300,7 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
         if (CLUSTERS)
             cluster_arrive(); /* the others may send */
         if (feeds) {
-            producer<E4M3, TOKENS, PAIRS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
+            producer<E4M3, TOKENS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
             p.feed(a);
             dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         }
@@ -347,48 +317,36 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
     if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
     dependency_wait();
-    const int warp = ((int)threadIdx.x >> 5) & 7, pair = warpgroup >> 1; /* of the pair: row tile of 16 */
-    consumer<E4M3, TOKENS, PAIRS, CLUSTERS> c;
+    const int warp = (int)threadIdx.x >> 5; /* row tile of 16 */
+    consumer<E4M3, TOKENS, CLUSTERS> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
     c.tokens = descriptor_low(base + WEIGHT_BYTES), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
     const tile_store<E4M3, TOKENS, CLUSTERS> last = {CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, warp,
-                                           shared_address(exchange) + plan::exchange, arrived};
+                                           token_scales + 2 * TOKENS * 4, arrived};
     runs work(a);
     run r;
-    int position = 0, stored = 0; /* stages and tiles of the runs before */
-    bool first_run = true;
+    int stored = 0; /* tiles of the runs before */
+    c.stage = c.phase = 0;
     while (work.next(a, r)) {
-        const int count = (r.last - r.first + PAIRS - 1) / PAIRS; /* of this pair: ptxas overlaps uniform loops only */
+        const int count = r.last - r.first;
         float token_scale = 0.0f, d[TOKENS / 2];
-        if (E4M3 && pair == 0 && threadIdx.x < TOKENS)
+        if (E4M3 && threadIdx.x < TOKENS)
             token_scale = __ldg(a.out.token_scale + r.token_tile * TOKENS + threadIdx.x);
 #pragma unroll
         for (int i = 0; i < TOKENS / 2; i++) /* so that ptxas sees no use of the run before's (C7514) */
             d[i] = 0.0f;
-        c.stage = (position + pair) % plan::stages;
-        c.phase = (position + pair) / plan::stages & 1;
-        position += count * PAIRS;
         if (E4M3)
             c.sum_e4m3(d, count);
         else
             c.sum_bf16(d, count);
-        const bool ends = r.last == a.stages && r.first > 0 && !CLUSTERS;
-        if (PAIRS > 1) {
-            if (ends)
-                collect_sums(a, r, pair, PAIRS, d);
-            meet_pairs(exchange, pair, first_run, d);
-            first_run = false;
-            if (pair > 0)
-                continue;
-        }
         if (CLUSTERS) {
             cluster_wait();
             last.send_others(d);
         } else if (r.last < a.stages) {
             leave_sums(a, d);
             continue;
-        } else if (PAIRS == 1 && ends) {
-            collect_sums(a, r, 0, 1, d);
+        } else if (r.first > 0) {
+            collect_sums(a, r, d);
         }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {
@@ -401,8 +359,6 @@ __global__ void __launch_bounds__((2 * PAIRS + 1) * 128, 1)
         const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
         last.store(a, r.token_tile * TOKENS, r.row_tile * TILE_ROWS + warp * 16, d, scales, factor);
     }
-    if (PAIRS > 1 && pair > 0 && CLUSTERS)
-        cluster_wait();
 }
 
 /* Tiles that are cut: all of fewer than a wave; else what stands over whole waves, with one wave, if that is much. */
@@ -411,22 +367,22 @@ static int tiles_to_cut(int tiles, int blocks) {
     return tiles < blocks ? tiles : over == 0 || over * 10 >= blocks * 9 ? 0 : blocks + over;
 }
 
-template <bool E4M3, int TOKENS, int PAIRS>
+template <bool E4M3, int TOKENS>
 static int launch_clusters(const gemm_task *t, const CUtensorMap &tokens, const CUtensorMap &weights, const wgmma_args &a) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, true>;
+    using plan = wgmma_plan<E4M3, TOKENS, true>;
     if (a.ranks > plan::most_ranks || a.stages < a.ranks) /* the choice keeps to this */
         return cudaErrorInvalidValue;
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config =
         cluster_config(attributes, a.ranks, a.row_tiles * a.token_tiles * a.ranks, plan::threads, plan::shared, true);
     config.stream = (cudaStream_t)t->stream;
-    const auto kernel = wgmma_gemm<E4M3, TOKENS, PAIRS, true>;
+    const auto kernel = wgmma_gemm<E4M3, TOKENS, true>;
     const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan::shared);
     return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, kernel, tokens, weights, a);
 }
 
-template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_task *t) {
-    using plan = wgmma_plan<E4M3, TOKENS, PAIRS, false>;
+template <bool E4M3, int TOKENS> static int launch_wgmma(const gemm_task *t) {
+    using plan = wgmma_plan<E4M3, TOKENS, false>;
     wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + TILE_ROWS - 1) / TILE_ROWS,
                     (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out};
     CUtensorMap tokens, weights;
@@ -440,7 +396,7 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
     const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;
     if (a.ranks > 1 && all <= a.ranks * step) {
         if constexpr (plan::most_ranks > 1)
-            return launch_clusters<E4M3, TOKENS, PAIRS>(t, tokens, weights, a);
+            return launch_clusters<E4M3, TOKENS>(t, tokens, weights, a);
         return cudaErrorInvalidValue;
     }
     a.ranks = 1;
@@ -451,7 +407,7 @@ template <bool E4M3, int TOKENS, int PAIRS> static int launch_wgmma(const gemm_t
         const bool cut = t->cut && all <= step;
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
-        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, PAIRS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
+        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
         if (e)
             return e;
     }

@@ -7,12 +7,12 @@
 extern "C" int gemm_wgmma_bf16(const gemm_task *t) {
     switch (t->tile_tokens) {
     case 32:
-        return launch_wgmma<false, 32, 2>(t);
+        return launch_wgmma<false, 32>(t);
     case 64:
-        return launch_wgmma<false, 64, 2>(t);
+        return launch_wgmma<false, 64>(t);
     case 128:
-        return launch_wgmma<false, 128, 1>(t);
+        return launch_wgmma<false, 128>(t);
     default:
-        return launch_wgmma<false, 256, 1>(t);
+        return launch_wgmma<false, 256>(t);
     }
 }

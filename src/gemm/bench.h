@@ -42,4 +42,25 @@ nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, b
 nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, size_t n, size_t k, double *us,
                          double *bytes, nib_error *err);
 
+/* The quantizer rtn on BF16 values [rows, cols] beside a copy of them: US and the bytes that each moves. */
+typedef struct bench_pass {
+    double us, bytes;
+} bench_pass;
+typedef struct bench_quantizer {
+    bench_pass copy, given, sought; /* the tensor's scale given; amax sought first */
+} bench_quantizer;
+nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *out, nib_error *err);
+
+/* Hopper: the product alone, on prepared activations, by every tile and every way to share K. K_SLICES:
+ * blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0 where a form does not serve the shape. CHOSEN:
+ * by gemm_choose. */
+#define BENCH_TILES 13
+typedef struct bench_tile {
+    int tile_tokens, k_slices;
+    bool chosen;
+    double us;
+} bench_tile;
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+                       bench_tile rows[BENCH_TILES], nib_error *err);
+
 #endif

@@ -41,6 +41,7 @@ struct nib_gemm {
     int pairs, fours;      /* Hopper: clusters of 2 and 4 blocks of gemm_few that run at a time */
     char name[64];         /* the driver's */
     void *tensor_map;      /* cuTensorMapEncodeTiled */
+    struct blaslt *lt;     /* 10.0 and 10.3: cuBLASLt, NULL where it is not found */
 };
 
 struct nib_gemm_weight {
@@ -116,6 +117,7 @@ typedef enum gemm_kernel {
     GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */
     GEMM_KERNEL_TILE_E4M3, /* mma.sync E4M3: Ada */
     GEMM_KERNEL_TILE_E2M1, /* mma.sync E2M1 with block scales: Blackwell GeForce */
+    GEMM_KERNEL_BLASLT,    /* cuBLASLt's NVFP4 product: Blackwell of data centers */
     GEMM_KERNEL_COUNT
 } gemm_kernel;
 

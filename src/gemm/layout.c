@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "gemm/scale_tile.h"
 #include "gemm/word.h"
 
 typedef struct place { /* of one block */
@@ -18,7 +19,8 @@ size_t nib_gemm_packed_bytes(size_t n, size_t k) {
 }
 
 size_t nib_gemm_scale_tile_bytes(size_t rows, size_t cols) {
-    return (rows + 127) / 128 * ((cols / 16 + 3) / 4) * 512;
+    return (rows + GEMM_SCALE_TILE_ROWS - 1) / GEMM_SCALE_TILE_ROWS *
+           ((cols / 16 + GEMM_SCALE_TILE_BLOCKS - 1) / GEMM_SCALE_TILE_BLOCKS) * GEMM_SCALE_TILE_BYTES;
 }
 
 static place place_of(size_t row, size_t block, size_t groups) {

@@ -6,6 +6,7 @@
 #ifndef GEMM_CHECK_CUH
 #define GEMM_CHECK_CUH
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -119,11 +120,12 @@ void test_sources(void);
 void test_forms(void);
 void test_graph_and_streams(void);
 
-/* one kernel or way each: gemm_grouped.cu, gemm_wgmma.cu, gemm_few.cu, gemm_generations.cu */
-void test_grouped(void);
+/* one kernel or way each: gemm_grouped.cu, gemm_wgmma.cu, gemm_few.cu, gemm_generations.cu, gemm_native.cu */
+void test_grouped(bool shortly);
 void test_wgmma_forms(void);
 void test_few_forms(void);
 void test_other_generations(void);
 void test_w4a4(void);
+void test_native(void);
 
 #endif

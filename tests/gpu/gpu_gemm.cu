@@ -86,6 +86,7 @@ int main(int argc, char **argv) {
     if (shortly) {
         test_pack();
         test_short();
+        test_grouped(true);
         nib_gemm_close(ctx);
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;
@@ -96,11 +97,12 @@ int main(int argc, char **argv) {
     test_sources();
     test_forms();
     test_graph_and_streams();
-    test_grouped();
+    test_grouped(false);
     test_wgmma_forms();
     test_few_forms();
     test_other_generations();
     test_w4a4();
+    test_native();
     test_products(quick);
     nib_gemm_close(ctx);
     printf("%d checks, %d failed\n", n_checks, n_failed);

@@ -22,6 +22,7 @@ WANTED = {
     "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/tile_bf16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/sm90/few.cu": {"sm_90": r"HGMMA\.64x16x16\.F32\.BF16"},
+    "gemm/gpu/sm90/experts.cu": {"sm_90": r"HGMMA\.64x8x16\.F32\.BF16"},
     "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
     "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90": r"HGMMA\.64x256x16\.F32\.BF16"},
     "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120": r"OMMA.*16864.*E2M1"},

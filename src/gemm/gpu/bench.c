@@ -41,6 +41,7 @@ typedef struct setting {
     size_t workspace_bytes;
     nib_gemm_product product;
     blaslt_product *blas;
+    const void *own; /* of the function that is timed */
 } setting;
 
 typedef nib_status (*enqueue)(setting *s, int i, nib_error *err);
@@ -97,7 +98,7 @@ static nib_status run_ours(setting *s, int i, nib_error *err) {
 
 static nib_status run_blas(setting *s, int i, nib_error *err) {
     const void *a = s->product.a_type == NIB_GEMM_E4M3 ? s->a8 : s->a;
-    int e = blaslt_run(s->blas, s->wide_of[i % s->n_copies], a, s->d, s->workspace, s->b->stream);
+    int e = blaslt_run(s->blas, s->wide_of[i % s->n_copies], a, NULL, s->d, NULL, s->workspace, s->b->stream);
     return e ? nib_fail(err, NIB_IO, "cuBLASLt: error %d", e) : NIB_OK;
 }
 
@@ -224,8 +225,14 @@ static nib_status narrow(setting *s, nib_error *err) {
 
 static nib_status time_blas(setting *s, blaslt_kind kind, double *us, nib_error *err) {
     size_t bytes = s->n * s->k * (kind == BLASLT_BF16 ? 2 : 1);
-    if (!s->b->lt || blaslt_plan(s->b->lt, kind, s->m, s->n, s->k, s->w_scale, s->a_scale, BLAS_BYTES,
-                                 &s->blas, NULL) != NIB_OK)
+    const blaslt_shape shape = {.kind = kind,
+                                .m = s->m,
+                                .n = s->n,
+                                .k = s->k,
+                                .w_scale = s->w_scale,
+                                .a_scale = s->a_scale,
+                                .workspace_bytes = BLAS_BYTES};
+    if (!s->b->lt || blaslt_plan(s->b->lt, &shape, &s->blas, NULL) != NIB_OK)
         return NIB_OK; /* the row stays 0 */
     s->n_copies = copies_of(bytes);
     for (int i = 1; i < s->n_copies && !s->wide_of[i]; i++) {
@@ -298,7 +305,7 @@ static size_t choose_experts(size_t launch, size_t experts, size_t top, size_t t
 }
 
 static nib_status run_experts(setting *s, int i, nib_error *err) {
-    experts_setting *e = s->d;
+    const experts_setting *e = s->own;
     nib_gemm_group p = e->group;
     p.offsets = e->offsets + (size_t)(i % CHOICES) * (p.n_experts + 1);
     return nib_gemm_grouped(s->b->g, &p, NULL, 0, s->b->stream, err);
@@ -337,7 +344,7 @@ static nib_status time_experts(experts_setting *e, size_t experts, size_t top, s
                                 .n_experts = experts,
                                 .packed = (const void *const *)(void *)tables};
     *bytes = (double)touched / CHOICES * (double)nib_gemm_packed_bytes(n, k);
-    setting s = {.b = e->b, .d = e};
+    setting s = {.b = e->b, .own = e};
     return time_graph(&s, run_experts, 4 * CHOICES, us, err);
 }
 
@@ -353,5 +360,139 @@ nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, si
     cudaStreamSynchronize(b->stream);
     nib_gemm_weight_free(w);
     cudaFree(e.data);
+    return status;
+}
+
+/* ---- the quantizer ---- */
+
+typedef struct quantizer_setting {
+    nib_gemm_quantize_args args;
+    size_t bytes;
+    void *copy;
+} quantizer_setting;
+
+static nib_status run_copy(setting *s, int i, nib_error *err) {
+    const quantizer_setting *q = s->own;
+    (void)i;
+    return check_cuda(cudaMemcpyAsync(q->copy, q->args.x, q->bytes, cudaMemcpyDeviceToDevice, s->b->stream),
+                      "benchmark", err);
+}
+
+static nib_status run_quantizer(setting *s, int i, nib_error *err) {
+    const quantizer_setting *q = s->own;
+    (void)i;
+    return nib_gemm_quantize_nvfp4(s->b->g, &q->args, s->b->stream, err);
+}
+
+static nib_status time_quantizer(setting *s, quantizer_setting *q, char *data, bench_quantizer *out,
+                                 nib_error *err) {
+    size_t values = q->bytes / 2;
+    const int calls = 4; /* in a graph: far more bytes than L2 holds */
+    q->copy = data + q->bytes;
+    q->args.x = data;
+    q->args.codes = data + 2 * q->bytes;
+    q->args.scales = data + 2 * q->bytes + values / 2;
+    q->args.tensor_scale = (float *)(void *)(data + 2 * q->bytes + values / 2 + values / 16);
+    CUDA_TRY(gemm_normal_launch(data, values, 5, s->b->stream));
+    out->copy.bytes = 2.0 * (double)q->bytes;
+    out->given.bytes = (double)values * (2.0 + 9.0 / 16.0);
+    out->sought.bytes = (double)values * (4.0 + 9.0 / 16.0);
+    NIB_TRY(time_graph(s, run_quantizer, calls, &out->sought.us, err));
+    q->args.given_scale = true; /* the one that was found */
+    NIB_TRY(time_graph(s, run_quantizer, calls, &out->given.us, err));
+    return time_graph(s, run_copy, calls, &out->copy.us, err);
+}
+
+nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *out, nib_error *err) {
+    quantizer_setting q = {.args = {.rows = rows, .cols = cols}, .bytes = rows * cols * 2};
+    setting s = {.b = b, .own = &q};
+    void *data = NULL;
+    if (cols == 0 || cols % 256)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "%zu columns: expected a multiple of 256", cols);
+    NIB_TRY(check_device(b->g, err));
+    CUDA_TRY(cudaMalloc(&data, 3 * q.bytes + 4096));
+    nib_status status = time_quantizer(&s, &q, data, out, err);
+    cudaStreamSynchronize(b->stream);
+    cudaFree(data);
+    return status;
+}
+
+/* ---- tiles of wgmma ---- */
+
+typedef struct tile_setting {
+    gemm_task task;
+    bool fp8;
+} tile_setting;
+
+static nib_status run_tile(setting *s, int i, nib_error *err) {
+    const tile_setting *t = s->own;
+    gemm_task task = t->task;
+    task.w = s->weights[i % s->n_copies]->data;
+    task.out.tensor_scale =
+        (const float *)(const void *)((const char *)task.w + gemm_scale_offset(s->n, s->k));
+    CUDA_TRY(t->fp8 ? gemm_wgmma_e4m3(&task) : gemm_wgmma_bf16(&task));
+    return NIB_OK;
+}
+
+/* The workspace holds prepared activations, then partial sums, then flags. */
+static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, nib_error *err) {
+    static const int forms[BENCH_TILES][2] = {{32, 0},  {32, 1},  {32, 2}, {32, 4},  {64, 0},
+                                              {64, 1},  {64, 2},  {64, 4}, {128, 0}, {128, 1},
+                                              {128, 2}, {256, 0}, {256, 1}};
+    nib_gemm *g = s->b->g;
+    size_t groups = gemm_groups(s->k), prepared = s->m * groups * GEMM_GROUP_K * 2 + 256;
+    size_t partial = (size_t)g->n_sms * 128 * 256 * sizeof(float);
+    gemm_choice c;
+    tile_setting t = {.fp8 = mode == NIB_GEMM_W4A8};
+    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, false, s->m, s->n, s->k, &c, err));
+    cudaFree(s->workspace);
+    s->workspace = NULL;
+    CUDA_TRY(cudaMalloc(&s->workspace, prepared + partial + (size_t)g->n_sms * 4 + 512));
+    char *sums = (char *)s->workspace + prepared / 256 * 256;
+    NIB_TRY(gemm_prepare(g, t.fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, s->a, NIB_GEMM_BF16, s->m, s->k, 0,
+                         s->workspace, s->a_scale, s->b->stream, err));
+    s->own = &t;
+    t.task = (gemm_task){.a = s->workspace,
+                         .m = (int)s->m,
+                         .n = (int)s->n,
+                         .k = (int)s->k,
+                         .groups = (int)groups,
+                         .terms = 1,
+                         .partial = (float *)(void *)sums,
+                         .flags = (uint32_t *)(void *)(sums + partial),
+                         .out = {.d = s->d, .token_scale = s->a_scale, .alpha = 1.0f, .ldd = (int)s->n},
+                         .n_sms = g->n_sms,
+                         .max_shared = g->max_shared,
+                         .dependent = true,
+                         .tensor_map = g->tensor_map,
+                         .stream = s->b->stream};
+    CUDA_TRY(gemm_zero_flags(&t.task)); /* who has seen a flag lowers it */
+    nib_status status = NIB_OK;
+    for (int i = 0; i < BENCH_TILES && status == NIB_OK; i++) {
+        int ranks = forms[i][1];
+        rows[i] = (bench_tile){.tile_tokens = forms[i][0],
+                               .k_slices = ranks,
+                               .chosen = c.tile_tokens == forms[i][0] &&
+                                         (c.cut ? ranks == 0 : ranks == c.k_slices)};
+        t.task.tile_tokens = forms[i][0];
+        t.task.slices = ranks ? ranks : 1;
+        t.task.cut = ranks == 0;
+        if ((size_t)forms[i][0] < 4 * s->m + 32 && groups >= 4 * (size_t)ranks)
+            status = time_graph(s, run_tile, calls_of(s), &rows[i].us, err);
+    }
+    s->own = NULL;
+    return status;
+}
+
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+                       bench_tile rows[BENCH_TILES], nib_error *err) {
+    setting s = {.b = b, .m = m, .n = n, .k = k};
+    if (b->g->arch != 90 || (mode != NIB_GEMM_W4A8 && mode != NIB_GEMM_W4A16))
+        return nib_fail(err, NIB_UNSUPPORTED, "tiles: expected Hopper, and w4a16 or w4a8");
+    NIB_TRY(check_device(b->g, err));
+    nib_status status = set_up(&s, 1u << BENCH_W4A8, err);
+    if (status == NIB_OK)
+        status = time_tiles(&s, mode, rows, err);
+    tear_down(&s);
     return status;
 }

@@ -81,62 +81,88 @@ void blaslt_close(blaslt *b) {
     free(b);
 }
 
-static bool describe(blaslt *b, blaslt_product *p, blaslt_kind kind, const float *w_scale,
-                     const float *a_scale) {
+static cudaDataType type_of(nib_gemm_type t) {
+    return t == NIB_GEMM_F32 ? CUDA_R_32F : t == NIB_GEMM_F16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+#define SET(attribute, value) (!b->desc_set(p->desc, attribute, &(value), sizeof(value)))
+
+static bool describe(blaslt *b, blaslt_product *p, const blaslt_shape *s) {
     cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
     bool good = b->desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
-                !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
-                !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain);
-    if (kind == BLASLT_BF16)
-        return good;
-    int8_t fast = 1;
-    good = good && !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast) &&
-           !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w_scale, sizeof w_scale) &&
-           !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &a_scale, sizeof a_scale);
-#if CUBLAS_VERSION >= 120900
-    if (kind == BLASLT_FP8_TOKEN) {
-        int32_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-        good = good && !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &rows, sizeof rows) &&
-               !b->desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &rows, sizeof rows);
+                SET(CUBLASLT_MATMUL_DESC_TRANSA, transposed) && SET(CUBLASLT_MATMUL_DESC_TRANSB, plain);
+    if (s->bias) {
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        cudaDataType type = type_of(s->d_type);
+        good = good && SET(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue) &&
+               SET(CUBLASLT_MATMUL_DESC_BIAS_POINTER, s->bias) &&
+               SET(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type);
     }
+    if (s->kind == BLASLT_BF16)
+        return good;
+    good = good && SET(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, s->w_scale) &&
+           SET(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, s->a_scale);
+    if (s->kind != BLASLT_NVFP4) {
+        int8_t fast = 1;
+        good = good && SET(CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast);
+    }
+#if CUBLAS_VERSION >= 120900
+    if (s->kind == BLASLT_FP8_TOKEN || s->kind == BLASLT_NVFP4) {
+        int32_t mode = s->kind == BLASLT_NVFP4 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3
+                                               : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+        good = good && SET(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) &&
+               SET(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+    }
+    if (s->kind == BLASLT_NVFP4) {
+        cublasLtPointerMode_t device = CUBLASLT_POINTER_MODE_DEVICE;
+        good = good && SET(CUBLASLT_MATMUL_DESC_POINTER_MODE, device);
+    }
+#else
+    good = good && s->kind == BLASLT_FP8;
 #endif
     return good;
 }
 
-nib_status blaslt_plan(blaslt *b, blaslt_kind kind, size_t m, size_t n, size_t k, const float *w_scale,
-                       const float *a_scale, size_t workspace_bytes, blaslt_product **out, nib_error *err) {
+nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, nib_error *err) {
+    static const char *const names[] = {"BF16", "FP8", "FP8 per token", "NVFP4"};
     blaslt_product *p = calloc(1, sizeof *p);
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t best;
-    cudaDataType type = kind == BLASLT_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+    cudaDataType type = s->kind == BLASLT_BF16    ? CUDA_R_16BF
+                        : s->kind == BLASLT_NVFP4 ? CUDA_R_4F_E2M1
+                                                  : CUDA_R_8F_E4M3;
     int found = 0;
     *out = NULL;
     if (!p)
         return nib_fail(err, NIB_NO_MEMORY, "cuBLASLt: out of memory");
     p->b = b;
-    p->workspace_bytes = workspace_bytes;
-    bool good = describe(b, p, kind, w_scale, a_scale) && !b->layout_create(&p->w, type, k, n, (int64_t)k) &&
-                !b->layout_create(&p->a, type, k, m, (int64_t)k) &&
-                !b->layout_create(&p->d, CUDA_R_16BF, n, m, (int64_t)n) &&
+    p->workspace_bytes = s->workspace_bytes;
+    bool good = describe(b, p, s) && !b->layout_create(&p->w, type, s->k, s->n, (int64_t)s->k) &&
+                !b->layout_create(&p->a, type, s->k, s->m, (int64_t)s->k) &&
+                !b->layout_create(&p->d, type_of(s->d_type), s->n, s->m, (int64_t)(s->ldd ? s->ldd : s->n)) &&
                 !b->preference_create(&preference) &&
-                !b->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                                   sizeof workspace_bytes) &&
+                !b->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &s->workspace_bytes,
+                                   sizeof s->workspace_bytes) &&
                 !b->heuristic(b->handle, p->desc, p->w, p->a, p->d, p->d, preference, 1, &best, &found);
     if (preference)
         b->preference_destroy(preference);
     if (!good || !found) {
         blaslt_free(p);
-        return nib_fail(err, NIB_UNSUPPORTED, "cuBLASLt has no product for m %zu, n %zu, k %zu", m, n, k);
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "cuBLASLt has no %s product for m %zu, n %zu, k %zu on this GPU", names[s->kind],
+                        s->m, s->n, s->k);
     }
     p->algo = best.algo;
     *out = p;
     return NIB_OK;
 }
 
-int blaslt_run(blaslt_product *p, const void *w, const void *a, void *d, void *workspace, void *stream) {
-    const float one = 1.0f, zero = 0.0f;
-    return (int)p->b->matmul(p->b->handle, p->desc, &one, w, p->w, a, p->a, &zero, d, p->d, d, p->d, &p->algo,
-                             workspace, p->workspace_bytes, stream);
+int blaslt_run(blaslt_product *p, const void *w, const void *a, const void *c, void *d, const float *factors,
+               void *workspace, void *stream) {
+    static const float one_and_zero[2] = {1.0f, 0.0f};
+    const float *f = factors ? factors : one_and_zero;
+    return (int)p->b->matmul(p->b->handle, p->desc, f, w, p->w, a, p->a, f + 1, c ? c : d, p->d, d, p->d,
+                             &p->algo, workspace, p->workspace_bytes, stream);
 }
 
 void blaslt_free(blaslt_product *p) {

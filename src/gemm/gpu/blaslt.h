@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuBLASLt, found at run time: d [m, n] = a [m, k] w [n, k]^T. For the benchmark's comparison; the library
- * itself does not need it.
+ * cuBLASLt, found at run time: d [m, n] = a [m, k] w [n, k]^T. For the benchmark's comparison and for NVFP4
+ * products on Blackwell of data centers (native.c); the library itself does not need it.
  */
 #ifndef GEMM_GPU_BLASLT_H
 #define GEMM_GPU_BLASLT_H
@@ -10,17 +10,27 @@
 
 typedef struct blaslt blaslt;
 
-typedef enum blaslt_kind { BLASLT_BF16, BLASLT_FP8, BLASLT_FP8_TOKEN } blaslt_kind;
+typedef enum blaslt_kind { BLASLT_BF16, BLASLT_FP8, BLASLT_FP8_TOKEN, BLASLT_NVFP4 } blaslt_kind;
 
 typedef struct blaslt_product blaslt_product;
 
 nib_status blaslt_open(blaslt **out, nib_error *err); /* NIB_UNSUPPORTED: no libcublasLt.so.13 or .12 */
 void blaslt_close(blaslt *b);
-/* Scales: device, FP32; [n] and [m] for FP8_TOKEN, [1] for FP8. */
-nib_status blaslt_plan(blaslt *b, blaslt_kind kind, size_t m, size_t n, size_t k, const float *w_scale,
-                       const float *a_scale, size_t workspace_bytes, blaslt_product **out, nib_error *err);
-int blaslt_run(blaslt_product *p, const void *w, const void *a, void *d, void *workspace,
-               void *stream); /* 0: enqueued */
+typedef struct blaslt_shape {
+    blaslt_kind kind;
+    size_t m, n, k;
+    size_t ldd;           /* 0: n */
+    nib_gemm_type d_type; /* of d, c and bias */
+    const void *w_scale,
+        *a_scale;     /* device: FP32 [n] and [m] for FP8_TOKEN, [1] for FP8; NVFP4: E4M3 in scale tiles */
+    const void *bias; /* [n], NULL: none */
+    size_t workspace_bytes;
+} blaslt_shape;
+
+nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, nib_error *err);
+/* d = factors[0] w a + factors[1] c. FACTORS: on the device for NVFP4, else NULL for 1 and 0. 0: enqueued */
+int blaslt_run(blaslt_product *p, const void *w, const void *a, const void *c, void *d, const float *factors,
+               void *workspace, void *stream);
 void blaslt_free(blaslt_product *p);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "gemm/gemm.h"
+#include "gemm/gpu/blaslt.h"
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
 
@@ -56,6 +57,10 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err) {
         status = check_cuda(gemm_few_clusters(2, &g->pairs), "nib_gemm_open", err);
     if (status == NIB_OK && g->arch == 90)
         status = check_cuda(gemm_few_clusters(4, &g->fours), "nib_gemm_open", err);
+    if (status == NIB_OK &&
+        gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A4, true, 1, 16, 16, &choice, NULL) == NIB_OK &&
+        choice.kernel == GEMM_KERNEL_BLASLT)
+        (void)blaslt_open(&g->lt, NULL); /* without it the products that need it say so */
     if (status != NIB_OK) {
         free(g);
         return status;
@@ -65,6 +70,8 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err) {
 }
 
 void nib_gemm_close(nib_gemm *g) {
+    if (g)
+        blaslt_close(g->lt);
     free(g);
 }
 
@@ -146,7 +153,7 @@ nib_status nib_gemm_weight_changed(const nib_gemm_weight *w, void *stream, uint6
 nib_status nib_gemm_weight_unpack(nib_gemm *g, const nib_gemm_weight *w, void *codes, void *scales,
                                   float *tensor_scale, void *stream, nib_error *err) {
     NIB_TRY(check_device(g, err));
-    return check_cuda(gemm_unpack_launch(w->data, w->n, w->k, codes, scales, tensor_scale, stream),
+    return check_cuda(gemm_unpack_launch(w->data, w->n, w->k, codes, scales, false, tensor_scale, stream),
                       "nib_gemm_weight_unpack", err);
 }
 

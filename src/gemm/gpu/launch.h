@@ -55,6 +55,8 @@ int gemm_tile_e2m1(const gemm_task *t);
 
 /* T without a weight: P names them. */
 int gemm_grouped(const gemm_task *t, const nib_gemm_group *p);
+bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p); /* Hopper: few tokens an expert */
+int gemm_experts(const gemm_task *t, const nib_gemm_group *p);
 
 /* d from the partial sums of T, each times FACTOR. */
 int gemm_reduce(const gemm_task *t, float factor);
@@ -70,8 +72,13 @@ int gemm_zero_flags(const gemm_task *t);
 /* Where the tensor's scale stands there are four words: the scale, the FP32 bits of amax (MXFP4: the largest
  * E8M0), the count of values that changed (MXFP4), and whether a scale was NaN. */
 int gemm_pack_launch(const nib_gemm_source *s, void *packed, void *stream);
-int gemm_unpack_launch(const void *packed, size_t n, size_t k, void *codes, void *scales, float *tensor_scale,
-                       void *stream);
+/* TILES: scales as scale_tile.h has them, padded with zeros. */
+int gemm_unpack_launch(const void *packed, size_t n, size_t k, void *codes, void *scales, bool tiles,
+                       float *tensor_scale, void *stream);
+int gemm_tile_scales(const void *plain, size_t rows, size_t blocks, void *tiles, void *stream);
+/* FACTORS, device, [2]: alpha times both scales, beta. */
+int gemm_product_factors(float alpha, const float *a, const float *b, float beta, float *factors,
+                         void *stream);
 int gemm_quantize_launch(const nib_gemm_quantize_args *q, void *stream);
 
 /* The benchmark's: reads BYTES from P; N random normals, BF16. */

@@ -8,13 +8,14 @@
 #include "base/status.h"
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
+#include "gemm/gpu/native.h"
 
 typedef struct product_plan {
     gemm_choice choice;
     nib_gemm_type prepare_to; /* GEMM_A_*, or the caller's type where nothing is to prepare */
     bool prepare;
     int terms; /* BF16 terms of an activation */
-    size_t prepared_bytes, scale_bytes, flag_bytes, partial_bytes;
+    size_t prepared_bytes, scale_bytes, flag_bytes, partial_bytes, native_bytes;
 } product_plan;
 
 static size_t round_up(size_t x, size_t to) {
@@ -51,6 +52,10 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, p->a_type == NIB_GEMM_BF16, p->m, p->weight->n, p->weight->k,
                         &out->choice, err));
     gemm_kernel kernel = out->choice.kernel;
+    if (kernel == GEMM_KERNEL_BLASLT) {
+        out->native_bytes = native_bytes(p);
+        return NIB_OK;
+    }
     size_t width = gemm_groups(p->weight->k) * GEMM_GROUP_K;
     if (is_e4m3(kernel)) {
         out->prepare_to = GEMM_A_E4M3_MMA;
@@ -93,7 +98,7 @@ size_t nib_gemm_workspace_bytes(const nib_gemm *g, const nib_gemm_product *p) {
     product_plan plan;
     if (p->m == 0 || make_plan(g, p, &plan, NULL) != NIB_OK)
         return 0;
-    return plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes;
+    return plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes + plan.native_bytes;
 }
 
 static nib_status check_product(const nib_gemm_product *p, size_t lda, size_t ldd, nib_error *err) {
@@ -169,12 +174,18 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         return NIB_OK;
     NIB_TRY(check_product(p, lda, ldd, err));
     NIB_TRY(make_plan(g, p, &plan, err));
-    size_t need = plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes;
+    size_t need =
+        plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes + plan.native_bytes;
     if (need > workspace_bytes || (need && (uintptr_t)workspace % 256))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "nib_gemm_matmul: workspace of %zu bytes: expected %zu, 256-byte aligned",
                         workspace_bytes, need);
     NIB_TRY(check_device(g, err));
+    if (plan.choice.kernel == GEMM_KERNEL_BLASLT) {
+        nib_gemm_product full = *p;
+        full.lda = lda, full.ldd = ldd, full.alpha = p->alpha != 0.0f ? p->alpha : 1.0f;
+        return native_matmul(g, &full, workspace, stream, err);
+    }
     char *prepared = workspace, *flags = prepared + plan.prepared_bytes + plan.scale_bytes;
     float *scale = (float *)(void *)(prepared + plan.prepared_bytes);
     gemm_task t = {
@@ -268,5 +279,6 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
                    .max_shared = g->max_shared,
                    .dependent = g->arch >= 90,
                    .stream = stream};
-    return check_cuda(gemm_grouped(&t, p), "nib_gemm_grouped", err);
+    bool few = g->arch == 90 && gemm_experts_serves(&t, p);
+    return check_cuda(few ? gemm_experts(&t, p) : gemm_grouped(&t, p), "nib_gemm_grouped", err);
 }

@@ -232,13 +232,11 @@ template <class T> GEMM_DEV void load_block(const T *p, float *x) {
     expand_block<T>(w, x);
 }
 
-/* Codes and scale of the 16 values at P. AMAX: the tensor's, for 4over6. Magnitudes of 16 bits are compared as they are, two
- * at a time: they are in the order of their numbers, and a NaN is above all. */
-template <class T, int METHOD> GEMM_DEV uint64_t quantize_block(const T *p, float tensor_scale, float amax, uint32_t *scale) {
-    uint32_t w[sizeof(T) * 4];
+/* Codes and scale of 16 values of T, as words. AMAX: the tensor's, for 4over6. Magnitudes of 16 bits are compared as they are,
+ * two at a time: they are in the order of their numbers, and a NaN is above all. */
+template <class T, int METHOD> GEMM_DEV uint64_t quantize_words(const uint32_t *w, float tensor_scale, float amax, uint32_t *scale) {
     float x[16], block;
     bool numbers = true;
-    load_words(p, w);
     expand_block<T>(w, x);
     if constexpr (sizeof(T) == 2) {
         uint32_t most = 0;
@@ -257,6 +255,12 @@ template <class T, int METHOD> GEMM_DEV uint64_t quantize_block(const T *p, floa
                  ? rtn_scale(block, tensor_scale)
                  : best_scale(x, block, tensor_scale, METHOD == NIB_GEMM_FP8_EXACT);
     return encode_block<T>(x, block, numbers, e4m3_value(*scale) * tensor_scale);
+}
+
+template <class T, int METHOD> GEMM_DEV uint64_t quantize_block(const T *p, float tensor_scale, float amax, uint32_t *scale) {
+    uint32_t w[sizeof(T) * 4];
+    load_words(p, w);
+    return quantize_words<T, METHOD>(w, tensor_scale, amax, scale);
 }
 
 #endif

@@ -114,3 +114,14 @@ nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, si
     *us = *bytes = 0.0;
     return no_cuda(err);
 }
+
+nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *out, nib_error *err) {
+    (void)b, (void)rows, (void)cols, (void)out;
+    return no_cuda(err);
+}
+
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+                       bench_tile rows[BENCH_TILES], nib_error *err) {
+    (void)b, (void)m, (void)n, (void)k, (void)mode, (void)rows;
+    return no_cuda(err);
+}

@@ -7,6 +7,7 @@
  * block scales turn their codes' signs.
  */
 #include "gemm/gpu/quant.cuh"
+#include "gemm/scale_tile.h"
 
 struct pack_args {
     const void *values;
@@ -240,7 +241,7 @@ extern "C" int gemm_pack_launch(const nib_gemm_source *s, void *packed, void *st
 }
 
 static __global__ void __launch_bounds__(256) unpack_tiles(const uint8_t *packed, int n, int k, int groups, uint2 *codes,
-                                                           uint8_t *scales, float *tensor_scale) {
+                                                           uint8_t *scales, bool tiles, float *tensor_scale) {
     const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
     if (id >= (size_t)n * (k / 16))
         return;
@@ -251,15 +252,40 @@ static __global__ void __launch_bounds__(256) unpack_tiles(const uint8_t *packed
     if (codes)
         codes[id] = make_uint2(gemm_word_unpack(w[r]), gemm_word_unpack(w[2 + r]));
     if (scales)
-        scales[id] = group[1024 + lane * 4 + h + 2 * r];
+        scales[tiles ? gemm_scale_place(row, b, k / 16) : id] = group[1024 + lane * 4 + h + 2 * r];
     if (tensor_scale && id == 0)
         *tensor_scale = *(const float *)(packed + (size_t)(n / 16) * groups * GEMM_GROUP_BYTES);
 }
 
-extern "C" int gemm_unpack_launch(const void *packed, size_t n, size_t k, void *codes, void *scales, float *tensor_scale,
-                                  void *stream) {
+extern "C" int gemm_unpack_launch(const void *packed, size_t n, size_t k, void *codes, void *scales, bool tiles,
+                                  float *tensor_scale, void *stream) {
     const size_t threads = n * (k / 16);
+    if (scales && tiles)
+        cudaMemsetAsync(scales, 0, nib_gemm_scale_tile_bytes(n, k), (cudaStream_t)stream); /* what pads them */
     unpack_tiles<<<(unsigned)((threads + 255) / 256), 256, 0, (cudaStream_t)stream>>>(
-        (const uint8_t *)packed, (int)n, (int)k, (int)gemm_groups(k), (uint2 *)codes, (uint8_t *)scales, tensor_scale);
+        (const uint8_t *)packed, (int)n, (int)k, (int)gemm_groups(k), (uint2 *)codes, (uint8_t *)scales, tiles, tensor_scale);
+    return cudaGetLastError();
+}
+
+static __global__ void __launch_bounds__(256) tile_scales(const uint8_t *plain, int rows, int blocks, uint8_t *tiles) {
+    const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+    if (id < (size_t)rows * blocks)
+        tiles[gemm_scale_place(id / blocks, id % blocks, blocks)] = plain[id];
+}
+
+extern "C" int gemm_tile_scales(const void *plain, size_t rows, size_t blocks, void *tiles, void *stream) {
+    cudaMemsetAsync(tiles, 0, nib_gemm_scale_tile_bytes(rows, blocks * 16), (cudaStream_t)stream);
+    tile_scales<<<(unsigned)((rows * blocks + 255) / 256), 256, 0, (cudaStream_t)stream>>>((const uint8_t *)plain, (int)rows,
+                                                                                       (int)blocks, (uint8_t *)tiles);
+    return cudaGetLastError();
+}
+
+static __global__ void product_factors(float alpha, const float *a, const float *b, float beta, float *factors) {
+    factors[0] = alpha * (*a * *b);
+    factors[1] = beta;
+}
+
+extern "C" int gemm_product_factors(float alpha, const float *a, const float *b, float beta, float *factors, void *stream) {
+    product_factors<<<1, 1, 0, (cudaStream_t)stream>>>(alpha, a, b, beta, factors);
     return cudaGetLastError();
 }

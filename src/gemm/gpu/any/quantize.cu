@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * NVFP4 of values in the plain layout or in scale tiles: a thread a block of 16. For rtn a pass reads 2 or 4 bytes a
- * value and writes 9/16. Without a given scale a pass over the values finds amax first.
+ * NVFP4 of values in the plain layout or in scale tiles: a thread a block of 16, the next one's values on their way meanwhile.
+ * For rtn a pass reads 2 or 4 bytes a value and writes 9/16. Without a given scale a pass over the values finds amax first.
  */
 #include "gemm/gpu/quant.cuh"
+#include "gemm/scale_tile.h"
+
+#define GRID 1584 /* whole waves of 2, 4 or 6 blocks on each of 132 multiprocessors */
 
 struct quantize_args {
     const void *x;
@@ -16,25 +19,35 @@ struct quantize_args {
     const float *tensor_scale; /* and amax after it */
 };
 
-/* Byte of (row, block) in tiles of 128 rows x 4 blocks. */
-GEMM_DEV size_t scale_place(int row, int b, int blocks) {
-    return ((size_t)(row / 128) * ((blocks + 3) / 4) + b / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + b % 4;
+/* Blocks on a multiprocessor: as many as keep everything in registers. */
+template <class T, int METHOD> constexpr int resident() {
+    return METHOD == NIB_GEMM_FOUR_OVER_SIX ? 2 : METHOD == NIB_GEMM_RTN && sizeof(T) == 2 ? 6 : 4;
 }
 
-template <class T, int METHOD> static __global__ void __launch_bounds__(256) quantize_blocks(const quantize_args a) {
-    const unsigned id = blockIdx.x * blockDim.x + threadIdx.x; /* 2^36 values at most: checked by the call */
-    uint32_t scale;
-    size_t from = (size_t)id * 16, place = id;
-    if (id >= (unsigned)a.rows * a.blocks)
-        return;
-    if (!a.dense) { /* a division costs as much as two values */
-        const int row = (int)(id / a.blocks), b = (int)(id - (unsigned)row * a.blocks);
-        from = (size_t)row * a.ldx + b * 16;
-        place = a.tiles ? scale_place(row, b, a.blocks) : id;
+template <class T, int METHOD>
+static __global__ void __launch_bounds__(256, resident<T, METHOD>()) quantize_blocks(const quantize_args a) {
+    const unsigned all = (unsigned)a.rows * a.blocks, step = gridDim.x * blockDim.x; /* 2^36 values at most: checked by the call */
+    const float tensor_scale = a.tensor_scale[0], amax = METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f;
+    uint32_t next[sizeof(T) * 4];
+    auto load = [&](unsigned id) {
+        size_t from = (size_t)id * 16;
+        if (!a.dense) /* a division costs as much as two values */
+            from = (size_t)(id / a.blocks) * a.ldx + (id % a.blocks) * 16;
+        load_words((const T *)a.x + from, next);
+    };
+    unsigned id = blockIdx.x * blockDim.x + threadIdx.x;
+    if (id < all)
+        load(id);
+    for (; id < all; id += step) {
+        uint32_t w[sizeof(T) * 4], scale;
+#pragma unroll
+        for (int i = 0; i < (int)sizeof(T) * 4; i++)
+            w[i] = next[i];
+        if (id + step < all && id + step > id) /* on its way while this one is computed */
+            load(id + step);
+        a.codes[id] = quantize_words<T, METHOD>(w, tensor_scale, amax, &scale);
+        a.scales[a.tiles ? gemm_scale_place(id / a.blocks, id % a.blocks, a.blocks) : id] = (uint8_t)scale;
     }
-    a.codes[id] = quantize_block<T, METHOD>((const T *)a.x + from, a.tensor_scale[0],
-                                            METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f, &scale);
-    a.scales[place] = (uint8_t)scale;
 }
 
 template <class T> static __global__ void __launch_bounds__(256) find_row_amax(const quantize_args a, uint32_t *amax) {
@@ -60,7 +73,7 @@ template <class T> static int quantize_typed(const nib_gemm_quantize_args *q, qu
         find_row_amax<T><<<1056, 256, 0, stream>>>(a, (uint32_t *)q->tensor_scale + 1);
         finish_scale<<<1, 1, 0, stream>>>(q->tensor_scale, q->method);
     }
-    const unsigned grid = (unsigned)(((size_t)a.rows * a.blocks + 255) / 256);
+    const unsigned grid = (unsigned)min(((size_t)a.rows * a.blocks + 255) / 256, (size_t)GRID);
     switch (q->method) {
     case NIB_GEMM_RTN:
         quantize_blocks<T, NIB_GEMM_RTN><<<grid, 256, 0, stream>>>(a);

@@ -254,8 +254,12 @@ template <int PARTS, int GROUPS> static int launch_fitting(const gemm_task *t, c
                                                             : launch<PARTS, GROUPS, 3>(t, p, buffers);
 }
 
+/* Up to four items a team: beyond that a warp's own work between two items (its ring, its tokens) outweighs what it saves, and
+ * grouped.cu, which keeps to a chunk, is faster (docs/notes/gemm-hopper.md). */
 extern "C" bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p) {
-    return (size_t)t->m <= p->n_experts * 6 && fits<4, 2, 3>(t, p->n_experts, 1);
+    const long long items = min((long long)t->m, (long long)p->n_experts) * ((t->n + ITEM_TILES * 16 - 1) / (ITEM_TILES * 16));
+    const int teams = t->n_sms * (t->groups >= 8 ? 1 : t->groups >= 4 ? 2 : 4);
+    return items <= 4LL * teams && (size_t)t->m <= p->n_experts * 6 && fits<4, 2, 3>(t, p->n_experts, 1);
 }
 
 extern "C" int gemm_experts(const gemm_task *t, const nib_gemm_group *p) {

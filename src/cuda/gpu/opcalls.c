@@ -478,7 +478,13 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
         }
     }
     begin_op(cb, CALL_ATTENTION);
-    act_view last = destination(cb, out, reader), to = last;
+    act_view last = destination(cb, out, reader);
+    if (last.format == ACT_FP8 && out->rows <= CUDA_SHORT_ROWS && cb->lane.wgmma &&
+        reader->cols % GEMM_GROUP_K == 0) {
+        ((cuda_buf *)out)->format = ACT_BF16_MMA;
+        last = opcalls_view((cuda_buf *)out);
+    }
+    act_view to = last;
     int code = cudaSuccess, n_rows = (int)out->rows, n_alone = cb->table.n_alone;
     if (last.format == ACT_FP8) /* a scale needs the whole row: BF16 first */
         to = (act_view){ACT_BF16, ((cuda_buf *)out)->data, NULL, last.stride};

@@ -18,6 +18,9 @@
 #define CUDA_FEW_ROWS 32
 #endif
 
+/* Rows up to which a launch that makes FP8 of attention's result costs more than its reader gains by FP8. */
+#define CUDA_SHORT_ROWS 160
+
 #define CUDA_MAX_SHAPES 32 /* of FP4 weights that differ in rows or columns */
 
 typedef struct cuda_buf {

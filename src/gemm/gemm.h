@@ -86,17 +86,30 @@ typedef struct gemm_norm { /* device: a = x / sqrt(mean(x^2) + eps) * w */
     float eps;
 } gemm_norm;
 
+/* The same norm of 2 to GEMM_CHAIN_ROWS rows between two products, without a launch of its own: the one
+ * before writes what it adds up times the norm's weights, and sums of squares of 16 columns each; the one
+ * behind reads that, and 1 / rms is a factor of its sums. */
+typedef struct gemm_spread { /* device */
+    const float *w;          /* [k] */
+    float eps;
+    void *scaled;   /* BF16 [m, k]: x * w, rows LD apart */
+    size_t ld;      /* a multiple of 8 */
+    float *squares; /* [m, k / 16] */
+} gemm_spread;
+
 typedef enum gemm_unit { GEMM_UNIT_NONE = 0, GEMM_UNIT_SILU, GEMM_UNIT_GELU } gemm_unit; /* GELU: tanh form */
 
 #define GEMM_CHAIN_ROWS 32
 
 /* D [m, n] = a W^T, exact in the weights. One token: A is the norm's, x * w rounded to BF16 before it is
- * divided. 2 to GEMM_CHAIN_ROWS tokens with a unit: A is BF16 [m, k], rows LDA apart. With a unit W is gate
- * and up, n / 2 rows each (multiples of 16), and D [m, n / 2] = f(a gate^T) * (a up^T). D: BF16 or F32. */
+ * divided. 2 to GEMM_CHAIN_ROWS tokens: A is BF16 [m, k], rows LDA apart, or AFTER's. With a unit W is gate
+ * and up, n / 2 rows each (multiples of 16), and D [m, n / 2] = f(a gate^T) * (a up^T). D: BF16 or F32.
+ * BEFORE: D, F32, is added to, and what the next norm needs is left there. */
 typedef struct gemm_chain {
     const nib_gemm_weight *weight;
     size_t m, lda, ldd;
     const gemm_norm *norm;
+    const gemm_spread *after, *before;
     const void *a;
     gemm_unit unit;
     void *d;

@@ -146,11 +146,90 @@ static void test_case(const chain_case *c, check_family *wide, check_family *hal
     free((void *)t.data), free((void *)t.block_scales);
 }
 
+/* A norm between two products: x += a V^T, x * w in BF16 and its sums of squares; then W's product of that
+ * over x's root mean square. */
+typedef struct spread_case {
+    size_t m, k, hidden, n; /* V [hidden, k], W [n, hidden] */
+    gemm_unit unit;
+} spread_case;
+
+static const spread_case spread_cases[] = {
+    {2, 2048, 2064, 96, GEMM_UNIT_NONE},     {3, 2304, 2048, 4096, GEMM_UNIT_SILU},
+    {8, 4096, 4096, 6144, GEMM_UNIT_NONE},   {13, 2048, 2304, 2048, GEMM_UNIT_GELU},
+    {16, 4096, 4096, 24576, GEMM_UNIT_SILU}, {16, 12288, 4096, 6144, GEMM_UNIT_NONE},
+    {17, 2304, 2048, 2304, GEMM_UNIT_NONE},  {32, 4096, 4096, 24576, GEMM_UNIT_SILU},
+};
+
+static void *launch(gemm_chain c, size_t bytes) {
+    nib_error err;
+    check_error(gemm_chain_launch(gemm, &c, NULL, &err) == NIB_OK ? "" : err.text, cudaGetLastError(), 0);
+    return from_device(c.d, bytes);
+}
+
+static void test_spread(const spread_case *c, check_family *f) {
+    const size_t m = c->m, d = c->hidden, out = c->unit == GEMM_UNIT_NONE ? c->n : c->n / 2;
+    tensor v = random_weight(d, c->k), w = random_weight(c->n, d);
+    float *x = rnd_floats(m * d, 3), *norm = rnd_floats(d, 1), *h = malloc((d > c->k ? d : c->k) * sizeof *h);
+    uint16_t *a = malloc(m * c->k * sizeof *a);
+    double *want = malloc((d > c->n ? d : c->n) * sizeof *want);
+    char what[80];
+    snprintf(what, sizeof what, "spread %zu x %zu x %zu x %zu", m, c->n, d, c->k);
+    for (size_t i = 0; i < m * c->k; i++)
+        a[i] = bf16_from_f32(rnd_normal());
+    gemm_spread left = {to_device(norm, d * 4), 1e-6f, to_device(NULL, m * (d + 8) * 2), d + 8,
+                        to_device(NULL, m * (d / 16) * 4)};
+    gemm_chain first = {.weight = pack(&v),
+                        .m = m,
+                        .a = to_device(a, m * c->k * 2),
+                        .lda = c->k,
+                        .ldd = d,
+                        .before = &left,
+                        .d = to_device(x, m * d * 4),
+                        .d_type = NIB_GEMM_F32};
+    gemm_chain second = {.weight = pack(&w),
+                         .m = m,
+                         .ldd = out,
+                         .after = &left,
+                         .unit = c->unit,
+                         .d = to_device(NULL, m * out * 4),
+                         .d_type = NIB_GEMM_F32};
+    float *sums = launch(first, m * d * 4), *got = launch(second, m * out * 4),
+          *again = launch(second, m * out * 4);
+    uint16_t *scaled = from_device(left.scaled, m * (d + 8) * 2);
+    check_equal(what, got, again, m * out * sizeof *got);
+    for (size_t j = 0; j < 4; j++) { /* of the first to the last row */
+        const size_t r = j * (m - 1) / 3;
+        double squares = 0;
+        for (size_t i = 0; i < c->k; i++)
+            h[i] = bf16_to_f32(a[r * c->k + i]);
+        want_row(&v, h, 1, GEMM_UNIT_NONE, want);
+        for (size_t i = 0; i < d; i++) {
+            want[i] += x[r * d + i];
+            squares += (double)sums[r * d + i] * sums[r * d + i];
+        }
+        family_take(f, what, l2_error(sums + r * d, want, d), 1e-5);
+        for (size_t i = 0; i < d; i++) {
+            h[i] = bf16_to_f32(scaled[r * (d + 8) + i]);
+            check_error("a scaled value",
+                        scaled[r * (d + 8) + i] == bf16_from_f32(sums[r * d + i] * norm[i]) ? 0 : 1, 0);
+        }
+        want_row(&w, h, 1 / sqrt(squares / (double)d + (double)left.eps), c->unit, want);
+        family_take(f, what, l2_error(got + r * out, want, out), 1e-5);
+    }
+    nib_gemm_weight_free((nib_gemm_weight *)first.weight),
+        nib_gemm_weight_free((nib_gemm_weight *)second.weight);
+    cudaFree((void *)left.w), cudaFree(left.scaled), cudaFree(left.squares), cudaFree((void *)first.a);
+    cudaFree(first.d), cudaFree(second.d);
+    free(x), free(norm), free(h), free(a), free(want), free(sums), free(got), free(again), free(scaled);
+    free((void *)v.data), free((void *)v.block_scales), free((void *)w.data), free((void *)w.block_scales);
+}
+
 /* "short": what a sanitizer has the patience for. */
 int main(int argc, char **argv) {
     const bool brief = argc > 1 && strcmp(argv[1], "short") == 0;
     nib_error err;
-    check_family wide = {.name = "norm, product, unit: FP32"}, half = {.name = "norm, product, unit: BF16"};
+    check_family wide = {.name = "norm, product, unit: FP32"}, half = {.name = "norm, product, unit: BF16"},
+                 between = {.name = "a norm between two products"};
     if (nib_gemm_open(0, &gemm, &err) != NIB_OK) {
         printf("%s\n", err.text);
         return 1;
@@ -158,8 +237,13 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (!brief || cases[i].n * cases[i].k < 1000000)
             test_case(&cases[i], &wide, &half);
+    size_t n_spread =
+        gemm->arch == 90 ? sizeof spread_cases / sizeof *spread_cases : 0; /* others have no FEW */
+    for (size_t i = 0; i < (brief && n_spread ? 2 : n_spread); i++)
+        test_spread(&spread_cases[i], &between);
     family_print(&wide);
     family_print(&half);
+    family_print(&between);
     nib_gemm_close(gemm);
     printf("chain: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;

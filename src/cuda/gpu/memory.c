@@ -86,6 +86,14 @@ nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_err
     NIB_TRY(grow_workspace(cb, most, err));
     if (!cb->flags)
         NIB_TRY(cuda_alloc(cb, &cb->flags, (size_t)cb->lane.n_sms * sizeof(uint32_t), "flags", err));
+    const size_t squares = GEMM_CHAIN_ROWS * (cols / 16) * sizeof(float);
+    if (squares <= cb->squares_bytes)
+        return NIB_OK;
+    step_forget_graphs(cb);
+    cudaFree(cb->squares);
+    cb->squares_bytes = 0;
+    NIB_TRY(cuda_alloc(cb, (void **)&cb->squares, squares, "sums of squares", err));
+    cb->squares_bytes = squares;
     return NIB_OK;
 }
 
@@ -405,6 +413,7 @@ void memory_set(backend *be) {
 void memory_release(cuda_backend *cb) {
     cudaFree(cb->wide);
     cudaFree(cb->partial);
+    cudaFree(cb->squares);
     cudaFree(cb->flags);
     cudaFree(cb->workspace);
 }

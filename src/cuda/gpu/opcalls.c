@@ -75,13 +75,71 @@ static void settle_sum(cuda_backend *cb) {
 
 /* ---- a norm that waits for its reader's product ----
  *
- * With one row the product norms its input as it loads it (gemm_chain). The norm is launched after all where
+ * With one row the product norms its input as it loads it (gemm_chain). With a few the product before it,
+ * whose sum waits too, leaves what it needs (gemm_spread). Both are launched by themselves after all where
  * anything but that product comes next. */
 
+/* Whether sums of ROWS rows can leave a norm to the product with W behind it. */
+static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, bool before) {
+    const gemm_spread some = {.w = NULL};
+    bool serves = w->is_fp4 && (!before || w->n_fp4 == 1);
+    for (int i = 0; i < w->n_fp4 && serves; i++)
+        serves = gemm_chain_serves(cb->gemm, &(gemm_chain){.weight = w->fp4[i],
+                                                           .m = rows,
+                                                           .after = before ? NULL : &some,
+                                                           .before = before ? &some : NULL,
+                                                           .d_type = NIB_GEMM_F32});
+    return serves;
+}
+
 static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, const vec *w,
-                          const weight *reader) {
-    return cb->be.mode != COMPUTE_EXACT && out->kind == BUF_ACT && x->rows == 1 && out->rows == 1 && w &&
-           reader && ((const cuda_weight *)reader)->is_fp4 && !cb->lacking;
+                          const weight *reader, bool gathers) {
+    const cuda_weight *next = (const cuda_weight *)reader;
+    if (cb->be.mode == COMPUTE_EXACT || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader ||
+        !next->is_fp4 || cb->lacking)
+        return false;
+    return x->rows == 1 ||
+           (!gathers && cb->unadded.x == (const cuda_buf *)x && spreads(cb, next, x->rows, false));
+}
+
+static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const cuda_weight *w, bool add);
+static void keep_words(cuda_backend *cb, nib_status status, const nib_error *why);
+
+static void settle_add(cuda_backend *cb) {
+    cuda_buf *x = cb->unadded.x;
+    if (!x)
+        return;
+    cb->unadded.x = NULL;
+    step_op(cb, CALL_MATMUL_ADD);
+    fp4_product(cb, (act_view){ACT_F32, x->data, NULL, x->stride}, cb->unadded.a, cb->unadded.w, true);
+    step_end(cb, CALL_MATMUL_ADD, cudaSuccess, cb->unadded.w->head.bytes + row_bytes(&x->head));
+}
+
+/* What the norm that waits leaves in TO. */
+static gemm_spread spread_of(const cuda_backend *cb, const buf *to) {
+    const cuda_buf *b = (const cuda_buf *)to;
+    return (gemm_spread){cb->waiting.norm.w, cb->waiting.norm.eps, b->data, b->stride, cb->squares};
+}
+
+/* The sum that waits, and what the norm of OUT needs. */
+static void add_and_leave(cuda_backend *cb, const buf *out) {
+    nib_error why;
+    cuda_buf *x = cb->unadded.x;
+    const act_view a = opcalls_view(cb->unadded.a);
+    const gemm_spread left = spread_of(cb, out);
+    const gemm_chain c = {.weight = cb->unadded.w->fp4[0],
+                          .m = x->head.rows,
+                          .a = a.data,
+                          .lda = a.stride,
+                          .ldd = x->stride,
+                          .before = &left,
+                          .d = x->data,
+                          .d_type = NIB_GEMM_F32};
+    cb->unadded.x = NULL;
+    step_op(cb, CALL_MATMUL_ADD);
+    if (!cb->lane.off)
+        keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);
+    step_end(cb, CALL_MATMUL_ADD, cudaSuccess, cb->unadded.w->head.bytes + row_bytes(&x->head));
 }
 
 static void settle_norm(cuda_backend *cb) {
@@ -90,18 +148,23 @@ static void settle_norm(cuda_backend *cb) {
         return;
     cb->waiting.out = NULL;
     gather_launch(cb);
+    settle_add(cb);
     step_op(cb, CALL_RMSNORM);
-    int code = rmsnorm_launch(&cb->lane, opcalls_view(to), cb->waiting.norm.x, to->head.cols,
-                              cb->waiting.norm.w, cb->waiting.norm.eps, 1, to->head.cols, NULL);
+    int code =
+        rmsnorm_launch(&cb->lane, opcalls_view(to), cb->waiting.norm.x, cb->waiting.x_stride,
+                       cb->waiting.norm.w, cb->waiting.norm.eps, (int)to->head.rows, to->head.cols, NULL);
     step_end(cb, CALL_RMSNORM, code, row_bytes(&to->head) * 2);
 }
 
 /* Whether the norm of A waits for W's product, which now computes it: A's values are nowhere from here on. */
 static bool takes_norm(cuda_backend *cb, const buf *a, const weight *w) {
-    if (!a || cb->waiting.out != (const cuda_buf *)a || cb->waiting.reader != w)
+    if (!a || cb->waiting.out != (const cuda_buf *)a || cb->waiting.reader != w ||
+        (a->rows > 1 && !cb->unadded.x))
         return false;
     cb->waiting.out->gone = true;
     cb->waiting.out = NULL;
+    if (cb->unadded.x)
+        add_and_leave(cb, a);
     return true;
 }
 
@@ -111,6 +174,7 @@ void opcalls_settle(cuda_backend *cb) {
     gather_launch(cb);
     settle_sum(cb);
     settle_norm(cb);
+    settle_add(cb);
     settle_queries(cb);
 }
 
@@ -136,12 +200,13 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
     cuda_backend *cb = cuda_of(be);
     const cuda_buf *from = (const cuda_buf *)x;
     const bool adds = cb->lacking == from && !gather;
-    if (norm_can_wait(cb, out, x, w, reader)) {
+    if (norm_can_wait(cb, out, x, w, reader, gather)) {
         settle_norm(cb);
         destination(cb, out, reader);
         cb->waiting.out = (cuda_buf *)out;
         cb->waiting.reader = reader;
         cb->waiting.norm = (gemm_norm){from->data, f32(w), eps};
+        cb->waiting.x_stride = from->stride;
         return;
     }
     settle_norm(cb);
@@ -234,6 +299,7 @@ static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const
                               .d = d,
                               .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32,
                               .ldd = out.stride,
+                              .flags = cb->flags,
                               .c = add ? d : NULL,
                               .beta = add ? 1.0f : 0.0f};
         nib_status status =
@@ -243,15 +309,17 @@ static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const
     }
 }
 
-/* OUT [1, w rows], F32 or BF16 = norm(x) W^T of the norm that waited. */
-static void fp4_normed(cuda_backend *cb, act_view out, const cuda_weight *w) {
+/* OUT [rows, w rows], F32 or BF16 = norm(x) W^T of the norm that waited, whose result would be A. */
+static void fp4_normed(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w) {
     size_t first = 0, each = out.format == ACT_BF16 ? 2 : 4;
+    const gemm_spread left = spread_of(cb, a);
     for (int i = 0; i < w->n_fp4 && !cb->lane.off; i++) {
         nib_error why;
         gemm_chain c = {.weight = w->fp4[i],
-                        .m = 1,
+                        .m = a->rows,
                         .ldd = out.stride,
-                        .norm = &cb->waiting.norm,
+                        .norm = a->rows == 1 ? &cb->waiting.norm : NULL,
+                        .after = a->rows == 1 ? NULL : &left,
                         .d = (uint8_t *)out.data + first * each,
                         .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
         keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);
@@ -283,7 +351,14 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
     if (chained ? gather_normed(cb, to, w, bias)
                 : add && gather_add(cb, to, (cuda_buf *)(uintptr_t)a, w, bias))
         return;
-    begin_op(cb, call);
+    opcalls_settle(cb);
+    if (add && !bias && cb->be.mode != COMPUTE_EXACT && spreads(cb, (const cuda_weight *)w, a->rows, true)) {
+        cb->unadded.x = to;
+        cb->unadded.a = (const cuda_buf *)a;
+        cb->unadded.w = (const cuda_weight *)w;
+        return;
+    }
+    step_op(cb, call);
     act_view d = {ACT_F32, to->data, NULL, to->stride};
     int code = cudaSuccess;
     if (!add && w != cb->head &&
@@ -299,8 +374,7 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
         add = false;
     }
     if (chained)
-                              .flags = cb->flags,
-        fp4_normed(cb, d, (const cuda_weight *)w);
+        fp4_normed(cb, d, a, (const cuda_weight *)w);
     else
         code = product(cb, d, a, w, add);
     if (code == cudaSuccess && bias)
@@ -320,10 +394,12 @@ static void matmul_add(backend *be, buf *x, const buf *a, const weight *w, const
 static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w, glu_kind kind,
                       bool normed) {
     nib_error why;
+    const gemm_spread left = spread_of(cb, a);
     gemm_chain c = {.weight = w->fp4[0],
                     .m = a->rows,
                     .ldd = out.stride,
-                    .norm = normed ? &cb->waiting.norm : NULL,
+                    .norm = normed && a->rows == 1 ? &cb->waiting.norm : NULL,
+                    .after = normed && a->rows > 1 ? &left : NULL,
                     .unit = kind == GLU_GELU_TANH ? GEMM_UNIT_GELU : GEMM_UNIT_SILU,
                     .d = out.data,
                     .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
@@ -354,7 +430,7 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     int code = cudaSuccess;
     if (!glu_chain(cb, to, a, both, kind, normed)) {
         if (normed)
-            fp4_normed(cb, wide, both);
+            fp4_normed(cb, wide, a, both);
         else
             code = product(cb, wide, a, w, false);
         if (code == cudaSuccess)
@@ -435,7 +511,7 @@ static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_p
     cuda_buf *from = (cuda_buf *)(uintptr_t)qkv;
     const cuda_cache *pages = (const cuda_cache *)c;
     attn_view view = opcalls_attn_view(p);
-    if (cb->waiting.out || cb->unmade.q || cb->lacking)
+    if (cb->waiting.out || cb->unmade.q || cb->lacking || cb->unadded.x)
         opcalls_settle(cb);
     to->gone = false;
     if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || opcalls_norms_all_heads(p) ||

@@ -146,7 +146,13 @@ typedef struct cuda_backend {
         cuda_buf *out; /* whose norm waits for READER's product; NULL: none */
         const weight *reader;
         gemm_norm norm;
+        size_t x_stride;
     } waiting;
+    struct {
+        cuda_buf *x; /* to which the product of A and W is still to be added; NULL: none */
+        const cuda_buf *a;
+        const cuda_weight *w;
+    } unadded;
     struct {
         cuda_buf *q; /* whose making waits for its attention; NULL: none */
         cuda_buf *qkv;
@@ -159,10 +165,12 @@ typedef struct cuda_backend {
     size_t max_rows;
     float *wide; /* [max_rows, wide_cols] FP32: gate and up before their unit */
     size_t wide_cols, wide_bytes;
-    void *partial;   /* of split attention */
+    void *partial;  /* of split attention */
+    float *squares; /* of a norm between two products (gemm_spread): of GEMM_CHAIN_ROWS rows */
+    size_t squares_bytes;
+    void *flags;     /* of FP4 products: nib_gemm_product.flags */
     void *workspace; /* of FP4 products */
     size_t workspace_bytes;
-    void *flags; /* of FP4 products: nib_gemm_product.flags */
     size_t shapes[CUDA_MAX_SHAPES][2]; /* of FP4 products: rows, cols */
     int n_shapes;
     size_t shaped_rows; /* the workspace serves products of all shapes of so many rows */

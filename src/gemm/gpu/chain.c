@@ -18,18 +18,24 @@ bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
         return false;
     if (c->norm)
         return c->m == 1;
-    if (c->unit == GEMM_UNIT_NONE || c->m < 2 || c->m > GEMM_CHAIN_ROWS || !choose(g, c, &choice))
+    const bool spread = c->after || c->before;
+    if ((c->unit == GEMM_UNIT_NONE && !spread) || c->m < 2 || c->m > GEMM_CHAIN_ROWS ||
+        !choose(g, c, &choice))
+        return false;
+    if (c->before && (c->unit != GEMM_UNIT_NONE || c->d_type != NIB_GEMM_F32))
         return false;
     if (choice.kernel == GEMM_KERNEL_FEW) /* a block's share of a tile holds whole pairs of gate and up */
-        return choice.k_slices / choice.k_parts * 4 <= choice.tile_tokens;
-    return c->m <= 8 && choice.kernel == GEMM_KERNEL_GEMV16 && choice.k_slices == 1;
+        return c->unit == GEMM_UNIT_NONE || choice.k_slices / choice.k_parts * 4 <= choice.tile_tokens;
+    return !spread && c->m <= 8 && choice.kernel == GEMM_KERNEL_GEMV16 && choice.k_slices == 1;
 }
 
 nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *stream, nib_error *err) {
     const nib_gemm_weight *w = c->weight;
-    const void *x = c->norm ? (const void *)c->norm->x : c->a;
+    const void *x = c->norm ? (const void *)c->norm->x : c->after ? c->after->scaled : c->a;
+    const size_t lda = c->after ? c->after->ld : c->lda;
     if (!gemm_chain_serves(g, c) || !x || !c->d || (uintptr_t)x % 16 || (uintptr_t)c->d % 16 ||
-        (c->norm && (uintptr_t)c->norm->w % 16) || c->lda % 8 || c->ldd % 4 ||
+        (c->norm && (uintptr_t)c->norm->w % 16) || lda % 8 || c->ldd % 4 ||
+        (c->before && ((uintptr_t)c->before->w % 16 || c->before->ld % 8 || c->before->ld < w->n)) ||
         (c->d_type != NIB_GEMM_BF16 && c->d_type != NIB_GEMM_F32))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "gemm_chain: m = %zu, n = %zu: expected what gemm_chain_serves takes", c->m, w->n);
@@ -40,18 +46,22 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
     const size_t scale_at = gemm_scale_offset(w->n, w->k);
     const gemm_task t = {
         .w = w->data,
-        .a = c->a,
+        .a = c->after ? x : c->a,
         .m = (int)c->m,
         .n = (int)w->n,
         .k = (int)w->k,
         .groups = (int)gemm_groups(w->k),
-        .lda = (int)c->lda,
+        .lda = (int)lda,
         .tile_tokens = choice.tile_tokens,
         .slices = choice.k_slices,
         .parts = choice.k_parts,
         .clusters = choice.k_slices / choice.k_parts == 2 ? g->pairs : g->fours,
         .tensor_map = g->tensor_map,
+        .after = c->after ? *c->after : (gemm_spread){.w = NULL},
+        .before = c->before ? *c->before : (gemm_spread){.w = NULL},
         .out = {.d = c->d,
+                .c = c->before ? c->d : NULL,
+                .beta = c->before ? 1.0f : 0.0f,
                 .tensor_scale = (const float *)(const void *)((const char *)w->data + scale_at),
                 .alpha = 1.0f,
                 .ldd = (int)c->ldd,

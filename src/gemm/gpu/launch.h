@@ -34,6 +34,7 @@ typedef struct gemm_task {
     uint32_t *flags; /* wgmma: [n_sms], zero */
     gemm_out out;
     gemm_unit unit;                  /* of the chain's launchers */
+    gemm_spread after, before;       /* few's; squares NULL: none */
     int n_sms, max_shared, clusters; /* of few's, at a time */
     bool dependent;                  /* the GPU has programmatic dependent launch */
     bool cut;                        /* wgmma: as gemm_choice has it */

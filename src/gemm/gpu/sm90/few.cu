@@ -32,6 +32,7 @@ struct few_args {
     bool stream;    /* fewer than a slice has */
     gemm_unit unit;
     gemm_out out;
+    gemm_spread after, before;
 };
 
 /* GROUPS: of 128 k, a unit */
@@ -45,7 +46,7 @@ template <int TOKENS, int GROUPS, int STAGES> struct few_plan {
     static const int ring_barriers = WARPGROUPS * STAGES; /* full; as many empty; then the exchange's; then the tokens' */
     static const int threads = 128 * WARPGROUPS + 32;
     static int shared(int token_units) {
-        return token_units * (unit_bytes + 8) + ring + exchange + (2 * ring_barriers + 2 * WARPGROUPS) * 8;
+        return token_units * (unit_bytes + 8) + ring + exchange + (2 * ring_barriers + 2 * WARPGROUPS) * 8 + TOKENS * 4;
     }
 };
 
@@ -142,6 +143,7 @@ static __global__ void __launch_bounds__(128 * WARPGROUPS + 32, 1)
     const int log_ranks = a.log_slices - a.log_parts, ranks = 1 << log_ranks, rank = (int)cluster_rank();
     const uint32_t ring = base + parts * a.slots * plan::unit_bytes, exchange0 = ring + plan::ring, bars = exchange0 + plan::exchange;
     const uint32_t meet = bars + 16 * plan::ring_barriers, token_bars0 = meet + 16 * WARPGROUPS; /* [parts][slots] */
+    const uint32_t factors = token_bars0 + parts * a.slots * 8; /* of tokens, after a norm */
 
     dependents_go();
     if (warpgroup == WARPGROUPS) {
@@ -210,17 +212,43 @@ static __global__ void __launch_bounds__(128 * WARPGROUPS + 32, 1)
     for (int u = 0; u < AHEAD && u < k.units; u++)
         ask(u, u);
     asm volatile("bar.arrive 2,%0;" ::"n"(plan::threads) : "memory");
+    const bool normed = a.after.squares;
+    if (normed) {
+        const int warp = warpgroup * 4 + member, n_squares = a.k / 16;
+        for (int token = warp; token < a.m; token += 4 * WARPGROUPS) {
+            float sum = 0.0f;
+#pragma unroll 8
+            for (int i = lane; i < n_squares; i += 32)
+                sum += __ldcg(a.after.squares + (size_t)token * n_squares + i);
+#pragma unroll
+            for (int i = 16; i; i >>= 1)
+                sum += __shfl_xor_sync(~0u, sum, i);
+            const float mean = sum / (float)a.k + a.after.eps, over = rsqrtf(mean);
+            if (lane == 0)
+                sts32(factors + token * 4, __float_as_uint(over * (1.5f - 0.5f * mean * over * over))); /* Newton: the last bits */
+        }
+        asm volatile("bar.sync 7,%0;" ::"n"(128 * WARPGROUPS) : "memory");
+    }
 
     const float factor = 0x1p17f * (a.out.alpha * tensor_scale);
     const uint32_t tokens0 = descriptor_low(my_tokens);
     int consumed = 0;
     /* Adds the slices of this block's share of a tile and stores it. */
     auto consume = [&](int tile, bool last) {
+        constexpr int EACH = GATED ? 2 : 1; /* units at a time: of the gate, and its twin of up */
+        const auto unit_of = [&](int i) { return ((rank << log_share) + i) / EACH; };
+        const auto row_of = [&](int at) { return tile * (64 / EACH) + at / (TOKENS / 8) * 16; };
+        spread_store spread;
+        const auto fetch = [&](int i) { /* on its way while sums are waited for */
+            const int at = unit_of(i);
+            if (!GATED && a.before.squares && i < share && row_of(at) < a.row_tiles * 16)
+                spread.fetch(a.out, a.before, a.m, at % (TOKENS / 8) * 8, row_of(at));
+        };
+        fetch(part * 4 + member);
         barrier_wait(received, consumed & 1);
         if (part == 0 && threadIdx.x % 128 == 0)
             barrier_expect(received, parts * plan::units * 512);
         consumed++;
-        constexpr int EACH = GATED ? 2 : 1; /* units at a time: of the gate, and its twin of up */
 #pragma unroll 1
         for (int i = (part * 4 + member) * EACH; i < share; i += 4 * parts * EACH) {
             float4 v[EACH];
@@ -234,16 +262,26 @@ static __global__ void __launch_bounds__(128 * WARPGROUPS + 32, 1)
                     v[e].z += __uint_as_float(u.z), v[e].w += __uint_as_float(u.w);
                 }
                 v[e].x *= factor, v[e].y *= factor, v[e].z *= factor, v[e].w *= factor;
+                if (normed) {
+                    const uint2 two = lds64(factors + (unit_of(i) % (TOKENS / 8) * 8 + 2 * (lane & 3)) * 4);
+                    const float x = __uint_as_float(two.x), y = __uint_as_float(two.y);
+                    v[e].x *= x, v[e].y *= y, v[e].z *= x, v[e].w *= y;
+                }
             }
             if (GATED) {
                 const bool gelu = a.unit == GEMM_UNIT_GELU;
                 v[0].x = gated_unit(v[0].x, v[EACH - 1].x, gelu), v[0].y = gated_unit(v[0].y, v[EACH - 1].y, gelu);
                 v[0].z = gated_unit(v[0].z, v[EACH - 1].z, gelu), v[0].w = gated_unit(v[0].w, v[EACH - 1].w, gelu);
             }
-            const int at = ((rank << log_share) + i) / EACH, row = tile * (64 / EACH) + at / (TOKENS / 8) * 16;
+            const int at = unit_of(i), row = row_of(at);
             const float4 result[1] = {v[0]};
-            if (row < a.row_tiles * (16 / EACH))
+            if (row >= a.row_tiles * (16 / EACH))
+                continue;
+            if (!GATED && a.before.squares)
+                spread.store(a.before, a.row_tiles, a.m, v[0]);
+            else
                 store_fragments(a.out, a.m, at % (TOKENS / 8) * 8, row, result);
+            fetch(i + 4 * parts);
         }
         __syncwarp();
         if (lane < ranks && !last) /* after the last nobody sends, and others may be gone */
@@ -330,7 +368,7 @@ template <int TOKENS, int GROUPS, int STAGES, bool GATED> static int launch_few(
     const int ranks = t->slices / t->parts, units = (t->groups + GROUPS - 1) / GROUPS, slice = (units + t->slices - 1) / t->slices;
     const int fit = (t->max_shared - plan::shared(0)) / ((plan::unit_bytes + 8) * t->parts), slots = fit < slice ? AHEAD + 1 : slice;
     const few_args a = {(const __nv_bfloat16 *)t->a, t->m, t->k, t->lda, t->groups, t->n / 16, __builtin_ctz(t->parts),
-                        __builtin_ctz(t->slices), slots, slots < slice, t->unit, t->out};
+                        __builtin_ctz(t->slices), slots, slots < slice, t->unit, t->out, t->after, t->before};
     CUtensorMap weights;
     if (units < t->slices || ranks * (GATED ? 2 : 1) > plan::units || (a.stream && (t->parts < WARPGROUPS || slots > fit)) ||
         !map_weights(t, &weights, GROUPS, GATED ? 2 : 4))

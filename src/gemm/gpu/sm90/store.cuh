@@ -72,6 +72,39 @@ GEMM_DEV void store_fragments_16(const gemm_out &o, int m, int token, int row, c
     }
 }
 
+/* One fragment of FP32, added to what is there, and what the norm behind needs of it. FETCH before the sums are there. */
+struct spread_store {
+    float4 *d;
+    float4 was, w;
+    int mine, at;
+
+    GEMM_DEV void fetch(const gemm_out &o, const gemm_spread &s, int m, int token, int row) {
+        const int g = threadIdx.x >> 2 & 7, t = threadIdx.x & 3;
+        mine = token + 2 * t + (g & 1), at = row + 4 * (g >> 1);
+        d = (float4 *)((float *)o.d + (size_t)mine * o.ldd + at);
+        was = mine < m ? *d : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        w = __ldg((const float4 *)(s.w + at));
+    }
+
+    GEMM_DEV void store(const gemm_spread &s, int n_squares, int m, const float4 &v) const {
+        const int g = threadIdx.x >> 2 & 7;
+        const bool odd = g & 1;
+        const float got0 = __shfl_xor_sync(~0u, odd ? v.x : v.y, 4), got1 = __shfl_xor_sync(~0u, odd ? v.z : v.w, 4);
+        float4 u = odd ? make_float4(got0, v.y, got1, v.w) : make_float4(v.x, got0, v.z, got1);
+        u.x += was.x, u.y += was.y, u.z += was.z, u.w += was.w;
+        float squares = fmaf(u.x, u.x, u.y * u.y) + fmaf(u.z, u.z, u.w * u.w);
+        squares += __shfl_xor_sync(~0u, squares, 8);
+        squares += __shfl_xor_sync(~0u, squares, 16);
+        if (mine >= m)
+            return;
+        *d = u;
+        *(uint2 *)((__nv_bfloat16 *)s.scaled + (size_t)mine * s.ld + at) =
+            make_uint2(pack_pair(u.x * w.x, u.y * w.y, NIB_GEMM_BF16), pack_pair(u.z * w.z, u.w * w.w, NIB_GEMM_BF16));
+        if (g < 2)
+            s.squares[(size_t)mine * n_squares + at / 16] = squares;
+    }
+};
+
 /* COUNT fragments, 8 tokens further each, scaled already. ROW: of the 16's first. A whole warp calls it. */
 template <int COUNT> GEMM_DEV void store_fragments(const gemm_out &o, int m, int token, int row, const float4 (&v)[COUNT]) {
     if (o.type == NIB_GEMM_F32)

@@ -137,7 +137,8 @@ static void test_case(const chain_case *c, check_family *wide, check_family *hal
             h[i] = bf16_to_f32(c->m == 1 ? bf16_from_f32(x[i] * weights[i]) : a[r * lda + i]);
         want_row(&t, h, c->m == 1 ? 1 / sqrt(squares / (double)c->k + (double)norm.eps) : 1, c->unit, want);
         family_take(wide, what, l2_error(got + r * (n + SLACK), want, n), 1e-5);
-        family_take(half, what, l2_error(rounded + r * (n + SLACK), want, n), 3e-3);
+        family_take(half, what, l2_error(rounded + r * (n + SLACK), want, n),
+                    0x1p-8); /* half a step of BF16 */
         check_equal(what, got + r * (n + SLACK), again + r * (n + SLACK), n * sizeof *got);
     }
     nib_gemm_weight_free((nib_gemm_weight *)chain.weight);

@@ -123,6 +123,17 @@ static bool describe(blaslt *b, blaslt_product *p, const blaslt_shape *s) {
     return good;
 }
 
+static bool prefer(blaslt *b, cublasLtMatmulPreference_t preference, const blaslt_shape *s) {
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    bool good = !b->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &s->workspace_bytes,
+                                   sizeof s->workspace_bytes);
+    for (size_t i = 0; i < sizeof aligned / sizeof *aligned && s->alignment; i++)
+        good = good && !b->preference_set(preference, aligned[i], &s->alignment, sizeof s->alignment);
+    return good;
+}
+
 nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, nib_error *err) {
     static const char *const names[] = {"BF16", "FP8", "FP8 per token", "NVFP4"};
     blaslt_product *p = calloc(1, sizeof *p);
@@ -140,9 +151,7 @@ nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, n
     bool good = describe(b, p, s) && !b->layout_create(&p->w, type, s->k, s->n, (int64_t)s->k) &&
                 !b->layout_create(&p->a, type, s->k, s->m, (int64_t)s->k) &&
                 !b->layout_create(&p->d, type_of(s->d_type), s->n, s->m, (int64_t)(s->ldd ? s->ldd : s->n)) &&
-                !b->preference_create(&preference) &&
-                !b->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &s->workspace_bytes,
-                                   sizeof s->workspace_bytes) &&
+                !b->preference_create(&preference) && prefer(b, preference, s) &&
                 !b->heuristic(b->handle, p->desc, p->w, p->a, p->d, p->d, preference, 1, &best, &found);
     if (preference)
         b->preference_destroy(preference);

@@ -25,6 +25,7 @@ typedef struct blaslt_shape {
         *a_scale;     /* device: FP32 [n] and [m] for FP8_TOKEN, [1] for FP8; NVFP4: E4M3 in scale tiles */
     const void *bias; /* [n], NULL: none */
     size_t workspace_bytes;
+    uint32_t alignment; /* of a, c and d, bytes; 0: 256 */
 } blaslt_shape;
 
 nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, nib_error *err);

@@ -82,7 +82,8 @@ nib_status native_matmul(const nib_gemm *g, const nib_gemm_product *p, void *wor
                                 .w_scale = base + at.w_scales,
                                 .a_scale = base + at.a_scales,
                                 .bias = p->bias,
-                                .workspace_bytes = LIBRARY_BYTES};
+                                .workspace_bytes = LIBRARY_BYTES,
+                                .alignment = 16};
     blaslt_product *product;
     if (!g->lt)
         return nib_fail(err, NIB_UNSUPPORTED,

@@ -174,6 +174,23 @@ typedef struct nib_info {
 /* Strings and lists live as long as the engine. */
 nib_status nib_get_info(const nib_engine *engine, nib_info *info, nib_error *err);
 
+/* What an engine does in place of computing. Whatever it is, requests are taken and wait, as many as
+ * max_waiting. */
+typedef enum nib_rest {
+    NIB_REST_NONE = 0, /* it computes */
+    NIB_REST_WAIT,     /* nothing, once what had been submitted has come to its end */
+    NIB_REST_ABORT,    /* nothing: what had been submitted is cancelled */
+    NIB_REST_KEEP,     /* nothing: what runs stays where it is, and goes on later */
+    NIB_REST_SLEEP     /* as ABORT, and the memory of weights and KV cache is given back */
+} nib_rest;
+
+/* Returns when it is so. From NIB_REST_SLEEP the model's files are read anew: where that fails, or they hold
+ * another model by now, the engine stays asleep. NIB_BUSY: another call has wanted something else meanwhile.
+ */
+nib_status nib_set_rest(nib_engine *engine, nib_rest rest, nib_error *err);
+
+enum { NIB_STATS_POSITIONS = 8, NIB_STATS_ROWS = 16 };
+
 /* What happened since nib_open; as of the last step. */
 typedef struct nib_stats {
     size_t size;
@@ -191,6 +208,12 @@ typedef struct nib_stats {
     uint64_t guessed_tokens, right_guesses; /* of speculation */
     uint64_t draft_failures;                /* steps in which the draft failed: those it read go on without */
     uint64_t drafts; /* how often tokens were guessed ahead in a sequence, one or more */
+    nib_rest rest;
+    int waiting_for_twin; /* of those that wait: for the prompt of a request of the same */
+    uint64_t corrupted;   /* requests that failed as the network's output was not a number */
+    uint64_t right_by_position[NIB_STATS_POSITIONS]; /* right guesses by how far ahead, from the next token */
+    uint64_t steps_by_rows[NIB_STATS_ROWS]; /* steps of at most 2^i rows, those of fewer not among them;
+                                               the last: of more */
 } nib_stats;
 
 nib_status nib_get_stats(nib_engine *engine, nib_stats *stats, nib_error *err);

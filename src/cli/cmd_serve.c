@@ -64,7 +64,7 @@ static const struct argp_option options[] = {
     {"api-key", KEY_API_KEY, "KEY", 0, "Answer only who brings it; may be given several times", 1},
     {"allow-anonymous", KEY_ANONYMOUS, NULL, 0, "Answer other machines without a key", 1},
     {"served-model-name", KEY_NAME, "NAME", 0,
-     "The model's name in the API, may be given several times (default: the file's own)", 1},
+     "The model's name in the API, may be given several times (default: its file's name)", 1},
     {"cors-allow-origins", KEY_CORS, "ORIGIN", 0, "Let pages of this origin ask, *: of any", 1},
     {"ssl-certfile", KEY_CERT, "FILE", 0, "Speak TLS with this certificate (PEM)", 1},
     {"ssl-keyfile", KEY_CERT_KEY, "FILE", 0, "And this key", 1},

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -59,6 +60,37 @@ static nib_status list_ends(nib_engine *e, nib_error *err) {
     return NIB_OK;
 }
 
+/* While the engine sleeps there is nothing to ask. */
+static nib_status fill_info(nib_engine *e, nib_error *err) {
+    const loaded *l = e->l;
+    e->compute_path = mem_copy_text(l->be->path, strlen(l->be->path));
+    if (!e->compute_path)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", e->path);
+    e->info = (nib_info){
+        .name = e->name,
+        .family = family_name(l->file->hp.family),
+        .compute_path = e->compute_path,
+        .compute_mode = compute_mode_name(l->be->mode),
+        .row_bits_fixed = l->be->row_bits_fixed,
+        .weight_bytes = model_weight_bytes(l->model),
+        .kv_bytes = model_kv_bytes(l->model),
+        .max_model_len = l->options.max_model_len,
+        .model_len = l->file->hp.context_len,
+        .vocab_size = l->file->hp.vocab,
+        .threads = l->threads,
+        .bos = tokenizer_bos(l->words),
+        .ends = e->ends,
+        .n_ends = e->n_ends,
+        .adds_bos = tokenizer_adds_bos(l->words),
+        .has_chat_template = l->chat != NULL,
+        .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
+        .max_num_seqs = l->options.max_num_seqs,
+        .embedding_size = l->file->hp.dim,
+        .pooling = e->pooling,
+    };
+    return NIB_OK;
+}
+
 /* ---- life ---- */
 
 static nib_status open_parts(nib_engine *e, nib_error *err) {
@@ -67,14 +99,15 @@ static nib_status open_parts(nib_engine *e, nib_error *err) {
     NIB_TRY(list_ends(e, err));
     e->pooling = pooling_of_files(e->l->file);
     NIB_TRY(loop_open(e, err));
-    e->l->options.device = e->l->options.draft = NULL; /* the caller's, until opened */
-    return NIB_OK;
+    e->l->options.progress = NULL; /* the caller's, until opened */
+    return fill_info(e, err);
 }
 
 static void close_parts(nib_engine *e) {
     loop_close(e);
     mem_free(e->name);
     mem_free(e->ends);
+    mem_free(e->compute_path);
     loaded_close(e->l);
 }
 
@@ -111,8 +144,24 @@ static int start_thread(nib_engine *e) {
 static void engine_free(nib_engine *e) {
     pthread_mutex_destroy(&e->lock);
     pthread_cond_destroy(&e->wake);
+    pthread_cond_destroy(&e->rested);
     trie_release(e->trie);
+    mem_free(e->path);
+    mem_free(e->device);
+    mem_free(e->draft_path);
     mem_free(e);
+}
+
+static bool keep_text(char **copy, const char **text) {
+    if (*text)
+        *text = *copy = mem_copy_text(*text, strlen(*text));
+    return *text == *copy;
+}
+
+/* The caller's texts are needed again when the engine wakes up. */
+static bool keep_texts(nib_engine *e, const char *path) {
+    return keep_text(&e->path, &path) && path && keep_text(&e->device, &e->options.device) &&
+           keep_text(&e->draft_path, &e->options.draft);
 }
 
 nib_status engine_open(nib_engine **out, const char *path, const nib_options *options,
@@ -122,11 +171,19 @@ nib_status engine_open(nib_engine **out, const char *path, const nib_options *op
     if (!e)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", path);
     pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->wake, NULL);
+    pthread_condattr_t attributes; /* waits must not jump with the wall clock */
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_cond_init(&e->rested, NULL);
     e->submitted_end = &e->submitted;
-    e->path = path; /* needed until opened only */
     if (options)
         e->options = *options;
+    if (!keep_texts(e, path)) {
+        engine_free(e);
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for an engine", path);
+    }
     if (needs)
         e->needs = *needs;
     e->needs.own_weights = true; /* whatever becomes of the files must not end the program */
@@ -177,30 +234,7 @@ void nib_close(nib_engine *e) {
 nib_status nib_get_info(const nib_engine *e, nib_info *info, nib_error *err) {
     if (!e)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_get_info: the engine is NULL");
-    const loaded *l = e->l;
-    nib_info all = {
-        .name = e->name,
-        .family = family_name(l->file->hp.family),
-        .compute_path = l->be->path,
-        .compute_mode = compute_mode_name(l->be->mode),
-        .row_bits_fixed = l->be->row_bits_fixed,
-        .weight_bytes = model_weight_bytes(l->model),
-        .kv_bytes = model_kv_bytes(l->model),
-        .max_model_len = l->options.max_model_len,
-        .model_len = l->file->hp.context_len,
-        .vocab_size = l->file->hp.vocab,
-        .threads = l->threads,
-        .bos = tokenizer_bos(l->words),
-        .ends = e->ends,
-        .n_ends = e->n_ends,
-        .adds_bos = tokenizer_adds_bos(l->words),
-        .has_chat_template = l->chat != NULL,
-        .chat_template_note = !l->chat && l->file->words.chat_template.n ? l->chat_problem.text : "",
-        .max_num_seqs = l->options.max_num_seqs,
-        .embedding_size = l->file->hp.dim,
-        .pooling = e->pooling,
-    };
-    return sized_write(info, &all, sizeof all, "nib_info", err);
+    return sized_write(info, &e->info, sizeof e->info, "nib_info", err);
 }
 
 nib_status nib_get_stats(nib_engine *e, nib_stats *stats, nib_error *err) {
@@ -208,6 +242,7 @@ nib_status nib_get_stats(nib_engine *e, nib_stats *stats, nib_error *err) {
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_get_stats: the engine is NULL");
     pthread_mutex_lock(&e->lock);
     nib_stats all = e->stats;
+    all.waiting = e->n_waiting;
     pthread_mutex_unlock(&e->lock);
     return sized_write(stats, &all, sizeof all, "nib_stats", err);
 }

@@ -103,7 +103,11 @@ struct nib_engine {
     pthread_mutex_t lock; /* guards the fields down to the blank line */
     pthread_cond_t wake;  /* something was submitted, or closing; at start: opened */
     nib_request *submitted, **submitted_end;
-    int n_waiting; /* submitted, and those that have no place yet: at most max_waiting */
+    int n_waiting;         /* submitted, and those that have no place yet: at most max_waiting */
+    pthread_cond_t rested; /* REST has become what was WANTED, or will not */
+    nib_rest wanted, rest; /* rest: written by the engine's thread */
+    nib_status rest_status;
+    nib_error rest_error;
     bool closing, opened, forget_prefixes;
     trie *trie;      /* of the words, for shapes; made when the first is asked for */
     nib_stats stats; /* as of the last step; submitted and refused as of now */
@@ -113,8 +117,10 @@ struct nib_engine {
     atomic_bool any_cancelled;
 
     /* set before opened, then constant */
-    const char *path;
+    char *path, *device, *draft_path; /* of the options, the last two; or NULL */
+    char *compute_path;
     nib_options options;
+    nib_info info;
     loaded_needs needs;
     loaded *l;
     char *name;
@@ -135,7 +141,8 @@ struct nib_engine {
     int n_by_seq, n_active;
     nib_request *twins, *news; /* of these lists, n_twins and any */
     int n_twins;
-    sample_row *rows; /* [max_out] as the next five */
+    bool rest_cancelled; /* on the way to a rest that ends all: what there was is cancelled */
+    sample_row *rows;    /* [max_out] as the next five */
     sampled *sampled;
     int32_t *tokens;
     int *n_accepted;
@@ -159,6 +166,11 @@ bool request_stops_at(const nib_request *r, int32_t token); /* one of its stop i
 void request_row(const nib_request *r, int ahead, sample_row *row);
 /* How many of the next tokens no guide looks at. */
 int request_free_tokens(const nib_request *r);
+
+/* rest.c, for the engine's thread. */
+void rest_follow(nib_engine *e);                 /* to what is wanted, where that can be now */
+void rest_wait(nib_engine *e);                   /* with e->lock held: until there is something to do */
+nib_request *rest_take_submitted(nib_engine *e); /* likewise: all, or while it rests those cancelled */
 
 void guesses_plan(nib_engine *e); /* guesses.c: before a step */
 

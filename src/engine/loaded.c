@@ -141,7 +141,7 @@ static bool stopped(void *context) {
     return ((const loaded *)context)->stopped;
 }
 
-static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *err) {
+static nib_status open_network(loaded *l, model_file *file, const loaded_needs *needs, nib_error *err) {
     size_t free_before = l->be->memory_free ? l->be->memory_free(l->be) : 0;
     progress watch = {.context = l};
     if (l->options.progress)
@@ -156,13 +156,13 @@ static nib_status open_network(loaded *l, const loaded_needs *needs, nib_error *
         const int most = l->limits.max_out + SPECULATE_ROWS;
         l->limits.max_out = most < l->limits.max_rows ? most : l->limits.max_rows;
     }
-    NIB_TRY(model_open(&l->model, l->file, l->be, &l->limits, &watch, err));
+    NIB_TRY(model_open(&l->model, file, l->be, &l->limits, &watch, err));
     if (needs->n_kv_pages > 0)
         memcpy(l->limits.n_pages, (int[CACHE_MAX_GROUPS])CACHE_EVERY_GROUP(needs->n_kv_pages),
                sizeof l->limits.n_pages);
     else
-        loaded_kv_pages(l->be, &l->file->hp, &l->options,
-                        loaded_kv_budget(l->be, &l->file->hp, &l->options, free_before), l->limits.n_pages);
+        loaded_kv_pages(l->be, &file->hp, &l->options,
+                        loaded_kv_budget(l->be, &file->hp, &l->options, free_before), l->limits.n_pages);
     return model_open_cache(l->model, l->limits.n_pages, err);
 }
 
@@ -188,7 +188,7 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     NIB_TRY(fill_options(&l->options, &l->file->hp, l->be, err));
     l->be->owns_weights = needs->own_weights;
-    return needs->no_model ? NIB_OK : open_network(l, needs, err);
+    return needs->no_model ? NIB_OK : open_network(l, l->file, needs, err);
 }
 
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,
@@ -214,12 +214,43 @@ nib_status loaded_open(loaded **out, const char *path, const nib_options *option
     return NIB_OK;
 }
 
-void loaded_close(loaded *l) {
-    if (!l)
-        return;
+void loaded_unload(loaded *l) {
     model_close(l->model);
     if (l->be)
         l->be->close(l->be);
+    model_file_close(l->again);
+    l->model = NULL;
+    l->be = NULL;
+    l->again = NULL;
+}
+
+/* Requests and answers are about the model that was there. */
+static bool is_same(const hparams *a, const hparams *b) {
+    return a->family == b->family && a->vocab == b->vocab && a->dim == b->dim && a->n_layers == b->n_layers &&
+           a->context_len == b->context_len;
+}
+
+static nib_status reload(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    NIB_TRY(model_file_open(&l->again, path, err));
+    NIB_TRY(model_file_need_network(l->again, err));
+    if (!is_same(&l->file->hp, &l->again->hp))
+        return nib_fail(err, NIB_BAD_FILE, "%s: another model than the one that was opened", path);
+    NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
+    l->be->owns_weights = needs->own_weights;
+    return open_network(l, l->again, needs, err);
+}
+
+nib_status loaded_reload(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    const nib_status status = reload(l, path, needs, err);
+    if (status != NIB_OK)
+        loaded_unload(l);
+    return status;
+}
+
+void loaded_close(loaded *l) {
+    if (!l)
+        return;
+    loaded_unload(l);
     chat_close(l->chat);
     if (l->words)
         tokenizer_close(l->words);

@@ -35,13 +35,19 @@ typedef struct loaded {
     nib_options options; /* every default filled in */
     model_limits limits; /* what the model was opened with */
     int threads;
-    bool stopped; /* by the caller's progress */
+    bool stopped;      /* by the caller's progress */
+    model_file *again; /* what the model was opened from the second time, or NULL */
 } loaded;
 
 /* OPTIONS and NEEDS may be NULL. max_model_len is at most what the model was made for. */
 nib_status loaded_open(loaded **out, const char *path, const nib_options *options, const loaded_needs *needs,
                        nib_error *err);
 void loaded_close(loaded *l); /* NULL is fine */
+
+/* Gives back what computes and its memory; file and words stay. */
+void loaded_unload(loaded *l);
+/* And opens it again from PATH, which must hold the model that it held. Where that fails L stays unloaded. */
+nib_status loaded_reload(loaded *l, const char *path, const loaded_needs *needs, nib_error *err);
 
 /* What a KV page of every cache group of such a model takes together. */
 size_t loaded_page_bytes(backend *be, const hparams *hp, nib_kv_dtype kv);

@@ -163,6 +163,8 @@ static void accept(nib_engine *e, nib_request *list) {
 static void publish_stats(nib_engine *e, const sched_counts *c) {
     nib_stats *s = &e->counted;
     s->waiting = c->waiting + e->n_twins;
+    s->waiting_for_twin = e->n_twins;
+    s->rest = e->rest;
     s->running = c->running;
     s->preemptions = c->preemptions;
     s->prefix_queries = c->prefix_queries;
@@ -177,22 +179,20 @@ static void publish_stats(nib_engine *e, const sched_counts *c) {
 
 /* Waits, where there is nothing to do, until there is. False when the engine closes. */
 static bool take_submitted(nib_engine *e) {
-    sched_counts counts;
-    sched_count(e->sched, &counts);
+    sched_counts counts = {0};
+    if (e->sched)
+        sched_count(e->sched, &counts);
     pthread_mutex_lock(&e->lock);
     publish_stats(e, &counts);
     e->n_waiting = e->stats.waiting;
     for (nib_request *r = e->submitted; r; r = r->next)
         e->n_waiting++;
-    while (!e->closing && !e->submitted && e->n_active == 0 && !e->twins && !e->news)
-        pthread_cond_wait(&e->wake, &e->lock);
-    nib_request *list = e->submitted;
+    rest_wait(e);
+    nib_request *list = rest_take_submitted(e);
     bool closing = e->closing, forget = e->forget_prefixes;
-    e->submitted = NULL;
-    e->submitted_end = &e->submitted;
     e->forget_prefixes = false;
     pthread_mutex_unlock(&e->lock);
-    if (forget)
+    if (forget && e->sched)
         sched_clear_prefix(e->sched);
     accept(e, list);
     return !closing;
@@ -281,6 +281,7 @@ static bool take_token(nib_engine *e, nib_request *r, const sampled *s) {
         return true;
     }
     if (s->token < 0) {
+        e->counted.corrupted += !r->guide.mask && r->n_bias == 0 && r->n_banned == 0;
         fail(e, r, NIB_BAD_FILE,
              r->guide.mask || r->n_bias > 0 || r->n_banned > 0
                  ? "no token is left that may come, or the network's output is not a number"
@@ -333,6 +334,7 @@ static int take_tokens(nib_engine *e, nib_request *r, const sched_out *o, bool *
         if (*ended || !right)
             return n;
         e->counted.right_guesses++;
+        e->counted.right_by_position[n - 1 < NIB_STATS_POSITIONS ? n - 1 : NIB_STATS_POSITIONS - 1]++;
         r->n_right++;
         r->luck.guess = n < o->n_out - 1 ? guesses[n] : -1;
     }
@@ -376,6 +378,10 @@ static void count_step(nib_engine *e, const sched_step *step) {
     double seconds = e->step_ended - e->step_began;
     int n_prefill = step->batch->n_rows - step->n_decode_rows;
     pace_saw(&e->pace, step->n_decode_rows, n_prefill, seconds);
+    int i = 0;
+    while (i < NIB_STATS_ROWS - 1 && step->batch->n_rows > 1 << i)
+        i++;
+    e->counted.steps_by_rows[i]++;
     e->counted.steps++;
     e->counted.step_rows += (uint64_t)step->batch->n_rows;
     e->counted.step_seconds += seconds;
@@ -444,7 +450,8 @@ void loop_run(nib_engine *e) {
     while (take_submitted(e)) {
         see_cancelled(e, false);
         start_twins(e);
-        const sched_step *step = begin_step(e);
+        rest_follow(e);
+        const sched_step *step = e->n_active > 0 && e->rest == NIB_REST_NONE ? begin_step(e) : NULL;
         tell_news(e);
         if (step)
             end_step(e, step);
@@ -467,4 +474,13 @@ void loop_close(nib_engine *e) {
     mem_free(e->ended);
     draft_close(e->draft);
     sched_close(e->sched);
+    e->by_seq = NULL;
+    e->n_by_seq = 0;
+    e->rows = NULL;
+    e->sampled = NULL;
+    e->tokens = NULL;
+    e->n_accepted = NULL;
+    e->ended = NULL;
+    e->draft = NULL;
+    e->sched = NULL;
 }

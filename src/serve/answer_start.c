@@ -171,6 +171,8 @@ static void forget_body(answer *r) {
 }
 
 bool answer_start(answer *r, api_error *e) {
+    if (atomic_load(&r->server->asleep))
+        return api_error_set(e, API_UNAVAILABLE, NULL, "the model sleeps; POST /wake_up wakes it");
     const bool chat = r->ask.messages && (r->ask.tools || r->server->chat_info.reasoning);
     r->control_text = chat || r->ask.keep_special;
     live_add(r->server->live, &r->live);

@@ -144,12 +144,48 @@ static void write_histogram(const page *p, meter which, const histogram *h) {
               name, p->labels, sum, name, p->labels, h->sum, name, p->labels, sum);
 }
 
+static void write_label(const page *p, const char *name, const char *label, const char *value, uint64_t n) {
+    buf_print(p->out, "%s{%s,%s=\"%s\"} %llu\n", name, p->labels, label, value, (unsigned long long)n);
+}
+
+/* vLLM's buckets: 1, 8, 16, 32 ... 16384 rows of a step. */
+static void write_iterations(const page *p, const nib_stats *s) {
+    unsigned long long sum = 0;
+    write_head(p, "vllm", "iteration_tokens_total", "histogram", "Tokens that were computed in a step");
+    for (int i = 0; i < NIB_STATS_ROWS; i++) {
+        sum += s->steps_by_rows[i];
+        if (i == NIB_STATS_ROWS - 1)
+            buf_print(p->out, "vllm:iteration_tokens_total_bucket{%s,le=\"+Inf\"} %llu\n", p->labels, sum);
+        else if (i == 0 || i > 2)
+            buf_print(p->out, "vllm:iteration_tokens_total_bucket{%s,le=\"%d\"} %llu\n", p->labels, 1 << i,
+                      sum);
+    }
+    buf_print(p->out,
+              "vllm:iteration_tokens_total_sum{%s} %llu\nvllm:iteration_tokens_total_count{%s} %llu\n",
+              p->labels, (unsigned long long)s->step_rows, p->labels, sum);
+}
+
 static void write_engine(const page *p, const nib_stats *s) {
     const double used = s->kv_pages ? 1 - (double)s->kv_pages_free / s->kv_pages : 0;
     write_value(p, "vllm", "num_requests_running", "gauge", "Sequences that are computed", s->running);
     write_value(p, "vllm", "num_requests_waiting", "gauge", "Sequences that wait", s->waiting);
     write_value(p, "vllm", "kv_cache_usage_perc", "gauge", "Pages in use, 0 to 1", used);
+    write_head(p, "vllm", "num_requests_waiting_by_reason", "gauge", "For a place, or for another's prompt");
+    write_label(p, "vllm:num_requests_waiting_by_reason", "reason", "capacity",
+                (uint64_t)(s->waiting - s->waiting_for_twin));
+    write_label(p, "vllm:num_requests_waiting_by_reason", "reason", "deferred",
+                (uint64_t)s->waiting_for_twin);
+    write_head(p, "vllm", "engine_sleep_state", "gauge", "1: it is so");
+    write_label(p, "vllm:engine_sleep_state", "sleep_state", "awake", s->rest != NIB_REST_SLEEP);
+    write_label(p, "vllm:engine_sleep_state", "sleep_state", "weights_offloaded", 0);
+    write_label(p, "vllm:engine_sleep_state", "sleep_state", "discard_all", s->rest == NIB_REST_SLEEP);
     write_value(p, "vllm", "prompt_tokens_total", "counter", "Tokens of prompts", (double)s->prompt_tokens);
+    write_head(p, "vllm", "prompt_tokens_by_source_total", "counter",
+               "Tokens of prompts by where they came from");
+    write_label(p, "vllm:prompt_tokens_by_source_total", "source", "local_compute",
+                s->prompt_tokens - s->cached_prompt_tokens);
+    write_label(p, "vllm:prompt_tokens_by_source_total", "source", "local_cache_hit",
+                s->cached_prompt_tokens);
     write_value(p, "vllm", "prompt_tokens_cached_total", "counter", "Of these, found in the prefix cache",
                 (double)s->cached_prompt_tokens);
     write_value(p, "vllm", "generation_tokens_total", "counter", "Tokens of answers",
@@ -164,16 +200,25 @@ static void write_engine(const page *p, const nib_stats *s) {
                 (double)s->guessed_tokens);
     write_value(p, "vllm", "spec_decode_num_accepted_tokens_total", "counter", "Guesses that were right",
                 (double)s->right_guesses);
+    write_head(p, "vllm", "spec_decode_num_accepted_tokens_per_pos_total", "counter",
+               "Guesses that were right, by how far ahead");
+    for (int i = 0; i < NIB_STATS_POSITIONS; i++)
+        write_label(p, "vllm:spec_decode_num_accepted_tokens_per_pos_total", "position",
+                    (char[]){(char)('0' + i), 0}, s->right_by_position[i]);
+    write_value(p, "vllm", "corrupted_requests_total", "counter",
+                "Requests that failed as the network's output was not a number", (double)s->corrupted);
+    write_iterations(p, s);
     write_value(p, "nibble", "draft_failures_total", "counter", "Steps in which the draft model failed",
                 (double)s->draft_failures);
     write_head(p, "vllm", "admission_rejections_total", "counter", "Requests that were refused");
-    buf_print(p->out, "vllm:admission_rejections_total{%s,reason=\"queue_full\"} %llu\n", p->labels,
-              (unsigned long long)s->refused);
+    write_label(p, "vllm:admission_rejections_total", "reason", "queue_full", s->refused);
     write_value(p, "llamacpp", "prompt_tokens_total", "counter", "Tokens of prompts that were computed",
                 (double)(s->prompt_tokens - s->cached_prompt_tokens));
     write_value(p, "llamacpp", "tokens_predicted_total", "counter", "Tokens of answers",
                 (double)s->generated_tokens);
     write_value(p, "llamacpp", "n_decode_total", "counter", "Steps", (double)s->steps);
+    write_value(p, "llamacpp", "n_busy_slots_per_decode", "gauge", "Tokens of a step, on average",
+                s->steps ? (double)s->step_rows / (double)s->steps : 0);
     write_value(p, "llamacpp", "requests_processing", "gauge", "Sequences that are computed", s->running);
     write_value(p, "llamacpp", "requests_deferred", "gauge", "Sequences that wait", s->waiting);
     write_value(p, "nibble", "steps_total", "counter", "Steps", (double)s->steps);
@@ -185,12 +230,29 @@ static void write_engine(const page *p, const nib_stats *s) {
                 s->kv_pages_remembered);
 }
 
+static double rate(double n, double seconds) {
+    return seconds > 0 ? n / seconds : 0;
+}
+
+/* llama.cpp's times, which are sums over requests. */
+static void write_llama_times(const page *p, const meters *m) {
+    const double prompt_s = m->histograms[METER_PREFILL].sum, answer_s = m->histograms[METER_DECODE].sum;
+    write_value(p, "llamacpp", "prompt_seconds_total", "counter", "From the first step to the first token",
+                prompt_s);
+    write_value(p, "llamacpp", "tokens_predicted_seconds_total", "counter",
+                "From the first token to the last", answer_s);
+    write_value(p, "llamacpp", "prompt_tokens_seconds", "gauge", "Computed tokens of prompts per second",
+                rate(m->histograms[METER_COMPUTED_TOKENS].sum, prompt_s));
+    write_value(p, "llamacpp", "predicted_tokens_seconds", "gauge",
+                "Tokens of answers per second, of one answer",
+                rate(m->histograms[METER_GENERATION_TOKENS].sum, answer_s));
+}
+
 static void write_counts(const page *p, const meters *m) {
     static const char *const ends[METER_ENDS] = {"stop", "length", "abort", "error"};
     write_head(p, "vllm", "request_success_total", "counter", "Answers by how they ended");
     for (int i = 0; i < METER_ENDS; i++)
-        buf_print(p->out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", p->labels, ends[i],
-                  (unsigned long long)m->ends[i]);
+        write_label(p, "vllm:request_success_total", "finished_reason", ends[i], m->ends[i]);
     write_head(p, "nibble", "http_requests_total", "counter", "Answers by HTTP status");
     for (int i = 0; i < 600; i++)
         if (m->statuses[i])
@@ -230,6 +292,7 @@ void meters_write(meters *m, server *s, buf *out) {
     buf_print(out, "vllm:cache_config_info{%s,block_size=\"64\",num_gpu_blocks=\"%d\"} 1\n", p.labels,
               stats.kv_pages);
     write_counts(&p, m);
+    write_llama_times(&p, m);
     write_process(s, out);
     for (int i = 0; i < METER_HISTOGRAMS; i++)
         write_histogram(&p, (meter)i, &m->histograms[i]);

@@ -45,6 +45,13 @@ const route routes_table[] = {
     {"GET", "/props", 0, route_props, "settings", NULL},
     {"POST", "/abort_request", 0, route_abort, "end requests", route_abort_tables},
     {"POST", "/reset_prefix_cache", 0, route_forget, "forget remembered prompts", NULL},
+    {"POST", "/pause", 0, route_pause,
+     "compute nothing: ?mode=abort, wait or keep says what becomes of what runs", NULL},
+    {"POST", "/resume", 0, route_resume, "go on computing", NULL},
+    {"GET", "/is_paused", 0, route_is_paused, "whether nothing is computed", NULL},
+    {"POST", "/sleep", 0, route_sleep, "end what runs and give the model's memory back", NULL},
+    {"POST", "/wake_up", 0, route_wake_up, "read the model anew", NULL},
+    {"GET", "/is_sleeping", 0, route_is_sleeping, "whether the model sleeps", NULL},
     {NULL, NULL, 0, NULL, NULL, NULL},
 };
 
@@ -130,7 +137,9 @@ static bool is_file_name(const char *path, const char *name) {
 }
 
 bool server_knows_model(const server *s, const char *name) {
-    if (strcmp(name, s->model_id) == 0 || (s->options.n_names == 0 && is_file_name(s->options.model, name)))
+    if (strcmp(name, s->model_id) == 0)
+        return true;
+    if (s->options.n_names == 0 && (is_file_name(s->options.model, name) || strcmp(name, s->info.name) == 0))
         return true;
     for (size_t i = 0; i < s->options.n_names; i++)
         if (strcmp(name, s->options.names[i]) == 0)

@@ -55,6 +55,12 @@ void route_slots(exchange *x);
 void route_props(exchange *x);
 void route_abort(exchange *x);
 void route_forget(exchange *x);
+void route_pause(exchange *x);
+void route_resume(exchange *x);
+void route_is_paused(exchange *x);
+void route_sleep(exchange *x);
+void route_wake_up(exchange *x);
+void route_is_sleeping(exchange *x);
 void route_openapi(exchange *x);
 
 #endif

@@ -53,14 +53,29 @@ static nib_status open_chat(server *s, nib_error *err) {
     return NIB_OK;
 }
 
+/* The first served name; else that of the file or directory, without its suffix: what a file gives as its
+ * name may be anything. */
+static void name_model(server *s) {
+    const char *name = s->options.n_names > 0 ? s->options.names[0] : s->options.model;
+    size_t begin = 0, end = strlen(name);
+    if (s->options.n_names == 0) {
+        while (end > 1 && name[end - 1] == '/')
+            end--;
+        for (begin = end; begin > 0 && name[begin - 1] != '/';)
+            begin--;
+        if (end - begin > 5 && memcmp(name + end - 5, ".gguf", 5) == 0)
+            end -= 5;
+    }
+    snprintf(s->model_id, sizeof s->model_id, "%.*s", (int)(end - begin), name + begin);
+}
+
 static nib_status open_model(server *s, nib_error *err) {
     NIB_TRY(nib_open(&s->engine, s->options.model, &s->options.compute, err));
     s->info.size = sizeof s->info;
     NIB_TRY(nib_get_info(s->engine, &s->info, err));
     s->pooling = s->options.pooling ? s->options.pooling : s->info.pooling;
     NIB_TRY(open_chat(s, err));
-    snprintf(s->model_id, sizeof s->model_id, "%s",
-             s->options.n_names > 0 ? s->options.names[0] : s->info.name);
+    name_model(s);
     snprintf(s->fingerprint, sizeof s->fingerprint, "nibble-%s-%s", nib_version(), s->info.compute_mode);
     return NIB_OK;
 }

@@ -15,6 +15,7 @@ typedef enum server_state { SERVER_LOADING = 0, SERVER_READY, SERVER_DRAINING } 
 struct serve {
     serve_options options; /* strings are the caller's */
     atomic_int state;      /* server_state */
+    atomic_bool asleep;    /* the model, or on its way there */
     long long created;     /* seconds since 1970 */
     uint64_t salt_seed;    /* of cache salts: random */
 

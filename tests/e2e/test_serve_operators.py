@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """nibble serve for who runs it: tokens, templates, metrics, what runs, ending requests."""
+import concurrent.futures
 import re
 
 import pytest
@@ -40,7 +41,7 @@ def test_conversations_are_rendered_and_counted(server):
     assert long["input_tokens"] > 512
 
 
-def metrics(server):
+def metrics(server, model="llama-words"):
     """name or name{label} -> value, histograms' buckets too."""
     text = server.get("/metrics").decode()
     assert text.endswith("\n")
@@ -52,7 +53,7 @@ def metrics(server):
         if line.startswith("process_"):  # of the process, not of the model
             assert float(line.split()[1]) > 0
             continue
-        name, labels, value = re.fullmatch(r'([a-z]+:\w+)\{engine="0",model_name="llama-words",?(.*)\} (\S+)', line).groups()
+        name, labels, value = re.fullmatch(rf'([a-z]+:\w+)\{{engine="0",model_name="{model}",?(.*)\}} (\S+)', line).groups()
         values[name + (labels and "{" + labels + "}")] = float(value)
     return values
 
@@ -98,3 +99,36 @@ def test_ending_requests(nibble_path, smollm2):
         assert b'"finish_reason":"abort"' in streams[1][1].read()
         until(lambda: s.get("/slots") == [])
         assert s.post("/abort_request", {}, status=400)["error"]["param"] == "request_id"
+
+
+def resident_bytes(server):
+    return int(re.search(rb"^process_resident_memory_bytes (\d+)$", server.get("/metrics"), re.M).group(1))
+
+
+def test_resting(nibble_path, smollm2):
+    """Paused, nothing is computed and requests wait; asleep, memory is given back and the same model wakes."""
+    ask = {"prompt": "Once upon a time", "max_tokens": 24, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+    with Server(nibble_path, smollm2) as s:
+        text = s.post(TEXT, ask)["choices"][0]["text"]
+        assert s.get("/is_paused") == {"is_paused": False} and s.get("/is_sleeping") == {"is_sleeping": False}
+        assert s.post("/pause?mode=keep", "") == {"status": "paused"}
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            waits = pool.submit(s.post, TEXT, ask)
+            until(lambda: s.get("/load")["waiting"] == 1)
+            assert s.get("/is_paused") == {"is_paused": True} and not waits.done()
+            assert s.post("/resume", "") == {"status": "resumed"}
+            assert waits.result()["choices"][0]["text"] == text
+        assert s.post("/pause?mode=maybe", "", status=400)["error"]["param"] == "mode"
+        assert s.post("/sleep?level=3", "", status=400)["error"]["param"] == "level"
+        _, response = s.open_stream(TEXT, {**ask, "max_tokens": 3000})
+        assert response.read1(1)
+        awake = resident_bytes(s)
+        assert s.post("/sleep", "") == {"status": "asleep"}
+        assert b'"finish_reason":"abort"' in response.read()
+        assert awake - resident_bytes(s) > 60e6  # the weights alone are more
+        assert s.get("/is_sleeping") == {"is_sleeping": True} and s.ask("GET", "/health")[0] == 200
+        assert "wake_up" in s.post(TEXT, ask, status=503)["error"]["message"]
+        assert "sleeps" in s.post("/pause", "", status=400)["error"]["message"]
+        assert metrics(s, smollm2.stem)['vllm:engine_sleep_state{sleep_state="discard_all"}'] == 1
+        assert s.post("/wake_up", "") == {"status": "awake"}
+        assert s.post(TEXT, ask)["choices"][0]["text"] == text

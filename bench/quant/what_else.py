@@ -17,6 +17,8 @@ import numpy as np
 WINDOW, TRAIN, TEST = 512, 10, 3
 E2M1 = np.array([0, .5, 1, 1.5, 2, 3, 4, 6])
 E4M3 = np.array([m / 8 * 2.0**-6 if e == 0 else (1 + m / 8) * 2.0 ** (e - 7) for e in range(16) for m in range(8)][:127])
+ALL = np.arange(1, 127)
+EXACT = np.array([i for i in ALL if np.isin(E4M3[i] * E2M1, E4M3).all()])  # quantize --fp8-exact
 
 
 def to_e2m1(x):
@@ -85,20 +87,21 @@ def moments(x):
     return x.T @ x / len(x)
 
 
-def gptq(w, h, shrink=.2):
-    """NVFP4 of w [rows, cols], FP64: what src/quant/gptq.c does, before its descent."""
+def gptq(w, h, shrink=.2, codes=ALL):
+    """NVFP4 of w [rows, cols] under scales of CODES, FP64: what src/quant/gptq.c does, before its descent."""
     rows, cols = w.shape
     w, out, diagonal = w.astype(np.float64).copy(), np.empty((rows, cols)), np.diag(h)
     damped = (1 - shrink) * h + np.diag(shrink * diagonal + 1e-3 * diagonal.mean())
     u = np.linalg.cholesky(np.linalg.inv(damped)).T
-    tensor_scale = np.abs(w).max() / 6 / 448
+    scales = E4M3[codes]
+    tensor_scale = np.abs(w).max() / 6 / scales[-1]
     for at in range(0, cols, 16):
         block, ub = w[:, at:at + 16], u[at:at + 16, at:at + 16]
-        base = np.searchsorted(E4M3, np.minimum(np.abs(block).max(1) / 6 / tensor_scale, 448), "right") - 1
+        base = np.searchsorted(scales, np.minimum(np.abs(block).max(1) / 6 / tensor_scale, scales[-1]), "right") - 1
         least = np.full(rows, np.inf)
         kept, errors = np.empty((rows, 16)), np.empty((rows, 16))
         for offset in range(-8, 8):
-            step = E4M3[np.clip(base + offset, 1, 126)] * tensor_scale
+            step = scales[np.clip(base + offset, 0, len(scales) - 1)] * tensor_scale
             v, q, e = block.copy(), np.empty((rows, 16)), np.empty((rows, 16))
             for j in range(16):
                 q[:, j] = to_e2m1(v[:, j] / step) * step
@@ -125,11 +128,11 @@ def loss(w, made, h):
     return float(np.einsum("ij,jk,ik->", d, h, d, optimize=True))
 
 
-def smoothed(w, h, alpha):
+def smoothed(w, h, alpha, codes=ALL):
     """Codes of w diag(s), to be read by x / s: s = E[x^2]^(alpha / 2), which a norm before it can hold."""
     s = np.diag(h) ** (alpha / 2)
     s /= np.exp(np.log(s).mean())
-    return s, gptq(w * s, h / np.outer(s, s)) / s
+    return s, gptq(w * s, h / np.outer(s, s), codes=codes) / s
 
 
 def low_rank(w, h, rank):
@@ -169,6 +172,8 @@ def main():
             s, other = smoothed(w, h, alpha)
             note(f"smoothing {alpha}", loss(w, other, judge) / base)
             note(f"4-bit inputs, smoothing {alpha}", four_bit_inputs(w, other, test, s, 1) / base4)
+        note("scales that FP8 holds with every code", loss(w, gptq(w, h, codes=EXACT), judge) / base)
+        note("these, smoothing 0.5", loss(w, smoothed(w, h, .5, EXACT)[1], judge) / base)
         for rank in (8, 32):
             bits = 16 * rank * sum(w.shape) / w.size
             note(f"rank {rank}", loss(w, low_rank(w, h, rank), judge) / base)

@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/plan.h"
+#include "cli/plan_measure.h"
 #include "cli/quantize_report.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
@@ -21,6 +22,7 @@
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
 #include "eval/imatrix.h"
+#include "nouns/family.h"
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
 #define AUTO_GPTQ_WEIGHTS      150000000.0 /* of linear layers: about a minute on two cores */
@@ -118,7 +120,7 @@ static const struct argp_option options[] = {
     {"apart", KEY_APART, NULL, 0,
      "With --bits and --size: q, k and v of a layer may differ, and gate and up; better, but engines that "
      "join "
-     "them into one matrix refuse such a directory (a .gguf file always has them so)",
+     "them into one matrix refuse such a directory, and GPUs run such a .gguf file slower",
      1},
     {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits or --size chose, JSON that can be edited", 1},
     {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
@@ -201,7 +203,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    methods[a->method]);
     if (a->smooth && (a->convert.format != QF_BF16 || a->convert.n_keep))
         argp_error(state, "--smooth goes with --format bf16, and without --keep");
-    if ((a->calib || a->calib_tokens) && !a->smooth &&
+    if ((a->calib || a->calib_tokens) && !a->smooth && !has_budget(a) &&
         (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
@@ -328,6 +330,7 @@ typedef struct quantize_session {
     tuned tuned;
     tuned_smoothed smoothed;
     plan plan;
+    double spare_bits; /* that --size leaves for it */
     ui_bar bar;
     convert_report report;
 } quantize_session;
@@ -443,6 +446,12 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     if (!a->smooth)
         return NIB_OK;
+    if (a->convert.out != OUT_GGUF && family_get(s->file->hp.family)->defaults.norm_plus_one)
+        return nib_fail(
+            err, NIB_UNSUPPORTED,
+            "%s: its norms are stored as w of 1 + w, which a directory in BF16 could not hold smoothed; "
+            "write a .gguf file",
+            a->out);
     s->tuned = (tuned){.file = s->file,
                        .in = a->in,
                        .out = a->out,
@@ -458,19 +467,31 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     return NIB_OK;
 }
 
+static plan_options plan_options_of(quantize_session *s) {
+    const quantize_args *a = s->args;
+    return (plan_options){.in = a->in,
+                          .out = a->out,
+                          .calib = a->calib,
+                          .max_tokens = a->calib_tokens,
+                          .bits = a->bits,
+                          .size_bytes = a->size,
+                          .spare_bits = s->spare_bits,
+                          .convert = &a->convert,
+                          .apart = a->apart,
+                          .heed = &s->heed,
+                          .bar = &s->bar};
+}
+
+/* What a wanted size leaves, before anything is computed. */
+static nib_status look_at_size(quantize_session *s, nib_error *err) {
+    const plan_options o = plan_options_of(s);
+    return s->args->size ? plan_measure_spare(&s->spare_bits, s->file, &o, err) : NIB_OK;
+}
+
 /* Which layers get how many bits. */
 static nib_status make_plan(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
-    const plan_options o = {.in = a->in,
-                            .out = a->out,
-                            .calib = a->calib,
-                            .max_tokens = a->calib_tokens,
-                            .bits = a->bits,
-                            .size_bytes = a->size,
-                            .convert = &a->convert,
-                            .apart = a->apart || a->convert.out == OUT_GGUF,
-                            .heed = &s->heed,
-                            .bar = &s->bar};
+    const plan_options o = plan_options_of(s);
     if (!has_budget(a))
         return NIB_OK;
     NIB_TRY(plan_choose(&s->plan, s->file, &o, err));
@@ -498,6 +519,7 @@ static nib_status print(const quantize_session *s, nib_error *err) {
                                .asked = a->method == METHOD_AUTO ? NULL : methods[a->method],
                                .sweep_note = s->sweep_note,
                                .fp8_exact = a->convert.fp8_exact,
+                               .to_gguf = a->convert.out == OUT_GGUF,
                                .imatrix = a->imatrix != NULL,
                                .n_tokens = s->n_tokens,
                                .calibrate_s = s->calibrate_s + s->tuned.seconds,
@@ -505,6 +527,7 @@ static nib_status print(const quantize_session *s, nib_error *err) {
                                .tuned = &s->tuned,
                                .smoothed = &s->smoothed,
                                .plan = &s->plan,
+                               .size = a->size,
                                .done = &s->report};
     return quantize_report_print(&r, a->json, err);
 }
@@ -535,6 +558,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
         a->convert.formats = s->plan.formats;
     }
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
+    NIB_TRY(look_at_size(s, err));
     NIB_TRY(choose_method(s, err));
     NIB_TRY(smooth(s, err));
     NIB_TRY(make_plan(s, err));

@@ -119,7 +119,7 @@ static void choose(plan *p, const model_file *file, const plan_options *o) {
         elements += (double)p->found.parts[i].elements;
         least += bits_of(&p->found.parts[i], QF_NVFP4) * (double)p->found.parts[i].elements;
     }
-    c.budget = o->size_bytes ? p->spare_bits : o->bits * elements - least;
+    c.budget = o->size_bytes ? o->spare_bits : o->bits * elements - least;
     while (step_up(&c))
         ;
     for (size_t i = 0; i < p->found.n; i++) {

@@ -27,6 +27,7 @@ typedef struct plan_options {
     size_t max_tokens;              /* of it, PLAN_MIN_TOKENS at least; some hundred are enough */
     double bits;                    /* per weight of the linear layers, all together; 0: size_bytes says */
     uint64_t size_bytes;            /* of the files that hold tensors, at most */
+    double spare_bits;              /* that it leaves for more than NVFP4 (plan_measure_spare) */
     const convert_options *convert; /* what is written in the end */
     bool apart;                     /* q, k and v, or gate and up, of a layer may differ */
     const importance *heed;         /* NULL or without mean_squares: none */
@@ -36,7 +37,6 @@ typedef struct plan_options {
 typedef struct plan {
     quant_format *formats;        /* [file->n_tensors] */
     sensitivity found;            /* empty where the plan was read */
-    double spare_bits;            /* that size_bytes leaves for more than NVFP4 */
     const char *text;             /* that it was measured on: the options', or a name for that inside */
     int n_tokens;                 /* of it */
     quant_format *part_formats;   /* [found.n] */

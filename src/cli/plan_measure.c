@@ -5,6 +5,7 @@
 #include "cli/plan_measure.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,10 +20,11 @@
 #include "eval/calibrate.h"
 
 /* What is computed for every part: half of these tokens are scored. */
-#define WINDOW     256
-#define WINDOWS    3
-#define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
-#define BUILT_IN   "the built-in text"
+#define WINDOW        256
+#define WINDOWS       3
+#define TEXT_BYTES    ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
+#define SCRATCH_DEPTH 4               /* a directory of a model's, while it is being written, in it */
+#define BUILT_IN      "the built-in text"
 #define TENSOR_BYTES                                                                                         \
     32 /* by which a .gguf file may grow to begin the next tensor at a whole number of them */
 
@@ -34,7 +36,7 @@ typedef struct scratch {
 
 static void scratch_close(scratch *s) {
     if (s->fd >= 0) {
-        outtemp_remove(AT_FDCWD, s->directory, 1);
+        outtemp_remove(AT_FDCWD, s->directory, SCRATCH_DEPTH);
         outtemp_ended(s->directory);
         close(s->fd);
     }
@@ -93,7 +95,7 @@ static nib_status read_chats(eval_text *out, const loaded *l, const char *path, 
     const size_t n = set.n_windows ? set.starts[set.n_windows] : 0;
     if (status == NIB_OK && n < PLAN_MIN_TOKENS)
         status =
-            nib_fail(err, NIB_BAD_ARGUMENT, "%s: the conversations give %zu tokens; --bits takes %d at least",
+            nib_fail(err, NIB_BAD_ARGUMENT, "%s: the conversations give %zu tokens; a plan takes %d at least",
                      path, n, PLAN_MIN_TOKENS);
     if (status == NIB_OK) {
         *out = (eval_text){.tokens = set.ids,
@@ -122,40 +124,13 @@ static nib_status open_windows(eval_text *out, const loaded *l, const plan_optio
     return status;
 }
 
-/* What the wanted size leaves: less than a file that has all linear layers in NVFP4 has no plan. */
-static nib_status find_spare(plan *p, const model_file *file, const scratch *kept, const plan_options *o,
-                             nib_error *err) {
-    convert_options plain = *o->convert;
-    convert_report written;
-    size_t n_linear = 0;
-    plain.method = QM_RTN;
-    plain.choose = NULL;
-    plain.fp8_exact = false;
-    plain.progress = ui_bar_progress(o->bar);
-    plain.interrupted = &cli_interrupted;
-    NIB_TRY(convert(file, kept->trial, &plain, &written, err));
-    for (size_t i = 0; i < file->n_tensors; i++)
-        n_linear += recipe_is_linear(file->tensors[i].place.slot);
-    p->spare_bits =
-        8 * ((double)o->size_bytes - (double)written.bytes_after - TENSOR_BYTES * (double)n_linear);
-    if (p->spare_bits < 0)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "%s: with all linear layers in NVFP4 it is of %.1f MB already; a size of %.1f MB was "
-                        "asked for",
-                        o->out, (double)written.bytes_after / 1e6, (double)o->size_bytes / 1e6);
-    return NIB_OK;
-}
-
-static nib_status measure(plan *p, const loaded *l, const model_file *file, const plan_options *o,
-                          nib_error *err) {
+static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
     eval_text windows;
     scratch kept;
     NIB_TRY(open_windows(&windows, l, o, err));
     p->text = o->calib ? o->calib : BUILT_IN;
     p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = scratch_open(&kept, o->out, err);
-    if (status == NIB_OK && o->size_bytes)
-        status = find_spare(p, file, &kept, o, err);
     if (status == NIB_OK) {
         const bool to_gguf = o->convert->out == OUT_GGUF;
         const sensitivity_options s = {.heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
@@ -186,11 +161,36 @@ nib_status plan_measure(plan *out, const model_file *file, const plan_options *o
     loaded *l = NULL;
     nib_status status = loaded_open(&l, o->in, &compute, &needs, err);
     if (status == NIB_OK)
-        status = measure(out, l, file, o, err);
+        status = measure(out, l, o, err);
     for (size_t i = 0; i < out->found.n; i++) /* of a file opened again to those of FILE */
         for (int j = 0; j < out->found.parts[i].n; j++)
             out->found.parts[i].matrices[j] =
                 &file->tensors[out->found.parts[i].matrices[j] - l->file->tensors];
     loaded_close(l);
     return status;
+}
+
+nib_status plan_measure_spare(double *bits, const model_file *file, const plan_options *o, nib_error *err) {
+    convert_options plain = *o->convert;
+    convert_report written = {0};
+    scratch kept;
+    size_t n_linear = 0;
+    plain.method = QM_RTN;
+    plain.choose = NULL;
+    plain.fp8_exact = false;
+    plain.progress = ui_bar_progress(o->bar);
+    plain.interrupted = &cli_interrupted;
+    NIB_TRY(scratch_open(&kept, o->out, err));
+    const nib_status status = convert(file, kept.trial, &plain, &written, err);
+    scratch_close(&kept);
+    ui_bar_clear(o->bar);
+    NIB_TRY(status);
+    if (written.bytes_after > o->size_bytes)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: takes %llu bytes with all linear layers in NVFP4; --size is %llu", o->out,
+                        (unsigned long long)written.bytes_after, (unsigned long long)o->size_bytes);
+    for (size_t i = 0; i < file->n_tensors && plain.out == OUT_GGUF; i++)
+        n_linear += recipe_is_linear(file->tensors[i].place.slot);
+    *bits = 8 * fmax(0, (double)(o->size_bytes - written.bytes_after) - TENSOR_BYTES * (double)n_linear);
+    return NIB_OK;
 }

@@ -9,7 +9,12 @@
 
 #include "cli/plan.h"
 
-/* Fills OUT's found, with matrices of FILE, spare_bits, text and n_tokens. */
+/* The bits that OPTIONS' size leaves when all linear layers are NVFP4, found by writing that beside the
+ * output and removing it; NIB_BAD_ARGUMENT: it leaves none. To be asked before anything is measured. */
+nib_status plan_measure_spare(double *bits, const model_file *file, const plan_options *options,
+                              nib_error *err);
+
+/* Fills OUT's found, with matrices of FILE, text and n_tokens. */
 nib_status plan_measure(plan *out, const model_file *file, const plan_options *options, nib_error *err);
 
 #endif

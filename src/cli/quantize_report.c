@@ -44,6 +44,9 @@ static void print_notes(const quantize_report *r) {
     const convert_report *c = r->done;
     if (r->sweep_note)
         printf("Method sweep, because nibble cannot run the model: %s\n", r->sweep_note);
+    if (r->size && c->bytes_after > r->size)
+        printf("That is %llu bytes more than was asked for.\n",
+               (unsigned long long)(c->bytes_after - r->size));
     if (c->tied_is_quantized)
         printf("The embedding is quantized as well: it is the head too (tied).\n");
     if (c->head_is_untied)
@@ -53,11 +56,12 @@ static void print_notes(const quantize_report *r) {
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                c->n_misfits);
     if (c->n_split)
-        printf(
-            "%d times q, k and v of a layer, or gate and up, differ in format: engines that join them into "
-            "one matrix (vLLM, TensorRT-LLM) refuse such a layer; --keep them together, and plan without "
-            "--apart.\n",
-            c->n_split);
+        printf("%d times q, k and v of a layer, or gate and up, differ in format: %s.\n", c->n_split,
+               r->to_gguf
+                   ? "a GPU computes them one by one, and nibble's launch for all layers passes such a "
+                     "layer over"
+                   : "engines that join them into one matrix (vLLM, TensorRT-LLM) refuse such a layer; "
+                     "--keep them together, and plan without --apart");
     if (c->n_quantized == 0 && r->asked)
         printf("--method %s chose nothing: no layer was quantized anew.\n", r->asked);
     if (r->fp8_exact && c->n_repacked)

@@ -15,13 +15,14 @@ typedef struct quantize_report {
     const char *method;     /* what chose the codes */
     const char *asked;      /* the method that was asked for; NULL: auto */
     const char *sweep_note; /* why auto took sweep, or NULL */
-    bool fp8_exact;
+    bool fp8_exact, to_gguf;
     bool imatrix;    /* in place of a calibration: n_tokens are what it was made of */
     size_t n_tokens; /* of the calibration */
     double calibrate_s, convert_s;
     const tuned *tuned;
     const tuned_smoothed *smoothed;
     const plan *plan;
+    uint64_t size; /* that was asked for; 0: none */
     const convert_report *done;
 } quantize_report;
 

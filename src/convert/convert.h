@@ -46,7 +46,8 @@ typedef struct convert_options {
     size_t n_keep;
     const importance *importance; /* QM_WEIGHTED */
     /* What is moved from the norm before attention (2 * layer) and before the MLP (2 * layer + 1) into the
-     * columns of the matrices that read it: powers of two [dim]. FORMAT is QF_BF16; NULL: nothing. */
+     * columns of the matrices that read it: powers of two [dim]. FORMAT is QF_BF16, and norms are not
+     * written as w of 1 + w; NULL: nothing. */
     const int8_t *const *smoothing; /* [2 * n_layers] */
     const char *also_read[2];       /* further files that the output must not replace; NULL: none */
     int threads;                    /* callers know the machine's cores; 0 counts as 1 */

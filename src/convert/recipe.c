@@ -271,7 +271,6 @@ static void smooth(const chef *c, recipe_item *item) {
         return;
     item->e.powers = c->o->smoothing[2 * item->e.t->place.layer + mlp];
     item->e.divides = s == SLOT_ATTN_NORM || s == SLOT_FFN_NORM;
-    item->e.plus = family_get(c->in->hp.family)->defaults.norm_plus_one && !c->r->to_gguf ? 1.0f : 0.0f;
 }
 
 /* Rows of q and k change places between the containers of some families, biases of theirs would have to too.
@@ -426,8 +425,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
     NIB_TRY(check_keeps(&c));
-    if (!out->to_gguf) /* whose engines keep them apart */
-        count_split(out);
+    count_split(out);
     size_t n_quantized = 0;
     for (size_t i = 0; i < out->n; i++)
         n_quantized += recipe_is_linear(out->items[i].e.slot);

@@ -67,8 +67,7 @@ static void read_row(const encode_item *item, size_t r, float *x) {
         for (size_t c = 0; c < item->t->cols; c++)
             x[c] += item->shift;
     for (size_t c = 0; item->powers && c < item->t->cols; c++)
-        x[c] = item->divides ? ldexpf(x[c] + item->plus, -item->powers[c]) - item->plus
-                             : ldexpf(x[c], item->powers[c]);
+        x[c] = ldexpf(x[c], item->divides ? -item->powers[c] : item->powers[c]);
 }
 
 static void report(const encode_job *job, uint64_t elements) {

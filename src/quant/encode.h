@@ -31,11 +31,9 @@ typedef struct encode_item {
     int heads;       /* rows are q or k between the two RoPE orders: so many heads; 0: as they are */
     bool interleave; /* halves -> pairs (into a GGUF file); else back */
     float shift;     /* added to every value: Gemma's norms between (1 + w) and w */
-    /* [cols] after the shift column j is multiplied with 2^powers[j], or, where the item DIVIDES, x + plus is
-     * divided by it, and plus taken away again (norms that are stored as w of 1 + w); NULL: neither */
-    const int8_t *powers;
-    bool divides;
-    float plus;
+    const int8_t
+        *powers;  /* [cols] after the shift column j is multiplied with 2^powers[j], or, where the item */
+    bool divides; /* DIVIDES, divided by it; NULL: neither */
     const float *weights; /* E[x_j^2] or NULL */
     scale_search search;  /* ENCODE_QUANTIZE */
     /* ENCODE_QUANTIZE, NVFP4: chosen elsewhere (tune), in the source's order of rows; NULL: by search */

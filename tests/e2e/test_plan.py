@@ -88,10 +88,10 @@ def test_an_edited_plan(planned, nibble):
 
 def test_a_gguf_file_holds_no_fp8(planned, nibble):
     root, _, _ = planned
-    nibble("quantize", root / "source", root / "out.gguf", "--bits", 8, "--save-plan", root / "gguf.json", "--calib", root / "text")
+    nibble("quantize", root / "source", root / "out.gguf", "--bits", 8, "--apart", "--save-plan", root / "gguf.json", "--calib", root / "text")
     plan = json.loads((root / "gguf.json").read_text())
     formats = {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
-    assert len(plan["parts"]) == len(formats) == 14  # each matrix by itself: engines of such files do not join them
+    assert len(plan["parts"]) == len(formats) == 14
     assert {"nvfp4", "q8_0"} <= set(formats.values()) <= {"nvfp4", "q8_0", "bf16"} and plan["bits"] <= 8
     found = {t.name: t for t in gguf.GGUFReader(root / "out.gguf").tensors}
     tensors = weights("llama")
@@ -128,8 +128,10 @@ def test_a_size(nibble, tmp_path, monkeypatch, out):
     assert not list(tmp_path.glob(".*"))
     done = nibble("quantize", source, tmp_path / f"no-{out}", "--size", max(10**6, least - 5000), "--calib", tmp_path / "text",
                   check=False)
-    assert done.returncode == 1 and "with all linear layers in NVFP4" in done.stderr
-    assert not (tmp_path / f"no-{out}").exists()
+    assert done.returncode == 1 and f"takes {least} bytes with all linear layers in NVFP4" in done.stderr
+    assert not (tmp_path / f"no-{out}").exists() and not list(tmp_path.glob(".*"))
+    nibble("quantize", source, tmp_path / f"just-{out}", "--size", least, "--calib", tmp_path / "text", "--method", "rtn")
+    assert size(tmp_path / f"just-{out}") == least
 
 
 @pytest.mark.parametrize("flags, words", [

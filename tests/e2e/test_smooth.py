@@ -33,8 +33,15 @@ def kld(nibble, model, base, text, *flags):
     return json.loads(nibble("eval", "kld", model, "--base", base, "--text", text, *SAME, *flags).stdout)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
-@pytest.mark.parametrize("out", ["smooth", "smooth.gguf"])
+def test_norms_of_1_plus_w_stay_out_of_directories(nibble, tmp_path, text):
+    """(1 + w) / 8 - 1 is no BF16 number."""
+    source = make_model(tmp_path / "source", "gemma3_text")
+    done = nibble("quantize", source, tmp_path / "out", "--format", "bf16", "--smooth", "--calib", text, check=False)
+    assert done.returncode == 1 and "write a .gguf file" in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family, out", [("llama", "smooth"), ("qwen3", "smooth"), ("llama", "smooth.gguf"),
+                                         ("qwen3", "smooth.gguf"), ("gemma3_text", "smooth.gguf")])
 def test_the_same_numbers(nibble, tmp_path, text, family, out):
     source = with_large_channels(make_model(tmp_path / "source", family))
     told = json.loads(nibble("quantize", source, tmp_path / out, "--format", "bf16", "--smooth", "--calib", text, "--json").stdout)

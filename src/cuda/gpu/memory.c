@@ -37,18 +37,29 @@ nib_status cuda_alloc(cuda_backend *cb, void **out, size_t bytes, const char *wh
 
 /* ---- scratch ---- */
 
-/* What a product of M rows needs beside its operands, in either mode. */
+/* What a product of M rows needs beside its operands: the most of all that opcalls asks for. */
 static size_t product_bytes(const cuda_backend *cb, const size_t *shape, size_t m) {
     struct nib_gemm_weight w = {.g = cb->gemm, .n = shape[0], .k = shape[1]};
-    nib_gemm_product p = {
-        .weight = &w, .mode = NIB_GEMM_W4A16, .m = m, .a_type = NIB_GEMM_BF16, .d_type = NIB_GEMM_F32};
-    size_t bytes = nib_gemm_workspace_bytes(cb->gemm, &p);
-    if (cb->be.mode != COMPUTE_W4A8_FP8 || m <= CUDA_FEW_ROWS)
-        return bytes;
-    p.mode = NIB_GEMM_W4A8;
-    p.a_type = GEMM_A_E4M3_MMA;
-    size_t fp8 = nib_gemm_workspace_bytes(cb->gemm, &p);
-    return fp8 > bytes ? fp8 : bytes;
+    const bool many = m > CUDA_FEW_ROWS, whole = shape[1] % GEMM_GROUP_K == 0;
+    const struct {
+        nib_gemm_type a;
+        nib_gemm_mode mode;
+        bool asked;
+    } forms[] = {{NIB_GEMM_BF16, NIB_GEMM_W4A16, !many || !cb->lane.wgmma || !whole},
+                 {GEMM_A_BF16_MMA, NIB_GEMM_W4A16, many && cb->lane.wgmma && whole},
+                 {GEMM_A_E4M3_MMA, NIB_GEMM_W4A8, many && cb->be.mode == COMPUTE_W4A8_FP8}};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        for (int half = 0; half < 2 && forms[i].asked; half++) {
+            nib_gemm_product p = {.weight = &w,
+                                  .mode = forms[i].mode,
+                                  .m = m,
+                                  .a_type = forms[i].a,
+                                  .d_type = half ? NIB_GEMM_BF16 : NIB_GEMM_F32};
+            const size_t bytes = nib_gemm_workspace_bytes(cb->gemm, &p);
+            most = bytes > most ? bytes : most;
+        }
+    return most;
 }
 
 /* Rows [from, to] of shape SHAPE. */
@@ -79,7 +90,7 @@ nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_err
     if (cb->n_shapes == CUDA_MAX_SHAPES)
         return nib_fail(err, NIB_UNSUPPORTED, "a network with NVFP4 weights of more than %d shapes",
                         CUDA_MAX_SHAPES);
-    size_t *shape = cb->shapes[cb->n_shapes++];
+    size_t *shape = cb->shapes[cb->n_shapes]; /* counted when what it needs is there */
     shape[0] = rows;
     shape[1] = cols;
     widen_workspace(cb, shape, 1, cb->shaped_rows, &most);
@@ -87,13 +98,14 @@ nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_err
     if (!cb->flags)
         NIB_TRY(cuda_alloc(cb, &cb->flags, (size_t)cb->lane.n_sms * sizeof(uint32_t), "flags", err));
     const size_t squares = GEMM_CHAIN_ROWS * (cols / 16) * sizeof(float);
-    if (squares <= cb->squares_bytes)
-        return NIB_OK;
-    step_forget_graphs(cb);
-    cudaFree(cb->squares);
-    cb->squares_bytes = 0;
-    NIB_TRY(cuda_alloc(cb, (void **)&cb->squares, squares, "sums of squares", err));
-    cb->squares_bytes = squares;
+    if (squares > cb->squares_bytes) {
+        step_forget_graphs(cb);
+        cudaFree(cb->squares);
+        cb->squares_bytes = 0;
+        NIB_TRY(cuda_alloc(cb, (void **)&cb->squares, squares, "sums of squares", err));
+        cb->squares_bytes = squares;
+    }
+    cb->n_shapes++;
     return NIB_OK;
 }
 
@@ -101,8 +113,8 @@ nib_status memory_reserve(cuda_backend *cb, nib_error *err) {
     size_t wanted = cb->max_rows * cb->wide_cols * sizeof(float), most = cb->workspace_bytes;
     for (int i = 0; i < cb->n_shapes; i++)
         widen_workspace(cb, cb->shapes[i], cb->shaped_rows + 1, cb->max_rows, &most);
-    cb->shaped_rows = cb->max_rows;
     NIB_TRY(grow_workspace(cb, most, err));
+    cb->shaped_rows = cb->max_rows;
     if (wanted <= cb->wide_bytes)
         return NIB_OK;
     step_forget_graphs(cb);

@@ -88,7 +88,8 @@ typedef struct gemm_norm { /* device: a = x / sqrt(mean(x^2) + eps) * w */
 
 /* The same norm of 2 to GEMM_CHAIN_ROWS rows between two products, without a launch of its own: the one
  * before writes what it adds up times the norm's weights, and sums of squares of 16 columns each; the one
- * behind reads that, and 1 / rms is a factor of its sums. */
+ * behind reads that, and 1 / rms is a factor of its sums. SCALED is
+ * neither the input of the product before nor its sums. */
 typedef struct gemm_spread { /* device */
     const float *w;          /* [k] */
     float eps;

@@ -161,6 +161,8 @@ static const spread_case spread_cases[] = {
     {17, 2304, 2048, 2304, GEMM_UNIT_NONE},  {32, 4096, 4096, 24576, GEMM_UNIT_SILU},
 };
 
+enum { SPARE = 8 }; /* rows that are nobody's */
+
 static void *launch(gemm_chain c, size_t bytes) {
     nib_error err;
     check_error(gemm_chain_launch(gemm, &c, NULL, &err) == NIB_OK ? "" : err.text, cudaGetLastError(), 0);
@@ -170,14 +172,15 @@ static void *launch(gemm_chain c, size_t bytes) {
 static void test_spread(const spread_case *c, check_family *f) {
     const size_t m = c->m, d = c->hidden, out = c->unit == GEMM_UNIT_NONE ? c->n : c->n / 2;
     tensor v = random_weight(d, c->k), w = random_weight(c->n, d);
-    float *x = rnd_floats(m * d, 3), *norm = rnd_floats(d, 1), *h = malloc((d > c->k ? d : c->k) * sizeof *h);
+    float *x = rnd_floats((m + SPARE) * d, 3), *norm = rnd_floats(d, 1),
+          *h = malloc((d > c->k ? d : c->k) * sizeof *h);
     uint16_t *a = malloc(m * c->k * sizeof *a);
     double *want = malloc((d > c->n ? d : c->n) * sizeof *want);
     char what[80];
     snprintf(what, sizeof what, "spread %zu x %zu x %zu x %zu", m, c->n, d, c->k);
     for (size_t i = 0; i < m * c->k; i++)
         a[i] = bf16_from_f32(rnd_normal());
-    gemm_spread left = {to_device(norm, d * 4), 1e-6f, to_device(NULL, m * (d + 8) * 2), d + 8,
+    gemm_spread left = {to_device(norm, d * 4), 1e-6f, to_device(NULL, (m + SPARE) * (d + 8) * 2), d + 8,
                         to_device(NULL, m * (d / 16) * 4)};
     gemm_chain first = {.weight = pack(&v),
                         .m = m,
@@ -185,7 +188,7 @@ static void test_spread(const spread_case *c, check_family *f) {
                         .lda = c->k,
                         .ldd = d,
                         .before = &left,
-                        .d = to_device(x, m * d * 4),
+                        .d = to_device(x, (m + SPARE) * d * 4),
                         .d_type = NIB_GEMM_F32};
     gemm_chain second = {.weight = pack(&w),
                          .m = m,
@@ -194,9 +197,13 @@ static void test_spread(const spread_case *c, check_family *f) {
                          .unit = c->unit,
                          .d = to_device(NULL, m * out * 4),
                          .d_type = NIB_GEMM_F32};
-    float *sums = launch(first, m * d * 4), *got = launch(second, m * out * 4),
+    float *sums = launch(first, (m + SPARE) * d * 4), *got = launch(second, m * out * 4),
           *again = launch(second, m * out * 4);
-    uint16_t *scaled = from_device(left.scaled, m * (d + 8) * 2);
+    uint16_t *scaled = from_device(left.scaled, (m + SPARE) * (d + 8) * 2);
+    check_equal("rows past the last", sums + m * d, x + m * d, SPARE * d * sizeof *x);
+    for (size_t i = 0; i < (m + SPARE) * (d + 8); i++)
+        if (i >= m * (d + 8) || i % (d + 8) >= d)
+            check_error("wrote past its row", scaled[i] == 0xffff ? 0 : 1, 0);
     check_equal(what, got, again, m * out * sizeof *got);
     for (size_t j = 0; j < 4; j++) { /* of the first to the last row */
         const size_t r = j * (m - 1) / 3;

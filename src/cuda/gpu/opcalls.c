@@ -98,8 +98,8 @@ static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, 
     if (cb->be.mode == COMPUTE_EXACT || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader ||
         !next->is_fp4 || cb->lacking)
         return false;
-    return x->rows == 1 ||
-           (!gathers && cb->unadded.x == (const cuda_buf *)x && spreads(cb, next, x->rows, false));
+    return x->rows == 1 || (!gathers && cb->unadded.x == (const cuda_buf *)x &&
+                            cb->unadded.a != (const cuda_buf *)out && spreads(cb, next, x->rows, false));
 }
 
 static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const cuda_weight *w, bool add);

@@ -35,7 +35,10 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
     const size_t lda = c->after ? c->after->ld : c->lda;
     if (!gemm_chain_serves(g, c) || !x || !c->d || (uintptr_t)x % 16 || (uintptr_t)c->d % 16 ||
         (c->norm && (uintptr_t)c->norm->w % 16) || lda % 8 || c->ldd % 4 ||
-        (c->before && ((uintptr_t)c->before->w % 16 || c->before->ld % 8 || c->before->ld < w->n)) ||
+        (c->after && !c->after->squares) ||
+        (c->before &&
+         (!c->before->w || !c->before->scaled || !c->before->squares || (uintptr_t)c->before->scaled % 16 ||
+          (uintptr_t)c->before->w % 16 || c->before->ld % 8 || c->before->ld < w->n)) ||
         (c->d_type != NIB_GEMM_BF16 && c->d_type != NIB_GEMM_F32))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "gemm_chain: m = %zu, n = %zu: expected what gemm_chain_serves takes", c->m, w->n);

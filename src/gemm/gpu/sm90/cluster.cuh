@@ -32,10 +32,12 @@ GEMM_DEV void cluster_barrier_fence() {
 
 /* Relaxed: it orders no memory but barriers, after their own fence (a release would wait for every copy in flight). */
 GEMM_DEV void cluster_arrive() {
+    __syncwarp(); /* .aligned */
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 GEMM_DEV void cluster_wait() {
+    __syncwarp();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 

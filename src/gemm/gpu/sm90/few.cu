@@ -11,6 +11,10 @@
  * Tokens come by cp.async, 4 bytes a lane, straight into the order of k that the weights have, two units ahead of their
  * use. They stay in shared memory for all tiles where a slice's fit; else they stream, again for each tile.
  *
+ * A norm between two products (gemm_spread): BEFORE's store adds to the residual stream, fetched while sums are waited for, and
+ * writes x * w and each token's sum of squares of 16 rows; AFTER's blocks add up the squares while their first tokens come
+ * (m * k / 4 bytes each, from L2), and 1 / rms multiplies the sums.
+ *
  * What a loop needs is uniform over a warp and known to be (__shfl_sync); slices and blocks are powers of two.
  * Bytes moved: the weights once; the tokens once a cluster. Measured: docs/gpu/few.md.
  */

@@ -109,7 +109,7 @@ typedef struct attn_view {
     int window;             /* 0: none */
     float cap;              /* scores become cap * tanh(score / cap); 0: they stay */
     float k_scale, v_scale; /* of FP8 codes, all alike; 0: fitted to each vector */
-    float query_log; /* queries times 1 + query_log * log(1 + position / query_log_len); 0: they stay */
+    float query_log; /* queries times 1 + query_log * log(1 + floor(position / query_log_len)); 0: no */
     int query_log_len;
 } attn_view;
 

@@ -49,6 +49,7 @@ __device__ __forceinline__ span split_span(const attn_view &p, int position, int
 
 __device__ __forceinline__ void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
+    __syncwarp(); /* .aligned */
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 #endif

@@ -135,8 +135,10 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     uint32_t q[D / 8];
     load_query<D, F>(q, query, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
-    if (key < sp.hi && !old && !MAKES)
+    if (key < sp.hi && !old && !MAKES) {
+        asm volatile("" : "+r"(page)); /* or else the compiler may load before the wait: load_words is pure to it */
         load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+    }
     while (key < sp.hi) {
         const int next = key + 16 * WARPS;
         if (stores && position - key < 16) {

@@ -390,7 +390,7 @@ static void matmul_add(backend *be, buf *x, const buf *a, const weight *w, const
     matmul_into(be, CALL_MATMUL_ADD, x, a, w, bias);
 }
 
-/* Few rows: product and unit, with one row the norm that waited too, in one launch. */
+/* Few rows: product and unit, and the norm that waited, in one launch. */
 static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w, glu_kind kind,
                       bool normed) {
     nib_error why;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A run is what lies between two barriers: workers wait in the first one until thread 0 lets them go on, and
- * say in the second that they have come. See pool.h.
+ * Thread 0 calls the workers that a run takes, each by a word of its own; at a barrier, and at the end of the
+ * run, they say in another that they have come. See pool.h.
  */
 #include "base/pool.h"
 
@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/cores.h"
 #include "base/mem.h"
 
@@ -27,6 +28,12 @@ enum { SPINS = 1500, IDLE_SPINS = 30000, YIELDS = 20 };
  * middle of a run, where all threads would wait for the one that they took it from. */
 enum { IDLE_PAUSES = 32 };
 
+/* A run that has waited for so long, so often, and for more than half of its time, goes on without those that
+ * it waited for; so do the runs that begin while LEAST_APART passes, and twice as long, up to MOST_APART,
+ * each time that the next attempt with all fails as well. */
+static const double LATE_SECONDS = .002, LEAST_APART = .01, MOST_APART = .64;
+enum { LATE_TIMES = 2 };
+
 /* A phase that somebody may sleep on. */
 typedef struct word {
     _Alignas(64) atomic_uint phase;
@@ -34,20 +41,29 @@ typedef struct word {
 } word;
 
 typedef struct worker {
+    word call; /* goes up by one when a run takes it */
     word seat; /* the phase of ALL that it waits for */
+    bool late; /* in this run; thread 0's */
     pool *pool;
     pthread_t thread;
     int number;
 } worker;
 
 struct pool {
-    word all; /* goes up by one when all have come */
+    word all; /* goes up by one when all of the run have come */
     worker *workers;
     int threads, n_started; /* n_started: workers, from workers[1] on */
+    int active, allowed;    /* threads of the run, and of the next one */
+    bool leave;             /* the run ends at the barrier that all have come to */
     int spins, idle_spins;
     bool quit;
     pool_fn fn; /* of the run */
     void *arg;
+
+    /* who is waited for; thread 0's */
+    int times_late;
+    double began, seconds_late; /* of the run */
+    double apart, apart_until;  /* how long runs go on without some, the last time */
 };
 
 static void relax(void) {
@@ -66,43 +82,88 @@ static void announce(word *w, unsigned phase) {
         syscall(SYS_futex, &w->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void await(word *w, unsigned wanted, int spins, int pauses) {
-    for (int i = 0; i < spins + YIELDS; i++) {
+static bool spin(const word *w, unsigned wanted, int spins, int pauses) {
+    for (int i = 0; i < spins; i++) {
         if (atomic_load_explicit(&w->phase, memory_order_acquire) == wanted)
-            return;
-        if (i < spins && i % pauses != pauses - 1)
+            return true;
+        if (i % pauses != pauses - 1)
             relax();
         else
             sched_yield();
     }
+    return false;
+}
+
+static void await(word *w, unsigned wanted, int spins, int pauses) {
+    if (spin(w, wanted, spins, pauses) || spin(w, wanted, YIELDS, 1))
+        return;
     atomic_fetch_add(&w->sleepers, 1);
     for (unsigned seen; (seen = atomic_load(&w->phase)) != wanted;)
         syscall(SYS_futex, &w->phase, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_fetch_sub(&w->sleepers, 1);
 }
 
-static unsigned next_phase(const pool *p) {
-    return atomic_load_explicit(&p->all.phase, memory_order_relaxed) + 1;
+static unsigned next_phase(const word *w) {
+    return atomic_load_explicit(&w->phase, memory_order_relaxed) + 1;
 }
 
 static void *work(void *argument) {
     worker *w = argument;
     pool *p = w->pool;
-    for (unsigned next = 1;;) {
-        await(&p->all, next, p->idle_spins, IDLE_PAUSES);
+    for (unsigned call = 1;; call++) {
+        await(&w->call, call, p->idle_spins, IDLE_PAUSES);
         if (p->quit)
             return NULL;
-        p->fn(p->arg, w->number, p->threads);
-        next = next_phase(p); /* FN may have had barriers */
-        announce(&w->seat, next);
+        p->fn(p->arg, w->number, p->active);
+        announce(&w->seat, next_phase(&p->all)); /* FN may have had barriers */
     }
 }
 
 static void await_workers(pool *p) {
-    unsigned next = next_phase(p);
-    for (int i = 1; i < p->threads; i++)
-        await(&p->workers[i].seat, next, p->spins, INT_MAX);
+    unsigned next = next_phase(&p->all);
+    for (int i = 1; i < p->active; i++) {
+        worker *w = &p->workers[i];
+        if (spin(&w->seat, next, p->spins, INT_MAX))
+            continue;
+        double start = clock_seconds();
+        await(&w->seat, next, 0, 1);
+        p->seconds_late += clock_seconds() - start;
+        p->times_late++;
+        w->late = true;
+    }
 }
+
+/* ---- without those that the system has something else for ---- */
+
+static void begin_run(pool *p) {
+    p->began = clock_seconds();
+    p->seconds_late = 0;
+    p->times_late = 0;
+    for (int i = 1; i < p->threads; i++)
+        p->workers[i].late = false;
+    if (p->began >= p->apart_until)
+        p->allowed = p->threads;
+    p->active = p->allowed;
+    p->leave = false;
+}
+
+/* Whether to go on with fewer. At least one has been late then. */
+static bool is_crowded(const pool *p) {
+    return p->times_late >= LATE_TIMES && p->seconds_late >= LATE_SECONDS &&
+           p->seconds_late > (clock_seconds() - p->began) / 2;
+}
+
+static void go_on_with_fewer(pool *p) {
+    double now = clock_seconds();
+    bool again = now - p->apart_until < 2 * p->apart;
+    p->apart = again && p->apart < MOST_APART ? 2 * p->apart : again ? MOST_APART : LEAST_APART;
+    p->apart_until = now + p->apart;
+    for (int i = 1; i < p->active; i++)
+        p->allowed -= p->workers[i].late;
+    p->leave = true;
+}
+
+/* ---- runs ---- */
 
 void pool_run(pool *p, pool_fn fn, void *arg) {
     if (pool_threads(p) == 1) {
@@ -111,24 +172,31 @@ void pool_run(pool *p, pool_fn fn, void *arg) {
     }
     p->fn = fn;
     p->arg = arg;
-    announce(&p->all, next_phase(p));
-    fn(arg, 0, p->threads);
+    begin_run(p);
+    atomic_store(&p->all.phase, next_phase(&p->all)); /* seats of the run before count no more */
+    for (int i = 1; i < p->active; i++)
+        announce(&p->workers[i].call, next_phase(&p->workers[i].call));
+    fn(arg, 0, p->active);
     await_workers(p);
 }
 
-void pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg) {
+bool pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg) {
     if (thread > 0) {
-        unsigned next = next_phase(p);
+        unsigned next = next_phase(&p->all);
         announce(&p->workers[thread].seat, next);
         await(&p->all, next, p->spins, INT_MAX);
-        return;
+        return !p->leave;
     }
     if (p)
         await_workers(p);
     if (alone)
         alone(arg);
-    if (pool_threads(p) > 1)
-        announce(&p->all, next_phase(p));
+    if (pool_threads(p) == 1)
+        return true;
+    if (is_crowded(p))
+        go_on_with_fewer(p);
+    announce(&p->all, next_phase(&p->all));
+    return !p->leave;
 }
 
 /* ---- ranges ---- */
@@ -212,9 +280,10 @@ void pool_free(pool *p) {
     if (!p)
         return;
     p->quit = true;
-    announce(&p->all, next_phase(p));
-    for (int i = 1; i <= p->n_started; i++)
+    for (int i = 1; i <= p->n_started; i++) {
+        announce(&p->workers[i].call, next_phase(&p->workers[i].call));
         pthread_join(p->workers[i].thread, NULL);
+    }
     mem_free(p->workers);
     mem_free(p);
 }

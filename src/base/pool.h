@@ -9,12 +9,15 @@
  *
  * Every thread says in a line of its own that it has come; thread 0 reads them all, does what one thread has
  * to do alone, and lets everybody go on: two transfers of a line between cores, however many there are. Who
- * waits spins for a short while, then yields, then sleeps, so that more threads than cores lose little. Plain
- * C11 atomics and a futex: ThreadSanitizer sees every edge.
+ * waits spins for a short while, then yields, then sleeps, so that more threads than cores lose little. Where
+ * other programs have the cores, a barrier waits for a thread until it is its turn, milliseconds: runs then
+ * go on without those that are late, and try again with them later. Plain C11 atomics and a futex:
+ * ThreadSanitizer sees every edge.
  */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -30,11 +33,12 @@ nib_status pool_new(pool **out, int threads, nib_error *err);
 void pool_free(pool *p);
 int pool_threads(const pool *p);
 
-/* FN on every thread; returns when all have returned. */
+/* FN on every thread, or on fewer (see above), 0 up to N_THREADS; returns when all have returned. */
 void pool_run(pool *p, pool_fn fn, void *arg);
-/* Within FN: waits for all threads; what they wrote before it is seen after it. Thread 0 calls ALONE (which
- * may be NULL) when all have come and nobody goes on yet. */
-void pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg);
+/* Within FN: waits for all threads of the run; what they wrote before it is seen after it. Thread 0 calls
+ * ALONE (which may be NULL) when all have come and nobody goes on yet. False, for all: leave FN, what is left
+ * is another run's, which will have fewer threads. FN may also stay, with the threads that it has. */
+bool pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg);
 /* FN on [0, n) in pieces of GRAIN, by whichever thread is free. */
 void pool_for(pool *p, size_t n, size_t grain, pool_range_fn fn, void *arg);
 

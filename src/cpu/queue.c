@@ -104,16 +104,24 @@ static size_t alone_end(const cpu_backend *cb, size_t first) {
     return first;
 }
 
+/* Ops of the queue from FROM on, up to TO, which thread 0 sets. */
+typedef struct stretch {
+    cpu_backend *cb;
+    size_t from, to;
+} stretch;
+
 static void walk(void *arg, int thread, int n_threads) {
-    cpu_backend *cb = arg;
-    bool timed = cb->profiling && thread == 0;
+    stretch *s = arg;
+    cpu_backend *cb = s->cb;
+    bool timed = cb->profiling && thread == 0, stay = true;
     double start = timed ? clock_seconds() : 0;
-    for (size_t first = 0; first < cb->n_ops;) {
+    size_t first = s->from;
+    while (stay && first < cb->n_ops) {
         size_t last = chain_end(cb, first);
         run_chain(cb, first, last, (size_t)thread, (size_t)n_threads);
         alone rest = {.cb = cb, .first = last, .end = alone_end(cb, last)};
         if (rest.end < cb->n_ops || rest.end > last || cb->profiling)
-            pool_barrier(cb->pool, thread, run_alone, &rest);
+            stay = pool_barrier(cb->pool, thread, run_alone, &rest);
         if (timed) {
             double now = clock_seconds();
             op_profile *row = &cb->profile[cb->ops[first].kind];
@@ -124,11 +132,13 @@ static void walk(void *arg, int thread, int n_threads) {
         }
         first = rest.end;
     }
+    if (thread == 0)
+        s->to = first;
 }
 
 void queue_run(cpu_backend *cb) {
-    if (cb->n_ops)
-        pool_run(cb->pool, walk, cb);
+    for (stretch s = {.cb = cb}; s.from < cb->n_ops; s.from = s.to)
+        pool_run(cb->pool, walk, &s);
     cb->n_ops = 0;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The pool: every thread takes part, nobody passes a barrier before all have come, with fewer and with more
- * threads than cores; ranges are whole; a denied thread (pthread_create is wrapped) is an error and leaves no
- * thread behind.
+ * threads than cores; one that is always late is left out and comes back; ranges are whole; a denied thread
+ * (pthread_create is wrapped) is an error and leaves no thread behind.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -128,6 +128,50 @@ static void test_run(void **state) {
     assert_int_equal(alone.came[0][0], 1);
     pool_free(open_pool(4));
     pool_free(NULL);
+}
+
+/* ---- a thread that is late at every barrier, as where other programs have its core ---- */
+
+enum { STAGES = 50, SLOWEST = 3 };
+
+typedef struct crowd {
+    pool *pool;
+    int done, fewest; /* thread 0's: stages, threads of the smallest run */
+    int slow;         /* the late one's stages */
+    bool crowded;
+} crowd;
+
+static void stages(void *arg, int thread, int n_threads) {
+    crowd *c = arg;
+    bool crowded = c->crowded, stay = true;
+    for (int done = c->done; stay && done < STAGES; done++) {
+        if (crowded && thread == SLOWEST - 1 && c->slow++ >= 0)
+            usleep(3000);
+        stay = pool_barrier(c->pool, thread, NULL, NULL);
+        if (thread == 0)
+            c->done = done + 1;
+        if (thread == 0 && n_threads < c->fewest)
+            c->fewest = n_threads;
+    }
+    pool_barrier(c->pool, thread, NULL, NULL); /* nobody reads DONE any more */
+}
+
+static void test_crowd(void **state) {
+    (void)state;
+    crowd c = {.pool = open_pool(SLOWEST), .crowded = true, .fewest = SLOWEST};
+    for (int again = 0; again < 10; again++) {
+        for (c.done = 0; c.done < STAGES;)
+            pool_run(c.pool, stages, &c);
+        assert_int_equal(c.done, STAGES);
+    }
+    assert_true(c.fewest < SLOWEST);
+    assert_true(c.slow > 0 && c.slow < 10 * STAGES / 2);
+    c.crowded = false;
+    usleep(700000); /* longer than it is ever left out */
+    roll r = {{{0}}, 0};
+    pool_run(c.pool, call, &r);
+    assert_int_equal(r.n_threads, SLOWEST);
+    pool_free(c.pool);
 }
 
 static void *run_elsewhere(void *arg) {
@@ -268,9 +312,11 @@ static void test_cores(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_barrier), cmocka_unit_test(test_run),    cmocka_unit_test(test_another_caller),
-        cmocka_unit_test(test_ranges),  cmocka_unit_test(test_denied), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_signals), cmocka_unit_test(test_cores),
+        cmocka_unit_test(test_barrier),        cmocka_unit_test(test_run),
+        cmocka_unit_test(test_another_caller), cmocka_unit_test(test_crowd),
+        cmocka_unit_test(test_ranges),         cmocka_unit_test(test_denied),
+        cmocka_unit_test(test_no_memory),      cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_cores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -187,7 +187,8 @@ static void bench(const cpu_kernels *k, const shape *s, const format *f, bool in
             copy.data = data[i] = must(mem_alloc(t.bytes));
             memcpy(data[i], t.data, t.bytes);
         }
-        ok = ok && pack_weight(&w[i], &part, 1, int8, o->pool, NULL) == NIB_OK;
+        ok = ok && pack_weight(&w[i], &part, 1, int8, o->pool, NULL) == NIB_OK &&
+             pack_own(w[i], NULL) == NIB_OK;
     }
     matmul_job *jobs = must(mem_array(copies, sizeof *jobs));
     must(ok ? jobs : NULL);

@@ -39,6 +39,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 #define MATMUL_ROWS     16   /* rows of a tile of a PACK_ROWS part */
 #define MATMUL_FEW      4    /* the same where there is one row of activations */
 #define MATMUL_AHEAD    4608 /* bytes of packed weights asked for ahead of one row of activations */
+#define MATMUL_SOON     1152 /* and again, from the cache that they are in by then */
 
 /* Where to ask for lines while computing at AT: MATMUL_AHEAD bytes on, but not past STOP, where another
  * thread reads. Lines are asked for a few at a time between the arithmetic: a burst of them waits for fill
@@ -47,8 +48,10 @@ static inline const uint8_t *matmul_ahead(const uint8_t *at, const uint8_t *stop
     return (size_t)(stop - at) > MATMUL_AHEAD ? at + MATMUL_AHEAD : at;
 }
 
-/* A macro: gcc takes a function that only prefetches for one that does nothing, and drops its calls. */
-#define MATMUL_ASK(line) __builtin_prefetch((line), 0, 3)
+/* Lines are asked for into L2, which waits for several times as many as L1, and soon before their use into
+ * L1. Macros: gcc takes a function that only prefetches for one that does nothing, and drops its calls. */
+#define MATMUL_ASK(line)      __builtin_prefetch((line), 0, 2)
+#define MATMUL_ASK_SOON(line) __builtin_prefetch((line), 0, 3)
 
 /* Blocks [block, block + n_blocks) of 16 columns of groups [group, group + n_groups), n_groups 1 or 2. */
 typedef struct matmul_cut {

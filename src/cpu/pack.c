@@ -131,18 +131,36 @@ static nib_status pack_one(pack_part *p, bool int8, pool *team, nib_error *err) 
     return NIB_OK;
 }
 
+/* The rows of a PACK_ROWS part in a slab, as packed groups are, in *ROWS. */
+static nib_status own_rows(pack_part *p, const void **rows, nib_error *err) {
+    nib_error why = {""};
+    const tensor *t = &p->source;
+    uint8_t *room = pack_slab_take(&p->slab, t->bytes);
+    if (!room)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for tensor '%s' of %zu bytes", t->name, t->bytes);
+    nib_status status = mapfile_read(room, t->data, t->bytes, &why);
+    *rows = room;
+    return status == NIB_OK ? NIB_OK : nib_fail(err, status, "tensor '%s': %s", t->name, why.text);
+}
+
 nib_status pack_own(packed *w, nib_error *err) {
     for (size_t i = 0; i < w->head.n_parts; i++) {
         pack_part *p = &w->parts[i];
-        tensor needed = p->source;
-        if (p->kind != PACK_ROWS) {
-            needed.data = needed.block_scales = NULL;
-            needed.bytes = 0;
-        }
-        if (!needed.data && !needed.row_scales)
-            continue;
-        NIB_TRY(tensor_read(&p->source, &p->own, &needed, err));
-        p->row_scales = p->source.row_scales;
+        tensor rest = p->source;
+        const void *rows = NULL;
+        if (p->kind == PACK_ROWS)
+            NIB_TRY(own_rows(p, &rows, err));
+        else
+            rest.block_scales = NULL;
+        rest.data = NULL;
+        rest.bytes = 0;
+        if (rest.block_scales || rest.row_scales)
+            NIB_TRY(tensor_read(&rest, &p->own, &rest, err));
+        if (rows)
+            rest.bytes = p->source.bytes;
+        rest.data = rows;
+        p->source = rest;
+        p->row_scales = rest.row_scales;
     }
     return NIB_OK;
 }

@@ -94,12 +94,12 @@ typedef struct pack_part {
     size_t n_super;          /* superblocks of a group */
     size_t super_bytes;      /* of one superblock */
     uint8_t *groups;         /* [groups][n_super][super_bytes], 64-byte aligned */
-    pack_slab *slab;         /* that the groups lie in */
+    pack_slab *slab;         /* that the groups, or the rows (pack_own), lie in */
     int8_t grid[16];         /* NVFP4, Q4_0, IQ4_NL: value of a code */
     float unit;              /* power of two that grid and scale bytes leave out */
     float scale;             /* tensor_scale * unit */
     const float *row_scales; /* [rows] or NULL */
-    void *own;               /* copy of SOURCE's bytes (pack_own), or NULL */
+    void *own;               /* copy of SOURCE's scales (pack_own), or NULL */
 } pack_part;
 
 typedef struct packed {

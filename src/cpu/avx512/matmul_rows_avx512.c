@@ -4,7 +4,7 @@
  */
 #include "cpu/avx512/matmul_avx512.h"
 
-enum { GEMV_ROWS = 8, ROWS = 4, TOKENS = 6, ROWS_OF_ONE = 4 };
+enum { GEMV_ROWS = 2, ROWS = 4, TOKENS = 6, ROWS_OF_ONE = 4 };
 
 INLINE vfloat load_f32(const uint8_t *p) {
     return _mm512_loadu_ps(p);

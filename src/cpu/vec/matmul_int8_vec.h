@@ -169,8 +169,10 @@ INLINE void pass(pack_kind kind, float *acc, size_t acc_stride, const uint8_t *s
         const uint8_t *scales = super + at.chunks * at.bits * PACK_LINE;
         for (size_t c = 0; c < at.chunks; c++, next += each * PACK_LINE) {
             const uint8_t *chunk = super + c * at.bits * PACK_LINE, *ask = next < stop ? next : chunk;
-            for (size_t i = 0; i < each; i++)
+            for (size_t i = 0; i < each; i++) {
                 MATMUL_ASK(ask + i * PACK_LINE);
+                MATMUL_ASK_SOON(chunk + MATMUL_SOON + i * PACK_LINE);
+            }
 #pragma GCC unroll 2
             for (unsigned half = 0; half < 2; half++, x++)
                 for (size_t part = 0; part < PARTS; part++) {

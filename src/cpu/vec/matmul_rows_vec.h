@@ -9,7 +9,7 @@
  */
 #include "cpu/matmul.h"
 
-enum { V16 = 16 / V_LANES };
+enum { V16 = 16 / V_LANES, ROWS_AHEAD = 8 };
 
 typedef vfloat (*load_fn)(const uint8_t *p);
 
@@ -75,9 +75,9 @@ static void mul_rows(float *acc, const float *w, size_t w_stride, size_t n_w, co
 
 /* R rows straight from the file; the last columns through a copy, so that nothing past the row is read. */
 INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes,
-                      const float *x, size_t n, size_t r_n, const uint8_t *stop) {
+                      const float *x, size_t n, size_t r_n) {
     const uint8_t *next =
-        w + r_n * row_bytes < stop ? w + r_n * row_bytes : w; /* rows to ask for meanwhile */
+        w + ROWS_AHEAD * row_bytes; /* asked for meanwhile; past the last row nothing is read */
     vfloat sums[GEMV_ROWS][V16];
     for (size_t r = 0; r < r_n; r++)
         for (size_t j = 0; j < V16; j++)
@@ -105,12 +105,11 @@ INLINE void gemv_some(load_fn load, size_t size, float *acc, const uint8_t *w, s
 
 INLINE void gemv(load_fn load, size_t size, float *acc, const uint8_t *w, size_t row_bytes, size_t n_w,
                  const float *x, size_t n) {
-    const uint8_t *stop = w + n_w * row_bytes;
     size_t r = 0;
     for (; r + GEMV_ROWS <= n_w; r += GEMV_ROWS)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS, stop);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, GEMV_ROWS);
     for (; r < n_w; r++)
-        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1, stop);
+        gemv_some(load, size, acc + r, w + r * row_bytes, row_bytes, x, n, 1);
 }
 
 #define FORMAT(name, type, size)                                                                             \

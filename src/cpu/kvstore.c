@@ -13,8 +13,6 @@
 #include "num/fp8.h"
 #include "num/rounded.h"
 
-enum { STORE_AHEAD = 3 }; /* units */
-
 /* Angles are products in FP32, as in transformers, and only then exact. */
 static void run_rope_table(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     (void)scratch;
@@ -249,31 +247,12 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
     store_head(cb, op, run, head, true, k, d, room);
 }
 
-/* Asks for the lines that unit U will write where it is of keys: a line for every two dimensions, each far
- * from the next and used last by other cores. */
-static void expect_keys(const cpu_backend *cb, const cpu_op *op, size_t u) {
-    const attn_params *p = op->attn;
-    const kv_cache *kv = op->kv;
-    size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, slots = h + 2 * g, part = u % slots;
-    if (part < h || part >= h + g)
-        return;
-    const page_run *run = &cb->runs[u / slots];
-    size_t lines = (size_t)p->head_dim / (kv->shape.dtype == NIB_KV_FP32 ? 1 : 2);
-    size_t step = kv->block_bytes / lines,
-           block = kv_block(kv, p->layer, queue_page(cb, run, p->group), (int)(part - h));
-    const uint8_t *to = kv->k + block * kv->block_bytes + (size_t)run->slot * (step / KV_PAGE_TOKENS);
-    for (size_t i = 0; i < lines; i++)
-        __builtin_prefetch(to + i * step, 1);
-}
-
 static void run_store(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     const attn_params *p = op->attn;
     size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads, slots = h + 2 * g;
     for (size_t u = begin; u < end; u++) {
         const page_run *run = &cb->runs[u / slots];
         size_t part = u % slots;
-        if (u + STORE_AHEAD < end)
-            expect_keys(cb, op, u + STORE_AHEAD);
         if (part >= h + g)
             store_values(cb, op, run, part - h - g, scratch);
         else if (part >= h)

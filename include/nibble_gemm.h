@@ -81,7 +81,8 @@ typedef struct nib_gemm_product {
     size_t m; /* rows of a and d; 0 is legal and does nothing */
     const void *a;
     nib_gemm_type a_type;
-    size_t lda; /* elements from row to row, 0: k. A multiple of 8 */
+    size_t lda; /* elements from row to row, 0: k. A multiple of 8, for E4M3 and NVFP4 of 16; of NVFP4 on 10.0
+                   and 10.3 k */
     const float *a_scale;
     const void *a_block_scale;
     void *d;
@@ -91,7 +92,8 @@ typedef struct nib_gemm_product {
     const void *bias;     /* [n] of d's type. NULL: none */
     float alpha, beta;    /* alpha 0 stands for 1; beta counts with c only */
     void *flags; /* device, a uint32 for each multiprocessor, zeros before and after the call, of one call at
-                    a time. NULL: in the workspace, cleared by a launch where they are used */
+                    a time. NULL: in the workspace, which has room for them either way, and cleared by a
+                    launch where they are used */
 } nib_gemm_product;
 
 /* Experts: rows offsets[e] .. offsets[e + 1] of a and d belong to weights[e], which all have one shape. The
@@ -149,6 +151,10 @@ nib_status nib_gemm_quantize_nvfp4(nib_gemm *g, const nib_gemm_quantize_args *q,
 nib_status nib_gemm_quantize_e4m3(nib_gemm *g, const void *x, nib_gemm_type x_type, size_t rows, size_t cols,
                                   size_t ldx, void *q, float *scale, void *stream, nib_error *err);
 
+/* The workspace of P, 256-byte aligned. Of P's pointers it looks at the weight alone: a, d, scales and flags
+ * may be NULL here whatever the call brings. 0 where none is needed, and for what the call refuses.
+ * W4A4 takes at most 2^36 - 2^24 activations. On 10.0 and 10.3 it is cuBLASLt's, K a multiple of 32; what it
+ * has no product for (a bias of F32, perhaps) the call alone finds out: NIB_UNSUPPORTED. */
 size_t nib_gemm_workspace_bytes(const nib_gemm *g, const nib_gemm_product *p);
 nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspace, size_t workspace_bytes,
                            void *stream, nib_error *err);
@@ -159,7 +165,7 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
 
 /* Which kernel runs for this shape, in which precision, and why: one paragraph into TEXT. ARCH: a compute
  * capability as 10 * major + minor (90), or 0 for the context's device; G may be NULL when ARCH is given, and
- * then no GPU is needed. */
+ * then no GPU is needed. BF16 activations; what nib_gemm_matmul refuses of them is refused here. */
 nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, size_t m, size_t n, size_t k,
                             char *text, size_t text_bytes, nib_error *err);
 

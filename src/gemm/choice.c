@@ -192,6 +192,13 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
                            .run_here = arch == RUN_ARCH,
                            .name = kernel_names[r->kernel],
                            .why = r->why};
+        if (c->kernel == GEMM_KERNEL_BLASLT && k % 32)
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "compute capability %d.%d: w4a4 with k = %zu: expected a multiple of 32",
+                            arch / 10, arch % 10, k);
+        if (c->mode == NIB_GEMM_W4A4 && m > GEMM_MOST_BLOCKS / (k / 16))
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "w4a4 with m = %zu, k = %zu: expected at most 2^36 - 2^24 activations", m, k);
         if (c->kernel == GEMM_KERNEL_FEW && !few_shape(c, n_sms, m, n, gemm_groups(k)))
             continue;
         if (c->kernel == GEMM_KERNEL_GEMV16) {
@@ -213,6 +220,16 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
                     arch % 10, mode_names[mode], modes);
 }
 
+nib_status gemm_choose_on(const nib_gemm *g, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
+                          gemm_choice *c, nib_error *err) {
+    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, plain, m, n, k, c, err));
+    if (c->kernel == GEMM_KERNEL_BLASLT && !g->lt)
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "w4a4 on this GPU is cuBLASLt's: libcublasLt.so.13 (or .12) cannot be used: is it in "
+                        "LD_LIBRARY_PATH?");
+    return NIB_OK;
+}
+
 nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, size_t m, size_t n, size_t k,
                             char *text, size_t text_bytes, nib_error *err) {
     gemm_choice c;
@@ -220,7 +237,11 @@ nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, siz
     if (arch == 0 && !g)
         return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_explain: expected a context or an architecture");
     arch = arch ? arch : g->arch;
-    NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, true, m ? m : 1, n, k, &c, err));
+    m = m ? m : 1;
+    if (other)
+        NIB_TRY(gemm_choose(arch, g ? g->n_sms : 132, mode, true, m, n, k, &c, err));
+    else
+        NIB_TRY(gemm_choose_on(g, mode, true, m, n, k, &c, err));
     char form[96] = "tiles are the library's";
     if (c.kernel != GEMM_KERNEL_BLASLT && c.cut)
         snprintf(form, sizeof form, "%d tokens a tile, tiles cut into equal runs of K", c.tile_tokens);

@@ -51,6 +51,9 @@ struct nib_gemm_weight {
     bool owned; /* by the handle */
 };
 
+/* Blocks of 16 that are quantized in one call: they are counted in 32 bits, a grid at a time. */
+#define GEMM_MOST_BLOCKS 0xfff00000u
+
 /* ---- prepared activations: more values of nib_gemm_type, for products only ----
  * Rows of gemm_groups(k) * 128 elements (lda is ignored), zeros past k, elements of each 64 k reordered:
  *   BF16: position 16 s + {2t, 2t + 1, 2t + 8, 2t + 9} <- k = 16 t + 4 s + {0, 1, 2, 3}       (s, t 0..3)
@@ -150,6 +153,9 @@ typedef struct gemm_choice {
  * BF16 as they lie, which the kernels for few tokens want. NIB_UNSUPPORTED names what is supported. */
 nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
                        gemm_choice *c, nib_error *err);
+/* The same on G's GPU; NIB_UNSUPPORTED also where that is cuBLASLt's and it was not found. */
+nib_status gemm_choose_on(const nib_gemm *g, nib_gemm_mode mode, bool plain, size_t m, size_t n, size_t k,
+                          gemm_choice *c, nib_error *err);
 
 /* Tensor cores cut long sums: exact FP32 results of wgmma take so many groups of K at a time and add up in
  * FP32. C, chosen for GEMM_KERNEL_WGMMA_BF16, is chosen again for such a product of GROUPS (of all terms). */

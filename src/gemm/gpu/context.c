@@ -58,9 +58,9 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err) {
     if (status == NIB_OK && g->arch == 90)
         status = check_cuda(gemm_few_clusters(4, &g->fours), "nib_gemm_open", err);
     if (status == NIB_OK &&
-        gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A4, true, 1, 16, 16, &choice, NULL) == NIB_OK &&
+        gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A4, true, 1, 16, 32, &choice, NULL) == NIB_OK &&
         choice.kernel == GEMM_KERNEL_BLASLT)
-        (void)blaslt_open(&g->lt, NULL); /* without it the products that need it say so */
+        (void)blaslt_open(&g->lt, NULL); /* without it gemm_choose_on says so */
     if (status != NIB_OK) {
         free(g);
         return status;
@@ -165,9 +165,11 @@ nib_status nib_gemm_quantize_nvfp4(nib_gemm *g, const nib_gemm_quantize_args *q,
             "nib_gemm_quantize_nvfp4: expected BF16, F16 or F32, cols a multiple of 16, ldx of 8");
     if (q->rows == 0 || q->cols == 0)
         return NIB_OK;
-    if (q->rows * (q->cols / 16) > UINT32_MAX - 256)
+    if (q->rows > INT32_MAX || q->cols > INT32_MAX || q->rows > GEMM_MOST_BLOCKS / (q->cols / 16))
         return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_gemm_quantize_nvfp4: [%zu, %zu]: expected below 2^36 values", q->rows, q->cols);
+                        "nib_gemm_quantize_nvfp4: [%zu, %zu]: expected at most 2^36 - 2^24 values, and below "
+                        "2^31 rows and columns",
+                        q->rows, q->cols);
     if (!q->x || !q->codes || !q->scales || !q->tensor_scale || ((uintptr_t)q->x | (uintptr_t)q->codes) % 16)
         return nib_fail(
             err, NIB_BAD_ARGUMENT,
@@ -183,6 +185,10 @@ nib_status nib_gemm_quantize_e4m3(nib_gemm *g, const void *x, nib_gemm_type x_ty
                         "nib_gemm_quantize_e4m3: expected BF16, F16 or F32, cols a multiple of 16, ldx of 8");
     if (rows == 0 || cols == 0)
         return NIB_OK;
+    if (rows > INT32_MAX || cols > INT32_MAX)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_quantize_e4m3: [%zu, %zu]: expected below 2^31 rows and columns", rows,
+                        cols);
     NIB_TRY(check_device(g, err));
     return check_cuda(gemm_prepare_launch(NIB_GEMM_E4M3, x, (int)x_type, (int)rows, (int)cols,
                                           ldx ? ldx : cols, 1, q, NULL, scale, NULL, 0, g->arch >= 90,

@@ -30,12 +30,50 @@ static bool is_wgmma(gemm_kernel k) {
     return k == GEMM_KERNEL_WGMMA_BF16 || k == GEMM_KERNEL_WGMMA_E4M3;
 }
 
+static size_t lda_of(const nib_gemm_product *p) {
+    return p->lda ? p->lda : p->weight->k;
+}
+
+static size_t ldd_of(const nib_gemm_product *p) {
+    return p->ldd ? p->ldd : p->weight->n;
+}
+
+/* What can be said without P's pointers. */
+static nib_status check_form(const nib_gemm_product *p, nib_error *err) {
+    const nib_gemm_weight *w = p->weight;
+    size_t lda = lda_of(p), ldd = ldd_of(p);
+    if (p->m > INT32_MAX || p->d_type > NIB_GEMM_F32 ||
+        (p->a_type > NIB_GEMM_NVFP4 && p->a_type < GEMM_A_BF16_MMA) || p->a_type > GEMM_A_E4M3_MMA)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: m = %zu, type of a %d, of d %d: expected known types", p->m,
+                        (int)p->a_type, (int)p->d_type);
+    if (lda < w->k || lda % 8 || ((p->a_type == NIB_GEMM_E4M3 || p->a_type == NIB_GEMM_NVFP4) && lda % 16) ||
+        ldd < w->n || ldd % 4 || ldd > INT32_MAX || lda > INT32_MAX)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: lda = %zu, ldd = %zu: expected at least k = %zu and n = %zu, "
+                        "multiples of 8 (16 for E4M3 and NVFP4) and 4",
+                        lda, ldd, w->k, w->n);
+    return NIB_OK;
+}
+
+static nib_status check_pointers(const nib_gemm_product *p, nib_error *err) {
+    if (!p->a || !p->d || (uintptr_t)p->a % 16 || (uintptr_t)p->d % 16 || (uintptr_t)p->c % 16)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: a, d and c must be 16-byte aligned");
+    if ((p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA) && !p->a_scale)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: E4M3 activations need a_scale");
+    if (p->a_type == NIB_GEMM_NVFP4 && (!p->a_scale || !p->a_block_scale || (uintptr_t)p->a_block_scale % 4))
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_matmul: NVFP4 activations need a_scale and a_block_scale, 4-byte aligned");
+    return NIB_OK;
+}
+
 static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, product_plan *out, nib_error *err) {
     bool fp8 = p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA;
     bool split = p->a_type == NIB_GEMM_F16 || p->a_type == NIB_GEMM_F32;
     nib_gemm_mode mode = p->mode;
     memset(out, 0, sizeof *out);
     out->terms = 1;
+    NIB_TRY(check_form(p, err));
     if (mode == NIB_GEMM_AUTO && p->a_type == NIB_GEMM_NVFP4)
         mode = NIB_GEMM_W4A4;
     if ((p->a_type == NIB_GEMM_NVFP4) != (mode == NIB_GEMM_W4A4) && (p->a_type > NIB_GEMM_F32))
@@ -49,10 +87,14 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
         mode = NIB_GEMM_W4A8;
     if (mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && p->m <= 16)))
         mode = NIB_GEMM_W4A16;
-    NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, p->a_type == NIB_GEMM_BF16, p->m, p->weight->n, p->weight->k,
-                        &out->choice, err));
+    NIB_TRY(gemm_choose_on(g, mode, p->a_type == NIB_GEMM_BF16, p->m, p->weight->n, p->weight->k,
+                           &out->choice, err));
     gemm_kernel kernel = out->choice.kernel;
     if (kernel == GEMM_KERNEL_BLASLT) {
+        if (p->a_type == NIB_GEMM_NVFP4 && lda_of(p) != p->weight->k)
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "w4a4 on this GPU with NVFP4 activations: lda = %zu: expected k = %zu", lda_of(p),
+                            p->weight->k);
         out->native_bytes = native_bytes(p);
         return NIB_OK;
     }
@@ -101,29 +143,6 @@ size_t nib_gemm_workspace_bytes(const nib_gemm *g, const nib_gemm_product *p) {
     return plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes + plan.native_bytes;
 }
 
-static nib_status check_product(const nib_gemm_product *p, size_t lda, size_t ldd, nib_error *err) {
-    const nib_gemm_weight *w = p->weight;
-    if (p->m > INT32_MAX || p->d_type > NIB_GEMM_F32 ||
-        (p->a_type > NIB_GEMM_NVFP4 && p->a_type < GEMM_A_BF16_MMA) || p->a_type > GEMM_A_E4M3_MMA)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_gemm_matmul: m = %zu, type of a %d, of d %d: expected known types", p->m,
-                        (int)p->a_type, (int)p->d_type);
-    if (!p->a || !p->d || (uintptr_t)p->a % 16 || (uintptr_t)p->d % 16 || (uintptr_t)p->c % 16)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: a, d and c must be 16-byte aligned");
-    if (lda < w->k || lda % 8 || ((p->a_type == NIB_GEMM_E4M3 || p->a_type == NIB_GEMM_NVFP4) && lda % 16) ||
-        ldd < w->n || ldd % 4 || ldd > INT32_MAX || lda > INT32_MAX)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_gemm_matmul: lda = %zu, ldd = %zu: expected at least k = %zu and n = %zu, "
-                        "multiples of 8 (16 for E4M3 and NVFP4) and 4",
-                        lda, ldd, w->k, w->n);
-    if ((p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA) && !p->a_scale)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_matmul: E4M3 activations need a_scale");
-    if (p->a_type == NIB_GEMM_NVFP4 && (!p->a_scale || !p->a_block_scale || (uintptr_t)p->a_block_scale % 4))
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_gemm_matmul: NVFP4 activations need a_scale and a_block_scale, 4-byte aligned");
-    return NIB_OK;
-}
-
 static int launch(const gemm_choice *c, const gemm_task *t) {
     switch (c->kernel) {
     case GEMM_KERNEL_GEMV:
@@ -169,11 +188,11 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
                            void *stream, nib_error *err) {
     product_plan plan;
     const nib_gemm_weight *w = p->weight;
-    size_t lda = p->lda ? p->lda : w->k, ldd = p->ldd ? p->ldd : w->n;
+    size_t lda = lda_of(p), ldd = ldd_of(p);
     if (p->m == 0)
         return NIB_OK;
-    NIB_TRY(check_product(p, lda, ldd, err));
     NIB_TRY(make_plan(g, p, &plan, err));
+    NIB_TRY(check_pointers(p, err));
     size_t need =
         plan.prepared_bytes + plan.scale_bytes + plan.flag_bytes + plan.partial_bytes + plan.native_bytes;
     if (need > workspace_bytes || (need && (uintptr_t)workspace % 256))
@@ -252,11 +271,11 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
                             void *stream, nib_error *err) {
     const nib_gemm_product *q = &p->product;
     const nib_gemm_weight *w = q->weight;
-    size_t lda = q->lda ? q->lda : w->k, ldd = q->ldd ? q->ldd : w->n;
     (void)workspace, (void)workspace_bytes;
     if (q->m == 0 || p->n_experts == 0)
         return NIB_OK;
-    NIB_TRY(check_product(q, lda, ldd, err));
+    NIB_TRY(check_form(q, err));
+    NIB_TRY(check_pointers(q, err));
     if (p->n_experts > 1024 || !p->offsets || !p->packed || q->c || q->bias)
         return nib_fail(
             err, NIB_BAD_ARGUMENT,
@@ -270,10 +289,10 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
                    .n = (int)w->n,
                    .k = (int)w->k,
                    .groups = (int)gemm_groups(w->k),
-                   .lda = (int)lda,
+                   .lda = (int)lda_of(q),
                    .out = {.d = q->d,
                            .alpha = q->alpha != 0.0f ? q->alpha : 1.0f,
-                           .ldd = (int)ldd,
+                           .ldd = (int)ldd_of(q),
                            .type = (int)q->d_type},
                    .n_sms = g->n_sms,
                    .max_shared = g->max_shared,

@@ -105,7 +105,16 @@ static void test_a_mode_is_never_swapped(void **state) {
     for (int arch = 100; arch <= 103; arch += 3) {
         assert_int_equal(gemm_choose(arch, 148, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_OK);
         assert_true(c.kernel == GEMM_KERNEL_BLASLT && c.mode == NIB_GEMM_W4A4 && !c.run_here);
+        assert_int_equal(gemm_choose(arch, 148, NIB_GEMM_W4A4, true, 64, 4096, 4112, &c, &err),
+                         NIB_UNSUPPORTED);
+        assert_non_null(strstr(err.text, "k = 4112: expected a multiple of 32"));
     }
+    assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, 64, 4096, 4112, &c, &err), NIB_OK);
+    assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, (1u << 24) - 4096, 16, 4096, &c, &err),
+                     NIB_OK);
+    assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, (1u << 24) - 4095, 16, 4096, &c, &err),
+                     NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "at most 2^36 - 2^24 activations"));
     assert_int_equal(gemm_choose(75, 132, NIB_GEMM_AUTO, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no kernels"));
     assert_int_equal(gemm_choose(90, 132, NIB_GEMM_AUTO, true, 64, 4090, 4096, &c, &err), NIB_BAD_ARGUMENT);
@@ -179,6 +188,21 @@ static void test_explain_needs_no_gpu(void **state) {
     assert_non_null(strstr(text, "Not yet run on this GPU"));
     assert_int_equal(nib_gemm_explain(NULL, 0, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
                      NIB_BAD_ARGUMENT);
+}
+
+/* A context that found no cuBLASLt says so before a product is asked for; of another GPU it does not know. */
+static void test_explain_looks_for_the_library(void **state) {
+    (void)state;
+    char text[1024];
+    nib_error err;
+    nib_gemm g = {.arch = 100, .n_sms = 148, .name = "none"};
+    assert_int_equal(nib_gemm_explain(&g, 0, NIB_GEMM_W4A4, 64, 4096, 4096, text, sizeof text, &err),
+                     NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "libcublasLt.so.13"));
+    assert_int_equal(nib_gemm_explain(&g, 0, NIB_GEMM_W4A16, 64, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_int_equal(nib_gemm_explain(&g, 103, NIB_GEMM_W4A4, 64, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
 }
 
 static void test_word_is_a_permutation(void **state) {
@@ -256,6 +280,7 @@ int main(void) {
         cmocka_unit_test(test_few_shares_k),
         cmocka_unit_test(test_few_tokens_on_hopper),
         cmocka_unit_test(test_explain_needs_no_gpu),
+        cmocka_unit_test(test_explain_looks_for_the_library),
         cmocka_unit_test(test_word_is_a_permutation),
         cmocka_unit_test(test_pack_and_unpack),
         cmocka_unit_test(test_scale_tiles),

@@ -138,7 +138,7 @@ nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, n
     static const char *const names[] = {"BF16", "FP8", "FP8 per token", "NVFP4"};
     blaslt_product *p = calloc(1, sizeof *p);
     cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t best;
+    cublasLtMatmulHeuristicResult_t best; /* its state is its own, whatever the call says */
     cudaDataType type = s->kind == BLASLT_BF16    ? CUDA_R_16BF
                         : s->kind == BLASLT_NVFP4 ? CUDA_R_4F_E2M1
                                                   : CUDA_R_8F_E4M3;
@@ -155,7 +155,7 @@ nib_status blaslt_plan(blaslt *b, const blaslt_shape *s, blaslt_product **out, n
                 !b->heuristic(b->handle, p->desc, p->w, p->a, p->d, p->d, preference, 1, &best, &found);
     if (preference)
         b->preference_destroy(preference);
-    if (!good || !found) {
+    if (!good || !found || best.state != CUBLAS_STATUS_SUCCESS) {
         blaslt_free(p);
         return nib_fail(err, NIB_UNSUPPORTED,
                         "cuBLASLt has no %s product for m %zu, n %zu, k %zu on this GPU", names[s->kind],

@@ -3,8 +3,8 @@
  * Times of FP4 products beside cuBLASLt, as CSV, one shape a time.
  * usage: bench_gemm KINDS_MASK M,M,.. NxK ...     (the table of these: nibble gemm --bench)
  *        bench_gemm experts M,M,.. NxK ...        (8 of 128 experts a token)
- *        bench_gemm w4a8|w4a16 M,M,.. NxK ...     (Hopper: every tile and way to share K, activations
- * prepared) bench_gemm quantize ROWS,ROWS,.. COLUMNS ...
+ *        bench_gemm w4a8|w4a16 M,M,.. NxK ...     (Hopper: prepared, every tile and way to share K)
+ *        bench_gemm quantize ROWS,ROWS,.. COLUMNS ...
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -81,7 +81,8 @@ int main(int argc, char **argv) {
     size_t part = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 4) {
-        fprintf(stderr, "usage: bench_gemm KINDS_MASK|experts|w4a8|w4a16|quantize M,M,.. NxK ...\n");
+        fprintf(stderr, "usage: bench_gemm KINDS_MASK|experts|w4a8|w4a16 M,M,.. NxK ...\n"
+                        "       bench_gemm quantize ROWS,ROWS,.. COLUMNS ...\n");
         return 2;
     }
     if (bench_open(0, &b, &facts, &err) != NIB_OK) {

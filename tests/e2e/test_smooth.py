@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """nibble quantize --format bf16 --smooth: the network computes the same numbers, and loses less in four bits."""
+import filecmp
 import json
 
 import pytest
@@ -61,6 +62,8 @@ def test_powers_of_two(nibble, tmp_path, text):
     """Every value is the source's times a power of two, one for a channel, and the norm's the other way."""
     source = with_large_channels(make_model(tmp_path / "source"))
     nibble("quantize", source, tmp_path / "smooth", "--format", "bf16", "--smooth", "--calib", text)
+    nibble("quantize", source, tmp_path / "three", "--format", "bf16", "--smooth", "--calib", text, "--threads", 3)
+    assert filecmp.cmp(tmp_path / "smooth" / "model.safetensors", tmp_path / "three" / "model.safetensors", shallow=False)
     before, after = (safetensors_numpy.load_file(d / "model.safetensors") for d in (source, tmp_path / "smooth"))
     moved = 0
     for layer in range(LAYERS):

@@ -38,10 +38,19 @@ static bool has_direct(const matmul_job *job, const pack_part *p) {
     return is_int8(job, p) && job->k->matmul.direct8[p->kind];
 }
 
+/* The kernel for one row of activations and P's rows as the file has them, if the rung has one. */
+static bool has_gemv_rows(const matmul_job *job, const pack_part *p) {
+    return p->kind == PACK_ROWS && !p->source.tile_scales && job->k->matmul.gemv_rows[p->source.dtype];
+}
+
+/* Rows of activations that P is multiplied with group by group. */
+static size_t group_rows(const matmul_job *job, const pack_part *p) {
+    return has_direct(job, p) ? MATMUL_DIRECT : has_gemv_rows(job, p) ? MATMUL_IN_TURN : 1;
+}
+
 /* Whether part P (gated: and the part after it) is multiplied group by group. */
 static bool by_groups(const matmul_job *job, const pack_part *p) {
-    return job->n_rows == 1 ||
-           (job->n_rows <= MATMUL_DIRECT && has_direct(job, p) && (!job->gated || has_direct(job, p + 1)));
+    return job->n_rows <= group_rows(job, p) && (!job->gated || job->n_rows <= group_rows(job, p + 1));
 }
 
 static size_t part_units(const matmul_job *job, const pack_part *p) {
@@ -230,23 +239,23 @@ static void sum_any(const matmul_job *job, const pack_part *p, size_t first, siz
         sum_rows(job, p, first + i, min(step, n - i), token, n_tokens, acc + i, scratch);
 }
 
-/* The kernel that takes groups of P straight from memory, if the rung has one; sums of ROWS rows into ACC. */
+/* The kernel that takes groups of P straight from memory, if the rung has one; sums of ROWS rows with one row
+ * of activations into ACC. */
 static bool gemv(const matmul_job *job, const pack_part *p, size_t group, size_t n_groups, size_t rows,
-                 float *acc) {
+                 const float *x, float *acc) {
     const matmul_kernels *m = &job->k->matmul;
     size_t row_bytes;
     if (is_int8(job, p))
         return false;
     if (p->kind != PACK_ROWS) {
         if (m->gemv32[p->kind])
-            m->gemv32[p->kind](acc, p, group, n_groups, job->a->f32);
+            m->gemv32[p->kind](acc, p, group, n_groups, x);
         return m->gemv32[p->kind];
     }
-    if (p->source.tile_scales || !m->gemv_rows[p->source.dtype] ||
-        !dtype_bytes(p->source.dtype, p->cols, &row_bytes))
+    if (!has_gemv_rows(job, p) || !dtype_bytes(p->source.dtype, p->cols, &row_bytes))
         return false;
     const uint8_t *w = (const uint8_t *)p->source.data + group * PACK_LANES * row_bytes;
-    m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, job->a->f32, p->cols);
+    m->gemv_rows[p->source.dtype](acc, w, row_bytes, rows, x, p->cols);
     return true;
 }
 
@@ -259,7 +268,14 @@ static void sum_groups(const matmul_job *job, const pack_part *p, size_t group, 
                                         job->a->stride / ACT_BLOCK, job->n_rows);
         return;
     }
-    if (gemv(job, p, group, n_groups, rows, acc))
+    if (job->n_rows > 1) { /* in turn, while a group is in the cache */
+        for (size_t i = 0; i < rows; i += PACK_LANES)
+            for (size_t t = 0; t < job->n_rows; t++)
+                gemv(job, p, group + i / PACK_LANES, 1, min(PACK_LANES, rows - i), act_row(job->a, t),
+                     acc + t * stride + i);
+        return;
+    }
+    if (gemv(job, p, group, n_groups, rows, job->a->f32, acc))
         return;
     for (size_t i = 0; i < rows; i += MATMUL_TILE)
         sum_any(job, p, group * PACK_LANES + i, min(MATMUL_TILE, rows - i), 0, 1, MATMUL_FEW, acc + i,

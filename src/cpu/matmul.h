@@ -34,6 +34,7 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 #define MATMUL_TILE     32   /* rows of a tile: two groups of pack.h */
 #define MATMUL_TOKENS   128  /* rows of the activation that a unit takes at most */
 #define MATMUL_DIRECT   16   /* rows of the activation that are multiplied straight from packed memory */
+#define MATMUL_IN_TURN  3    /* rows of the activation that meet rows of a file one after the other */
 #define MATMUL_BLOCKS8  32   /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
 #define MATMUL_BLOCKS32 16   /* in an FP32 tile */
 #define MATMUL_ROWS     16   /* rows of a tile of a PACK_ROWS part */

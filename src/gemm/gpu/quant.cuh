@@ -218,17 +218,26 @@ template <class T> GEMM_DEV void expand_block(const uint32_t *w, float *x) {
     }
 }
 
-template <class T> GEMM_DEV void load_words(const T *p, uint32_t *w) {
+/* A plain load that stays behind dependency_wait. */
+GEMM_DEV uint4 load_written(const uint4 *p) {
+    uint4 v;
+    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+/* CONST: nothing writes them while the kernel runs, which is not so for a dependent launch's input: the kernel before writes
+ * it, and the one may begin before the other has ended. */
+template <bool CONST, class T> GEMM_DEV void load_words(const T *p, uint32_t *w) {
 #pragma unroll
     for (int i = 0; i < (int)sizeof(T); i++) {
-        const uint4 v = __ldg((const uint4 *)p + i);
+        const uint4 *at = (const uint4 *)p + i, v = CONST ? __ldg(at) : load_written(at);
         w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
     }
 }
 
-template <class T> GEMM_DEV void load_block(const T *p, float *x) {
+template <bool CONST, class T> GEMM_DEV void load_block(const T *p, float *x) {
     uint32_t w[sizeof(T) * 4];
-    load_words(p, w);
+    load_words<CONST>(p, w);
     expand_block<T>(w, x);
 }
 
@@ -259,7 +268,7 @@ template <class T, int METHOD> GEMM_DEV uint64_t quantize_words(const uint32_t *
 
 template <class T, int METHOD> GEMM_DEV uint64_t quantize_block(const T *p, float tensor_scale, float amax, uint32_t *scale) {
     uint32_t w[sizeof(T) * 4];
-    load_words(p, w);
+    load_words<true>(p, w);
     return quantize_words<T, METHOD>(w, tensor_scale, amax, scale);
 }
 

@@ -168,7 +168,7 @@ template <class T> static __global__ void __launch_bounds__(256) find_amax(const
     uint32_t most = 0;
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n16; i += (size_t)gridDim.x * blockDim.x) {
         float v[16];
-        load_block(x + i * 16, v);
+        load_block<true>(x + i * 16, v);
         most = max(most, __float_as_uint(block_amax(v)));
     }
     most = __reduce_max_sync(~0u, most);

@@ -51,7 +51,7 @@ GEMM_DEV uint32_t e4m3_four(float a, float b, float c, float d) {
 
 template <class T> GEMM_DEV void load_or_zero(const T *row, int b, int k, float *x) {
     if (b < k / 16)
-        load_block(row + b * 16, x);
+        load_block<false>(row + b * 16, x);
     else
         for (int i = 0; i < 16; i++)
             x[i] = 0.0f;
@@ -119,7 +119,7 @@ static __global__ void __launch_bounds__(THREADS, 4) /* 64 registers: so many ha
         const int b = threadIdx.x + j * THREADS;
 #pragma unroll
         for (int i = 0; i < (int)sizeof(T); i++) {
-            const uint4 v = b < blocks ? __ldg((const uint4 *)(row + b * 16) + i) : make_uint4(0, 0, 0, 0);
+            const uint4 v = b < blocks ? load_written((const uint4 *)(row + b * 16) + i) : make_uint4(0, 0, 0, 0);
             kept[j][4 * i] = v.x, kept[j][4 * i + 1] = v.y, kept[j][4 * i + 2] = v.z, kept[j][4 * i + 3] = v.w;
         }
     }
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS, 4) /* 64 registers: so many ha
     }
     for (int b = threadIdx.x + KEEP * THREADS; b < blocks; b += THREADS) {
         float v[16];
-        load_block(row + b * 16, v);
+        load_block<false>(row + b * 16, v);
         most = max(most, __float_as_uint(block_amax(v)));
     }
     const float amax = block_max(most), up = amax > 0.0f ? 448.0f / amax : 1.0f;

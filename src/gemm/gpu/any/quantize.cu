@@ -33,7 +33,7 @@ static __global__ void __launch_bounds__(256, resident<T, METHOD>()) quantize_bl
         size_t from = (size_t)id * 16;
         if (!a.dense) /* a division costs as much as two values */
             from = (size_t)(id / a.blocks) * a.ldx + (id % a.blocks) * 16;
-        load_words((const T *)a.x + from, next);
+        load_words<true>((const T *)a.x + from, next);
     };
     unsigned id = blockIdx.x * blockDim.x + threadIdx.x;
     if (id < all)
@@ -55,7 +55,7 @@ template <class T> static __global__ void __launch_bounds__(256) find_row_amax(c
     const size_t all = (size_t)a.rows * a.blocks;
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < all; i += (size_t)gridDim.x * blockDim.x) {
         float v[16];
-        load_block((const T *)a.x + i / a.blocks * a.ldx + i % a.blocks * 16, v);
+        load_block<true>((const T *)a.x + i / a.blocks * a.ldx + i % a.blocks * 16, v);
         most = max(most, __float_as_uint(block_amax(v)));
     }
     most = __reduce_max_sync(~0u, most);

@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
         const int count = r.last - r.first;
         float token_scale = 0.0f, d[TOKENS / 2];
         if (E4M3 && threadIdx.x < TOKENS)
-            token_scale = __ldg(a.out.token_scale + r.token_tile * TOKENS + threadIdx.x);
+            token_scale = __ldcg(a.out.token_scale + r.token_tile * TOKENS + threadIdx.x);
 #pragma unroll
         for (int i = 0; i < TOKENS / 2; i++) /* so that ptxas sees no use of the run before's (C7514) */
             d[i] = 0.0f;

@@ -7,6 +7,7 @@
 #include "gemm/scale_tile.h"
 
 #define GRID 1584 /* whole waves of 2, 4 or 6 blocks on each of 132 multiprocessors */
+static_assert(GRID * 256u <= UINT32_MAX - GEMM_MOST_BLOCKS, "a block's number and a step more are 32 bits");
 
 struct quantize_args {
     const void *x;
@@ -26,7 +27,7 @@ template <class T, int METHOD> constexpr int resident() {
 
 template <class T, int METHOD>
 static __global__ void __launch_bounds__(256, resident<T, METHOD>()) quantize_blocks(const quantize_args a) {
-    const unsigned all = (unsigned)a.rows * a.blocks, step = gridDim.x * blockDim.x; /* 2^36 values at most: checked by the call */
+    const unsigned all = (unsigned)a.rows * a.blocks, step = gridDim.x * blockDim.x;
     const float tensor_scale = a.tensor_scale[0], amax = METHOD == NIB_GEMM_FOUR_OVER_SIX ? a.tensor_scale[1] : 0.0f;
     uint32_t next[sizeof(T) * 4];
     auto load = [&](unsigned id) {
@@ -43,14 +44,14 @@ static __global__ void __launch_bounds__(256, resident<T, METHOD>()) quantize_bl
 #pragma unroll
         for (int i = 0; i < (int)sizeof(T) * 4; i++)
             w[i] = next[i];
-        if (id + step < all && id + step > id) /* on its way while this one is computed */
+        if (id + step < all) /* on its way while this one is computed */
             load(id + step);
         a.codes[id] = quantize_words<T, METHOD>(w, tensor_scale, amax, &scale);
         a.scales[a.tiles ? gemm_scale_place(id / a.blocks, id % a.blocks, a.blocks) : id] = (uint8_t)scale;
     }
 }
 
-template <class T> static __global__ void __launch_bounds__(256) find_row_amax(const quantize_args a, uint32_t *amax) {
+template <class T> static __global__ void __launch_bounds__(256) find_amax(const quantize_args a, uint32_t *amax) {
     uint32_t most = 0;
     const size_t all = (size_t)a.rows * a.blocks;
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < all; i += (size_t)gridDim.x * blockDim.x) {
@@ -70,7 +71,7 @@ static __global__ void finish_scale(float *tensor_scale, int method) {
 template <class T> static int quantize_typed(const nib_gemm_quantize_args *q, quantize_args a, cudaStream_t stream) {
     if (!q->given_scale) {
         cudaMemsetAsync(q->tensor_scale + 1, 0, 4, stream);
-        find_row_amax<T><<<1056, 256, 0, stream>>>(a, (uint32_t *)q->tensor_scale + 1);
+        find_amax<T><<<1056, 256, 0, stream>>>(a, (uint32_t *)q->tensor_scale + 1);
         finish_scale<<<1, 1, 0, stream>>>(q->tensor_scale, q->method);
     }
     const unsigned grid = (unsigned)min(((size_t)a.rows * a.blocks + 255) / 256, (size_t)GRID);

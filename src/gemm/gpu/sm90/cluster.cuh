@@ -13,12 +13,6 @@ GEMM_DEV uint32_t cluster_rank() {
     return r;
 }
 
-GEMM_DEV uint32_t cluster_size() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
-    return r;
-}
-
 GEMM_DEV uint32_t in_block(uint32_t address, uint32_t rank) { /* the same place of another block's shared memory */
     uint32_t a;
     asm volatile("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(a) : "r"(address), "r"(rank));

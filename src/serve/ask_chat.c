@@ -94,6 +94,19 @@ static bool check_calls(const json_t *calls, const char *where, api_error *e) {
     return true;
 }
 
+/* A template would write whatever it is. */
+static bool check_texts(const json_t *message, size_t i, api_error *e) {
+    static const char *const texts[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
+    char name[64];
+    for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
+        const json_t *text = json_object_get(message, texts[k]);
+        snprintf(name, sizeof name, "messages[%zu].%s", i, texts[k]);
+        if (text && !json_is_null(text) && !json_is_string(text))
+            return api_error_set(e, API_INVALID, name, "'%s' must be a string", name);
+    }
+    return true;
+}
+
 const char *const ask_roles[] = {"system", "developer", "user", "assistant", "tool", "function", NULL};
 
 /* A role that no API has may be one of the model's (answer_roles.h), but hardly when it looks like one of
@@ -113,7 +126,7 @@ static bool check_message(json_t *message, size_t i, api_error *e) {
     snprintf(name, sizeof name, "messages[%zu]", i);
     if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
         return api_error_set(e, API_INVALID, name, "'%s' must be an object with a role", name);
-    if (!fields_known(message, message_fields, name, e) ||
+    if (!fields_known(message, message_fields, name, e) || !check_texts(message, i, e) ||
         !check_calls(json_object_get(message, "tool_calls"), name, e))
         return false;
     const char *role = json_string_value(json_object_get(message, "role"));

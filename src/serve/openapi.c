@@ -14,9 +14,9 @@ static const struct {
 } forms[] = {
     {"messages",
      "{'type': 'array', 'minItems': 1, 'items': {'type': 'object', 'required': ['role', 'content'], "
-     "'properties': {'role': {'type': 'string'}, 'name': {'type': 'string'}, "
-     "'tool_calls': {'type': 'array'}, 'tool_call_id': {'type': 'string'}, "
-     "'reasoning_content': {'type': 'string'}, "
+     "'properties': {'role': {'type': 'string'}, 'name': {'type': ['string', 'null']}, "
+     "'tool_calls': {'type': ['array', 'null']}, 'tool_call_id': {'type': ['string', 'null']}, "
+     "'reasoning_content': {'type': ['string', 'null']}, "
      "'content': {'anyOf': [{'type': 'string'}, {'type': 'array', 'items': {'type': 'object', "
      "'required': ['type', 'text'], 'properties': {'type': {'const': 'text'}, "
      "'text': {'type': 'string'}}}}]}}}}"},

@@ -53,8 +53,15 @@ static nib_status read_set(tuned *t, nib_error *err) {
     const tokenizer *words = t->l->words;
     if (!t->calib)
         return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
-    if (tuned_is_chats(t->calib))
-        return tuned_read_chats(&t->set, t->l, t->calib, t->max_tokens, err);
+    if (tuned_is_chats(t->calib)) {
+        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->max_tokens, err));
+        return t->set.n_windows > 1
+                   ? NIB_OK
+                   : nib_fail(err, NIB_BAD_ARGUMENT,
+                              "%s: makes one window to calibrate with; expected 2 at least (more "
+                              "conversations), since one is held out to judge",
+                              t->calib);
+    }
     NIB_TRY(tuned_open_text(&map, t->calib, err));
     const nib_status status =
         calib_set_text(&t->set, words, (const char *)map.bytes, map.size, t->max_tokens, err);

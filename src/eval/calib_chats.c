@@ -8,16 +8,15 @@
 
 /* One line's conversation. */
 static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *c, const char *line, size_t n,
-                              size_t max_tokens, const char *where, nib_error *err) {
+                              size_t max_tokens, nib_error *err) {
     json_t *whole;
-    NIB_TRY(json_read(&whole, line, n, where, err));
+    NIB_TRY(json_read(&whole, line, n, "this conversation", err));
     const json_t *messages = json_is_object(whole) ? json_object_get(whole, "messages") : whole;
     chat_request q = {.messages = messages, .no_generation_prompt = true};
     chat_prompt prompt = {0};
     token_list list = {0};
-    nib_status status = messages
-                            ? chat_render(c, &q, &prompt, err)
-                            : nib_fail(err, NIB_BAD_FILE, "%s: expected an object with \"messages\"", where);
+    nib_status status = messages ? chat_render(c, &q, &prompt, err)
+                                 : nib_fail(err, NIB_BAD_FILE, "expected an object with \"messages\"");
     if (status == NIB_OK)
         status = chat_encode(words, &prompt, &list, err);
     size_t room = max_tokens ? max_tokens - s->n_tokens : list.n;
@@ -32,14 +31,20 @@ static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *
 nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, const char *lines,
                            size_t bytes, size_t max_tokens, const char *where, nib_error *err) {
     const char *end = lines + bytes;
-    while (lines < end && (max_tokens == 0 || s->n_tokens < max_tokens)) {
+    for (size_t line = 1; lines < end && (max_tokens == 0 || s->n_tokens < max_tokens); line++) {
         const char *stop = memchr(lines, '\n', (size_t)(end - lines));
         size_t n = (size_t)((stop ? stop : end) - lines), blanks = 0;
+        nib_error problem = {{0}};
         while (blanks < n && strchr(" \t\r", lines[blanks]))
             blanks++;
-        if (blanks < n)
-            NIB_TRY(append_chat(s, words, c, lines, n, max_tokens, where, err));
+        const nib_status status =
+            blanks < n ? append_chat(s, words, c, lines, n, max_tokens, &problem) : NIB_OK;
+        if (status != NIB_OK)
+            return nib_fail(err, status, "%s: line %zu: %s", where, line, problem.text);
         lines += n + 1;
     }
+    if (s->n_tokens == 0)
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: holds no conversation; expected one a line, {\"messages\": [...]}", where);
     return NIB_OK;
 }

@@ -25,7 +25,7 @@ nib_status calib_set_text(calib_set *s, const tokenizer *words, const char *text
 
 /* Appends conversations, one JSON object or list a line: {"messages": [...]} or the messages themselves;
  * a conversation is a window, or several when it is long. Stops after MAX_TOKENS (0: all). WHERE names the
- * file in sentences. */
+ * file in sentences. None at all: NIB_BAD_FILE. */
 nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, const char *lines,
                            size_t bytes, size_t max_tokens, const char *where, nib_error *err);
 

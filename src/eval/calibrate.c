@@ -216,6 +216,7 @@ static nib_status run(calibration *c, const tokenizer *words, nib_error *err) {
         c->set = c->o->set;
     else
         NIB_TRY(cut_text(c, words, err));
+    assert(c->set->n_windows > 0);
     NIB_TRY(check_ids(c, err));
     NIB_TRY(sums_new(c, err));
     return run_all(c, err);

@@ -183,10 +183,29 @@ def test_conversations(nibble, smollm2, tmp_path, method):
     talk.write_text("\n".join(lines) + "\n[1, 2\n")
     flags = ["--method", method, "--calib", talk, "--keep", "blk.[1-9]*", "--json"]
     done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
-    assert done.returncode == 1 and "talk.jsonl" in done.stderr
+    assert done.returncode == 1 and f"{talk}: line 13: " in done.stderr
+    talk.write_text("\n".join([*lines, '{"messages": [{"role": "user"}]}']))
+    done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
+    assert done.returncode == 1 and f"{talk}: line 13: " in done.stderr
     talk.write_text("\n".join(lines) + "\n\n")
     report = json.loads(nibble("quantize", smollm2, tmp_path / "out.gguf", *flags).stdout)
     assert len(report["chosen"]) == (7 if method == "local" else 0) and report["calibration_tokens"] > 12 * 20
+
+
+@pytest.mark.parametrize("lines, words", [("\n", "holds no conversation"), ("", "talk.jsonl"),
+                                          ('{"messages": [{"role": "user", "content": "Hi"}]}\n', "2 at least")])
+def test_too_few_conversations(nibble, smollm2, tmp_path, lines, words):
+    talk, out = tmp_path / "talk.jsonl", tmp_path / "out.gguf"
+    talk.write_text(lines)
+    commands = [["quantize", smollm2, out, "--format", "bf16", "--smooth", "--calib", talk]]
+    if "2 at least" not in words:  # weighing takes one
+        commands += [["calibrate", smollm2, "--text", talk, "-o", out],
+                     ["quantize", smollm2, out, "--method", "weighted", "--calib", talk],
+                     ["quantize", smollm2, out, "--bits", 5, "--method", "rtn", "--calib", talk]]
+    for command in commands:
+        done = nibble(*command, check=False)
+        assert done.returncode == 1 and f"{talk}: " in done.stderr and words in done.stderr, (command, done.stderr)
+        assert not out.exists()
 
 
 def test_memory_is_that_of_a_layer(nibble_path, tmp_path, text):

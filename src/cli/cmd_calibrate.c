@@ -111,6 +111,7 @@ static nib_status run(const calibrate_args *a, ui_bar *bar, nib_error *err) {
     loaded *l;
     NIB_TRY(files_check_output(a->out, a->model, err));
     NIB_TRY(files_check_output(a->out, a->text, err));
+    NIB_TRY(files_try_output(a->out, err));
     if (a->text && !tuned_is_chats(a->text))
         NIB_TRY(tuned_open_text(&map, a->text, err));
     nib_status status = loaded_open(&l, a->model, &compute, &needs, err);

@@ -176,6 +176,22 @@ static uint64_t parse_size(const struct argp_state *state, const char *text) {
     return 0;
 }
 
+static const char *without_dots(const char *path) {
+    while (strncmp(path, "./", 2) == 0)
+        path += 2 + strspn(path + 2, "/");
+    return path;
+}
+
+/* Whether PATH is OUT, or lies in the directory OUT. */
+static bool lies_at(const char *path, const char *out) {
+    path = without_dots(path);
+    out = without_dots(out);
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/')
+        n--;
+    return n && strncmp(path, out, n) == 0 && (path[n] == 0 || path[n] == '/');
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     bool gguf;
     if (!a->in || !a->out)
@@ -228,6 +244,9 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--apart is about what --bits or --size chooses; both are missing");
     if (a->save_plan && !has_budget(a))
         argp_error(state, "--save-plan writes what --bits or --size chooses; both are missing");
+    if (a->save_plan && lies_at(a->save_plan, a->out))
+        argp_error(state, "--save-plan %s lies where OUT, %s, is written; write it beside OUT", a->save_plan,
+                   a->out);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 
@@ -534,12 +553,12 @@ static nib_status print(const quantize_session *s, nib_error *err) {
 
 /* ---- all of it ---- */
 
-/* The plan replaces nothing that is read; convert sees to OUT. */
+/* The plan replaces nothing that is read, and can be written; convert sees to OUT. */
 static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
     const char *const read[] = {a->in, a->calib, a->imatrix};
     for (size_t i = 0; a->save_plan && i < sizeof read / sizeof *read; i++)
         NIB_TRY(files_check_output(a->save_plan, read[i], err));
-    return NIB_OK;
+    return a->save_plan ? files_try_output(a->save_plan, err) : NIB_OK;
 }
 
 static nib_status run(quantize_session *s, nib_error *err) {

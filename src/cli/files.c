@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "base/utf8.h"
 
 nib_status files_read_stream(FILE *stream, const char *name, char **out, size_t *n, nib_error *err) {
@@ -74,6 +75,13 @@ nib_status files_check_output(const char *out, const char *source, nib_error *er
     struct stat a, b;
     if (source && stat(out, &a) == 0 && stat(source, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%s: is what is read; write the output elsewhere", out);
+    return NIB_OK;
+}
+
+nib_status files_try_output(const char *out, nib_error *err) {
+    outfile *file;
+    NIB_TRY(outfile_open(&file, out, err));
+    outfile_abandon(file);
     return NIB_OK;
 }
 

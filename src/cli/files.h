@@ -22,6 +22,8 @@ nib_status files_read_json(const char *path, json_t **out, nib_error *err);
 /* NIB_BAD_ARGUMENT where writing OUT would replace SOURCE, a file that is read, or a directory (NULL: none).
  */
 nib_status files_check_output(const char *out, const char *source, nib_error *err);
+/* Whether the file OUT can be written, before what it is to hold is computed. Leaves nothing behind. */
+nib_status files_try_output(const char *out, nib_error *err);
 /* Whether PATH is the name of a template's file, not a model's. */
 bool files_is_template(const char *path);
 

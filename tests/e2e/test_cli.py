@@ -116,6 +116,8 @@ def test_help_lists_commands_with_examples(nibble):
     ["quantize", "m", "n", "--bits", "4"],
     ["quantize", "m", "n", "--bits", "5", "--plan", "p"],
     ["quantize", "m", "n", "--save-plan", "p"],
+    ["quantize", "m", "n.gguf", "--bits", "5", "--save-plan", "./n.gguf"],
+    ["quantize", "m", "n/", "--bits", "5", "--save-plan", "n/plan.json"],
     ["quantize", "m", "n", "--apart"],
     ["quantize", "m", "n", "--bits", "5", "--format", "fp8"],
 ])

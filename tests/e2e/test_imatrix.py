@@ -93,3 +93,13 @@ def test_no_half_file(made, nibble):
     root, _ = made
     done = nibble("calibrate", root / "source", "--text", root / "none", "-o", root / "half.gguf", check=False)
     assert done.returncode == 1 and "none" in done.stderr and not (root / "half.gguf").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_first(made, nibble, smollm2, tmp_path):
+    """Before what would take a minute is computed."""
+    root, _ = made
+    done = nibble("calibrate", smollm2, "-o", tmp_path / "none" / "im.gguf", check=False, timeout=5)
+    assert done.returncode == 1 and "im.gguf: cannot be created" in done.stderr
+    done = nibble("quantize", smollm2, tmp_path / "out.gguf", "--bits", 5, "--save-plan", tmp_path / "none" / "p.json",
+                  check=False, timeout=5)
+    assert done.returncode == 1 and "p.json: cannot be created" in done.stderr and not list(tmp_path.iterdir())

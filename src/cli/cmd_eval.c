@@ -75,7 +75,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_WEIGHTS:
         if (!weight_format_parse(&a->format, arg))
-            argp_error(state, "--weights takes ELEMENT[:GROUP[:SCALE]][:best] as --help says, not '%s'", arg);
+            argp_error(
+                state,
+                "--weights takes ELEMENT[:GROUP[:SCALE]][:best] as --help says, groups being powers of two "
+                "from 8 to 4096, not '%s'",
+                arg);
         a->weights = arg;
         return 0;
     case KEY_JSON:
@@ -97,7 +101,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (!a->kld && (a->base || a->save_base))
             argp_error(state, "--base and --save-base belong to kld");
         if (a->kld && !a->base == !a->save_base)
-            argp_error(state, "kld needs one of --base and --save-base");
+            argp_error(state, a->base ? "--base compares and --save-base stores; kld does one of them"
+                                      : "kld needs --base or --save-base");
         n_ctx = a->n_ctx ? a->n_ctx : a->base ? 0 : DEFAULT_CTX; /* a base's file has its own */
         if (a->compute.options.max_model_len && n_ctx > a->compute.options.max_model_len)
             argp_error(state, TOO_LONG, n_ctx, a->compute.options.max_model_len);
@@ -157,7 +162,7 @@ static nib_status open_model(loaded **out, const char *path, emulated compute, i
     NIB_TRY(loaded_open(out, path, o, &needs, err));
     if (needs.be)
         (*out)->threads = cpu_threads(needs.be);
-    return NIB_OK;
+    return emulated_check(&compute, *out, err);
 }
 
 /* The base computes exactly whatever MODEL's flags are; threads and CPU rung stay. */
@@ -257,6 +262,8 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
         printf(",\n  \"activations\": \"%s\",\n  \"kv_cache_dtype\": \"%s\",\n  \"text\": ",
                emulated_activations_name(&a->compute, l), emulated_kv_name(&a->compute, l));
         ui_json_string(stdout, a->text);
+        if (a->compute.rotate_qk)
+            printf(",\n  \"rotate_qk\": %d", emulated_order(&a->compute, l));
         printf(",\n  \"ctx\": %d,\n  \"chunks\": %d,\n  \"scored\": %zu,\n  \"seconds\": %.2f", s->text.n_ctx,
                s->text.n_chunks, n_scored, seconds);
         return;
@@ -264,7 +271,10 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
     printf("model      %s\n", a->model);
     if (a->weights)
         printf("weights    linear layers rounded to %s, %.3f bits\n", a->weights, s->weight_bits);
-    printf("computed   %s, KV cache %s\n", l->be->path, emulated_kv_name(&a->compute, l));
+    printf("computed   %s, KV cache %s", l->be->path, emulated_kv_name(&a->compute, l));
+    if (a->compute.rotate_qk)
+        printf(" by a matrix of order %d", emulated_order(&a->compute, l));
+    putchar('\n');
     if (s->base)
         printf("base       %s (%s, KV cache %s)\n", a->base, s->base->be->path,
                cli_kv_name(s->base->options.kv_cache));

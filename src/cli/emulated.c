@@ -10,7 +10,10 @@
 #include "cli/cli.h"
 
 enum { KEY_ACTIVATIONS = 0x4000, KEY_KV, KEY_ROTATE };
-enum { MAX_ORDER = 1024 }; /* of a Hadamard matrix: a head is smaller */
+enum {
+    MAX_ORDER = 1024,
+    WHOLE_HEAD = 2 * MAX_ORDER
+}; /* of a Hadamard matrix: no head is larger than MAX_ORDER */
 
 static const struct argp_option options[] = {
     {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|nvfp4-4over6|mxfp4", 0,
@@ -23,10 +26,10 @@ static const struct argp_option options[] = {
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32|nvfp4", 0,
      "How keys and values are stored (default bf16, on a GPU fp8); nvfp4 is emulated on the CPU", 10},
     {"rotate-qk", KEY_ROTATE, "N", OPTION_ARG_OPTIONAL,
-     "Turn queries and keys by a Hadamard matrix of order N (default: a head's size) before keys are stored, "
-     "which "
-     "changes no score but spreads "
-     "what stands out (with --kv-cache-dtype nvfp4)",
+     "Turn queries and keys by a Hadamard matrix of order N, a power of two that divides a head's size "
+     "(default: "
+     "the largest), before keys are stored, which changes no score but spreads what stands out (with "
+     "--kv-cache-dtype nvfp4)",
      10},
     {0}};
 
@@ -98,7 +101,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_kv(e, state, arg);
         return 0;
     case KEY_ROTATE:
-        e->rotate_qk = arg ? (int)cli_integer_flag(state, "--rotate-qk", arg, 2, MAX_ORDER) : MAX_ORDER;
+        e->rotate_qk = arg ? (int)cli_integer_flag(state, "--rotate-qk", arg, 2, MAX_ORDER) : WHOLE_HEAD;
         if (e->rotate_qk & (e->rotate_qk - 1))
             argp_error(state, "--rotate-qk takes a power of two, not '%s'", arg);
         return 0;
@@ -125,6 +128,21 @@ nib_status emulated_backend(backend **out, const emulated *e, nib_error *err) {
                                    .round_kv = e->round_kv,
                                    .rotate_qk = e->rotate_qk},
                     err);
+}
+
+nib_status emulated_check(const emulated *e, const loaded *l, nib_error *err) {
+    const int dim = l->file->hp.head_dim;
+    if (e->rotate_qk && e->rotate_qk != WHOLE_HEAD && dim % e->rotate_qk != 0)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "--rotate-qk=%d does not divide the heads' size of %s, which is %d; expected %d or less",
+            e->rotate_qk, l->file->path, dim, dim & -dim);
+    return NIB_OK;
+}
+
+int emulated_order(const emulated *e, const loaded *l) {
+    const int dim = l->file->hp.head_dim, most = dim & -dim;
+    return e->rotate_qk < most ? e->rotate_qk : most;
 }
 
 const char *emulated_activations_name(const emulated *e, const loaded *l) {

@@ -24,6 +24,12 @@ extern const struct argp emulated_argp;
 /* What computes where something is emulated, to be closed by its owner; else *out is NULL. */
 nib_status emulated_backend(backend **out, const emulated *e, nib_error *err);
 
+/* L, which is open, can be computed so: --rotate-qk fits its heads. */
+nib_status emulated_check(const emulated *e, const loaded *l, nib_error *err);
+
+/* Of the matrix that queries and keys are multiplied with; 0: none. */
+int emulated_order(const emulated *e, const loaded *l);
+
 /* What L computes with: "f32", "nvfp4", ...; "bf16", "nvfp4-rotated", ... */
 const char *emulated_activations_name(const emulated *e, const loaded *l);
 const char *emulated_kv_name(const emulated *e, const loaded *l);

@@ -108,11 +108,15 @@ bool weight_format_parse(weight_format *out, const char *name) {
            (out->scale < FSCALE_E4M3 && !(out->best && out->group == FORMAT_TENSOR));
 }
 
+/* Columns under one scale in a row of COLS, the group of a whole tensor being that row's share of it. */
+static size_t group_columns(const weight_format *f, size_t cols) {
+    return f->group > FORMAT_TENSOR && f->group < cols ? f->group : cols;
+}
+
 double weight_format_bits(const weight_format *f, size_t cols) {
     const double of_scale = f->scale == FSCALE_F32 ? 32 : f->scale == FSCALE_F16 ? 16 : 8;
     const double bits = f->element < ELEMENT_E4M3 ? 4 : 8;
-    return f->group == FORMAT_TENSOR ? bits
-                                     : bits + of_scale / (double)(f->group == FORMAT_ROW ? cols : f->group);
+    return f->group == FORMAT_TENSOR ? bits : bits + of_scale / (double)group_columns(f, cols);
 }
 
 /* ---- elements ---- */
@@ -210,7 +214,7 @@ static void round_group(const weight_format *f, float *x, size_t n, float amax, 
 }
 
 void weight_format_row(const weight_format *f, float *x, size_t n, float tensor_amax) {
-    const size_t group = f->group == FORMAT_ROW || f->group == FORMAT_TENSOR || f->group > n ? n : f->group;
+    const size_t group = group_columns(f, n);
     for (size_t at = 0; at < n; at += group) {
         const size_t few = n - at < group ? n - at : group;
         round_group(f, x + at, few, f->group == FORMAT_TENSOR ? tensor_amax : amax_of(x + at, few),

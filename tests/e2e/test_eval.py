@@ -69,6 +69,11 @@ def test_emulated_cache(nibble, tiny, text):
     assert plain["kv_cache_dtype"] == "nvfp4" and plain["activations"] == "f32" and plain["kld"] > 1e-6
     turned = kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4", "--rotate-qk")
     assert turned["kv_cache_dtype"] == "nvfp4-rotated" and turned["kld"] != plain["kld"]
+    size = turned["rotate_qk"]  # of a head
+    assert kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4", f"--rotate-qk={size}")["kld"] == turned["kld"]
+    done = nibble("eval", "ppl", tiny, "--text", text, *flags[2:], "--kv-cache-dtype", "nvfp4", f"--rotate-qk={2 * size}",
+                  check=False)
+    assert done.returncode == 1 and f"--rotate-qk={2 * size} does not divide the heads' size" in done.stderr
 
 
 def test_weights_in_other_formats(nibble, tiny, text, tmp_path):
@@ -84,6 +89,8 @@ def test_weights_in_other_formats(nibble, tiny, text, tmp_path):
     assert rounded["weights"] == "mxfp4" and rounded["weight_bits"] == 4.25
     eight = kld(nibble, source, text, *flags, "--weights", "e4m3:row")
     assert eight["kld"] < rounded["kld"] / 4 and 8.1 < eight["weight_bits"] < 8.3
+    row, wider = (kld(nibble, source, text, *flags, "--weights", f"int4:{group}:f16") for group in ("row", 4096))
+    assert wider["weight_bits"] == row["weight_bits"] and wider["kld"] == row["kld"]
 
 
 def test_threads_give_the_same_number(nibble, tiny, text):

@@ -6,6 +6,8 @@
 #include "base/mem.h"
 
 #include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,4 +71,15 @@ char *mem_copy_text(const char *text, size_t n) {
 
 void mem_free(void *p) {
     free(p);
+}
+
+size_t mem_available(void) {
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "re");
+    while (file && kib == 0 && fgets(line, sizeof line, file))
+        (void)sscanf(line, "MemAvailable: %llu kB", &kib);
+    if (file)
+        fclose(file);
+    return kib && kib < SIZE_MAX / 1024 ? (size_t)kib * 1024 : SIZE_MAX;
 }

@@ -19,6 +19,9 @@ void mem_free(void *p);
 bool mem_mul(size_t a, size_t b, size_t *out); /* false when the product wraps */
 bool mem_add(size_t a, size_t b, size_t *out);
 
+/* Bytes that the machine can give without swapping (Linux's MemAvailable); SIZE_MAX where it does not say. */
+size_t mem_available(void);
+
 /* Test hook: the N-th allocation from now fails, and all after it (N >= 0); -1 turns it off. */
 void mem_fail_after(long n);
 

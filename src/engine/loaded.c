@@ -174,6 +174,20 @@ static nib_status open_words(loaded *l, nib_error *err) {
     return NIB_OK;
 }
 
+/* A shape's weights are made, not mapped: a size that the host's memory does not hold would end other
+ * programs. A backend with memory of its own says so itself. */
+static nib_status check_shape_fits(const loaded *l, const loaded_needs *needs, nib_error *err) {
+    const size_t pages =
+                     loaded_page_bytes(l->be, &l->file->hp, l->options.kv_cache) * (size_t)needs->n_kv_pages,
+                 wanted = (size_t)l->file->file_bytes + pages, there = mem_available();
+    if (l->be->memory_free || wanted <= there)
+        return NIB_OK;
+    return nib_fail(err, NIB_NO_MEMORY,
+                    "%s: takes %.1f GB of memory (weights %.1f, KV cache %.1f), and %.1f GB are available",
+                    l->file->path, (double)wanted / 1e9, (double)l->file->file_bytes / 1e9,
+                    (double)pages / 1e9, (double)there / 1e9);
+}
+
 static nib_status open_parts(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
     NIB_TRY(check_options(&l->options, err));
     if (needs->is_shape)
@@ -188,6 +202,8 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     NIB_TRY(fill_options(&l->options, &l->file->hp, l->be, err));
     l->be->owns_weights = needs->own_weights;
+    if (needs->is_shape)
+        NIB_TRY(check_shape_fits(l, needs, err));
     return needs->no_model ? NIB_OK : open_network(l, l->file, needs, err);
 }
 

@@ -24,6 +24,16 @@ def _type_of(x):
     return types[x.dtype]
 
 
+def _check_mode(mode):
+    if mode not in library.MODES:
+        raise ValueError(f"mode '{mode}': there are {', '.join(library.MODES)}")
+
+
+def _check_shape(name, array, shape):
+    if array is not None and tuple(array.shape) != shape:
+        raise NibbleError(f"{name} of shape {tuple(array.shape)}: expected {shape}")
+
+
 def _stream(device):
     return ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
 
@@ -90,17 +100,18 @@ def fp4_quantize(weight, method="rtn"):
 
 def product(x, packed, n, k, bias=None, c=None, alpha=1.0, beta=0.0, mode="auto"):
     """x [m, k] on a GPU times a packed weight -> [m, n] of x's type."""
-    if mode not in library.MODES:
-        raise NibbleError(f"mode '{mode}': there are {', '.join(library.MODES)}")
+    _check_mode(mode)
     if x.shape[-1] != k or packed.device != x.device:
         raise NibbleError(f"x {tuple(x.shape)} on {x.device}: expected [m, {k}] on {packed.device}")
     device, m = x.device, x.shape[0]
     if x.stride(-1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
         x = x.contiguous()
     d = torch.empty(m, n, dtype=x.dtype, device=device)
+    _check_shape("bias", bias, (n,))
+    _check_shape("c", c, (m, n))
     for extra in (bias, c):
-        if extra is not None and (extra.dtype != x.dtype or not extra.is_contiguous()):
-            raise NibbleError(f"bias and c: expected contiguous tensors of {x.dtype}")
+        if extra is not None and (extra.dtype != x.dtype or extra.device != device or not extra.is_contiguous()):
+            raise NibbleError(f"bias and c: expected contiguous tensors of {x.dtype} on {device}")
     with torch.cuda.device(device), library.Weight(device.index, n, k, packed.data_ptr()) as w:
         p = library.Product(w, library.MODES[mode], m, x.data_ptr(), _type_of(x), x.stride(0) if m > 1 else k, None, None,
                             d.data_ptr(), _type_of(x), n, None if c is None else c.data_ptr(),
@@ -124,7 +135,11 @@ if torch is not None:
         return x.new_empty(*x.shape[:-1], n)
 
 
-def _product_numpy(x, weight):
+def _product_numpy(x, weight, mode):
+    """In FP32: what w4a16 is with exact activations. The other modes are the GPU's."""
+    _check_mode(mode)
+    if mode not in ("auto", "w4a16"):
+        raise NibbleError(f"mode '{mode}' needs a GPU; NumPy arrays are computed by w4a16")
     x = np.asarray(x)
     if x.ndim == 0 or x.shape[-1] != weight.k:
         raise NibbleError(f"x {x.shape}: expected [..., {weight.k}]")
@@ -132,10 +147,14 @@ def _product_numpy(x, weight):
 
 
 def fp4_cached_linear(x, cache, bias=None, mode="auto"):
-    """x [..., k] times the cached weight [n, k], transposed, plus bias."""
+    """x [..., k] times the cached weight [n, k], transposed, plus bias [n]. mode: auto, w4a16, w4a8, w4a4 (NumPy: auto, w4a16)."""
     weight = getattr(cache, "weight", cache)
+    if not isinstance(weight, FP4Weight):
+        raise TypeError(f"a {type(cache).__name__}: expected an FP4WeightCache or an FP4Weight (fp4_linear takes an array)")
     if weight.packed is None:
-        y = _product_numpy(x, weight)
+        bias = None if bias is None else np.asarray(bias)
+        _check_shape("bias", bias, (weight.n,))
+        y = _product_numpy(x, weight, mode)
         return (y if bias is None else y + bias).astype(np.asarray(x).dtype)
     return _linear_op(x, weight.packed, weight.n, weight.k, bias, mode)
 
@@ -149,7 +168,9 @@ def fp4_matmul(a, b, c=None, alpha=1.0, beta=0.0, mode="auto"):
     """alpha * a b^T + beta * c: a [m, k], b [n, k], c [m, n]. b is quantized in every call."""
     weight = fp4_quantize(b)
     if weight.packed is None:
-        d = alpha * _product_numpy(a, weight)
+        c = None if c is None else np.asarray(c)
+        _check_shape("c", c, (*np.shape(a)[:-1], weight.n))
+        d = alpha * _product_numpy(a, weight, mode)
         return (d if c is None else d + beta * c).astype(np.asarray(a).dtype)
     if alpha == 0.0:
         raise NibbleError("alpha 0: the product would not count")
@@ -160,6 +181,7 @@ class FP4WeightCache:
     """A weight quantized once."""
 
     def __init__(self, weight, bias=None, method="rtn", mode="auto"):
+        _check_mode(mode)
         self.weight, self.bias, self.mode = fp4_quantize(weight, method), bias, mode
 
     def forward(self, x, sync=False):
@@ -191,6 +213,7 @@ def cleanup():
 
 def explain(m, n, k, mode="auto", arch=0):
     """Which kernel runs, in which precision, and why. arch: a compute capability such as 90; 0: the current GPU."""
+    _check_mode(mode)
     text = ctypes.create_string_buffer(1024)
     device = 0 if torch is None or not torch.cuda.is_available() else torch.cuda.current_device()
     g = None if arch else library.context(device)

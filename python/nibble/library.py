@@ -41,7 +41,8 @@ def _load():
             return ctypes.CDLL(str(name))
         except OSError as error:
             tried.append(str(error))
-    raise NibbleError("libnibble_gemm.so cannot be loaded: " + "; ".join(tried))
+    raise NibbleError("libnibble_gemm.so cannot be loaded: " + "; ".join(tried) +
+                      "; a wheel by scripts/build-wheel holds it, and NIBBLE_LIBRARY may name one")
 
 
 _state = threading.local()

@@ -11,6 +11,7 @@ class Linear(torch.nn.Module):
 
     def __init__(self, in_features, out_features, weight, bias=None, mode="auto"):
         super().__init__()
+        fp4._check_mode(mode)
         self.in_features, self.out_features, self.mode = in_features, out_features, mode
         self.register_buffer("packed", weight.packed)
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach(), requires_grad=False)

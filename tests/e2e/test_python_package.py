@@ -57,6 +57,26 @@ def test_words():
         nibble.fp4_linear(np.zeros((2, 16), np.float32), np.zeros((16, 32), np.float32))
 
 
+def test_a_mode_is_never_swapped():
+    x, w = np.zeros((2, 32), np.float32), np.zeros((16, 32), np.float32)
+    for call in (lambda: nibble.fp4_linear(x, w, mode="w4a9"), lambda: nibble.fp4_matmul(x, w, mode="w4a9"),
+                 lambda: nibble.FP4WeightCache(w, mode="w4a9"), lambda: nibble.explain(64, 4096, 4096, "w4a9", 90)):
+        with pytest.raises(ValueError, match="mode 'w4a9': there are auto, w4a16, w4a8, w4a4"):
+            call()
+    with pytest.raises(nibble.NibbleError, match="needs a GPU"):
+        nibble.fp4_linear(x, w, mode="w4a4")
+
+
+def test_shapes_are_checked():
+    x, w = np.zeros((2, 32), np.float32), np.zeros((16, 32), np.float32)
+    with pytest.raises(nibble.NibbleError, match=r"bias of shape \(3,\): expected \(16,\)"):
+        nibble.fp4_linear(x, w, np.zeros(3))
+    with pytest.raises(nibble.NibbleError, match=r"c of shape \(16,\): expected \(2, 16\)"):
+        nibble.fp4_matmul(x, w, np.zeros(16), beta=1.0)
+    with pytest.raises(TypeError, match="expected an FP4WeightCache"):
+        nibble.fp4_cached_linear(x, w)
+
+
 def test_explain_needs_no_gpu():
     assert "w4a16" in nibble.explain(1, 4096, 4096, arch=90)
     with pytest.raises(nibble.NibbleError, match="has no w4a4"):
@@ -64,6 +84,14 @@ def test_explain_needs_no_gpu():
     if torch is None or not torch.cuda.is_available():
         with pytest.raises(nibble.NibbleError):
             nibble.explain(64, 24576, 4096)
+
+
+@on_gpu
+def test_shapes_are_checked_on_a_gpu():
+    x, w = torch.zeros(2, 32, device="cuda"), torch.zeros(16, 32, device="cuda")
+    for bias in (torch.zeros(3, device="cuda"), torch.zeros(16)):
+        with pytest.raises(nibble.NibbleError, match="bias"):
+            nibble.fp4_linear(x, w, bias)
 
 
 @on_gpu

@@ -203,6 +203,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_REASONING:
         a->chosen_reasoning = true;
         a->hide_reasoning = strcmp(arg, "hide") == 0;
+        if (!a->hide_reasoning && strcmp(arg, "show") != 0 && !(*arg >= '0' && *arg <= '9'))
+            argp_error(state, "--reasoning takes show, hide or a number of tokens, not '%s'", arg);
         if (!a->hide_reasoning && strcmp(arg, "show") != 0)
             a->answer.reasoning_budget = (int)cli_integer_flag(state, "--reasoning", arg, 1, 1 << 20);
         return 0;

@@ -100,8 +100,12 @@ def call_deltas(server, body):
 def test_calls_are_streamed_while_they_are_written(hermes):
     whole = '{"zone": "%s"}' % ("Central European Time, " * 12)
     says = CALL.replace('{"zone": "UTC"}', whole)
-    name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS))
-    assert (name, "".join(pieces), finish) == ("now", whole, "tool_calls") and len(pieces) > 1  # what is ready goes out together
+    most = 0
+    for _ in range(10):  # what is ready goes out together: all of it, where the machine has other things to do
+        name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS))
+        assert (name, "".join(pieces), finish) == ("now", whole, "tool_calls")
+        most = max(most, len(pieces))
+    assert most > 1
     name, pieces, finish = call_deltas(hermes, ask(says, tools=TOOLS, max_tokens=80))  # cut: as far as it was told
     assert name == "now" and 0 < len("".join(pieces)) < len(whole) and whole.startswith("".join(pieces)) and finish == "length"
     broken = CALL.replace('"UTC"}', '"UTC",}')  # a broken call before a whole one: not to be acted on

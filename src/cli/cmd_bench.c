@@ -14,6 +14,7 @@
 #include "cpu/cpu.h"
 #include "engine/backends.h"
 #include "engine/loaded.h"
+#include "store/shape_file.h"
 
 #define MAX_LIST   16
 #define MAX_TOKENS (1 << 20)
@@ -55,7 +56,7 @@ static const struct argp_option options[] = {
     {"shape", KEY_SHAPE, "NAME", 0,
      "A model that is only a shape, with random NVFP4 weights: smollm2-135m, qwen3-8b, llama3-8b, "
      "gemma3-27b, "
-     "qwen3-32b, llama3-70b",
+     "qwen3-32b, llama3-70b (which takes 40 GB)",
      1},
     {"threads", 't', "N,...", 0, "Threads, each number in turn (default: one per physical core)", 10},
     {0}};
@@ -141,6 +142,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
         return 0;
     case KEY_SHAPE:
+        if (!shape_file_is(arg))
+            argp_error(state, "no shape '%s'; expected " SHAPE_NAMES, arg);
         add_model(state, a, arg, true);
         return 0;
     case ARGP_KEY_ARG:

@@ -135,9 +135,13 @@ static int explain(const gemm_args *a) {
     if (status == NIB_OK)
         status = nib_gemm_explain(g, a->arch, (nib_gemm_mode)a->mode, a->numbers[0], a->numbers[1],
                                   a->numbers[2], text, sizeof text, &err);
+    const bool opened = g != NULL;
     nib_gemm_close(g);
     if (status != NIB_OK)
-        return cli_fail(status, &err);
+        return !opened && !a->arch
+                   ? cli_say(CLI_BAD_INPUT, "%s; --arch 90, say, explains it for a GPU that is not here",
+                             err.text)
+                   : cli_fail(status, &err);
     puts(text);
     return cli_finish_output(CLI_OK);
 }

@@ -114,10 +114,19 @@ static error_t parse_formats(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+/* The form; which GPUs there are is asked later. */
+static bool names_device(const char *arg) {
+    const bool numbered =
+        strncmp(arg, "cuda:", 5) == 0 && arg[5] && strspn(arg + 5, "0123456789,") == strlen(arg + 5);
+    return numbered || strcmp(arg, "auto") == 0 || strcmp(arg, "cpu") == 0 || strcmp(arg, "cuda") == 0;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     nib_options *o = state->input;
     switch (key) {
     case KEY_DEVICE:
+        if (!names_device(arg))
+            argp_error(state, "device '%s'; expected auto, cpu, cuda or cuda:0", arg);
         o->device = arg;
         return 0;
     case KEY_CPU_FEATURES: {

@@ -104,8 +104,10 @@ static nib_status parse_offsets(const char *where, safetensors_tensor *t, const 
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s has no data_offsets [from, to]", where,
                         QUOTEZ(t->name));
     if (to > data_bytes)
-        return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s ends at %zu, the file holds %zu data bytes", where,
-                        QUOTEZ(t->name), to, data_bytes);
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: tensor %s ends at %zu, the file holds %zu data bytes: if it was cut short, "
+                        "download it again",
+                        where, QUOTEZ(t->name), to, data_bytes);
     if (elements * bits % 8 || elements * bits / 8 != to - from)
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s takes %zu bytes, its shape and dtype ask for %zu",
                         where, QUOTEZ(t->name), to - from, elements * bits / 8);

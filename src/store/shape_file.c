@@ -20,7 +20,6 @@ typedef struct shape_row {
     bool tied;
 } shape_row;
 
-#define SHAPE_NAMES "smollm2-135m, qwen3-8b, llama3-8b, gemma3-27b, qwen3-32b or llama3-70b"
 static const shape_row shape_rows[] = {
     {"smollm2-135m", FAMILY_LLAMA, 576, 30, 9, 3, 64, 1536, 49152, 0, 0, false},
     {"qwen3-8b", FAMILY_QWEN3, 4096, 36, 32, 8, 128, 12288, 151936, 0, 0, false},
@@ -131,11 +130,20 @@ static nib_status fill(model_file *f, const shape_row *r, nib_error *err) {
     return make_tensors(f, &b, err);
 }
 
-nib_status shape_file_open(model_file **out, const char *name, nib_error *err) {
-    const shape_row *r = NULL;
-    *out = NULL;
+static const shape_row *find_shape(const char *name) {
     for (size_t i = 0; i < sizeof shape_rows / sizeof *shape_rows; i++)
-        r = strcmp(shape_rows[i].name, name) == 0 ? &shape_rows[i] : r;
+        if (strcmp(shape_rows[i].name, name) == 0)
+            return &shape_rows[i];
+    return NULL;
+}
+
+bool shape_file_is(const char *name) {
+    return find_shape(name) != NULL;
+}
+
+nib_status shape_file_open(model_file **out, const char *name, nib_error *err) {
+    const shape_row *r = find_shape(name);
+    *out = NULL;
     if (!r)
         return nib_fail(err, NIB_BAD_ARGUMENT, "no shape '%s'; expected " SHAPE_NAMES, name);
     model_file *f = mem_array(1, sizeof *f);

@@ -213,7 +213,7 @@ def test_devices_and_refusals(nibble, tree):
     assert re.match(r"cpu     \d+ cores\n", done.stdout)
     model = tree / "tests/golden/models/llama-words"
     done = nibble("run", model, "a", "--device", "gpu", check=False)
-    assert done.returncode == 1 and "device 'gpu'; expected auto, cpu, cuda" in done.stderr
+    assert done.returncode == 2 and "device 'gpu'; expected auto, cpu, cuda" in done.stderr
     done = nibble("run", model, "a", "--device", "cpu", "--activations", "fp8", check=False)
     assert done.returncode == 1 and "a CPU has f32 and int8" in done.stderr
     done = nibble("run", model, "a", "--device", "cuda:0,1", check=False)

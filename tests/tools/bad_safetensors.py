@@ -54,7 +54,7 @@ def safetensors_files():
     st("st-offsets-one", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(0,))}, bytes(4))
     st("st-offsets-back", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(4, 0))}, bytes(4))
     st("st-offsets-negative", "{}: tensor a has no data_offsets [from, to]", {"a": entry(offsets=(-4, 0))}, bytes(4))
-    st("st-offsets-past-end", "{}: tensor a ends at 4, the file holds 3 data bytes", {"a": entry()}, bytes(3))
+    st("st-offsets-past-end", "{}: tensor a ends at 4, the file holds 3 data bytes: if it was cut short, download it again", {"a": entry()}, bytes(3))
     st("st-overlap", "{}: tensor b starts at 2, expected 4: tensors overlap or leave a gap",
        {"a": entry(), "b": entry(offsets=(2, 6))}, bytes(6))
     st("st-gap", "{}: tensor b starts at 6, expected 4: tensors overlap or leave a gap",

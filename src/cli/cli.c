@@ -106,7 +106,7 @@ int cli_fail(nib_status status, const nib_error *err) {
         return cli_say(CLI_INTERRUPTED + cli_interrupted, "interrupted");
     /* The library names its field; the user typed a flag. */
     static const char field[] = "max_model_len", flag[] = "--max-model-len";
-    const char *at = status == NIB_BAD_ARGUMENT ? strstr(err->text, field) : NULL;
+    const char *at = status == NIB_BAD_ARGUMENT || status == NIB_NO_MEMORY ? strstr(err->text, field) : NULL;
     if (at)
         return cli_say(CLI_BAD_INPUT, "%.*s%s%s", (int)(at - err->text), err->text, flag, at + strlen(field));
     return cli_say(CLI_BAD_INPUT, "%s", err->text);

@@ -374,8 +374,10 @@ static nib_status check_options(const chef *c) {
                         "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
                         "write a directory, or ask for Q8_0");
     if (!c->r->to_gguf && q8)
-        return nib_fail(c->err, NIB_BAD_ARGUMENT,
-                        "Q8_0 was asked for, which only GGUF files hold; write a .gguf file, or ask for FP8");
+        return nib_fail(
+            c->err, NIB_BAD_ARGUMENT,
+            "Q8_0 was asked for%s, which only GGUF files hold; write a .gguf file, or ask for FP8",
+            o->format == QF_Q8_0 || o->head == HEAD_Q8_0 ? "" : " by the plan");
     if (o->format == QF_BF16 && o->head != HEAD_KEEP)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "a BF16 model keeps its head; the head policy must be keep");

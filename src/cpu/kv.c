@@ -47,8 +47,9 @@ nib_status kv_open(kv_cache *kv, const cache_shape *shape, bool steps, nib_error
     if (ok)
         return NIB_OK;
     kv_close(kv);
-    return nib_fail(err, NIB_NO_MEMORY, "no memory for a KV cache of %d pages of %d tokens", n_pages,
-                    KV_PAGE_TOKENS);
+    return nib_fail(err, NIB_NO_MEMORY,
+                    "no memory for a KV cache of %d pages of %d tokens; a smaller max_model_len takes fewer",
+                    n_pages, KV_PAGE_TOKENS);
 }
 
 void kv_close(kv_cache *kv) {

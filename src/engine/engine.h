@@ -157,6 +157,7 @@ nib_status engine_open(nib_engine **out, const char *path, const nib_options *op
 nib_status loop_open(nib_engine *e, nib_error *err);
 void loop_run(nib_engine *e);
 void loop_close(nib_engine *e);
+void loop_publish_stats(nib_engine *e); /* what it counts, as others see it; E is locked */
 
 /* request.c */
 nib_status request_make(nib_request **out, nib_engine *e, const nib_request_options *o, nib_error *err);

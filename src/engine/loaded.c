@@ -240,10 +240,12 @@ void loaded_unload(loaded *l) {
     l->again = NULL;
 }
 
-/* Requests and answers are about the model that was there. */
+/* Requests and answers are about the model that was there, and the KV cache is planned by its shape. */
 static bool is_same(const hparams *a, const hparams *b) {
-    return a->family == b->family && a->vocab == b->vocab && a->dim == b->dim && a->n_layers == b->n_layers &&
-           a->context_len == b->context_len;
+    return a->family == b->family && a->vocab == b->vocab && a->dim == b->dim && a->ffn_dim == b->ffn_dim &&
+           a->n_layers == b->n_layers && a->n_heads == b->n_heads && a->n_kv_heads == b->n_kv_heads &&
+           a->head_dim == b->head_dim && a->context_len == b->context_len &&
+           a->sliding_window == b->sliding_window && memcmp(a->local, b->local, sizeof a->local) == 0;
 }
 
 static nib_status reload(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {

@@ -159,19 +159,21 @@ static void accept(nib_engine *e, nib_request *list) {
     }
 }
 
-/* What the engine counts, as others see it. */
-static void publish_stats(nib_engine *e, const sched_counts *c) {
+void loop_publish_stats(nib_engine *e) {
+    sched_counts c = {0};
+    if (e->sched)
+        sched_count(e->sched, &c);
     nib_stats *s = &e->counted;
-    s->waiting = c->waiting + e->n_twins;
+    s->waiting = c.waiting + e->n_twins;
     s->waiting_for_twin = e->n_twins;
     s->rest = e->rest;
-    s->running = c->running;
-    s->preemptions = c->preemptions;
-    s->prefix_queries = c->prefix_queries;
-    s->prefix_hits = c->prefix_hits;
-    s->kv_pages = c->n_pages[0];
-    s->kv_pages_free = c->free_pages[0];
-    s->kv_pages_remembered = c->remembered_pages[0];
+    s->running = c.running;
+    s->preemptions = c.preemptions;
+    s->prefix_queries = c.prefix_queries;
+    s->prefix_hits = c.prefix_hits;
+    s->kv_pages = c.n_pages[0];
+    s->kv_pages_free = c.free_pages[0];
+    s->kv_pages_remembered = c.remembered_pages[0];
     s->submitted = e->stats.submitted;
     s->refused = e->stats.refused;
     e->stats = *s;
@@ -179,11 +181,8 @@ static void publish_stats(nib_engine *e, const sched_counts *c) {
 
 /* Waits, where there is nothing to do, until there is. False when the engine closes. */
 static bool take_submitted(nib_engine *e) {
-    sched_counts counts = {0};
-    if (e->sched)
-        sched_count(e->sched, &counts);
     pthread_mutex_lock(&e->lock);
-    publish_stats(e, &counts);
+    loop_publish_stats(e);
     e->n_waiting = e->stats.waiting;
     for (nib_request *r = e->submitted; r; r = r->next)
         e->n_waiting++;

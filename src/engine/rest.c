@@ -100,14 +100,19 @@ void rest_follow(nib_engine *e) {
     const nib_rest wanted = e->wanted;
     const bool closing = e->closing;
     pthread_mutex_unlock(&e->lock);
+    if (wanted == e->rest)
+        e->rest_cancelled = false; /* also where a wish was taken back: the next one cancels anew */
     if (wanted == e->rest || closing)
         return;
     const bool ends_all = wanted == NIB_REST_ABORT || wanted == NIB_REST_SLEEP;
     if (ends_all && !e->rest_cancelled)
         cancel_all(e);
     e->rest_cancelled = ends_all;
-    if (e->rest == NIB_REST_KEEP && wanted == NIB_REST_WAIT && !is_idle(e))
+    if (e->rest == NIB_REST_KEEP && wanted == NIB_REST_WAIT && !is_idle(e)) {
+        pthread_mutex_lock(&e->lock);
         e->rest = NIB_REST_NONE; /* what was kept goes on to its end */
+        pthread_mutex_unlock(&e->lock);
+    }
     if (!is_idle(e) && wanted != NIB_REST_NONE && wanted != NIB_REST_KEEP)
         return; /* the next step, or the next look at who is cancelled, brings it nearer */
     if (wanted == NIB_REST_SLEEP)
@@ -117,10 +122,14 @@ void rest_follow(nib_engine *e) {
     e->rest_cancelled = false;
     pthread_mutex_lock(&e->lock);
     e->rest = status == NIB_OK ? wanted : NIB_REST_SLEEP;
-    if (status != NIB_OK && e->wanted == wanted)
-        e->wanted = NIB_REST_SLEEP;
-    e->rest_status = status;
-    e->rest_error = err;
+    if (e->wanted ==
+        wanted) { /* else whoever wanted it has been told that another call wants something else */
+        if (status != NIB_OK)
+            e->wanted = NIB_REST_SLEEP;
+        e->rest_status = status;
+        e->rest_error = err;
+    }
+    loop_publish_stats(e); /* who is told sees it */
     pthread_cond_broadcast(&e->rested);
     pthread_mutex_unlock(&e->lock);
 }
@@ -135,12 +144,15 @@ nib_status nib_set_rest(nib_engine *e, nib_rest rest, nib_error *err) {
                         (int)rest);
     nib_status status = NIB_OK;
     pthread_mutex_lock(&e->lock);
-    e->wanted = rest;
-    e->rest_status = NIB_OK;
-    pthread_cond_broadcast(&e->wake);
+    if (e->wanted != rest) {
+        e->wanted = rest;
+        e->rest_status = NIB_OK;
+        pthread_cond_broadcast(&e->wake);
+        pthread_cond_broadcast(&e->rested); /* who wanted something else waits no longer */
+    }
     while (e->rest != rest && e->wanted == rest && e->rest_status == NIB_OK)
         pthread_cond_wait(&e->rested, &e->lock);
-    if (e->rest_status != NIB_OK) {
+    if (e->rest != rest && e->rest_status != NIB_OK) {
         status = e->rest_status;
         if (err)
             *err = e->rest_error;

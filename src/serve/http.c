@@ -185,6 +185,25 @@ const char *http_query(const exchange *x, const char *name) {
     return MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
+struct allowed {
+    const char *name, *other;
+};
+
+static enum MHD_Result look_at_name(void *context, enum MHD_ValueKind kind, const char *name,
+                                    const char *value) {
+    struct allowed *a = context;
+    (void)kind, (void)value;
+    if (!a->name || strcmp(a->name, name) != 0)
+        a->other = name;
+    return MHD_YES;
+}
+
+const char *http_query_beside(const exchange *x, const char *name) {
+    struct allowed a = {.name = name};
+    MHD_get_connection_values(x->connection, MHD_GET_ARGUMENT_KIND, look_at_name, &a);
+    return a.other;
+}
+
 int http_socket(const exchange *x) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);

@@ -48,6 +48,8 @@ int http_port(const server *s);
 
 const char *http_header(const exchange *x, const char *name); /* NULL: none */
 const char *http_query(const exchange *x, const char *name);  /* of the address; NULL: none */
+const char *http_query_beside(const exchange *x,
+                              const char *name); /* one that is not NAME (NULL: any); NULL: none */
 int http_socket(const exchange *x);
 
 /* Each answers X, once. A body's bytes are taken (and TEXT is empty afterwards); JSON's reference too. */

@@ -6,6 +6,21 @@
 
 #include "serve/routes.h"
 
+/* What these routes take stands behind a '?': NAME (NULL: nothing), nothing else and no body. */
+static bool takes_only(exchange *x, const char *name) {
+    const char *other = http_query_beside(x, name);
+    if (other)
+        api_error_set(&x->error, API_INVALID, NULL, "'?%.40s' is not known here; expected %s%s", other,
+                      name ? "?" : "nothing behind the address", name ? name : "");
+    else if (x->body.n > 0)
+        api_error_set(&x->error, API_INVALID, NULL, "no body is read here; expected %s%s",
+                      name ? "?" : "none", name ? name : "");
+    else
+        return true;
+    http_reply_error(x, &x->error);
+    return false;
+}
+
 /* Answers X once the engine has followed. */
 static void rest(exchange *x, nib_rest how, const char *status) {
     server *s = x->server;
@@ -34,6 +49,8 @@ void route_pause(exchange *x) {
         nib_rest rest;
     } modes[] = {{"abort", NIB_REST_ABORT}, {"wait", NIB_REST_WAIT}, {"keep", NIB_REST_KEEP}};
     const char *mode = http_query(x, "mode");
+    if (!takes_only(x, "mode"))
+        return;
     if (atomic_load(&x->server->asleep)) {
         api_error_set(&x->error, API_INVALID, NULL, "the model sleeps; POST /wake_up wakes it");
         http_reply_error(x, &x->error);
@@ -48,11 +65,14 @@ void route_pause(exchange *x) {
 }
 
 void route_resume(exchange *x) {
-    rest(x, NIB_REST_NONE, "resumed");
+    if (takes_only(x, NULL))
+        rest(x, NIB_REST_NONE, "resumed");
 }
 
 void route_sleep(exchange *x) {
     const char *level = http_query(x, "level");
+    if (!takes_only(x, "level"))
+        return;
     if (level && strcmp(level, "1") != 0 && strcmp(level, "2") != 0)
         refuse(x, "level", level, "1 or 2 (both give all memory back)");
     else
@@ -60,7 +80,8 @@ void route_sleep(exchange *x) {
 }
 
 void route_wake_up(exchange *x) {
-    rest(x, NIB_REST_NONE, "awake");
+    if (takes_only(x, NULL))
+        rest(x, NIB_REST_NONE, "awake");
 }
 
 static void tell(exchange *x, const char *name, bool (*is)(nib_rest rest)) {

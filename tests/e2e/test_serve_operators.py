@@ -120,6 +120,9 @@ def test_resting(nibble_path, smollm2):
             assert waits.result()["choices"][0]["text"] == text
         assert s.post("/pause?mode=maybe", "", status=400)["error"]["param"] == "mode"
         assert s.post("/sleep?level=3", "", status=400)["error"]["param"] == "level"
+        assert "?mode" in s.post("/pause?mod=keep", "", status=400)["error"]["message"]
+        assert "?mode" in s.post("/pause", {"mode": "keep"}, status=400)["error"]["message"]
+        assert s.get("/is_paused") == {"is_paused": False}
         _, response = s.open_stream(TEXT, {**ask, "max_tokens": 3000})
         assert response.read1(1)
         awake = resident_bytes(s)

@@ -3,6 +3,7 @@
  * An engine that does not compute for a while: what becomes of requests before, in and after a rest, and that
  * a model which was put to sleep is the same when it wakes.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,10 +22,6 @@ static void set_rest(nib_rest rest) {
     if (nib_set_rest(e, rest, &err) != NIB_OK)
         fail_msg("%s", err.text);
     assert_int_equal(nib_get_stats(e, &stats, NULL), NIB_OK);
-    for (int i = 0; i < 200 && stats.rest != rest; i++) { /* as of the last look */
-        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-        nib_get_stats(e, &stats, NULL);
-    }
     assert_int_equal(stats.rest, rest);
 }
 
@@ -102,6 +99,28 @@ static void test_wait_and_abort(void **state) {
     set_rest(NIB_REST_NONE);
 }
 
+static void *wait_for_the_end(void *status) {
+    *(nib_status *)status = nib_set_rest(e, NIB_REST_WAIT, NULL);
+    return NULL;
+}
+
+/* Who waits is told when another call wants something else, and a wish that was taken back leaves nothing
+ * behind. */
+static void test_two_callers(void **state) {
+    (void)state;
+    nib_request *r = submit_slow();
+    nib_status waited = NIB_OK;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, wait_for_the_end, &waited), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    set_rest(NIB_REST_NONE);
+    pthread_join(thread, NULL);
+    assert_int_equal(waited, NIB_BUSY);
+    set_rest(NIB_REST_ABORT);
+    assert_int_equal(end_of(r).end.reason, NIB_END_CANCELLED);
+    set_rest(NIB_REST_NONE);
+}
+
 static void test_sleep(void **state) {
     (void)state;
     nib_stats stats = {.size = sizeof stats};
@@ -157,8 +176,11 @@ static void test_words(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_keep), cmocka_unit_test(test_wait_and_abort),
-                                       cmocka_unit_test(test_sleep), cmocka_unit_test(test_it_stays_asleep),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_keep),
+                                       cmocka_unit_test(test_wait_and_abort),
+                                       cmocka_unit_test(test_two_callers),
+                                       cmocka_unit_test(test_sleep),
+                                       cmocka_unit_test(test_it_stays_asleep),
                                        cmocka_unit_test(test_words)};
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

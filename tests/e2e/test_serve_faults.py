@@ -22,6 +22,7 @@ def test_faults(nibble_path, tree):
 def test_load(nibble_path, tree):
     """It runs and counts; its times are for a quiet machine."""
     done = harness(tree, nibble_path, "load.py", "throughput", "--model", tree / "tests/golden/models/llama-words",
-                   "--no-engine", "--requests", 96, "--connections", 48, "--running", 8, "--max-tokens", 20)
+                   "--no-engine", "--requests", 96, "--rounds", 2, "--connections", 48, "--running", 8,
+                   "--max-tokens", 20)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| errors of 96 requests, 48 connections | 0 | 0 |" in done.stdout
+    assert "| errors of 2 x 96 requests, 48 connections | 0 | 0 |" in done.stdout

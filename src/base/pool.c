@@ -193,7 +193,7 @@ bool pool_barrier(pool *p, int thread, pool_alone_fn alone, void *arg) {
         alone(arg);
     if (pool_threads(p) == 1)
         return true;
-    if (is_crowded(p))
+    if (!p->leave && is_crowded(p)) /* once a run, whoever stays after it */
         go_on_with_fewer(p);
     announce(&p->all, next_phase(&p->all));
     return !p->leave;

@@ -28,10 +28,11 @@ enum { SPINS = 1500, IDLE_SPINS = 30000, YIELDS = 20 };
  * middle of a run, where all threads would wait for the one that they took it from. */
 enum { IDLE_PAUSES = 32 };
 
-/* A run that has waited for so long, so often, and for more than half of its time, goes on without those that
- * it waited for; so do the runs that begin while LEAST_APART passes, and twice as long, up to MOST_APART,
- * each time that the next attempt with all fails as well. */
-static const double LATE_SECONDS = .002, LEAST_APART = .01, MOST_APART = .64;
+/* Who has been waited for by LATE_EACH has been put aside by the system, whose slices are milliseconds. A run
+ * that has waited so for so long, so often, and for more than half of its time, goes on with as many threads
+ * fewer; so do the runs that begin while LEAST_APART passes, and twice as long, up to MOST_APART, each time
+ * that the next attempt with all fails as well. */
+static const double LATE_EACH = .0005, LATE_SECONDS = .002, LEAST_APART = .01, MOST_APART = .64;
 enum { LATE_TIMES = 2 };
 
 /* A phase that somebody may sleep on. */
@@ -125,9 +126,12 @@ static void await_workers(pool *p) {
         worker *w = &p->workers[i];
         if (spin(&w->seat, next, p->spins, INT_MAX))
             continue;
-        double start = clock_seconds();
+        const double start = clock_seconds();
         await(&w->seat, next, 0, 1);
-        p->seconds_late += clock_seconds() - start;
+        const double waited = clock_seconds() - start;
+        if (waited < LATE_EACH)
+            continue; /* more threads than cores, or a longer piece of work */
+        p->seconds_late += waited;
         p->times_late++;
         w->late = true;
     }
@@ -160,6 +164,7 @@ static void go_on_with_fewer(pool *p) {
     p->apart_until = now + p->apart;
     for (int i = 1; i < p->active; i++)
         p->allowed -= p->workers[i].late;
+    assert(p->allowed >= 1);
     p->leave = true;
 }
 

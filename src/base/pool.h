@@ -11,8 +11,9 @@
  * to do alone, and lets everybody go on: two transfers of a line between cores, however many there are. Who
  * waits spins for a short while, then yields, then sleeps, so that more threads than cores lose little. Where
  * other programs have the cores, a barrier waits for a thread until it is its turn, milliseconds: runs then
- * go on without those that are late, and try again with them later. Plain C11 atomics and a futex:
- * ThreadSanitizer sees every edge.
+ * go on with as many threads fewer as were late, and try again with all later. The last ones stay at home,
+ * whoever was late: no thread is bound to a core, so the system moves the others to those that are free.
+ * Plain C11 atomics and a futex: ThreadSanitizer sees every edge.
  */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H

@@ -45,8 +45,10 @@ void speculate_saw(speculate_luck *luck, int32_t token);
  * the longer the same is found, the more rarely.
  *
  * And an account: what guesses have lost, against the same tokens without them. While it is overdrawn nothing
- * is guessed; it is paid back by what guesses win, and by a small share of the time without them. So guesses
- * cost no more than that share and the few steps of the account, however wrong all else here may be. */
+ * is guessed; it is paid back by what guesses win, and by a small share of the time without them. So steps
+ * with guesses cost no more than that share and the few steps of the account, however wrong all else here may
+ * be. What a draft takes before steps for which it guesses nothing, since it reads yet, is not in it: whether
+ * reading pays is asked before it begins (guesses.c). */
 typedef struct speculate_costs {
     double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
     uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */

@@ -34,6 +34,10 @@ static inline size_t gemm_scale_offset(size_t n, size_t k) { /* of the tensor's 
     return n / GEMM_ROW_TILE * gemm_groups(k) * GEMM_GROUP_BYTES;
 }
 
+static inline const float *gemm_tensor_scale(const void *packed, size_t n, size_t k) {
+    return (const float *)(const void *)((const char *)packed + gemm_scale_offset(n, k));
+}
+
 struct nib_gemm {
     int device;            /* CUDA ordinal */
     int arch;              /* 10 * major + minor: 90 */

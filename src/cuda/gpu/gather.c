@@ -170,8 +170,7 @@ static void set_product(pass *p, pass_op *op, const cuda_weight *w, const gemm_n
     op->product.eps = norm ? norm->eps : 0.0f;
     op->product.bias = bias ? ((const cuda_vec *)bias)->data : NULL;
     const int tiles = (int)packed->n / GEMM_ROW_TILE / (op->kind == PASS_GATED ? 2 : 1);
-    op->product.scale = (const float *)(const void *)((const uint8_t *)packed->data +
-                                                      gemm_scale_offset(packed->n, packed->k));
+    op->product.scale = gemm_tensor_scale(packed->data, packed->n, packed->k);
     op->product.k = (int)packed->k;
     op->product.groups = (int)gemm_groups(packed->k);
     op->product.rounds = tiles / p->n_blocks;

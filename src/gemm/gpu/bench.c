@@ -428,8 +428,7 @@ static nib_status run_tile(setting *s, int i, nib_error *err) {
     const tile_setting *t = s->own;
     gemm_task task = t->task;
     task.w = s->weights[i % s->n_copies]->data;
-    task.out.tensor_scale =
-        (const float *)(const void *)((const char *)task.w + gemm_scale_offset(s->n, s->k));
+    task.out.tensor_scale = gemm_tensor_scale(task.w, s->n, s->k);
     CUDA_TRY(t->fp8 ? gemm_wgmma_e4m3(&task) : gemm_wgmma_bf16(&task));
     return NIB_OK;
 }

@@ -46,7 +46,6 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
     gemm_choice choice = {.k_slices = 1, .k_parts = 1};
     if (!c->norm)
         choose(g, c, &choice);
-    const size_t scale_at = gemm_scale_offset(w->n, w->k);
     const gemm_task t = {
         .w = w->data,
         .a = c->after ? x : c->a,
@@ -65,7 +64,7 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .out = {.d = c->d,
                 .c = c->before ? c->d : NULL,
                 .beta = c->before ? 1.0f : 0.0f,
-                .tensor_scale = (const float *)(const void *)((const char *)w->data + scale_at),
+                .tensor_scale = gemm_tensor_scale(w->data, w->n, w->k),
                 .alpha = 1.0f,
                 .ldd = (int)c->ldd,
                 .type = (int)c->d_type},

@@ -70,8 +70,7 @@ nib_status native_matmul(const nib_gemm *g, const nib_gemm_product *p, void *wor
     const places at = places_of(p);
     char *base = workspace;
     const void *a_codes = NULL;
-    const float *a_scale,
-        *w_scale = (const float *)(const void *)((const char *)w->data + gemm_scale_offset(w->n, w->k));
+    const float *a_scale, *w_scale = gemm_tensor_scale(w->data, w->n, w->k);
     float *factors = (float *)(void *)(base + at.factors);
     const blaslt_shape shape = {.kind = BLASLT_NVFP4,
                                 .m = p->m,

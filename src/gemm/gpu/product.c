@@ -227,8 +227,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         .out = {.d = p->d,
                 .c = p->beta != 0.0f ? p->c : NULL,
                 .bias = p->bias,
-                .tensor_scale =
-                    (const float *)(const void *)((const char *)w->data + gemm_scale_offset(w->n, w->k)),
+                .tensor_scale = gemm_tensor_scale(w->data, w->n, w->k),
                 .alpha = p->alpha != 0.0f ? p->alpha : 1.0f,
                 .beta = p->beta,
                 .ldd = (int)ldd,

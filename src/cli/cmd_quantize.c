@@ -2,23 +2,18 @@
  *
  * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/clock.h"
 #include "base/cores.h"
 #include "base/mapfile.h"
-#include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/plan.h"
 #include "cli/plan_measure.h"
+#include "cli/quantize_args.h"
 #include "cli/quantize_report.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "convert/convert.h"
-#include "cpu/cpu.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
 #include "eval/imatrix.h"
@@ -26,314 +21,6 @@
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
 #define AUTO_GPTQ_WEIGHTS      150000000.0 /* of linear layers: about a minute on two cores */
-
-typedef enum method_choice {
-    METHOD_AUTO = 0,
-    METHOD_RTN,
-    METHOD_SWEEP,
-    METHOD_4OVER6,
-    METHOD_WEIGHTED,
-    METHOD_LOCAL,
-    METHOD_GPTQ,
-    METHOD_BEST
-} method_choice;
-
-typedef struct quantize_args {
-    const char *in, *out, *calib, *imatrix, *plan, *save_plan;
-    double bits;   /* of the linear layers; 0: not asked for */
-    uint64_t size; /* bytes; 0: not asked for */
-    bool apart, smooth;
-    method_choice method;
-    size_t calib_tokens;
-    bool compressed_tensors, json;
-    const char **keep; /* [n_keep] */
-    convert_options convert;
-} quantize_args;
-
-static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q8_0", "bf16", NULL};
-static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
-                                      "local", "gptq", "best",  NULL};
-static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
-static const char *const heads[] = {"keep", "nvfp4", "fp8", "q8_0", NULL};
-
-enum {
-    KEY_FORMAT = 0x3000,
-    KEY_METHOD,
-    KEY_CALIB,
-    KEY_CALIB_TOKENS,
-    KEY_FP8_EXACT,
-    KEY_HEAD,
-    KEY_EMBEDDING,
-    KEY_KEEP,
-    KEY_COMPRESSED,
-    KEY_IMATRIX,
-    KEY_BITS,
-    KEY_SIZE,
-    KEY_APART,
-    KEY_PLAN,
-    KEY_SAVE_PLAN,
-    KEY_SMOOTH,
-    KEY_JSON
-};
-
-static const struct argp_option options[] = {
-    {"format", KEY_FORMAT, "FORMAT", 0,
-     "What the linear layers become: nvfp4 (default), mxfp4, fp8 (a directory's), q8_0 (a .gguf file's) or "
-     "bf16",
-     1},
-    {"method", KEY_METHOD, "METHOD", 0,
-     "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
-     "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
-     "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
-     "150 million weights and become nvfp4, else weighted, and sweep where nibble cannot run the model",
-     1},
-    {"calib", KEY_CALIB, "FILE", 0,
-     "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
-     1},
-    {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
-    {"fp8-exact", KEY_FP8_EXACT, NULL, 0,
-     "Block scales of which every product with an FP4 value is an FP8 value, so that engines that compute in "
-     "FP8 lose nothing (nvfp4; not for rtn and 4over6)",
-     1},
-    {"head", KEY_HEAD, "FORMAT", 0,
-     "The output layer: keep (default), nvfp4, fp8 (a directory's) or q8_0 (a .gguf file's). Where it is the "
-     "embedding too, a GGUF file's one tensor is quantized as both",
-     1},
-    {"embedding", KEY_EMBEDDING, "auto|bf16|f32", 0,
-     "The token embedding: bf16, f32, or auto (default): as it is stored, and where a directory cannot hold "
-     "a GGUF "
-     "file's blocks, bf16",
-     1},
-    {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
-    {"imatrix", KEY_IMATRIX, "FILE", 0,
-     "What --method weighted weighs errors with, from a file of nibble calibrate or llama.cpp, in place of a "
-     "calibration",
-     1},
-    {"bits", KEY_BITS, "BITS", 0,
-     "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
-     "the predictions most become FP8 or BF16 (in a .gguf file Q8_0, or as stored); minutes",
-     1},
-    {"size", KEY_SIZE, "BYTES", 0,
-     "In place of --bits: how large the output may become, 1000000 and more, or with MB, GB, MiB or GiB "
-     "behind",
-     1},
-    {"apart", KEY_APART, NULL, 0,
-     "With --bits and --size: q, k and v of a layer may differ, and gate and up; better, but engines that "
-     "join "
-     "them into one matrix refuse such a directory, and GPUs run such a .gguf file slower",
-     1},
-    {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits or --size chose, JSON that can be edited", 1},
-    {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
-    {"smooth", KEY_SMOOTH, NULL, 0,
-     "With --format bf16: move what makes channels larger than others from the norms into the matrices that "
-     "read "
-     "them, by powers of two and as far as it helps NVFP4 weights and activations; quantize OUT then",
-     1},
-    {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
-     1},
-    {"threads", 't', "N", 0, "Threads (default: physical cores)", 1},
-    {"json", KEY_JSON, NULL, 0, "Print the report as JSON", 1},
-    {0}};
-
-static void add_keep(quantize_args *a, const struct argp_state *state, const char *glob) {
-    const char **grown = mem_resize(a->keep, a->convert.n_keep + 1, sizeof *grown);
-    if (!grown)
-        argp_failure(state, CLI_BAD_INPUT, 0, "out of memory");
-    a->keep = grown;
-    a->keep[a->convert.n_keep++] = glob;
-}
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n > m && strcmp(text + n - m, end) == 0;
-}
-
-/* Chosen layer by layer (cli/tuned.h). */
-static bool is_tuned(method_choice m) {
-    return m >= METHOD_LOCAL;
-}
-
-static bool has_budget(const quantize_args *a) {
-    return a->bits > 0 || a->size;
-}
-
-/* 90000000, 90MB, 1.5GiB. */
-static uint64_t parse_size(const struct argp_state *state, const char *text) {
-    static const struct {
-        const char *name;
-        double bytes;
-    } units[] = {{"", 1}, {"MB", 1e6}, {"GB", 1e9}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
-    char *end;
-    const double number = strtod(text, &end);
-    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
-        if (strcmp(end, units[i].name) == 0 && number * units[i].bytes >= 1e6 &&
-            number * units[i].bytes <= 1e15)
-            return (uint64_t)(number * units[i].bytes);
-    argp_error(
-        state,
-        "--size takes bytes, 1000000 at least, or a number with MB, GB, MiB or GiB behind it, not '%s'",
-        text);
-    return 0;
-}
-
-static const char *without_dots(const char *path) {
-    while (strncmp(path, "./", 2) == 0)
-        path += 2 + strspn(path + 2, "/");
-    return path;
-}
-
-/* Whether PATH is OUT, or lies in the directory OUT. */
-static bool lies_at(const char *path, const char *out) {
-    path = without_dots(path);
-    out = without_dots(out);
-    size_t n = strlen(out);
-    while (n > 1 && out[n - 1] == '/')
-        n--;
-    return n && strncmp(path, out, n) == 0 && (path[n] == 0 || path[n] == '/');
-}
-
-static void check(const struct argp_state *state, quantize_args *a) {
-    bool gguf;
-    if (!a->in || !a->out)
-        argp_error(state, "expected IN and OUT");
-    gguf = ends_with(a->out, ".gguf");
-    if (gguf && a->compressed_tensors)
-        argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
-    if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
-        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0");
-    if (!gguf && (a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
-        argp_error(state, "only a .gguf file holds Q8_0 tensors; take fp8");
-    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4;
-    if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
-        argp_error(state, "--method %s chooses block scales; %s has none", methods[a->method],
-                   formats[a->convert.format]);
-    if (a->method == METHOD_4OVER6 && a->convert.format == QF_MXFP4)
-        argp_error(state, "--method 4over6 is for nvfp4");
-    if (is_tuned(a->method) && a->convert.format != QF_NVFP4)
-        argp_error(state, "--method %s is for nvfp4", methods[a->method]);
-    if (a->convert.fp8_exact && a->convert.format != QF_NVFP4)
-        argp_error(state, "--fp8-exact chooses block scales of nvfp4; %s has none",
-                   formats[a->convert.format]);
-    if (a->convert.fp8_exact && (a->method == METHOD_RTN || a->method == METHOD_4OVER6))
-        argp_error(state, "--fp8-exact does not go with --method %s, whose scales are its reference's",
-                   methods[a->method]);
-    if (a->smooth && (a->convert.format != QF_BF16 || a->convert.n_keep))
-        argp_error(state, "--smooth goes with --format bf16, and without --keep");
-    if ((a->calib || a->calib_tokens) && !a->smooth && !has_budget(a) &&
-        (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
-        argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
-    if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
-        argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
-    if (a->imatrix && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
-        argp_error(state, "--imatrix is for --method weighted");
-    if (a->imatrix && (a->calib || a->calib_tokens))
-        argp_error(state,
-                   "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
-    const char *budget = a->size ? "--size" : "--bits";
-    if ((has_budget(a) || a->plan) && a->convert.format != QF_NVFP4)
-        argp_error(state, "%s gives layers more bits than nvfp4 has; --format is %s",
-                   a->plan ? "--plan" : budget, formats[a->convert.format]);
-    if (a->bits > 0 && a->size)
-        argp_error(state, "--bits and --size both say how much there is to give; expected one of them");
-    if (has_budget(a) && a->plan)
-        argp_error(state, "%s makes a plan and --plan brings one; expected one of them", budget);
-    if (has_budget(a) && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
-        argp_error(state, "%s looks at %d tokens at least; --calib-tokens is %zu", budget, PLAN_MIN_TOKENS,
-                   a->calib_tokens);
-    if (a->apart && !has_budget(a))
-        argp_error(state, "--apart is about what --bits or --size chooses; both are missing");
-    if (a->save_plan && !has_budget(a))
-        argp_error(state, "--save-plan writes what --bits or --size chooses; both are missing");
-    if (a->save_plan && lies_at(a->save_plan, a->out))
-        argp_error(state, "--save-plan %s lies where OUT, %s, is written; write it beside OUT", a->save_plan,
-                   a->out);
-    a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    quantize_args *a = state->input;
-    switch (key) {
-    case KEY_FORMAT:
-        a->convert.format = (quant_format)cli_choice_flag(state, "--format", arg, formats);
-        return 0;
-    case KEY_METHOD:
-        a->method = (method_choice)cli_choice_flag(state, "--method", arg, methods);
-        return 0;
-    case KEY_CALIB:
-        a->calib = arg;
-        return 0;
-    case KEY_CALIB_TOKENS:
-        a->calib_tokens = (size_t)cli_integer_flag(state, "--calib-tokens", arg, 128, 1 << 30);
-        return 0;
-    case KEY_FP8_EXACT:
-        a->convert.fp8_exact = true;
-        return 0;
-    case KEY_HEAD:
-        a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
-        return 0;
-    case KEY_EMBEDDING:
-        a->convert.embed = (embed_policy)cli_choice_flag(state, "--embedding", arg, embeddings);
-        return 0;
-    case KEY_KEEP:
-        add_keep(a, state, arg);
-        return 0;
-    case KEY_IMATRIX:
-        a->imatrix = arg;
-        return 0;
-    case KEY_BITS:
-        a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
-        return 0;
-    case KEY_SIZE:
-        a->size = parse_size(state, arg);
-        return 0;
-    case KEY_APART:
-        a->apart = true;
-        return 0;
-    case KEY_PLAN:
-        a->plan = arg;
-        return 0;
-    case KEY_SAVE_PLAN:
-        a->save_plan = arg;
-        return 0;
-    case KEY_COMPRESSED:
-        a->compressed_tensors = true;
-        return 0;
-    case 't':
-        a->convert.threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
-        return 0;
-    case KEY_SMOOTH:
-        a->smooth = true;
-        return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (a->out)
-            argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
-        *(a->in ? &a->out : &a->in) = arg;
-        return 0;
-    case ARGP_KEY_END:
-        check(state, a);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .args_doc = "IN OUT",
-    .doc = "Quantizes the linear layers of IN (a GGUF file or a Hugging Face directory) and writes OUT: a "
-           "file when "
-           "the name ends in .gguf, else a directory in ModelOpt's convention. Embedding, norms and head are "
-           "carried "
-           "over. OUT appears whole or not at all; a file of that name, or a directory that nibble wrote, is "
-           "replaced.\v"
-           "Examples:\n"
-           "  nibble quantize SmolLM2-135M-Instruct.Q4_1.gguf smollm2-nvfp4.gguf\n"
-           "  nibble quantize Qwen3-8B Qwen3-8B-NVFP4 --keep 'model.layers.0.*'",
-};
 
 /* ---- calibration ---- */
 
@@ -428,11 +115,12 @@ static method_choice auto_method(const quantize_session *s) {
 static nib_status prepare_method(quantize_session *s, nib_error *err) {
     if (s->used < METHOD_WEIGHTED || !convert_quantizes(s->file, &s->args->convert))
         return NIB_OK;
-    if (is_tuned(s->used) && has_budget(s->args)) /* what a part costs is measured with weighted codes */
+    if (quantize_is_tuned(s->used) &&
+        quantize_has_budget(s->args)) /* what a part costs is measured with weighted codes */
         NIB_TRY(run_calibration(s, err));
-    return is_tuned(s->used)  ? open_tuned(s, s->used, err)
-           : s->args->imatrix ? read_imatrix(s, err)
-                              : run_calibration(s, err);
+    return quantize_is_tuned(s->used) ? open_tuned(s, s->used, err)
+           : s->args->imatrix         ? read_imatrix(s, err)
+                                      : run_calibration(s, err);
 }
 
 /* The method that auto stands for, and what it needs. */
@@ -511,7 +199,7 @@ static nib_status look_at_size(quantize_session *s, nib_error *err) {
 static nib_status make_plan(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     const plan_options o = plan_options_of(s);
-    if (!has_budget(a))
+    if (!quantize_has_budget(a))
         return NIB_OK;
     NIB_TRY(plan_choose(&s->plan, s->file, &o, err));
     s->args->convert.formats = s->plan.formats;
@@ -525,7 +213,7 @@ static const char *method_text(const quantize_session *s) {
     quant_format f = s->args->convert.format;
     if (s->report.n_quantized == 0)
         return s->report.n_repacked ? "repacked" : "carried over";
-    return f == QF_FP8 || f == QF_Q8_0 || f == QF_BF16 ? "nearest" : methods[s->used];
+    return f == QF_FP8 || f == QF_Q8_0 || f == QF_BF16 ? "nearest" : quantize_method_name(s->used);
 }
 
 static nib_status print(const quantize_session *s, nib_error *err) {
@@ -533,9 +221,9 @@ static nib_status print(const quantize_session *s, nib_error *err) {
     const quantize_report r = {.in = a->in,
                                .out = a->out,
                                .plan_path = a->plan ? a->plan : a->save_plan,
-                               .format = formats[a->convert.format],
+                               .format = quantize_format_name(a->convert.format),
                                .method = method_text(s),
-                               .asked = a->method == METHOD_AUTO ? NULL : methods[a->method],
+                               .asked = a->method == METHOD_AUTO ? NULL : quantize_method_name(a->method),
                                .sweep_note = s->sweep_note,
                                .fp8_exact = a->convert.fp8_exact,
                                .to_gguf = a->convert.out == OUT_GGUF,
@@ -590,7 +278,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
 
 int cmd_quantize(int argc, char **argv) {
     quantize_args args = {0};
-    cli_parse(&argp, argc, argv, &args);
+    quantize_args_parse(&args, argc, argv);
     quantize_session session = {.args = &args};
     nib_error err = {{0}};
     cli_catch_interrupt(false);
@@ -601,6 +289,6 @@ int cmd_quantize(int argc, char **argv) {
     plan_free(&session.plan);
     calibrate_free(&session.heed);
     model_file_close(session.file);
-    mem_free(args.keep);
+    quantize_args_free(&args);
     return cli_finish_output(status == NIB_OK ? CLI_OK : cli_fail(status, &err));
 }

@@ -25,8 +25,9 @@
 #define TEXT_BYTES    ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
 #define SCRATCH_DEPTH 4               /* a directory of a model's, while it is being written, in it */
 #define BUILT_IN      "the built-in text"
-#define TENSOR_BYTES                                                                                         \
-    32 /* by which a .gguf file may grow to begin the next tensor at a whole number of them */
+
+/* By which a .gguf file may grow to begin the next tensor at a whole number of them. */
+#define TENSOR_BYTES 32
 
 /* A temporary directory beside OUT, for what is kept meanwhile; what a killed run left of it goes first. */
 typedef struct scratch {

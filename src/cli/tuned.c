@@ -150,8 +150,7 @@ void tuned_print(const tuned *t) {
     }
     if (n)
         printf("On held-out text the outputs' squared error is %.2f of the sweep's (geometric mean of %zu "
-               "layers); "
-               "chosen by",
+               "layers); chosen by",
                exp(logs / (double)n), n);
     for (size_t w = 0, first = 1; n && w < N_WAYS; w++)
         if (counts[w]) {

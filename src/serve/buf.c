@@ -4,7 +4,6 @@
  */
 #include "serve/buf.h"
 
-#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -73,7 +72,10 @@ void buf_json(buf *b, json_t *json) {
 
 void buf_json_text(buf *b, const char *text, size_t n) {
     size_t plain = 0;
-    assert(utf8_valid_prefix(text, n) == n);
+    if (utf8_valid_prefix(text, n) != n) {
+        b->failed = true; /* this answer ends, the others go on */
+        return;
+    }
     buf_add(b, "\"", 1);
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];

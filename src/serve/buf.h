@@ -14,7 +14,7 @@
 typedef struct buf {
     char *bytes; /* [n] and a NUL; NULL while nothing was added */
     size_t n, capacity;
-    bool failed; /* memory ran out: what was added since is lost */
+    bool failed; /* memory ran out, or what was to be added is none: what came since is lost */
 } buf;           /* zero-initialize */
 
 void buf_add(buf *b, const void *bytes, size_t n);

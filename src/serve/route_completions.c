@@ -90,6 +90,7 @@ static void write_all(answer *r, choice *c, buf *out) {
     buf text = {0};
     if (r->ask.echo && !c->begun && !prompt_text(r, c->prompt, &text)) {
         out->failed = true;
+        buf_free(&text);
         return;
     }
     buf_add(&text, c->fresh.n ? c->fresh.bytes : "", c->fresh.n);

@@ -26,11 +26,22 @@
  */
 #include "cuda/gpu/any/decode.cuh"
 
-enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
+enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64, MOST_SLOTS = 4 };
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
 }
+
+/* Shared memory of a block: each warp's tiles, whose place its part takes in the end; the block's own part or
+ * its queries, and the key that turns; cosines and sines. */
+template <int D, kv_format F> struct block_room {
+    static constexpr int own = (COLUMNS + 1) * part_layout<D>::head * (int)sizeof(float);
+    static constexpr int rest = own + D * (int)sizeof(float);
+    static constexpr int block = 228 * 1024 / (wide_warps<D>() / NARROW) - 1024 - (int)sizeof(newcomer<D, F>);
+    static constexpr int fit = (block - rest) / (NARROW * staged<D, F>::bytes);
+    static constexpr int slots = fit < MOST_SLOTS ? fit : MOST_SLOTS; /* of a warp, where LANE's SMs have 228 KB */
+    static_assert(fit > 0 && staged<D, F>::bytes >= part_layout<D>::all * (int)sizeof(float), "one tile each");
+};
 
 /* Split I of N. */
 __device__ __forceinline__ span split_span(const attn_view &p, int position, int i, int n) {
@@ -87,9 +98,11 @@ typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
 template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS)
     attend_splits(attn_job job) {
-    constexpr int head_floats = part_layout<D>::head;
-    extern __shared__ float parts[]; /* [WARPS][COLUMNS][D + 4], and the block's own [COLUMNS][D + 4] */
-    float *own = parts + WARPS * part_layout<D>::all;
+    constexpr int head_floats = part_layout<D>::head, SLOTS = block_room<D, F>::slots, STRIDE = 16 * WARPS;
+    constexpr int bytes = staged<D, F>::bytes;
+    extern __shared__ __align__(128) uint8_t shared[];
+    const int slots = job.deep ? SLOTS : 1;
+    float *parts = (float *)shared, *own = (float *)(shared + WARPS * slots * bytes);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
     const int kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
@@ -101,16 +114,24 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     auto cell = [&](int page, int key) {
         return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
     };
-    int key = sp.lo + 16 * warp, page = key < sp.hi ? pages[key / KV_PAGE] : 0;
-    const bool old = key + 16 < sp.end; /* no key of this step */
-    tile<D, F> x;
-    if (key < sp.hi && (old || MAKES))
-        load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+    int key = sp.lo + 16 * warp, page[SLOTS];
+    uint8_t *tiles = shared + warp * slots * bytes;
+    auto is_old = [&](int at) { return at + 16 < sp.end; }; /* no key of this step */
+#pragma unroll
+    for (int i = 0; i < SLOTS; i++)
+        page[i] = key + i * STRIDE < sp.hi ? pages[(key + i * STRIDE) / KV_PAGE] : 0;
+#pragma unroll
+    for (int i = 0; i < SLOTS; i++) {
+        const int at = key + i * STRIDE;
+        if (i < slots && at < sp.hi && (MAKES || is_old(at)))
+            copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
+        commit_copies();
+    }
     __shared__ newcomer<D, F> fresh; /* of MAKES */
     maker<D> made;
     const int last_page = MAKES ? pages[position / KV_PAGE] : 0;
-    if (MAKES) /* behind the first warp's room */
-        made.open(job.p, position, parts + D, lane);
+    if (MAKES)
+        made.open(job.p, position, own + (COLUMNS + 1) * head_floats, lane);
     pdl_wait();
     pdl_go();
     if (sp.lo >= sp.hi)
@@ -124,8 +145,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             else
                 load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
         };
-        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position), own,
-                  parts + warp * part_layout<D>::all, &fresh, warp, lane);
+        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position), own, &fresh, warp,
+                  lane);
         query = own + g * maker<D>::query;
     }
     const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
@@ -135,25 +156,39 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     uint32_t q[D / 8];
     load_query<D, F>(q, query, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
-    if (key < sp.hi && !old && !MAKES) {
-        asm volatile("" : "+r"(page)); /* or else the compiler may load before the wait: load_words is pure to it */
-        load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
+#pragma unroll
+    for (int i = 0; i < SLOTS && !MAKES; i++) {
+        const int at = key + i * STRIDE;
+        if (i < slots && at < sp.hi && !is_old(at))
+            copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
     }
-    while (key < sp.hi) {
-        const int next = key + 16 * WARPS;
+    if (!MAKES)
+        commit_copies();
+    int slot = 0, next = key + slots * STRIDE, next_page = next < sp.hi ? pages[next / KV_PAGE] : 0;
+    for (; key < sp.hi; key += STRIDE) {
+        tile<D, F> x;
+        if (slots < SLOTS || !is_old(key)) /* the row's last tile: nothing comes behind it */
+            wait_copies<0>();
+        else
+            wait_copies<SLOTS - 1>();
+        read_tile<D, F>(&x, tiles + slot * bytes, g, t);
         if (stores && position - key < 16) {
             if (warp != maker_warp)
                 key_comes(warp, maker_warp, taker);
             take_newcomer<D, F>(&x, fresh, position - key, g, t);
         }
+        __syncwarp(); /* the tile is read: its slot is free */
         if (next < sp.hi)
-            page = pages[next / KV_PAGE]; /* known before the next tile's turn */
+            copy_tile<D, F>(tiles + slot * bytes, job.kv, cell(next_page, next), lane);
+        commit_copies();
+        next += STRIDE;
+        if (next < sp.hi)
+            next_page = pages[next / KV_PAGE]; /* known before its tile's turn */
+        slot = slot + 1 == slots ? 0 : slot + 1;
         take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap);
-        key = next;
-        if (key < sp.hi)
-            load_tile<D, F>(&x, job.kv, cell(page, key), g, t);
     }
-    put_running<D>(parts + warp * part_layout<D>::all, &r, g, t);
+    __syncwarp();
+    put_running<D>((float *)tiles, &r, g, t);
     __syncthreads();
     const int columns = min(COLUMNS, group - chunk * COLUMNS), used = sp.used;
     float *to =
@@ -163,7 +198,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
                                 part_layout<D>::all;
     for (int i = threadIdx.x; i < columns * D; i += WARPS * 32) {
         int head = i / D, at = head * head_floats;
-        float3 all = join_parts<D>(&parts[at], part_layout<D>::all, WARPS, i % D);
+        float3 all = join_parts<D>(&parts[at], slots * bytes / sizeof(float), WARPS, i % D);
         if (MERGE == MERGE_CLUSTER ? used == 1 : job.n_splits == 1) { /* nothing to merge with */
             put_out(job.out, row, (size_t)(first_head + head) * D + i % D, weighted_mean<D, F>(all));
             continue;
@@ -277,9 +312,14 @@ extern "C" size_t decode_partial_most(const cuda_lane *lane) {
     return lane->clusters[0][1] > 0 ? 0 : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
 }
 
+template <int D, kv_format F> static size_t room_bytes(const cuda_lane *lane, int warps) {
+    return (size_t)(warps * (lane->deep ? block_room<D, F>::slots : 1) * staged<D, F>::bytes) +
+           block_room<D, F>::rest;
+}
+
 template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
-    const size_t shared = (WARPS + 1) * part_layout<D>::all * sizeof(float);
+    const size_t shared = room_bytes<D, F>(lane, WARPS);
     dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
     auto kernel = attend_splits<D, F, WARPS, MERGE, MAKES>;
     cudaError_t status =
@@ -292,6 +332,7 @@ static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
 template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job, int n_alone) {
     const cut c = cut_rows(lane, &job.p, n_alone, job.step.brief);
     job.n_splits = c.splits;
+    job.deep = lane->deep;
     if (job.qkv.data)
         return c.wide ? run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER, true>(lane, job, n_alone)
                       : run_splits<D, F, NARROW, MERGE_CLUSTER, true>(lane, job, n_alone);
@@ -307,9 +348,9 @@ template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job
 }
 
 /* Of head_dim 128 over FP8 pages; others differ little. */
-template <int WARPS> static int count_clusters(int *counts) {
+template <int WARPS> static int count_clusters(const cuda_lane *lane, int *counts) {
     auto kernel = attend_splits<128, KV_FP8, WARPS, MERGE_CLUSTER, false>;
-    const size_t shared = (WARPS + 1) * part_layout<128>::all * sizeof(float);
+    const size_t shared = room_bytes<128, KV_FP8>(lane, WARPS);
     int status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     for (unsigned n = 1; n <= MAX_CLUSTER && status == cudaSuccess; n++) {
         cudaLaunchConfig_t config = {};
@@ -328,8 +369,13 @@ template <int WARPS> static int count_clusters(int *counts) {
 }
 
 extern "C" int decode_know_clusters(cuda_lane *lane) {
-    int status = count_clusters<NARROW>(lane->clusters[0]);
-    return status == cudaSuccess ? count_clusters<wide_warps<128>()>(lane->clusters[1]) : status;
+    int device, shared, status = cudaGetDevice(&device);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    lane->deep = status == cudaSuccess && shared >= 228 * 1024;
+    if (status == cudaSuccess)
+        status = count_clusters<NARROW>(lane, lane->clusters[0]);
+    return status == cudaSuccess ? count_clusters<wide_warps<128>()>(lane, lane->clusters[1]) : status;
 }
 
 template <int D> static int run_format(const cuda_lane *lane, const attn_job &job, int n_alone) {

@@ -69,6 +69,88 @@ __device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size
     }
 }
 
+/* ---- a tile on its way through shared memory ----
+ *
+ * Keys, values, the scales of both. Of every 128 bytes the eight units of 16 change places by the number of the
+ * line, so that eight lanes that read one column of rows of 128 bytes meet all banks. */
+
+template <int D, kv_format F> struct staged {
+    static constexpr int vectors = 16 * D * operand<F>::bytes; /* bytes of keys, and of values */
+    static constexpr int bytes = 2 * vectors + (F == KV_FP8 ? 128 : 0);
+};
+
+__device__ __forceinline__ int unit_place(int unit) {
+    return unit ^ (unit >> 3 & 7);
+}
+
+__device__ __forceinline__ void copy_unit(uint8_t *to, const void *from) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from)
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until all but the last PENDING commits have come; the warp meets. */
+template <int PENDING> __device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+    __syncwarp();
+}
+
+/* The tile that begins at CELL, to TO. */
+template <int D, kv_format F>
+__device__ __forceinline__ void copy_tile(uint8_t *to, const kv_view &kv, size_t cell, int lane) {
+    constexpr int vectors = staged<D, F>::vectors;
+    const uint8_t *k = (const uint8_t *)kv.k + cell * (vectors / 16) + 16 * lane;
+    const uint8_t *v = (const uint8_t *)kv.v + cell * (vectors / 16) + 16 * lane;
+#pragma unroll
+    for (int i = 0; i < vectors / 512; i++) {
+        uint8_t *at = to + 16 * unit_place(lane + 32 * i);
+        copy_unit(at, k + 512 * i);
+        copy_unit(at + vectors, v + 512 * i);
+    }
+    if (F == KV_FP8 && lane < 8)
+        copy_unit(to + 2 * vectors + 16 * lane, (lane < 4 ? kv.k_scales : kv.v_scales) + cell + 4 * (lane & 3));
+}
+
+/* WORDS from byte AT on of keys or values. */
+template <int WORDS> __device__ __forceinline__ void take_words(uint32_t *w, const uint8_t *from, int at) {
+    constexpr int each = WORDS % 4 == 0 ? 4 : WORDS % 2 == 0 ? 2 : 1;
+#pragma unroll
+    for (int i = 0; i < WORDS; i += each) {
+        const int byte = at + 4 * i;
+        const uint8_t *p = from + 16 * unit_place(byte / 16) + byte % 16;
+        if (each == 4) {
+            const uint4 v = *(const uint4 *)p;
+            w[i] = v.x, w[i + 1] = v.y, w[i + 2] = v.z, w[i + 3] = v.w;
+        } else if (each == 2) {
+            const uint2 v = *(const uint2 *)p;
+            w[i] = v.x, w[i + 1] = v.y;
+        } else {
+            w[i] = *(const uint32_t *)p;
+        }
+    }
+}
+
+template <int D, kv_format F>
+__device__ __forceinline__ void read_tile(tile<D, F> *x, const uint8_t *from, int g, int t) {
+    constexpr int vectors = staged<D, F>::vectors, row = vectors / 16;
+    const float *scales = (const float *)(from + 2 * vectors);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        take_words<tile<D, F>::k_words>(x->k[i], from, (g + 8 * i) * row + t * (row / 4));
+        x->k_scale[i] = F == KV_FP8 ? scales[g + 8 * i] : 1.0f;
+        x->v_scale[i] = F == KV_FP8 ? scales[16 + g + 8 * i] : 1.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        take_words<tile<D, F>::v_words>(x->v[i], from + vectors,
+                                        (2 * t + i % 2 + 8 * (i / 2)) * row + g * (row / 8));
+}
+
 /* A tile's keys, values and scales on their way from DRAM. */
 template <int D, kv_format F>
 __device__ __forceinline__ void prefetch_tile(const kv_view &kv, size_t cell, int lane) {
@@ -288,13 +370,13 @@ template <int D> struct maker {
         growth = query_growth(p, position);
     }
 
-    /* The head's queries into Q [group, query], for the whole block; STORES: its key and value into CELL and
+    /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL and
      * FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys and
-     * values. ROOM [D]: the warp's. */
+     * values. Vectors turn where their queries will stand, the key behind them. */
     template <kv_format F, class Load>
     __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
-                                         bool stores, size_t cell, float *q, float *room,
-                                         newcomer<D, F> *fresh, int warp, int lane) {
+                                         bool stores, size_t cell, float *q, newcomer<D, F> *fresh, int warp,
+                                         int lane) {
         const int group = p.n_heads / p.n_kv_heads;
         float key[E] = {};
         bool has_key = false;
@@ -308,7 +390,7 @@ template <int D> struct maker {
             if (weights)
                 norm<E>(x, w, p.norm_eps, D);
             if (v <= group)
-                rope.apply(x, room, lane);
+                rope.apply(x, q + v * query, lane);
             has_key = has_key || v == group;
 #pragma unroll
             for (int j = 0; j < E; j++) {

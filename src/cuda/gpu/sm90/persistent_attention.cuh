@@ -71,8 +71,7 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     const int group = p.n_heads / p.n_kv_heads, each = group * head_floats, kv_head = at.kv_head,
               position = at.position;
     /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
-    float *parts = (float *)(shared + room::sums), *own = parts + max(WARPS * each, 2 * (int)SUMS_SET),
-          *turning = own + each + warp * D;
+    float *parts = (float *)(shared + room::sums), *own = parts + max(WARPS * each, 2 * (int)SUMS_SET);
     auto cell = [&](int page, int key) {
         return ((size_t)page * p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
     };
@@ -98,7 +97,7 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     __shared__ newcomer<D, F> fresh;
     const bool stores = sp.hi == sp.end;
     const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
-    made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), own, turning, &fresh, warp, lane);
+    made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), own, &fresh, warp, lane);
     tile<D, F> x;
     if (key < sp.hi)
         load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);

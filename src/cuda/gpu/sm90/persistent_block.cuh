@@ -42,9 +42,8 @@ struct room {
 
 static int shared_bytes(int max_k, int group, int head_dim) {
     const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
-    const int each =
-        group * (head_dim + 4); /* parts, or sums; queries; a turning vector of each warp that makes one */
-    const int attention = max(WARPS * each, 2 * (int)SUMS_SET) + each + min((int)WARPS, group + 2) * head_dim;
+    const int head = head_dim + 4; /* parts of each warp, or sums; queries, and the key that turns */
+    const int attention = max(WARPS * group * head, 2 * (int)SUMS_SET) + (group + 1) * head;
     return max(x, room::sums + attention * (int)sizeof(float));
 }
 

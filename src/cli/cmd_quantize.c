@@ -94,6 +94,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     NIB_TRY(tuned_open(&s->tuned, err));
     s->args->convert.choose = tuned_choose;
     s->args->convert.choose_context = &s->tuned;
+    s->args->convert.choose_path = s->tuned.journal;
     s->n_tokens = s->tuned.n_tokens;
     return NIB_OK;
 }

@@ -126,8 +126,8 @@ static nib_status choose_scales(convert_run *run, nib_error *err) {
 
 /* ---- codes that the caller chooses ---- */
 
-static bool is_chosen_elsewhere(const convert_run *run, const recipe_item *item) {
-    return run->o->choose && item->e.action == ENCODE_QUANTIZE && dtype_is_nvfp4(item->e.to) &&
+static bool is_chosen_elsewhere(const convert_options *o, const recipe_item *item) {
+    return o->choose && item->e.action == ENCODE_QUANTIZE && dtype_is_nvfp4(item->e.to) &&
            !dtype_is_mxfp4(item->e.t->dtype);
 }
 
@@ -138,7 +138,7 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
     if (!matrices)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
     for (size_t i = 0; i < r->n; i++)
-        if (is_chosen_elsewhere(run, &r->items[i]))
+        if (is_chosen_elsewhere(run->o, &r->items[i]))
             matrices[n++] = (convert_matrix){.t = r->items[i].e.t,
                                              .slot = r->items[i].e.slot,
                                              .tensor_scale = r->items[i].e.search.tensor_scale,
@@ -146,7 +146,7 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
     nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
     n = 0;
     for (size_t i = 0; i < r->n && status == NIB_OK; i++)
-        if (is_chosen_elsewhere(run, &r->items[i])) {
+        if (is_chosen_elsewhere(run->o, &r->items[i])) {
             r->items[i].e.codes = matrices[n].codes;
             r->items[i].e.scales = matrices[n++].scales;
         }
@@ -391,6 +391,12 @@ bool convert_quantizes(const model_file *in, const convert_options *options) {
     return any;
 }
 
+/* What lies on disk of a file, which takes no room more. */
+static uint64_t bytes_there(const char *path) {
+    struct stat s;
+    return stat(path, &s) == 0 ? (uint64_t)s.st_blocks * 512 : 0;
+}
+
 /* At least so many bytes: scales beside codes, metadata and words are not counted. A cast whose format is
  * chosen while it is written takes 16 bits a weight or more. */
 static nib_status least_bytes(const model_file *in, const convert_options *options, uint64_t *bytes,
@@ -399,11 +405,18 @@ static nib_status least_bytes(const model_file *in, const convert_options *optio
     convert_options plain = *options;
     plain.method = QM_SWEEP; /* no calibration yet */
     const nib_status status = recipe_make(&r, in, &plain, err);
+    uint64_t chosen = 0;
     *bytes = 0;
     for (size_t i = 0; status == NIB_OK && i < r.n; i++) {
-        const dtype_info *to = dtype_get(r.items[i].e.to == DT_NONE ? DT_BF16 : r.items[i].e.to);
-        *bytes += (uint64_t)r.items[i].e.t->rows * (r.items[i].e.t->cols / to->block) * to->block_bytes;
+        const encode_item *e = &r.items[i].e;
+        const dtype_info *to = dtype_get(e->to == DT_NONE ? DT_BF16 : e->to);
+        *bytes += (uint64_t)e->t->rows * (e->t->cols / to->block) * to->block_bytes;
+        if (is_chosen_elsewhere(options, &r.items[i]))
+            chosen += (uint64_t)e->t->rows * (e->t->cols / 16 * 9);
     }
+    const uint64_t there = options->choose_path ? bytes_there(options->choose_path) : 0;
+    if (options->choose_path && chosen > there)
+        *bytes += chosen - there;
     arena_free(&r.arena);
     return status;
 }
@@ -421,8 +434,10 @@ static nib_status check_room(const model_file *in, const char *out_path, const c
     const uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (room >= bytes)
         return NIB_OK;
-    return nib_fail(err, NIB_IO, "%s: takes at least %.1f MB, and its file system has %.1f MB left", out_path,
-                    (double)bytes / 1e6, (double)room / 1e6);
+    const bool beside = options->choose_path != NULL;
+    return nib_fail(err, NIB_IO, "%s: takes at least %.1f MB%s%s%s, and its file system has %.1f MB left",
+                    out_path, (double)bytes / 1e6, beside ? " with " : "", beside ? options->choose_path : "",
+                    beside ? " meanwhile" : "", (double)room / 1e6);
 }
 
 nib_status convert_try_output(const model_file *in, const char *out_path, const convert_options *options,

@@ -38,7 +38,9 @@ typedef struct convert_options {
     /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 with a loss. */
     nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
     void *choose_context;
-    bool fp8_exact; /* NVFP4 under scale_search_is_fp8_exact's scales; METHOD is sweep or weighted */
+    const char
+        *choose_path; /* the file, beside the output, that CHOOSE keeps its codes in meanwhile; or NULL */
+    bool fp8_exact;   /* NVFP4 under scale_search_is_fp8_exact's scales; METHOD is sweep or weighted */
     head_policy head;
     embed_policy embed;
     out_kind out;

@@ -42,7 +42,7 @@ static const struct argp_option options[] = {
     {"ctx", 'c', "N", 0, "Tokens of a window (default 512)", 1},
     {"chunks", KEY_CHUNKS, "N", 0, "Score the first N windows (default: all)", 1},
     {"weights", KEY_WEIGHTS, "FORMAT", 0,
-     "Round MODEL's linear layers to this format first: nvfp4, mxfp4, nf4, or "
+     "Round MODEL's linear layers to this format first: nvfp4, mxfp4, nf4, nf4:double, or "
      "ELEMENT[:GROUP[:SCALE]][:best], with "
      "elements e2m1, e1m2, e3m0, int4, nf4, e4m3, e5m2, groups of 8 to 4096 columns, row or tensor, scales "
      "f32, f16, "

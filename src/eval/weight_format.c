@@ -12,7 +12,7 @@
 
 #include "num/fp8.h"
 
-enum { VALUES = 16, MAX_GROUP = 4096 };
+enum { VALUES = 16, MAX_GROUP = 4096, DOUBLE_BLOCK = 256, DOUBLE_VALUES = 256 };
 
 /* NF4: the table of bitsandbytes 0.45, functional.py, get_4bit_type("nf4"); QLoRA's normal quantiles. */
 static const float values[ELEMENT_E4M3][VALUES] = {
@@ -70,7 +70,8 @@ static const struct {
              {"mxfp4", {ELEMENT_E2M1, 32, FSCALE_E8M0, false}},
              {"mxfp4:ceil", {ELEMENT_E2M1, 32, FSCALE_E8M0_CEIL, false}},
              {"mxfp4:best", {ELEMENT_E2M1, 32, FSCALE_E8M0, true}},
-             {"nf4", {ELEMENT_NF4, 64, FSCALE_F32, false}}};
+             {"nf4", {ELEMENT_NF4, 64, FSCALE_F32, false}},
+             {"nf4:double", {ELEMENT_NF4, 64, FSCALE_DOUBLE, false}}};
 
 static bool parse_field(weight_format *out, int field, const char *p, size_t n) {
     const int i = field == 0 ? find(elements, p, n) : field == 2 ? find(scales, p, n) : 0;
@@ -114,7 +115,10 @@ static size_t group_columns(const weight_format *f, size_t cols) {
 }
 
 double weight_format_bits(const weight_format *f, size_t cols) {
-    const double of_scale = f->scale == FSCALE_F32 ? 32 : f->scale == FSCALE_F16 ? 16 : 8;
+    const double of_scale = f->scale == FSCALE_F32      ? 32
+                            : f->scale == FSCALE_F16    ? 16
+                            : f->scale == FSCALE_DOUBLE ? 8 + 32.0 / DOUBLE_BLOCK
+                                                        : 8;
     const double bits = f->element < ELEMENT_E4M3 ? 4 : 8;
     return f->group == FORMAT_TENSOR ? bits : bits + of_scale / (double)group_columns(f, cols);
 }
@@ -219,5 +223,60 @@ void weight_format_row(const weight_format *f, float *x, size_t n, float tensor_
         const size_t few = n - at < group ? n - at : group;
         round_group(f, x + at, few, f->group == FORMAT_TENSOR ? tensor_amax : amax_of(x + at, few),
                     tensor_amax);
+    }
+}
+
+/* ---- scales that are quantized as well ---- */
+
+static int by_value(const void *a, const void *b) {
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* bitsandbytes' create_dynamic_map(): in the decade below 10^(i - 6) the middles of 2^i even pieces, of both
+ * signs; 0; and 1. */
+static void dynamic_map(float map[DOUBLE_VALUES]) {
+    int n = 0;
+    for (int i = 0; i < 7; i++)
+        for (int k = 0; k < 1 << i; k++, n += 2) {
+            map[n] = (float)(pow(10, i - 6) * (0.1 + 0.9 * (k + 0.5) / (1 << i)));
+            map[n + 1] = -map[n];
+        }
+    map[n] = 0;
+    map[n + 1] = 1;
+    qsort(map, DOUBLE_VALUES, sizeof *map, by_value);
+}
+
+static float nearest_of(const float map[DOUBLE_VALUES], float y) {
+    int i = 0;
+    for (int step = DOUBLE_VALUES / 2; step; step /= 2)
+        i += y > (map[i + step - 1] + map[i + step]) * 0.5f ? step : 0;
+    return map[i];
+}
+
+void weight_format_double(float *amaxes, size_t n) {
+    float map[DOUBLE_VALUES];
+    double sum = 0;
+    dynamic_map(map);
+    for (size_t i = 0; i < n; i++)
+        sum += amaxes[i];
+    const float mean = n ? (float)(sum / (double)n) : 0;
+    for (size_t i = 0; i < n; i++)
+        amaxes[i] -= mean;
+    for (size_t at = 0; at < n; at += DOUBLE_BLOCK) {
+        const size_t few = n - at < DOUBLE_BLOCK ? n - at : DOUBLE_BLOCK;
+        const float scale = amax_of(amaxes + at, few);
+        for (size_t i = at; i < at + few; i++)
+            amaxes[i] = (scale > 0 ? nearest_of(map, amaxes[i] / scale) * scale : 0) + mean;
+    }
+}
+
+void weight_format_row_double(const weight_format *f, float *x, size_t n, const float *stored) {
+    const size_t group = group_columns(f, n);
+    for (size_t at = 0; at < n; at += group, stored++) {
+        const size_t few = n - at < group ? n - at : group;
+        const float amax = amax_of(x + at, few);
+        for (size_t i = at; i < at + few && amax > 0; i++)
+            x[i] = nearest(f->element, x[i] / amax) * *stored;
     }
 }

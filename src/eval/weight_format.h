@@ -15,8 +15,9 @@
  *   best     the scale of least squared error, instead of the one that puts the largest magnitude on the
  *            largest element; not for tensor, and 8-bit scales not for row or tensor
  *
- * and nvfp4 (e2m1:16:e4m3), nvfp4:best, mxfp4 (e2m1:32:e8m0), mxfp4:ceil, mxfp4:best, nf4 (nf4:64:f32).
- * Callers: cli eval.
+ * and nvfp4 (e2m1:16:e4m3), nvfp4:best, mxfp4 (e2m1:32:e8m0), mxfp4:ceil, mxfp4:best, nf4 (nf4:64:f32), and
+ * nf4:double, whose scales are quantized as well: less their mean over the matrix, in 8 bits under an FP32
+ * scale per 256 of them (QLoRA's double quantization, as bitsandbytes does it). Callers: cli eval.
  */
 #ifndef EVAL_WEIGHT_FORMAT_H
 #define EVAL_WEIGHT_FORMAT_H
@@ -39,7 +40,8 @@ typedef enum format_scale {
     FSCALE_F16,
     FSCALE_E4M3,
     FSCALE_E8M0,
-    FSCALE_E8M0_CEIL
+    FSCALE_E8M0_CEIL,
+    FSCALE_DOUBLE
 } format_scale;
 
 #define FORMAT_ROW    ((size_t)0) /* groups */
@@ -58,8 +60,13 @@ bool weight_format_parse(weight_format *out, const char *name);
  * left out. */
 double weight_format_bits(const weight_format *f, size_t cols);
 
-/* x [n], one row of a matrix whose largest magnitude is TENSOR_AMAX. */
+/* x [n], one row of a matrix whose largest magnitude is TENSOR_AMAX; not for FSCALE_DOUBLE. */
 void weight_format_row(const weight_format *f, float *x, size_t n, float tensor_amax);
+
+/* FSCALE_DOUBLE: amaxes [n], the largest magnitudes of a matrix's groups, row after row, become what their
+ * codes stand for; then x [n] of one row is rounded under those of its groups. */
+void weight_format_double(float *amaxes, size_t n);
+void weight_format_row_double(const weight_format *f, float *x, size_t n, const float *stored);
 
 /* The elements' values, ascending, [16]; of 8-bit elements NULL. */
 const float *weight_format_values(format_element e);

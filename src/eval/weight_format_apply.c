@@ -23,6 +23,8 @@ typedef struct rounding {
     const tensor *t;
     float *values; /* [rows, cols] */
     float *amax;   /* [rows] */
+    float *stored; /* [rows, groups] of FSCALE_DOUBLE */
+    size_t groups;
     float whole;
 } rounding;
 
@@ -41,8 +43,29 @@ static void read_rows(void *arg, int thread, size_t begin, size_t end) {
 static void round_rows(void *arg, int thread, size_t begin, size_t end) {
     const rounding *r = arg;
     (void)thread;
-    for (size_t i = begin; i < end; i++)
-        weight_format_row(r->f, r->values + i * r->t->cols, r->t->cols, r->whole);
+    for (size_t i = begin; i < end; i++) {
+        float *x = r->values + i * r->t->cols;
+        if (r->stored)
+            weight_format_row_double(r->f, x, r->t->cols, r->stored + i * r->groups);
+        else
+            weight_format_row(r->f, x, r->t->cols, r->whole);
+    }
+}
+
+/* The scales of all groups, which are quantized together. */
+static nib_status find_stored(rounding *r, nib_error *err) {
+    const size_t cols = r->t->cols, group = r->f->group;
+    r->groups = (cols + group - 1) / group;
+    r->stored = mem_array(r->t->rows, r->groups * sizeof *r->stored);
+    if (!r->stored)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for the scales of tensor %s", QUOTEZ(r->t->name));
+    for (size_t i = 0; i < r->t->rows; i++)
+        for (size_t c = 0; c < cols; c++) {
+            float *amax = &r->stored[i * r->groups + c / group];
+            *amax = fmaxf(*amax, fabsf(r->values[i * cols + c]));
+        }
+    weight_format_double(r->stored, r->t->rows * r->groups);
+    return NIB_OK;
 }
 
 static nib_status make_one(weight_format_made *out, const weight_format *f, size_t i, pool *team,
@@ -75,7 +98,10 @@ static nib_status make_one(weight_format_made *out, const weight_format *f, size
     if (!isfinite(r.whole))
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s holds a number that is not finite", out->view.path,
                         QUOTEZ(t->name));
+    if (f->scale == FSCALE_DOUBLE)
+        NIB_TRY(find_stored(&r, err));
     pool_for(team, t->rows, 8, round_rows, &r);
+    mem_free(r.stored);
     out->stand_ins[i] = made;
     return NIB_OK;
 }

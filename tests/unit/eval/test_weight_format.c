@@ -168,6 +168,39 @@ static void test_references(void **state) {
     free(y);
 }
 
+/* bitsandbytes' double quantization: its first 64 scales, and its mean squared error on the whole. */
+static void test_double(void **state) {
+    (void)state;
+    const char *p = golden_line(TESTS_DIR "/golden/quant/formats.txt", "nf4:double");
+    enum { GROUPS = GOLDEN_N / 64 };
+    float *x = malloc(GOLDEN_N * sizeof *x), *stored = calloc(GROUPS, sizeof *stored);
+    assert_true(p && x && stored);
+    weight_format f;
+    double error = 0;
+    assert_true(weight_format_parse(&f, "nf4:double"));
+    assert_true(fabs(weight_format_bits(&f, GOLDEN_COLS) - 4.126953125) < 1e-9);
+    golden_bell(41, x);
+    for (size_t k = 0; k < GOLDEN_N; k++) {
+        x[k] = fminf(fmaxf(x[k], -0.12f), 0.12f);
+        stored[k / 64] = fmaxf(stored[k / 64], fabsf(x[k]));
+    }
+    weight_format_double(stored, GROUPS);
+    for (size_t r = 0; r < GOLDEN_ROWS; r++) {
+        float row[GOLDEN_COLS];
+        memcpy(row, x + r * GOLDEN_COLS, sizeof row);
+        weight_format_row_double(&f, row, GOLDEN_COLS, stored + r * (GOLDEN_COLS / 64));
+        for (size_t c = 0; c < GOLDEN_COLS; c++) {
+            const double d = (double)row[c] - x[r * GOLDEN_COLS + c];
+            error += d * d / GOLDEN_N;
+        }
+    }
+    assert_true(fabs(error / f32_of_bits((uint32_t)golden_hex(&p)) - 1) < 1e-4);
+    for (int i = 0; i < 64; i++)
+        assert_true(fabsf(stored[i] / f32_of_bits((uint32_t)golden_hex(&p)) - 1) < 1e-6f);
+    free(x);
+    free(stored);
+}
+
 /* Every element is a value of its format and stays what it is; nothing is rounded away from the nearest. */
 static void test_elements(void **state) {
     (void)state;
@@ -212,6 +245,7 @@ static void test_names(void **state) {
                                       "e2m1:016",
                                       "e2m1:16x",
                                       "nvfp4:ceil",
+                                      "nf4:64:double",
                                       "e2m1:16:f64"};
     weight_format f;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -229,6 +263,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_normal_numbers), cmocka_unit_test(test_codecs),
         cmocka_unit_test(test_four_over_six),  cmocka_unit_test(test_references),
-        cmocka_unit_test(test_elements),       cmocka_unit_test(test_names)};
+        cmocka_unit_test(test_double),         cmocka_unit_test(test_elements),
+        cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

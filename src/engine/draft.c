@@ -30,6 +30,7 @@ struct draft {
     loaded *l;
     sched *sched;
     draft_seq *seqs;
+    bool has_read;
     double guess_s, row_s; /* of a guess, of a row of text that is read; 0: none was */
     sample_row *rows;      /* [max_out], as the next four */
     sampled *sampled;
@@ -264,6 +265,7 @@ static nib_status run(draft *d, int rounds, nib_error *err) {
         const double seconds = clock_seconds() - began;
         if (!only_decodes) {
             follow_mean(&d->row_s, seconds / n_rows);
+            d->has_read = true;
             return NIB_OK; /* one step of reading is enough to wait for */
         }
         follow_mean(&d->guess_s, seconds);
@@ -273,6 +275,7 @@ static nib_status run(draft *d, int rounds, nib_error *err) {
 
 nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err) {
     int rounds = 0;
+    d->has_read = false;
     for (int i = 0; i < n; i++)
         rounds = asks[i].n_guesses > rounds ? asks[i].n_guesses : rounds;
     NIB_TRY(take_asks(d, asks, n, err));
@@ -286,6 +289,10 @@ nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err) {
             memcpy(a->guesses, q->tokens + a->n_tokens, (size_t)a->n_guesses * sizeof *a->guesses);
     }
     return NIB_OK;
+}
+
+bool draft_has_read(const draft *d) {
+    return d->has_read;
 }
 
 double draft_guess_seconds(const draft *d) {

@@ -35,6 +35,8 @@ typedef struct draft_ask {
 nib_status draft_guess(draft *d, draft_ask *asks, int n, nib_error *err);
 void draft_forget(draft *d, draft_seq **seq); /* *SEQ may be NULL */
 
+bool draft_has_read(const draft *d); /* the last draft_guess read, and guessed nothing */
+
 /* Seconds that one guess takes, and reading N tokens, moving averages; 0: not known. */
 double draft_guess_seconds(const draft *d);
 double draft_read_seconds(const draft *d, int n);

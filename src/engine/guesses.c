@@ -7,24 +7,40 @@
 
 enum { GIVE_UP_AFTER = 32 }; /* guesses that did not pay: the draft need not read along any more */
 
-/* Guesses that R may have in the next step: none unless it decodes, and none where a guide has to see the
- * token before. */
-static int most_guesses(const nib_engine *e, const nib_request *r) {
-    const sched_view v = sched_see(e->sched, r->seq);
-    if (r->n_generated == 0 || !v.running || v.n_tokens - v.n_computed != 1)
+/* Guesses that R, which decodes, may have in the next step: none where a guide has to see the token before.
+ */
+static int most_guesses(const nib_request *r) {
+    if (r->n_generated == 0)
         return 0;
     const int n_free = request_free_tokens(r); /* with the one that is sure */
     return n_free > SPECULATE_MAX ? SPECULATE_MAX : n_free > 0 ? n_free - 1 : 0;
 }
 
-static int decode_rows(const nib_engine *e) {
-    int rows = 0;
-    for (int i = 0; i < e->n_by_seq; i++)
-        if (e->by_seq[i]) {
-            const sched_view v = sched_see(e->sched, i);
-            rows += v.running && v.n_tokens - v.n_computed == 1;
-        }
-    return rows;
+/* Who decodes in the next step, the one that has lost most first: a guess for it may make that good. Where
+ * they are too many to guess for, N is 0. */
+typedef struct decoders {
+    nib_request *list[SPECULATE_ROWS];
+    int n;
+} decoders;
+
+static void add(decoders *d, nib_request *r) {
+    int at = d->n++;
+    for (; at > 0 && d->list[at - 1]->luck.lost < r->luck.lost; at--)
+        d->list[at] = d->list[at - 1];
+    d->list[at] = r;
+}
+
+static decoders find_decoders(const nib_engine *e) {
+    decoders d = {.n = 0};
+    for (int i = 0; i < e->n_by_seq; i++) {
+        const sched_view v = e->by_seq[i] ? sched_see(e->sched, i) : (sched_view){0};
+        if (!v.running || v.n_tokens - v.n_computed != 1)
+            continue;
+        if (d.n == SPECULATE_ROWS)
+            return (decoders){.n = 0};
+        add(&d, e->by_seq[i]);
+    }
+    return d;
 }
 
 /* N guesses become rows of the next step where there is room. Returns how many. */
@@ -35,22 +51,18 @@ static int put(nib_engine *e, nib_request *r, const int32_t *guesses, int n) {
     return n;
 }
 
-static void plan_lookup(nib_engine *e, int rows) {
-    const bool may = speculate_may(&e->costs, rows);
-    double expected = rows;
-    for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS; i++) {
+static void plan_lookup(nib_engine *e, const decoders *d, speculate_plan *p) {
+    for (int i = 0; i < d->n && p->rows < SPECULATE_ROWS; i++) {
         int32_t guesses[SPECULATE_MAX];
-        nib_request *r = e->by_seq[i];
-        const int most = r ? most_guesses(e, r) : 0;
+        nib_request *r = d->list[i];
+        const int most = most_guesses(r);
         if (most == 0)
             continue;
         const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, most);
-        const int worth = may ? speculate_worth(&e->costs, &r->luck, rows, expected, n, 0) : 0;
-        const int taken = put(e, r, guesses, worth);
+        const int taken = put(e, r, guesses, speculate_worth(&e->costs, p, &r->luck, n, 0));
         if (taken == 0 && n > 0)
             r->luck.guess = guesses[0]; /* to see whether it would have been right costs nothing */
-        expected += speculate_gain(&r->luck, taken);
-        rows += taken;
+        speculate_put(p, &r->luck, taken);
     }
 }
 
@@ -62,52 +74,66 @@ static int likely_rest(const nib_engine *e, const nib_request *r) {
     return likely < rest ? likely : rest;
 }
 
-/* The draft follows R already, or what WORTH guesses a step save is more than its reading of the text takes.
- */
+/* The draft follows R already, or may begin to: what WORTH guesses a step save is more than its reading of
+ * the text takes, and nothing was lost before. */
 static bool is_worth_reading(const nib_engine *e, const nib_request *r, int rows, int worth) {
     return r->draft || e->costs.rows_are_free ||
-           speculate_saving(&e->costs, &r->luck, rows, worth, draft_guess_seconds(e->draft),
-                            likely_rest(e, r)) > draft_read_seconds(e->draft, r->n_prompt + r->n_generated);
+           (speculate_may_invest(&e->costs) &&
+            speculate_saving(&e->costs, &r->luck, rows, worth, draft_guess_seconds(e->draft),
+                             likely_rest(e, r)) > draft_read_seconds(e->draft, r->n_prompt + r->n_generated));
 }
 
-static void plan_draft(nib_engine *e, int rows) {
+/* Who is asked about in the next step. */
+typedef struct asked {
     draft_ask asks[SPECULATE_ROWS];
-    nib_request *asked[SPECULATE_ROWS];
+    nib_request *requests[SPECULATE_ROWS];
     int32_t guesses[SPECULATE_ROWS][SPECULATE_MAX];
     sample_row how[SPECULATE_ROWS];
-    double expected = rows;
-    int n = 0;
-    for (int i = 0; i < e->n_by_seq && rows < SPECULATE_ROWS && n < SPECULATE_ROWS; i++) {
-        nib_request *r = e->by_seq[i];
-        const int most = r && !r->no_draft ? most_guesses(e, r) : 0;
+    int n;
+} asked;
+
+static void ask_about(asked *a, nib_request *r, int n_guesses) {
+    const int i = a->n++;
+    request_row(r, 0, &a->how[i]);
+    a->requests[i] = r;
+    a->asks[i] = (draft_ask){.seq = &r->draft,
+                             .tokens = r->tokens,
+                             .n_tokens = r->n_prompt + r->n_generated,
+                             .limit = r->n_prompt + r->max_tokens,
+                             .how = &a->how[i],
+                             .guesses = a->guesses[i],
+                             .n_guesses = n_guesses};
+}
+
+static void ask_all(nib_engine *e, const decoders *d, speculate_plan *p, asked *a) {
+    bool begins = false; /* one at a time, to see whether it pays */
+    for (int i = 0; i < d->n && p->rows < SPECULATE_ROWS; i++) {
+        nib_request *r = d->list[i];
+        const int most = r->no_draft ? 0 : most_guesses(r);
         if (most == 0)
             continue;
-        const int worth =
-            speculate_worth(&e->costs, &r->luck, rows, expected, most, draft_guess_seconds(e->draft));
+        const int worth = speculate_worth(&e->costs, p, &r->luck, most, draft_guess_seconds(e->draft));
         r->no_draft = worth == 0 && r->luck.n_seen >= GIVE_UP_AFTER;
-        if (r->no_draft || !is_worth_reading(e, r, rows, worth))
+        if (r->no_draft || !is_worth_reading(e, r, p->rows, worth) || (begins && !r->draft))
             continue;
-        request_row(r, 0, &how[n]);
-        asked[n] = r;
-        asks[n] = (draft_ask){.seq = &r->draft,
-                              .tokens = r->tokens,
-                              .n_tokens = r->n_prompt + r->n_generated,
-                              .limit = r->n_prompt + r->max_tokens,
-                              .how = &how[n],
-                              .guesses = guesses[n],
-                              .n_guesses = worth};
-        expected += speculate_gain(&r->luck, worth);
-        rows += worth;
-        n++;
+        begins = begins || !r->draft;
+        ask_about(a, r, worth);
+        speculate_put(p, &r->luck, worth);
     }
+}
+
+static void plan_draft(nib_engine *e, const decoders *d, speculate_plan *p) {
+    asked a = {.n = 0};
     const double from = clock_seconds();
-    const bool failed = draft_guess(e->draft, asks, n, NULL) != NIB_OK;
-    e->guess_seconds = clock_seconds() - from;
+    ask_all(e, d, p, &a);
+    const bool failed = draft_guess(e->draft, a.asks, a.n, NULL) != NIB_OK;
+    if (draft_has_read(e->draft))
+        speculate_invest(&e->costs, clock_seconds() - from);
     e->counted.draft_failures += failed;
-    for (int i = 0; i < n; i++) {
-        asked[i]->no_draft = !asked[i]->draft; /* it cannot follow, or failed: they go on without */
+    for (int i = 0; i < a.n; i++) {
+        a.requests[i]->no_draft = !a.requests[i]->draft; /* it cannot follow, or failed: they go on without */
         if (!failed)
-            put(e, asked[i], asks[i].guesses, asks[i].n_guesses);
+            put(e, a.requests[i], a.guesses[i], a.asks[i].n_guesses);
     }
 }
 
@@ -115,9 +141,13 @@ void guesses_plan(nib_engine *e) {
     e->guess_seconds = 0;
     if (e->options.speculate == NIB_SPECULATE_OFF)
         return;
-    const int rows = decode_rows(e);
+    const double from = clock_seconds();
+    const decoders d = find_decoders(e);
+    speculate_plan p = speculate_begin(&e->costs, d.n, d.n > 0 ? d.list[0]->luck.lost : 0);
     if (!e->draft)
-        plan_lookup(e, rows);
-    else if (speculate_may(&e->costs, rows))
-        plan_draft(e, rows);
+        plan_lookup(e, &d, &p);
+    else if (p.most > 0)
+        plan_draft(e, &d, &p);
+    if (!e->draft || !draft_has_read(e->draft))
+        e->guess_seconds = clock_seconds() - from;
 }

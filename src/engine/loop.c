@@ -367,10 +367,14 @@ static void count_guesses(nib_engine *e, const sched_step *step) {
         n_right += e->n_accepted[k] > 1 ? e->n_accepted[k] - 1 : 0;
     }
     const int rows = step->n_decode_rows - n_guesses;
-    if (step->batch->n_rows == step->n_decode_rows)
-        speculate_timed(&e->costs, rows, n_guesses, n_right, e->step_ended - e->step_began, e->guess_seconds);
-    else
-        speculate_mixed(&e->costs, rows, n_guesses, n_right, e->pace.row_s, e->guess_seconds);
+    const speculate_bill bill =
+        step->batch->n_rows == step->n_decode_rows
+            ? speculate_timed(&e->costs, rows, n_guesses, n_right, e->step_ended - e->step_began,
+                              e->guess_seconds)
+            : speculate_mixed(&e->costs, rows, n_guesses, n_right, e->pace.row_s, e->guess_seconds);
+    for (int k = 0; k < step->n_outs; k++)
+        if (!e->ended[k])
+            speculate_charge(&e->by_seq[step->outs[k].id]->luck, bill, e->n_accepted[k] - 1);
 }
 
 static void count_step(nib_engine *e, const sched_step *step) {

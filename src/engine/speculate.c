@@ -4,6 +4,8 @@
  */
 #include "engine/speculate.h"
 
+#include <math.h>
+
 enum {
     LONGEST = 4, /* tokens that must have stood before */
     SHORTEST = 2,
@@ -16,10 +18,11 @@ enum {
 };
 
 #define WEIGHT (1.0 / 16)
-#define MARGIN 1.1  /* what must be won: costs are measured with noise */
+#define MARGIN 0.1  /* tokens that must be won beyond what they cost: costs are measured with noise */
 #define ALIKE  1.3  /* times as much, or as little, is still what it was */
 #define FAR    2.0  /* times as much is not what the step itself took */
 #define CREDIT 1.0  /* steps' time that guesses may have lost */
+#define WON    2.0  /* steps' time that they may have won; what was won before is not played away */
 #define SHARE  0.01 /* of the time without guesses that they are given */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
@@ -60,7 +63,8 @@ double speculate_learn(double hope, const speculate_luck *luck) {
     return hope + (SPECULATE_HOPE - hope) / 64; /* what is never tried is not given up for ever */
 }
 
-double speculate_gain(const speculate_luck *luck, int k) {
+/* Tokens that K guesses of such luck give beside the one that is sure. */
+static double gain_of(const speculate_luck *luck, int k) {
     double gain = 0, all_right = 1;
     for (int i = 0; i < k; i++)
         gain += all_right *= luck->right;
@@ -113,65 +117,90 @@ static void note(speculate_costs *c, int rows, double seconds) {
     c->seen[rows] = c->step;
 }
 
-/* What was won long ago is not played away. */
-static void charge(speculate_costs *c, double seconds) {
-    c->lost = c->lost + seconds > 0 ? c->lost + seconds : 0;
+static void charge(double *lost, double seconds, double step) {
+    *lost = fmax(*lost + seconds, -WON * step);
 }
 
-static void settle(speculate_costs *c, int rows, int n_guesses, int n_right, double seconds, double guess_s) {
-    const double without = cost_of(c, rows), most = FAR * cost_of(c, rows + n_guesses);
-    if (n_guesses == 0)
-        charge(c, -SHARE * seconds);
-    else if (without > 0)
-        charge(c, (seconds < most ? seconds : most) + guess_s - without * (rows + n_right) / rows);
+static speculate_bill settle(speculate_costs *c, int rows, int n_right, double extra, double without) {
+    const speculate_bill bill = {extra, without};
+    charge(&c->lost, extra - without * n_right / rows, without);
+    c->invested = fmin(c->invested, fmax(c->lost, 0));
+    return bill;
 }
 
-void speculate_mixed(speculate_costs *c, int rows, int n_guesses, int n_right, double row_s, double guess_s) {
+void speculate_charge(speculate_luck *luck, speculate_bill bill, int n_right) {
+    if (bill.gain > 0) /* else it is not known what the step cost */
+        charge(&luck->lost, bill.extra - bill.gain * n_right, bill.gain);
+}
+
+speculate_bill speculate_mixed(speculate_costs *c, int rows, int n_guesses, int n_right, double row_s,
+                               double guess_s) {
     const double without = rows >= 1 && rows <= SPECULATE_ROWS ? cost_of(c, rows) : 0;
-    if (without > 0 && n_guesses > 0)
-        charge(c, n_guesses * row_s + guess_s - without * n_right / rows);
+    if (without == 0)
+        return (speculate_bill){0, 0};
+    return settle(c, rows, n_right, n_guesses * row_s + guess_s, without);
 }
 
-void speculate_timed(speculate_costs *c, int rows, int n_guesses, int n_right, double seconds,
-                     double guess_s) {
+speculate_bill speculate_timed(speculate_costs *c, int rows, int n_guesses, int n_right, double seconds,
+                               double guess_s) {
+    speculate_bill bill = {0, 0};
     c->step++;
     if (rows < 1 || rows + n_guesses > SPECULATE_ROWS)
-        return;
-    settle(c, rows, n_guesses, n_right, seconds, guess_s);
+        return bill;
+    const double without = cost_of(c, rows), most = FAR * cost_of(c, rows + n_guesses);
+    if (n_guesses == 0)
+        bill = settle(c, rows, 0, guess_s - SHARE * seconds, seconds);
+    else if (without > 0)
+        bill = settle(c, rows, n_right, fmin(seconds, most) + guess_s - without, without);
     note(c, rows + n_guesses, seconds);
+    return bill;
 }
 
-bool speculate_may(const speculate_costs *c, int rows) {
+void speculate_invest(speculate_costs *c, double seconds) {
+    c->lost += seconds;
+    c->invested += seconds;
+}
+
+bool speculate_may_invest(const speculate_costs *c) {
+    return c->rows_are_free || c->lost <= 0;
+}
+
+speculate_plan speculate_begin(const speculate_costs *c, int rows, double most_lost) {
+    speculate_plan p = {.rows = rows, .expected = rows};
     if (c->rows_are_free)
-        return true;
-    return rows >= 1 && rows <= SPECULATE_ROWS && is_known(c, rows) &&
-           c->step - c->seen[rows] <= WITHOUT_AGAIN && c->lost < CREDIT * c->seconds[rows];
+        p.most = INFINITY;
+    if (c->rows_are_free || rows < 1 || rows > SPECULATE_ROWS || !is_known(c, rows) ||
+        c->step - c->seen[rows] > WITHOUT_AGAIN)
+        return p;
+    const double left = CREDIT * c->seconds[rows] - fmax(c->lost - c->invested, most_lost);
+    if (left > 0)
+        p.most = c->seconds[rows] + left;
+    return p;
 }
 
-/* Whether a step of TO rows may be tried in place of one of FROM: what is not known yet must be near, and may
- * take no more than the account has. */
-static bool may_try(const speculate_costs *c, int from, int to) {
+/* Whether the steps that were seen tell nothing of what a row more costs. */
+static bool knows_one(const speculate_costs *c) {
     int n_known = 0;
-    if (is_known(c, to))
-        return true;
     for (int i = 1; i <= SPECULATE_ROWS && n_known < 2; i++)
         n_known += is_known(c, i);
-    const double of = cost_of(c, from);
-    return n_known < 2 ? to == from + 1 : cost_of(c, to) - of <= CREDIT * of - c->lost;
+    return n_known < 2;
 }
 
-int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int rows, double expected,
+int speculate_worth(const speculate_costs *c, const speculate_plan *p, const speculate_luck *luck,
                     int n_guesses, double guess_s) {
     if (c->rows_are_free)
         return n_guesses;
-    const double cost = rows <= SPECULATE_ROWS ? cost_of(c, rows) : 0;
+    if (p->most == 0)
+        return 0;
+    const int most = n_guesses > 1 && knows_one(c) ? 1 : n_guesses;
+    double best_rate = p->expected / cost_of(c, p->rows);
     int best = 0;
-    double best_rate = expected / cost * MARGIN;
-    if (cost == 0)
-        return 0; /* first see what a step takes without */
-    for (int k = 1; k <= n_guesses && rows + k <= SPECULATE_ROWS; k++) {
-        const double rate = (expected + speculate_gain(luck, k)) / (cost_of(c, rows + k) + k * guess_s);
-        if (rate > best_rate && may_try(c, rows, rows + k)) {
+    for (int k = 1; k <= most && p->rows + k <= SPECULATE_ROWS; k++) {
+        const double seconds = cost_of(c, p->rows + k) + k * guess_s;
+        const double rate = (p->expected + gain_of(luck, k) - MARGIN) / seconds;
+        if (seconds > p->most)
+            break;
+        if (rate > best_rate) {
             best_rate = rate;
             best = k;
         }
@@ -179,8 +208,13 @@ int speculate_worth(const speculate_costs *c, const speculate_luck *luck, int ro
     return best;
 }
 
+void speculate_put(speculate_plan *p, const speculate_luck *luck, int n_guesses) {
+    p->rows += n_guesses;
+    p->expected += gain_of(luck, n_guesses);
+}
+
 double speculate_saving(const speculate_costs *c, const speculate_luck *luck, int rows, int worth,
                         double guess_s, int n) {
     const double step = cost_of(c, rows + worth) + worth * guess_s;
-    return n * (cost_of(c, rows) - step / (1 + speculate_gain(luck, worth)));
+    return n * (cost_of(c, rows) - step / (1 + gain_of(luck, worth)));
 }

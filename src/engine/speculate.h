@@ -31,6 +31,7 @@ typedef struct speculate_luck {
     double right;  /* moving average, 0 to 1; at first what is thought of it */
     int n_seen;    /* guesses that were looked at */
     int32_t guess; /* for the next token; -1: none */
+    double lost;   /* seconds that it came later for guesses, its own and others' */
 } speculate_luck;  /* zero-initialize, but for right and guess */
 
 #define SPECULATE_HOPE 0.5 /* where nothing is known */
@@ -44,43 +45,65 @@ void speculate_saw(speculate_luck *luck, int32_t token);
 /* What steps of so many decode rows take. It is looked at again after a while, for machines and texts change;
  * the longer the same is found, the more rarely.
  *
- * And an account: what guesses have lost, against the same tokens without them. While it is overdrawn nothing
- * is guessed; it is paid back by what guesses win, and by a small share of the time without them. So steps
- * with guesses cost no more than that share and the few steps of the account, however wrong all else here may
- * be. What a draft takes before steps for which it guesses nothing, since it reads yet, is not in it: whether
- * reading pays is asked before it begins (guesses.c). */
+ * And accounts: what guesses have lost, against the same tokens without them, one for all and one for each
+ * sequence (its luck), as one may be slowed by what is guessed for others. No step may put more at risk than
+ * the worst of them has left, which is a step's time and what was won lately; they are paid back by what
+ * guesses win, and by a small share of the time without them. So nobody is slowed by more than that share and
+ * a step, however wrong all else here may be.
+ *
+ * A draft's reading of a text, while which it guesses nothing, is on the account of all and may overdraw it:
+ * it begins where that is in credit, and guesses go on as if it were not there. */
 typedef struct speculate_costs {
     double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
     uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */
     uint8_t n[SPECULATE_ROWS + 1];      /* how many told so; the last dozen counts */
     uint32_t step, patience;            /* steps until what rows cost is looked at again; 0: at first */
     double lost;                        /* seconds */
+    double invested;                    /* of them, by a draft's reading */
     bool rows_are_free;                 /* for tests: guess whatever can be guessed */
 } speculate_costs;                      /* zero-initialize */
 
+/* What a step's guesses cost everybody, in seconds, and how much a right one gave the sequence whose it was.
+ */
+typedef struct speculate_bill {
+    double extra, gain;
+} speculate_bill;
+
 /* A step of ROWS rows and N_GUESSES more, of which N_RIGHT were right, took SECONDS, and its guesses GUESS_S
- * before it. */
-void speculate_timed(speculate_costs *costs, int rows, int n_guesses, int n_right, double seconds,
-                     double guess_s);
+ * before it, also where nothing came of it. */
+speculate_bill speculate_timed(speculate_costs *costs, int rows, int n_guesses, int n_right, double seconds,
+                               double guess_s);
 
 /* The same of a step beside prefill, where a row takes ROW_S. */
-void speculate_mixed(speculate_costs *costs, int rows, int n_guesses, int n_right, double row_s,
-                     double guess_s);
+speculate_bill speculate_mixed(speculate_costs *costs, int rows, int n_guesses, int n_right, double row_s,
+                               double guess_s);
 
-/* Whether anything may be guessed for a step of ROWS rows: not while guesses have lost too much, and not
- * where it has to be seen again what the step takes without them. */
-bool speculate_may(const speculate_costs *costs, int rows);
+/* A sequence of that step, of whose guesses N_RIGHT were right. */
+void speculate_charge(speculate_luck *luck, speculate_bill bill, int n_right);
 
-/* How many of N_GUESSES for a sequence are worth it in a step that has ROWS rows without them, from which
- * EXPECTED tokens are expected. GUESS_S: seconds that a guess takes before the step. */
-int speculate_worth(const speculate_costs *costs, const speculate_luck *luck, int rows, double expected,
+/* The next step, while guesses are put into it. */
+typedef struct speculate_plan {
+    int rows;        /* with guesses */
+    double expected; /* tokens of it */
+    double most;     /* seconds that it may take; 0: nothing may be guessed */
+} speculate_plan;
+
+/* A step of ROWS rows before anything is guessed; MOST_LOST: of its sequences. Nothing may be guessed while
+ * an account is overdrawn, nor where it has to be seen again what the step takes without. */
+speculate_plan speculate_begin(const speculate_costs *costs, int rows, double most_lost);
+
+/* How many of N_GUESSES for a sequence are worth it in PLAN. GUESS_S: seconds that a guess takes before the
+ * step. */
+int speculate_worth(const speculate_costs *costs, const speculate_plan *plan, const speculate_luck *luck,
                     int n_guesses, double guess_s);
+void speculate_put(speculate_plan *plan, const speculate_luck *luck, int n_guesses);
+
+/* A draft took SECONDS to read, for which it gave nothing yet; and whether it may begin with a text. */
+void speculate_invest(speculate_costs *costs, double seconds);
+bool speculate_may_invest(const speculate_costs *costs);
 
 /* Seconds that so many guesses (a worth above 0) save of the next N tokens of one sequence. */
 double speculate_saving(const speculate_costs *costs, const speculate_luck *luck, int rows, int worth,
                         double guess_s, int n);
-
-/* Tokens that K guesses of such luck give beside the one that is sure. */
-double speculate_gain(const speculate_luck *luck, int k);
 
 #endif

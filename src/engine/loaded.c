@@ -195,6 +195,8 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     else
         NIB_TRY(model_file_open(&l->file, path, err));
     NIB_TRY(model_file_need_network(l->file, err));
+    if (!needs->is_shape && !needs->no_model)
+        NIB_TRY(model_file_mark(l->file, &l->mark, err));
     NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
     if (!needs->is_shape)
         NIB_TRY(open_words(l, err));
@@ -240,19 +242,14 @@ void loaded_unload(loaded *l) {
     l->again = NULL;
 }
 
-/* Requests and answers are about the model that was there, and the KV cache is planned by its shape. */
-static bool is_same(const hparams *a, const hparams *b) {
-    return a->family == b->family && a->vocab == b->vocab && a->dim == b->dim && a->ffn_dim == b->ffn_dim &&
-           a->n_layers == b->n_layers && a->n_heads == b->n_heads && a->n_kv_heads == b->n_kv_heads &&
-           a->head_dim == b->head_dim && a->context_len == b->context_len &&
-           a->sliding_window == b->sliding_window && memcmp(a->local, b->local, sizeof a->local) == 0;
-}
-
 static nib_status reload(loaded *l, const char *path, const loaded_needs *needs, nib_error *err) {
+    uint64_t mark;
     NIB_TRY(model_file_open(&l->again, path, err));
     NIB_TRY(model_file_need_network(l->again, err));
-    if (!is_same(&l->file->hp, &l->again->hp))
-        return nib_fail(err, NIB_BAD_FILE, "%s: another model than the one that was opened", path);
+    NIB_TRY(model_file_mark(l->again, &mark, err));
+    if (mark != l->mark) /* requests and answers are about the model that was there */
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: another model than the one that was opened; start anew to use it", path);
     NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));
     l->be->owns_weights = needs->own_weights;
     return open_network(l, l->again, needs, err);

@@ -27,6 +27,7 @@ typedef struct loaded_needs {
 
 typedef struct loaded {
     model_file *file;
+    uint64_t mark; /* of the file (model_file_mark) */
     tokenizer *words;
     chat *chat;             /* NULL: no template that can be used */
     nib_error chat_problem; /* why */

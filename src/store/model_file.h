@@ -69,6 +69,10 @@ const char *model_file_format_name(const model_file *f, const tensor *t);
 /* The tensor at a place, the first in the file's order; NULL when the file has none. O(1). */
 const tensor *model_file_find(const model_file *f, place at);
 
+/* Differs where the files hold another model: other metadata, words or configuration, or tensors that begin
+ * or end with other bytes. */
+nib_status model_file_mark(const model_file *f, uint64_t *mark, nib_error *err);
+
 /* Only the words of PATH: a model, or a directory that holds only a tokenizer. */
 nib_status model_file_open_words(model_file **out, const char *path, nib_error *err);
 

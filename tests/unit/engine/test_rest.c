@@ -8,7 +8,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -167,6 +171,61 @@ static void test_it_stays_asleep(void **state) {
     nib_close(one);
 }
 
+/* FILE of the tiny model in FOLDER, the first FROM in it become TO, as long. */
+static void put_file(const char *folder, const char *file, const char *from, const char *to) {
+    static char bytes[1 << 20];
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", TINY, file);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    const size_t n = fread(bytes, 1, sizeof bytes, f), n_from = strlen(from);
+    fclose(f);
+    for (size_t i = 0; n_from > 0 && i + n_from <= n; i++)
+        if (memcmp(bytes + i, from, n_from) == 0) {
+            memcpy(bytes + i, to, n_from);
+            break;
+        }
+    if (strcmp(to, "weights") == 0)
+        bytes[n - 1] ^= 1;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+/* The files were written anew while it slept: with the same bytes it wakes, with other words, settings or
+ * weights of the same shape it does not. */
+static void test_other_bytes(void **state) {
+    static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+                                        "model.safetensors"};
+    static const char *const changes[][3] = {{"tokenizer.json", "<|im_start|>", "<|im_stART|>"},
+                                             {"config.json", "\"rope_theta\": 1", "\"rope_theta\": 2"},
+                                             {"model.safetensors", "", "weights"}};
+    char folder[] = "/tmp/nibble-rest-XXXXXX", path[512];
+    nib_error err = {""};
+    nib_engine *one;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 4; i++)
+        put_file(folder, files[i], "", "");
+    assert_int_equal(nib_open(&one, folder, &(nib_options){.size = sizeof(nib_options)}, &err), NIB_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(nib_set_rest(one, NIB_REST_SLEEP, &err), NIB_OK);
+        put_file(folder, changes[i][0], changes[i][1], changes[i][2]);
+        assert_int_equal(nib_set_rest(one, NIB_REST_NONE, &err), NIB_BAD_FILE);
+        assert_non_null(strstr(err.text, "another model"));
+        put_file(folder, changes[i][0], "", "");
+        assert_int_equal(nib_set_rest(one, NIB_REST_NONE, &err), NIB_OK);
+    }
+    nib_close(one);
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        unlink(path);
+    }
+    rmdir(folder);
+}
+
 static void test_words(void **state) {
     (void)state;
     nib_error err = {""};
@@ -181,6 +240,7 @@ int main(void) {
                                        cmocka_unit_test(test_two_callers),
                                        cmocka_unit_test(test_sleep),
                                        cmocka_unit_test(test_it_stays_asleep),
+                                       cmocka_unit_test(test_other_bytes),
                                        cmocka_unit_test(test_words)};
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

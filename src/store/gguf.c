@@ -22,6 +22,7 @@
 #define MAX_KEY_BYTES 65535u
 #define MAX_NAME      255u
 #define MAX_ALIGNMENT 65536u
+#define IF_CUT        ": if it was cut short, download it again"
 #define MIN_KEY_SPAN  14u /* bytes of the shortest key: length, one letter, type, one byte */
 #define MIN_INFO_SPAN 25u /* bytes of the shortest tensor info */
 
@@ -36,7 +37,7 @@ static size_t remaining(const cursor *c) {
 
 static nib_status take(cursor *c, void *dst, size_t n, const char *what, nib_error *err) {
     if (remaining(c) < n)
-        return nib_fail(err, NIB_BAD_FILE, "%s: the file ends inside %s", c->where, what);
+        return nib_fail(err, NIB_BAD_FILE, "%s: the file ends inside %s" IF_CUT, c->where, what);
     memcpy(dst, c->p, n); /* the host is little-endian, as the file is */
     c->p += n;
     return NIB_OK;
@@ -46,8 +47,9 @@ static nib_status take_text(cursor *c, strview *out, uint64_t limit, const char 
     uint64_t n = 0;
     NIB_TRY(take(c, &n, sizeof n, what, err));
     if (n > remaining(c))
-        return nib_fail(err, NIB_BAD_FILE, "%s: %s has a length of %" PRIu64 " where %zu bytes are left",
-                        c->where, what, n, remaining(c));
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: %s has a length of %" PRIu64 " where %zu bytes are left" IF_CUT, c->where, what,
+                        n, remaining(c));
     if (n > limit)
         return nib_fail(err, NIB_BAD_FILE, "%s: %s has a length of %" PRIu64 ", more than %" PRIu64, c->where,
                         what, n, limit);
@@ -153,8 +155,8 @@ static nib_status parse_array(cursor *c, gguf_key *key, nib_error *err) {
     size_t each = types[item].bytes ? types[item].bytes : 8; /* a string takes at least its length */
     if (key->n_items > remaining(c) / each)
         return nib_fail(err, NIB_BAD_FILE,
-                        "%s: key %s is an array of %" PRIu64 " items where %zu bytes are left", c->where,
-                        QUOTE(key->name), key->n_items, remaining(c));
+                        "%s: key %s is an array of %" PRIu64 " items where %zu bytes are left" IF_CUT,
+                        c->where, QUOTE(key->name), key->n_items, remaining(c));
     if (item != GGUF_STRING) {
         c->p += key->n_items * each;
         return NIB_OK;
@@ -184,8 +186,8 @@ static nib_status parse_key(cursor *c, gguf_key *key, uint64_t index, nib_error 
         NIB_TRY(take_text(c, &ignored, UINT32_MAX, "a string value", err));
     } else {
         if (remaining(c) < types[type].bytes)
-            return nib_fail(err, NIB_BAD_FILE, "%s: the file ends inside the value of key %s", c->where,
-                            QUOTE(key->name));
+            return nib_fail(err, NIB_BAD_FILE, "%s: the file ends inside the value of key %s" IF_CUT,
+                            c->where, QUOTE(key->name));
         if (type == GGUF_BOOL && *c->p > 1)
             return nib_fail(err, NIB_BAD_FILE, "%s: key %s is a bool of value %d, expected 0 or 1", c->where,
                             QUOTE(key->name), *c->p);
@@ -210,8 +212,8 @@ static int tensor_compare(const void *a, const void *b) {
 
 static nib_status parse_keys(gguf *g, cursor *c, uint64_t n, nib_error *err) {
     if (n > MAX_KEYS || n > remaining(c) / MIN_KEY_SPAN)
-        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " metadata keys do not fit into the file", g->where,
-                        n);
+        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " metadata keys do not fit into the file" IF_CUT,
+                        g->where, n);
     gguf_key *keys = arena_alloc(&g->arena, (size_t)n, sizeof *keys);
     const gguf_key **by_name = arena_alloc(&g->arena, (size_t)n, sizeof *by_name);
     if (n && (!keys || !by_name))
@@ -332,9 +334,7 @@ static nib_status place_tensor(const gguf *g, gguf_tensor *t, uint64_t offset, c
                         g->where, QUOTEZ(t->name), offset, g->alignment);
     if (offset > data_bytes || t->bytes > data_bytes - offset)
         return nib_fail(err, NIB_BAD_FILE,
-                        "%s: tensor %s (%zu bytes at %" PRIu64
-                        ") leaves the file's %zu data bytes: if it was cut "
-                        "short, download it again",
+                        "%s: tensor %s (%zu bytes at %" PRIu64 ") leaves the file's %zu data bytes" IF_CUT,
                         g->where, QUOTEZ(t->name), t->bytes, offset, data_bytes);
     t->data = data + offset;
     return NIB_OK;
@@ -342,7 +342,8 @@ static nib_status place_tensor(const gguf *g, gguf_tensor *t, uint64_t offset, c
 
 static nib_status parse_tensors(gguf *g, cursor *c, const unsigned char *start, uint64_t n, nib_error *err) {
     if (n > MAX_TENSORS || n > remaining(c) / MIN_INFO_SPAN)
-        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " tensors do not fit into the file", g->where, n);
+        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " tensors do not fit into the file" IF_CUT,
+                        g->where, n);
     gguf_tensor *tensors = arena_alloc(&g->arena, (size_t)n, sizeof *tensors);
     const gguf_tensor **order = arena_alloc(&g->arena, (size_t)n, sizeof *order);
     uint64_t *offsets = arena_alloc(&g->arena, (size_t)n, sizeof *offsets);

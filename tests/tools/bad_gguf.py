@@ -39,13 +39,13 @@ def gguf_files():
     gguf("gguf-magic", "{}: neither a GGUF nor a safetensors file (2464 bytes)", raw=lambda b: b"GGML" + b[4:])
     gguf("gguf-empty", "{}: is an empty file", raw=lambda b: b"")
     gguf("gguf-three-bytes", "{}: neither a GGUF nor a safetensors file (3 bytes)", raw=lambda b: b[:3])
-    gguf("gguf-cut-in-header", "{}: the file ends inside the key count", raw=lambda b: b[:20])
+    gguf("gguf-cut-in-header", "{}: the file ends inside the key count: if it was cut short, download it again", raw=lambda b: b[:20])
     for version, sentence in [(1, "{}: GGUF version 1, nibble reads 2 and 3"), (4, "{}: GGUF version 4, nibble reads 2 and 3"),
                               (0x03000000, "{}: a big-endian GGUF file, nibble reads little-endian ones")]:
         gguf(f"gguf-version-{version:x}", sentence, lambda g, v=version: setattr(g, "version", v))
-    gguf("gguf-keys-2-63", f"{{}}: {BIG} metadata keys do not fit into the file", n_keys=BIG)
-    gguf("gguf-keys-too-many", "{}: 1000 metadata keys do not fit into the file", n_keys=1000)
-    gguf("gguf-tensors-2-63", f"{{}}: {BIG} tensors do not fit into the file", n_tensors=BIG)
+    gguf("gguf-keys-2-63", f"{{}}: {BIG} metadata keys do not fit into the file: if it was cut short, download it again", n_keys=BIG)
+    gguf("gguf-keys-too-many", "{}: 1000 metadata keys do not fit into the file: if it was cut short, download it again", n_keys=1000)
+    gguf("gguf-tensors-2-63", f"{{}}: {BIG} tensors do not fit into the file: if it was cut short, download it again", n_tensors=BIG)
     gguf("gguf-tensors-one-more", "{}: the name of tensor 11 is empty or not plain ASCII", n_tensors=12,
          change=lambda g: g.tensors[0].__setitem__(3, bytes(400)))
 
@@ -57,7 +57,7 @@ def gguf_files():
         """RAW instead of everything behind the header's counts."""
         return lambda b: b[:24] + raw
 
-    gguf("key-name-2-63", f"{{}}: the name of a key has a length of {BIG} where 40 bytes are left",
+    gguf("key-name-2-63", f"{{}}: the name of a key has a length of {BIG} where 40 bytes are left: if it was cut short, download it again",
          raw=tail(struct.pack("<Q", BIG) + bytes(40)), n_keys=1, n_tensors=0)
     gguf("key-name-empty", "{}: the name of key 15 is empty or not plain ASCII", extra(b"", value(U8, 1)))
     gguf("key-name-control", "{}: the name of key 15 is empty or not plain ASCII", extra(b"a\nb", value(U8, 1)))
@@ -65,21 +65,21 @@ def gguf_files():
     gguf("key-type-13", "{}: key odd has value type 13, expected 0 to 12", extra(b"odd", struct.pack("<II", 13, 0)))
     gguf("key-bool-2", "{}: key odd is a bool of value 2, expected 0 or 1", extra(b"odd", struct.pack("<IB", BOOL, 2)))
     gguf("key-twice", "{}: key llama.block_count is there twice", extra(b"llama.block_count", value(U32, 1)))
-    gguf("key-cut", "{}: the file ends inside the value of key k", raw=tail(text("k") + struct.pack("<IH", U32, 1)),
+    gguf("key-cut", "{}: the file ends inside the value of key k: if it was cut short, download it again", raw=tail(text("k") + struct.pack("<IH", U32, 1)),
          n_keys=1, n_tensors=0)
-    gguf("text-2-63", f"{{}}: a string value has a length of {BIG} where 8 bytes are left",
+    gguf("text-2-63", f"{{}}: a string value has a length of {BIG} where 8 bytes are left: if it was cut short, download it again",
          raw=tail(text("k") + struct.pack("<IQ", STRING, BIG) + bytes(8)), n_keys=1, n_tensors=0)
-    gguf("text-past-end", "{}: a string value has a length of 9 where 8 bytes are left",
+    gguf("text-past-end", "{}: a string value has a length of 9 where 8 bytes are left: if it was cut short, download it again",
          raw=tail(text("k") + struct.pack("<IQ", STRING, 9) + bytes(8)), n_keys=1, n_tensors=0)
-    gguf("array-2-63", f"{{}}: key k is an array of {BIG} items where 8 bytes are left",
+    gguf("array-2-63", f"{{}}: key k is an array of {BIG} items where 8 bytes are left: if it was cut short, download it again",
          raw=tail(text("k") + struct.pack("<IIQ", ARRAY, U32, BIG) + bytes(8)), n_keys=1, n_tensors=0)
-    gguf("array-wraps", f"{{}}: key k is an array of {1 << 61} items where 64 bytes are left",
+    gguf("array-wraps", f"{{}}: key k is an array of {1 << 61} items where 64 bytes are left: if it was cut short, download it again",
          raw=tail(text("k") + struct.pack("<IIQ", ARRAY, U64, 1 << 61) + bytes(64)), n_keys=1, n_tensors=0)
     gguf("array-of-arrays", "{}: key k is an array of element type 9, expected a number or string type",
          extra(b"k", struct.pack("<IIQ", ARRAY, ARRAY, 0)))
     gguf("array-of-99", "{}: key k is an array of element type 99, expected a number or string type",
          extra(b"k", struct.pack("<IIQ", ARRAY, 99, 0)))
-    gguf("array-text-past-end", "{}: a string of an array has a length of 100 where 8 bytes are left",
+    gguf("array-text-past-end", "{}: a string of an array has a length of 100 where 8 bytes are left: if it was cut short, download it again",
          raw=tail(text("k") + struct.pack("<IIQQ", ARRAY, STRING, 2, 100) + bytes(8)), n_keys=1, n_tensors=0)
 
     # alignment

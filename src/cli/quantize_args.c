@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -101,9 +102,10 @@ static void add_keep(quantize_args *a, const struct argp_state *state, const cha
     a->keep[a->convert.n_keep++] = glob;
 }
 
+/* In whatever case. */
 static bool ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
-    return n > m && strcmp(text + n - m, end) == 0;
+    return n > m && strcasecmp(text + n - m, end) == 0;
 }
 
 /* 90000000, 90MB, 1.5GiB. */

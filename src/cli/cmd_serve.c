@@ -18,11 +18,9 @@
 #include "cli/ui.h"
 #include "serve/serve.h"
 
-enum { MAX_NAMES = 32 }; /* of keys and of model names */
-
 typedef struct serve_args {
     serve_options serve;
-    const char *keys[MAX_NAMES], *names[MAX_NAMES], *template_name, *report;
+    const char *keys[SERVE_MAX_NAMES], *names[SERVE_MAX_NAMES], *template_name, *report;
     const char *cert, *cert_key;
     int drain_seconds;
 } serve_args;
@@ -117,8 +115,8 @@ static void add_name(const struct argp_state *state, const char *flag, const cha
                      const char *name) {
     if (!name[0])
         argp_error(state, "%s%s takes some text", cli_origin(state), flag);
-    if (*n == MAX_NAMES)
-        argp_error(state, "%s%s may be given %d times at most", cli_origin(state), flag, MAX_NAMES);
+    if (*n == SERVE_MAX_NAMES)
+        argp_error(state, "%s%s may be given %d times at most", cli_origin(state), flag, SERVE_MAX_NAMES);
     else
         list[(*n)++] = name;
 }
@@ -313,7 +311,7 @@ static nib_status run(serve_args *a, nib_error *err) {
     while (!cli_interrupted)
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
     if (!serve_drain(s, a->drain_seconds))
-        cli_say(CLI_OK, "some answers were not complete after %d seconds and are cut off", a->drain_seconds);
+        cli_say(CLI_OK, "some answers were not complete and are cut off");
     serve_close(s);
     return NIB_OK;
 }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "serve/allowed.h"
 #include "serve/answer_continue.h"
 #include "serve/answer_roles.h"
 #include "serve/answer_take.h"
@@ -88,10 +89,12 @@ static void close_prompt(answer_prompt *p) {
 }
 
 static void choice_close(choice *c) {
-    if (c->request && (c->guide.context || c->budget) && !c->over) /* the engine asks until the end */
+    if (c->request && (c->guide.context || c->allowed || c->budget) &&
+        !c->over) /* the engine asks until the end */
         wait_for_end(c->request);
     nib_release(c->request);
     budget_close(c->budget);
+    allowed_close(c->allowed);
     nib_shape_free_guide(&c->guide);
     nib_reader_close(c->reader);
     for (size_t i = 0; i < c->n_calls; i++) {

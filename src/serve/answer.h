@@ -37,9 +37,10 @@ typedef struct choice {
     int index;     /* as told; -1: others of its prompt were better */
     size_t prompt; /* which */
     nib_request *request;
-    nib_guide guide;       /* of its shape; of zeros: none */
-    struct budget *budget; /* of its reasoning; NULL: no bound */
-    nib_reader *reader;    /* of conversations */
+    nib_guide guide;         /* of its shape; of zeros: none */
+    struct allowed *allowed; /* tokens that may come; NULL: any */
+    struct budget *budget;   /* of its reasoning; NULL: no bound */
+    nib_reader *reader;      /* of conversations */
     bool over;
     bool enough; /* it began a second call where one was wanted */
 

@@ -45,7 +45,8 @@ static nib_status submit(answer *r, answer_prompt *p, nib_error *err) {
                                    .max_tokens = (int)p->n - 1,
                                    .ignore_eos = true,
                                    .logprobs = true,
-                                   .top_logprobs = r->ask.top_logprobs,
+                                   .top_logprobs = r->ask.prompt_logprobs >= 0 ? r->ask.prompt_logprobs
+                                                                               : r->ask.top_logprobs,
                                    .guide = &p->guide,
                                    .priority = r->ask.priority,
                                    .cache_salt = r->salt};

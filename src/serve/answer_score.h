@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Log-probabilities of the prompts' own tokens ("echo" with "logprobs"). For answer.c.
+ * Log-probabilities of the prompts' own tokens ("echo" with "logprobs", or "prompt_logprobs"). For answer.c.
  */
 #ifndef SERVE_ANSWER_SCORE_H
 #define SERVE_ANSWER_SCORE_H

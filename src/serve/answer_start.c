@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "serve/allowed.h"
 #include "serve/answer_score.h"
 #include "serve/answer_take.h"
 #include "serve/budget.h"
@@ -82,12 +83,20 @@ static nib_request_options common_options(const answer *r) {
                                  .control_text = r->control_text};
 }
 
-/* The shape's guide, behind the budget of reasoning where there is one. */
+/* The guide of the shape, or of the tokens that may come, behind the budget of reasoning where there is one.
+ */
 static nib_status set_guide(answer *r, choice *c, nib_request_options *o, nib_error *err) {
     const char *end = r->server->chat_info.reasoning_end;
     char closing[128];
     NIB_TRY(make_guide(r, c, err));
-    o->guide = c->guide.mask ? &c->guide : NULL;
+    NIB_TRY(allowed_open(&c->allowed, r->server->engine, &r->ask, err));
+    if (c->guide.mask && c->allowed)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "'%s' beside an answer of a given shape, or tools that are held to: the two may leave "
+            "no token that may come",
+            r->ask.allowed ? "allowed_token_ids" : "bad_words");
+    o->guide = c->guide.mask ? &c->guide : c->allowed ? allowed_guide(c->allowed) : NULL;
     const bool bounds = r->ask.max_tokens < 0 || r->ask.reasoning_budget < r->ask.max_tokens;
     if (r->ask.reasoning_budget < 0 || !bounds || !c->reader || !end)
         return NIB_OK; /* where the answer's limit comes first, nothing has to look at every token */
@@ -177,7 +186,7 @@ bool answer_start(answer *r, api_error *e) {
     r->control_text = chat || r->ask.keep_special;
     live_add(r->server->live, &r->live);
     r->is_live = true;
-    if (r->ask.echo && r->ask.logprobs && !answer_score(r, e))
+    if (((r->ask.echo && r->ask.logprobs) || r->ask.prompt_logprobs >= 0) && !answer_score(r, e))
         return false;
     if (!answer_start_more(r, e))
         return false;

@@ -17,39 +17,67 @@ bool ask_no_memory(api_error *e) {
 
 /* ---- lists ---- */
 
-bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e) {
-    ask *a = target;
-    const size_t n = json_is_array(value) ? json_array_size(value) : 1;
-    mem_free(a->stops);
-    a->n_stops = 0;
-    a->stops = mem_array(n + 1, sizeof *a->stops);
-    if (!a->stops)
+/* Into *LIST [*N]: texts of the JSON, or one of them alone where ONE may be given. */
+static bool read_texts(const char ***list, size_t *n, bool one, const json_t *value, const char *name,
+                       api_error *e) {
+    const size_t n_items = json_is_array(value) ? json_array_size(value) : 1;
+    mem_free(*list);
+    *n = 0;
+    *list = mem_array(n_items + 1, sizeof **list);
+    if (!*list)
         return ask_no_memory(e);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n_items; i++) {
         const json_t *text = json_is_array(value) ? json_array_get(value, i) : value;
-        if (!json_is_string(text))
-            return api_error_set(e, API_INVALID, name, "'%s' must be a string or a list of strings", name);
-        a->stops[a->n_stops++] = json_string_value(text);
+        if (!json_is_string(text) || !(one || json_is_array(value)))
+            return api_error_set(e, API_INVALID, name, "'%s' must be %sa list of strings", name,
+                                 one ? "a string or " : "");
+        (*list)[(*n)++] = json_string_value(text);
     }
     return true;
 }
 
-static bool read_stop_ids(void *target, const json_t *value, const char *name, api_error *e) {
+bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e) {
     ask *a = target;
-    const size_t n = json_array_size(value);
-    mem_free(a->stop_ids);
-    a->n_stop_ids = 0;
-    a->stop_ids = mem_array(n + 1, sizeof *a->stop_ids);
-    if (!a->stop_ids)
+    return read_texts(&a->stops, &a->n_stops, true, value, name, e);
+}
+
+static bool read_bad_words(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    if (!read_texts(&a->bad_words, &a->n_bad_words, false, value, name, e))
+        return false;
+    for (size_t i = 0; i < a->n_bad_words; i++)
+        if (a->bad_words[i][strspn(a->bad_words[i], " ")] == 0)
+            return api_error_set(e, API_INVALID, name, "'%s' must be words; number %zu is empty", name, i);
+    return true;
+}
+
+static bool read_ids(int32_t **list, size_t *n, const json_t *value, const char *name, api_error *e) {
+    const size_t n_items = json_array_size(value);
+    mem_free(*list);
+    *n = 0;
+    *list = mem_array(n_items + 1, sizeof **list);
+    if (!*list)
         return ask_no_memory(e);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n_items; i++) {
         const json_t *id = json_array_get(value, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
             break;
-        a->stop_ids[a->n_stop_ids++] = (int32_t)json_integer_value(id);
+        (*list)[(*n)++] = (int32_t)json_integer_value(id);
     }
-    return (json_is_array(value) && a->n_stop_ids == n) ||
+    return (json_is_array(value) && *n == n_items) ||
            api_error_set(e, API_INVALID, name, "'%s' must be a list of token ids", name);
+}
+
+static bool read_stop_ids(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    return read_ids(&a->stop_ids, &a->n_stop_ids, value, name, e);
+}
+
+static bool read_allowed(void *target, const json_t *value, const char *name, api_error *e) {
+    ask *a = target;
+    return read_ids(&a->allowed, &a->n_allowed, value, name, e) &&
+           (a->n_allowed > 0 ||
+            api_error_set(e, API_INVALID, name, "'%s' is empty; expected at least one token id", name));
 }
 
 /* {"ID": number}, or false for never; also llama.cpp's [[id, bias], ...]. */
@@ -120,6 +148,15 @@ static bool read_top_k(void *target, const json_t *value, const char *name, api_
     return true;
 }
 
+/* llama.cpp's name of max_tokens, where -1 is no limit. */
+static bool read_n_predict(void *target, const json_t *value, const char *name, api_error *e) {
+    const json_int_t n = json_integer_value(value);
+    if (!json_is_integer(value) || n < -1 || n > 1 << 30)
+        return api_error_set(e, API_INVALID, name, "'%s' must be a whole number, -1 for no limit", name);
+    ((ask *)target)->max_tokens = n < 0 ? 1 << 30 : (int)n; /* a ceiling */
+    return true;
+}
+
 static bool read_skip_special(void *target, const json_t *value, const char *name, api_error *e) {
     if (!json_is_boolean(value))
         return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
@@ -149,6 +186,7 @@ static bool read_stream_options(void *target, const json_t *value, const char *n
 /* ---- the tables ---- */
 
 #define AT(member) offsetof(ask, member)
+#define NOT_HERE   "this way to draw is not here"
 
 const field ask_common[] = {
     {"model", FIELD_TEXT, AT(model), 0, 0, NULL, NULL},
@@ -178,20 +216,47 @@ const field ask_common[] = {
     {"stream_options", FIELD_READ, 0, 0, 0, read_stream_options, NULL},
     {"return_token_ids", FIELD_BOOL, AT(return_ids), 0, 0, NULL, NULL},
     {"cache_prompt", FIELD_READ, 0, 0, 0, read_cache_prompt, NULL},
-    {"prompt_logprobs", FIELD_REFUSED, 0, 0, 0, NULL, "ask /v1/completions for echo and logprobs"},
-    {"bad_words", FIELD_REFUSED, 0, 0, 0, NULL, "use logit_bias"},
-    {"allowed_token_ids", FIELD_REFUSED, 0, 0, 0, NULL, "use a grammar"},
+    {"bad_words", FIELD_READ, 0, 0, 0, read_bad_words, NULL},
+    {"allowed_token_ids", FIELD_READ, 0, 0, 0, read_allowed, NULL},
+    {"n_predict", FIELD_READ, 0, 0, 0, read_n_predict, NULL},
+    {"prompt_logprobs", FIELD_REFUSED, 0, 0, 0, NULL, "ask for chat or text completions"},
     {"truncate_prompt_tokens", FIELD_REFUSED, 0, 0, 0, NULL, "prompts are never cut"},
-    {"use_beam_search", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
-    {"length_penalty", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     {"logits_processors", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
-    {"typical_p", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
-    {"mirostat", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     {"guided_json", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs or response_format"},
     {"guided_regex", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
     {"guided_choice", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
     {"guided_grammar", FIELD_REFUSED, 0, 0, 0, NULL, "use structured_outputs"},
     FIELD_END};
+
+#define ONLY(name, value, why)                                                                               \
+    { name, FIELD_ONLY, 0, value, 0, NULL, why }
+#define PASS(name)                                                                                           \
+    { name, FIELD_PASS, 0, 0, 0, NULL, NULL }
+
+const field ask_ways[] = {ONLY("use_beam_search", 0, "answers are drawn, not searched"),
+                          ONLY("length_penalty", 1, "it is for beams"),
+                          ONLY("typical_p", 1, NOT_HERE),
+                          ONLY("top_n_sigma", -1, NOT_HERE),
+                          ONLY("xtc_probability", 0, NOT_HERE),
+                          ONLY("dry_multiplier", 0, NOT_HERE),
+                          ONLY("dynatemp_range", 0, NOT_HERE),
+                          ONLY("mirostat", 0, NOT_HERE),
+                          ONLY("min_keep", 0, NOT_HERE),
+                          ONLY("repeat_last_n", 64, "the penalty looks back as far as that"),
+                          ONLY("post_sampling_probs", 0, "probabilities are the network's own"),
+                          ONLY("return_progress", 0, "streams tell tokens alone"),
+                          ONLY("id_slot", -1, "a sequence has no slot of its own"),
+                          PASS("xtc_threshold"), /* of what is off */
+                          PASS("dry_base"),
+                          PASS("dry_allowed_length"),
+                          PASS("dry_penalty_last_n"),
+                          PASS("dry_sequence_breakers"),
+                          PASS("dynatemp_exponent"),
+                          PASS("mirostat_tau"),
+                          PASS("mirostat_eta"),
+                          PASS("n_keep"), /* of a context that is shifted, which none is */
+                          PASS("n_discard"),
+                          FIELD_END};
 
 const field ask_harmless[] = {{"user", FIELD_PASS, 0, 0, 0, NULL, NULL},
                               {"store", FIELD_PASS, 0, 0, 0, NULL, NULL},
@@ -209,6 +274,7 @@ void ask_defaults(ask *a, const json_t *body) {
     *a = (ask){.body = body,
                .sampling = {.size = sizeof a->sampling, .temperature = 1, .top_p = 1, .random_seed = true},
                .max_tokens = -1,
+               .prompt_logprobs = -1,
                .n = 1,
                .reasoning_budget = -1};
 }
@@ -217,6 +283,8 @@ void ask_defaults(ask *a, const json_t *body) {
 static bool check_twice(const ask *a, api_error *e) {
     static const char *const names[][2] = {{"max_tokens", "max_completion_tokens"},
                                            {"max_tokens", "max_output_tokens"},
+                                           {"max_tokens", "n_predict"},
+                                           {"max_completion_tokens", "n_predict"},
                                            {"thinking_token_budget", "thinking_budget_tokens"},
                                            {"thinking_token_budget", "reasoning_budget_tokens"},
                                            {"thinking_budget_tokens", "reasoning_budget_tokens"},
@@ -266,6 +334,11 @@ bool ask_finish(ask *a, api_error *e) {
             "'%s' beside a schema, a grammar or a call that must come: such an answer has an end of "
             "its own",
             a->ignore_eos ? "ignore_eos" : "min_tokens");
+    if (a->prompt_logprobs >= 0 && (a->stream || (a->echo && a->logprobs)))
+        return api_error_set(e, API_INVALID, "prompt_logprobs",
+                             a->stream
+                                 ? "'prompt_logprobs' cannot be streamed"
+                                 : "'prompt_logprobs' beside 'echo' and 'logprobs', which tell the same");
     if (!a->stream && (a->include_usage || a->continuous_usage))
         return api_error_set(e, API_INVALID, "stream_options", "'stream_options' without 'stream'");
     return true;
@@ -275,6 +348,8 @@ void ask_free(ask *a) {
     mem_free(a->stops);
     mem_free(a->stop_ids);
     mem_free(a->bias);
+    mem_free(a->allowed);
+    mem_free(a->bad_words);
     json_text_free(a->shape.text);
     json_decref(a->messages);
     json_decref(a->tools);

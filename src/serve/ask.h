@@ -41,8 +41,12 @@ typedef struct ask {
     size_t n_stop_ids;
     nib_token_bias *bias; /* [n_bias] */
     size_t n_bias;
+    int32_t *allowed; /* [n_allowed] no other token may come; NULL: any */
+    size_t n_allowed;
+    const char **bad_words; /* [n_bad_words] may not come */
+    size_t n_bad_words;
     bool logprobs, no_prefix_cache;
-    int top_logprobs;
+    int top_logprobs, prompt_logprobs; /* the latter of the prompt's tokens; -1: not asked for */
     ask_shape shape;
 
     /* how it is told */
@@ -87,6 +91,8 @@ extern const field ask_common[];            /* of every generating request of Op
 extern const char *const ask_roles[];       /* that messages have in OpenAI's API; ends with NULL */
 extern const char *const ask_part_fields[]; /* that a part of a message's text may have */
 extern const field ask_harmless[];          /* names that change nothing here */
+extern const field
+    ask_ways[]; /* to draw tokens, of llama.cpp and vLLM, that may be given as long as they are off */
 void ask_defaults(ask *a, const json_t *body);
 bool ask_finish(ask *a, api_error *e); /* what fields say together */
 bool ask_no_memory(api_error *e);

@@ -311,6 +311,8 @@ static const field fields[] = {
     {"max_completion_tokens", FIELD_INT, AT(max_tokens), 1, 1 << 30, NULL, NULL},
     {"logprobs", FIELD_BOOL, AT(logprobs), 0, 0, NULL, NULL},
     {"top_logprobs", FIELD_INT, AT(top_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
+    {"prompt_logprobs", FIELD_INT, AT(prompt_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
+    {"add_special_tokens", FIELD_ONLY, 0, 0, 0, NULL, "the template gives them"},
     {"tools", FIELD_READ, 0, 0, 0, read_tools, NULL},
     {"tool_choice", FIELD_READ, 0, 0, 0, ask_read_tool_choice, NULL},
     {"parallel_tool_calls", FIELD_READ, 0, 0, 0, ask_read_parallel, NULL},
@@ -329,7 +331,7 @@ static const field fields[] = {
     {"web_search_options", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     {"verbosity", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     FIELD_END};
-const field *const ask_chat_tables[] = {fields,           ask_common,   ask_thinking_fields,
+const field *const ask_chat_tables[] = {fields,           ask_common,   ask_ways, ask_thinking_fields,
                                         ask_shape_fields, ask_harmless, NULL};
 
 bool ask_read_chat(ask *a, const json_t *body, api_error *e) {

@@ -23,9 +23,12 @@ static const field fields[] = {
     {"prompt", FIELD_JSON, offsetof(ask, prompt), 0, 0, NULL, NULL},
     {"echo", FIELD_BOOL, offsetof(ask, echo), 0, 0, NULL, NULL},
     {"logprobs", FIELD_READ, 0, 0, 0, read_logprobs, NULL},
+    {"prompt_logprobs", FIELD_INT, offsetof(ask, prompt_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
+    {"add_special_tokens", FIELD_ONLY, 0, 1, 0, NULL, "a text begins as the model's texts do"},
     {"suffix", FIELD_REFUSED, 0, 0, 0, NULL, "this model does not fill in the middle"},
     FIELD_END};
-const field *const ask_completion_tables[] = {fields, ask_common, ask_shape_fields, ask_harmless, NULL};
+const field *const ask_completion_tables[] = {fields,           ask_common,   ask_ways,
+                                              ask_shape_fields, ask_harmless, NULL};
 
 /* A string, or a list of strings, of ids, of lists of ids. */
 static bool is_prompt(const json_t *prompt) {

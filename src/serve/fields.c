@@ -54,6 +54,14 @@ static bool read_bool(char *to, const json_t *value, const char *name, api_error
     return true;
 }
 
+static bool check_only(const field *f, const json_t *value, const char *name, api_error *e) {
+    const bool is_known = json_is_number(value) || json_is_boolean(value);
+    const double x = json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
+    return (is_known && x == f->min) ||
+           api_error_set(e, API_INVALID, name, "'%s' must be %g, with which it changes nothing: %s", name,
+                         f->min, f->why);
+}
+
 static bool read_json(const field *f, char *to, const json_t *value, const char *name, api_error *e) {
     if (f->kind == FIELD_OBJECT && !json_is_object(value))
         return expected(name, "an object", e);
@@ -82,6 +90,8 @@ static bool read_field(const field *f, void *target, const json_t *value, const 
         return f->read(target, value, name, e);
     case FIELD_PASS:
         return true;
+    case FIELD_ONLY:
+        return check_only(f, value, name, e);
     case FIELD_REFUSED:
         break;
     }

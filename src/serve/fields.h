@@ -22,6 +22,7 @@ typedef enum field_kind {
     FIELD_JSON,    /* whatever it is */
     FIELD_READ,    /* by a function */
     FIELD_PASS,    /* changes nothing here */
+    FIELD_ONLY,    /* one value, `min`, changes nothing here, and no other is to be had; false is 0, true 1 */
     FIELD_REFUSED, /* known, and not to be had; WHY says what instead */
 } field_kind;
 

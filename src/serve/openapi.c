@@ -26,6 +26,10 @@ static const struct {
     {"stop", "{'type': ['string', 'array', 'null'], 'items': {'type': 'string'}}"},
     {"stop_sequences", "{'type': ['array', 'null'], 'items': {'type': 'string'}}"},
     {"stop_token_ids", "{'type': ['array', 'null'], 'items': {'type': 'integer', 'minimum': 0}}"},
+    {"allowed_token_ids",
+     "{'type': ['array', 'null'], 'minItems': 1, 'items': {'type': 'integer', 'minimum': 0}}"},
+    {"bad_words", "{'type': ['array', 'null'], 'items': {'type': 'string', 'minLength': 1}}"},
+    {"n_predict", "{'type': ['integer', 'null'], 'minimum': -1, 'maximum': 1073741824}"},
     {"logit_bias", "{'type': ['object', 'array', 'null']}"},
     {"seed", "{'type': ['integer', 'null']}"},
     {"top_p", "{'type': ['number', 'null'], 'minimum': 0, 'maximum': 1}"},
@@ -93,6 +97,8 @@ static json_t *field_schema(const field *f) {
         return form_schema(f->name);
     case FIELD_PASS:
         return json_object();
+    case FIELD_ONLY: /* without fractions */
+        return json_pack("{s:[I, n]}", "enum", (json_int_t)f->min);
     case FIELD_REFUSED:
         break;
     }

@@ -5,6 +5,7 @@
 #include "serve/parts.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -144,6 +145,32 @@ json_t *parts_text_logprobs(const server *s, const choice *c, size_t from, size_
     }
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", logprobs, "top_logprobs",
                      top, "text_offset", offsets);
+}
+
+/* RANK 0: not among the most probable, and not known. */
+static bool set_ranked(const server *s, json_t *of, int32_t token, float logprob, int rank) {
+    char id[16];
+    snprintf(id, sizeof id, "%d", token);
+    return parts_set(of, id,
+                     json_pack("{s:f, s:o, s:o}", "logprob", told(logprob), "rank",
+                               rank ? json_integer(rank) : json_null(), "decoded_token",
+                               parts_token_text(s, token)));
+}
+
+json_t *parts_prompt_logprobs(const server *s, const answer_prompt *p) {
+    json_t *list = json_pack("[n]");
+    for (size_t i = 1; list && i < p->n; i++) {
+        const answer_token *t = &p->tokens[i];
+        json_t *of = json_object();
+        int rank = 0;
+        for (int k = 0; k < t->n_top; k++) {
+            set_ranked(s, of, t->top[k].token, t->top[k].logprob, k + 1);
+            rank = t->top[k].token == t->token ? k + 1 : rank;
+        }
+        if (!set_ranked(s, of, t->token, t->logprob, rank) || json_array_append_new(list, of) != 0)
+            return json_decref(list), NULL;
+    }
+    return list;
 }
 
 /* ---- answers ---- */

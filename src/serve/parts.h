@@ -27,6 +27,9 @@ json_t *parts_stop_reason(const answer *r, const choice *c);
 json_t *parts_ids(const int32_t *ids, size_t n);
 /* The text of a token: U+FFFD for what is no character. */
 json_t *parts_token_text(const server *s, int32_t token);
+/* vLLM's prompt_logprobs of P, which was scored: null, then for each token those of the most probable and its
+ * own, by id. */
+json_t *parts_prompt_logprobs(const server *s, const answer_prompt *p);
 /* Log-probabilities of c->tokens FROM on, in the form of chat completions. */
 json_t *parts_chat_logprobs(const server *s, const choice *c, size_t from);
 /* The same in that of completions. *OFFSET: characters before them; moved on. */

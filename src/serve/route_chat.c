@@ -56,6 +56,8 @@ static json_t *whole(const teller *told) {
     json_t *o = parts_whole(r, "chat.completion", whole_choice);
     if (o && r->ask.return_ids)
         parts_set(o, "prompt_token_ids", parts_ids(r->prompts[0].ids, r->prompts[0].n));
+    if (o && r->ask.prompt_logprobs >= 0)
+        parts_set(o, "prompt_logprobs", parts_prompt_logprobs(r->server, &r->prompts[0]));
     return o;
 }
 

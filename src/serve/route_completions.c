@@ -31,7 +31,7 @@ static bool prompt_text(const answer *r, size_t i, buf *out) {
 /* The prompt's own, in front of those that C has from FROM on. */
 static json_t *with_prompt(const answer *r, const choice *c, size_t from, size_t *offset) {
     const answer_prompt *p = &r->prompts[c->prompt];
-    if (!p->tokens || c->begun)
+    if (!p->tokens || c->begun || !r->ask.echo)
         return parts_text_logprobs(r->server, c, from, offset);
     const choice all = {.tokens = p->tokens, .n_tokens = p->n};
     json_t *first = parts_text_logprobs(r->server, &all, 0, offset);
@@ -66,6 +66,8 @@ static json_t *whole_choice(const answer *r, const choice *c) {
         if (!text.failed)
             o = one_choice(r, c, text.bytes, text.n, r->ask.logprobs ? with_prompt(r, c, 0, &offset) : NULL,
                            c->finish);
+        if (o && r->ask.prompt_logprobs >= 0)
+            parts_set(o, "prompt_logprobs", parts_prompt_logprobs(r->server, &r->prompts[c->prompt]));
     }
     buf_free(&text);
     return o;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "serve/keys.h"
 #include "serve/origin.h"
 
@@ -150,7 +151,12 @@ bool server_knows_model(const server *s, const char *name) {
 bool routes_check_model(exchange *x, const char *name, api_error *e) {
     if (!name || server_knows_model(x->server, name))
         return true;
+    const serve_options *o = &x->server->options;
+    const char *names[SERVE_MAX_NAMES + 1] = {x->server->model_id}, *near;
+    for (size_t i = 1; i < o->n_names && i < SERVE_MAX_NAMES; i++)
+        names[i] = o->names[i];
+    near = nearest_name(name, names);
     e->code = "model_not_found";
-    return api_error_set(e, API_NOT_FOUND, "model", "the model '%.200s' is not served here; it is '%s'", name,
-                         x->server->model_id);
+    return api_error_set(e, API_NOT_FOUND, "model", "the model '%.200s' is not served here; %s '%s'%s", name,
+                         near ? "did you mean" : "it is", near ? near : x->server->model_id, near ? "?" : "");
 }

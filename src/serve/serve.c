@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -63,7 +64,7 @@ static void name_model(server *s) {
             end--;
         for (begin = end; begin > 0 && name[begin - 1] != '/';)
             begin--;
-        if (end - begin > 5 && memcmp(name + end - 5, ".gguf", 5) == 0)
+        if (end - begin > 5 && strncasecmp(name + end - 5, ".gguf", 5) == 0)
             end -= 5;
     }
     snprintf(s->model_id, sizeof s->model_id, "%.*s", (int)(end - begin), name + begin);
@@ -118,10 +119,16 @@ const nib_info *serve_info(const serve *s) {
     return &s->info;
 }
 
+/* Paused, or asleep: what waits would wait for ever. */
+static bool computes(const server *s) {
+    nib_stats stats = {.size = sizeof stats};
+    return nib_get_stats(s->engine, &stats, NULL) == NIB_OK && stats.rest == NIB_REST_NONE;
+}
+
 bool serve_drain(serve *s, int seconds) {
     atomic_store(&s->state, SERVER_DRAINING);
     http_quiesce(s);
-    return live_wait_empty(s->live, seconds);
+    return live_wait_empty(s->live, computes(s) ? seconds : 0);
 }
 
 void serve_close(serve *s) {

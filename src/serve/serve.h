@@ -15,6 +15,8 @@
 #include "base/json.h"
 #include "nibble.h"
 
+enum { SERVE_MAX_NAMES = 32 }; /* of keys and of model names */
+
 typedef struct serve_options {
     const char *model; /* path */
     nib_options compute;

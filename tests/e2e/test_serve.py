@@ -76,6 +76,11 @@ def test_what_is_not_there(server):
     (chat(logit_bias={"x": 1}), "logit_bias", "token ids"),
     (chat(logit_bias={"9999": 1}), None, "the vocabulary has 280"),
     (chat(min_tokens=20), "min_tokens", "more than max_tokens"),
+    (chat(allowed_token_ids=[]), "allowed_token_ids", "is empty"),
+    (chat(allowed_token_ids=[9999]), None, "the vocabulary has 280"),
+    (chat(bad_words="x"), "bad_words", "a list of strings"),
+    (chat(bad_words=["x", " "]), "bad_words", "number 1 is empty"),
+    (chat(prompt_logprobs=21), "prompt_logprobs", "from 0 to 20"),
     (chat(best_of=2, n=2, stream=True, tools=7), "tools", "must be a list"),
     (chat(tools=[{"type": "function"}]), "tools[0]", "have a name"),
     (chat(tool_choice="required"), "tool_choice", "no tools"),
@@ -121,7 +126,9 @@ def test_too_large(server):
 def test_model_names(server):
     assert server.post(CHAT, chat(model="other"))["model"] == "other"
     assert server.post(CHAT, chat())["model"] == "words"
-    assert server.post(CHAT, chat(model="gpt-9"), status=404)["error"]["code"] == "model_not_found"
+    missing = server.post(CHAT, chat(model="gpt-9"), status=404)["error"]
+    assert missing["code"] == "model_not_found" and "it is 'words'" in missing["message"]
+    assert "did you mean 'other'?" in server.post(CHAT, chat(model="othr"), status=404)["error"]["message"]
 
 
 # ---- answers ----
@@ -245,6 +252,66 @@ def test_what_may_come(server):
     ended = server.post(TEXT, text(logit_bias={"2": 1000}))["choices"][0]  # the model's end
     assert ended["finish_reason"] == "stop" and ended["text"] == ""
     assert len(server.post(TEXT, text(logit_bias={"2": 1000}, ignore_eos=True, return_token_ids=True))["choices"][0]["token_ids"]) == 12
+
+
+def test_only_some_tokens_may_come(server):
+    may = [50, 60, 70]
+    body = text(allowed_token_ids=may, temperature=50, seed=3, max_tokens=40, return_token_ids=True)
+    came = server.post(TEXT, body)["choices"][0]["token_ids"]
+    assert len(came) == 40 and set(came) == set(may)
+    assert server.post(TEXT, text(allowed_token_ids=[2]))["choices"][0]["finish_reason"] == "stop"  # the model's end
+
+
+def test_bad_words_do_not_come(server):
+    ids = {c: server.post("/tokenize", {"content": c})["tokens"] for c in "xyz"}
+    assert all(len(i) == 1 for i in ids.values()) and len(server.post("/tokenize", {"content": "xy"})["tokens"]) == 2
+    body = text(allowed_token_ids=[i[0] for i in ids.values()], temperature=50, seed=1, max_tokens=300)
+    plain = server.post(TEXT, body)["choices"][0]["text"]
+    assert "xy" in plain and "xyz" in plain and "z" in plain
+    came = server.post(TEXT, {**body, "bad_words": ["xy"]})["choices"][0]["text"]
+    assert "xy" not in came and "yx" in came and "xz" in came and len(came) == 300
+    came = server.post(TEXT, {**body, "bad_words": [" xyz", "z"]})["choices"][0]["text"]
+    assert "z" not in came and "xyxy" in came
+
+
+def test_tokens_that_may_come_are_no_shape(server):
+    for more in {"allowed_token_ids": [50]}, {"bad_words": ["cat"]}:
+        status, _, answer = server.ask("POST", CHAT, chat(response_format={"type": "json_object"}, **more))
+        assert status == 400 and next(iter(more)) in answer["error"]["message"]
+
+
+def test_prompt_logprobs(server):
+    """As echo and logprobs tell them; the most probable ranked, the prompt's own among them."""
+    body = text(prompt="the cat sat on the mat", max_tokens=1)
+    told = server.post(TEXT, {**body, "echo": True, "logprobs": 3, "return_token_ids": True})["choices"][0]
+    ids, echoed = told["prompt_token_ids"], told["logprobs"]["token_logprobs"]
+    got = server.post(TEXT, {**body, "prompt_logprobs": 3})["choices"][0]["prompt_logprobs"]
+    assert got[0] is None and len(got) == len(ids)
+    for token, logprob, one in zip(ids[1:], echoed[1:], got[1:]):
+        own = one[str(token)]
+        assert own["logprob"] == pytest.approx(logprob, abs=1e-5) and 3 <= len(one) <= 4
+        best = sorted(one.values(), key=lambda t: -t["logprob"])
+        assert [t["rank"] for t in best[:3]] == [1, 2, 3] and [t["rank"] for t in best[3:]] in ([], [None])
+    assert got[-1][str(ids[-1])]["decoded_token"] in told["text"]
+    only = server.post(TEXT, {**body, "prompt_logprobs": 0})["choices"][0]
+    assert all(len(one) == 1 for one in only["prompt_logprobs"][1:]) and only["logprobs"] is None
+    of_chat = server.post(CHAT, chat(prompt_logprobs=1))
+    assert len(of_chat["prompt_logprobs"]) == of_chat["usage"]["prompt_tokens"]
+    for more in {"stream": True}, {"echo": True, "logprobs": 1}:
+        assert server.post(TEXT, {**body, "prompt_logprobs": 1, **more}, status=400)["error"]["param"] == "prompt_logprobs"
+
+
+def test_ways_to_draw_that_are_off(server):
+    off = {"typical_p": 1, "mirostat": 0, "mirostat_tau": 5.0, "xtc_probability": 0.0, "dry_multiplier": 0, "dry_base": 1.75,
+           "dynatemp_range": 0, "top_n_sigma": -1, "repeat_last_n": 64, "use_beam_search": False, "n_keep": 3, "id_slot": -1,
+           "add_special_tokens": True}
+    assert server.post(TEXT, text(**off))["choices"] == server.post(TEXT, text())["choices"]
+    for name, value in ("typical_p", 0.9), ("mirostat", 2), ("use_beam_search", True), ("xtc_probability", 0.1), ("mirostat", "0"):
+        error = server.post(TEXT, text(**{name: value}), status=400)["error"]
+        assert error["param"] == name and "must be" in error["message"]
+    assert server.post(TEXT, {"prompt": "a", "n_predict": 3, "ignore_eos": True})["usage"]["completion_tokens"] == 3
+    assert server.post(TEXT, {"prompt": "a", "n_predict": -1, "ignore_eos": True})["usage"]["completion_tokens"] > 400
+    assert server.post(TEXT, text(n_predict=3), status=400)["error"]["param"] == "max_tokens"
 
 
 def test_cached_tokens(server):

@@ -148,3 +148,16 @@ def test_what_takes_too_long_is_cut_off(nibble_path, smollm2):
     assert "going down" in json.loads(tail[-3][6:])["error"]["message"] and tail[-2] == "data: [DONE]"
     _, said = s.process.communicate(timeout=60)
     assert s.process.returncode == 0 and "cut off" in said
+
+
+def test_the_paused_do_not_drain(nibble_path, smollm2):
+    """What waits would not be answered, however long one waits for it."""
+    s = Server(nibble_path, smollm2)
+    s.post("/pause", "")
+    connection, response = s.open_stream(TEXT, LONG)
+    until(lambda: load(s) == (0, 1))
+    started = time.monotonic()
+    s.process.send_signal(signal.SIGTERM)
+    assert "going down" in response.read().decode()
+    _, said = s.process.communicate(timeout=60)
+    assert time.monotonic() - started < 10 and s.process.returncode == 0 and "cut off" in said  # --drain-timeout is 30

@@ -2,9 +2,10 @@
  *
  * Who computes which part of attention. The query rows (token, head) of one sequence that share a KV head are
  * cut into tiles of ATTN_MAX_ROWS, so that a page's keys and values are read once per tile. With many tiles
- * (prefill, many sequences) a unit is a tile and goes through its pages in order. With few (decode) a unit is
- * one page of one tile, and a second op joins the pages of each row in the same order: the same bits. Pages
- * that a window hides from every row of a tile are not visited.
+ * (prefill, many sequences) a unit is a tile and goes through its pages in order. With few (decode), or where
+ * some have many more pages than others (a long prompt beside answers), a unit is one page of one tile, and a
+ * second op joins the pages of each row in the same order: the same bits. Pages that a window hides from
+ * every row of a tile are not visited.
  */
 #include "cpu/attention.h"
 
@@ -14,15 +15,17 @@
 
 #include "cpu/rowops.h"
 
-/* Fewer tiles than this per thread are cut by pages. */
-enum { TILES_PER_THREAD = 3 };
+/* Fewer tiles than this per thread are cut by pages; of FEW_ROWS rows they are taken to be as long as the
+ * longest is. */
+enum { TILES_PER_THREAD = 3, FEW_ROWS = 64 };
 
 typedef struct tile {
     const batch_seq *seq;
-    size_t kv_head;
-    size_t first, n;    /* pairs (token, head of the group), token-major */
-    size_t first_token; /* of the sequence's rows */
+    size_t kv_head, index; /* which of the sequence's tiles of that head */
+    size_t first, n;       /* pairs (token, head of the group), token-major */
+    size_t first_token;    /* of the sequence's rows */
     int first_page, n_pages;
+    size_t partial; /* (pair, page) of the tiles before it; of a tile found by page or pair */
 } tile;
 
 static size_t group_of(const attn_params *p) {
@@ -40,7 +43,7 @@ static int first_seen(const attn_params *p, int pos) {
 
 static tile tile_of(const batch_seq *seq, const attn_params *p, size_t kv_head, size_t index) {
     size_t pairs = (size_t)seq->n_rows * group_of(p), first = index * ATTN_MAX_ROWS;
-    tile t = {.seq = seq, .kv_head = kv_head, .first = first};
+    tile t = {.seq = seq, .kv_head = kv_head, .index = index, .first = first};
     t.n = pairs - first < ATTN_MAX_ROWS ? pairs - first : ATTN_MAX_ROWS;
     t.first_token = first / group_of(p);
     int last_token = (int)((first + t.n - 1) / group_of(p));
@@ -57,6 +60,39 @@ static tile tile_find(const batch *b, const attn_params *p, size_t index) {
             return tile_of(seq, p, index / n, index % n);
         index -= n * (size_t)p->n_kv_heads;
     }
+}
+
+/* The tile after T, of a sequence's tiles those of a KV head together; T is not the last. */
+static tile tile_after(const tile *t, const attn_params *p) {
+    const batch_seq *seq = t->seq;
+    size_t index = t->index + 1, kv_head = t->kv_head;
+    if (index == seq_tiles(seq, p)) {
+        index = 0;
+        kv_head++;
+    }
+    if (kv_head == (size_t)p->n_kv_heads) {
+        kv_head = 0;
+        seq++;
+    }
+    tile after = tile_of(seq, p, kv_head, index);
+    after.partial = t->partial + t->n * (size_t)t->n_pages;
+    return after;
+}
+
+static size_t pages_of(const tile *t) {
+    return (size_t)t->n_pages;
+}
+
+static size_t pairs_of(const tile *t) {
+    return t->n;
+}
+
+/* The tile that holds item *AT of all tiles' items in order; *AT becomes its number in the tile. */
+static tile tile_holding(const batch *b, const attn_params *p, size_t (*items)(const tile *), size_t *at) {
+    tile t = tile_of(b->seqs, p, 0, 0);
+    for (; *at >= items(&t); t = tile_after(&t, p))
+        *at -= items(&t);
+    return t;
 }
 
 /* A thread's scratch, cut up. */
@@ -212,7 +248,7 @@ static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
     tile t = tile_find(queue_batch(cb), op->attn, begin), next = t;
     for (size_t u = begin; u < end; u++, t = next) {
         if (u + 1 < end)
-            next = tile_find(queue_batch(cb), op->attn, u + 1);
+            next = tile_after(&t, op->attn);
         quantize_queries(cb, op, &t, &r);
         start_rows(r.acc, d, d, r.max, r.sum, t.n);
         for (int j = 0; j < t.n_pages; j++)
@@ -223,63 +259,57 @@ static void run_tiles(const cpu_backend *cb, const cpu_op *op, size_t begin, siz
     }
 }
 
-/* Partial results of (row, head) and page j of its tile: pairs of a tile follow each other.
- * acc [pairs, max_pages, head_dim], then max, sum [pairs, max_pages, 2] */
-static size_t partial_pair(const cpu_backend *cb, const attn_params *p, size_t row, size_t head) {
-    size_t g = group_of(p);
-    return (head / g * (size_t)queue_batch(cb)->n_rows + row) * g + head % g;
-}
-
+/* Partial results: acc [op->n_partials, head_dim], then max, sum [op->n_partials, 2]; those of a tile from
+ * its PARTIAL on, [pairs, pages]. */
 static float *partial_scalars(const cpu_backend *cb, const cpu_op *op) {
-    size_t pairs = (size_t)queue_batch(cb)->n_rows * (size_t)op->attn->n_heads;
-    return cb->partial + pairs * (size_t)op->max_pages * (size_t)op->attn->head_dim;
+    return cb->partial + op->n_partials * (size_t)op->attn->head_dim;
 }
 
 /* A unit is one page of a tile. */
 static void run_pages(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    size_t d = (size_t)op->attn->head_dim, g = group_of(op->attn), max_pages = (size_t)op->max_pages;
+    size_t d = (size_t)op->attn->head_dim, j = begin;
+    float *scalars = partial_scalars(cb, op);
     room r;
     room_cut(&r, scratch, d);
-    for (size_t u = begin; u < end; u++) {
-        tile t = tile_find(queue_batch(cb), op->attn, u / max_pages);
-        size_t j = u % max_pages;
-        if (j >= (size_t)t.n_pages)
-            continue;
-        size_t pair =
-            partial_pair(cb, op->attn, (size_t)t.seq->row + t.first / g, t.kv_head * g + t.first % g);
-        float *acc = cb->partial + (pair * max_pages + j) * d;
-        quantize_queries(cb, op, &t, &r);
-        start_rows(acc, max_pages * d, d, r.max, r.sum, t.n);
-        attend_page(cb, op, &t, (int)j, NULL, acc, max_pages * d, r.max, r.sum, &r);
-        float *scalars = partial_scalars(cb, op);
+    tile t = tile_holding(queue_batch(cb), op->attn, pages_of, &j);
+    quantize_queries(cb, op, &t, &r);
+    for (size_t u = begin; u < end; u++, j++) {
+        size_t n_pages = (size_t)t.n_pages;
+        if (j == n_pages) {
+            t = tile_after(&t, op->attn);
+            n_pages = (size_t)t.n_pages;
+            j = 0;
+            quantize_queries(cb, op, &t, &r);
+        }
+        float *acc = cb->partial + (t.partial + j) * d;
+        start_rows(acc, n_pages * d, d, r.max, r.sum, t.n);
+        attend_page(cb, op, &t, (int)j, NULL, acc, n_pages * d, r.max, r.sum, &r);
         for (size_t i = 0; i < t.n; i++) {
-            scalars[((pair + i) * max_pages + j) * 2] = r.max[i];
-            scalars[((pair + i) * max_pages + j) * 2 + 1] = r.sum[i];
+            float *scalar = scalars + (t.partial + i * n_pages + j) * 2;
+            scalar[0] = r.max[i];
+            scalar[1] = r.sum[i];
         }
     }
 }
 
-/* A unit is a (row, head): joins its pages in order. */
+/* A unit is a pair (token, head): joins its pages in order. */
 static void run_join(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
-    const attn_params *p = op->attn;
-    size_t d = (size_t)p->head_dim, h = (size_t)p->n_heads, g = group_of(p);
-    size_t max_pages = (size_t)op->max_pages;
+    size_t d = (size_t)op->attn->head_dim, g = group_of(op->attn), i = begin;
+    const float *scalars = partial_scalars(cb, op);
     float *acc = scratch;
-    for (size_t u = begin; u < end; u++) {
-        size_t row = u / h, head = u % h;
-        const batch_seq *seq = queue_batch(cb)->seqs;
-        while (row >= (size_t)(seq->row + seq->n_rows))
-            seq++;
-        size_t pair_in_seq = (row - (size_t)seq->row) * g + head % g;
-        tile t = tile_of(seq, p, head / g, pair_in_seq / ATTN_MAX_ROWS);
-        size_t at = partial_pair(cb, p, row, head) * max_pages;
-        const float *scalars = partial_scalars(cb, op);
+    tile t = tile_holding(queue_batch(cb), op->attn, pairs_of, &i);
+    for (size_t u = begin; u < end; u++, i++) {
+        if (i == t.n) {
+            t = tile_after(&t, op->attn);
+            i = 0;
+        }
+        size_t at = t.partial + i * (size_t)t.n_pages;
         float max, sum;
         start_rows(acc, d, d, &max, &sum, 1);
         for (size_t j = at; j < at + (size_t)t.n_pages; j++)
             if (scalars[2 * j + 1] != 0) /* a page the row does not see has left a sum of 0 */
                 cb->k.attn_join(acc, &max, &sum, cb->partial + j * d, scalars[2 * j], scalars[2 * j + 1], d);
-        end_row(cb, op, row, head, acc, sum);
+        end_row(cb, op, (size_t)t.seq->row + (t.first + i) / g, t.kv_head * g + (t.first + i) % g, acc, sum);
     }
 }
 
@@ -288,28 +318,29 @@ size_t attention_scratch_bytes(size_t head_dim) {
     return room_cut(&r, NULL, head_dim);
 }
 
-/* Sets the units of OP: tiles, or pages of tiles when tiles are too few to occupy the threads. */
+/* Sets the units of OP: tiles, or pages of tiles where tiles would not occupy the threads evenly. */
 static void choose_units(const cpu_backend *cb, cpu_op *op) {
     const attn_params *p = op->attn;
-    size_t tiles = 0, block_pages = 0;
-    int max_pages = 0;
+    size_t g = (size_t)p->n_kv_heads, tiles = 0, pages = 0, partials = 0, longest = 0;
     for (int32_t s = 0; s < queue_batch(cb)->n_seqs; s++) {
         const batch_seq *seq = &queue_batch(cb)->seqs[s];
         size_t n = seq_tiles(seq, p);
-        tiles += n * (size_t)p->n_kv_heads;
+        tiles += n * g;
         for (size_t i = 0; i < n; i++) {
-            int pages = tile_of(seq, p, 0, i).n_pages;
-            max_pages = pages > max_pages ? pages : max_pages;
-            block_pages += (size_t)pages * (size_t)p->n_kv_heads;
+            const tile t = tile_of(seq, p, 0, i);
+            longest = pages_of(&t) > longest ? pages_of(&t) : longest;
+            pages += g * pages_of(&t);
+            partials += g * t.n * pages_of(&t);
         }
     }
-    op->bytes = block_pages * 2 * op->kv->block_bytes;
+    op->bytes = pages * 2 * op->kv->block_bytes;
     op->units = tiles;
-    size_t slots = op->out->head.rows * (size_t)p->n_heads * (size_t)max_pages;
-    bool fits = slots * ((size_t)p->head_dim + 2) <= cb->partial_floats;
-    if (cb->threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->threads) && max_pages > 1 && fits) {
-        op->max_pages = max_pages;
-        op->units = tiles * (size_t)max_pages;
+    if (op->out->head.rows <= FEW_ROWS && longest > 1)
+        tiles = pages / longest;
+    bool fits = partials * ((size_t)p->head_dim + 2) <= cb->partial_floats;
+    if (cb->threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->threads) && longest > 1 && fits) {
+        op->n_partials = partials;
+        op->units = pages;
         op->run = run_pages;
     }
 }
@@ -326,7 +357,7 @@ void attention_attend(backend *be, buf *out, const buf *q, const attn_params *p,
                  .kv = kv_group(c, p->group)};
     choose_units(cb, &op);
     queue_push(cb, &op);
-    if (op.max_pages) {
+    if (op.n_partials) {
         op.run = run_join;
         op.kind = CPU_OP_ATTENTION_JOIN;
         op.units = out->rows * (size_t)p->n_heads;

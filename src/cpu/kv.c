@@ -1,27 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The pages' memory. Zeroed by the system page by page, so that room for tokens nobody has sent yet costs
- * nothing.
+ * The pages' memory. Zeroed by the system where it is first touched, so that room for tokens nobody has sent
+ * yet costs nothing; in large pages, since a step touches a few lines in each block of each sequence.
  */
 #include "cpu/kv.h"
 
 #include <assert.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/mem.h"
+
+#define LARGE_PAGE ((size_t)2 << 20)
 
 static size_t element_bytes(nib_kv_dtype t) {
     return t == NIB_KV_FP8 ? 1 : t == NIB_KV_FP32 ? 4 : 2;
 }
 
-/* Zeroed, 64-byte aligned; *memory is what mem_free takes. */
+/* Zeroed, aligned to a large page if it fills one, else to 64 bytes; *memory is what mem_free takes. */
 static void *zeroed(void **memory, size_t n, size_t size) {
-    size_t bytes;
-    if (!mem_mul(n, size, &bytes) || !mem_add(bytes, 63, &bytes))
+    size_t bytes, room;
+    if (!mem_mul(n, size, &bytes))
         return NULL;
-    *memory = mem_array(bytes, 1);
-    return *memory ? (void *)(((uintptr_t)*memory + 63) & ~(uintptr_t)63) : NULL;
+    size_t align = bytes < LARGE_PAGE ? 64 : LARGE_PAGE;
+    if (!mem_add(bytes, align - 1, &room) || !(*memory = mem_array(room, 1)))
+        return NULL;
+    uint8_t *p = (uint8_t *)*memory + (align - (uintptr_t)*memory % align) % align;
+    if (align == LARGE_PAGE) /* whole ones; a system without them only takes longer */
+        madvise(p, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
+    return p;
 }
 
 /* Bytes of keys (or values) of one page and KV head. */
@@ -65,16 +73,12 @@ size_t kv_page_bytes(const cache_shape *shape, bool steps) {
 }
 
 void kv_copy_page(kv_cache *kv, int to, int from) {
-    size_t heads = (size_t)kv->shape.n_kv_heads, bytes = heads * kv->block_bytes;
-    size_t tokens = heads * KV_PAGE_TOKENS;
+    size_t blocks = (size_t)kv->shape.n_layers * (size_t)kv->shape.n_kv_heads;
+    size_t a = kv_block(kv, 0, to, 0), b = kv_block(kv, 0, from, 0), tokens = blocks * KV_PAGE_TOKENS;
     float *const scalars[] = {kv->k_scales, kv->v_scales, kv->k_steps, kv->v_steps};
-    for (int layer = 0; layer < kv->shape.n_layers; layer++) {
-        size_t a = kv_block(kv, layer, to, 0), b = kv_block(kv, layer, from, 0);
-        memcpy(kv->k + a * kv->block_bytes, kv->k + b * kv->block_bytes, bytes);
-        memcpy(kv->v + a * kv->block_bytes, kv->v + b * kv->block_bytes, bytes);
-        for (int i = 0; i < 4; i++)
-            if (scalars[i])
-                memcpy(scalars[i] + a * KV_PAGE_TOKENS, scalars[i] + b * KV_PAGE_TOKENS,
-                       tokens * sizeof(float));
-    }
+    memcpy(kv->k + a * kv->block_bytes, kv->k + b * kv->block_bytes, blocks * kv->block_bytes);
+    memcpy(kv->v + a * kv->block_bytes, kv->v + b * kv->block_bytes, blocks * kv->block_bytes);
+    for (int i = 0; i < 4; i++)
+        if (scalars[i])
+            memcpy(scalars[i] + a * KV_PAGE_TOKENS, scalars[i] + b * KV_PAGE_TOKENS, tokens * sizeof(float));
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * KV cache in memory. Per layer, page and KV head one block of keys and one of values of KV_PAGE_TOKENS
- * positions, laid out for the attention kernels (lanes are keys for q.k, dimensions for p.v):
+ * KV cache in memory. Per page, layer and KV head one block of keys and one of values of KV_PAGE_TOKENS
+ * positions: what a sequence takes lies together. Blocks are laid out for the attention kernels (lanes are
+ * keys for q.k, dimensions for p.v):
  *
  *   K  BF16, FP8: [head_dim / 2][KV_PAGE_TOKENS][2]   dimensions 2i and 2i+1 of a token side by side
  *      FP32:      [head_dim][KV_PAGE_TOKENS]
@@ -28,8 +29,8 @@
 typedef struct kv_cache {
     cache_shape shape;
     size_t block_bytes;         /* of keys (or values) of one page and KV head */
-    uint8_t *k, *v;             /* [n_layers, n_pages, n_kv_heads] blocks, 64-byte aligned */
-    float *k_scales, *v_scales; /* [n_layers, n_pages, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
+    uint8_t *k, *v;             /* [n_pages, n_layers, n_kv_heads] blocks, 64-byte aligned */
+    float *k_scales, *v_scales; /* [n_pages, n_layers, n_kv_heads, KV_PAGE_TOKENS]; NULL unless FP8 */
     float *k_steps, *v_steps;   /* [blocks, ...]; NULL unless attention is in integers */
     void *memory[6];
 } kv_cache;
@@ -52,7 +53,7 @@ void kv_copy_page(kv_cache *kv, int to, int from);
 
 /* Index of a block among those of the cache. */
 static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {
-    return ((size_t)layer * (size_t)kv->shape.group.n_pages + (size_t)page) * (size_t)kv->shape.n_kv_heads +
+    return ((size_t)page * (size_t)kv->shape.n_layers + (size_t)layer) * (size_t)kv->shape.n_kv_heads +
            (size_t)head;
 }
 

@@ -60,7 +60,7 @@ struct cpu_op {
     const attn_params *attn;
     const kv_cache *kv;
     const struct rope_table *rope;
-    int max_pages; /* attention cut by pages: of one tile; 0 when whole tiles are units */
+    size_t n_partials; /* of attention cut by pages: (row, head, page); 0 when whole tiles are units */
     matmul_job matmul;
     sampled *sampled; /* [units], for SAMPLE_ROWS [units] */
     const sample_row *sample_rows;

@@ -276,7 +276,7 @@ static void parse(options *o, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    static const size_t ms[] = {1, 2, 4, 8, 16, 64, 512};
+    static const size_t ms[] = {1, 2, 4, 8, 16, 24, 32, 64, 512};
     static const struct {
         const char *name;
         uint32_t mask;

@@ -45,7 +45,7 @@ static bool has_gemv_rows(const matmul_job *job, const pack_part *p) {
 
 /* Rows of activations that P is multiplied with group by group. */
 static size_t group_rows(const matmul_job *job, const pack_part *p) {
-    return has_direct(job, p) ? MATMUL_DIRECT : has_gemv_rows(job, p) ? MATMUL_IN_TURN : 1;
+    return has_direct(job, p) ? job->k->matmul.direct_rows : has_gemv_rows(job, p) ? MATMUL_IN_TURN : 1;
 }
 
 /* Whether part P (gated: and the part after it) is multiplied group by group. */

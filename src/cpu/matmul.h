@@ -33,7 +33,6 @@ void matmul_run(const matmul_job *job, size_t begin, size_t end, void *scratch);
 
 #define MATMUL_TILE     32   /* rows of a tile: two groups of pack.h */
 #define MATMUL_TOKENS   128  /* rows of the activation that a unit takes at most */
-#define MATMUL_DIRECT   16   /* rows of the activation that are multiplied straight from packed memory */
 #define MATMUL_IN_TURN  3    /* rows of the activation that meet rows of a file one after the other */
 #define MATMUL_BLOCKS8  32   /* blocks of 16 columns in an int8 tile: its 16 KiB stay in L1 */
 #define MATMUL_BLOCKS32 16   /* in an FP32 tile */
@@ -72,8 +71,9 @@ typedef struct matmul_kernels {
     void (*tile8[PACK_KINDS])(uint8_t *codes, float *scales, const matmul_cut *cut);
     void (*mul8[PACK_CODES])(float *acc, const uint8_t *codes, const float *scales, size_t n_groups,
                              size_t n_blocks, const act_block *x, size_t stride, size_t n_tokens);
-    /* Up to MATMUL_DIRECT rows of activations, groups [group, group + n_groups), all blocks: row t of acc,
+    /* Up to direct_rows rows of activations, groups [group, group + n_groups), all blocks: row t of acc,
      * ACC_STRIDE numbers on, is set to [n_groups, 16] sums. NULL: the tiles do it. */
+    size_t direct_rows;
     void (*direct8[PACK_KINDS])(float *acc, size_t acc_stride, const pack_part *p, size_t group,
                                 size_t n_groups, const act_block *x, size_t stride, size_t n_tokens);
 

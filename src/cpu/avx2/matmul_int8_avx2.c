@@ -8,7 +8,7 @@
  */
 #include "cpu/avx2/matmul_avx2.h"
 
-enum { MUL_PARTS = 1, TOKENS = 4, DIRECT_TOKENS = 4, WIDE_OFFSET = 0 };
+enum { MUL_PARTS = 1, TOKENS = 4, DIRECT_TOKENS = 4, DIRECT_ROWS = 16, WIDE_OFFSET = 0 };
 
 INLINE vint dot_begin(pack_codes codes, const act_block *x) {
     (void)x;

@@ -6,7 +6,7 @@
  */
 #include "cpu/avx512/matmul_avx512.h"
 
-enum { MUL_PARTS = 2, TOKENS = 6, DIRECT_TOKENS = 8, WIDE_OFFSET = 128 };
+enum { MUL_PARTS = 2, TOKENS = 6, DIRECT_TOKENS = 8, DIRECT_ROWS = 32, WIDE_OFFSET = 128 };
 
 INLINE vint dot_begin(pack_codes codes, const act_block *x) {
     return vi_set(codes == PACK_AFFINE ? ACT_MAGIC : x->starts[codes == PACK_WIDE]);

@@ -13,7 +13,7 @@
  * From the rung: WIDE_OFFSET, what is added to the bytes of wide codes; dot_begin(codes, block of x),
  * dot_step(codes, dot, weights, 4 columns of x) and dot_end(codes, dot, block of x), whose result is 1.5 *
  * 2^23 + dot; MUL_PARTS, vectors that a tile's product takes at once, times TOKENS; DIRECT_TOKENS, 4 or 8,
- * rows of activations that a pass over packed memory takes.
+ * rows of activations that a pass over packed memory takes; DIRECT_ROWS, up to how many tiles are no faster.
  */
 #include "cpu/matmul.h"
 #include "cpu/vec/scales_vec.h"
@@ -283,6 +283,7 @@ CODES(affine, PACK_AFFINE)
 KINDS(KIND)
 
 void V_RUNG(matmul_int8_init)(matmul_kernels *m) {
+    m->direct_rows = DIRECT_ROWS;
     m->mul8[PACK_NARROW] = mul_narrow;
     m->mul8[PACK_WIDE] = mul_wide;
     m->mul8[PACK_AFFINE] = mul_affine;

@@ -5,6 +5,7 @@
  * on.
  */
 #include <assert.h>
+#include <math.h>
 #include <sched.h>
 #include <string.h>
 
@@ -231,10 +232,21 @@ static bool pools(const nib_engine *e, const sched_step *step) {
     return false;
 }
 
+/* Seconds since the first step of the prompt that has been read for longest; 0: none is. */
+static double reading_for(const nib_engine *e) {
+    double first = INFINITY;
+    for (int i = 0; i < e->n_by_seq; i++) {
+        const nib_request *r = e->by_seq[i];
+        if (r && r->begun > 0 && r->n_generated == 0 && r->begun < first)
+            first = r->begun;
+    }
+    return first < INFINITY ? clock_seconds() - first : 0;
+}
+
 static const sched_step *begin_step(nib_engine *e) {
-    sched_set_budget(e->sched, e->options.prefill_beside
-                                   ? e->options.prefill_beside
-                                   : pace_budget(&e->pace, e->n_active, e->l->limits.max_rows));
+    sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
+                                                         : pace_budget(&e->pace, e->n_active, reading_for(e),
+                                                                       e->l->limits.max_rows));
     guesses_plan(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)

@@ -64,7 +64,7 @@ static void place_entries(const journal *j) {
 }
 
 static nib_status problem(const journal *j, int error, const char *doing, nib_error *err) {
-    return nib_fail(err, NIB_BAD_ARGUMENT, "%s: cannot %s: %s", j->path, doing, strerror(error));
+    return nib_fail(err, NIB_IO, "%s: cannot %s: %s", j->path, doing, strerror(error));
 }
 
 static nib_status map_file(journal *j, int fd, nib_error *err) {

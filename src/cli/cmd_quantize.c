@@ -95,8 +95,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     s->args->convert.choose = tuned_choose;
     s->args->convert.choose_context = &s->tuned;
     s->args->convert.choose_path = s->tuned.journal;
-    s->n_tokens = s->tuned.n_tokens;
-    return NIB_OK;
+    return convert_try_output(s->file, a->out, &a->convert, err); /* with room for what is kept beside it */
 }
 
 /* The best method that a model of this size has time for. */
@@ -116,12 +115,13 @@ static method_choice auto_method(const quantize_session *s) {
 static nib_status prepare_method(quantize_session *s, nib_error *err) {
     if (s->used < METHOD_WEIGHTED || !convert_quantizes(s->file, &s->args->convert))
         return NIB_OK;
-    if (quantize_is_tuned(s->used) &&
-        quantize_has_budget(s->args)) /* what a part costs is measured with weighted codes */
+    if (!quantize_is_tuned(s->used))
+        return s->args->imatrix ? read_imatrix(s, err) : run_calibration(s, err);
+    NIB_TRY(open_tuned(s, s->used, err));
+    if (quantize_has_budget(s->args)) /* what a part costs is measured with weighted codes */
         NIB_TRY(run_calibration(s, err));
-    return quantize_is_tuned(s->used) ? open_tuned(s, s->used, err)
-           : s->args->imatrix         ? read_imatrix(s, err)
-                                      : run_calibration(s, err);
+    s->n_tokens = s->tuned.n_tokens;
+    return NIB_OK;
 }
 
 /* The method that auto stands for, and what it needs. */

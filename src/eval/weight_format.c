@@ -5,6 +5,7 @@
  */
 #include "eval/weight_format.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -109,8 +110,7 @@ bool weight_format_parse(weight_format *out, const char *name) {
            (out->scale < FSCALE_E4M3 && !(out->best && out->group == FORMAT_TENSOR));
 }
 
-/* Columns under one scale in a row of COLS, the group of a whole tensor being that row's share of it. */
-static size_t group_columns(const weight_format *f, size_t cols) {
+size_t weight_format_group(const weight_format *f, size_t cols) {
     return f->group > FORMAT_TENSOR && f->group < cols ? f->group : cols;
 }
 
@@ -120,7 +120,7 @@ double weight_format_bits(const weight_format *f, size_t cols) {
                             : f->scale == FSCALE_DOUBLE ? 8 + 32.0 / DOUBLE_BLOCK
                                                         : 8;
     const double bits = f->element < ELEMENT_E4M3 ? 4 : 8;
-    return f->group == FORMAT_TENSOR ? bits : bits + of_scale / (double)group_columns(f, cols);
+    return f->group == FORMAT_TENSOR ? bits : bits + of_scale / (double)weight_format_group(f, cols);
 }
 
 /* ---- elements ---- */
@@ -218,7 +218,8 @@ static void round_group(const weight_format *f, float *x, size_t n, float amax, 
 }
 
 void weight_format_row(const weight_format *f, float *x, size_t n, float tensor_amax) {
-    const size_t group = group_columns(f, n);
+    assert(f->scale != FSCALE_DOUBLE);
+    const size_t group = weight_format_group(f, n);
     for (size_t at = 0; at < n; at += group) {
         const size_t few = n - at < group ? n - at : group;
         round_group(f, x + at, few, f->group == FORMAT_TENSOR ? tensor_amax : amax_of(x + at, few),
@@ -272,7 +273,7 @@ void weight_format_double(float *amaxes, size_t n) {
 }
 
 void weight_format_row_double(const weight_format *f, float *x, size_t n, const float *stored) {
-    const size_t group = group_columns(f, n);
+    const size_t group = weight_format_group(f, n);
     for (size_t at = 0; at < n; at += group, stored++) {
         const size_t few = n - at < group ? n - at : group;
         const float amax = amax_of(x + at, few);

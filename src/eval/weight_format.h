@@ -60,6 +60,9 @@ bool weight_format_parse(weight_format *out, const char *name);
  * left out. */
 double weight_format_bits(const weight_format *f, size_t cols);
 
+/* Columns under one scale in a row of COLS, the group of a whole tensor being that row's share of it. */
+size_t weight_format_group(const weight_format *f, size_t cols);
+
 /* x [n], one row of a matrix whose largest magnitude is TENSOR_AMAX; not for FSCALE_DOUBLE. */
 void weight_format_row(const weight_format *f, float *x, size_t n, float tensor_amax);
 

@@ -54,7 +54,7 @@ static void round_rows(void *arg, int thread, size_t begin, size_t end) {
 
 /* The scales of all groups, which are quantized together. */
 static nib_status find_stored(rounding *r, nib_error *err) {
-    const size_t cols = r->t->cols, group = r->f->group;
+    const size_t cols = r->t->cols, group = weight_format_group(r->f, cols);
     r->groups = (cols + group - 1) / group;
     r->stored = mem_array(r->t->rows, r->groups * sizeof *r->stored);
     if (!r->stored)

@@ -30,8 +30,8 @@ static nib_status open_file(int *fd, size_t bytes, const char *path, nib_error *
     if (failed == 0)
         failed = posix_fallocate(*fd, 0, (off_t)bytes);
     if (failed != 0)
-        return nib_fail(err, NIB_IO, "%s: cannot keep %zu bytes of activations beside it: %s", path,
-                        bytes, strerror(failed));
+        return nib_fail(err, NIB_IO, "%s: cannot keep %zu bytes of activations beside it: %s", path, bytes,
+                        strerror(failed));
     return NIB_OK;
 }
 

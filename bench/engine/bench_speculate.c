@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tokens per second with guesses, from the text or from a smaller model, and without, in turn, so that a busy
- * machine slows both; and whether the answers are the same. Two kinds of texts: one that is copied with a
- * small change, as in editing and quoting, and one that is written freely. The interval is the median's at
- * 95 %, from the ranks of the rounds' ratios; "each answer" is the ratio of the answers' own times, where the
- * one before is that of the last to end.
+ * Tokens per second with guesses, from the text or from a smaller model, and without, in turns of a few
+ * steps, so that a busy machine slows both; and whether the answers are the same. Two kinds of texts: one
+ * that is copied with a small change, as in editing and quoting, and one that is written freely. The interval
+ * is the median's at 95 %, from the ranks of the rounds' ratios; "each answer" is the ratio of the answers'
+ * own times, where the one before is that of the last to end.
  *
  *   ninja -C build/release bench_speculate && build/release/bench_speculate MODEL [TOKENS [ROUNDS [DRAFT|-
- *       [STREAMS]]]]      (STREAMS: only rows of so many)
+ *       [STREAMS [TEXT]]]]]      (only rows of so many streams, 0: all; of that text)
  */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "nibble.h"
@@ -53,19 +55,55 @@ static nib_engine *open_engine(const char *path, nib_speculate how, const char *
     return e;
 }
 
-/* Seconds that STREAMS answers took from the first token on, as the engine says. */
-typedef struct times {
-    double last, mean; /* of the one that took longest; of all */
-} times;
+/* ---- answers of several engines, of which one computes at a time ---- */
 
-static times generate(nib_engine *e, const char *prompt, int streams, int n_tokens, float temperature,
-                      answer *answers) {
-    nib_error err = {""};
+/* Answers that an engine writes. Its thread writes it, but `active`; the others are read while it rests. */
+typedef struct writer {
+    nib_engine *engine;
     nib_request *requests[MAX_STREAMS];
+    answer answers[MAX_STREAMS];
+    double ended[MAX_STREAMS]; /* clock_seconds */
+    double first;              /* token of any; 0: none yet */
+    double active;             /* seconds since then in which it computed, until the last has ended */
+    double of_each;            /* the same until its own end, mean of all */
+    atomic_int n_begun, n_ended;
+    int streams;
+} writer;
+
+static void take(void *context, nib_request *request, const nib_event *event) {
+    writer *w = context;
+    int i = 0;
+    while (w->requests[i] != request)
+        i++;
+    if (event->kind == NIB_EVENT_END) {
+        w->ended[i] = clock_seconds();
+        atomic_fetch_add(&w->n_ended, 1);
+        return;
+    }
+    if (w->first == 0)
+        w->first = clock_seconds();
+    w->answers[i].tokens[w->answers[i].n++] = event->token;
+    if (w->answers[i].n == 1)
+        atomic_fetch_add(&w->n_begun, 1);
+}
+
+static void rest(writer *w, nib_rest how) {
+    nib_error err = {""};
+    if (nib_set_rest(w->engine, how, &err) != NIB_OK)
+        die("nib_set_rest", &err);
+}
+
+static void begin(writer *w, const char *prompt, int streams, int n_tokens, float temperature) {
+    nib_error err = {""};
     int32_t *ids;
     size_t n_ids;
-    if (nib_tokenize(e, prompt, strlen(prompt), 0, &ids, &n_ids, &err) != NIB_OK)
+    rest(w, NIB_REST_KEEP);
+    if (nib_tokenize(w->engine, prompt, strlen(prompt), 0, &ids, &n_ids, &err) != NIB_OK)
         die("nib_tokenize", &err);
+    atomic_store(&w->n_begun, 0);
+    atomic_store(&w->n_ended, 0);
+    w->first = w->active = w->of_each = 0;
+    w->streams = streams;
     for (int i = 0; i < streams; i++) {
         const nib_sampling s = {.size = sizeof s, .temperature = temperature, .seed = (uint64_t)i};
         const nib_request_options o = {.size = sizeof o,
@@ -74,26 +112,41 @@ static times generate(nib_engine *e, const char *prompt, int streams, int n_toke
                                        .max_tokens = n_tokens,
                                        .ignore_eos = true,
                                        .sampling = &s,
-                                       .same_prompt = i > 0 ? requests[0] : NULL};
-        if (nib_submit(e, &o, &requests[i], &err) != NIB_OK)
+                                       .on_event = take,
+                                       .event_context = w,
+                                       .same_prompt = i > 0 ? w->requests[0] : NULL};
+        w->answers[i].n = 0;
+        w->ended[i] = 0;
+        if (nib_submit(w->engine, &o, &w->requests[i], &err) != NIB_OK)
             die("nib_submit", &err);
     }
-    times took = {0};
-    for (int i = 0; i < streams; i++) {
-        nib_event event = {.size = sizeof event};
-        for (answers[i].n = 0;; answers[i].tokens[answers[i].n++] = event.token) {
-            if (nib_next_event(requests[i], &event, -1, &err) != NIB_OK)
-                die("nib_next_event", &err);
-            if (event.kind == NIB_EVENT_END)
-                break;
-        }
-        took.last = fmax(took.last, event.generate_ms * 1e-3);
-        took.mean += event.generate_ms * 1e-3 / streams;
-        nib_release(requests[i]);
-    }
     nib_free(ids);
-    return took;
 }
+
+/* W computes for SECONDS, or until all its answers have begun (SECONDS 0), or ended. */
+static void compute(writer *w, double seconds) {
+    const double from = clock_seconds();
+    rest(w, NIB_REST_NONE);
+    while (atomic_load(&w->n_ended) < w->streams &&
+           (seconds == 0 ? atomic_load(&w->n_begun) < w->streams : clock_seconds() - from < seconds))
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    rest(w, NIB_REST_KEEP);
+    const double to = clock_seconds(), begun = w->first > from ? w->first : from;
+    double last = 0;
+    for (int i = 0; i < w->streams; i++) {
+        const double end = w->ended[i] > 0 ? w->ended[i] : to;
+        w->of_each += end > begun ? (end - begun) / w->streams : 0;
+        last = fmax(last, end);
+    }
+    w->active += last > begun ? last - begun : 0;
+}
+
+static void finish(writer *w) {
+    for (int i = 0; i < w->streams; i++)
+        nib_release(w->requests[i]);
+}
+
+/* ---- what came of it ---- */
 
 static int ascending(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -115,11 +168,28 @@ static int rank_of_interval(int n) {
 
 enum { WITHOUT, AGAIN, WITH, N_ENGINES }; /* the second tells what two engines differ in that do the same */
 
-static bool are_equal(const answer *a, const answer *b, int streams) {
-    for (int i = 0; i < streams; i++)
-        if (a[i].n != b[i].n || memcmp(a[i].tokens, b[i].tokens, (size_t)a[i].n * sizeof(int32_t)) != 0)
+#define SLICE_S 0.015 /* that each computes in turn: a machine that is slow for a moment slows all */
+
+static bool are_equal(const writer *a, const writer *b) {
+    for (int i = 0; i < a->streams; i++)
+        if (a->answers[i].n != b->answers[i].n || memcmp(a->answers[i].tokens, b->answers[i].tokens,
+                                                         (size_t)a->answers[i].n * sizeof(int32_t)) != 0)
             return false;
     return true;
+}
+
+static void write_all(writer *w, int round) {
+    bool all_ended = false;
+    for (int turn = 0; !all_ended; turn++) {
+        all_ended = true;
+        for (int i = 0; i < N_ENGINES; i++) {
+            writer *one = &w[(round + i) % N_ENGINES];
+            if (atomic_load(&one->n_ended) == one->streams)
+                continue;
+            compute(one, turn == 0 ? 0 : SLICE_S);
+            all_ended = all_ended && atomic_load(&one->n_ended) == one->streams;
+        }
+    }
 }
 
 /* What ROUNDS of a row took, and what came of them. */
@@ -138,58 +208,88 @@ static void print_row(row *r, const char *name, double temperature, int streams,
            r->ratio[rank], r->ratio[rounds - 1 - rank], of_each);
 }
 
+/* What is measured. */
+typedef struct setup {
+    const char *path, *draft;
+    int n_tokens, rounds, text, streams;
+    float temperature;
+} setup;
+
+/* Engines are opened anew now and then: where their weights happen to lie makes one faster than another. */
+static void open_all(writer *w, const setup *s) {
+    const nib_speculate how = s->draft ? NIB_SPECULATE_DRAFT : NIB_SPECULATE_LOOKUP;
+    for (int i = 0; i < N_ENGINES; i++)
+        w[i].engine = open_engine(s->path, i == WITH ? how : NIB_SPECULATE_OFF, i == WITH ? s->draft : NULL);
+}
+
+static void close_all(writer *w, nib_stats *sum) {
+    nib_stats stats = {.size = sizeof stats};
+    nib_get_stats(w[WITH].engine, &stats, NULL);
+    sum->right_guesses += stats.right_guesses;
+    sum->guessed_tokens += stats.guessed_tokens;
+    for (int i = 0; i < N_ENGINES; i++)
+        nib_close(w[i].engine);
+}
+
+static void one_round(writer *w, const setup *s, int round, row *r) {
+    for (int i = 0; i < N_ENGINES; i++)
+        begin(&w[i], texts[s->text].prompt, s->streams, s->n_tokens, s->temperature);
+    write_all(w, round);
+    r->without[round] = w[WITHOUT].active;
+    r->with[round] = w[WITH].active;
+    r->again[round] = w[WITHOUT].active / w[AGAIN].active;
+    r->ratio[round] = (w[WITHOUT].active + w[AGAIN].active) / 2 / w[WITH].active;
+    r->answer[round] = (w[WITHOUT].of_each + w[AGAIN].of_each) / 2 / w[WITH].of_each;
+    for (int i = 0; i < N_ENGINES; i++)
+        finish(&w[i]);
+}
+
 /* A row of the table. False: some answers differ. */
-static bool compare(nib_engine *const *engines, int text, float temperature, int streams, int n_tokens,
-                    int rounds) {
-    static answer answers[N_ENGINES][MAX_STREAMS];
+static bool compare(const setup *s) {
+    enum { STAY_OPEN = 8 }; /* rounds */
+    static writer w[N_ENGINES];
     static row r;
-    nib_stats before = {.size = sizeof before}, after = before;
+    nib_stats sum = {.size = sizeof sum};
     bool equal = true;
-    nib_get_stats(engines[WITH], &before, NULL);
-    for (int round = 0; round < rounds; round++) {
-        times t[N_ENGINES];
-        for (int i = 0; i < N_ENGINES; i++) {
-            const int which = (round + i) % N_ENGINES;
-            t[which] =
-                generate(engines[which], texts[text].prompt, streams, n_tokens, temperature, answers[which]);
+    for (int round = 0; round < s->rounds; round++) {
+        if (round % STAY_OPEN == 0) {
+            if (round > 0)
+                close_all(w, &sum);
+            open_all(w, s);
         }
-        r.without[round] = t[WITHOUT].last;
-        r.with[round] = t[WITH].last;
-        r.again[round] = t[WITHOUT].last / t[AGAIN].last;
-        r.ratio[round] = (t[WITHOUT].last + t[AGAIN].last) / 2 / t[WITH].last;
-        r.answer[round] = (t[WITHOUT].mean + t[AGAIN].mean) / 2 / t[WITH].mean;
-        equal = equal && are_equal(answers[WITHOUT], answers[WITH], streams);
+        one_round(w, s, round, &r);
+        equal = equal && are_equal(&w[WITHOUT], &w[WITH]);
     }
-    nib_get_stats(engines[WITH], &after, NULL);
-    print_row(&r, texts[text].name, (double)temperature, streams, n_tokens, rounds);
-    printf(" %llu of %llu | %s |\n", (unsigned long long)(after.right_guesses - before.right_guesses),
-           (unsigned long long)(after.guessed_tokens - before.guessed_tokens), equal ? "equal" : "DIFFERENT");
+    close_all(w, &sum);
+    print_row(&r, texts[s->text].name, (double)s->temperature, s->streams, s->n_tokens, s->rounds);
+    printf(" %llu of %llu | %s |\n", (unsigned long long)sum.right_guesses,
+           (unsigned long long)sum.guessed_tokens, equal ? "equal" : "DIFFERENT");
     fflush(stdout);
     return equal;
 }
 
 int main(int argc, char **argv) {
-    const int n_tokens = argc > 2 ? atoi(argv[2]) : 128, rounds = argc > 3 ? atoi(argv[3]) : 9;
-    if (argc < 2 || n_tokens < 2 || n_tokens > MAX_TOKENS || rounds < 1 || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d) [DRAFT|- [STREAMS]]]]\n",
+    setup s = {.n_tokens = argc > 2 ? atoi(argv[2]) : 128, .rounds = argc > 3 ? atoi(argv[3]) : 9};
+    if (argc < 2 || s.n_tokens < 2 || s.n_tokens > MAX_TOKENS || s.rounds < 1 || s.rounds > MAX_ROUNDS) {
+        fprintf(stderr, "usage: %s MODEL [TOKENS (2 to %d) [ROUNDS (1 to %d) [DRAFT|- [STREAMS [TEXT]]]]]\n",
                 argv[0], MAX_TOKENS, MAX_ROUNDS);
         return 2;
     }
-    const char *draft = argc > 4 && strcmp(argv[4], "-") != 0 ? argv[4] : NULL;
     const int only = argc > 5 ? atoi(argv[5]) : 0;
-    nib_engine *engines[N_ENGINES] = {
-        open_engine(argv[1], NIB_SPECULATE_OFF, NULL), open_engine(argv[1], NIB_SPECULATE_OFF, NULL),
-        open_engine(argv[1], draft ? NIB_SPECULATE_DRAFT : NIB_SPECULATE_LOOKUP, draft)};
+    const char *only_text = argc > 6 ? argv[6] : NULL;
+    bool same = true;
+    s.path = argv[1];
+    s.draft = argc > 4 && strcmp(argv[4], "-") != 0 ? argv[4] : NULL;
     printf("| text | temperature | streams | tokens/s without | with | without, again | with | each answer | "
            "guesses right | answers |\n"
            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
-    bool same = true;
-    for (int t = 0; t < (int)(sizeof texts / sizeof *texts); t++)
+    for (s.text = 0; s.text < (int)(sizeof texts / sizeof *texts); s.text++)
         for (int warm = 0; warm < 2; warm++)
-            for (int streams = 1; streams <= MAX_STREAMS; streams *= MAX_STREAMS)
-                if (only == 0 || only == streams)
-                    same &= compare(engines, t, warm ? 0.7f : 0, streams, n_tokens, rounds);
-    for (int i = 0; i < N_ENGINES; i++)
-        nib_close(engines[i]);
+            for (s.streams = 1; s.streams <= MAX_STREAMS; s.streams *= MAX_STREAMS) {
+                s.temperature = warm ? 0.7f : 0;
+                if ((only == 0 || only == s.streams) &&
+                    (!only_text || strcmp(only_text, texts[s.text].name) == 0))
+                    same &= compare(&s);
+            }
     return same ? 0 : 1;
 }

@@ -10,6 +10,7 @@
  *       [STREAMS [TEXT]]]]]      (only rows of so many streams, 0: all; of that text)
  */
 #include <math.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +58,8 @@ static nib_engine *open_engine(const char *path, nib_speculate how, const char *
 
 /* ---- answers of several engines, of which one computes at a time ---- */
 
-/* Answers that an engine writes. Its thread writes it, but `active`; the others are read while it rests. */
+/* Answers that an engine writes. Its thread writes it, but `active` and `of_each`, which this one does once
+ * all is told. */
 typedef struct writer {
     nib_engine *engine;
     nib_request *requests[MAX_STREAMS];
@@ -67,6 +69,8 @@ typedef struct writer {
     double active;             /* seconds since then in which it computed, until the last has ended */
     double of_each;            /* the same until its own end, mean of all */
     atomic_int n_begun, n_ended;
+    uint64_t n_tokens, n_all_ended; /* since it was opened; as the next, under the lock */
+    pthread_mutex_t lock;
     int streams;
 } writer;
 
@@ -75,16 +79,34 @@ static void take(void *context, nib_request *request, const nib_event *event) {
     int i = 0;
     while (w->requests[i] != request)
         i++;
+    pthread_mutex_lock(&w->lock);
     if (event->kind == NIB_EVENT_END) {
         w->ended[i] = clock_seconds();
+        w->n_all_ended++;
         atomic_fetch_add(&w->n_ended, 1);
-        return;
+    } else {
+        if (w->first == 0)
+            w->first = clock_seconds();
+        w->answers[i].tokens[w->answers[i].n++] = event->token;
+        w->n_tokens++;
+        if (w->answers[i].n == 1)
+            atomic_fetch_add(&w->n_begun, 1);
     }
-    if (w->first == 0)
-        w->first = clock_seconds();
-    w->answers[i].tokens[w->answers[i].n++] = event->token;
-    if (w->answers[i].n == 1)
-        atomic_fetch_add(&w->n_begun, 1);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* An engine that rests has yet to tell of its last step. */
+static void wait_until_told(writer *w) {
+    nib_stats s = {.size = sizeof s};
+    bool told = false;
+    nib_get_stats(w->engine, &s, NULL);
+    while (!told) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+        pthread_mutex_lock(&w->lock);
+        told = w->n_tokens == s.generated_tokens &&
+               w->n_all_ended == s.ended[NIB_END_STOP] + s.ended[NIB_END_LENGTH];
+        pthread_mutex_unlock(&w->lock);
+    }
 }
 
 static void rest(writer *w, nib_rest how) {
@@ -131,7 +153,9 @@ static void compute(writer *w, double seconds) {
            (seconds == 0 ? atomic_load(&w->n_begun) < w->streams : clock_seconds() - from < seconds))
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     rest(w, NIB_REST_KEEP);
-    const double to = clock_seconds(), begun = w->first > from ? w->first : from;
+    const double to = clock_seconds();
+    wait_until_told(w);
+    const double begun = w->first > from ? w->first : from;
     double last = 0;
     for (int i = 0; i < w->streams; i++) {
         const double end = w->ended[i] > 0 ? w->ended[i] : to;
@@ -160,9 +184,9 @@ static double median(double *values, int n) {
 }
 
 /* The rank, from either end, of the values between which the median of what they are drawn from lies in 95 %
- * of all draws (binomial, as a normal distribution). */
+ * of all draws (binomial, as a normal distribution); of fewer than 6, all that there is. */
 static int rank_of_interval(int n) {
-    const int rank = (int)floor(n / 2.0 - 0.98 * sqrt(n));
+    const int rank = (int)floor(n / 2.0 - 0.98 * sqrt(n) - 0.5);
     return rank > 0 ? rank : 0;
 }
 
@@ -218,8 +242,11 @@ typedef struct setup {
 /* Engines are opened anew now and then: where their weights happen to lie makes one faster than another. */
 static void open_all(writer *w, const setup *s) {
     const nib_speculate how = s->draft ? NIB_SPECULATE_DRAFT : NIB_SPECULATE_LOOKUP;
-    for (int i = 0; i < N_ENGINES; i++)
+    for (int i = 0; i < N_ENGINES; i++) {
+        w[i].n_tokens = w[i].n_all_ended = 0;
+        pthread_mutex_init(&w[i].lock, NULL);
         w[i].engine = open_engine(s->path, i == WITH ? how : NIB_SPECULATE_OFF, i == WITH ? s->draft : NULL);
+    }
 }
 
 static void close_all(writer *w, nib_stats *sum) {
@@ -227,8 +254,10 @@ static void close_all(writer *w, nib_stats *sum) {
     nib_get_stats(w[WITH].engine, &stats, NULL);
     sum->right_guesses += stats.right_guesses;
     sum->guessed_tokens += stats.guessed_tokens;
-    for (int i = 0; i < N_ENGINES; i++)
+    for (int i = 0; i < N_ENGINES; i++) {
         nib_close(w[i].engine);
+        pthread_mutex_destroy(&w[i].lock);
+    }
 }
 
 static void one_round(writer *w, const setup *s, int round, row *r) {

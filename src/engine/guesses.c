@@ -2,10 +2,15 @@
  *
  * Guesses for the next step: who gets how many, and what was right of them.
  */
+#include <math.h>
+
 #include "base/clock.h"
 #include "engine/engine.h"
 
-enum { GIVE_UP_AFTER = 32 }; /* guesses that did not pay: the draft need not read along any more */
+enum {
+    GIVE_UP_AFTER = 32, /* guesses that did not pay: the draft need not read along any more */
+    LOOK_EVERY = 4      /* tokens, for guesses that are only compared with what comes */
+};
 
 /* Guesses that R, which decodes, may have in the next step: none where a guide has to see the token before.
  */
@@ -16,16 +21,20 @@ static int most_guesses(const nib_request *r) {
     return n_free > SPECULATE_MAX ? SPECULATE_MAX : n_free > 0 ? n_free - 1 : 0;
 }
 
-/* Who decodes in the next step, the one that has lost most first: a guess for it may make that good. Where
+/* Who decodes in the next step, the one to whom most is owed first: a guess for it may make that good. Where
  * they are too many to guess for, N is 0. */
 typedef struct decoders {
     nib_request *list[SPECULATE_ROWS];
     int n;
 } decoders;
 
+static double owed(const nib_request *r) {
+    return speculate_owed(&r->luck.account);
+}
+
 static void add(decoders *d, nib_request *r) {
     int at = d->n++;
-    for (; at > 0 && d->list[at - 1]->luck.lost < r->luck.lost; at--)
+    for (; at > 0 && owed(d->list[at - 1]) < owed(r); at--)
         d->list[at] = d->list[at - 1];
     d->list[at] = r;
 }
@@ -55,13 +64,13 @@ static void plan_lookup(nib_engine *e, const decoders *d, speculate_plan *p) {
     for (int i = 0; i < d->n && p->rows < SPECULATE_ROWS; i++) {
         int32_t guesses[SPECULATE_MAX];
         nib_request *r = d->list[i];
-        const int most = most_guesses(r);
-        if (most == 0)
-            continue;
+        const int most = most_guesses(r), worth = speculate_worth(&e->costs, p, &r->luck, most, 0);
+        if (most == 0 || (worth == 0 && r->n_generated % LOOK_EVERY != 0))
+            continue; /* looking takes time, too */
         const int n = speculate_lookup(r->tokens, r->n_prompt + r->n_generated, guesses, most);
-        const int taken = put(e, r, guesses, speculate_worth(&e->costs, p, &r->luck, n, 0));
+        const int taken = put(e, r, guesses, n > 0 ? worth : 0);
         if (taken == 0 && n > 0)
-            r->luck.guess = guesses[0]; /* to see whether it would have been right costs nothing */
+            r->luck.guess = guesses[0]; /* to see whether it would have been right */
         speculate_put(p, &r->luck, taken);
     }
 }
@@ -74,13 +83,30 @@ static int likely_rest(const nib_engine *e, const nib_request *r) {
     return likely < rest ? likely : rest;
 }
 
-/* The draft follows R already, or may begin to: what WORTH guesses a step save is more than its reading of
- * the text takes, and nothing was lost before. */
-static bool is_worth_reading(const nib_engine *e, const nib_request *r, int rows, int worth) {
+/* It would keep others waiting who have waited for guesses already, or all have lost by them. */
+static bool may_read(const nib_engine *e, const decoders *d, const nib_request *r) {
+    bool may = speculate_may_invest(&e->costs.account);
+    for (int i = 0; i < d->n; i++)
+        may = may && (d->list[i] == r || speculate_may_invest(&d->list[i]->luck.account));
+    return may;
+}
+
+/* The draft follows R already, or may begin to, and what WORTH guesses a step save is more than its reading
+ * of the text takes. */
+static bool is_worth_reading(const nib_engine *e, const decoders *d, const nib_request *r, int rows,
+                             int worth) {
     return r->draft || e->costs.rows_are_free ||
-           (speculate_may_invest(&e->costs) &&
+           (may_read(e, d, r) &&
             speculate_saving(&e->costs, &r->luck, rows, worth, draft_guess_seconds(e->draft),
                              likely_rest(e, r)) > draft_read_seconds(e->draft, r->n_prompt + r->n_generated));
+}
+
+/* R's guesses would not pay whatever the accounts allowed. */
+static bool is_hopeless(const nib_engine *e, const speculate_plan *p, const nib_request *r, int most) {
+    speculate_plan free = *p;
+    free.most = INFINITY;
+    return r->luck.n_seen >= GIVE_UP_AFTER &&
+           speculate_worth(&e->costs, &free, &r->luck, most, draft_guess_seconds(e->draft)) == 0;
 }
 
 /* Who is asked about in the next step. */
@@ -113,8 +139,8 @@ static void ask_all(nib_engine *e, const decoders *d, speculate_plan *p, asked *
         if (most == 0)
             continue;
         const int worth = speculate_worth(&e->costs, p, &r->luck, most, draft_guess_seconds(e->draft));
-        r->no_draft = worth == 0 && r->luck.n_seen >= GIVE_UP_AFTER;
-        if (r->no_draft || !is_worth_reading(e, r, p->rows, worth) || (begins && !r->draft))
+        r->no_draft = worth == 0 && is_hopeless(e, p, r, most);
+        if (r->no_draft || !is_worth_reading(e, d, r, p->rows, worth) || (begins && !r->draft))
             continue;
         begins = begins || !r->draft;
         ask_about(a, r, worth);
@@ -127,8 +153,12 @@ static void plan_draft(nib_engine *e, const decoders *d, speculate_plan *p) {
     const double from = clock_seconds();
     ask_all(e, d, p, &a);
     const bool failed = draft_guess(e->draft, a.asks, a.n, NULL) != NIB_OK;
-    if (draft_has_read(e->draft))
-        speculate_invest(&e->costs, clock_seconds() - from);
+    if (draft_has_read(e->draft)) {
+        const double seconds = clock_seconds() - from;
+        speculate_invest(&e->costs.account, seconds);
+        for (int i = 0; i < d->n; i++)
+            speculate_invest(&d->list[i]->luck.account, seconds);
+    }
     e->counted.draft_failures += failed;
     for (int i = 0; i < a.n; i++) {
         a.requests[i]->no_draft = !a.requests[i]->draft; /* it cannot follow, or failed: they go on without */
@@ -143,11 +173,11 @@ void guesses_plan(nib_engine *e) {
         return;
     const double from = clock_seconds();
     const decoders d = find_decoders(e);
-    speculate_plan p = speculate_begin(&e->costs, d.n, d.n > 0 ? d.list[0]->luck.lost : 0);
+    speculate_plan p = speculate_begin(&e->costs, d.n, d.n > 0 ? owed(d.list[0]) : 0);
     if (!e->draft)
         plan_lookup(e, &d, &p);
     else if (p.most > 0)
         plan_draft(e, &d, &p);
-    if (!e->draft || !draft_has_read(e->draft))
+    if (p.rows > d.n && !(e->draft && draft_has_read(e->draft)))
         e->guess_seconds = clock_seconds() - from;
 }

@@ -18,11 +18,11 @@ enum {
 };
 
 #define WEIGHT (1.0 / 16)
-#define MARGIN 0.1  /* tokens that must be won beyond what they cost: costs are measured with noise */
-#define ALIKE  1.3  /* times as much, or as little, is still what it was */
-#define FAR    2.0  /* times as much is not what the step itself took */
-#define CREDIT 0.5  /* steps' time that guesses may have lost */
-#define WON    2.0  /* steps' time that they may have won; what was won before is not played away */
+#define MARGIN 0.1   /* tokens that must be won beyond what they cost: costs are measured with noise */
+#define ALIKE  1.3   /* times as much, or as little, is still what it was */
+#define FAR    2.0   /* times as much is not what the step itself took */
+#define CREDIT 0.5   /* steps' time that guesses may have lost */
+#define WON    2.0   /* steps' time that they may have won; what was won before is not played away */
 #define SHARE  0.005 /* of the time without guesses that they are given */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
@@ -117,20 +117,23 @@ static void note(speculate_costs *c, int rows, double seconds) {
     c->seen[rows] = c->step;
 }
 
-static void charge(double *lost, double seconds, double step) {
-    *lost = fmax(*lost + seconds, -WON * step);
+static void charge(speculate_account *a, double seconds, double step) {
+    a->lost = fmax(a->lost + seconds, -WON * step);
+    a->invested = fmin(a->invested, fmax(a->lost, 0));
+}
+
+double speculate_owed(const speculate_account *a) {
+    return a->lost - a->invested;
 }
 
 static speculate_bill settle(speculate_costs *c, int rows, int n_right, double extra, double without) {
-    const speculate_bill bill = {extra, without};
-    charge(&c->lost, extra - without * n_right / rows, without);
-    c->invested = fmin(c->invested, fmax(c->lost, 0));
-    return bill;
+    charge(&c->account, extra - without * n_right / rows, without);
+    return (speculate_bill){extra, without};
 }
 
 void speculate_charge(speculate_luck *luck, speculate_bill bill, int n_right) {
     if (bill.gain > 0) /* else it is not known what the step cost */
-        charge(&luck->lost, bill.extra - bill.gain * n_right, bill.gain);
+        charge(&luck->account, bill.extra - bill.gain * n_right, bill.gain);
 }
 
 speculate_bill speculate_mixed(speculate_costs *c, int rows, int n_guesses, int n_right, double row_s,
@@ -156,23 +159,23 @@ speculate_bill speculate_timed(speculate_costs *c, int rows, int n_guesses, int 
     return bill;
 }
 
-void speculate_invest(speculate_costs *c, double seconds) {
-    c->lost += seconds;
-    c->invested += seconds;
+void speculate_invest(speculate_account *a, double seconds) {
+    a->lost += seconds;
+    a->invested += seconds;
 }
 
-bool speculate_may_invest(const speculate_costs *c) {
-    return c->rows_are_free || c->lost <= 0;
+bool speculate_may_invest(const speculate_account *a) {
+    return a->lost <= 0;
 }
 
-speculate_plan speculate_begin(const speculate_costs *c, int rows, double most_lost) {
+speculate_plan speculate_begin(const speculate_costs *c, int rows, double most_owed) {
     speculate_plan p = {.rows = rows, .expected = rows};
     if (c->rows_are_free)
         p.most = INFINITY;
     if (c->rows_are_free || rows < 1 || rows > SPECULATE_ROWS || !is_known(c, rows) ||
         c->step - c->seen[rows] > WITHOUT_AGAIN)
         return p;
-    const double left = CREDIT * c->seconds[rows] - fmax(c->lost - c->invested, most_lost);
+    const double left = CREDIT * c->seconds[rows] - fmax(speculate_owed(&c->account), most_owed);
     if (left > 0)
         p.most = c->seconds[rows] + left;
     return p;

@@ -26,13 +26,18 @@ enum {
  * tokens that stood before decides. */
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max);
 
+/* What guesses have lost, in seconds; of that, by a draft's reading. */
+typedef struct speculate_account {
+    double lost, invested;
+} speculate_account;
+
 /* What is known of a sequence: how often a guess for its next token was right. */
 typedef struct speculate_luck {
-    double right;  /* moving average, 0 to 1; at first what is thought of it */
-    int n_seen;    /* guesses that were looked at */
-    int32_t guess; /* for the next token; -1: none */
-    double lost;   /* seconds that it came later for guesses, its own and others' */
-} speculate_luck;  /* zero-initialize, but for right and guess */
+    double right;              /* moving average, 0 to 1; at first what is thought of it */
+    int n_seen;                /* guesses that were looked at */
+    int32_t guess;             /* for the next token; -1: none */
+    speculate_account account; /* how much later it came for guesses, its own and others' */
+} speculate_luck;              /* zero-initialize, but for right and guess */
 
 #define SPECULATE_HOPE 0.5 /* where nothing is known */
 
@@ -51,15 +56,15 @@ void speculate_saw(speculate_luck *luck, int32_t token);
  * guesses win, and by a small share of the time without them. So nobody is slowed by more than that share and
  * half a step, however wrong all else here may be.
  *
- * A draft's reading of a text, while which it guesses nothing, is on the account of all and may overdraw it:
- * it begins where that is in credit, and guesses go on as if it were not there. */
+ * A draft's reading of a text, while which it guesses nothing, may overdraw them. It begins where those of
+ * all and of everybody else are in credit, and guesses go on as if it were not there: so it keeps nobody
+ * waiting a second time before that was won back. */
 typedef struct speculate_costs {
     double seconds[SPECULATE_ROWS + 1]; /* by rows; 0: not seen */
     uint32_t seen[SPECULATE_ROWS + 1];  /* the step that told so */
     uint8_t n[SPECULATE_ROWS + 1];      /* how many told so; the last dozen counts */
     uint32_t step, patience;            /* steps until what rows cost is looked at again; 0: at first */
-    double lost;                        /* seconds */
-    double invested;                    /* of them, by a draft's reading */
+    speculate_account account;          /* of all */
     bool rows_are_free;                 /* for tests: guess whatever can be guessed */
 } speculate_costs;                      /* zero-initialize */
 
@@ -88,9 +93,12 @@ typedef struct speculate_plan {
     double most;     /* seconds that it may take; 0: nothing may be guessed */
 } speculate_plan;
 
-/* A step of ROWS rows before anything is guessed; MOST_LOST: of its sequences. Nothing may be guessed while
- * an account is overdrawn, nor where it has to be seen again what the step takes without. */
-speculate_plan speculate_begin(const speculate_costs *costs, int rows, double most_lost);
+/* What guesses have to make good to whom the account is. */
+double speculate_owed(const speculate_account *account);
+
+/* A step of ROWS rows before anything is guessed; MOST_OWED: to any of its sequences. Nothing may be guessed
+ * while an account is overdrawn, nor where it has to be seen again what the step takes without. */
+speculate_plan speculate_begin(const speculate_costs *costs, int rows, double most_owed);
 
 /* How many of N_GUESSES for a sequence are worth it in PLAN. GUESS_S: seconds that a guess takes before the
  * step. */
@@ -99,8 +107,8 @@ int speculate_worth(const speculate_costs *costs, const speculate_plan *plan, co
 void speculate_put(speculate_plan *plan, const speculate_luck *luck, int n_guesses);
 
 /* A draft took SECONDS to read, for which it gave nothing yet; and whether it may begin with a text. */
-void speculate_invest(speculate_costs *costs, double seconds);
-bool speculate_may_invest(const speculate_costs *costs);
+void speculate_invest(speculate_account *account, double seconds);
+bool speculate_may_invest(const speculate_account *account);
 
 /* Seconds that so many guesses (a worth above 0) save of the next N tokens of one sequence. */
 double speculate_saving(const speculate_costs *costs, const speculate_luck *luck, int rows, int worth,

@@ -41,7 +41,11 @@ static nib_status mask(void *context, uint32_t *bits, size_t n_words, nib_error 
             memcmp(g->recent + g->n_recent - before, b->ids, before * sizeof *b->ids) == 0)
             take_away(bits, b->ids[before]);
     }
-    return NIB_OK;
+    for (size_t i = 0; i < n_words; i++)
+        if (bits[i])
+            return NIB_OK;
+    return nib_fail(err, NIB_BAD_ARGUMENT,
+                    "no token is left that may come: 'bad_words' takes away all of 'allowed_token_ids'");
 }
 
 static nib_status accept(void *context, int32_t token, nib_error *err) {
@@ -55,7 +59,15 @@ static nib_status accept(void *context, int32_t token, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status make_bits(allowed *g, int vocab, const ask *a, nib_error *err) {
+static bool has_id(const int32_t *ids, size_t n, int32_t id) {
+    while (n > 0 && ids[n - 1] != id)
+        n--;
+    return n > 0;
+}
+
+static nib_status make_bits(allowed *g, const nib_info *info, const ask *a, nib_error *err) {
+    const int vocab = info->vocab_size;
+    size_t n_ends = 0;
     g->n_words = ((size_t)vocab + 31) / 32;
     g->bits = mem_array(g->n_words, sizeof *g->bits);
     if (!g->bits)
@@ -67,7 +79,13 @@ static nib_status make_bits(allowed *g, int vocab, const ask *a, nib_error *err)
             return nib_fail(err, NIB_BAD_ARGUMENT,
                             "'allowed_token_ids' holds %d; the vocabulary has %d tokens", id, vocab);
         g->bits[id / 32] |= 1u << (id % 32);
+        n_ends += (!a->ignore_eos && has_id(info->ends, info->n_ends, id)) ||
+                  has_id(a->stop_ids, a->n_stop_ids, id);
     }
+    if (a->allowed && a->min_tokens > 0 && n_ends == a->n_allowed)
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "'allowed_token_ids' lets only tokens come that end the answer, which 'min_tokens' forbids");
     return NIB_OK;
 }
 
@@ -117,7 +135,7 @@ nib_status allowed_open(allowed **out, nib_engine *engine, const ask *a, nib_err
     if (!g)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for the request");
     g->guide = (nib_guide){.size = sizeof g->guide, .context = g, .mask = mask, .accept = accept};
-    nib_status status = make_bits(g, info.vocab_size, a, err);
+    nib_status status = make_bits(g, &info, a, err);
     if (status == NIB_OK)
         status = make_words(g, engine, a, err);
     if (status == NIB_OK)

@@ -24,23 +24,10 @@ static nib_status make_call_shape(answer *r, nib_error *err) {
     return text ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "out of memory for the tools");
 }
 
-/* Calls are to be held to: they must come, or a tool's arguments must keep to its schema when one comes. */
-static bool holds_calls(const ask *a) {
-    size_t i;
-    const json_t *tool;
-    if (a->tool_choice >= ASK_TOOLS_REQUIRED)
-        return true;
-    json_array_foreach(a->tools, i, tool) {
-        if (json_is_true(json_object_get(json_object_get(tool, "function"), "strict")))
-            return true;
-    }
-    return false;
-}
-
 static nib_status make_guide(answer *r, choice *c, nib_error *err) {
     const ask_shape *shape = &r->ask.shape;
     const nib_chat_info *chat = &r->server->chat_info;
-    if (!shape->wanted && holds_calls(&r->ask))
+    if (!shape->wanted && ask_holds_calls(&r->ask))
         NIB_TRY(make_call_shape(r, err));
     if (!shape->wanted)
         return NIB_OK;
@@ -90,12 +77,6 @@ static nib_status set_guide(answer *r, choice *c, nib_request_options *o, nib_er
     char closing[128];
     NIB_TRY(make_guide(r, c, err));
     NIB_TRY(allowed_open(&c->allowed, r->server->engine, &r->ask, err));
-    if (c->guide.mask && c->allowed)
-        return nib_fail(
-            err, NIB_BAD_ARGUMENT,
-            "'%s' beside an answer of a given shape, or tools that are held to: the two may leave "
-            "no token that may come",
-            r->ask.allowed ? "allowed_token_ids" : "bad_words");
     o->guide = c->guide.mask ? &c->guide : c->allowed ? allowed_guide(c->allowed) : NULL;
     const bool bounds = r->ask.max_tokens < 0 || r->ask.reasoning_budget < r->ask.max_tokens;
     if (r->ask.reasoning_budget < 0 || !bounds || !c->reader || !end)
@@ -171,6 +152,7 @@ static void forget_body(answer *r) {
     json_text_free(a->shape.text);
     a->messages = a->tools = a->variables = NULL;
     a->shape.text = NULL;
+    a->n_bad_words = 0;
     a->tool_name = a->cache_salt = NULL;
     json_object_foreach_safe(r->body, next, name, value) {
         if (!fields_among(name, told) && !(a->echoed && fields_among(name, a->echoed)) &&

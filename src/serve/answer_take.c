@@ -257,7 +257,8 @@ static void take_reason(answer *r, choice *c, const nib_event *event) {
         break;
     case NIB_END_FAILED:
         c->finish = "error";
-        api_error_set(&r->error, API_FAILED, NULL, "the answer failed: %s", event->error);
+        api_error_set(&r->error, event->status == NIB_BAD_ARGUMENT ? API_INVALID : API_FAILED, NULL,
+                      "the answer failed: %s", event->error);
         break;
     }
 }

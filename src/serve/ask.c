@@ -11,6 +11,10 @@
 
 #include "base/mem.h"
 
+enum { MAX_BAD_WORDS = 64, PENALTY_WINDOW = 64 /* tokens; the engine's */ };
+
+#define NOT_HERE "this way to draw is not here"
+
 bool ask_no_memory(api_error *e) {
     return api_error_set(e, API_FAILED, NULL, "out of memory for the request");
 }
@@ -43,6 +47,9 @@ bool ask_read_stop(void *target, const json_t *value, const char *name, api_erro
 
 static bool read_bad_words(void *target, const json_t *value, const char *name, api_error *e) {
     ask *a = target;
+    if (json_array_size(value) > MAX_BAD_WORDS) /* each is looked at for every token */
+        return api_error_set(e, API_INVALID, name, "'%s' has %zu words; at most %d are looked for", name,
+                             json_array_size(value), MAX_BAD_WORDS);
     if (!read_texts(&a->bad_words, &a->n_bad_words, false, value, name, e))
         return false;
     for (size_t i = 0; i < a->n_bad_words; i++)
@@ -157,6 +164,20 @@ static bool read_n_predict(void *target, const json_t *value, const char *name, 
     return true;
 }
 
+/* Off where it is 0 or less. */
+static bool read_top_n_sigma(void *target, const json_t *value, const char *name, api_error *e) {
+    (void)target;
+    return (json_is_number(value) && json_number_value(value) <= 0) ||
+           api_error_set(e, API_INVALID, name, "'%s' must be 0 or -1, which is off: %s", name, NOT_HERE);
+}
+
+static bool read_repeat_last_n(void *target, const json_t *value, const char *name, api_error *e) {
+    if (!json_is_integer(value))
+        return api_error_set(e, API_INVALID, name, "'%s' must be a whole number", name);
+    ((ask *)target)->has_other_window = json_integer_value(value) != PENALTY_WINDOW;
+    return true;
+}
+
 static bool read_skip_special(void *target, const json_t *value, const char *name, api_error *e) {
     if (!json_is_boolean(value))
         return api_error_set(e, API_INVALID, name, "'%s' must be true or false", name);
@@ -186,7 +207,6 @@ static bool read_stream_options(void *target, const json_t *value, const char *n
 /* ---- the tables ---- */
 
 #define AT(member) offsetof(ask, member)
-#define NOT_HERE   "this way to draw is not here"
 
 const field ask_common[] = {
     {"model", FIELD_TEXT, AT(model), 0, 0, NULL, NULL},
@@ -218,7 +238,6 @@ const field ask_common[] = {
     {"cache_prompt", FIELD_READ, 0, 0, 0, read_cache_prompt, NULL},
     {"bad_words", FIELD_READ, 0, 0, 0, read_bad_words, NULL},
     {"allowed_token_ids", FIELD_READ, 0, 0, 0, read_allowed, NULL},
-    {"n_predict", FIELD_READ, 0, 0, 0, read_n_predict, NULL},
     {"prompt_logprobs", FIELD_REFUSED, 0, 0, 0, NULL, "ask for chat or text completions"},
     {"truncate_prompt_tokens", FIELD_REFUSED, 0, 0, 0, NULL, "prompts are never cut"},
     {"logits_processors", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
@@ -230,23 +249,26 @@ const field ask_common[] = {
 
 #define ONLY(name, value, why)                                                                               \
     { name, FIELD_ONLY, 0, value, 0, NULL, why }
+#define FALSE(name, why)                                                                                     \
+    { name, FIELD_ONLY, 0, false, true, NULL, why }
 #define PASS(name)                                                                                           \
     { name, FIELD_PASS, 0, 0, 0, NULL, NULL }
 
-const field ask_ways[] = {ONLY("use_beam_search", 0, "answers are drawn, not searched"),
-                          ONLY("length_penalty", 1, "it is for beams"),
+const field ask_ways[] = {{"n_predict", FIELD_READ, 0, 0, 0, read_n_predict, NULL},
+                          FALSE("use_beam_search", "answers are drawn, not searched"),
                           ONLY("typical_p", 1, NOT_HERE),
-                          ONLY("top_n_sigma", -1, NOT_HERE),
+                          {"top_n_sigma", FIELD_READ, 0, 0, 0, read_top_n_sigma, NULL},
                           ONLY("xtc_probability", 0, NOT_HERE),
                           ONLY("dry_multiplier", 0, NOT_HERE),
                           ONLY("dynatemp_range", 0, NOT_HERE),
                           ONLY("mirostat", 0, NOT_HERE),
                           ONLY("min_keep", 0, NOT_HERE),
-                          ONLY("repeat_last_n", 64, "the penalty looks back as far as that"),
-                          ONLY("post_sampling_probs", 0, "probabilities are the network's own"),
-                          ONLY("return_progress", 0, "streams tell tokens alone"),
+                          {"repeat_last_n", FIELD_READ, 0, 0, 0, read_repeat_last_n, NULL},
+                          FALSE("post_sampling_probs", "probabilities are the network's own"),
+                          FALSE("return_progress", "streams tell tokens alone"),
                           ONLY("id_slot", -1, "a sequence has no slot of its own"),
-                          PASS("xtc_threshold"), /* of what is off */
+                          PASS("xtc_threshold"), /* of what is off, as the next */
+                          PASS("length_penalty"),
                           PASS("dry_base"),
                           PASS("dry_allowed_length"),
                           PASS("dry_penalty_last_n"),
@@ -334,6 +356,15 @@ bool ask_finish(ask *a, api_error *e) {
             "'%s' beside a schema, a grammar or a call that must come: such an answer has an end of "
             "its own",
             a->ignore_eos ? "ignore_eos" : "min_tokens");
+    if (a->has_other_window && a->sampling.repeat_penalty != 0 && a->sampling.repeat_penalty != 1)
+        return api_error_set(e, API_INVALID, "repeat_last_n",
+                             "'repeat_last_n' must be %d, as far as the penalty looks back", PENALTY_WINDOW);
+    if ((a->allowed || a->n_bad_words > 0) && (has_end || ask_holds_calls(a)))
+        return api_error_set(
+            e, API_INVALID, a->allowed ? "allowed_token_ids" : "bad_words",
+            "'%s' beside a schema, a grammar or calls that are held to: the two may leave no token "
+            "that may come",
+            a->allowed ? "allowed_token_ids" : "bad_words");
     if (a->prompt_logprobs >= 0 && (a->stream || (a->echo && a->logprobs)))
         return api_error_set(e, API_INVALID, "prompt_logprobs",
                              a->stream

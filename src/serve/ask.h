@@ -46,6 +46,7 @@ typedef struct ask {
     const char **bad_words; /* [n_bad_words] may not come */
     size_t n_bad_words;
     bool logprobs, no_prefix_cache;
+    bool has_other_window;             /* than the penalty's */
     int top_logprobs, prompt_logprobs; /* the latter of the prompt's tokens; -1: not asked for */
     ask_shape shape;
 
@@ -91,14 +92,16 @@ extern const field ask_common[];            /* of every generating request of Op
 extern const char *const ask_roles[];       /* that messages have in OpenAI's API; ends with NULL */
 extern const char *const ask_part_fields[]; /* that a part of a message's text may have */
 extern const field ask_harmless[];          /* names that change nothing here */
-extern const field
-    ask_ways[]; /* to draw tokens, of llama.cpp and vLLM, that may be given as long as they are off */
+/* Ways to draw tokens, of llama.cpp and vLLM, that may be given as long as they are off. */
+extern const field ask_ways[];
 void ask_defaults(ask *a, const json_t *body);
 bool ask_finish(ask *a, api_error *e); /* what fields say together */
 bool ask_no_memory(api_error *e);
 /* a->prompt is what it may be, MOST of them at most. */
 bool ask_check_prompt(const ask *a, size_t most, api_error *e);
 bool ask_check_tools(ask *a, api_error *e); /* tools and tool_choice together */
+/* Calls are to be held to: they must come, or a tool's arguments must keep to its schema when one comes. */
+bool ask_holds_calls(const ask *a);
 /* Fields of the same meaning in several APIs (field.read). */
 bool ask_read_stop(void *target, const json_t *value, const char *name, api_error *e);
 bool ask_read_tool_choice(void *target, const json_t *value, const char *name, api_error *e);

@@ -231,6 +231,18 @@ bool ask_check_tools(ask *a, api_error *e) {
     return true;
 }
 
+bool ask_holds_calls(const ask *a) {
+    size_t i;
+    const json_t *tool;
+    if (a->tool_choice >= ASK_TOOLS_REQUIRED)
+        return true;
+    json_array_foreach(a->tools, i, tool) {
+        if (json_is_true(json_object_get(json_object_get(tool, "function"), "strict")))
+            return true;
+    }
+    return false;
+}
+
 /* ---- the template's variables ---- */
 
 static bool set_variable(ask *a, const char *name, json_t *value, api_error *e) {
@@ -312,7 +324,7 @@ static const field fields[] = {
     {"logprobs", FIELD_BOOL, AT(logprobs), 0, 0, NULL, NULL},
     {"top_logprobs", FIELD_INT, AT(top_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
     {"prompt_logprobs", FIELD_INT, AT(prompt_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
-    {"add_special_tokens", FIELD_ONLY, 0, 0, 0, NULL, "the template gives them"},
+    {"add_special_tokens", FIELD_ONLY, 0, false, true, NULL, "the template gives them"},
     {"tools", FIELD_READ, 0, 0, 0, read_tools, NULL},
     {"tool_choice", FIELD_READ, 0, 0, 0, ask_read_tool_choice, NULL},
     {"parallel_tool_calls", FIELD_READ, 0, 0, 0, ask_read_parallel, NULL},

@@ -24,7 +24,7 @@ static const field fields[] = {
     {"echo", FIELD_BOOL, offsetof(ask, echo), 0, 0, NULL, NULL},
     {"logprobs", FIELD_READ, 0, 0, 0, read_logprobs, NULL},
     {"prompt_logprobs", FIELD_INT, offsetof(ask, prompt_logprobs), 0, NIB_MAX_LOGPROBS, NULL, NULL},
-    {"add_special_tokens", FIELD_ONLY, 0, 1, 0, NULL, "a text begins as the model's texts do"},
+    {"add_special_tokens", FIELD_ONLY, 0, true, true, NULL, "a text begins as the model's texts do"},
     {"suffix", FIELD_REFUSED, 0, 0, 0, NULL, "this model does not fill in the middle"},
     FIELD_END};
 const field *const ask_completion_tables[] = {fields,           ask_common,   ask_ways,

@@ -55,9 +55,11 @@ static bool read_bool(char *to, const json_t *value, const char *name, api_error
 }
 
 static bool check_only(const field *f, const json_t *value, const char *name, api_error *e) {
-    const bool is_known = json_is_number(value) || json_is_boolean(value);
-    const double x = json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
-    return (is_known && x == f->min) ||
+    if (f->max == 1)
+        return (json_is_boolean(value) && json_is_true(value) == (f->min == 1)) ||
+               api_error_set(e, API_INVALID, name, "'%s' must be %s, with which it changes nothing: %s", name,
+                             f->min == 1 ? "true" : "false", f->why);
+    return (json_is_number(value) && json_number_value(value) == f->min) ||
            api_error_set(e, API_INVALID, name, "'%s' must be %g, with which it changes nothing: %s", name,
                          f->min, f->why);
 }

@@ -19,10 +19,10 @@ typedef enum field_kind {
     FIELD_TEXT,   /* const char *, of the JSON */
     FIELD_OBJECT, /* const json_t *, borrowed; as the next two */
     FIELD_LIST,
-    FIELD_JSON,    /* whatever it is */
-    FIELD_READ,    /* by a function */
-    FIELD_PASS,    /* changes nothing here */
-    FIELD_ONLY,    /* one value, `min`, changes nothing here, and no other is to be had; false is 0, true 1 */
+    FIELD_JSON, /* whatever it is */
+    FIELD_READ, /* by a function */
+    FIELD_PASS, /* changes nothing here */
+    FIELD_ONLY, /* one value, `min`, changes nothing here, and no other is to be had; `max` 1: it is a bool */
     FIELD_REFUSED, /* known, and not to be had; WHY says what instead */
 } field_kind;
 

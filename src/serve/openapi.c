@@ -28,7 +28,10 @@ static const struct {
     {"stop_token_ids", "{'type': ['array', 'null'], 'items': {'type': 'integer', 'minimum': 0}}"},
     {"allowed_token_ids",
      "{'type': ['array', 'null'], 'minItems': 1, 'items': {'type': 'integer', 'minimum': 0}}"},
-    {"bad_words", "{'type': ['array', 'null'], 'items': {'type': 'string', 'minLength': 1}}"},
+    {"bad_words",
+     "{'type': ['array', 'null'], 'maxItems': 64, 'items': {'type': 'string', 'pattern': '[^ ]'}}"},
+    {"top_n_sigma", "{'type': ['number', 'null'], 'maximum': 0}"},
+    {"repeat_last_n", "{'type': ['integer', 'null']}"},
     {"n_predict", "{'type': ['integer', 'null'], 'minimum': -1, 'maximum': 1073741824}"},
     {"logit_bias", "{'type': ['object', 'array', 'null']}"},
     {"seed", "{'type': ['integer', 'null']}"},
@@ -98,7 +101,8 @@ static json_t *field_schema(const field *f) {
     case FIELD_PASS:
         return json_object();
     case FIELD_ONLY: /* without fractions */
-        return json_pack("{s:[I, n]}", "enum", (json_int_t)f->min);
+        return f->max == 1 ? json_pack("{s:[b, n]}", "enum", (int)f->min)
+                           : json_pack("{s:[I, n]}", "enum", (json_int_t)f->min);
     case FIELD_REFUSED:
         break;
     }

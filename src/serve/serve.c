@@ -128,7 +128,10 @@ static bool computes(const server *s) {
 bool serve_drain(serve *s, int seconds) {
     atomic_store(&s->state, SERVER_DRAINING);
     http_quiesce(s);
-    return live_wait_empty(s->live, computes(s) ? seconds : 0);
+    for (int left = seconds; left > 0 && computes(s); left--)
+        if (live_wait_empty(s->live, 1))
+            return true;
+    return live_wait_empty(s->live, 0);
 }
 
 void serve_close(serve *s) {

@@ -211,7 +211,10 @@ static int tensor_compare(const void *a, const void *b) {
 }
 
 static nib_status parse_keys(gguf *g, cursor *c, uint64_t n, nib_error *err) {
-    if (n > MAX_KEYS || n > remaining(c) / MIN_KEY_SPAN)
+    if (n > MAX_KEYS && n <= remaining(c) / MIN_KEY_SPAN)
+        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " metadata keys, more than %u", g->where, n,
+                        MAX_KEYS);
+    if (n > remaining(c) / MIN_KEY_SPAN)
         return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " metadata keys do not fit into the file" IF_CUT,
                         g->where, n);
     gguf_key *keys = arena_alloc(&g->arena, (size_t)n, sizeof *keys);
@@ -341,7 +344,9 @@ static nib_status place_tensor(const gguf *g, gguf_tensor *t, uint64_t offset, c
 }
 
 static nib_status parse_tensors(gguf *g, cursor *c, const unsigned char *start, uint64_t n, nib_error *err) {
-    if (n > MAX_TENSORS || n > remaining(c) / MIN_INFO_SPAN)
+    if (n > MAX_TENSORS && n <= remaining(c) / MIN_INFO_SPAN)
+        return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " tensors, more than %u", g->where, n, MAX_TENSORS);
+    if (n > remaining(c) / MIN_INFO_SPAN)
         return nib_fail(err, NIB_BAD_FILE, "%s: %" PRIu64 " tensors do not fit into the file" IF_CUT,
                         g->where, n);
     gguf_tensor *tensors = arena_alloc(&g->arena, (size_t)n, sizeof *tensors);

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <strings.h>
 
 #include "base/mem.h"
 #include "base/quote.h"
@@ -16,10 +17,10 @@ static char *part_path(model_file *f, int i, int n) {
     size_t length = strlen(f->path);
     char tail[32];
     int tail_n = snprintf(tail, sizeof tail, "-%05d-of-%05d.gguf", 1, n);
-    if (length < (size_t)tail_n || strcmp(f->path + length - (size_t)tail_n, tail) != 0)
+    if (length < (size_t)tail_n || strcasecmp(f->path + length - (size_t)tail_n, tail) != 0)
         return NULL;
-    return arena_format(&f->owned->arena, "%.*s-%05d-of-%05d.gguf", (int)(length - (size_t)tail_n), f->path,
-                        i + 1, n);
+    return arena_format(&f->owned->arena, "%.*s-%05d-of-%05d%s", (int)(length - (size_t)tail_n), f->path,
+                        i + 1, n, f->path + length - strlen(".gguf"));
 }
 
 static nib_status open_part(model_file *f, int i, int n, nib_error *err) {

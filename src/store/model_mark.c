@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A number that tells whether files still hold the model that they held: a hash of everything but the middles
- * of the tensors.
+ * A number that tells whether files still hold the model that they held: a hash of what stands before the
+ * tensors, of both ends of each, of tokenizer, template, config.json and generation_config.json.
  */
 #include <string.h>
 

@@ -270,14 +270,17 @@ def test_bad_words_do_not_come(server):
     assert "xy" in plain and "xyz" in plain and "z" in plain
     came = server.post(TEXT, {**body, "bad_words": ["xy"]})["choices"][0]["text"]
     assert "xy" not in came and "yx" in came and "xz" in came and len(came) == 300
-    came = server.post(TEXT, {**body, "bad_words": [" xyz", "z"]})["choices"][0]["text"]
-    assert "z" not in came and "xyxy" in came
+    came = server.post(TEXT, {**body, "bad_words": [" xyz"]})["choices"][0]["text"]
+    assert "xyz" not in came and "xy" in came and "yz" in came
+    for wrong, words in ({"bad_words": ["x", "y", "z"]}, "no token is left"), ({"bad_words": ["x"] * 65}, "at most 64"), \
+            ({"allowed_token_ids": [2], "min_tokens": 3}, "'min_tokens' forbids"):
+        assert words in server.post(TEXT, {**body, **wrong}, status=400)["error"]["message"]
 
 
 def test_tokens_that_may_come_are_no_shape(server):
     for more in {"allowed_token_ids": [50]}, {"bad_words": ["cat"]}:
         status, _, answer = server.ask("POST", CHAT, chat(response_format={"type": "json_object"}, **more))
-        assert status == 400 and next(iter(more)) in answer["error"]["message"]
+        assert status == 400 and answer["error"]["param"] == next(iter(more))
 
 
 def test_prompt_logprobs(server):
@@ -303,12 +306,13 @@ def test_prompt_logprobs(server):
 
 def test_ways_to_draw_that_are_off(server):
     off = {"typical_p": 1, "mirostat": 0, "mirostat_tau": 5.0, "xtc_probability": 0.0, "dry_multiplier": 0, "dry_base": 1.75,
-           "dynatemp_range": 0, "top_n_sigma": -1, "repeat_last_n": 64, "use_beam_search": False, "n_keep": 3, "id_slot": -1,
+           "dynatemp_range": 0, "top_n_sigma": 0, "repeat_last_n": 32, "use_beam_search": False, "length_penalty": 2, "n_keep": 3, "id_slot": -1,
            "add_special_tokens": True}
     assert server.post(TEXT, text(**off))["choices"] == server.post(TEXT, text())["choices"]
-    for name, value in ("typical_p", 0.9), ("mirostat", 2), ("use_beam_search", True), ("xtc_probability", 0.1), ("mirostat", "0"):
+    for name, value in ("typical_p", 0.9), ("mirostat", 2), ("use_beam_search", True), ("xtc_probability", 0.1), ("mirostat", "0"), ("top_n_sigma", 1), ("post_sampling_probs", 0):
         error = server.post(TEXT, text(**{name: value}), status=400)["error"]
         assert error["param"] == name and "must be" in error["message"]
+    assert server.post(TEXT, text(repeat_last_n=32, repeat_penalty=1.1), status=400)["error"]["param"] == "repeat_last_n"
     assert server.post(TEXT, {"prompt": "a", "n_predict": 3, "ignore_eos": True})["usage"]["completion_tokens"] == 3
     assert server.post(TEXT, {"prompt": "a", "n_predict": -1, "ignore_eos": True})["usage"]["completion_tokens"] > 400
     assert server.post(TEXT, text(n_predict=3), status=400)["error"]["param"] == "max_tokens"

@@ -77,10 +77,11 @@ static int step_of(speculate_luck *luck, int k, double chance, uint64_t *random)
     return n;
 }
 
-static void sort_by_lost(const speculate_luck *luck, int n, int *order) {
+static void sort_by_owed(const speculate_luck *luck, int n, int *order) {
     for (int i = 0; i < n; i++) {
         int at = i;
-        for (; at > 0 && luck[order[at - 1]].lost < luck[i].lost; at--)
+        for (; at > 0 && speculate_owed(&luck[order[at - 1]].account) < speculate_owed(&luck[i].account);
+             at--)
             order[at] = order[at - 1];
         order[at] = i;
     }
@@ -96,8 +97,8 @@ static slowness slower_of(const machine *m, double first, double others) {
         luck[i] = (speculate_luck){.right = SPECULATE_HOPE, .guess = -1};
     for (int step = 0; step < m->steps; step++) {
         int n[MOST_ROWS], n_right = 0, order[MOST_ROWS];
-        sort_by_lost(luck, m->rows, order);
-        speculate_plan p = speculate_begin(&costs, m->rows, luck[order[0]].lost);
+        sort_by_owed(luck, m->rows, order);
+        speculate_plan p = speculate_begin(&costs, m->rows, speculate_owed(&luck[order[0]].account));
         for (int j = 0; j < m->rows; j++) {
             const int i = order[j];
             const int k = speculate_worth(&costs, &p, &luck[i], 6, m->draft_s);
@@ -186,16 +187,16 @@ static void test_a_draft_is_charged(void **state) {
                 fail_msg("a guess at %g, right %g: %g of the time", takes[t], chances[c], ratio);
         }
     speculate_costs costs = {.seconds = {0, 1}, .n = {0, 1}};
-    assert_true(speculate_may_invest(&costs));
-    speculate_invest(&costs, 5); /* read, and nothing came of it yet */
-    assert_false(speculate_may_invest(&costs));
+    assert_true(speculate_may_invest(&costs.account));
+    speculate_invest(&costs.account, 5); /* read, and nothing came of it yet */
+    assert_false(speculate_may_invest(&costs.account));
     assert_true(speculate_begin(&costs, 1, 0).most > 1);
     for (int i = 0; i < 3; i++) /* guesses that are wrong */
         speculate_timed(&costs, 1, 2, 0, 1.5, 0);
     assert_true(speculate_begin(&costs, 1, 0).most == 0);
     for (int i = 0; i < 1400; i++)
         speculate_timed(&costs, 1, 0, 0, 1, 0);
-    assert_true(speculate_may_invest(&costs)); /* a two-hundredth of the time has paid it back */
+    assert_true(speculate_may_invest(&costs.account)); /* a two-hundredth of the time has paid it back */
 }
 
 /* What is thought of the next text comes from those before; what is never tried is not given up for ever. */

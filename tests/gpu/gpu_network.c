@@ -2,7 +2,9 @@
  *
  * A network of SmolLM2-135M's shape with random NVFP4 weights, on the GPU in each mode and cache against the
  * CPU's exact mode: logits and what a reader of them would notice. Then what a mode promises of itself: the
- * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone.
+ * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone. Then
+ * two layers of Qwen3-8B's shape in steps of as many rows as were asked for, on both sides of every change of
+ * kernel: scratch is as large as they need, and the last row is as the exact mode has it.
  */
 #include "cpu/cpu.h"
 #include "gpu_check.h"
@@ -162,6 +164,66 @@ static void promises(compute_mode mode, nib_kv_dtype kv) {
     close_network(&graph), close_network(&eager);
 }
 
+static network open_large(compute_mode mode, int rows) {
+    backend *be;
+    nib_error err = {""};
+    network n;
+    model_limits limits = {
+        .max_rows = rows, .max_out = 1, .n_pages = CACHE_EVERY_GROUP(PAGES), .kv_dtype = NIB_KV_BF16};
+    if (nibble_plugin.open(&be, &(device_options){.mode = mode, .eager = true}, &err) != NIB_OK ||
+        model_open(&n.m, shape, be, &limits, NULL, &err) != NIB_OK)
+        die("opening a large network", &err);
+    n.be = be, n.vocab = (size_t)shape->hp.vocab;
+    return n;
+}
+
+/* The last row's logits of a prompt of ROWS. */
+static void read_prompt(network *n, int rows, float *out) {
+    int32_t list[PAGES], ids[64 * PAGES], last = rows - 1;
+    const float *logits;
+    nib_error err = {""};
+    for (int i = 0; i < PAGES; i++)
+        list[i] = PAGES - 1 - i;
+    for (int i = 0; i < rows; i++)
+        ids[i] = (i * 7919 + 13) % 32000;
+    batch_seq s = {.pages = CACHE_EVERY_GROUP(list), .n_pages = PAGES, .n_rows = rows};
+    batch b = {.tokens = ids, .n_rows = rows, .seqs = &s, .n_seqs = 1, .out_rows = &last, .n_out = 1};
+    if (model_forward(n->m, &b, &logits, &err) != NIB_OK)
+        die("a step of as many rows as there is room for", &err);
+    memcpy(out, logits, n->vocab * sizeof *out);
+}
+
+static void every_size(void) {
+    static const int sizes[] = {2, 16, 17, 32, 33, 50, 64, 65, 128, 129, 200, 256, 257, 513};
+    static const struct {
+        compute_mode mode;
+        double most;
+    } modes[] = {{COMPUTE_W4A16, 4e-2}, {COMPUTE_W4A8_FP8, 3e-1}};
+    nib_error err = {""};
+    double worst[2] = {0};
+    if (shape_file_open(&shape, "qwen3-8b", &err) != NIB_OK)
+        die("a shape", &err);
+    shape->hp.n_layers = 2;
+    network exact = open_large(COMPUTE_EXACT, 513);
+    float *base = malloc(exact.vocab * sizeof *base), *got = malloc(exact.vocab * sizeof *got);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        read_prompt(&exact, sizes[i], base);
+        for (int k = 0; k < 2; k++) {
+            network n = open_large(modes[k].mode, sizes[i]);
+            read_prompt(&n, sizes[i], got);
+            const double e = relative(got, base, n.vocab);
+            worst[k] = fmax(worst[k], e);
+            check_error("a prompt as long as there is room for", e, modes[k].most);
+            close_network(&n);
+        }
+    }
+    printf("prompts of 2 to 513, 2 layers of qwen3-8b: %.1e (w4a16), %.1e (w4a8) at most\n", worst[0],
+           worst[1]);
+    free(base), free(got);
+    close_network(&exact);
+    model_file_close(shape);
+}
+
 int main(void) {
     backend *cpu;
     nib_error err = {""};
@@ -184,6 +246,8 @@ int main(void) {
     promises(COMPUTE_EXACT, NIB_KV_FP32);
     promises(COMPUTE_W4A16, NIB_KV_FP8);
     promises(COMPUTE_W4A8_FP8, NIB_KV_BF16);
+    model_file_close(shape);
+    every_size();
     printf("network: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Attention of rows that stand alone (decode): split KV, the query heads of a KV head as columns of one
- * tensor-core tile, keys and values straight from their pages into registers.
+ * tensor-core tile, keys and values by way of shared memory.
  *
  * A block is one row, one KV head (with up to 8 of its query heads) and one split of the row's keys; tiles of
  * 16 keys go round its warps:
@@ -10,9 +10,9 @@
  *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
  * 2t+9 FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
  * row and head are a cluster of blocks and meet in each other's shared memory (sm_90 and up), or in a second
- * kernel, in their order. No shared memory for keys: 16 warps an SM with one tile in flight each keep the
- * memory busy (a deeper prefetch has fewer warps, and lost). The first tile's keys are those of earlier steps
- * and on their way before the kernel before has ended.
+ * kernel, in their order. 16 warps an SM have up to four tiles each on their way (of D 128: FP8 three, BF16
+ * one). The first tiles' keys are those of earlier steps and are asked for before the kernel before has
+ * ended, and come while queries are made.
  *
  * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
  * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether
@@ -21,8 +21,8 @@
  * partial sums.
  *
  * Where rows are few a launch costs more than making the queries of a KV head once a split: MAKES does what
- * qkv.cu does, bit for bit, and the last split's block stores the row's key and value; the warp whose tile has
- * them takes them from shared memory.
+ * qkv.cu does, bit for bit, and the last split's block stores the row's key and value; the warp whose tile
+ * has them takes them from shared memory.
  */
 #include "cuda/gpu/any/decode.cuh"
 
@@ -39,8 +39,10 @@ template <int D, kv_format F> struct block_room {
     static constexpr int rest = own + D * (int)sizeof(float);
     static constexpr int block = 228 * 1024 / (wide_warps<D>() / NARROW) - 1024 - (int)sizeof(newcomer<D, F>);
     static constexpr int fit = (block - rest) / (NARROW * staged<D, F>::bytes);
-    static constexpr int slots = fit < MOST_SLOTS ? fit : MOST_SLOTS; /* of a warp, where LANE's SMs have 228 KB */
-    static_assert(fit > 0 && staged<D, F>::bytes >= part_layout<D>::all * (int)sizeof(float), "one tile each");
+    static constexpr int slots =
+        fit < MOST_SLOTS ? fit : MOST_SLOTS; /* of a warp, where LANE's SMs have 228 KB */
+    static_assert(fit > 0 && staged<D, F>::bytes >= part_layout<D>::all * (int)sizeof(float),
+                  "one tile each");
 };
 
 /* Split I of N. */

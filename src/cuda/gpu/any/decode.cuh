@@ -71,8 +71,8 @@ __device__ __forceinline__ void load_tile(tile<D, F> *x, const kv_view &kv, size
 
 /* ---- a tile on its way through shared memory ----
  *
- * Keys, values, the scales of both. Of every 128 bytes the eight units of 16 change places by the number of the
- * line, so that eight lanes that read one column of rows of 128 bytes meet all banks. */
+ * Keys, values, the scales of both. Of every 128 bytes the eight units of 16 change places by the number of
+ * the line, so that eight lanes that read one column of rows of 128 bytes meet all banks. */
 
 template <int D, kv_format F> struct staged {
     static constexpr int vectors = 16 * D * operand<F>::bytes; /* bytes of keys, and of values */
@@ -84,10 +84,10 @@ __device__ __forceinline__ int unit_place(int unit) {
 }
 
 __device__ __forceinline__ void copy_unit(uint8_t *to, const void *from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
-                     (uint32_t)__cvta_generic_to_shared(to)),
-                 "l"(from)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() {
@@ -113,7 +113,8 @@ __device__ __forceinline__ void copy_tile(uint8_t *to, const kv_view &kv, size_t
         copy_unit(at + vectors, v + 512 * i);
     }
     if (F == KV_FP8 && lane < 8)
-        copy_unit(to + 2 * vectors + 16 * lane, (lane < 4 ? kv.k_scales : kv.v_scales) + cell + 4 * (lane & 3));
+        copy_unit(to + 2 * vectors + 16 * lane,
+                  (lane < 4 ? kv.k_scales : kv.v_scales) + cell + 4 * (lane & 3));
 }
 
 /* WORDS from byte AT on of keys or values. */
@@ -370,9 +371,9 @@ template <int D> struct maker {
         growth = query_growth(p, position);
     }
 
-    /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL and
-     * FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys and
-     * values. Vectors turn where their queries will stand, the key behind them. */
+    /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
+     * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
+     * and values. Vectors turn where their queries will stand, the key behind them. */
     template <kv_format F, class Load>
     __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
                                          bool stores, size_t cell, float *q, newcomer<D, F> *fresh, int warp,

@@ -129,8 +129,8 @@ static __global__ void __launch_bounds__(256, E <= 4 ? 4 : 2) split_many(qkv_job
 
 /* RMS norms over all heads of a row's q (blockIdx.y 0) or k (1), in place. */
 template <bool BF16>
-static __global__ void __launch_bounds__(256) norm_heads(act_view qkv, const float *q_norm, const float *k_norm,
-                                                         size_t n_q, size_t n_k, float eps) {
+static __global__ void __launch_bounds__(256)
+    norm_heads(act_view qkv, const float *q_norm, const float *k_norm, size_t n_q, size_t n_k, float eps) {
     __shared__ float room[33];
     const bool is_k = blockIdx.y > 0;
     const size_t n = is_k ? n_k : n_q;

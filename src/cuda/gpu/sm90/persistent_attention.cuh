@@ -209,8 +209,7 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
     attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
                   op.attention.q_norm, op.attention.k_norm, op.attention.k, op.attention.v,
                   op.attention.k_scales, op.attention.v_scales, op.attention.k_scale, op.attention.v_scale,
-                  tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1,
-                  a.counters[1] + 1 + i, moved});
+                  tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1, a.counters[1] + 1 + i, moved});
 }
 
 #endif

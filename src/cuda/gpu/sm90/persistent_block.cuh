@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a block of persistent.cu has of its own: its shape, its shared memory, and what each of its warps knows
- * from op to op. For its products (persistent_products.cuh) and its attention (persistent_attention.cuh).
+ * What a block of persistent.cu has of its own: its shape, its shared memory, and what each of its warps
+ * knows from op to op. For its products (persistent_products.cuh) and its attention
+ * (persistent_attention.cuh).
  */
 #ifndef CUDA_PERSISTENT_BLOCK_CUH
 #define CUDA_PERSISTENT_BLOCK_CUH

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The products of persistent.cu, which are the GEMV's (gemm/gpu/any/gemv.cu): each warp owns a slice of K, its
- * x in shared memory and a ring of weights, which it keeps full over all products of the list: it needs nothing
- * of what is computed. Row tiles go round the blocks. The stream's values stay in shared memory, each beside
- * the thread that adds.
+ * The products of persistent.cu, which are the GEMV's (gemm/gpu/any/gemv.cu): each warp owns a slice of K,
+ * its x in shared memory and a ring of weights, which it keeps full over all products of the list: it needs
+ * nothing of what is computed. Row tiles go round the blocks. The stream's values stay in shared memory, each
+ * beside the thread that adds.
  */
 #ifndef CUDA_PERSISTENT_PRODUCTS_CUH
 #define CUDA_PERSISTENT_PRODUCTS_CUH

@@ -131,15 +131,19 @@ static void ask_about(asked *a, nib_request *r, int n_guesses) {
                              .n_guesses = n_guesses};
 }
 
+/* Whom the draft follows it is asked about also where there is no room for guesses: else it would forget
+ * them. */
 static void ask_all(nib_engine *e, const decoders *d, speculate_plan *p, asked *a) {
     bool begins = false; /* one at a time, to see whether it pays */
-    for (int i = 0; i < d->n && p->rows < SPECULATE_ROWS; i++) {
+    for (int i = 0; i < d->n; i++) {
         nib_request *r = d->list[i];
+        const bool has_room = p->rows < SPECULATE_ROWS;
         const int most = r->no_draft ? 0 : most_guesses(r);
         if (most == 0)
             continue;
-        const int worth = speculate_worth(&e->costs, p, &r->luck, most, draft_guess_seconds(e->draft));
-        r->no_draft = worth == 0 && is_hopeless(e, p, r, most);
+        const int worth =
+            has_room ? speculate_worth(&e->costs, p, &r->luck, most, draft_guess_seconds(e->draft)) : 0;
+        r->no_draft = has_room && worth == 0 && is_hopeless(e, p, r, most);
         if (r->no_draft || !is_worth_reading(e, d, r, p->rows, worth) || (begins && !r->draft))
             continue;
         begins = begins || !r->draft;

@@ -12,7 +12,10 @@
 #include "base/status.h"
 #include "serve/answer_take.h"
 
-enum { LOOK_MS = 100 }; /* how often the clock is looked at */
+enum {
+    LOOK_MS = 100,     /* how often the clock is looked at */
+    MOST_TOLD = 250000 /* of prompt_logprobs */
+};
 
 static nib_status force_next(void *context, uint32_t *bits, size_t n_words, nib_error *err) {
     const answer_prompt *p = context;
@@ -82,7 +85,20 @@ static bool collect(const answer *r, answer_prompt *p, api_error *e) {
                          event.error[0] ? ": " : "", event.error);
 }
 
+/* Each is told in some hundred bytes, which are in memory at once. */
+static bool are_too_many(const answer *r, api_error *e) {
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_prompts; i++)
+        n += r->prompts[i].n * (size_t)(r->ask.prompt_logprobs + 1);
+    return n > MOST_TOLD &&
+           !api_error_set(e, API_INVALID, "prompt_logprobs",
+                          "'prompt_logprobs' asks for %zu log-probabilities; at most %d are told at once", n,
+                          MOST_TOLD);
+}
+
 bool answer_score(answer *r, api_error *e) {
+    if (are_too_many(r, e))
+        return false;
     for (size_t i = 0; i < r->n_prompts; i++) {
         nib_error words = {""};
         const nib_status status = submit(r, &r->prompts[i], &words);

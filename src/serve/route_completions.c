@@ -66,7 +66,7 @@ static json_t *whole_choice(const answer *r, const choice *c) {
         if (!text.failed)
             o = one_choice(r, c, text.bytes, text.n, r->ask.logprobs ? with_prompt(r, c, 0, &offset) : NULL,
                            c->finish);
-        if (o && r->ask.prompt_logprobs >= 0)
+        if (o && r->ask.prompt_logprobs >= 0 && c->index % r->ask.n == 0) /* of each prompt once */
             parts_set(o, "prompt_logprobs", parts_prompt_logprobs(r->server, &r->prompts[c->prompt]));
     }
     buf_free(&text);

@@ -298,6 +298,10 @@ def test_prompt_logprobs(server):
     assert got[-1][str(ids[-1])]["decoded_token"] in told["text"]
     only = server.post(TEXT, {**body, "prompt_logprobs": 0})["choices"][0]
     assert all(len(one) == 1 for one in only["prompt_logprobs"][1:]) and only["logprobs"] is None
+    both = server.post(TEXT, {**body, "prompt": ["the cat", "a dog"], "n": 2, "prompt_logprobs": 0})["choices"]
+    assert ["prompt_logprobs" in choice for choice in both] == [True, False, True, False]
+    many = {**body, "prompt": ["the cat " * 60] * 60, "prompt_logprobs": 20}
+    assert "at most 250000" in server.post(TEXT, many, status=400)["error"]["message"]
     of_chat = server.post(CHAT, chat(prompt_logprobs=1))
     assert len(of_chat["prompt_logprobs"]) == of_chat["usage"]["prompt_tokens"]
     for more in {"stream": True}, {"echo": True, "logprobs": 1}:

@@ -91,7 +91,7 @@ int main(int argc, char **argv) {
     }
     while (parts[part].name && strcmp(argv[1], parts[part].name))
         part++;
-    printf("# %s, %d SMs, reads %.3f TB/s\n%s\n", facts.name, facts.n_sms, facts.read_tb_s,
+    printf("# %s, %d SMs, reads %.3f TB/s, %s\n%s\n", facts.name, facts.n_sms, facts.read_tb_s, argv[1],
            parts[part].columns);
     const run r = {b, &facts, argv[1]};
     for (int i = 3; i < argc; i++) {

@@ -81,10 +81,10 @@ static int gemv16_slices(int arch, size_t m, size_t groups) {
     return (int)ceil_div(groups, rest / (tokens * GEMM_GROUP_K * 2));
 }
 
-/* Clusters of RANKS blocks, one a multiprocessor, that a Hopper GPU runs at a time: 66 of 2 and 30 of 4 on
- * 132. */
+/* Clusters of RANKS blocks, one a multiprocessor, that a Hopper GPU runs at a time: 66 of 2, 39 of 3 and 30
+ * of 4 on 132. */
 static int clusters_of(int n_sms, int ranks) {
-    return ranks == 2 ? n_sms / 2 : n_sms * 10 / 44;
+    return ranks == 2 ? n_sms / 2 : n_sms * (ranks == 3 ? 13 : 10) / 44;
 }
 
 /* How FEW shares K, by the least time of a model that was fitted to every combination on 4 shapes (H200,
@@ -118,32 +118,43 @@ static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t grou
     return best > 0.0;
 }
 
-/* The tile and the way to share K of least time. Microseconds on an H200, fitted to every combination of 7
- * shapes and 6 numbers of tokens (docs/gpu/wgmma.md): of a tile's work per 128 k; of handing a cut tile's
- * sums on through memory; of a cluster's meeting; of a launch. Clusters are for one wave of tiles. MOST: how
- * many groups of K one accumulator may sum; more take a launch each, of whole tiles. */
+/* Microseconds of a stage (128 rows x 128 k) by tokens of a tile (32, 64, 128, 256), on an H200 whose blocks
+ * all run; of handing a cut tile's sums on through memory; of a cluster's meeting; of a launch. SPARE: a
+ * stage takes so much of that where a block runs alone. Fitted to every form on 5 shapes by
+ * bench/gemm/fit_tiles.py (docs/gpu/wgmma.md). */
+static const double e4m3[] = {0.357, 0.428, 0.577, 0.900}, bf16[] = {0.407, 0.522, 0.806, 1.497};
+static const double hand_on[] = {0.972, 1.029, 1.576, 2.536}, meet[] = {0.000, 0.762, 1.936, 0.000};
+static const double launch = 3.42, spare = 0.601;
+
+/* A product by tiles of TOKENS[I], K over RANKS blocks of a cluster (0: tiles are cut). */
+static double tile_us(int i, int ranks, bool fp8, int n_sms, size_t tiles, size_t groups) {
+    const size_t blocks = ranks ? tiles * (size_t)ranks : (size_t)n_sms;
+    const double busy = blocks < (size_t)n_sms ? (double)blocks / n_sms : 1.0;
+    const double stage = (fp8 ? e4m3 : bf16)[i] * (spare + (1.0 - spare) * busy);
+    if (ranks == 0)
+        return launch + (double)tiles / n_sms * (double)groups * stage +
+               hand_on[i] * (tiles < (size_t)n_sms ? (double)n_sms / (double)tiles : 1.0);
+    if (ranks > 1)
+        return launch + (double)ceil_div(groups, (size_t)ranks) * stage + meet[i];
+    return launch + (double)(ceil_div(tiles, (size_t)n_sms) * groups) * stage;
+}
+
+/* The tile and the way to share K of least time. Clusters are for one wave of tiles. MOST: how many groups of
+ * K one accumulator may sum; more take a launch each, of whole tiles. */
 static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t most) {
-    static const int tokens[] = {32, 64, 128, 256}, most_ranks[] = {4, 4, 2, 1};
-    static const double e4m3[] = {0.34, 0.425, 0.53, 0.81}, bf16[] = {0.38, 0.47, 0.63, 1.21};
-    static const double hand_on[] = {0.8, 1.1, 1.5, 2.4}, meet[] = {0.1, 1.1, 1.6, 0.0};
-    const double launch = 4.2;
+    static const int tokens[] = {32, 64, 128, 256}, most_ranks[] = {2, 4, 2, 1};
     double best = 0.0;
     for (int i = 0; i < 4; i++) {
         if (i > 0 && (size_t)tokens[i] >= 2 * m)
             break;
-        double stage = (c->mode == NIB_GEMM_W4A8 ? e4m3 : bf16)[i];
         size_t tiles = ceil_div(n, 128) * ceil_div(m, (size_t)tokens[i]);
-        for (int ranks = 0; ranks <= most_ranks[i]; ranks = ranks ? 2 * ranks : 1) { /* 0: cut */
+        for (int ranks = 0; ranks <= most_ranks[i]; ranks++) { /* 0: cut */
             if (ranks > 1 && ((int)tiles > clusters_of(n_sms, ranks) || groups < 4 * (size_t)ranks))
                 continue;
             if (ranks != 1 && ceil_div(groups, ranks ? (size_t)ranks : 1) > most)
                 continue;
-            double us = ranks == 0  ? (double)tiles / n_sms * (double)groups * stage
-                        : ranks > 1 ? (double)ceil_div(groups, (size_t)ranks) * stage + meet[i]
-                                    : (double)(ceil_div(tiles, (size_t)n_sms) * groups) * stage;
-            us += (double)ceil_div(groups, most) * launch;
-            if (ranks == 0)
-                us += hand_on[i] * (tiles < (size_t)n_sms ? (double)n_sms / (double)tiles : 1.0);
+            double us = tile_us(i, ranks, c->mode == NIB_GEMM_W4A8, n_sms, tiles, groups);
+            us += (double)(ceil_div(groups, most) - 1) * launch;
             if (best == 0.0 || us < best) {
                 best = us;
                 c->tile_tokens = tokens[i];

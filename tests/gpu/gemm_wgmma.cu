@@ -38,9 +38,9 @@ void test_wgmma_forms(void) {
                 OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
                 OK(gemm_prepare(ctx, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
                 for (int tile : {32, 64, 128, 256})
-                    for (int form : {0, 1, 2, 4, 8, 9}) { /* 0: tiles are cut; 8, 9: cut and whole ones in several waves */
+                    for (int form : {0, 1, 2, 3, 4, 8, 9}) { /* 0: tiles are cut; 8, 9: cut and whole ones in several waves */
                         const int ranks = form & 7;
-                        if (ranks > (tile <= 64 ? 4 : tile == 128 ? 2 : 1))
+                        if (ranks > (tile == 64 ? 4 : tile == 256 ? 1 : 2))
                             continue;
                         gemm_task t = {};
                         t.w = nib_gemm_weight_data(w.w), t.a = prepared;

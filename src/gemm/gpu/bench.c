@@ -435,8 +435,8 @@ static nib_status run_tile(setting *s, int i, nib_error *err) {
 
 /* The workspace holds prepared activations, then partial sums, then flags. */
 static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, nib_error *err) {
-    static const int forms[BENCH_TILES][2] = {{32, 0},  {32, 1},  {32, 2}, {32, 4},  {64, 0},
-                                              {64, 1},  {64, 2},  {64, 4}, {128, 0}, {128, 1},
+    static const int forms[BENCH_TILES][2] = {{32, 0},  {32, 1},  {32, 2}, {64, 0},  {64, 1},
+                                              {64, 2},  {64, 3},  {64, 4}, {128, 0}, {128, 1},
                                               {128, 2}, {256, 0}, {256, 1}};
     nib_gemm *g = s->b->g;
     size_t groups = gemm_groups(s->k), prepared = s->m * groups * GEMM_GROUP_K * 2 + 256;

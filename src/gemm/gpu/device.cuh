@@ -44,6 +44,10 @@ GEMM_DEV void sts32(uint32_t a, uint32_t v) {
     asm volatile("st.shared.u32 [%0],%1;" ::"r"(a), "r"(v) : "memory");
 }
 
+GEMM_DEV void sts128(uint32_t a, const float4 &v) {
+    asm volatile("st.shared.v4.f32 [%0],{%1,%2,%3,%4};" ::"r"(a), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 /* ---- dependent launch (sm_90 on; elsewhere kernels just follow one another) ---- */
 
 GEMM_DEV void dependency_wait() { /* until the kernels before have finished and their writes are seen */

@@ -40,8 +40,28 @@ static void test_every_shape_has_a_kernel(void **state) {
                     }
 }
 
-/* On Hopper a cluster shares K where all tiles then run at a time; tiles that nearly fill the GPU are left
- * whole. */
+/* On Hopper a cluster shares K only where all tiles then run at a time, each block with 4 groups at least. */
+static void test_forms_on_hopper(void **state) {
+    (void)state;
+    const size_t sizes[] = {16, 144, 640, 2880, 4096, 6144, 24576};
+    const int at_a_time[] = {0, 132, 66, 39, 30};
+    for (size_t n = 0; n < 7; n++)
+        for (size_t k = 0; k < 6; k++)
+            for (size_t m = 33; m < 9000; m = m * 3 / 2)
+                for (int mode = NIB_GEMM_W4A16; mode <= NIB_GEMM_W4A8; mode++) {
+                    gemm_choice c;
+                    assert_int_equal(
+                        gemm_choose(90, 132, (nib_gemm_mode)mode, false, m, sizes[n], sizes[k], &c, NULL),
+                        NIB_OK);
+                    const size_t tokens = (size_t)c.tile_tokens, slices = (size_t)c.k_slices;
+                    const size_t tiles = (sizes[n] + 127) / 128 * ((m + tokens - 1) / tokens);
+                    assert_in_range(slices, 1, tokens == 64 ? 4 : tokens == 256 ? 1 : 2);
+                    assert_true(slices == 1 || (tiles <= (size_t)at_a_time[slices] && !c.cut &&
+                                                gemm_groups(sizes[k]) >= 4 * slices));
+                    assert_true(tokens == 32 || tokens < 2 * m);
+                }
+}
+
 static void test_who_shares_k_on_hopper(void **state) {
     (void)state;
     static const struct {
@@ -49,8 +69,10 @@ static void test_who_shares_k_on_hopper(void **state) {
         int tile, slices;
         bool cut;
     } cases[] = {
-        {64, 2880, 2880, 64, 4, false},   {256, 4096, 4096, 128, 2, false},  {512, 4096, 4096, 128, 1, false},
-        {256, 24576, 4096, 256, 1, true}, {2048, 24576, 4096, 256, 1, true},
+        {64, 2880, 2880, 64, 4, false}, /* 23 tiles */
+        {64, 4096, 4096, 64, 3, false}, /* 32, of which clusters of four fit 30 */
+        {64, 6144, 4096, 64, 2, false},   {256, 4096, 4096, 128, 2, false},  {512, 4096, 4096, 128, 1, false},
+        {128, 24576, 4096, 128, 1, true}, {2048, 24576, 4096, 256, 1, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;
@@ -274,6 +296,7 @@ static void test_activation_orders_are_permutations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_shape_has_a_kernel),
+        cmocka_unit_test(test_forms_on_hopper),
         cmocka_unit_test(test_who_shares_k_on_hopper),
         cmocka_unit_test(test_exact_sums_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),

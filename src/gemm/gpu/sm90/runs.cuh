@@ -80,8 +80,8 @@ GEMM_DEV int block_of_unit(const wgmma_args &a, int unit) {
     return unit < more * (each + 1) ? unit / (each + 1) : more + (unit - more * (each + 1)) / each;
 }
 
-GEMM_DEV void consumers_barrier() { /* of the 256 threads that hold a tile's sums */
-    asm volatile("bar.sync 10,256;" ::: "memory");
+template <int THREADS = 256> GEMM_DEV void consumers_barrier() { /* of those that hold a tile's sums */
+    asm volatile("bar.sync 10,%0;" ::"n"(THREADS) : "memory");
 }
 
 template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
@@ -89,7 +89,7 @@ template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const flo
 #pragma unroll
     for (int i = 0; i < REGISTERS; i++)
         to[i * 256] = d[i];
-    consumers_barrier(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
+    consumers_barrier<>(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
     if (threadIdx.x == 0)
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
@@ -105,7 +105,7 @@ template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const r
     }
     asm volatile("fence.acq_rel.gpu;" ::: "memory"); /* once: an acquire in the loop would empty L1 at every look */
     __syncwarp();
-    consumers_barrier(); /* all have seen them: as they were before */
+    consumers_barrier<>(); /* all have seen them: as they were before */
     for (int block = first + (int)threadIdx.x; block < end; block += 256)
         asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
     for (int block = first; block < end; block++) {

@@ -5,6 +5,7 @@
  *
  * A block: two consumer warpgroups, 64 rows each, and a producer warp. Up to 128 tokens it leaves a quarter of the registers
  * free: there the next product's preparation has its place while this one ends, and this block's successor starts at once.
+ * In a cluster that shares K, up to 64 tokens, there are two such pairs, which take the stages in turn and merge their sums.
  * A stage is 128 k: 9,216 B of packed weights by one tensor copy (a map over 8-byte elements, box 144 x 8 row
  * tiles) and the tokens by one (E4M3) or two (BF16), with the 128-byte swizzle. What a loop needs is uniform over a
  * warp and known to be (__shfl_sync), so that addresses and descriptors stay in uniform registers.
@@ -31,37 +32,44 @@
 template <bool E4M3, int TOKENS, bool CLUSTERS> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
     static const int stage = WEIGHT_BYTES + token_bytes;
-    static const int most_ranks = TOKENS <= 64 ? 4 : TOKENS == 128 ? 2 : 1; /* of a cluster */
+    static const int pairs = CLUSTERS && TOKENS <= 64 ? 2 : 1; /* of warpgroups: each takes every PAIRS-th stage */
+    static const int mine = TOKENS / pairs;                     /* tokens whose sums a pair ends up with */
+    static const int most_ranks = TOKENS == 64 ? 4 : TOKENS <= 128 ? 2 : 1; /* of a cluster */
     static const int tile_bytes = TILE_ROWS * TOKENS * 4;
-    static const int received = CLUSTERS ? tile_bytes - tile_bytes / most_ranks : 0; /* from the other blocks */
-    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received;
+    /* from the other blocks; of three, the last one adds nothing, and the first two half of the tile each */
+    static const int received = !CLUSTERS ? 0 : most_ranks == 4 ? tile_bytes : tile_bytes / 2;
+    static const int merged = pairs > 1 ? tile_bytes : 0; /* what the pairs hand to each other */
+    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received + merged;
     static const int fit = (227 * 1024 - extra) / stage;
     static const int stages = fit > 8 ? 8 : fit;
+    /* else both pairs would wait at a stage's barrier, and who is two uses ahead takes the parity of the one before for its own */
+    static_assert(stages % pairs == 0, "a stage belongs to one pair");
     static const int shared = stages * stage + extra;
-    static const int threads = 384;
+    static const int consumers = 256 * pairs, threads = consumers + 128;
     /* a thread's registers: of the launch, by the bound that the compiler is given, and as setmaxnreg deals them out */
-    static const int bound = TOKENS == 256 ? threads : 512;
-    static const int launch_registers = TOKENS == 256 ? 168 : 128;
-    static const int consumer_registers = TOKENS == 256 ? 232 : 168, producer_registers = 40;
-    static_assert(2 * consumer_registers + producer_registers <= 3 * launch_registers, "setmaxnreg would wait for ever");
+    static const int bound = pairs > 1 || TOKENS == 256 ? threads : 512;
+    static const int launch_registers = pairs > 1 ? 96 : TOKENS == 256 ? 168 : 128;
+    static const int consumer_registers = pairs > 1 ? 112 : TOKENS == 256 ? 232 : 168, producer_registers = pairs > 1 ? 32 : 40;
+    static_assert(2 * pairs * consumer_registers + producer_registers <= (2 * pairs + 1) * launch_registers,
+                  "setmaxnreg would wait for ever");
 };
 
 /* The sums D of 16 rows x TOKENS, 8 tokens (a unit) after another: d[4 j ..] = (row r0: tokens 8 j + 2 t, + 1), (row r1: the
  * same). Token scales are in shared memory. In a cluster, a block stores its share of the units and adds what the others
  * sent of them, in the order of ranks. */
-template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
-    static const int units = TOKENS / 8, batch = TOKENS >= 128 ? 4 : TOKENS / 32;
-    int rank, ranks, warp;      /* of the cluster; of the pair */
-    uint32_t received, arrived; /* [other ranks][8 warps][units / ranks] of 512 bytes, and their barrier */
+template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
+    static const int units = TOKENS / 8, batch = TOKENS >= 128 ? 4 : CLUSTERS ? 1 : TOKENS / 32;
+    int rank, ranks, warp;      /* of the cluster; of the block */
+    uint32_t received, arrived; /* [other ranks][WARPS][a rank's share of the units] of 512 bytes, and their barrier */
 
     GEMM_DEV void send_others(const float (&d)[TOKENS / 2]) const {
-        const int share = units / ranks, lane = threadIdx.x & 31;
+        const int share = (units + ranks - 1) / ranks, lane = threadIdx.x & 31;
 #pragma unroll
         for (int j = 0; j < units; j++) {
             const int to = j / share;
             if (to != rank) {
                 const int slot = rank - (rank > to);
-                send(in_block(received + ((slot * 8 + warp) * share + j - to * share) * 512 + lane * 16, to), in_block(arrived, to),
+                send(in_block(received + ((slot * WARPS + warp) * share + j - to * share) * 512 + lane * 16, to), in_block(arrived, to),
                      d + 4 * j);
             }
         }
@@ -71,12 +79,12 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
         float4 v = make_float4(own[0], own[1], own[2], own[3]);
         if (!CLUSTERS)
             return v;
-        const int share = units / ranks, lane = threadIdx.x & 31;
+        const int share = (units + ranks - 1) / ranks, lane = threadIdx.x & 31;
         float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         for (int r = 0; r < ranks; r++) {
             float4 u = v;
             if (r != rank) {
-                const uint4 w = lds128(received + (((r - (r > rank)) * 8 + warp) * share + j - rank * share) * 512 + lane * 16);
+                const uint4 w = lds128(received + (((r - (r > rank)) * WARPS + warp) * share + j - rank * share) * 512 + lane * 16);
                 u = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
             }
             all.x += u.x, all.y += u.y, all.z += u.z, all.w += u.w;
@@ -85,7 +93,7 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct tile_store {
     }
 
     GEMM_DEV void store(const wgmma_args &a, int first, int row, const float (&d)[TOKENS / 2], uint32_t scales, float factor) const {
-        const int share = units / ranks;
+        const int share = (units + ranks - 1) / ranks;
         if (row >= a.n)
             return;
 #pragma unroll
@@ -119,8 +127,9 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct consumer {
 
     GEMM_DEV int advance() { /* returns the stage that is left */
         const int s = stage;
-        if (++stage == plan::stages) {
-            stage = 0;
+        stage += plan::pairs;
+        if (stage >= plan::stages) {
+            stage -= plan::stages;
             phase ^= 1;
         }
         return s;
@@ -180,6 +189,13 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct consumer {
         free_stage(last);
     }
 
+    GEMM_DEV void sum(float (&d)[TOKENS / 2], int count) {
+        if (E4M3)
+            sum_e4m3(d, count);
+        else
+            sum_bf16(d, count);
+    }
+
     GEMM_DEV void convert_half(uint32_t *a, int h) {
         convert_bf16(lds128(lane16 + stage * plan::stage + h * 512), lds32(scales + stage * plan::stage), h, a);
     }
@@ -208,6 +224,31 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct consumer {
         free_stage(before);
     }
 };
+
+/* What the pairs summed, D of 16 rows x TOKENS a warp, becomes V of TOKENS / PAIRS each: pair 0 has the first ones. AT: this thread's
+ * 16 bytes in shared memory, those of all pairs' threads once for each four registers of V. Once a block. */
+template <int TOKENS, int PAIRS>
+GEMM_DEV void merge_pairs(uint32_t at, int pair, const float (&d)[TOKENS / 2], float (&v)[TOKENS / 2 / PAIRS]) {
+    const int n = TOKENS / 2 / PAIRS, step = PAIRS * 4096;
+    static_assert(PAIRS <= 2, "each hands over one half");
+    if (PAIRS > 1) {
+#pragma unroll
+        for (int i = 0; i < n; i += 4) {
+            const float *first = d + i, *second = d + TOKENS / 2 - n + i;
+            sts128(at + i / 4 * step, pair ? make_float4(first[0], first[1], first[2], first[3])
+                                           : make_float4(second[0], second[1], second[2], second[3]));
+        }
+        consumers_barrier<256 * PAIRS>();
+    }
+#pragma unroll
+    for (int i = 0; i < n; i += 4) {
+        const uint4 w = PAIRS > 1 ? lds128(at + (pair ? -4096 : 4096) + i / 4 * step) : make_uint4(0, 0, 0, 0);
+        const float other[4] = {__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w)};
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            v[i + e] = PAIRS == 1 ? d[i + e] : (pair ? d[TOKENS / 2 - n + i + e] : d[i + e]) + other[e];
+    }
+}
 
 /* The warp that feeds the ring: all of it walks the runs, so that what it computes is uniform, and one lane copies. */
 template <bool E4M3, int TOKENS, bool CLUSTERS> struct producer {
@@ -278,9 +319,9 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
     const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, token_scales = full + 256;
     const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0), lane = threadIdx.x & 31;
 
-    if (warpgroup == 2) {
+    if (warpgroup == 2 * plan::pairs) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(plan::producer_registers));
-        const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == 8;
+        const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == plan::consumers / 32;
         if (feeds && lane == 0) {
             prefetch_map(&weights_map);
             prefetch_map(&tokens_map);
@@ -292,7 +333,8 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
             barrier_fence();
             if (CLUSTERS) {
                 cluster_barrier_fence();
-                barrier_expect(arrived, plan::tile_bytes / a.ranks * (a.ranks - 1));
+                const int units = plan::mine / 8, share = (units + a.ranks - 1) / a.ranks, rank = (int)blockIdx.x % a.ranks;
+                barrier_expect(arrived, max(0, min(share, units - rank * share)) * (a.ranks - 1) * plan::consumers * 16);
             }
         }
         __syncwarp();
@@ -317,16 +359,17 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
     if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
     dependency_wait();
-    const int warp = (int)threadIdx.x >> 5; /* row tile of 16 */
+    const int pair = warpgroup >> 1, all = (int)threadIdx.x >> 5, warp = all & 7; /* row tile of 16 */
     consumer<E4M3, TOKENS, CLUSTERS> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
     c.tokens = descriptor_low(base + WEIGHT_BYTES), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
-    const tile_store<E4M3, TOKENS, CLUSTERS> last = {CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, warp,
-                                           token_scales + 2 * TOKENS * 4, arrived};
+    const tile_store<E4M3, plan::mine, plan::consumers / 32, CLUSTERS> last = {
+        CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, all, token_scales + 2 * TOKENS * 4, arrived};
+    const uint32_t merge = token_scales + 2 * TOKENS * 4 + plan::received + threadIdx.x * 16;
     runs work(a);
     run r;
     int stored = 0; /* tiles of the runs before */
-    c.stage = c.phase = 0;
+    c.stage = pair, c.phase = 0;
     while (work.next(a, r)) {
         const int count = r.last - r.first;
         float token_scale = 0.0f, d[TOKENS / 2];
@@ -335,29 +378,31 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
 #pragma unroll
         for (int i = 0; i < TOKENS / 2; i++) /* so that ptxas sees no use of the run before's (C7514) */
             d[i] = 0.0f;
-        if (E4M3)
-            c.sum_e4m3(d, count);
-        else
-            c.sum_bf16(d, count);
+        const int each = plan::pairs == 1 ? count : (count + (pair == 0)) / 2; /* of the stages */
+        if (plan::pairs == 1 || each > 0)
+            c.sum(d, each);
+        float v[plan::mine / 2];
+        merge_pairs<TOKENS, plan::pairs>(merge, pair, d, v);
         if (CLUSTERS) {
             cluster_wait();
-            last.send_others(d);
+            last.send_others(v);
         } else if (r.last < a.stages) {
-            leave_sums(a, d);
+            leave_sums(a, v);
             continue;
         } else if (r.first > 0) {
-            collect_sums(a, r, d);
+            collect_sums(a, r, v);
         }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {
             if (threadIdx.x < TOKENS)
                 asm volatile("st.shared.f32 [%0],%1;" ::"r"(scales + threadIdx.x * 4), "f"(token_scale) : "memory");
-            consumers_barrier();
+            consumers_barrier<plan::consumers>();
         }
         if (CLUSTERS)
             barrier_wait(arrived, 0);
         const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
-        last.store(a, r.token_tile * TOKENS, r.row_tile * TILE_ROWS + warp * 16, d, scales, factor);
+        last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * TILE_ROWS + warp * 16, v, scales + pair * plan::mine * 4,
+                   factor);
     }
 }
 

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Fit the constants of choice.c's model of a product's time to every form that was timed.
+
+usage: fit_tiles.py src/gemm/choice.c FILE...    FILE: what `bench_gemm w4a16 ...` or `bench_gemm w4a8 ...` printed
+
+Prints, for each product, the fastest form and the one the model takes with the new constants; writes them into choice.c.
+Forms near the fastest count most; the model is tile_us there, said again here."""
+import re
+import sys
+
+SMS = 132
+AT = {32: 0, 64: 1, 128: 2, 256: 3}
+
+
+def read(paths):
+    rows = []
+    for path in paths:
+        for line in open(path):
+            if line.startswith("#"):
+                kind = "bf16" if "w4a16" in line else "e4m3"
+            p = line.strip().split(",")
+            if p[0].isdigit():
+                rows.append((kind, *map(int, p[:5]), float(p[5])))
+    return rows
+
+
+def clusters(ranks):
+    return SMS // 2 if ranks == 2 else SMS * (13 if ranks == 3 else 10) // 44
+
+
+def microseconds(c, kind, n, k, m, tokens, ranks):
+    i, groups, tiles = AT[tokens], -(-k // 128), -(-n // 128) * -(-m // tokens)
+    busy = min(tiles * ranks, SMS) / SMS if ranks else 1
+    stage = c[kind, i] * (c["spare"] + (1 - c["spare"]) * busy)
+    if ranks == 0:
+        return c["launch"] + tiles / SMS * groups * stage + c["hand_on", i] * max(1.0, SMS / tiles)
+    if ranks > 1:
+        return c["launch"] + -(-groups // ranks) * stage + c["meet", i]
+    return c["launch"] + -(-tiles // SMS) * groups * stage
+
+
+def weighed(rows, best):
+    for row in rows:
+        kind, n, k, m, tokens, ranks, us = row
+        if tokens >= 2 * m or (ranks > 1 and -(-n // 128) * -(-m // tokens) > clusters(ranks)):
+            continue
+        near = us / best[row[:4]]
+        yield row, 1.0 if near < 1.15 else 0.15 if near < 1.5 else 0.03
+
+
+def fit(rows):
+    c = {(kind, i): v[i] for i in range(4) for kind, v in {
+        "e4m3": (0.34, 0.42, 0.53, 0.81), "bf16": (0.38, 0.47, 0.7, 1.3), "hand_on": (0.5, 0.8, 1.1, 1.9),
+        "meet": (0.5, 0.6, 1.0, 0.0)}.items()}
+    c.update(launch=4.2, spare=0.78)
+
+    def cost(c):
+        return sum(w * (microseconds(c, *row[:6]) / row[6] - 1) ** 2 for row, w in rows)
+
+    now = cost(c)
+    for step in (0.2, 0.1, 0.05, 0.02, 0.01):
+        moved = True
+        while moved:
+            moved = False
+            for key in c:
+                for factor in (1 + step, 1 - step):
+                    d = {**c, key: c[key] * factor}
+                    if cost(d) < now - 1e-9:
+                        c, now, moved = d, cost(d), True
+    return c
+
+
+def write(path, c):
+    def array(kind):
+        return "{" + ", ".join("%.3f" % c[kind, i] for i in range(4)) + "}"
+
+    text = open(path).read()
+    for kind in ("e4m3", "bf16", "hand_on", "meet"):
+        text = re.sub(kind + r"\[\] = \{[^}]*\}", f"{kind}[] = {array(kind)}", text)
+    text = re.sub(r"launch = [\d.]+, spare = [\d.]+", "launch = %.2f, spare = %.3f" % (c["launch"], c["spare"]), text)
+    open(path, "w").write(text)
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    rows, best, loss = read(sys.argv[2:]), {}, []
+    for row in rows:
+        best[row[:4]] = min(best.get(row[:4], 1e9), row[6])
+    rows = list(weighed(rows, best))
+    c = fit(rows)
+    for product, us in sorted(best.items()):
+        forms = [(microseconds(c, *row[:6]), row[6], row[4:6]) for row, _ in rows if row[:4] == product]
+        said, taken, form = min(forms)
+        loss.append(taken / us)
+        print(*product, f"fastest {us:.1f}, taken {form} {taken:.1f}, said {said:.1f}")
+    print(f"taken / fastest: mean {sum(loss) / len(loss):.3f}, worst {max(loss):.3f}")
+    write(sys.argv[1], c)
+
+
+main()

@@ -88,7 +88,9 @@ static nib_status parse(json_t **out, const void *bytes, size_t n, size_t flags,
         return NIB_OK;
     if (json_error_code(&problem) == json_error_out_of_memory || problem.text[0] == '\0')
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", where);
-    return nib_fail(err, NIB_BAD_FILE, "%s: not valid JSON, line %d: %s", where, problem.line, problem.text);
+    const bool is_nul = json_error_code(&problem) == json_error_null_character;
+    return nib_fail(err, NIB_BAD_FILE, "%s: not valid JSON%s, line %d: %s", where, is_nul ? " here" : "",
+                    problem.line, is_nul ? "a text holds \\u0000; expected none" : problem.text);
 }
 
 nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {

@@ -256,6 +256,7 @@ const field ask_common[] = {
 
 const field ask_ways[] = {{"n_predict", FIELD_READ, 0, 0, 0, read_n_predict, NULL},
                           FALSE("use_beam_search", "answers are drawn, not searched"),
+                          FALSE("early_stopping", "it is for beams"),
                           ONLY("typical_p", 1, NOT_HERE),
                           {"top_n_sigma", FIELD_READ, 0, 0, 0, read_top_n_sigma, NULL},
                           ONLY("xtc_probability", 0, NOT_HERE),

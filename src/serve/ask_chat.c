@@ -339,7 +339,7 @@ static const field fields[] = {
     {"functions", FIELD_REFUSED, 0, 0, 0, NULL, "use tools"},
     {"function_call", FIELD_REFUSED, 0, 0, 0, NULL, "use tool_choice"},
     {"audio", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
-    {"prediction", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
+    {"prediction", FIELD_PASS, 0, 0, 0, NULL, NULL}, /* makes an answer come sooner, at best */
     {"web_search_options", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     {"verbosity", FIELD_REFUSED, 0, 0, 0, NULL, NULL},
     FIELD_END};

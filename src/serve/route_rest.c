@@ -43,6 +43,14 @@ static void refuse(exchange *x, const char *name, const char *value, const char 
     http_reply_error(x, &x->error);
 }
 
+static bool refuse_asleep(exchange *x) {
+    if (!atomic_load(&x->server->asleep))
+        return false;
+    api_error_set(&x->error, API_INVALID, NULL, "the model sleeps; POST /wake_up wakes it");
+    http_reply_error(x, &x->error);
+    return true;
+}
+
 void route_pause(exchange *x) {
     static const struct {
         const char *name;
@@ -51,11 +59,8 @@ void route_pause(exchange *x) {
     const char *mode = http_query(x, "mode");
     if (!takes_only(x, "mode"))
         return;
-    if (atomic_load(&x->server->asleep)) {
-        api_error_set(&x->error, API_INVALID, NULL, "the model sleeps; POST /wake_up wakes it");
-        http_reply_error(x, &x->error);
+    if (refuse_asleep(x))
         return;
-    }
     for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
         if (strcmp(mode ? mode : "abort", modes[i].name) == 0) {
             rest(x, modes[i].rest, "paused");
@@ -65,7 +70,7 @@ void route_pause(exchange *x) {
 }
 
 void route_resume(exchange *x) {
-    if (takes_only(x, NULL))
+    if (takes_only(x, NULL) && !refuse_asleep(x))
         rest(x, NIB_REST_NONE, "resumed");
 }
 

@@ -131,6 +131,7 @@ def test_resting(nibble_path, smollm2):
         assert awake - resident_bytes(s) > 60e6  # the weights alone are more
         assert s.get("/is_sleeping") == {"is_sleeping": True} and s.ask("GET", "/health")[0] == 200
         assert "wake_up" in s.post(TEXT, ask, status=503)["error"]["message"]
+        assert "sleeps" in s.post("/resume", "", status=400)["error"]["message"]
         assert "sleeps" in s.post("/pause", "", status=400)["error"]["message"]
         assert metrics(s, smollm2.stem)['vllm:engine_sleep_state{sleep_state="discard_all"}'] == 1
         assert s.post("/wake_up", "") == {"status": "awake"}

@@ -143,11 +143,20 @@ static bool lies_at(const char *path, const char *out) {
     return n && strncmp(path, out, n) == 0 && (path[n] == 0 || path[n] == '/');
 }
 
+/* Is OUT a .gguf file? A directory is not called like another file. */
+static bool names_a_file(const struct argp_state *state, const char *out) {
+    static const char *const files[] = {".safetensors", ".bin", ".pt", ".pth"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (ends_with(out, files[i]))
+            argp_error(state, "OUT, %s, would be a directory; a file is written where OUT ends in .gguf",
+                       out);
+    return ends_with(out, ".gguf");
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
-    bool gguf;
     if (!a->in || !a->out)
         argp_error(state, "expected IN and OUT");
-    gguf = ends_with(a->out, ".gguf");
+    const bool gguf = names_a_file(state, a->out);
     if (gguf && a->compressed_tensors)
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))

@@ -466,6 +466,21 @@ def test_room_is_asked_for_first(nibble, smollm2, tmp_path, room, words):
     assert re.fullmatch(rf"nibble: .*/out.gguf: takes at least \d+\.\d MB{beside}, and its file system has {words} MB left\n", done.stderr)
 
 
+def test_a_limit_of_file_sizes(nibble_path, smollm2, tmp_path):
+    """A write past it fails in words, and nothing stays behind."""
+    done = subprocess.run(["bash", "-c", 'ulimit -f 20000; exec "$@"', "-", nibble_path, "quantize", smollm2, tmp_path / "out.gguf", "--method", "rtn"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.BIN"])
+def test_a_directory_is_not_called_like_a_file(nibble, smollm2, tmp_path, name):
+    done = nibble("quantize", smollm2, tmp_path / name, "--method", "rtn", check=False)
+    assert done.returncode == 2 and "would be a directory; a file is written where OUT ends in .gguf" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_real_model_goes_round(nibble, smollm2, tmp_path):
     done = nibble("quantize", smollm2, tmp_path / "a", "--method", "sweep")
     assert "1 tensor (embedding, head) rounded to BF16; --embedding f32 keeps every value" in done.stdout

@@ -212,8 +212,10 @@ void cli_catch_interrupt(bool patient) {
     struct sigaction action = {.sa_handler = on_interrupt};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
-    if (!patient) {
-        sigaction(SIGTERM, &action, NULL);
+    if (patient)
+        return;
+    struct sigaction before;
+    sigaction(SIGTERM, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup's stays */
         sigaction(SIGHUP, &action, NULL);
-    }
 }

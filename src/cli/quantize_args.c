@@ -285,8 +285,9 @@ static const struct argp argp = {
     .parser = parse,
     .args_doc = "IN OUT",
     .doc = "Quantizes the linear layers of IN (a GGUF file or a Hugging Face directory) and writes OUT: a "
-           "file when the name ends in .gguf, else a directory in ModelOpt's convention. Embedding, norms "
-           "and head are carried over. OUT appears whole or not at all; a file of that name, or a directory "
+           "file when the name ends in .gguf, else a directory in ModelOpt's convention. Norms, head and "
+           "embedding are carried over (an embedding in blocks becomes BF16 in a directory: --embedding). "
+           "OUT appears whole or not at all; a file of that name, or a directory "
            "that nibble wrote, is replaced.\v"
            "Examples:\n"
            "  nibble quantize SmolLM2-135M-Instruct.Q4_1.gguf smollm2-nvfp4.gguf\n"

@@ -474,6 +474,20 @@ def test_a_limit_of_file_sizes(nibble_path, smollm2, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nohup_is_heeded(nibble_path, smollm2, tmp_path):
+    """A program that nohup started goes on when its terminal closes."""
+    with subprocess.Popen(["nohup", nibble_path, "quantize", smollm2, tmp_path / "out.gguf", "--method", "gptq"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "out.gguf.tuning").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert running.poll() is None, running.stderr.read()
+        running.send_signal(signal.SIGTERM)
+        assert "interrupted" in running.stderr.read()
+
+
 @pytest.mark.parametrize("name", ["out.safetensors", "out.BIN"])
 def test_a_directory_is_not_called_like_a_file(nibble, smollm2, tmp_path, name):
     done = nibble("quantize", smollm2, tmp_path / name, "--method", "rtn", check=False)

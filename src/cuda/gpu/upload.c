@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "cuda/gpu/state.h"
+#include "num/fp8.h"
 #include "num/nvfp4.h"
 
 enum { PINNED_BYTES = 32 << 20, SMALL_BYTES = 1 << 20 /* not worth a pinned buffer */ };
@@ -150,12 +151,13 @@ static scale_bytes_at scales_of(const tensor *t) {
 
 /* Of all parts, which share a tensor scale. */
 static int doublings_of(const cuda_backend *cb, const tensor *const *parts, int n) {
+    const uint8_t largest = e4m3_from_f32(224); /* that may be doubled */
     uint8_t most = 0;
     if (cb->be.mode != COMPUTE_W4A8_FP8)
         return 0;
     for (int i = 0; i < n; i++) {
         const scale_bytes_at s = scales_of(parts[i]);
-        for (size_t at = 0; at < s.bytes; at += s.each)
+        for (size_t at = 0; at < s.bytes && most <= largest; at += s.each)
             for (size_t k = 0; k < s.n; k++) {
                 const uint8_t scale = s.from[at + k] & 0x7f;
                 most = scale != 0x7f && scale > most ? scale : most;

@@ -277,17 +277,18 @@ typedef struct cut {
     bool wide;
 } cut;
 
-/* The cut with the most warps whose clusters all run at once. */
-static cut cut_rows(const cuda_lane *lane, const attn_view *p, int n_alone, bool brief) {
+/* The cut with the most warps whose clusters all run at once; WIDE_TOO: of wide blocks as well, which a
+ * block's shared memory may not hold. */
+static cut cut_rows(const cuda_lane *lane, const attn_view *p, int n_alone, bool brief, bool wide_too) {
     const int units = chunks_of(p) * n_alone, warps = p->head_dim <= 128 ? 16 : 8; /* that an SM holds */
     cut best = {1, false};
     if (lane->clusters[0][1] == 0) {
         best.splits = max(1, min((int)MAX_SPLITS, lane->n_sms * (warps / NARROW) / units));
         return best;
     }
-    if (brief && units <= lane->clusters[1][1])
+    if (brief && wide_too && units <= lane->clusters[1][1])
         return {1, true};
-    for (int wide = 0, most = 0; wide < 2; wide++)
+    for (int wide = 0, most = 0; wide < (wide_too ? 2 : 1); wide++)
         for (int n = 1; n <= MAX_CLUSTER && units <= lane->clusters[wide][n]; n++)
             if (n * (wide ? warps : NARROW) > most) {
                 most = n * (wide ? warps : NARROW);
@@ -306,7 +307,7 @@ extern "C" size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p
     if (lane->clusters[0][1] > 0 || n_alone == 0)
         return 0;
     return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) *
-           (size_t)cut_rows(lane, p, n_alone, false).splits * COLUMNS * (size_t)(p->head_dim + 4);
+           (size_t)cut_rows(lane, p, n_alone, false, false).splits * COLUMNS * (size_t)(p->head_dim + 4);
 }
 
 /* Splits are merged only where blocks are fewer than the chip holds. */
@@ -332,7 +333,8 @@ static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
 }
 
 template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job, int n_alone) {
-    const cut c = cut_rows(lane, &job.p, n_alone, job.step.brief);
+    const size_t wide_bytes = room_bytes<D, F>(lane, wide_warps<D>()) + sizeof(newcomer<D, F>);
+    const cut c = cut_rows(lane, &job.p, n_alone, job.step.brief, wide_bytes <= (size_t)lane->most_shared);
     job.n_splits = c.splits;
     job.deep = lane->deep;
     if (job.qkv.data)
@@ -375,6 +377,8 @@ extern "C" int decode_know_clusters(cuda_lane *lane) {
     if (status == cudaSuccess)
         status = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
     lane->deep = status == cudaSuccess && shared >= 228 * 1024;
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&lane->most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (status == cudaSuccess)
         status = count_clusters<NARROW>(lane, lane->clusters[0]);
     return status == cudaSuccess ? count_clusters<wide_warps<128>()>(lane, lane->clusters[1]) : status;

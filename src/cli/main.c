@@ -3,6 +3,7 @@
  * The program: finds the command and hands over. Everything else is in the commands.
  */
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ static int start(const cli_command *command, int argc, char **argv) {
     char name[64];
     snprintf(name, sizeof name, "nibble %s", command->name);
     argv[0] = name;
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its writer, in words */
     return cli_finish_output(command->run(argc, argv));
 }
 

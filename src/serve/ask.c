@@ -258,6 +258,8 @@ const field ask_ways[] = {{"n_predict", FIELD_READ, 0, 0, 0, read_n_predict, NUL
                           FALSE("use_beam_search", "answers are drawn, not searched"),
                           FALSE("early_stopping", "it is for beams"),
                           ONLY("typical_p", 1, NOT_HERE),
+                          ONLY("tfs_z", 1, NOT_HERE),
+                          ONLY("n_probs", 0, "ask for logprobs"),
                           {"top_n_sigma", FIELD_READ, 0, 0, 0, read_top_n_sigma, NULL},
                           ONLY("xtc_probability", 0, NOT_HERE),
                           ONLY("dry_multiplier", 0, NOT_HERE),

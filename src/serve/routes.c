@@ -91,6 +91,15 @@ static void find(exchange *x) {
     }
 }
 
+static void not_found(exchange *x) {
+    const char *paths[sizeof routes_table / sizeof *routes_table] = {NULL}, *near;
+    for (size_t i = 0; routes_table[i].path; i++)
+        paths[i] = routes_table[i].path;
+    near = nearest_name(x->path, paths);
+    api_error_set(&x->error, API_NOT_FOUND, NULL, "there is nothing at %.200s%s%s%s", x->path,
+                  near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
 void routes_find(exchange *x) {
     find(x);
     if (!origin_allowed(x)) {
@@ -106,7 +115,7 @@ void routes_find(exchange *x) {
         api_error_set(&x->error, API_WRONG_METHOD, NULL, "%.20s is not for this path; expected %s", x->method,
                       x->allow_text);
     else if (!x->route)
-        api_error_set(&x->error, API_NOT_FOUND, NULL, "there is nothing at %.200s", x->path);
+        not_found(x);
     else if (!(x->route->flags & ROUTE_PUBLIC) && !keys_allow(x))
         api_error_set(&x->error, API_UNAUTHORIZED, NULL,
                       "no valid API key was brought; expected Authorization: Bearer KEY");

@@ -239,6 +239,12 @@ def test_fit_needs_no_gpu(nibble, tree):
     assert done.returncode == 2 and "--fit" in done.stderr
 
 
+def test_a_file_that_may_not_grow(nibble_path, tree, tmp_path):
+    done = subprocess.run(["bash", "-c", 'ulimit -f 1; exec "$0" inspect "$1" --tensors > "$2"', nibble_path,
+                           tree / "tests/golden/models/llama-words", tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 1 and "standard output: File too large" in done.stderr
+
+
 # ---- the man page ----
 
 def man_sections(tree):

@@ -42,6 +42,7 @@ def test_facts(server):
 def test_what_is_not_there(server):
     status, _, body = server.ask("GET", "/nothing")
     assert status == 404 and body["error"]["type"] == "not_found_error"
+    assert "did you mean /completions?" in server.ask("POST", "/completion", text())[2]["error"]["message"]
     status, headers, body = server.ask("GET", CHAT)
     assert status == 405 and headers["Allow"] == "POST" and body["error"]["code"] == 405
 
@@ -311,7 +312,7 @@ def test_prompt_logprobs(server):
 
 def test_ways_to_draw_that_are_off(server):
     off = {"typical_p": 1, "mirostat": 0, "mirostat_tau": 5.0, "xtc_probability": 0.0, "dry_multiplier": 0, "dry_base": 1.75,
-           "dynatemp_range": 0, "top_n_sigma": 0, "repeat_last_n": 32, "use_beam_search": False, "early_stopping": False, "length_penalty": 2, "n_keep": 3, "id_slot": -1,
+           "dynatemp_range": 0, "top_n_sigma": 0, "repeat_last_n": 32, "use_beam_search": False, "early_stopping": False, "length_penalty": 2, "tfs_z": 1, "n_probs": 0, "n_keep": 3, "id_slot": -1,
            "add_special_tokens": True}
     assert server.post(TEXT, text(**off))["choices"] == server.post(TEXT, text())["choices"]
     for name, value in ("typical_p", 0.9), ("mirostat", 2), ("use_beam_search", True), ("xtc_probability", 0.1), ("mirostat", "0"), ("top_n_sigma", 1), ("post_sampling_probs", 0):

@@ -18,12 +18,12 @@ enum {
 };
 
 #define WEIGHT (1.0 / 16)
-#define MARGIN 0.1   /* tokens that must be won beyond what they cost: costs are measured with noise */
-#define ALIKE  1.3   /* times as much, or as little, is still what it was */
-#define FAR    2.0   /* times as much is not what the step itself took */
-#define CREDIT 0.5   /* steps' time that guesses may have lost */
-#define WON    2.0   /* steps' time that they may have won; what was won before is not played away */
-#define SHARE  0.005 /* of the time without guesses that they are given */
+#define MARGIN 0.1  /* tokens that must be won beyond what they cost: costs are measured with noise */
+#define ALIKE  1.3  /* times as much, or as little, is still what it was */
+#define FAR    2.0  /* times as much is not what the step itself took */
+#define CREDIT 1.0  /* steps' time that guesses may have lost */
+#define WON    2.0  /* steps' time that they may have won; what was won before is not played away */
+#define SHARE  0.01 /* of the time without guesses that they are given */
 
 int speculate_lookup(const int32_t *tokens, int n, int32_t *guesses, int max) {
     const int first = n > LOOK_BACK ? n - LOOK_BACK : 0;

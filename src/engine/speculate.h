@@ -52,10 +52,10 @@ void speculate_saw(speculate_luck *luck, int32_t token);
  *
  * And accounts: what guesses have lost, against the same tokens without them, one for all and one for each
  * sequence (its luck), as one may be slowed by what is guessed for others. No step may put more at risk than
- * the worst of them has left, which is half a step's time and what was won lately; they are paid back by what
+ * the worst of them has left, which is a step's time and what was won lately; they are paid back by what
  * guesses win, and by a small share of the time without them. So nobody is slowed by more than that share and
- * half a step, however wrong all else here may be; but what a step takes beyond twice what was expected of it
- * is on no account.
+ * a step, however wrong all else here may be; but what a step takes beyond twice what was expected of it is
+ * on no account.
  *
  * A draft's reading of a text, while which it guesses nothing, may overdraw them. It begins where those of
  * all and of everybody else are in credit, and guesses go on as if it were not there: so it keeps nobody

@@ -162,14 +162,15 @@ static void test_it_is_bounded(void **state) {
  * written. */
 static void test_nobody_pays_for_another(void **state) {
     (void)state;
-    static const double rows[] = {0.02, 0.1, 0.25, 1};
+    static const double rows[] = {0.02, 0.1, 0.25, 1}, others[] = {0.05, 0.5, 0.9};
     static const int steps[] = {48, 96, 4000};
-    for (int r = 0; r < LENGTH(rows); r++)
+    for (int r = 0; r < LENGTH(rows) * LENGTH(others); r++)
         for (int s = 0; s < LENGTH(steps); s++) {
-            const machine m = {.base = 1, .row = rows[r], .rows = 4, .steps = steps[s]};
-            const double worst = slower_of(&m, 0.95, 0.05).worst;
-            if (worst > 1.005 + 1.0 / steps[s])
-                fail_msg("rows at %g, %d steps: %g of the time", rows[r], steps[s], worst);
+            const machine m = {.base = 1, .row = rows[r / 3], .rows = 4, .steps = steps[s]};
+            const double worst = slower_of(&m, 0.95, others[r % 3]).worst;
+            if (worst > 1.01 + 1.5 / steps[s])
+                fail_msg("rows at %g, others right %g, %d steps: %g of the time", rows[r / 3], others[r % 3],
+                         steps[s], worst);
         }
     const machine cheap = {.base = 1, .row = 0.02, .rows = 4, .steps = 4000};
     assert_true(slower_of(&cheap, 0.9, 0.9).worst < 0.5); /* all win */
@@ -194,9 +195,9 @@ static void test_a_draft_is_charged(void **state) {
     for (int i = 0; i < 3; i++) /* guesses that are wrong */
         speculate_timed(&costs, 1, 2, 0, 1.5, 0);
     assert_true(speculate_begin(&costs, 1, 0).most == 0);
-    for (int i = 0; i < 1400; i++)
+    for (int i = 0; i < 700; i++)
         speculate_timed(&costs, 1, 0, 0, 1, 0);
-    assert_true(speculate_may_invest(&costs.account)); /* a two-hundredth of the time has paid it back */
+    assert_true(speculate_may_invest(&costs.account)); /* a hundredth of the time has paid it back */
 }
 
 /* What is thought of the next text comes from those before; what is never tried is not given up for ever. */

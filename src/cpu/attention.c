@@ -15,9 +15,9 @@
 
 #include "cpu/rowops.h"
 
-/* Fewer tiles than this per thread are cut by pages; of FEW_ROWS rows they are taken to be as long as the
+/* Fewer tiles than this per thread are cut by pages; of EVEN_ROWS rows they are taken to be as long as the
  * longest is. */
-enum { TILES_PER_THREAD = 3, FEW_ROWS = 64 };
+enum { TILES_PER_THREAD = 3, EVEN_ROWS = 64 };
 
 typedef struct tile {
     const batch_seq *seq;
@@ -335,7 +335,7 @@ static void choose_units(const cpu_backend *cb, cpu_op *op) {
     }
     op->bytes = pages * 2 * op->kv->block_bytes;
     op->units = tiles;
-    if (op->out->head.rows <= FEW_ROWS && longest > 1)
+    if (op->out->head.rows <= EVEN_ROWS && longest > 1)
         tiles = pages / longest;
     bool fits = partials * ((size_t)p->head_dim + 2) <= cb->partial_floats;
     if (cb->threads > 1 && tiles < (size_t)(TILES_PER_THREAD * cb->threads) && longest > 1 && fits) {

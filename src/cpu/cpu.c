@@ -17,7 +17,7 @@
 #include "cpu/rowops.h"
 #include "cpu/sample.h"
 
-enum { MAX_THREADS = 1024, PARTIAL_FLOATS = 1 << 21 };
+enum { MAX_THREADS = 1024, PARTIAL_FLOATS = 1 << 24 /* of memory that is not there before it is used */ };
 
 /* ---- memory that grows with what the model asks for; never inside a step ---- */
 

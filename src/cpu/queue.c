@@ -12,7 +12,7 @@
 
 enum {
     SHARES = 8,          /* per thread, of what an op leaves to whoever is free */
-    FEW_ROWS = 32,       /* of a batch: its ops are over in microseconds */
+    DEALT_ROWS = 32,       /* of a batch: its ops are over in microseconds */
     LONG_BYTES = 4 << 20 /* per thread: a tenth of a millisecond */
 };
 
@@ -55,7 +55,7 @@ static size_t own_units(const cpu_backend *cb, const cpu_op *op, size_t thread, 
                         size_t *begin, size_t *end) {
     size_t dealt = op->units;
     if (op->units > n_threads) {
-        if (queue_batch(cb)->n_rows > FEW_ROWS)
+        if (queue_batch(cb)->n_rows > DEALT_ROWS)
             dealt = 0;
         else if (op->bytes / n_threads > LONG_BYTES)
             dealt = op->units * 3 / 4;

@@ -5,7 +5,6 @@
  * on.
  */
 #include <assert.h>
-#include <math.h>
 #include <sched.h>
 #include <string.h>
 
@@ -232,21 +231,23 @@ static bool pools(const nib_engine *e, const sched_step *step) {
     return false;
 }
 
-/* Seconds since the first step of the prompt that has been read for longest; 0: none is. */
-static double reading_for(const nib_engine *e) {
-    double first = INFINITY;
+/* Of the prompts that are being read, the longest time that steps have read one. */
+static double longest_read(const nib_engine *e) {
+    double longest = 0;
     for (int i = 0; i < e->n_by_seq; i++) {
         const nib_request *r = e->by_seq[i];
-        if (r && r->begun > 0 && r->n_generated == 0 && r->begun < first)
-            first = r->begun;
+        if (r && r->n_generated == 0 && r->read_s > longest)
+            longest = r->read_s;
     }
-    return first < INFINITY ? clock_seconds() - first : 0;
+    return longest;
 }
 
 static const sched_step *begin_step(nib_engine *e) {
-    sched_set_budget(e->sched, e->options.prefill_beside ? e->options.prefill_beside
-                                                         : pace_budget(&e->pace, e->n_active, reading_for(e),
-                                                                       e->l->limits.max_rows));
+    e->longest_read_s = longest_read(e);
+    sched_set_budget(e->sched,
+                     e->options.prefill_beside
+                         ? e->options.prefill_beside
+                         : pace_budget(&e->pace, e->n_active, e->longest_read_s, e->l->limits.max_rows));
     guesses_plan(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)
@@ -393,6 +394,10 @@ static void count_step(nib_engine *e, const sched_step *step) {
     double seconds = e->step_ended - e->step_began;
     int n_prefill = step->batch->n_rows - step->n_decode_rows;
     pace_saw(&e->pace, step->n_decode_rows, n_prefill, seconds);
+    for (int k = 0; k < step->batch->n_seqs; k++) {
+        nib_request *r = e->by_seq[step->ids[k]];
+        r->read_s += r->n_generated == 0 ? seconds : 0;
+    }
     int i = 0;
     while (i < NIB_STATS_ROWS - 1 && step->batch->n_rows > 1 << i)
         i++;

@@ -36,8 +36,8 @@ void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
 /* Times as long as without prefill. */
 static double factor(const pace *p, int n_requests, double read_s) {
     const double fair = p->n_decoding > 0 ? (double)n_requests / p->n_decoding : 0;
-    const double wanted = PACE_LEAST + read_s / PACE_PATIENCE, most = fair > wanted ? fair : wanted;
-    return most > PACE_MOST ? PACE_MOST : most;
+    const double grown = PACE_LEAST + read_s / PACE_PATIENCE, alone = grown > PACE_LONG ? PACE_LONG : grown;
+    return fair < alone ? alone : fair > PACE_MOST ? PACE_MOST : fair;
 }
 
 int pace_budget(const pace *p, int n_requests, double read_s, int max_rows) {

@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define LARGE_PAGE ((size_t)2 << 20)
 
 static atomic_long allocations_left = -1; /* -1: the hook is off; 0: every allocation fails */
 
@@ -56,6 +59,18 @@ void *mem_aligned(size_t bytes) {
     if (must_fail() || !mem_add(bytes ? bytes : 1, 63, &padded))
         return NULL;
     return aligned_alloc(64, padded & ~(size_t)63);
+}
+
+void *mem_large(void **memory, size_t bytes) {
+    const size_t align = bytes < LARGE_PAGE ? 64 : LARGE_PAGE;
+    size_t room;
+    if (!mem_add(bytes, 2 * align, &room) || !(*memory = mem_array(room, 1)))
+        return NULL;
+    const size_t whole = (bytes + align - 1) / align * align;
+    uint8_t *p = (uint8_t *)*memory + (align - (uintptr_t)*memory % align) % align;
+    if (align == LARGE_PAGE) /* a system without them only takes longer */
+        madvise(p, whole, MADV_HUGEPAGE);
+    return p;
 }
 
 char *mem_copy_text(const char *text, size_t n) {

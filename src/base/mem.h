@@ -13,7 +13,9 @@ void *mem_alloc(size_t bytes);                    /* uninitialized; freed with m
 void *mem_array(size_t n, size_t size);           /* zeroed n * size bytes */
 void *mem_resize(void *p, size_t n, size_t size); /* like realloc of n * size bytes */
 void *mem_aligned(size_t bytes);                  /* uninitialized, 64-byte aligned; freed with mem_free */
-char *mem_copy_text(const char *text, size_t n);  /* n bytes and a NUL */
+/* Zeroed, in large pages where it fills one, else 64-byte aligned; *memory is what mem_free takes. */
+void *mem_large(void **memory, size_t bytes);
+char *mem_copy_text(const char *text, size_t n); /* n bytes and a NUL */
 void mem_free(void *p);
 
 bool mem_mul(size_t a, size_t b, size_t *out); /* false when the product wraps */

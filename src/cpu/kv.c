@@ -6,30 +6,17 @@
 #include "cpu/kv.h"
 
 #include <assert.h>
-#include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/mem.h"
-
-#define LARGE_PAGE ((size_t)2 << 20)
 
 static size_t element_bytes(nib_kv_dtype t) {
     return t == NIB_KV_FP8 ? 1 : t == NIB_KV_FP32 ? 4 : 2;
 }
 
-/* Zeroed, aligned to a large page if it fills one, else to 64 bytes; *memory is what mem_free takes. */
 static void *zeroed(void **memory, size_t n, size_t size) {
-    size_t bytes, room;
-    if (!mem_mul(n, size, &bytes))
-        return NULL;
-    size_t align = bytes < LARGE_PAGE ? 64 : LARGE_PAGE;
-    if (!mem_add(bytes, align - 1, &room) || !(*memory = mem_array(room, 1)))
-        return NULL;
-    uint8_t *p = (uint8_t *)*memory + (align - (uintptr_t)*memory % align) % align;
-    if (align == LARGE_PAGE) /* whole ones; a system without them only takes longer */
-        madvise(p, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
-    return p;
+    size_t bytes;
+    return mem_mul(n, size, &bytes) ? mem_large(memory, bytes) : NULL;
 }
 
 /* Bytes of keys (or values) of one page and KV head. */

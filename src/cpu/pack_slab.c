@@ -6,16 +6,14 @@
 #include "cpu/pack_slab.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include "base/mem.h"
 
-#define LARGE_PAGE ((size_t)2 << 20)
 #define SLAB_BYTES ((size_t)32 << 20)
 
 struct pack_slab {
-    uint8_t *memory; /* as allocated */
-    uint8_t *next;   /* the rest begins here, on a line */
+    void *memory;  /* as allocated */
+    uint8_t *next; /* the rest begins here, on a line */
     size_t left;
     size_t users;
 };
@@ -24,18 +22,15 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pack_slab *current; /* the slab that is open; it has users */
 
 static pack_slab *slab_new(size_t bytes) {
-    size_t room = bytes > SLAB_BYTES ? bytes : SLAB_BYTES, total;
     pack_slab *s = mem_array(1, sizeof *s);
-    if (s && mem_add(room, 2 * LARGE_PAGE, &total))
-        s->memory = mem_alloc(total);
-    if (!s || !s->memory) {
+    if (!s)
+        return NULL;
+    s->left = bytes > SLAB_BYTES ? bytes : SLAB_BYTES;
+    s->next = mem_large(&s->memory, s->left);
+    if (!s->next) {
         mem_free(s);
         return NULL;
     }
-    size_t skip = (LARGE_PAGE - (uintptr_t)s->memory % LARGE_PAGE) % LARGE_PAGE;
-    s->next = s->memory + skip;
-    s->left = (room + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
-    madvise(s->next, s->left, MADV_HUGEPAGE); /* a system without large pages only reads more slowly */
     return s;
 }
 

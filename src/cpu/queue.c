@@ -12,7 +12,7 @@
 
 enum {
     SHARES = 8,          /* per thread, of what an op leaves to whoever is free */
-    DEALT_ROWS = 32,       /* of a batch: its ops are over in microseconds */
+    DEALT_ROWS = 32,     /* of a batch: its ops are over in microseconds */
     LONG_BYTES = 4 << 20 /* per thread: a tenth of a millisecond */
 };
 

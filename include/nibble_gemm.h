@@ -29,7 +29,12 @@ typedef struct nib_gemm nib_gemm;               /* a context on one device */
 typedef struct nib_gemm_weight nib_gemm_weight; /* one packed weight, [n, k] */
 
 /* A mode is asked for and never swapped: what the device has no kernel for is NIB_UNSUPPORTED, and the words
- * name what it has. */
+ * name what it has.
+ *
+ * W4A8 rounds a weight's value times its block scale / 8 to E4M3, whose smallest number is 2^-9. A tensor
+ * whose largest block scale is far below 448 (GGUF files without tensor scales have such) loses more than it
+ * must: double its scales as often as they allow, and halve its tensor scale as often, before it is packed;
+ * no value changes. */
 typedef enum nib_gemm_mode {
     NIB_GEMM_AUTO = 0, /* what nib_gemm_explain says: the fastest of the device, accuracy W4A8 or better */
     NIB_GEMM_W4A16,    /* exact: the weights' values times the activations, FP32 sums */

@@ -8,7 +8,7 @@
  *   S [16 keys, 8 heads] = K q^T   A: lane (g, t) holds dimensions [t D/4, (t+1) D/4) of keys g and g + 8
  *   P = 2^(S - max), times the values' scales, transposed in registers (movmatrix)
  *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
- * 2t+9 FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
+ * 2t+9. FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
  * row and head are a cluster of blocks and meet in each other's shared memory (sm_90 and up), or in a second
  * kernel, in their order. 16 warps an SM have up to four tiles each on their way (of D 128: FP8 three, BF16
  * one). The first tiles' keys are those of earlier steps and are asked for before the kernel before has

@@ -67,8 +67,7 @@ static_assert(sizeof(pass) <= 32764, "a kernel's parameters");
 static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16, "room has so much for each warp");
 static_assert(PASS_COLUMNS == COLUMNS, "query heads of a KV head, here and in decode.cuh");
 static_assert(FLUSH_TILES % 2 == 0 && FLUSH_TILES * 16 <= THREADS, "gate and up in pairs; a thread a row");
-static_assert(room::sums + ((WARPS + 1) * PASS_COLUMNS * (128 + 4) + (PASS_COLUMNS + 2) * 128) * 4 <=
-                  226 * 1024,
+static_assert(room::sums + ((WARPS + 1) * PASS_COLUMNS + 1) * (128 + 4) * 4 <= 226 * 1024,
               "attention's shared memory with the most heads");
 
 extern "C" int pass_blocks(const cuda_lane *lane, int hidden) {

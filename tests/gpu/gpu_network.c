@@ -4,11 +4,14 @@
  * CPU's exact mode: logits and what a reader of them would notice. Then what a mode promises of itself: the
  * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone. Then
  * two layers of Qwen3-8B's shape in steps of as many rows as were asked for, on both sides of every change of
- * kernel: scratch is as large as they need, and the last row is as the exact mode has it.
+ * kernel: scratch is as large as they need, and the last row is as the exact mode has it. Then
+ * block scales below 1 / 8, as files without tensor scales have them: the bits of 256 times as large ones
+ * under a tensor scale as much smaller.
  */
 #include "cpu/cpu.h"
 #include "gpu_check.h"
 #include "model/model.h"
+#include "num/nvfp4.h"
 #include "ops/plugin.h"
 #include "store/shape_file.h"
 
@@ -224,6 +227,46 @@ static void every_size(void) {
     model_file_close(shape);
 }
 
+/* The same weights twice: under small block scales, and under those times 2^DOUBLED. */
+static void small_scales(void) {
+    enum { DOUBLED = 8 };
+    static const compute_mode modes[] = {COMPUTE_W4A16, COMPUTE_W4A8_FP8};
+    nib_error err = {""};
+    size_t most = 0;
+    if (shape_file_open(&shape, "smollm2-135m", &err) != NIB_OK)
+        die("a shape", &err);
+    shape->hp.n_layers = 2;
+    tensor *tensors = (tensor *)(uintptr_t)shape->tensors;
+    for (size_t i = 0; i < shape->n_tensors; i++) {
+        const size_t n = tensors[i].block_scales ? tensors[i].rows * tensors[i].cols : 0;
+        most = n > most ? n : most;
+    }
+    uint8_t *scales[2] = {malloc(most / 16), malloc(most / 16)};
+    for (size_t i = 0; i < most / 16; i++) {
+        scales[0][i] = (uint8_t)(1 + rnd() % 31); /* 2^-9 to 0.12 */
+        scales[1][i] = nvfp4_doubled(scales[0][i], DOUBLED);
+    }
+    const size_t n_logits = TOKENS * (size_t)shape->hp.vocab;
+    float *got[2] = {malloc(n_logits * sizeof(float)), malloc(n_logits * sizeof(float))};
+    for (int m = 0; m < 2; m++) {
+        for (int large = 0; large < 2; large++) {
+            for (size_t i = 0; i < shape->n_tensors; i++)
+                if (tensors[i].block_scales) {
+                    tensors[i].block_scales = scales[large];
+                    tensors[i].tensor_scale =
+                        ldexpf(1 / sqrtf((float)tensors[i].cols), large ? 4 - DOUBLED : 4);
+                }
+            network n = open_gpu(modes[m], NIB_KV_BF16, true);
+            forward(&n, 0, 0, TOKENS, got[large]);
+            close_network(&n);
+        }
+        check_equal("small block scales", got[0], got[1], n_logits * sizeof(float));
+    }
+    for (int i = 0; i < 2; i++)
+        free(scales[i]), free(got[i]);
+    model_file_close(shape);
+}
+
 int main(void) {
     backend *cpu;
     nib_error err = {""};
@@ -248,6 +291,7 @@ int main(void) {
     promises(COMPUTE_W4A8_FP8, NIB_KV_BF16);
     model_file_close(shape);
     every_size();
+    small_scales();
     printf("network: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;
 }

@@ -2,8 +2,6 @@
  *
  * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
-#include <signal.h>
-
 #include "base/clock.h"
 #include "base/cores.h"
 #include "base/mapfile.h"
@@ -285,7 +283,6 @@ int cmd_quantize(int argc, char **argv) {
     quantize_session session = {.args = &args};
     nib_error err = {{0}};
     cli_catch_interrupt(false);
-    signal(SIGXFSZ, SIG_IGN); /* past the shell's limit of a file's size a write fails like any other */
     nib_status status = run(&session, &err);
     ui_bar_clear(&session.bar);
     tuned_close(&session.tuned, status == NIB_OK);

@@ -330,14 +330,21 @@ int request_free_tokens(const nib_request *r) {
 
 /* ---- the caller's side ---- */
 
+/* Places in which what is submitted now will run, so that it does not wait for its turn, as of the last step.
+ */
+static int free_places(const nib_engine *e) {
+    const bool at_once = e->rest == NIB_REST_NONE && e->stats.waiting == 0;
+    return at_once ? e->l->options.max_num_seqs - e->stats.running : 0;
+}
+
 static nib_status enqueue(nib_engine *e, nib_request *r, nib_error *err) {
     nib_status status = NIB_OK;
     pthread_mutex_lock(&e->lock);
-    if (e->n_waiting >= e->l->options.max_waiting) {
+    if (e->n_waiting >= e->l->options.max_waiting + free_places(e)) {
         e->stats.refused++;
         status =
             nib_fail(err, NIB_BUSY, "%d requests wait already, as many as max_waiting lets; try again later",
-                     e->n_waiting);
+                     e->l->options.max_waiting);
     } else {
         *e->submitted_end = r;
         e->submitted_end = &r->next;

@@ -149,9 +149,10 @@ static bool read_top_p(void *target, const json_t *value, const char *name, api_
 
 static bool read_top_k(void *target, const json_t *value, const char *name, api_error *e) {
     ask *a = target;
-    if (!json_is_integer(value) || json_integer_value(value) < -1 || json_integer_value(value) > 1 << 24)
+    if (!json_is_integer(value) || json_integer_value(value) < -1)
         return api_error_set(e, API_INVALID, name, "'%s' must be a whole number, -1 or 0 for all", name);
-    a->sampling.top_k = json_integer_value(value) < 0 ? 0 : (int)json_integer_value(value);
+    const json_int_t k = json_integer_value(value); /* beyond any vocabulary: all */
+    a->sampling.top_k = k < 0 || k > 1 << 24 ? 0 : (int)k;
     return true;
 }
 

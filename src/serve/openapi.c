@@ -36,7 +36,7 @@ static const struct {
     {"logit_bias", "{'type': ['object', 'array', 'null']}"},
     {"seed", "{'type': ['integer', 'null']}"},
     {"top_p", "{'type': ['number', 'null'], 'minimum': 0, 'maximum': 1}"},
-    {"top_k", "{'type': ['integer', 'null'], 'minimum': -1, 'maximum': 16777216}"},
+    {"top_k", "{'type': ['integer', 'null'], 'minimum': -1}"},
     {"tools", "{'type': ['array', 'null'], 'items': {'type': 'object'}}"},
     {"tool_choice", "{'type': ['string', 'object', 'null']}"},
     {"parallel_tool_calls", "{'type': ['boolean', 'null']}"},

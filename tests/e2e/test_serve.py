@@ -315,6 +315,7 @@ def test_ways_to_draw_that_are_off(server):
            "dynatemp_range": 0, "top_n_sigma": 0, "repeat_last_n": 32, "use_beam_search": False, "early_stopping": False, "length_penalty": 2, "tfs_z": 1, "n_probs": 0, "n_keep": 3, "id_slot": -1,
            "add_special_tokens": True}
     assert server.post(TEXT, text(**off))["choices"] == server.post(TEXT, text())["choices"]
+    assert server.post(TEXT, text(top_k=10**9))["choices"] == server.post(TEXT, text())["choices"]
     for name, value in ("typical_p", 0.9), ("mirostat", 2), ("use_beam_search", True), ("xtc_probability", 0.1), ("mirostat", "0"), ("top_n_sigma", 1), ("post_sampling_probs", 0):
         error = server.post(TEXT, text(**{name: value}), status=400)["error"]
         assert error["param"] == name and "must be" in error["message"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """nibble serve when clients leave, when too many come, and when it is told to end. With a model that takes a while."""
+import concurrent.futures
 import json
 import signal
 import socket
@@ -102,6 +103,14 @@ def test_priority(server):
     for thread in threads:
         thread.join()
     assert order == ["soon", "late"]
+
+
+def test_free_places_are_no_queue(nibble_path, tree):
+    """As many as may run and as many as may wait are taken, also when all come at once to a server that is idle."""
+    with Server(nibble_path, tree / "tests/golden/models/llama-words", "--max-num-seqs", 4, "--max-waiting", 2) as s, \
+            concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: s.ask("POST", TEXT, {"prompt": "a", "max_tokens": 300, "ignore_eos": True})[0], range(6)))
+    assert answers == [200] * 6
 
 
 def test_half_a_request_is_shut(nibble_path, tree):

@@ -144,7 +144,7 @@ static void test_busy(void **state) {
         n_busy += status == NIB_BUSY;
     }
     pthread_mutex_unlock(&held.lock);
-    assert_true(n_taken == 3 || n_taken == 4); /* one runs, if the engine was quick */
+    assert_int_equal(n_taken, 4); /* one runs, or will */
     assert_non_null(strstr(err.text, "3 requests wait already, as many as max_waiting lets"));
     for (int i = 0; i < 8; i++)
         nib_cancel(r[i]);

@@ -109,8 +109,7 @@ typedef struct nib_options {
     int max_num_batched_tokens; /* rows of one step; 0: 512 on a CPU, 2048 on a GPU */
     int max_waiting;            /* requests that wait for their turn; more are refused (NIB_BUSY); 0: 1024 */
     /* Tokens of prompts in a step in which others are answered; 0: as many as let such a step take as many
-     * times as long as one without as there are requests for each that is answered: 1.6 (2 where a prompt is
-     * read for seconds) to 6 times. */
+     * times as long as one without as there are requests for each that is answered; 1.6 to 6 times. */
     int prefill_beside;
     bool no_prefix_cache; /* remember no beginnings of texts */
     /* Called now and then by nib_open, on the engine's thread; false ends it (NIB_CANCELLED). */

@@ -83,7 +83,6 @@ struct nib_request {
     int seq;                           /* the scheduler's id; -1: none */
     int n_generated;                   /* n_tokens as it will be told */
     double begun, got_first, got_last; /* as will be told */
-    double read_s;                     /* that steps took which read its prompt */
     int found;                         /* n_cached, as will be told */
     int n_guessed, n_right;            /* complete before the end is told */
     bool is_over;                      /* OVER is how */
@@ -137,7 +136,6 @@ struct nib_engine {
     draft *draft;
     double step_began, step_ended; /* clock_seconds */
     double guess_seconds;          /* that the draft took before the step */
-    double longest_read_s;         /* of the prompts that are being read, as the step was planned */
     nib_stats counted;
     nib_request **by_seq; /* [n_by_seq] indexed by the scheduler's id; NULL where none */
     int n_by_seq, n_active;

@@ -231,23 +231,10 @@ static bool pools(const nib_engine *e, const sched_step *step) {
     return false;
 }
 
-/* Of the prompts that are being read, the longest time that steps have read one. */
-static double longest_read(const nib_engine *e) {
-    double longest = 0;
-    for (int i = 0; i < e->n_by_seq; i++) {
-        const nib_request *r = e->by_seq[i];
-        if (r && r->n_generated == 0 && r->read_s > longest)
-            longest = r->read_s;
-    }
-    return longest;
-}
-
 static const sched_step *begin_step(nib_engine *e) {
-    e->longest_read_s = longest_read(e);
-    sched_set_budget(e->sched,
-                     e->options.prefill_beside
-                         ? e->options.prefill_beside
-                         : pace_budget(&e->pace, e->n_active, e->longest_read_s, e->l->limits.max_rows));
+    sched_set_budget(e->sched, e->options.prefill_beside
+                                   ? e->options.prefill_beside
+                                   : pace_budget(&e->pace, e->n_active, e->l->limits.max_rows));
     guesses_plan(e);
     const sched_step *step = sched_next(e->sched);
     if (!step)
@@ -394,10 +381,6 @@ static void count_step(nib_engine *e, const sched_step *step) {
     double seconds = e->step_ended - e->step_began;
     int n_prefill = step->batch->n_rows - step->n_decode_rows;
     pace_saw(&e->pace, step->n_decode_rows, n_prefill, seconds);
-    for (int k = 0; k < step->batch->n_seqs; k++) {
-        nib_request *r = e->by_seq[step->ids[k]];
-        r->read_s += r->n_generated == 0 ? seconds : 0;
-    }
     int i = 0;
     while (i < NIB_STATS_ROWS - 1 && step->batch->n_rows > 1 << i)
         i++;

@@ -34,17 +34,16 @@ void pace_saw(pace *p, int decode_rows, int prefill_rows, double seconds) {
 }
 
 /* Times as long as without prefill. */
-static double factor(const pace *p, int n_requests, double read_s) {
+static double factor(const pace *p, int n_requests) {
     const double fair = p->n_decoding > 0 ? (double)n_requests / p->n_decoding : 0;
-    const double grown = PACE_LEAST + read_s / PACE_PATIENCE, alone = grown > PACE_LONG ? PACE_LONG : grown;
-    return fair < alone ? alone : fair > PACE_MOST ? PACE_MOST : fair;
+    return fair < PACE_LEAST ? PACE_LEAST : fair > PACE_MOST ? PACE_MOST : fair;
 }
 
-int pace_budget(const pace *p, int n_requests, double read_s, int max_rows) {
+int pace_budget(const pace *p, int n_requests, int max_rows) {
     double rows = UNKNOWN;
     if (p->n_mixed >= (p->decode_s > 0 ? LOOK_AGAIN : 1))
         return PACE_NONE;
     if (p->decode_s > 0 && p->row_s > 0)
-        rows = (factor(p, n_requests, read_s) - 1) * p->decode_s / p->row_s;
+        rows = (factor(p, n_requests) - 1) * p->decode_s / p->row_s;
     return rows < 1 ? 1 : rows > max_rows ? max_rows : (int)rows;
 }

@@ -20,7 +20,7 @@ static double noise(uint64_t *state, double share) {
 
 /* 0: the step only decodes, to see what that takes. */
 static int budget(const pace *p) {
-    int rows = pace_budget(p, 0, 0, 512); /* the prompt is less than its share */
+    int rows = pace_budget(p, 0, 512); /* the prompt is less than its share */
     assert_true(rows == PACE_NONE || (rows >= 1 && rows <= 512));
     return rows == PACE_NONE ? 0 : rows;
 }
@@ -64,7 +64,7 @@ static void test_it_follows(void **state) {
         for (int i = 0; i < 60; i++)
             mixed_step(&p, factor * 0.02, factor * 0.001);
         pace_saw(&p, 4, 0, factor * 0.02);
-        assert_in_range(pace_budget(&p, 0, 0, 512), (PACE_LEAST - 1) * 20 - 1, (PACE_LEAST - 1) * 20);
+        assert_in_range(pace_budget(&p, 0, 512), (PACE_LEAST - 1) * 20 - 1, (PACE_LEAST - 1) * 20);
     }
 }
 
@@ -88,7 +88,7 @@ static void test_decoders_change_beside_a_backlog(void **state) {
         pace_saw(&p, 1, 0, cases[i].decode_s);
         double right = (PACE_LEAST - 1) * cases[i].decode_s / cases[i].row_s;
         right = right > 512 ? 512 : right;
-        int rows = pace_budget(&p, 0, 0, 512);
+        int rows = pace_budget(&p, 0, 512);
         if (!(rows >= 0.7 * right && rows <= 1.4 * right + 1))
             fail_msg("case %zu: %d rows, not about %.0f", i, rows, right);
     }
@@ -97,14 +97,14 @@ static void test_decoders_change_beside_a_backlog(void **state) {
 static void test_nothing_known(void **state) {
     (void)state;
     pace p = {0};
-    assert_int_equal(pace_budget(&p, 1, 0, 512), 16);
-    assert_int_equal(pace_budget(&p, 1, 0, 7), 7);
+    assert_int_equal(pace_budget(&p, 1, 512), 16);
+    assert_int_equal(pace_budget(&p, 1, 7), 7);
     pace_saw(&p, 0, 400, 1); /* prefill alone: what a row takes, but not what decoding does */
-    assert_int_equal(pace_budget(&p, 1, 0, 512), 16);
+    assert_int_equal(pace_budget(&p, 1, 512), 16);
     pace_saw(&p, 3, 0, 0.05);
-    assert_int_equal(pace_budget(&p, 6, 0, 512), 20);
+    assert_int_equal(pace_budget(&p, 6, 512), 20);
     pace_saw(&p, 3, 20, 0.04); /* over faster than those that only decoded */
-    assert_in_range(pace_budget(&p, 6, 0, 512), 20, 40);
+    assert_in_range(pace_budget(&p, 6, 512), 20, 40);
 }
 
 /* Of 12 requests 4 are answered: a step takes 3 times as long, and the others are among them soon. */
@@ -115,19 +115,7 @@ static void test_shares(void **state) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         pace p = {.row_s = 0.001};
         pace_saw(&p, 4, 0, 0.05);
-        assert_in_range(pace_budget(&p, requests[i], 0, 512), rows[i] - 1, rows[i]);
-    }
-}
-
-/* Steps grow with the time that a prompt has been read, to twice those that only decode. */
-static void test_patience(void **state) {
-    (void)state;
-    static const double read_s[] = {0, 2, 4, 1000}, factors[] = {PACE_LEAST, 1.8, 2, 2};
-    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
-        pace p = {.row_s = 0.001};
-        pace_saw(&p, 4, 0, 0.05);
-        const int rows = (int)((factors[i] - 1) * 50);
-        assert_in_range(pace_budget(&p, 5, read_s[i], 512), rows - 1, rows);
+        assert_in_range(pace_budget(&p, requests[i], 512), rows[i] - 1, rows[i]);
     }
 }
 
@@ -138,7 +126,6 @@ int main(void) {
         cmocka_unit_test(test_decoders_change_beside_a_backlog),
         cmocka_unit_test(test_nothing_known),
         cmocka_unit_test(test_shares),
-        cmocka_unit_test(test_patience),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -235,58 +234,6 @@ static void test_words(void **state) {
     assert_non_null(strstr(err.text, "rest is 9"));
 }
 
-/* The longest that steps had read a prompt when one was planned. */
-typedef struct reading {
-    double most;
-    atomic_bool begun;
-} reading;
-
-static nib_status watch_reading(void *context, uint32_t *bits, size_t n_words, nib_error *err) {
-    reading *seen = context;
-    seen->most = e->longest_read_s > seen->most ? e->longest_read_s : seen->most;
-    atomic_store(&seen->begun, seen->most > 0);
-    return slow_mask(NULL, bits, n_words, err);
-}
-
-static double step_seconds(void) {
-    nib_stats stats = {.size = sizeof stats};
-    assert_int_equal(nib_get_stats(e, &stats, NULL), NIB_OK);
-    return stats.step_seconds;
-}
-
-/* A prompt that is read beside an answer has been read for as long as its steps took; a rest does not count.
- */
-static void test_reading_time(void **state) {
-    (void)state;
-    enum { N_PROMPT = 350 };
-    int32_t prompt[N_PROMPT];
-    nib_engine *shared = e;
-    reading seen = {0};
-    e = open_tiny(&(nib_options){.max_model_len = 400, .prefill_beside = 1}, NULL);
-    const nib_guide watch = {
-        .size = sizeof watch, .context = &seen, .mask = watch_reading, .accept = accept_any};
-    nib_request *r = submit_options(
-        e, &(nib_request_options){PROMPT, .max_tokens = LONG, .ignore_eos = true, .guide = &watch});
-    assert_int_equal(next(r, -1).kind, NIB_EVENT_TOKEN);
-    for (int i = 0; i < N_PROMPT; i++)
-        prompt[i] = 40 + i % 200;
-    nib_request *late = submit_options(e, &(nib_request_options){.prompt = prompt,
-                                                                 .n_prompt = N_PROMPT,
-                                                                 .max_tokens = 1,
-                                                                 .no_prefix_cache = true,
-                                                                 .ignore_eos = true});
-    while (!atomic_load(&seen.begun))
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    set_rest(NIB_REST_KEEP);
-    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
-    set_rest(NIB_REST_NONE);
-    assert_int_equal(end_of(late).end.reason, NIB_END_LENGTH);
-    assert_int_equal(end_of(r).end.reason, NIB_END_LENGTH);
-    assert_true(seen.most > 0 && seen.most <= step_seconds());
-    nib_close(e);
-    e = shared;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_keep),
                                        cmocka_unit_test(test_wait_and_abort),
@@ -294,7 +241,6 @@ int main(void) {
                                        cmocka_unit_test(test_sleep),
                                        cmocka_unit_test(test_it_stays_asleep),
                                        cmocka_unit_test(test_other_bytes),
-                                       cmocka_unit_test(test_reading_time),
                                        cmocka_unit_test(test_words)};
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

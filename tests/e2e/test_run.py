@@ -391,7 +391,8 @@ def test_terminal_leaves_by_a_key_typed_early(terminal):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_of_one_prompt(nibble_path, smollm2, stop):
     process = subprocess.Popen([nibble_path, "run", smollm2, "Tell me a long story.", "--ignore-eos"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(stop, signal.SIG_DFL))  # the tests may be under nohup
     process.stdout.read(8)  # it has begun
     process.send_signal(stop)
     _, errors = process.communicate(timeout=30)

@@ -174,9 +174,10 @@ static nib_status upload_doubled(cuda_backend *cb, void *dst, scale_bytes_at s, 
         return upload(cb, dst, s.from, s.bytes, err);
     for (int i = 0; i < 256; i++)
         table[i] = nvfp4_doubled((uint8_t)i, times);
-    rows = mem_array(s.bytes < chunk ? s.bytes : chunk, 1);
+    const size_t room = s.bytes < chunk ? s.bytes : chunk;
+    rows = mem_array(room, 1);
     if (!rows)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight's scales: %zu bytes", chunk);
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight's scales: %zu bytes", room);
     nib_status status = NIB_OK;
     for (size_t first = 0; first < s.bytes && status == NIB_OK; first += chunk) {
         const size_t bytes = s.bytes - first < chunk ? s.bytes - first : chunk;

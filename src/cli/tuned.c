@@ -211,11 +211,11 @@ void tuned_smoothed_print(const tuned_smoothed *s) {
 void tuned_smoothed_print_json(const tuned_smoothed *s) {
     printf("[");
     for (int i = 0; i < 2 * s->found.n_layers; i++)
-        printf(
-            "%s\n  {\"layer\": %d, \"before\": \"%s\", \"strength\": %.2f, \"error\": %.9g, \"unsmoothed\": "
-            "%.9g}",
-            i ? "," : "", i / 2, i % 2 ? "mlp" : "attention", s->found.norms[i].strength,
-            s->found.norms[i].error, s->found.norms[i].before);
+        printf("%s\n  {\"layer\": %d, \"before\": \"%s\", \"rule\": \"%s\", \"strength\": %.2f, \"error\": "
+               "%.9g, "
+               "\"unsmoothed\": %.9g}",
+               i ? "," : "", i / 2, i % 2 ? "mlp" : "attention", smooth_rules[s->found.norms[i].rule],
+               s->found.norms[i].strength, s->found.norms[i].error, s->found.norms[i].before);
     printf("]");
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One walk of the source through the text; at both norms of a layer the inputs' mean squares, some held-out
- * rows, and the search. See smoothing.h.
+ * One walk of the source through the text; at both norms of a layer what inputs and matrices look like, some
+ * held-out rows, and the search. See smoothing.h.
  */
 #include "tune/smoothing.h"
 
@@ -18,8 +18,12 @@
 
 enum { KEPT = 128, MAX_READERS = 3, SAMPLE_ROWS = 96, MAX_POWER = 8 };
 
-static const double strengths[] = {0, 0.25, 0.5, 0.75};
-enum { N_STRENGTHS = sizeof strengths / sizeof *strengths };
+/* What is tried beside nothing: other strengths of these rules are rarely the best. */
+static const struct trial {
+    smooth_rule rule;
+    double strength;
+} trials[] = {{SMOOTH_MOMENTS, 0.25}, {SMOOTH_MOMENTS, 0.5},     {SMOOTH_AWQ, 0.25},
+              {SMOOTH_AWQ, 0.5},      {SMOOTH_SMOOTHQUANT, 0.5}, {SMOOTH_SMOOTHQUANT, 0.75}};
 
 typedef struct smoother {
     const model_file *file;
@@ -31,9 +35,9 @@ typedef struct smoother {
     smoothing *out;
     size_t dim;
     /* of the norm at hand */
-    float *mean_squares; /* [dim] */
-    double *sums;        /* [dim] */
-    float *kept;         /* [n_kept, dim] held-out rows */
+    smooth_stats stats;
+    double *factors; /* [dim] */
+    float *kept;     /* [n_kept, dim] held-out rows */
     size_t n_kept;
     const tensor *readers[MAX_READERS];
     size_t n_readers;
@@ -62,10 +66,10 @@ static void find_readers(smoother *s, bool mlp, int layer) {
     }
 }
 
-/* Mean squares, and rows of what is held out, spread over it. */
+/* What inputs and matrices look like, and rows of what is held out, spread over it. */
 static nib_status look(smoother *s, bool mlp, int layer, nib_error *err) {
     size_t n_held_out = 0, seen = 0;
-    memset(s->sums, 0, s->dim * sizeof *s->sums);
+    smooth_clear(&s->stats);
     s->n_kept = 0;
     for (size_t i = 0; i < s->text.n_batches; i++)
         n_held_out += s->text.held_out[i] ? (size_t)s->text.batches[i].n_rows : 0;
@@ -76,40 +80,32 @@ static nib_status look(smoother *s, bool mlp, int layer, nib_error *err) {
         NIB_TRY(walk_input(&s->now, mlp ? SITE_GATE_UP : SITE_QKV, layer, i, &x, err));
         for (size_t r = 0; r < rows; r++) {
             const float *row = x + r * s->dim;
-            for (size_t j = 0; j < s->dim; j++)
-                s->sums[j] += (double)row[j] * (double)row[j];
+            smooth_add_input(&s->stats, row);
             if (s->text.held_out[i] && seen++ % stride == 0 && s->n_kept < KEPT)
                 memcpy(s->kept + s->n_kept++ * s->dim, row, s->dim * sizeof *row);
         }
         walk_leave(&s->now, i);
         NIB_TRY(tick(s, err));
     }
-    for (size_t j = 0; j < s->dim; j++) {
-        s->mean_squares[j] = (float)(s->sums[j] / (double)s->text.n_rows);
-        if (!isfinite(s->mean_squares[j]))
+    for (size_t i = 0; i < s->n_readers; i++)
+        for (size_t r = 0; r < s->readers[i]->rows; r++) {
+            tensor_decode_row(s->readers[i], r, s->rows);
+            smooth_add_weights(&s->stats, s->rows);
+        }
+    for (size_t j = 0; j < s->dim; j++)
+        if (!isfinite(s->stats.channels[j].squares))
             return nib_fail(err, NIB_BAD_FILE,
                             "%s: the inputs of layer %d are no finite numbers: a damaged model",
                             s->file->path, layer);
-    }
     return NIB_OK;
 }
 
 /* ---- the factors ---- */
 
-static void powers_of(const smoother *s, double strength, int8_t *powers) {
-    double logs = 0;
-    size_t n = 0;
+static void powers_of(smoother *s, smooth_rule rule, double strength, int8_t *powers) {
+    smooth_factors(&s->stats, rule, strength, s->factors);
     for (size_t j = 0; j < s->dim; j++)
-        if (s->mean_squares[j] > 0) {
-            logs += log2((double)s->mean_squares[j]);
-            n++;
-        }
-    const double middle = n ? logs / (double)n : 0;
-    for (size_t j = 0; j < s->dim; j++) {
-        double power =
-            s->mean_squares[j] > 0 ? (log2((double)s->mean_squares[j]) - middle) * strength / 2 : 0;
-        powers[j] = (int8_t)rint(fmax(-MAX_POWER, fmin(MAX_POWER, power)));
-    }
+        powers[j] = (int8_t)rint(fmax(-MAX_POWER, fmin(MAX_POWER, log2(s->factors[j]))));
 }
 
 /* ---- what a choice loses ---- */
@@ -179,7 +175,8 @@ static double loss(const smoother *s, const int8_t *powers, float *rounding, flo
             to[j] -= ldexpf(x[j], -powers[j]);
     }
     for (size_t j = 0; j < s->dim; j++)
-        squares[j] = ldexpf(s->mean_squares[j], -2 * powers[j]);
+        squares[j] =
+            ldexpf((float)(s->stats.channels[j].squares / (double)s->stats.n_inputs), -2 * powers[j]);
     for (size_t i = 0; i < s->n_readers; i++) {
         const tensor *t = s->readers[i];
         const size_t stride = t->rows > SAMPLE_ROWS ? t->rows / SAMPLE_ROWS : 1,
@@ -206,15 +203,16 @@ static nib_status search(smoother *s, smoothing_norm *out, nib_error *err) {
         mem_free(rounding);
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to smooth it", s->file->path);
     }
-    for (int k = 0; k < N_STRENGTHS; k++) {
-        powers_of(s, strengths[k], powers);
-        const double error = loss(s, powers, rounding, rounding + s->n_kept * s->dim);
-        if (k == 0)
-            out->before = error;
-        if (k > 0 && !(error < out->error))
+    float *squares = rounding + s->n_kept * s->dim;
+    out->error = out->before = loss(s, out->powers, rounding, squares); /* as it is: zeros */
+    for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) {
+        powers_of(s, trials[k].rule, trials[k].strength, powers);
+        const double error = loss(s, powers, rounding, squares);
+        if (!(error < out->error))
             continue;
         out->error = error;
-        out->strength = strengths[k];
+        out->rule = trials[k].rule;
+        out->strength = trials[k].strength;
         memcpy(out->powers, powers, s->dim * sizeof *powers);
     }
     mem_free(powers);
@@ -249,12 +247,12 @@ static nib_status open_all(smoother *s, nib_error *err) {
     NIB_TRY(walk_text_cut(&s->text, s->o, s->file, err));
     NIB_TRY(pool_new(&s->pool, (int)threads, err));
     s->out->norms = mem_array((size_t)hp->n_layers * 2, sizeof *s->out->norms);
-    s->mean_squares = mem_array(s->dim, sizeof *s->mean_squares);
-    s->sums = mem_array(s->dim, sizeof *s->sums);
+    s->stats.channels = mem_array(s->dim, sizeof *s->stats.channels);
+    s->factors = mem_array(s->dim, sizeof *s->factors);
     s->kept = mem_array(KEPT, s->dim * sizeof *s->kept);
     s->rows = mem_array(threads * 3, s->dim * sizeof *s->rows);
     s->errors = mem_array(2 * SAMPLE_ROWS, sizeof *s->errors); /* fewer rows are judged than twice as many */
-    if (!s->out->norms || !s->mean_squares || !s->sums || !s->kept || !s->rows || !s->errors)
+    if (!s->out->norms || !s->stats.channels || !s->factors || !s->kept || !s->rows || !s->errors)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to smooth it", s->file->path);
     s->out->n_layers = hp->n_layers;
     s->total = (uint64_t)s->text.n_batches * 6 * (uint64_t)hp->n_layers;
@@ -288,12 +286,13 @@ nib_status smoothing_find(smoothing *out, const model_file *file, backend *be, c
         return nib_fail(err, NIB_UNSUPPORTED, "%s: rows of %d columns are no whole number of blocks of %d",
                         file->path, file->hp.dim, NVFP4_BLOCK);
     smoother s = {.file = file, .o = options, .be = be, .out = out, .dim = (size_t)file->hp.dim};
+    s.stats.cols = s.dim;
     const nib_status status = run_all(&s, err);
     walk_close(&s.now);
     walk_text_free(&s.text);
     pool_free(s.pool);
-    mem_free(s.mean_squares);
-    mem_free(s.sums);
+    mem_free(s.stats.channels);
+    mem_free(s.factors);
     mem_free(s.kept);
     mem_free(s.rows);
     mem_free(s.errors);

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Smoothing: a factor per channel moved from the inputs of q, k and v, and of gate and up, into these
- * matrices (SmoothQuant, Xiao et al. 2022; AWQ, Lin et al. 2023): the norm before them gives x / s, and their
- * columns are multiplied with s. Channels that are larger than others then take less of a block's scale in
- * activations of few bits, and more of it in the weights. Factors are powers of two, so that every value of a
- * BF16 model stays what it was and the network computes the same numbers.
+ * matrices: the norm before them gives x / s, and their columns are multiplied with s. Channels that are
+ * larger than others then take less of a block's scale in activations of few bits, and more of it in the
+ * weights. Factors are those of quant/smooth.h as powers of two, so that every value of a BF16 model stays
+ * what it was and the network computes the same numbers.
  *
- *   s_j = 2^round(log2((E[x_j^2] / g)^(strength / 2))), g the geometric mean over the channels
- *
- * The strength is found for each norm: of 0, 0.25, 0.5 and 0.75 the one with the least squared error of the
- * outputs on held-out text, where the weights are NVFP4 by the weighted sweep and the inputs NVFP4 by the
- * largest magnitude. Caller: cli quantize.
+ * Rule and strength are found for each norm: of none and some strengths of each rule what has the least
+ * squared error of the outputs on held-out text, where the weights are NVFP4 by the weighted sweep and the
+ * inputs NVFP4 by the largest magnitude. Caller: cli quantize.
  */
 #ifndef TUNE_SMOOTHING_H
 #define TUNE_SMOOTHING_H
 
+#include "quant/smooth.h"
 #include "tune/tune.h"
 
 typedef struct smoothing_norm {
-    int8_t *powers; /* [dim] s = 2^powers */
-    double strength;
+    int8_t *powers;  /* [dim] s = 2^powers */
+    double strength; /* 0: none */
+    smooth_rule rule;
     double error, before; /* of the outputs: as chosen, and with strength 0 */
 } smoothing_norm;
 

@@ -36,17 +36,17 @@ static void fill(double *h, float *w) {
 static nib_status run(const double *h, const tensor *t, uint8_t *codes, uint8_t *scales, nib_error *err) {
     double least[3] = {INFINITY, INFINITY, INFINITY}, loss;
     gptq_rows rows = {.t = t, .stride = 1, .n = ROWS};
-    gptq_scales by = {.tensor_scale = 1.0f / 2688};
+    gptq_codes out = {{.tensor_scale = 1.0f / 2688}, codes, scales};
     for (int repeat = 0; repeat < REPEATS; repeat++) {
         gptq_factor f;
         double at[4] = {cpu_seconds()};
         NIB_TRY(gptq_factor_make(&f, h, COLS, GPTQ_FULL, 0.2, NULL, err));
         at[1] = cpu_seconds();
-        nib_status status = gptq_quantize(&rows, &f, by, codes, scales, NULL, err);
+        nib_status status = gptq_quantize(&rows, &f, out, NULL, err);
         at[2] = cpu_seconds();
         gptq_factor_free(&f);
         NIB_TRY(status);
-        NIB_TRY(gptq_error(&rows, h, NULL, by.tensor_scale, codes, scales, NULL, &loss, err));
+        NIB_TRY(gptq_error(&rows, h, NULL, out, NULL, &loss, err));
         at[3] = cpu_seconds();
         for (int k = 0; k < 3; k++)
             least[k] = fmin(least[k], at[k + 1] - at[k]);

@@ -15,17 +15,17 @@
 #include "cli/plan_measure.h"
 #include "convert/recipe.h"
 
-static const char *const names[] = {[QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8",
-                                    [QF_Q8_0] = "q8_0",   [QF_BF16] = "bf16",   [QF_KEEP] = "keep"};
+static const char *const names[] = {
+    [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8",  [QF_Q5_0] = "q5_0",
+    [QF_Q8_0] = "q8_0",   [QF_BF16] = "bf16",   [QF_KEEP] = "keep"};
 
 /* ---- choosing ---- */
 
 typedef struct choosing {
     plan *p;
     const plan_options *o;
-    quant_format middle; /* the output's 8 bits */
-    bool keeps;          /* what the source has, where that is no wider than BF16, rather than BF16 */
-    double budget;       /* bits left */
+    bool keeps;    /* what the source has, where that is no wider than BF16, rather than BF16 */
+    double budget; /* bits left */
 } choosing;
 
 /* Bits per weight of PART as the source stores it. */
@@ -64,20 +64,29 @@ static quant_format wide_of(const choosing *c, const sensitivity_part *part) {
 }
 
 static double bits_of(const sensitivity_part *part, quant_format f) {
-    return f == QF_NVFP4 ? 4.5 : f == QF_FP8 ? 8 : f == QF_Q8_0 ? 8.5 : f == QF_BF16 ? 16 : stored_bits(part);
+    return f == QF_NVFP4  ? 4.5
+           : f == QF_FP8  ? 8
+           : f == QF_Q5_0 ? 5.5
+           : f == QF_Q8_0 ? 8.5
+           : f == QF_BF16 ? 16
+                          : stored_bits(part);
 }
 
 /* Its divergence grows with the squared error that the inputs see. */
 static double kld_of(const sensitivity_part *part, quant_format f) {
     const double kld = part->kld > 0 ? part->kld : 0;
-    const bool eight = f == QF_FP8 || f == QF_Q8_0;
-    return f == QF_NVFP4 ? kld : eight && part->error4 > 0 ? kld * part->error8 / part->error4 : 0;
+    const bool second = f == QF_Q8_0,
+               wider = second || f == QF_FP8 || f == QF_Q5_0; /* as plan_measure.c has them */
+    return f == QF_NVFP4 ? kld : wider && part->error4 > 0 ? kld * part->errors[second] / part->error4 : 0;
 }
 
-/* What the source stores in no more bits than the middle's comes at once, since it loses nothing. */
+/* The next wider format; what the source stores in no more bits than that comes at once, since it loses
+ * nothing. */
 static quant_format next_of(const choosing *c, const sensitivity_part *part, quant_format f) {
-    const quant_format wide = wide_of(c, part);
-    return f == QF_NVFP4 && bits_of(part, wide) > bits_of(part, c->middle) ? c->middle : wide;
+    const quant_format wide = wide_of(c, part), next = !c->p->to_gguf  ? QF_FP8
+                                                       : f == QF_NVFP4 ? QF_Q5_0
+                                                                       : QF_Q8_0;
+    return bits_of(part, next) > bits_of(part, f) && bits_of(part, wide) > bits_of(part, next) ? next : wide;
 }
 
 /* The best step that fits; false where none does or helps. */
@@ -106,11 +115,8 @@ static bool step_up(choosing *c) {
 }
 
 static void choose(plan *p, const model_file *file, const plan_options *o) {
-    const bool to_gguf = o->convert->out == OUT_GGUF;
-    choosing c = {.p = p,
-                  .o = o,
-                  .middle = to_gguf ? QF_Q8_0 : QF_FP8,
-                  .keeps = to_gguf && file->format == FORMAT_GGUF};
+    p->to_gguf = o->convert->out == OUT_GGUF;
+    choosing c = {.p = p, .o = o, .keeps = p->to_gguf && file->format == FORMAT_GGUF};
     double elements = 0, bits = 0, least;
     add_misfits(&c, file, &elements, &bits);
     least = bits;
@@ -161,7 +167,7 @@ static nib_status read_format(quant_format *out, const char *path, size_t part, 
         }
     return nib_fail(err, NIB_BAD_FILE,
                     "%s: part %zu: \"format\" is %s; expected \"nvfp4\", \"fp8\", "
-                    "\"q8_0\", \"bf16\" or \"keep\"",
+                    "\"q5_0\", \"q8_0\", \"bf16\" or \"keep\"",
                     path, part, text ? QUOTEZ(text) : "no string");
 }
 
@@ -227,9 +233,10 @@ static json_t *names_json(const sensitivity_part *part) {
 
 static json_t *part_json(const plan *p, size_t i) {
     const sensitivity_part *part = &p->found.parts[i];
-    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", names_json(part), "format",
+    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f, s:f}", "tensors", names_json(part), "format",
                      names[p->part_formats[i]], "layer", part->layer, "weights", (json_int_t)part->elements,
-                     "kld_nvfp4", part->kld, "kld_8bit", kld_of(part, QF_FP8), "kld",
+                     "kld_nvfp4", part->kld, "kld_5bit", kld_of(part, p->to_gguf ? QF_Q5_0 : QF_NVFP4),
+                     "kld_8bit", kld_of(part, p->to_gguf ? QF_Q8_0 : QF_FP8), "kld",
                      kld_of(part, p->part_formats[i]));
 }
 

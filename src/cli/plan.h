@@ -6,8 +6,8 @@
  *
  *   {"nibble_plan": 1, "bits": 4.75, "parts": [{"tensors": ["blk.0.attn_q.weight", ...], "format": "fp8"}]}
  *
- * Formats are nvfp4, fp8 (a directory's), q8_0 (a .gguf file's) and bf16, and keep: as the source has it.
- * Other keys are for people. Linear layers that stand nowhere get nvfp4.
+ * Formats are nvfp4, fp8 (a directory's), q5_0 and q8_0 (a .gguf file's) and bf16, and keep: as the source
+ * has it. Other keys are for people. Linear layers that stand nowhere get nvfp4.
  */
 #ifndef CLI_PLAN_H
 #define CLI_PLAN_H
@@ -39,6 +39,7 @@ typedef struct plan {
     sensitivity found;            /* empty where the plan was read */
     const char *text;             /* that it was measured on: the options', or a name for that inside */
     int n_tokens;                 /* of it */
+    bool to_gguf;                 /* Q5_0 and Q8_0 in place of FP8; of a plan that was chosen */
     quant_format *part_formats;   /* [found.n] */
     double bits;                  /* of the linear layers as planned */
     bool is_over;                 /* more bits than were asked for */

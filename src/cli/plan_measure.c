@@ -139,7 +139,8 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_e
                                        .base = kept.base,
                                        .apart = o->apart,
                                        .block = to_gguf ? 64 : 16,
-                                       .eight = to_gguf ? DT_Q8_0 : DT_F8_E4M3,
+                                       .wider = {to_gguf ? DT_Q5_0 : DT_F8_E4M3, DT_Q8_0},
+                                       .n_wider = to_gguf ? 2 : 1,
                                        .eval = {.threads = o->convert->threads,
                                                 .progress = ui_bar_progress(o->bar),
                                                 .stop = &cli_interrupted}};

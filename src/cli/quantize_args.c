@@ -12,11 +12,11 @@
 #include "cli/cli.h"
 #include "cli/plan.h"
 
-static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q8_0", "bf16", NULL};
+static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q5_0", "q8_0", "bf16", NULL};
 static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
                                       "local", "gptq", "best",  NULL};
 static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
-static const char *const heads[] = {"keep", "nvfp4", "fp8", "q8_0", NULL};
+static const char *const heads[] = {"keep", "nvfp4", "fp8", "q5_0", "q8_0", NULL};
 
 enum {
     KEY_FORMAT = 0x3000,
@@ -40,8 +40,8 @@ enum {
 
 static const struct argp_option options[] = {
     {"format", KEY_FORMAT, "FORMAT", 0,
-     "What the linear layers become: nvfp4 (default), mxfp4, fp8 (a directory's), q8_0 (a .gguf file's) or "
-     "bf16",
+     "What the linear layers become: nvfp4 (default), mxfp4, fp8 (a directory's), q5_0 and q8_0 (a .gguf "
+     "file's) or bf16",
      1},
     {"method", KEY_METHOD, "METHOD", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
@@ -58,8 +58,9 @@ static const struct argp_option options[] = {
      "FP8 lose nothing (nvfp4; not for rtn and 4over6)",
      1},
     {"head", KEY_HEAD, "FORMAT", 0,
-     "The output layer: keep (default), nvfp4, fp8 (a directory's) or q8_0 (a .gguf file's). Where it is the "
-     "embedding too, a GGUF file's one tensor is quantized as both",
+     "The output layer: keep (default), nvfp4, fp8 (a directory's), q5_0 or q8_0 (a .gguf file's). Where it "
+     "is "
+     "the embedding too, a GGUF file's one tensor is quantized as both",
      1},
     {"embedding", KEY_EMBEDDING, "auto|bf16|f32", 0,
      "The token embedding: bf16, f32, or auto (default): as it is stored, and where a directory cannot hold "
@@ -72,7 +73,7 @@ static const struct argp_option options[] = {
      1},
     {"bits", KEY_BITS, "BITS", 0,
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
-     "the predictions most become FP8 or BF16 (in a .gguf file Q8_0, or as stored); minutes",
+     "the predictions most become FP8 or BF16 (in a .gguf file Q5_0, Q8_0, or as stored); minutes",
      1},
     {"size", KEY_SIZE, "BYTES", 0,
      "In place of --bits: how large the output may become, 1000000 and more, or with MB, GB, MiB or GiB "
@@ -161,16 +162,20 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
         argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0");
-    if (!gguf && (a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
-        argp_error(state, "only a .gguf file holds Q8_0 tensors; take fp8");
-    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4;
+    const bool fives = a->convert.format == QF_Q5_0 || a->convert.head == HEAD_Q5_0;
+    if (!gguf && (fives || a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
+        argp_error(state, "only a .gguf file holds %s tensors; take fp8", fives ? "Q5_0" : "Q8_0");
+    const bool searched = a->convert.format == QF_Q5_0;
+    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4 || searched;
     if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
         argp_error(state, "--method %s chooses block scales; %s has none", methods[a->method],
                    formats[a->convert.format]);
-    if (a->method == METHOD_4OVER6 && a->convert.format == QF_MXFP4)
+    if (a->method == METHOD_4OVER6 && a->convert.format != QF_NVFP4)
         argp_error(state, "--method 4over6 is for nvfp4");
-    if (quantize_is_tuned(a->method) && a->convert.format != QF_NVFP4)
-        argp_error(state, "--method %s is for nvfp4", methods[a->method]);
+    if (a->method == METHOD_RTN && searched)
+        argp_error(state, "--method rtn is for nvfp4 and mxfp4; take sweep");
+    if (quantize_is_tuned(a->method) && a->convert.format != QF_NVFP4 && !searched)
+        argp_error(state, "--method %s is for nvfp4 and q5_0", methods[a->method]);
     if (a->convert.fp8_exact && a->convert.format != QF_NVFP4)
         argp_error(state, "--fp8-exact chooses block scales of nvfp4; %s has none",
                    formats[a->convert.format]);

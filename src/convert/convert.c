@@ -127,8 +127,9 @@ static nib_status choose_scales(convert_run *run, nib_error *err) {
 /* ---- codes that the caller chooses ---- */
 
 static bool is_chosen_elsewhere(const convert_options *o, const recipe_item *item) {
-    return o->choose && item->e.action == ENCODE_QUANTIZE && dtype_is_nvfp4(item->e.to) &&
-           !dtype_is_mxfp4(item->e.t->dtype);
+    const bool casts = dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
+    return o->choose && item->e.action == ENCODE_QUANTIZE &&
+           (dtype_is_nvfp4(item->e.to) || item->e.to == DT_Q5_0) && !casts;
 }
 
 static nib_status choose_codes(convert_run *run, nib_error *err) {
@@ -141,6 +142,7 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
         if (is_chosen_elsewhere(run->o, &r->items[i]))
             matrices[n++] = (convert_matrix){.t = r->items[i].e.t,
                                              .slot = r->items[i].e.slot,
+                                             .is_q5_0 = r->items[i].e.to == DT_Q5_0,
                                              .tensor_scale = r->items[i].e.search.tensor_scale,
                                              .fp8_exact = run->o->fp8_exact};
     nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
@@ -213,11 +215,8 @@ static nib_status encode(void *context, size_t i, export_sink sink, uint8_t *sca
 }
 
 static nib_status write_all(convert_run *run, nib_error *err) {
-    static const dtype formats[] = {[QF_NVFP4] = DT_NVFP4,
-                                    [QF_MXFP4] = DT_MXFP4,
-                                    [QF_FP8] = DT_F8_E4M3,
-                                    [QF_Q8_0] = DT_Q8_0,
-                                    [QF_BF16] = DT_BF16};
+    static const dtype formats[] = {[QF_NVFP4] = DT_NVFP4, [QF_MXFP4] = DT_MXFP4, [QF_FP8] = DT_F8_E4M3,
+                                    [QF_Q5_0] = DT_Q5_0,   [QF_Q8_0] = DT_Q8_0,   [QF_BF16] = DT_BF16};
     export_plan plan = {.in = run->in,
                         .out_path = run->out_path,
                         .out = run->o->out,
@@ -412,7 +411,7 @@ static nib_status least_bytes(const model_file *in, const convert_options *optio
         const dtype_info *to = dtype_get(e->to == DT_NONE ? DT_BF16 : e->to);
         *bytes += (uint64_t)e->t->rows * (e->t->cols / to->block) * to->block_bytes;
         if (is_chosen_elsewhere(options, &r.items[i]))
-            chosen += (uint64_t)e->t->rows * (e->t->cols / 16 * 9);
+            chosen += (uint64_t)e->t->rows * (e->to == DT_Q5_0 ? e->t->cols / 32 * 22 : e->t->cols / 16 * 9);
     }
     const uint64_t there = options->choose_path ? bytes_there(options->choose_path) : 0;
     if (options->choose_path && chosen > there)

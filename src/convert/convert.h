@@ -13,29 +13,33 @@
 #include "quant/scale_search.h"
 #include "store/model_file.h"
 
-/* FP8 is for directories, Q8_0 (blocks of 32 in 34 bytes) for GGUF files. */
-typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_Q8_0, QF_BF16, QF_KEEP } quant_format;
-typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8, HEAD_Q8_0 } head_policy;
+/* FP8 is for directories, Q5_0 and Q8_0 (blocks of 32 in 22 and 34 bytes) for GGUF files. */
+typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_Q5_0, QF_Q8_0, QF_BF16, QF_KEEP } quant_format;
+typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8, HEAD_Q5_0, HEAD_Q8_0 } head_policy;
 
 /* What becomes of an embedding, and of a head that is kept, where the output's container has not the stored
  * format: AUTO and BF16 round what is stored in blocks (fewer bits than BF16) to BF16, F32 keeps every value.
  * BF16 and F32 are for every embedding, whatever the containers. */
 typedef enum embed_policy { EMBED_AUTO = 0, EMBED_BF16, EMBED_F32 } embed_policy;
 
-/* A matrix whose NVFP4 codes somebody else chooses: under a tensor scale that is settled. */
+/* A matrix whose codes somebody else chooses: NVFP4's under a tensor scale that is settled, or Q5_0's. */
 typedef struct convert_matrix {
     const tensor *t; /* of the source */
     slot slot;       /* t's, or SLOT_HEAD for the head made from a tied embedding */
+    bool is_q5_0;
     float tensor_scale;
-    bool fp8_exact;                /* block scales of scale_search_is_fp8_exact only */
-    const uint8_t *codes, *scales; /* filled: [rows, cols / 2], [rows, cols / 16], until convert returns */
+    bool fp8_exact; /* block scales of scale_search_is_fp8_exact only */
+    /* filled: [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22] and NULL; until convert returns
+     */
+    const uint8_t *codes, *scales;
 } convert_matrix;
 
 typedef struct convert_options {
     quant_format format;         /* not QF_KEEP */
     const quant_format *formats; /* [in->n_tensors] of linear layers, where they differ; NULL: FORMAT */
     quant_method method;         /* chooses tensor scales; and codes, without CHOOSE */
-    /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 with a loss. */
+    /* Called once, when all tensor scales are known, with every matrix that becomes NVFP4 or Q5_0 with a
+     * loss. */
     nib_status (*choose)(void *context, convert_matrix *matrices, size_t n, nib_error *err);
     void *choose_context;
     const char

@@ -23,6 +23,17 @@ typedef struct chef {
     nib_error *err;
 } chef;
 
+static const quant_format formats_of_heads[] = {[HEAD_KEEP] = QF_KEEP,
+                                                [HEAD_NVFP4] = QF_NVFP4,
+                                                [HEAD_FP8] = QF_FP8,
+                                                [HEAD_Q5_0] = QF_Q5_0,
+                                                [HEAD_Q8_0] = QF_Q8_0};
+
+/* Only GGUF files hold it. */
+static bool is_of_gguf(quant_format f) {
+    return f == QF_Q5_0 || f == QF_Q8_0;
+}
+
 bool recipe_is_linear(slot s) {
     return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_O || s == SLOT_GATE || s == SLOT_UP ||
            s == SLOT_DOWN || s == SLOT_QKV || s == SLOT_GATE_UP;
@@ -41,6 +52,8 @@ static dtype target_of(const chef *c, quant_format format) {
         return c->r->to_gguf ? DT_GGUF_MXFP4 : DT_MXFP4;
     case QF_FP8:
         return DT_F8_E4M3;
+    case QF_Q5_0:
+        return DT_Q5_0;
     case QF_Q8_0:
         return DT_Q8_0;
     case QF_BF16:
@@ -301,9 +314,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
     bool wanted =
         (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
-    static const quant_format of_head[] = {
-        [HEAD_KEEP] = QF_KEEP, [HEAD_NVFP4] = QF_NVFP4, [HEAD_FP8] = QF_FP8, [HEAD_Q8_0] = QF_Q8_0};
-    const quant_format format = head            ? of_head[c->o->head]
+    const quant_format format = head            ? formats_of_heads[c->o->head]
                                 : c->o->formats ? c->o->formats[t - c->in->tensors]
                                                 : c->o->format;
     if (wanted && format != QF_KEEP && t->n_dims == 2 && !is_kept(c, item)) {
@@ -351,7 +362,8 @@ static void count_split(recipe *r) {
         if (joint < 0 || layer < 0 || item->e.t->place.expert != PLACE_NO_EXPERT)
             continue;
         const dtype to = item->e.to;
-        const bool quantized = dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3 || to == DT_Q8_0;
+        const bool quantized =
+            dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3 || to == DT_Q5_0 || to == DT_Q8_0;
         const dtype format = quantized ? to : DT_NONE;
         if (seen[layer][joint] && first[layer][joint] != format && !split[layer][joint]) {
             split[layer][joint] = true;
@@ -364,20 +376,25 @@ static void count_split(recipe *r) {
 
 static nib_status check_options(const chef *c) {
     const convert_options *o = c->o;
-    bool fp8 = o->format == QF_FP8 || o->head == HEAD_FP8, q8 = o->format == QF_Q8_0 || o->head == HEAD_Q8_0;
+    bool fp8 = o->format == QF_FP8 || o->head == HEAD_FP8;
+    const quant_format of_head = formats_of_heads[o->head];
+    quant_format gguf = is_of_gguf(o->format) ? o->format : is_of_gguf(of_head) ? of_head : QF_KEEP;
+    bool by_plan = false;
     for (size_t i = 0; o->formats && i < c->in->n_tensors; i++) {
         fp8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_FP8;
-        q8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_Q8_0;
+        if (gguf == QF_KEEP && recipe_is_linear(c->in->tensors[i].place.slot) && is_of_gguf(o->formats[i])) {
+            gguf = o->formats[i];
+            by_plan = true;
+        }
     }
     if (c->r->to_gguf && fp8)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
                         "write a directory, or ask for Q8_0");
-    if (!c->r->to_gguf && q8)
-        return nib_fail(
-            c->err, NIB_BAD_ARGUMENT,
-            "Q8_0 was asked for%s, which only GGUF files hold; write a .gguf file, or ask for FP8",
-            o->format == QF_Q8_0 || o->head == HEAD_Q8_0 ? "" : " by the plan");
+    if (!c->r->to_gguf && gguf != QF_KEEP)
+        return nib_fail(c->err, NIB_BAD_ARGUMENT,
+                        "%s was asked for%s, which only GGUF files hold; write a .gguf file, or ask for FP8",
+                        gguf == QF_Q5_0 ? "Q5_0" : "Q8_0", by_plan ? " by the plan" : "");
     if (o->format == QF_BF16 && o->head != HEAD_KEEP)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "a BF16 model keeps its head; the head policy must be keep");

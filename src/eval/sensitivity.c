@@ -15,6 +15,7 @@
 #include "num/fp8.h"
 #include "num/gguf_blocks.h"
 #include "num/nvfp4.h"
+#include "quant/q5_search.h"
 
 typedef struct stand_in {
     tensor t;
@@ -82,39 +83,47 @@ typedef struct encoding {
     const tensor *t;
     stand_in *to;
     scale_search search;
-    dtype eight;
+    const sensitivity_options *o;
     float fp8_scale;
-    float *rows;       /* [threads, 4 * cols] */
-    double (*sums)[2]; /* [rows] errors of NVFP4 and FP8 */
+    float *rows;                           /* [threads, 4 * cols] */
+    double (*sums)[1 + SENSITIVITY_WIDER]; /* [rows] errors of NVFP4 and what is wider */
     size_t cols;
 } encoding;
 
-/* X in 8 bits, and back; ROOM for codes. */
-static void round_to_eight(const encoding *e, const float *x, float *eight, unsigned char *room) {
-    if (e->eight == DT_Q8_0) {
-        gguf_blocks_encode_q8_0(x, room, e->cols / 32);
-        dtype_decode(DT_Q8_0, room, eight, e->cols);
+/* X in a wider format, and BACK; ROOM for codes. */
+static void round_to(const encoding *e, dtype wider, const float *x, float *back, unsigned char *room) {
+    for (size_t c = 0; wider == DT_F8_E4M3 && c < e->cols; c++)
+        back[c] = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
+    if (wider == DT_F8_E4M3)
         return;
+    if (wider == DT_Q5_0)
+        q5_search_row(e->search.weights, x, e->cols / 32, room);
+    else
+        gguf_blocks_encode_q8_0(x, room, e->cols / 32);
+    dtype_decode(wider, room, back, e->cols);
+}
+
+static double error_of(const encoding *e, const float *x, const float *back) {
+    double sum = 0;
+    for (size_t c = 0; c < e->cols; c++) {
+        const double w = e->search.weights ? (double)e->search.weights[c] : 1;
+        sum += w * ((double)back[c] - x[c]) * ((double)back[c] - x[c]);
     }
-    for (size_t c = 0; c < e->cols; c++)
-        eight[c] = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
+    return sum;
 }
 
 static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
     const encoding *e = arg;
-    float *x = e->rows + (size_t)thread * 4 * e->cols, *back = x + e->cols, *eight = back + e->cols;
+    float *x = e->rows + (size_t)thread * 4 * e->cols, *back = x + e->cols;
     for (size_t r = begin; r < end; r++) {
-        double *sums = e->sums[r];
         tensor_decode_row(e->t, r, x);
         scale_search_nvfp4_row(&e->search, x, e->cols, e->to->codes + r * (e->cols / 2),
                                e->to->scales + r * (e->cols / 16));
         tensor_decode_row(&e->to->t, r, back);
-        round_to_eight(e, x, eight, (unsigned char *)(eight + e->cols));
-        sums[0] = sums[1] = 0;
-        for (size_t c = 0; c < e->cols; c++) {
-            const double w = e->search.weights ? (double)e->search.weights[c] : 1;
-            sums[0] += w * ((double)back[c] - x[c]) * ((double)back[c] - x[c]);
-            sums[1] += w * ((double)eight[c] - x[c]) * ((double)eight[c] - x[c]);
+        e->sums[r][0] = error_of(e, x, back);
+        for (int i = 0; i < e->o->n_wider; i++) {
+            round_to(e, e->o->wider[i], x, back, (unsigned char *)(back + e->cols));
+            e->sums[r][1 + i] = error_of(e, x, back);
         }
     }
 }
@@ -144,7 +153,7 @@ static const float *weights_of(const measuring *s, const tensor *t) {
 static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib_error *err) {
     stand_in *to = &s->made[t - s->view.tensors];
     const float *weights = weights_of(s, t);
-    encoding e = {.t = t, .to = to, .eight = s->o->eight, .cols = t->cols};
+    encoding e = {.t = t, .to = to, .o = s->o, .cols = t->cols};
     to->codes = mem_array(t->rows, t->cols / 2);
     to->scales = mem_array(t->rows, t->cols / 16);
     e.rows = mem_array((size_t)pool_threads(s->pool) * 4, t->cols * sizeof *e.rows);
@@ -169,7 +178,8 @@ static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib
         pool_for(s->pool, t->rows, 8, encode_rows, &e);
         for (size_t r = 0; r < t->rows; r++) {
             p->error4 += e.sums[r][0];
-            p->error8 += e.sums[r][1];
+            for (int i = 0; i < s->o->n_wider; i++)
+                p->errors[i] += e.sums[r][1 + i];
         }
         s->stand_ins[t - s->view.tensors] = &to->t;
     }

@@ -11,6 +11,7 @@
 #include "export/export_parts.h"
 
 #define FILE_TYPE_Q8_0  7 /* llama.cpp's numbers for "mostly" */
+#define FILE_TYPE_Q5_0  8
 #define FILE_TYPE_BF16  32
 #define FILE_TYPE_MXFP4 38
 #define FILE_TYPE_NVFP4 39
@@ -71,6 +72,7 @@ static void copy_keys(gguf_writer *w) {
 static uint32_t file_type(dtype format) {
     return format == DT_NVFP4   ? FILE_TYPE_NVFP4
            : format == DT_MXFP4 ? FILE_TYPE_MXFP4
+           : format == DT_Q5_0  ? FILE_TYPE_Q5_0
            : format == DT_Q8_0  ? FILE_TYPE_Q8_0
                                 : FILE_TYPE_BF16;
 }

@@ -104,6 +104,18 @@ void gguf_blocks_encode_q8_0(const float *x, unsigned char *out, size_t n_blocks
     }
 }
 
+void gguf_blocks_pack_q5_0(uint16_t step, const int8_t *codes, unsigned char *out) {
+    uint32_t fifth = 0;
+    for (int j = 0; j < 32; j++)
+        fifth |= (uint32_t)((codes[j] + 16) >> 4 & 1) << j;
+    out[0] = (unsigned char)step;
+    out[1] = (unsigned char)(step >> 8);
+    for (int i = 0; i < 4; i++)
+        out[2 + i] = (unsigned char)(fifth >> 8 * i);
+    for (int j = 0; j < 16; j++)
+        out[6 + j] = (unsigned char)(((codes[j] + 16) & 15) | ((codes[j + 16] + 16) & 15) << 4);
+}
+
 static const float iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 static void decode_iq4_nl(const unsigned char *p, float *dst, size_t n_blocks) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Decoders of the block formats of GGUF files, and the one encoder that nibble writes with. Values are
+ * Decoders of the block formats of GGUF files, and what nibble writes of them. Values are
  * computed in FP32 in the order the gguf package computes them, so that both give the same bits. Callers:
  * dtype_decode, encode.
  */
@@ -23,5 +23,8 @@ gguf_block_decoder gguf_blocks_decoder(dtype t); /* NULL when T is no block form
  * largest magnitude / 127, codes by the step before it is rounded to F16, halves away from zero. Where F16
  * holds no such step (magnitudes above 8.3 million), the largest that it holds. */
 void gguf_blocks_encode_q8_0(const float *x, unsigned char *out, size_t n_blocks);
+
+/* One block of Q5_0, 22 bytes: the step as F16, CODES [32] from -16 to 15. */
+void gguf_blocks_pack_q5_0(uint16_t step, const int8_t *codes, unsigned char *out);
 
 #endif

@@ -101,9 +101,8 @@ typedef struct judging {
     const gptq_rows *rows;
     const double *h;
     const gptq_pull *pull;
-    float tensor_scale;
-    const uint8_t *codes, *scales;
-    double *sums; /* of chunks, added up in their order */
+    gptq_codes chosen; /* codes NULL: w^ = 0 */
+    double *sums;      /* of chunks, added up in their order */
 } judging;
 
 static void judge_chunks(void *arg, int thread, size_t begin, size_t end) {
@@ -115,17 +114,16 @@ static void judge_chunks(void *arg, int thread, size_t begin, size_t end) {
         lanes_read(k, g->rows, i, n);
         if (g->pull)
             pull_lanes(g->pull, g->rows, k, i, n);
-        if (g->codes)
-            lanes_subtract(k->w, cols, n, g->tensor_scale, g->codes + i * (cols / 2),
-                           g->scales + i * (cols / NVFP4_BLOCK));
+        if (g->chosen.codes)
+            lanes_add(k, cols, i, n, -1, g->chosen);
         g->sums[chunk] = lanes_error(k, cols, g->h);
         for (size_t j = 0; g->pull && j < cols * LANES; j++)
             g->sums[chunk] -= 2 * k->w[j] * k->g[j];
     }
 }
 
-nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *pull, float tensor_scale,
-                      const uint8_t *codes, const uint8_t *scales, pool *team, double *out, nib_error *err) {
+nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *pull, gptq_codes chosen,
+                      pool *team, double *out, nib_error *err) {
     size_t n_chunks = (rows->n + LANES - 1) / LANES;
     double *sums = mem_array(n_chunks, sizeof *sums);
     lanes_crew c;
@@ -134,7 +132,7 @@ nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *p
         return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu sums", n_chunks);
     nib_status status = lanes_open(&c, rows->t->cols, team, err);
     if (status == NIB_OK) {
-        judging g = {c.workers, rows, h, pull, tensor_scale, codes, scales, sums};
+        judging g = {c.workers, rows, h, pull, chosen, sums};
         pool_for(team, n_chunks, 1, judge_chunks, &g);
         lanes_close(&c);
         *out = 0;
@@ -148,7 +146,7 @@ nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *p
 nib_status gptq_lost(const gptq_rows *rows, const double *d, const double *across, const double *squares,
                      pool *team, double *out, nib_error *err) {
     const gptq_pull pull = {NULL, across};
-    NIB_TRY(gptq_error(rows, d, across ? &pull : NULL, 1, NULL, NULL, team, out, err)); /* of w^ = 0 */
+    NIB_TRY(gptq_error(rows, d, across ? &pull : NULL, (gptq_codes){.codes = NULL}, team, out, err));
     for (size_t i = 0; squares && i < rows->n; i++)
         *out += squares[rows->first + i * rows->stride];
     return NIB_OK;

@@ -21,6 +21,7 @@
 #include "num/gguf_blocks.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
+#include "quant/q5_search.h"
 
 #define CHUNK_ELEMENTS ((size_t)4 << 20)
 #define WORTH_WAKING   ((size_t)1 << 17) /* elements from which on waking other threads pays */
@@ -270,6 +271,13 @@ static bool quantize_row(const workshop *w, bench *b, size_t row, unsigned char 
         scale_search_mxfp4_row(s, b->x, w->cols, b->codes, b->scales);
         decode_fp4(true, w->cols, 1.0f, b);
         return pack_fp4(item->to, w->cols, b, out, scales);
+    case DT_Q5_0:
+        if (item->codes)
+            memcpy(out, item->codes + row * w->row_bytes, w->row_bytes);
+        else
+            q5_search_row(item->weights, b->x, w->cols / Q5_BLOCK, out);
+        dtype_decode(DT_Q5_0, out, b->back, w->cols);
+        return true;
     case DT_Q8_0:
         gguf_blocks_encode_q8_0(b->x, out, w->cols / 32);
         dtype_decode(DT_Q8_0, out, b->back, w->cols);

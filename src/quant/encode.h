@@ -36,8 +36,9 @@ typedef struct encode_item {
     bool divides; /* DIVIDES, divided by it; NULL: neither */
     const float *weights; /* E[x_j^2] or NULL */
     scale_search search;  /* ENCODE_QUANTIZE */
-    /* ENCODE_QUANTIZE, NVFP4: chosen elsewhere (tune), in the source's order of rows; NULL: by search */
-    const uint8_t *codes, *scales; /* [rows, cols / 2], [rows, cols / 16] */
+    /* ENCODE_QUANTIZE, NVFP4 and Q5_0: chosen elsewhere (tune), in the source's order of rows; NULL: by
+     * search */
+    const uint8_t *codes, *scales; /* [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22] */
 } encode_item;
 
 /* Where the encoded bytes go, in row order. */

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "quant/dense.h"
 #include "quant/lanes.h"
+#include "quant/q5_search.h"
 
 #define DAMP 1e-3
 
@@ -59,25 +60,32 @@ void gptq_factor_free(gptq_factor *f) {
 
 /* ---- a chunk of rows ---- */
 
+size_t gptq_code_bytes(gptq_grid grid, size_t cols) {
+    return grid == GPTQ_Q5_0 ? cols / Q5_BLOCK * Q5_BYTES : cols / 2;
+}
+
+size_t gptq_scale_bytes(gptq_grid grid, size_t cols) {
+    return grid == GPTQ_Q5_0 ? 0 : cols / NVFP4_BLOCK;
+}
+
 typedef struct quantizing {
     lanes_worker *workers;
     const gptq_rows *rows;
     const gptq_factor *f;
-    gptq_scales by;
-    uint8_t *codes, *scales;
+    gptq_codes out;
+    size_t block; /* columns */
 } quantizing;
 
-/* The block at COL of the lanes: codes, scales, and the errors into E [16, LANES]. */
+/* The block at COL of the lanes: codes, scales, and the errors into E [block, LANES]. */
 static void quantize_block(const quantizing *z, lanes_worker *k, size_t i, size_t n, size_t col, double *e) {
-    size_t cols = z->f->cols, blocks = cols / NVFP4_BLOCK;
+    size_t cols = z->f->cols;
     lanes_block b;
     lanes_choice c;
-    lanes_block_load(&b, z->f->u + col * cols + col, cols);
-    lanes_choose(&b, (double(*)[LANES])(k->w + col * LANES), z->by, &c);
-    memcpy(e, c.e, sizeof c.e);
+    lanes_block_load(&b, z->block, z->f->u + col * cols + col, cols);
+    lanes_choose(&b, (double(*)[LANES])(k->w + col * LANES), z->out.by, &c);
+    memcpy(e, c.e, z->block * sizeof *c.e);
     for (size_t lane = 0; lane < n; lane++)
-        lanes_store(&c, lane, z->codes + (i + lane) * cols / 2 + col / 2,
-                    z->scales + (i + lane) * blocks + col / NVFP4_BLOCK);
+        lanes_store(&c, lane, z->out, cols, i + lane, col);
 }
 
 static void quantize_lanes(const quantizing *z, lanes_worker *k, size_t i, size_t n) {
@@ -86,13 +94,13 @@ static void quantize_lanes(const quantizing *z, lanes_worker *k, size_t i, size_
     lanes_read(k, z->rows, i, n);
     for (size_t from = 0; from < cols; from += STRETCH) {
         size_t end = from + STRETCH < cols ? from + STRETCH : cols;
-        for (size_t col = from; col < end; col += NVFP4_BLOCK) {
+        for (size_t col = from; col < end; col += z->block) {
             double *e = k->e + (col - from) * LANES;
-            size_t rest = col + NVFP4_BLOCK;
+            size_t rest = col + z->block;
             quantize_block(z, k, i, n, col, e);
             if (z->f->reach == GPTQ_FULL)
                 dense_subtract(k->w + rest * LANES, LANES, (dense_view){u + col * cols + rest, 1, cols}, e,
-                               LANES, end - rest, LANES, NVFP4_BLOCK);
+                               LANES, end - rest, LANES, z->block);
         }
         if (z->f->reach == GPTQ_FULL)
             dense_subtract(k->w + end * LANES, LANES, (dense_view){u + from * cols + end, 1, cols}, k->e,
@@ -106,12 +114,13 @@ static void quantize_chunks(void *arg, int thread, size_t begin, size_t end) {
         quantize_lanes(z, &z->workers[thread], i, z->rows->n - i < LANES ? z->rows->n - i : LANES);
 }
 
-nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_scales by, uint8_t *codes,
-                         uint8_t *scales, pool *team, nib_error *err) {
-    assert(rows->t->cols == f->cols && by.tensor_scale > 0);
+nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_codes out, pool *team,
+                         nib_error *err) {
+    const size_t block = lanes_columns(out.by.grid);
+    assert(rows->t->cols == f->cols && f->cols % block == 0 && (out.by.grid || out.by.tensor_scale > 0));
     lanes_crew c;
     NIB_TRY(lanes_open(&c, f->cols, team, err));
-    quantizing z = {c.workers, rows, f, by, codes, scales};
+    quantizing z = {c.workers, rows, f, out, block};
     pool_for(team, (rows->n + LANES - 1) / LANES, 1, quantize_chunks, &z);
     nib_status status = lanes_check(&c, rows->t, err);
     lanes_close(&c);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * GPTQ: NVFP4 codes and block scales of a matrix W [rows, cols] that keep W x for the inputs x it was shown
- * to, where H = E[x x^T] says what these look like. Column after column is rounded, and its error is made
- * good by the columns that are still open (Frantar et al. 2022):
+ * GPTQ: codes and block scales (NVFP4, or Q5_0's) of a matrix W [rows, cols] that keep W x for the inputs x
+ * it was shown to, where H = E[x x^T] says what these look like. Column after column is rounded, and its
+ * error is made good by the columns that are still open (Frantar et al. 2022):
  *
  *   H^-1 = U^T U, U upper; q_j = Q(w_j); e_j = (w_j - q_j) / U_jj; w_k -= e_j U_jk for all k > j
  *
@@ -52,14 +52,27 @@ typedef struct gptq_rows {
     const float *aims; /* [n, cols] what their codes are to come near to (gptq_aim); NULL: themselves */
 } gptq_rows;
 
+typedef enum gptq_grid { GPTQ_NVFP4 = 0, GPTQ_Q5_0 } gptq_grid;
+
 typedef struct gptq_scales {
-    float tensor_scale;
-    bool fp8_exact; /* block scales of scale_search_is_fp8_exact only */
+    float tensor_scale; /* NVFP4's */
+    bool fp8_exact;     /* block scales of scale_search_is_fp8_exact only */
+    gptq_grid grid;
 } gptq_scales;
 
-/* codes [n, cols / 2], scales [n, cols / 16]. A row with a NaN or an infinity: NIB_BAD_FILE. */
-nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_scales by, uint8_t *codes,
-                         uint8_t *scales, pool *team, nib_error *err);
+/* What is chosen: NVFP4's codes [n, cols / 2] and scales [n, cols / 16], or Q5_0's blocks [n, cols / 32 * 22]
+ * and no scales. */
+typedef struct gptq_codes {
+    gptq_scales by;
+    uint8_t *codes, *scales;
+} gptq_codes;
+
+size_t gptq_code_bytes(gptq_grid grid, size_t cols);  /* of a row */
+size_t gptq_scale_bytes(gptq_grid grid, size_t cols); /* likewise */
+
+/* A row with a NaN or an infinity: NIB_BAD_FILE. */
+nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_codes out, pool *team,
+                         nib_error *err);
 
 /* H as gptq_factor_make takes it: shrunk by SHRINK, damped. */
 typedef struct gptq_moments {
@@ -68,11 +81,11 @@ typedef struct gptq_moments {
     double shrink;
 } gptq_moments;
 
-/* Descent from codes and scales that are there: each block of 16 gets the scale and codes that are best with
+/* Descent from codes and scales that are there: each block gets the scale and codes that are best with
  * all others as they are, where these lose less; PASSES times over all blocks, or until nothing changes. The
  * sum of (w - w^) H (w - w^)^T over the rows never rises. A row with a NaN or an infinity: NIB_BAD_FILE. */
-nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, gptq_scales by, int passes, uint8_t *codes,
-                       uint8_t *scales, pool *team, nib_error *err);
+nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, int passes, gptq_codes out, pool *team,
+                       nib_error *err);
 
 /* What has been lost before: the outputs wanted are W (x + d) + r for inputs x that should have been x + d.
  */
@@ -88,8 +101,8 @@ nib_status gptq_aim(const gptq_rows *rows, const gptq_factor *f, const gptq_pull
 /* *out = sum over the rows of d H d^T, d = w - w^: what the output loses on inputs of second moments H. With
  * PULL (else NULL) + 2 d (W C + R)^T, which is E((w^ x - w (x + d) - r)^2) but for what no choice of w^
  * changes. */
-nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *pull, float tensor_scale,
-                      const uint8_t *codes, const uint8_t *scales, pool *team, double *out, nib_error *err);
+nib_status gptq_error(const gptq_rows *rows, const double *h, const gptq_pull *pull, gptq_codes chosen,
+                      pool *team, double *out, nib_error *err);
 /* That part: *out = sum over all rows of E((w d + r)^2), of E[d d^T] [cols, cols], E[r d^T] [rows, cols] and
  * E[r^2] [rows]; both NULL: r is 0. */
 nib_status gptq_lost(const gptq_rows *rows, const double *d, const double *across, const double *squares,

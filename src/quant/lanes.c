@@ -9,9 +9,12 @@
 
 #include "base/mem.h"
 #include "base/quote.h"
+#include "num/bf16.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
+#include "num/gguf_blocks.h"
 #include "quant/dense.h"
+#include "quant/q5_search.h"
 
 enum { BELOW = 8, ABOVE = 7, E4M3_MAX = 0x7e };
 
@@ -68,43 +71,73 @@ void lanes_read(lanes_worker *k, const gptq_rows *rows, size_t i, size_t n) {
     }
 }
 
-void lanes_subtract(double *w, size_t cols, size_t n, float tensor_scale, const uint8_t *codes,
-                    const uint8_t *scales) {
-    for (size_t lane = 0; lane < n; lane++)
-        for (size_t c = 0; c < cols; c++) {
-            float step = e4m3_to_f32(scales[lane * (cols / NVFP4_BLOCK) + c / NVFP4_BLOCK]) * tensor_scale;
-            uint8_t code = (codes[lane * cols / 2 + c / 2] >> 4 * (c & 1)) & 15;
-            w[c * LANES + lane] -= (double)e2m1_to_f32(code) * (double)step;
+/* W += TIMES the row at CODES, SCALES. */
+static void add_nvfp4(double *w, size_t cols, double times, float tensor_scale, const uint8_t *codes,
+                      const uint8_t *scales) {
+    for (size_t c = 0; c < cols; c++) {
+        float step = e4m3_to_f32(scales[c / NVFP4_BLOCK]) * tensor_scale;
+        uint8_t code = (codes[c / 2] >> 4 * (c & 1)) & 15;
+        w[c * LANES] += times * ((double)e2m1_to_f32(code) * (double)step);
+    }
+}
+
+void lanes_add(lanes_worker *k, size_t cols, size_t i, size_t n, double times, gptq_codes from) {
+    const gptq_grid grid = from.by.grid;
+    for (size_t lane = 0; lane < n; lane++) {
+        const uint8_t *codes = from.codes + (i + lane) * gptq_code_bytes(grid, cols);
+        if (grid == GPTQ_NVFP4) {
+            add_nvfp4(k->w + lane, cols, times, from.by.tensor_scale, codes,
+                      from.scales + (i + lane) * gptq_scale_bytes(grid, cols));
+            continue;
         }
+        dtype_decode(DT_Q5_0, codes, k->row, cols);
+        for (size_t c = 0; c < cols; c++)
+            k->w[c * LANES + lane] += times * (double)k->row[c];
+    }
 }
 
 /* ---- one block ---- */
 
-void lanes_block_load(lanes_block *b, const double *u, size_t row) {
-    for (size_t j = 0; j < NVFP4_BLOCK; j++) {
-        memcpy(b->u[j], u + j * row, sizeof b->u[j]);
+size_t lanes_columns(gptq_grid grid) {
+    return grid == GPTQ_Q5_0 ? Q5_BLOCK : NVFP4_BLOCK;
+}
+
+void lanes_block_load(lanes_block *b, size_t n, const double *u, size_t row) {
+    b->n = n;
+    for (size_t j = 0; j < n; j++) {
+        memcpy(b->u[j], u + j * row, n * sizeof *u);
         b->inverse[j] = 1.0 / b->u[j][j];
     }
 }
 
-/* Rounds V under C's steps. */
-DENSE_INLINE void round_block(const lanes_block *b, lanes_16 v, lanes_choice *restrict c) {
+/* E2M1's magnitudes below 2 are a half apart, those below 4 one, as in scale_search.c. */
+DENSE_INLINE double round_e2m1(double y) {
+    double a = fabs(y), magic = a < 2.0 ? 0x1.8p51 : a < 4.0 ? 0x1.8p52 : 0x1.8p53;
+    double r = (a + magic) - magic;
+    return copysign(r < 6.0 ? r : 6.0, y);
+}
+
+DENSE_INLINE double round_five(double y) {
+    double r = (y + 0x1.8p52) - 0x1.8p52;
+    return r < -16.0 ? -16.0 : r > 15.0 ? 15.0 : r;
+}
+
+/* Rounds V [n, LANES] under C's steps. */
+DENSE_INLINE void round_block(const lanes_block *b, int n, bool fives, lanes_values v,
+                              lanes_choice *restrict c) {
     double inverse[LANES];
     for (int i = 0; i < LANES; i++) {
-        inverse[i] = 1.0 / c->step[i];
+        inverse[i] = c->step[i] != 0 ? 1.0 / c->step[i] : 0;
         c->loss[i] = 0;
     }
-    for (int j = 0; j < NVFP4_BLOCK; j++) {
+    for (int j = 0; j < n; j++) {
         for (int i = 0; i < LANES; i++) {
-            double y = v[j][i] * inverse[i], a = fabs(y);
-            double magic = a < 2.0 ? 0x1.8p51 : a < 4.0 ? 0x1.8p52 : 0x1.8p53; /* as in scale_search.c */
-            double r = (a + magic) - magic;
-            r = r < 6.0 ? r : 6.0;
-            c->q[j][i] = copysign(r, y);
+            double y = v[j][i] * inverse[i];
+            c->q[j][i] = fives ? round_five(y) : round_e2m1(y);
             c->e[j][i] = (v[j][i] - c->q[j][i] * c->step[i]) * b->inverse[j];
             c->loss[i] += c->e[j][i] * c->e[j][i];
         }
-        for (int k = j + 1; k < NVFP4_BLOCK; k++) {
+        for (int k = j + 1; k < n; k++) {
             double u = b->u[j][k];
             for (int i = 0; i < LANES; i++)
                 v[k][i] -= c->e[j][i] * u;
@@ -122,10 +155,11 @@ static int within(int code) {
 }
 
 /* By the least loss; the first of equals. */
-DENSE_CLONES static void choose(const lanes_block *b, lanes_16 w, gptq_scales by, lanes_choice *out) {
+DENSE_CLONES static void choose_nvfp4(const lanes_block *b, lanes_values w, gptq_scales by,
+                                      lanes_choice *out) {
     double least[LANES];
     lanes_choice c;
-    lanes_16 v;
+    lanes_values v;
     int base[LANES];
     for (int i = 0; i < LANES; i++) {
         double amax = 0;
@@ -139,8 +173,8 @@ DENSE_CLONES static void choose(const lanes_block *b, lanes_16 w, gptq_scales by
     for (int offset = -BELOW; offset <= ABOVE; offset++) {
         for (int i = 0; i < LANES; i++)
             c.step[i] = (double)(e4m3_to_f32((uint8_t)within(base[i] + offset)) * by.tensor_scale);
-        memcpy(v, w, sizeof v);
-        round_block(b, v, &c);
+        memcpy(v, w, NVFP4_BLOCK * sizeof *v);
+        round_block(b, NVFP4_BLOCK, false, v, &c);
         for (int i = 0; i < LANES; i++) {
             uint8_t code = (uint8_t)within(base[i] + offset);
             if (c.loss[i] < least[i] && (!by.fp8_exact || scale_search_is_fp8_exact(code))) {
@@ -150,12 +184,44 @@ DENSE_CLONES static void choose(const lanes_block *b, lanes_16 w, gptq_scales by
         }
     }
     for (int i = 0; i < LANES; i++)
-        out->step[i] = (double)(e4m3_to_f32(out->scale[i]) * by.tensor_scale);
-    round_block(b, w, out);
+        out->step[i] = (double)(e4m3_to_f32((uint8_t)out->scale[i]) * by.tensor_scale);
+    round_block(b, NVFP4_BLOCK, false, w, out);
 }
 
-void lanes_choose(const lanes_block *b, lanes_16 v, gptq_scales by, lanes_choice *out) {
-    choose(b, v, by, out);
+/* The same of steps by which the largest magnitude lands between 12 and 20, as in q5_search.c. */
+DENSE_CLONES static void choose_q5(const lanes_block *b, lanes_values w, lanes_choice *out) {
+    double least[LANES], largest[LANES];
+    lanes_choice c;
+    lanes_values v;
+    for (int i = 0; i < LANES; i++) {
+        largest[i] = 0;
+        for (int j = 0; j < Q5_BLOCK; j++)
+            largest[i] = fabs(w[j][i]) > fabs(largest[i]) ? w[j][i] : largest[i];
+        least[i] = INFINITY;
+    }
+    for (int k = 0; k < Q5_STEPS; k++) {
+        for (int i = 0; i < LANES; i++) {
+            c.scale[i] = q5_search_step((float)(largest[i] / -(Q5_LEAST + k * Q5_APART)));
+            c.step[i] = (double)f16_to_f32(c.scale[i]);
+        }
+        memcpy(v, w, sizeof v);
+        round_block(b, Q5_BLOCK, true, v, &c);
+        for (int i = 0; i < LANES; i++)
+            if (c.loss[i] < least[i]) {
+                least[i] = c.loss[i];
+                out->scale[i] = c.scale[i];
+            }
+    }
+    for (int i = 0; i < LANES; i++)
+        out->step[i] = (double)f16_to_f32(out->scale[i]);
+    round_block(b, Q5_BLOCK, true, w, out);
+}
+
+void lanes_choose(const lanes_block *b, lanes_values v, gptq_scales by, lanes_choice *out) {
+    if (by.grid == GPTQ_Q5_0)
+        choose_q5(b, v, out);
+    else
+        choose_nvfp4(b, v, by, out);
 }
 
 static uint8_t code_of(double q) {
@@ -163,8 +229,16 @@ static uint8_t code_of(double q) {
     return (uint8_t)(codes[(int)(2 * fabs(q))] | (signbit(q) && q != 0 ? 8 : 0));
 }
 
-void lanes_store(const lanes_choice *c, size_t lane, uint8_t *codes, uint8_t *scale) {
-    *scale = c->scale[lane];
+void lanes_store(const lanes_choice *c, size_t lane, gptq_codes to, size_t cols, size_t row, size_t col) {
+    uint8_t *codes = to.codes + row * gptq_code_bytes(to.by.grid, cols);
+    if (to.by.grid == GPTQ_Q5_0) {
+        int8_t fives[Q5_BLOCK];
+        for (size_t j = 0; j < Q5_BLOCK; j++)
+            fives[j] = (int8_t)c->q[j][lane];
+        gguf_blocks_pack_q5_0(c->scale[lane], fives, codes + col / Q5_BLOCK * Q5_BYTES);
+        return;
+    }
+    to.scales[row * gptq_scale_bytes(to.by.grid, cols) + col / NVFP4_BLOCK] = (uint8_t)c->scale[lane];
     for (size_t j = 0; j < NVFP4_BLOCK; j += 2)
-        codes[j / 2] = (uint8_t)(code_of(c->q[j][lane]) | code_of(c->q[j + 1][lane]) << 4);
+        codes[(col + j) / 2] = (uint8_t)(code_of(c->q[j][lane]) | code_of(c->q[j + 1][lane]) << 4);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Lanes: rows of a matrix side by side, LANES of them transposed into [cols, LANES], so that every step of
- * choosing codes is done to all of them at once, which compilers vectorize; and the choice for one block of
- * 16 columns. Callers: gptq.c, refine.c.
+ * choosing codes is done to all of them at once, which compilers vectorize; and the choice for one block: of
+ * 16 columns (NVFP4) or 32 (Q5_0). Callers: gptq.c, refine.c, aim.c.
  */
 #ifndef QUANT_LANES_H
 #define QUANT_LANES_H
@@ -10,7 +10,7 @@
 #include "num/nvfp4.h"
 #include "quant/gptq.h"
 
-enum { LANES = 32, STRETCH = 128 };
+enum { LANES = 32, STRETCH = 128, LANES_COLUMNS = 32 /* of a block, at most */ };
 
 /* What a thread works with. */
 typedef struct lanes_worker {
@@ -33,30 +33,32 @@ nib_status lanes_check(const lanes_crew *c, const tensor *t, nib_error *err);
 
 /* N rows from the I-th on, transposed into W; lanes past them are zeros. */
 void lanes_read(lanes_worker *k, const gptq_rows *rows, size_t i, size_t n);
-/* The values that codes and scales (of the first lane's row on) stand for, taken from W
- * [cols, LANES]. */
-void lanes_subtract(double *w, size_t cols, size_t n, float tensor_scale, const uint8_t *codes,
-                    const uint8_t *scales);
+/* W += TIMES (1 or -1) the values that codes and scales stand for, of N rows from the I-th on. */
+void lanes_add(lanes_worker *k, size_t cols, size_t i, size_t n, double times, gptq_codes from);
 
 /* U of a block's columns, H^-1 = U^T U. */
 typedef struct lanes_block {
-    double u[NVFP4_BLOCK][NVFP4_BLOCK];
-    double inverse[NVFP4_BLOCK]; /* 1 / U_jj */
+    double u[LANES_COLUMNS][LANES_COLUMNS];
+    double inverse[LANES_COLUMNS]; /* 1 / U_jj */
+    size_t n;                      /* columns */
 } lanes_block;
 
-void lanes_block_load(lanes_block *b, const double *u, size_t row); /* u's rows are ROW elements apart */
+size_t lanes_columns(gptq_grid grid); /* of a block */
+/* U's rows are ROW elements apart. */
+void lanes_block_load(lanes_block *b, size_t n, const double *u, size_t row);
 
-typedef double lanes_16[NVFP4_BLOCK][LANES];
+typedef double lanes_values[LANES_COLUMNS][LANES];
 
 /* What was chosen for a block. */
 typedef struct lanes_choice {
-    uint8_t scale[LANES];
+    uint16_t scale[LANES];           /* E4M3, or the step as F16 */
     double step[LANES], loss[LANES]; /* what 1 stands for; the sum of e^2 */
-    lanes_16 q, e;                   /* values in steps; errors over U_jj */
+    lanes_values q, e;               /* values in steps; errors over U_jj */
 } lanes_choice;
 
-/* Scale and codes of block columns V [16, LANES], which are left made good. */
-void lanes_choose(const lanes_block *b, lanes_16 v, gptq_scales by, lanes_choice *out);
-void lanes_store(const lanes_choice *c, size_t lane, uint8_t *codes, uint8_t *scale); /* packed [8], [1] */
+/* Scale and codes of block columns V [n, LANES], which are left made good. */
+void lanes_choose(const lanes_block *b, lanes_values v, gptq_scales by, lanes_choice *out);
+/* LANE's choice into row ROW, at column COL. */
+void lanes_store(const lanes_choice *c, size_t lane, gptq_codes to, size_t cols, size_t row, size_t col);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Descent by blocks: see gptq.h. With d = w - w^ and g = H d, what a block's 16 values v should be, all
+ * Descent by blocks: see gptq.h. With d = w - w^ and g = H d, what a block's values v should be, all
  * others as they are, is w^ + A^-1 g for the block's own A = H_bb; e = v - w^ costs e^T A e. So the same
  * choice of scale and codes serves as for a block of GPTQ, with A's own U. What is held is -g, so that
  * products are subtracted.
@@ -19,10 +19,10 @@ typedef struct refining {
     const gptq_rows *rows;
     gptq_moments m;
     double damp;
-    const double *u; /* [cols, 16] of the blocks */
-    gptq_scales by;
+    size_t block;    /* columns of one */
+    const double *u; /* [cols, block] of the blocks */
     int passes;
-    uint8_t *codes, *scales;
+    gptq_codes out;
 } refining;
 
 /* G of columns [begin, end) -= H of columns [from, from + n) times E [n, LANES], but for what the shrinking
@@ -49,50 +49,51 @@ static void begin_lanes(const refining *z, lanes_worker *k) {
 }
 
 /* V = w^ + A^-1 g; the loss of w^ as it is. */
-DENSE_CLONES static void aim_block(const lanes_block *b, lanes_16 g, lanes_16 w, lanes_16 v, double *loss) {
-    lanes_16 t;
-    memset(t, 0, sizeof t);
+DENSE_CLONES static void aim_block(const lanes_block *b, lanes_values g, lanes_values w, lanes_values v,
+                                   double *loss) {
+    const int n = (int)b->n;
+    lanes_values t;
+    memset(t, 0, b->n * sizeof *t);
     memset(loss, 0, LANES * sizeof *loss);
-    memcpy(v, w, sizeof(lanes_16));
-    for (int j = 0; j < NVFP4_BLOCK; j++) {
-        for (int k = j; k < NVFP4_BLOCK; k++)
+    memcpy(v, w, b->n * sizeof *v);
+    for (int j = 0; j < n; j++) {
+        for (int k = j; k < n; k++)
             for (int i = 0; i < LANES; i++)
                 t[j][i] += b->u[j][k] * g[k][i];
         for (int i = 0; i < LANES; i++)
             loss[i] += t[j][i] * t[j][i];
-        for (int k = j; k < NVFP4_BLOCK; k++)
+        for (int k = j; k < n; k++)
             for (int i = 0; i < LANES; i++)
                 v[k][i] -= b->u[j][k] * t[j][i];
     }
 }
 
 /* The block at COL: W and what is stored where it is better; by how much w^ went down, times 1 - shrink, into
- * E [16, LANES]. Whether any lane is. */
+ * E [block, LANES]. Whether any lane is. */
 static bool refine_block(const refining *z, lanes_worker *k, size_t i, size_t n, size_t col, double *e) {
     size_t cols = z->m.cols;
     lanes_block b;
     lanes_choice c;
-    lanes_16 v;
+    lanes_values v;
     double before[LANES];
     double(*w)[LANES] = (double(*)[LANES])(k->w + col * LANES);
     bool any = false;
-    lanes_block_load(&b, z->u + col * NVFP4_BLOCK, NVFP4_BLOCK);
+    lanes_block_load(&b, z->block, z->u + col * z->block, z->block);
     aim_block(&b, (double(*)[LANES])(k->g + col * LANES), w, v, before);
-    lanes_choose(&b, v, z->by, &c);
-    memset(e, 0, sizeof(lanes_16));
+    lanes_choose(&b, v, z->out.by, &c);
+    memset(e, 0, z->block * LANES * sizeof *e);
     for (size_t lane = 0; lane < n; lane++) {
         if (!(c.loss[lane] < before[lane] * LESS))
             continue;
         any = true;
-        for (size_t j = 0; j < NVFP4_BLOCK; j++) {
+        for (size_t j = 0; j < z->block; j++) {
             double now = c.q[j][lane] * c.step[lane];
             e[j * LANES + lane] = w[j][lane] - now;
             w[j][lane] = now;
         }
-        lanes_store(&c, lane, z->codes + (i + lane) * cols / 2 + col / 2,
-                    z->scales + (i + lane) * (cols / NVFP4_BLOCK) + col / NVFP4_BLOCK);
+        lanes_store(&c, lane, z->out, cols, i + lane, col);
     }
-    for (size_t j = 0; j < NVFP4_BLOCK && any; j++) {
+    for (size_t j = 0; j < z->block && any; j++) {
         double own = z->m.shrink * z->m.h[(col + j) * cols + col + j] + z->damp;
         for (size_t lane = 0; lane < LANES; lane++) {
             k->g[(col + j) * LANES + lane] -= own * e[j * LANES + lane];
@@ -108,12 +109,12 @@ static bool pass_lanes(const refining *z, lanes_worker *k, size_t i, size_t n) {
     for (size_t from = 0; from < cols; from += STRETCH) {
         size_t end = from + STRETCH < cols ? from + STRETCH : cols;
         bool here = false;
-        for (size_t col = from; col < end; col += NVFP4_BLOCK) {
+        for (size_t col = from; col < end; col += z->block) {
             double *e = k->e + (col - from) * LANES;
             if (!refine_block(z, k, i, n, col, e))
                 continue;
             here = true;
-            spread(z, k->g, from, end, col, e, NVFP4_BLOCK);
+            spread(z, k->g, from, end, col, e, z->block);
         }
         if (!here)
             continue;
@@ -131,12 +132,10 @@ static void refine_chunks(void *arg, int thread, size_t begin, size_t end) {
     for (size_t i = begin * LANES; i < end * LANES && i < z->rows->n; i += LANES) {
         size_t n = z->rows->n - i < LANES ? z->rows->n - i : LANES;
         lanes_read(k, z->rows, i, n);
-        lanes_subtract(k->w, cols, n, z->by.tensor_scale, z->codes + i * (cols / 2),
-                       z->scales + i * (cols / NVFP4_BLOCK));
+        lanes_add(k, cols, i, n, -1, z->out);
         begin_lanes(z, k);
         memset(k->w, 0, cols * LANES * sizeof *k->w);
-        lanes_subtract(k->w, cols, n, -z->by.tensor_scale, z->codes + i * (cols / 2),
-                       z->scales + i * (cols / NVFP4_BLOCK));
+        lanes_add(k, cols, i, n, 1, z->out);
         for (int pass = 0; pass < z->passes && pass_lanes(z, k, i, n); pass++)
             ;
     }
@@ -144,28 +143,29 @@ static void refine_chunks(void *arg, int thread, size_t begin, size_t end) {
 
 /* U of the blocks of H, shrunk. */
 static nib_status factor_blocks(const refining *z, double *u, nib_error *err) {
-    size_t cols = z->m.cols;
-    double room[DENSE_ROOM(NVFP4_BLOCK)];
-    for (size_t col = 0; col < cols; col += NVFP4_BLOCK) {
-        for (size_t i = 0; i < NVFP4_BLOCK; i++)
-            for (size_t j = 0; j < NVFP4_BLOCK; j++) {
+    const size_t cols = z->m.cols, block = z->block;
+    double room[DENSE_ROOM(LANES_COLUMNS)];
+    for (size_t col = 0; col < cols; col += block) {
+        for (size_t i = 0; i < block; i++)
+            for (size_t j = 0; j < block; j++) {
                 double h = z->m.h[(col + i) * cols + col + j];
-                u[(col + i) * NVFP4_BLOCK + j] = i == j ? h + z->damp : (1 - z->m.shrink) * h;
+                u[(col + i) * block + j] = i == j ? h + z->damp : (1 - z->m.shrink) * h;
             }
-        if (!dense_factor(u + col * NVFP4_BLOCK, NVFP4_BLOCK, room, NULL))
+        if (!dense_factor(u + col * block, block, room, NULL))
             return nib_fail(err, NIB_BAD_FILE,
                             "the inputs of a layer are no finite numbers: a damaged model");
     }
     return NIB_OK;
 }
 
-nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, gptq_scales by, int passes, uint8_t *codes,
-                       uint8_t *scales, pool *team, nib_error *err) {
+nib_status gptq_refine(const gptq_rows *rows, gptq_moments m, int passes, gptq_codes out, pool *team,
+                       nib_error *err) {
+    const size_t block = lanes_columns(out.by.grid);
     lanes_crew c;
-    double *u = mem_array(m.cols, NVFP4_BLOCK * sizeof *u);
+    double *u = mem_array(m.cols, block * sizeof *u);
     if (!u)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the blocks of %zu columns", m.cols);
-    refining z = {NULL, rows, m, gptq_damp(m.h, m.cols), u, by, passes, codes, scales};
+    refining z = {NULL, rows, m, gptq_damp(m.h, m.cols), block, u, passes, out};
     nib_status status = factor_blocks(&z, u, err);
     if (status == NIB_OK)
         status = lanes_open(&c, m.cols, team, err);

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "quant/gptq.h"
+#include "quant/q5_search.h"
 #include "quant/scale_search.h"
 
 #define SAMPLE_ROWS 96 /* of a matrix, at least: about so many are looked at to find the strength */
@@ -25,8 +26,10 @@ typedef struct room {
     uint8_t *codes, *scales;
 } room;
 
-static nib_status room_open(room *r, const tensor *t, nib_error *err) {
-    *r = (room){mem_array(t->rows, t->cols / 2), mem_array(t->rows, t->cols / 16)};
+static nib_status room_open(room *r, const tune_matrix *m, nib_error *err) {
+    const tensor *t = m->t;
+    *r = (room){mem_array(t->rows, gptq_code_bytes(m->grid, t->cols)),
+                mem_array(t->rows, gptq_scale_bytes(m->grid, t->cols) + 1)};
     return r->codes && r->scales
                ? NIB_OK
                : nib_fail(err, NIB_NO_MEMORY, "no memory for the codes of a matrix [%zu, %zu]", t->rows,
@@ -48,19 +51,19 @@ static gptq_rows sample_rows(const tensor *t) {
     return (gptq_rows){.t = t, .stride = stride, .n = (t->rows + stride - 1) / stride};
 }
 
-static gptq_scales scales_of(const tune_matrix *m) {
-    return (gptq_scales){m->tensor_scale, m->fp8_exact};
+static gptq_codes codes_of(const tune_matrix *m, uint8_t *codes, uint8_t *scales) {
+    return (gptq_codes){{m->tensor_scale, m->fp8_exact, m->grid}, codes, scales};
 }
 
 static nib_status check_interrupt(const choose_job *job, nib_error *err) {
     return job->interrupted && *job->interrupted ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
 }
 
-static nib_status held_out_error(const choose_job *job, const tune_matrix *m, gptq_rows rows,
-                                 const uint8_t *codes, const uint8_t *scales, double *out, nib_error *err) {
+static nib_status held_out_error(const choose_job *job, const tune_matrix *m, gptq_rows rows, uint8_t *codes,
+                                 uint8_t *scales, double *out, nib_error *err) {
     const gptq_pull *pull = job->held_out->pulls ? &job->held_out->pull : NULL;
     rows.aims = NULL;
-    return gptq_error(&rows, job->held_out->h.h, pull, m->tensor_scale, codes, scales, job->pool, out, err);
+    return gptq_error(&rows, job->held_out->h.h, pull, codes_of(m, codes, scales), job->pool, out, err);
 }
 
 /* ---- the sweep, which nothing may be worse than ---- */
@@ -68,7 +71,7 @@ static nib_status held_out_error(const choose_job *job, const tune_matrix *m, gp
 typedef struct sweeping {
     const scale_search *search;
     gptq_rows rows;
-    const room *out;
+    gptq_codes out;
     float *x; /* [threads, cols] */
 } sweeping;
 
@@ -78,15 +81,20 @@ static void sweep_rows(void *arg, int thread, size_t begin, size_t end) {
     float *x = s->x + (size_t)thread * cols;
     for (size_t i = begin; i < end; i++) {
         tensor_decode_row(s->rows.t, s->rows.first + i * s->rows.stride, x);
-        scale_search_nvfp4_row(s->search, x, cols, s->out->codes + i * (cols / 2),
-                               s->out->scales + i * (cols / 16));
+        uint8_t *codes = s->out.codes + i * gptq_code_bytes(s->out.by.grid, cols);
+        if (s->out.by.grid == GPTQ_Q5_0)
+            q5_search_row(NULL, x, cols / Q5_BLOCK, codes);
+        else
+            scale_search_nvfp4_row(s->search, x, cols, codes,
+                                   s->out.scales + i * gptq_scale_bytes(GPTQ_NVFP4, cols));
     }
 }
 
 static nib_status sweep(const choose_job *job, const tune_matrix *m, gptq_rows rows, const room *r,
                         nib_error *err) {
     scale_search search = {.method = QM_SWEEP, .tensor_scale = m->tensor_scale, .fp8_exact = m->fp8_exact};
-    sweeping s = {&search, rows, r, mem_array((size_t)pool_threads(job->pool), m->t->cols * sizeof(float))};
+    sweeping s = {&search, rows, codes_of(m, r->codes, r->scales),
+                  mem_array((size_t)pool_threads(job->pool), m->t->cols * sizeof(float))};
     if (!s.x)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for rows of %zu columns", m->t->cols);
     pool_for(job->pool, rows.n, 8, sweep_rows, &s);
@@ -105,8 +113,9 @@ typedef struct full {
 static nib_status quantize_aimed(const choose_job *job, const tune_matrix *m, gptq_rows rows, const full *by,
                                  uint8_t *codes, uint8_t *scales, nib_error *err) {
     gptq_moments toward = {job->train->h.h, m->t->cols, by->shrink};
-    NIB_TRY(gptq_quantize(&rows, &by->f, scales_of(m), codes, scales, job->pool, err));
-    return gptq_refine(&rows, toward, scales_of(m), PASSES, codes, scales, job->pool, err);
+    const gptq_codes out = codes_of(m, codes, scales);
+    NIB_TRY(gptq_quantize(&rows, &by->f, out, job->pool, err));
+    return gptq_refine(&rows, toward, PASSES, out, job->pool, err);
 }
 
 static nib_status quantize_full(const choose_job *job, const tune_matrix *m, gptq_rows rows, const full *by,
@@ -207,8 +216,8 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
     m->share = by ? by->share : 0;
     if (way == TUNE_WAY_SWEEP)
         m->sweep_error = error;
-    memcpy(job->codes[i], r->codes, m->t->rows * (m->t->cols / 2));
-    memcpy(job->scales[i], r->scales, m->t->rows * (m->t->cols / 16));
+    memcpy(job->codes[i], r->codes, m->t->rows * gptq_code_bytes(m->grid, m->t->cols));
+    memcpy(job->scales[i], r->scales, m->t->rows * gptq_scale_bytes(m->grid, m->t->cols));
     return NIB_OK;
 }
 
@@ -220,13 +229,13 @@ static nib_status try_factor(const choose_job *job, const full *by, tune_way way
         room r;
         status = check_interrupt(job, err);
         if (status == NIB_OK)
-            status = room_open(&r, m->t, err);
+            status = room_open(&r, m, err);
         if (status != NIB_OK)
             break;
         gptq_rows rows = all_rows(m->t);
         status = way == TUNE_WAY_FULL
                      ? quantize_full(job, m, rows, by, r.codes, r.scales, err)
-                     : gptq_quantize(&rows, &by->f, scales_of(m), r.codes, r.scales, job->pool, err);
+                     : gptq_quantize(&rows, &by->f, codes_of(m, r.codes, r.scales), job->pool, err);
         if (job->method != TUNE_BEST)
             m->error = INFINITY;
         if (status == NIB_OK)
@@ -264,12 +273,12 @@ static nib_status sweep_samples(const choose_job *job, double *base, nib_error *
         tune_matrix *m = job->matrices[i];
         gptq_rows sample = sample_rows(m->t);
         room r;
-        nib_status status = room_open(&r, m->t, err);
+        nib_status status = room_open(&r, m, err);
         if (status == NIB_OK)
             status = sweep(job, m, sample, &r, err);
         if (status == NIB_OK)
-            status = gptq_error(&sample, job->held_out->h.h, NULL, m->tensor_scale, r.codes, r.scales,
-                                job->pool, &base[i], err);
+            status = gptq_error(&sample, job->held_out->h.h, NULL, codes_of(m, r.codes, r.scales), job->pool,
+                                &base[i], err);
         room_close(&r);
         NIB_TRY(status);
     }
@@ -291,7 +300,7 @@ static nib_status keep_sweep(const choose_job *job, nib_error *err) {
     for (size_t i = 0; i < job->n; i++) {
         tune_matrix *m = job->matrices[i];
         room r;
-        nib_status status = room_open(&r, m->t, err);
+        nib_status status = room_open(&r, m, err);
         if (status == NIB_OK)
             status = sweep(job, m, all_rows(m->t), &r, err);
         if (status == NIB_OK)

@@ -43,7 +43,7 @@ typedef struct tune {
 static uint64_t fingerprint(const tune *t) {
     enum { PIECES = 16, PIECE = 4096 };
     const tune_options *o = t->o;
-    static const char version[] = "tune 4";
+    static const char version[] = "tune 5";
     uint64_t h = journal_hash(JOURNAL_SEED, version, sizeof version);
     h = journal_hash(h, &o->method, sizeof o->method);
     h = journal_hash(h, o->starts, (o->n_windows + 1) * sizeof *o->starts);
@@ -61,6 +61,7 @@ static uint64_t fingerprint(const tune *t) {
         h = journal_hash(h, t->matrices[i].t->name, strlen(t->matrices[i].t->name));
         h = journal_hash(h, &t->matrices[i].tensor_scale, sizeof(float));
         h = journal_hash(h, &t->matrices[i].fp8_exact, sizeof(bool));
+        h = journal_hash(h, &t->matrices[i].grid, sizeof t->matrices[i].grid);
     }
     return h;
 }
@@ -73,8 +74,9 @@ static nib_status open_lists(tune *t, nib_error *err) {
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", t->file->path);
     for (size_t i = 0; i < t->n; i++) {
         const tensor *m = t->matrices[i].t;
-        t->entries[i].codes_bytes = m->rows * (m->cols / 2);
-        t->entries[i].scales_bytes = m->rows * (m->cols / 16);
+        const gptq_grid grid = t->matrices[i].grid;
+        t->entries[i].codes_bytes = m->rows * gptq_code_bytes(grid, m->cols);
+        t->entries[i].scales_bytes = m->rows * gptq_scale_bytes(grid, m->cols);
     }
     return NIB_OK;
 }
@@ -178,12 +180,12 @@ static void stand_in(tune *t, walk_site at, size_t i) {
     m->codes = e->codes;
     m->scales = e->scales;
     t->made[i] = *m->t;
-    t->made[i].dtype = DT_NVFP4;
+    t->made[i].dtype = m->grid == GPTQ_Q5_0 ? DT_Q5_0 : DT_NVFP4;
     t->made[i].data = e->codes;
     t->made[i].bytes = e->codes_bytes;
-    t->made[i].block_scales = e->scales;
+    t->made[i].block_scales = m->grid == GPTQ_Q5_0 ? NULL : e->scales;
     t->made[i].row_scales = NULL;
-    t->made[i].tensor_scale = m->tensor_scale;
+    t->made[i].tensor_scale = m->grid == GPTQ_Q5_0 ? 1 : m->tensor_scale;
     t->stand_ins[m->t - t->file->tensors] = &t->made[i];
 }
 

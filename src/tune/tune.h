@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tune: chooses NVFP4 codes and block scales of a network's linear layers by what they do to its activations,
- * one layer after the other, each on inputs that have passed through the layers quantized before it.
+ * Tune: chooses codes and block scales (NVFP4, Q5_0) of a network's linear layers by what they do to its
+ * activations, one layer after the other, each on inputs that have passed through the layers quantized before
+ * it.
  *
  * Per layer: q, k, v on what they read; attention with the new ones; o; then gate and up; then down; each is
  * bound by the same look-up as a file's (model_file.stand_ins). In memory are the matrices of half a layer,
@@ -25,6 +26,7 @@
 
 #include "base/progress.h"
 #include "ops/ops.h"
+#include "quant/gptq.h"
 #include "store/model_file.h"
 
 typedef enum tune_method {
@@ -35,16 +37,16 @@ typedef enum tune_method {
 
 typedef enum tune_way { TUNE_WAY_FULL = 0, TUNE_WAY_BLOCKS, TUNE_WAY_DIAGONAL, TUNE_WAY_SWEEP } tune_way;
 
-/* A matrix to be quantized. */
+/* A matrix to be quantized; cols a whole number of blocks. */
 typedef struct tune_matrix {
-    const tensor *t;       /* of the file's list; cols a multiple of 16 */
-    slot slot;             /* t's, or SLOT_HEAD for a head made from the embedding */
-    float tensor_scale;    /* NVFP4's */
-    bool fp8_exact;        /* block scales of scale_search_is_fp8_exact only */
-    const uint8_t *codes;  /* filled: [rows, cols / 2], valid until tune_close */
-    const uint8_t *scales; /* filled: [rows, cols / 16] */
-    tune_way way;          /* filled */
-    double shrink, share;  /* filled: TUNE_WAY_FULL: of H toward its diagonal; of the way to the source */
+    const tensor *t;               /* of the file's list */
+    slot slot;                     /* t's, or SLOT_HEAD for a head made from the embedding */
+    gptq_grid grid;                /* what it becomes */
+    float tensor_scale;            /* NVFP4's */
+    bool fp8_exact;                /* block scales of scale_search_is_fp8_exact only */
+    const uint8_t *codes, *scales; /* filled, as gptq_codes has them; valid until tune_close */
+    tune_way way;                  /* filled */
+    double shrink, share; /* filled: TUNE_WAY_FULL: of H toward its diagonal; of the way to the source */
     /* filled: sum over rows of E((w (x + d) + r - w^ x)^2) on held-out x, what it would be without
      * quantization of this matrix, and with the sweep's; x + d are the source's inputs and r what its
      * residual stream has more. d and r are 0 without TUNE_BEST. */

@@ -88,19 +88,27 @@ def test_an_edited_plan(planned, nibble):
 
 def test_a_gguf_file_holds_no_fp8(planned, nibble):
     root, _, _ = planned
-    nibble("quantize", root / "source", root / "out.gguf", "--bits", 8, "--apart", "--save-plan", root / "gguf.json", "--calib", root / "text")
+    nibble("quantize", root / "source", root / "out.gguf", "--bits", 7, "--apart", "--save-plan", root / "gguf.json", "--calib", root / "text")
     plan = json.loads((root / "gguf.json").read_text())
     formats = {name: part["format"] for part in plan["parts"] for name in part["tensors"]}
     assert len(plan["parts"]) == len(formats) == 14
-    assert {"nvfp4", "q8_0"} <= set(formats.values()) <= {"nvfp4", "q8_0", "bf16"} and plan["bits"] <= 8
+    assert {"nvfp4", "q5_0", "q8_0"} >= set(formats.values()) >= {"q5_0", "q8_0"} and plan["bits"] <= 7
+    assert all(part["kld_nvfp4"] > part["kld_5bit"] > part["kld_8bit"] > 0 for part in plan["parts"])
     found = {t.name: t for t in gguf.GGUFReader(root / "out.gguf").tensors}
     tensors = weights("llama")
     for name, kind in formats.items():
         layer, at = name.split(".")[2], name.split(".", 3)[3].removesuffix(".weight")
         t = found[f"blk.{layer}.{test_quantize.LINEARS[at]}.weight"]
         assert t.tensor_type.name.lower() == kind
-        if kind == "q8_0" and at not in ("self_attn.q_proj", "self_attn.k_proj"):  # whose rows change places
+        if at in ("self_attn.q_proj", "self_attn.k_proj"):  # whose rows change places
+            continue
+        if kind == "q5_0":
+            wanted = tensors[name].astype(np.float32)
+            assert 0 < np.linalg.norm(gguf.dequantize(t.data, t.tensor_type) - wanted) < 0.1 * np.linalg.norm(wanted)
+        if kind == "q8_0":
             assert (t.data == gguf.quantize(tensors[name].astype(np.float32), gguf.GGMLQuantizationType.Q8_0)).all()
+    nibble("quantize", root / "source", root / "again.gguf", "--plan", root / "gguf.json", "--calib", root / "text")
+    assert (root / "again.gguf").read_bytes() == (root / "out.gguf").read_bytes()
     done = nibble("quantize", root / "source", root / "no.gguf", "--plan", root / "plan.json", check=False)
     assert done.returncode == 1 and "cannot hold FP8" in done.stderr and not (root / "no.gguf").exists()
     done = nibble("quantize", root / "source", root / "no", "--plan", root / "gguf.json", check=False)
@@ -138,6 +146,7 @@ def test_a_size(nibble, tmp_path, monkeypatch, out):
     (["--size", "5"], "--size takes bytes"), (["--size", "3XB"], "--size takes bytes"), (["--size", "nan"], "--size takes bytes"),
     (["--size", "5MB", "--bits", "5"], "expected one of them"), (["--size", "5MB", "--format", "fp8"], "--size gives layers"),
     (["--head", "q8_0"], "only a .gguf file"), (["--format", "q8_0"], "only a .gguf file"),
+    (["--head", "q5_0"], "only a .gguf file holds Q5_0"), (["--format", "q5_0", "--method", "gptq"], "only a .gguf file holds Q5_0"),
 ])
 def test_wrong_usage(nibble, tmp_path, flags, words):
     done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)

@@ -300,7 +300,7 @@ def test_auto_is_gptq_for_small_models(nibble, tmp_path):
 
 @pytest.mark.parametrize("arguments, code, words", [
     (["IN"], 2, "expected IN and OUT"),
-    (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, q8_0, bf16"),
+    (["IN", "OUT", "--format", "int4"], 2, "--format takes one of nvfp4, mxfp4, fp8, q5_0, q8_0, bf16"),
     (["IN", "OUT.gguf", "--format", "fp8"], 2, "cannot hold FP8"),
     (["IN", "OUT.gguf", "--compressed-tensors"], 2, "writes a directory"),
     (["IN", "OUT", "--method", "rtn", "--calib", "x"], 2, "--calib and --calib-tokens are for --method weighted"),

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 
+import gguf
 import ml_dtypes
 import numpy
 import pytest
@@ -125,6 +126,20 @@ def test_a_head_is_chosen_too(nibble, tmp_path, text):
                                "--json").stdout)
     heads = [m for m in report["chosen"] if "layers" not in m["name"]]
     assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]
+
+
+@pytest.mark.parametrize("method", ["gptq", "best"])
+def test_q5_0(nibble, tmp_path, text, method):
+    """Chosen layer by layer as NVFP4's codes are; closer to the source than the search, and the file is of that type."""
+    source = make_model(tmp_path / "source", "llama")
+    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", "--format", "q5_0", "--method", method, "--calib", text,
+                               "--json").stdout)
+    assert len(report["chosen"]) == 14 and {m["way"] for m in report["chosen"]} <= {"gptq", "local", "weighted", "sweep"}
+    assert sum(m["held_out_error"] / m["sweep_error"] for m in report["chosen"]) < 14
+    tensors = gguf.GGUFReader(tmp_path / "out.gguf").tensors
+    assert sum(t.tensor_type.name == "Q5_0" for t in tensors) == 14
+    nibble("quantize", source, tmp_path / "again.gguf", "--format", "q5_0", "--method", method, "--calib", text, "--threads", 3)
+    assert filecmp.cmp(tmp_path / "out.gguf", tmp_path / "again.gguf", shallow=False)
 
 
 @pytest.mark.parametrize("method", ["sweep", "weighted", "best"])

@@ -84,8 +84,8 @@ static float scale_of(const tensor *t) {
     return s.tensor_scale;
 }
 
-static inline gptq_scales scales_by(const tensor *t) {
-    return (gptq_scales){scale_of(t), fp8_exact};
+static inline gptq_codes into(const tensor *t, uint8_t *to, uint8_t *with) {
+    return (gptq_codes){{.tensor_scale = scale_of(t), .fp8_exact = fp8_exact}, to, with};
 }
 
 /* ---- the plain one ---- */

@@ -115,9 +115,9 @@ static void test_loss(void **unused) {
         rows.aims = NULL;
         assert_int_equal(gptq_aim(&rows, &f, &pull, 1, aims, NULL, &err), NIB_OK);
         rows.aims = aimed ? aims : NULL;
-        assert_int_equal(gptq_quantize(&rows, &f, scales_by(&t), codes, scales, NULL, &err), NIB_OK);
+        assert_int_equal(gptq_quantize(&rows, &f, into(&t, codes, scales), NULL, &err), NIB_OK);
         rows.aims = NULL;
-        assert_int_equal(gptq_error(&rows, hessian, &pull, scale_of(&t), codes, scales, NULL, &moved, &err),
+        assert_int_equal(gptq_error(&rows, hessian, &pull, into(&t, codes, scales), NULL, &moved, &err),
                          NIB_OK);
         losses[aimed] = base + moved;
         assert_true(fabs(losses[aimed] / spelled_out(&t) - 1) < 1e-5);

@@ -47,7 +47,7 @@ static void quantize(const tensor *t, gptq_reach reach, double shrink, int threa
     gptq_factor f;
     gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
     assert_int_equal(gptq_factor_make(&f, hessian, t->cols, reach, shrink, team, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&rows, &f, scales_by(t), codes, scales, team, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&rows, &f, into(t, codes, scales), team, &err), NIB_OK);
     gptq_factor_free(&f);
     pool_free(team);
 }
@@ -87,7 +87,7 @@ static double error_on(const tensor *t, const double *h) {
     nib_error err;
     double out;
     gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
-    assert_int_equal(gptq_error(&rows, h, NULL, scale_of(t), codes, scales, NULL, &out, &err), NIB_OK);
+    assert_int_equal(gptq_error(&rows, h, NULL, into(t, codes, scales), NULL, &out, &err), NIB_OK);
     return out;
 }
 
@@ -158,7 +158,7 @@ static void test_strided_rows(void **unused) {
     quantize(&t, GPTQ_FULL, 0.1, 2);
     gptq_rows some = {.t = &t, .first = 3, .stride = 7, .n = 14};
     assert_int_equal(gptq_factor_make(&f, hessian, t.cols, GPTQ_FULL, 0.1, NULL, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&some, &f, scales_by(&t), want_codes, want_scales, NULL, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&some, &f, into(&t, want_codes, want_scales), NULL, &err), NIB_OK);
     for (size_t i = 0; i < 14; i++)
         assert_memory_equal(want_codes + i * t.cols / 2, codes + (3 + 7 * i) * t.cols / 2, t.cols / 2);
     gptq_factor_free(&f);
@@ -172,8 +172,9 @@ static void test_bad_numbers(void **unused) {
     gptq_rows rows = {.t = &t, .stride = 1, .n = t.rows};
     assert_int_equal(gptq_factor_make(&f, hessian, t.cols, GPTQ_FULL, 0.1, NULL, &err), NIB_OK);
     weights[64 * 37 + 5] = NAN;
-    assert_int_equal(gptq_quantize(&rows, &f, (gptq_scales){0.01f, false}, codes, scales, NULL, &err),
-                     NIB_BAD_FILE);
+    assert_int_equal(
+        gptq_quantize(&rows, &f, (gptq_codes){{.tensor_scale = 0.01f}, codes, scales}, NULL, &err),
+        NIB_BAD_FILE);
     assert_non_null(strstr(err.text, "NaN"));
     gptq_factor_free(&f);
     hessian[3 * 64 + 3] = NAN;

@@ -84,8 +84,8 @@ static void refine(const tensor *t, double shrink, int passes, int threads) {
     pool *team;
     gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
     assert_int_equal(pool_new(&team, threads, &err), NIB_OK);
-    assert_int_equal(gptq_refine(&rows, (gptq_moments){hessian, t->cols, shrink}, scales_by(t), passes, codes,
-                                 scales, team, &err),
+    assert_int_equal(gptq_refine(&rows, (gptq_moments){hessian, t->cols, shrink}, passes,
+                                 into(t, codes, scales), team, &err),
                      NIB_OK);
     pool_free(team);
 }
@@ -148,7 +148,7 @@ static void test_after_gptq(void **unused) {
     gptq_rows rows = {.t = &t, .stride = 1, .n = t.rows};
     plain_moments(h, t.cols, GPTQ_FULL, 0.2);
     assert_int_equal(gptq_factor_make(&f, hessian, t.cols, GPTQ_FULL, 0.2, NULL, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&rows, &f, scales_by(&t), codes, scales, NULL, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&rows, &f, into(&t, codes, scales), NULL, &err), NIB_OK);
     gptq_factor_free(&f);
     double before = loss_of(&t);
     refine(&t, 0.2, 2, 1);
@@ -164,11 +164,11 @@ static void test_bad_numbers(void **unused) {
     begin(&t);
     weights[70] = INFINITY;
     assert_int_equal(
-        gptq_refine(&rows, (gptq_moments){hessian, 64, 0}, scales_by(&t), 1, codes, scales, NULL, &err),
+        gptq_refine(&rows, (gptq_moments){hessian, 64, 0}, 1, into(&t, codes, scales), NULL, &err),
         NIB_BAD_FILE);
     hessian[5 * 64 + 5] = NAN;
     assert_int_equal(
-        gptq_refine(&rows, (gptq_moments){hessian, 64, 0}, scales_by(&t), 1, codes, scales, NULL, &err),
+        gptq_refine(&rows, (gptq_moments){hessian, 64, 0}, 1, into(&t, codes, scales), NULL, &err),
         NIB_BAD_FILE);
 }
 

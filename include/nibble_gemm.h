@@ -31,10 +31,7 @@ typedef struct nib_gemm_weight nib_gemm_weight; /* one packed weight, [n, k] */
 /* A mode is asked for and never swapped: what the device has no kernel for is NIB_UNSUPPORTED, and the words
  * name what it has.
  *
- * W4A8 rounds a weight's value times its block scale / 8 to E4M3, whose smallest number is 2^-9. A tensor
- * whose largest block scale is far below 448 (GGUF files without tensor scales have such) loses more than it
- * must: double its scales as often as they allow, and halve its tensor scale as often, before it is packed;
- * no value changes. */
+ * W4A8 rounds a weight's value times its block scale / 8 to E4M3, whose smallest number is 2^-9. */
 typedef enum nib_gemm_mode {
     NIB_GEMM_AUTO = 0, /* what nib_gemm_explain says: the fastest of the device, accuracy W4A8 or better */
     NIB_GEMM_W4A16,    /* exact: the weights' values times the activations, FP32 sums */
@@ -114,8 +111,9 @@ nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err);
 void nib_gemm_close(nib_gemm *g); /* NULL is legal. Weights must be freed before */
 
 /* Packing. The packed form is one allocation of nib_gemm_packed_bytes on the device, 256-byte aligned: the
- * caller's (DATA) or, when DATA is NULL, made here. K and N are padded inside. *OUT may be used in the same
- * stream at once. */
+ * caller's (DATA) or, when DATA is NULL, made here. K and N are padded inside. A weight whose largest block
+ * scale is 224 or less has all of them doubled, as often as they allow, and its tensor scale halved as often:
+ * no value changes. *OUT may be used in the same stream at once. */
 size_t nib_gemm_packed_bytes(size_t n, size_t k);
 nib_status nib_gemm_weight_create(nib_gemm *g, size_t n, size_t k, void *data, nib_gemm_weight **out,
                                   nib_error *err);
@@ -129,7 +127,8 @@ void nib_gemm_weight_free(nib_gemm_weight *w); /* NULL is legal */
 nib_status nib_gemm_weight_changed(const nib_gemm_weight *w, void *stream, uint64_t *n_changed,
                                    nib_error *err);
 
-/* The packed form back to codes [n, k/2], scales E4M3 [n, k/16] and tensor_scale [1] (each may be NULL). */
+/* The packed form, scales as packing doubled them, back to codes [n, k/2], scales E4M3 [n, k/16] and
+ * tensor_scale [1] (each may be NULL). */
 nib_status nib_gemm_weight_unpack(nib_gemm *g, const nib_gemm_weight *w, void *codes, void *scales,
                                   float *tensor_scale, void *stream, nib_error *err);
 

@@ -12,18 +12,24 @@ void check(bool good, const char *what) {
     }
 }
 
-weight make_weight(size_t n, size_t k, bool tame) {
+weight make_weight(size_t n, size_t k, int kind_of_scales) {
     weight w = {n, k, device<uint8_t>(n * k / 2), device<uint8_t>(n * k / 16), device<float>(2), nullptr};
     std::vector<uint8_t> c(n * k / 2), s(n * k / 16);
+    uint8_t most = 0;
     for (size_t b = 0; b < s.size(); b++) {
         const uint32_t h = mix((uint32_t)b + (uint32_t)n * 7 + (uint32_t)k), kind = h & 63;
-        s[b] = tame ? 0x28 + (h >> 8) % 32 : kind == 0 ? 0 : kind == 1 ? 1 + (h >> 8) % 7 : kind == 2 ? 0x7e : 0x28 + (h >> 8) % 32;
+        s[b] = kind_of_scales == SMALL              ? 1 + (h >> 8) % 7
+               : kind_of_scales == TAME || kind > 2 ? 0x28 + (h >> 8) % 32
+               : kind == 0                          ? 0
+               : kind == 1                          ? 1 + (h >> 8) % 7
+                                                    : 0x7e;
+        most = std::max(most, s[b]);
         for (int j = 0; j < 8; j++) {
             const uint32_t r = mix((uint32_t)b * 8 + j + 99);
             c[b * 8 + j] = kind == 3 ? 0 : kind == 4 ? 0xf7 : kind == 5 ? (j == 3 ? 0x70 : 0x01) : (uint8_t)(r >> 9);
         }
     }
-    const float scale = 0.0123f;
+    float scale = 0.0123f;
     CUDA(cudaMemcpy(w.codes, c.data(), c.size(), cudaMemcpyHostToDevice));
     CUDA(cudaMemcpy(w.scales, s.data(), s.size(), cudaMemcpyHostToDevice));
     CUDA(cudaMemcpy(w.tensor_scale, &scale, 4, cudaMemcpyHostToDevice));
@@ -32,6 +38,13 @@ weight make_weight(size_t n, size_t k, bool tame) {
     source.n = n, source.k = k, source.values = w.codes, source.scales = w.scales, source.tensor_scale = w.tensor_scale;
     CUDA(cudaMemset(nib_gemm_weight_data(w.w), 0xff, nib_gemm_packed_bytes(n, k)));
     OK(nib_gemm_weight_pack(ctx, w.w, &source, nullptr, &err));
+    CUDA(cudaDeviceSynchronize());
+    const int times = nvfp4_doublings(most);
+    for (uint8_t &b : s)
+        b = nvfp4_doubled(b, times);
+    scale = ldexpf(scale, -times);
+    CUDA(cudaMemcpy(w.scales, s.data(), s.size(), cudaMemcpyHostToDevice));
+    CUDA(cudaMemcpy(w.tensor_scale, &scale, 4, cudaMemcpyHostToDevice));
     return w;
 }
 
@@ -104,7 +117,7 @@ struct run_result {
 };
 
 /* Runs P (its d, workspace and types set up here) twice and compares with the oracle. */
-static run_result run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, bool fold,
+static run_result run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, int fold,
                       size_t pad = 0) {
     const size_t lda = w.k + pad, ldd = w.n + pad;
     void *a = device<uint8_t>(m * lda * 4), *d = device<uint8_t>(m * ldd * 4), *d2 = device<uint8_t>(m * ldd * 4);
@@ -133,7 +146,7 @@ static run_result run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_ty
     double *truth = device<double>((size_t)at.pm * at.pn), *e = device<double>(3), h[3];
     CUDA(cudaMemset(e, 0, 24));
     oracle<<<(at.pm * at.pn + 7) / 8, 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)w.k, fold ? q : a,
-                                             fold ? NIB_GEMM_E4M3 : a_type, fold ? w.k : lda, fold ? scale : nullptr, fold,
+                                             fold ? NIB_GEMM_E4M3 : a_type, fold ? w.k : lda, fold ? scale : nullptr, fold == FOLD,
                                              truth);
     compare<<<(unsigned)(((size_t)at.pm * at.pn + 255) / 256), 256>>>(at, d, d_type, ldd, truth, 0, e);
     CUDA(cudaMemcpy(h, e, 24, cudaMemcpyDeviceToHost));
@@ -145,7 +158,7 @@ static run_result run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_ty
     return {sqrt(h[0] / (h[1] > 0 ? h[1] : 1)), h[2], b1 == b2};
 }
 
-void check_run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, bool fold,
+void check_run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, int fold,
                double bound, double *worst, size_t pad) {
     static const char *const modes[] = {"auto", "w4a16", "w4a8"}, *const types[] = {"bf16", "f16", "f32", "e4m3"};
     const run_result r = run(w, m, mode, a_type, d_type, fold, pad);

@@ -75,7 +75,7 @@ inline size_t type_bytes(nib_gemm_type t) {
     return t == NIB_GEMM_F32 ? 4 : t == NIB_GEMM_E4M3 ? 1 : 2;
 }
 
-/* ---- a weight with its plain copy on the device ---- */
+/* ---- a weight with its plain copy on the device, scales doubled as the packer should ---- */
 struct weight {
     size_t n, k;
     uint8_t *codes, *scales;
@@ -83,8 +83,9 @@ struct weight {
     nib_gemm_weight *w;
 };
 
-/* TAME: no scale is zero, subnormal or 448. */
-weight make_weight(size_t n, size_t k, bool tame);
+/* TAME: no scale is zero, subnormal or 448. SMALL: all are subnormal. */
+enum scale_kind { WILD = 0, TAME, SMALL };
+weight make_weight(size_t n, size_t k, int kind);
 void free_weight(weight *w);
 
 /* ---- the oracle: places (i, j) of a grid over [m, n], FP64 ---- */
@@ -107,8 +108,10 @@ __global__ void compare(places p, const void *d, int d_type, size_t ldd, const d
 /* N random numbers of a normal distribution. */
 __global__ void fill(void *x, int type, size_t n, uint32_t seed);
 
-/* One check: a product run twice, FOLD with E4M3 on both sides, against the oracle; WORST becomes its error where that is larger. */
-void check_run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, bool fold,
+/* One check: a product run twice against the oracle, which rounds nothing, or (FOLD) activations and weights to E4M3, or (UNFOLDED)
+ * activations alone; WORST becomes its error where that is larger. */
+enum rounding { EXACT = 0, FOLD, UNFOLDED };
+void check_run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, int fold,
                double bound, double *worst, size_t pad = 0);
 
 /* gemm_quantizer.cu */

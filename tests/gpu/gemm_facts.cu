@@ -5,7 +5,7 @@
 #include "gemm_check.cuh"
 
 void test_forms(void) {
-    weight w = make_weight(640, 1152, true);
+    weight w = make_weight(640, 1152, TAME);
     double worst = 0;
     for (size_t m : {1, 5, 16, 40, 200})
         for (nib_gemm_type d : {NIB_GEMM_BF16, NIB_GEMM_F16, NIB_GEMM_F32}) {
@@ -71,7 +71,7 @@ void test_forms(void) {
 
 /* A row of a batch is the row alone, within the sums' order; graphs and two streams give the same bits. */
 void test_graph_and_streams(void) {
-    weight w = make_weight(2880, 2880, true);
+    weight w = make_weight(2880, 2880, TAME);
     const size_t m = 96, n = w.n, k = w.k;
     __nv_bfloat16 *a = device<__nv_bfloat16>(m * k), *d[3];
     fill<<<64, 256>>>(a, NIB_GEMM_BF16, m * k, 4);

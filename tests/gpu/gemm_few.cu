@@ -22,7 +22,7 @@ void test_few_forms(void) {
     double worst = 0;
     int n_run = 0, n_gated = 0;
     for (auto &shape : shapes) {
-        weight w = make_weight(shape[0], shape[1], true);
+        weight w = make_weight(shape[0], shape[1], TAME);
         const size_t n = w.n, k = w.k, groups = gemm_groups(k);
         for (size_t m : {3, 16, 31}) {
             __nv_bfloat16 *a = device<__nv_bfloat16>(m * k);

@@ -9,7 +9,7 @@ void test_other_generations(void) {
     const size_t shapes[][2] = {{48, 176}, {640, 1152}, {2880, 2880}};
     double worst[2] = {0, 0};
     for (auto &shape : shapes) {
-        weight w = make_weight(shape[0], shape[1], true);
+        weight w = make_weight(shape[0], shape[1], TAME);
         const size_t n = w.n, k = w.k, groups = (k + 127) / 128;
         for (size_t m : {1, 17, 64, 65, 200})
             for (int fp8 = 0; fp8 < 2; fp8++) {
@@ -60,7 +60,7 @@ void test_w4a4(void) {
     const size_t shapes[][2] = {{16, 16}, {48, 176}, {640, 1152}, {176, 2880}};
     double worst = 0;
     for (auto &shape : shapes) {
-        weight w = make_weight(shape[0], shape[1], false);
+        weight w = make_weight(shape[0], shape[1], WILD);
         const size_t n = w.n, k = w.k;
         for (size_t m : {1, 7, 64, 65, 130}) {
             __nv_bfloat16 *x = device<__nv_bfloat16>(m * k);

@@ -28,7 +28,7 @@ template <class T> static std::vector<T> host(const void *p, size_t n) {
 void test_native(void) {
     for (auto &shape : {std::pair<size_t, size_t>{48, 176}, {128, 640}, {400, 2880}}) {
         const size_t n = shape.first, k = shape.second, bytes = nib_gemm_scale_tile_bytes(n, k);
-        weight w = make_weight(n, k, false);
+        weight w = make_weight(n, k, WILD);
         uint8_t *codes = device<uint8_t>(n * k / 2), *tiles = device<uint8_t>(bytes);
         float *factors = device<float>(4);
         CUDA(cudaMemset(tiles, 0xff, bytes));
@@ -41,7 +41,8 @@ void test_native(void) {
         check(host<uint8_t>(tiles, bytes) == want, "plain scales moved into tiles");
         CUDA((cudaError_t)gemm_product_factors(3.0f, factors + 2, factors + 2, 0.5f, factors, nullptr));
         const auto f = host<float>(factors, 2);
-        check(f[0] == 3.0f * (0.0123f * 0.0123f) && f[1] == 0.5f, "alpha times both scales, and beta");
+        const float scale = host<float>(w.tensor_scale, 1)[0];
+        check(f[0] == 3.0f * (scale * scale) && f[1] == 0.5f, "alpha times both scales, and beta");
         cudaFree(codes), cudaFree(tiles), cudaFree(factors);
         free_weight(&w);
     }

@@ -106,7 +106,7 @@ void test_quantizers(void) {
 
 void test_sources(void) {
     const size_t n = 48, k = 640;
-    weight w = make_weight(n, k, false);
+    weight w = make_weight(n, k, WILD);
     std::vector<uint8_t> c(n * k / 2), s(n * k / 16), gguf(n * k / 64 * 36), c2(c.size()), s2(s.size());
     CUDA(cudaMemcpy(c.data(), w.codes, c.size(), cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(s.data(), w.scales, s.size(), cudaMemcpyDeviceToHost));
@@ -131,8 +131,10 @@ void test_sources(void) {
     pack(NIB_GEMM_FROM_NVFP4_GGUF, gguf, nullptr);
     check(c2 == c && s2 == s && h == 1.0f, "GGUF blocks pack as the plain layout");
     source.tensor_scale = w.tensor_scale, source.divides = true;
+    const float divisor = 1.0f / 32;
+    CUDA(cudaMemcpy(w.tensor_scale, &divisor, 4, cudaMemcpyHostToDevice));
     pack(NIB_GEMM_FROM_NVFP4, c, &s);
-    check(h == 1.0f / 0.0123f, "compressed-tensors' divisor");
+    check(h == 32.0f, "compressed-tensors' divisor");
     source.tensor_scale = nullptr, source.divides = false;
     std::vector<uint8_t> bad = s;
     bad[77] = 0x7f;

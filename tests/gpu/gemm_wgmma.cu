@@ -39,7 +39,7 @@ void test_wgmma_forms(void) {
     const size_t shapes[][2] = {{48, 640}, {640, 1152}, {1152, 2880}, {1152, 21504 /* a ring turns often */}};
     double worst[2] = {0, 0};
     for (auto &shape : shapes) {
-        weight w = make_weight(shape[0], shape[1], true);
+        weight w = make_weight(shape[0], shape[1], TAME);
         const size_t n = w.n, k = w.k, groups = gemm_groups(k);
         for (size_t m : {1, 40, 130, 300}) {
             if (k > 2880 && m != 130)

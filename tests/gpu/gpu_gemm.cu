@@ -11,22 +11,36 @@
 /* ---- packing ---- */
 static void test_pack(void) {
     const size_t shapes[][2] = {{16, 16}, {48, 176}, {176, 640}, {640, 1152}, {2880, 2880}};
-    for (auto &s : shapes) {
-        weight w = make_weight(s[0], s[1], false);
-        uint8_t *codes = device<uint8_t>(w.n * w.k / 2), *scales = device<uint8_t>(w.n * w.k / 16);
-        float *ts = device<float>(1), h[2];
-        OK(nib_gemm_weight_unpack(ctx, w.w, codes, scales, ts, nullptr, &err));
-        std::vector<uint8_t> a(w.n * w.k / 2), b(a.size()), c(w.n * w.k / 16), d(c.size());
-        CUDA(cudaMemcpy(a.data(), w.codes, a.size(), cudaMemcpyDeviceToHost));
-        CUDA(cudaMemcpy(b.data(), codes, b.size(), cudaMemcpyDeviceToHost));
-        CUDA(cudaMemcpy(c.data(), w.scales, c.size(), cudaMemcpyDeviceToHost));
-        CUDA(cudaMemcpy(d.data(), scales, d.size(), cudaMemcpyDeviceToHost));
-        CUDA(cudaMemcpy(h, ts, 4, cudaMemcpyDeviceToHost));
-        check(a == b && c == d && h[0] == 0.0123f, "pack and unpack are the identity");
-        cudaFree(codes), cudaFree(scales), cudaFree(ts);
-        free_weight(&w);
+    for (auto &s : shapes)
+        for (int kind : {WILD, TAME, SMALL}) {
+            weight w = make_weight(s[0], s[1], kind);
+            uint8_t *codes = device<uint8_t>(w.n * w.k / 2), *scales = device<uint8_t>(w.n * w.k / 16);
+            float *ts = device<float>(1), h[2];
+            OK(nib_gemm_weight_unpack(ctx, w.w, codes, scales, ts, nullptr, &err));
+            std::vector<uint8_t> a(w.n * w.k / 2), b(a.size()), c(w.n * w.k / 16), d(c.size());
+            CUDA(cudaMemcpy(a.data(), w.codes, a.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(b.data(), codes, b.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(c.data(), w.scales, c.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(d.data(), scales, d.size(), cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(h, ts, 4, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemcpy(h + 1, w.tensor_scale, 4, cudaMemcpyDeviceToHost));
+            check(a == b && c == d && h[0] == h[1], "unpacked are the same codes, and scales as the CPU's codec doubles them");
+            cudaFree(codes), cudaFree(scales), cudaFree(ts);
+            free_weight(&w);
+        }
+    printf("pack: unpacks to the same values\n");
+}
+
+/* Folded into E4M3 as they stand, scales of 2^-9 to 7 times that would leave half of the values zero. */
+static void test_small_scales(void) {
+    double worst[2] = {0, 0};
+    weight w = make_weight(640, 1152, SMALL);
+    for (size_t m : {1, 5, 40, 200}) {
+        check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_BF16, NIB_GEMM_F32, EXACT, 2e-6, worst);
+        check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_BF16, NIB_GEMM_F32, UNFOLDED, 3e-2, worst + 1);
     }
-    printf("pack: unpacks to the same bits\n");
+    free_weight(&w);
+    printf("small block scales: w4a16 %.1e, w4a8 against weights as they are %.1e\n", worst[0], worst[1]);
 }
 
 /* ---- products ---- */
@@ -39,7 +53,7 @@ static void test_products(bool quick) {
         for (size_t j = 0; j < 11; j++) {
             if (sizes[i] * sizes[j] > (size_t)21504 * 5376 || (quick && (i * 5 + j * 3) % 7))
                 continue;
-            weight w = make_weight(sizes[i], sizes[j], false);
+            weight w = make_weight(sizes[i], sizes[j], WILD);
             for (size_t t = 0; t < 21; t++) {
                 if (sizes[i] * sizes[j] > 1000000 && (t * 7 + i + j) % (quick ? 5 : 3)) /* large ones: some of them */
                     continue;
@@ -59,7 +73,7 @@ static void test_short(void) {
     double worst[2] = {0, 0};
     const size_t shapes[][2] = {{48, 640}, {640, 1152}};
     for (auto &shape : shapes) {
-        weight w = make_weight(shape[0], shape[1], true);
+        weight w = make_weight(shape[0], shape[1], TAME);
         for (size_t m : {1, 3, 16, 31, 64, 130}) {
             check_run(w, m, NIB_GEMM_W4A16, NIB_GEMM_BF16, NIB_GEMM_F32, false, 2e-6, worst);
             check_run(w, m, NIB_GEMM_W4A8, NIB_GEMM_BF16, NIB_GEMM_BF16, true, 1e-2, worst + 1);
@@ -92,6 +106,7 @@ int main(int argc, char **argv) {
         return n_failed > 0;
     }
     test_pack();
+    test_small_scales();
     test_quantizers();
     test_every_bf16();
     test_sources();

@@ -4,12 +4,7 @@
  * everything in the exact mode, stays as the file stores it and is decoded by the product (rare formats
  * become FP32). Bytes stream from the mapped file through two pinned buffers, so that reading the file, the
  * bus and the packer overlap.
- *
- * With FP8 activations the FP4 library rounds scale times element to E4M3. A tensor whose scales are small
- * would fall below its smallest number: its scales are doubled on their way, its tensor scale halved as
- * often, exactly.
  */
-#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -138,64 +133,11 @@ static bool one_scale(const tensor *const *parts, int n) {
     return true;
 }
 
-/* Where a tensor's block scales lie: the first N of every EACH bytes. */
-typedef struct scale_bytes_at {
-    const uint8_t *from;
-    size_t bytes, each, n;
-} scale_bytes_at;
-
-static scale_bytes_at scales_of(const tensor *t) {
-    return t->dtype == DT_GGUF_NVFP4 ? (scale_bytes_at){t->data, t->bytes, 36, 4}
-                                     : (scale_bytes_at){t->block_scales, scale_bytes(t), 1, 1};
-}
-
-/* Of all parts, which share a tensor scale. */
-static int doublings_of(const cuda_backend *cb, const tensor *const *parts, int n) {
-    const uint8_t largest = e4m3_from_f32(224); /* that may be doubled */
-    uint8_t most = 0;
-    if (cb->be.mode != COMPUTE_W4A8_FP8)
-        return 0;
-    for (int i = 0; i < n; i++) {
-        const scale_bytes_at s = scales_of(parts[i]);
-        for (size_t at = 0; at < s.bytes && most <= largest; at += s.each)
-            for (size_t k = 0; k < s.n; k++) {
-                const uint8_t scale = s.from[at + k] & 0x7f;
-                most = scale != 0x7f && scale > most ? scale : most;
-            }
-    }
-    return nvfp4_doublings(most);
-}
-
-/* S's bytes to DST, scales doubled. */
-static nib_status upload_doubled(cuda_backend *cb, void *dst, scale_bytes_at s, int times, nib_error *err) {
-    const size_t chunk = PINNED_BYTES / 36 * 36;
-    uint8_t table[256], *rows;
-    if (times == 0)
-        return upload(cb, dst, s.from, s.bytes, err);
-    for (int i = 0; i < 256; i++)
-        table[i] = nvfp4_doubled((uint8_t)i, times);
-    const size_t room = s.bytes < chunk ? s.bytes : chunk;
-    rows = mem_array(room, 1);
-    if (!rows)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a weight's scales: %zu bytes", room);
-    nib_status status = NIB_OK;
-    for (size_t first = 0; first < s.bytes && status == NIB_OK; first += chunk) {
-        const size_t bytes = s.bytes - first < chunk ? s.bytes - first : chunk;
-        memcpy(rows, s.from + first, bytes);
-        for (size_t at = 0; at < bytes; at += s.each)
-            for (size_t k = 0; k < s.n; k++)
-                rows[at + k] = table[rows[at + k]];
-        status = upload(cb, (uint8_t *)dst + first, rows, bytes, err);
-    }
-    mem_free(rows);
-    return status;
-}
-
 static size_t aligned(size_t bytes) {
     return (bytes + 255) & ~(size_t)255;
 }
 
-/* N tensors, rows joined, as one packed weight; SCALE: its tensor scale. */
+/* N tensors, rows joined, as one packed weight; SCALE: its tensor scale, once the stream is done. */
 static nib_status pack_parts(cuda_backend *cb, nib_gemm_weight **out, const tensor *const *parts, int n,
                              float *scale, nib_error *err) {
     size_t codes = 0, scales = 0, rows = 0, code_at = 0, scale_at = 0, cols = parts[0]->cols;
@@ -208,17 +150,16 @@ static nib_status pack_parts(cuda_backend *cb, nib_gemm_weight **out, const tens
     uint8_t *staged = cb->staging, *staged_scales = staged + aligned(codes);
     float *tensor_scale = (float *)(void *)(staged_scales + aligned(scales));
     const bool gguf = parts[0]->dtype == DT_GGUF_NVFP4;
-    const int doublings = doublings_of(cb, parts, n);
-    *scale = ldexpf(parts[0]->tensor_scale, -doublings);
     for (int i = 0; i < n; i++) {
         if (!gguf)
             NIB_TRY(upload(cb, staged + code_at, parts[i]->data, parts[i]->bytes, err));
-        NIB_TRY(upload_doubled(cb, gguf ? staged + code_at : staged_scales + scale_at, scales_of(parts[i]),
-                               doublings, err));
+        NIB_TRY(upload(cb, gguf ? staged + code_at : staged_scales + scale_at,
+                       gguf ? parts[i]->data : parts[i]->block_scales,
+                       gguf ? parts[i]->bytes : scale_bytes(parts[i]), err));
         code_at += parts[i]->bytes;
         scale_at += scale_bytes(parts[i]);
     }
-    NIB_TRY(upload(cb, tensor_scale, scale, sizeof(float), err));
+    NIB_TRY(upload(cb, tensor_scale, &parts[0]->tensor_scale, sizeof(float), err));
     NIB_TRY(nib_gemm_weight_create(cb->gemm, rows, cols, NULL, out, err));
     nib_gemm_source source = {.format = gguf ? NIB_GEMM_FROM_NVFP4_GGUF : NIB_GEMM_FROM_NVFP4,
                               .n = rows,
@@ -226,7 +167,11 @@ static nib_status pack_parts(cuda_backend *cb, nib_gemm_weight **out, const tens
                               .values = staged,
                               .scales = gguf ? NULL : staged_scales,
                               .tensor_scale = tensor_scale};
-    return nib_gemm_weight_pack(cb->gemm, *out, &source, cb->stream, err);
+    NIB_TRY(nib_gemm_weight_pack(cb->gemm, *out, &source, cb->stream, err));
+    CUDA_TRY(cudaMemcpyAsync(scale, gemm_tensor_scale((*out)->data, rows, cols), sizeof(float),
+                             cudaMemcpyDeviceToHost, cb->stream),
+             err, "a weight's scale");
+    return NIB_OK;
 }
 
 static void weight_free(backend *be, weight *w) {
@@ -254,6 +199,7 @@ static nib_status pack_fp4(cuda_backend *cb, cuda_weight *w, const tensor *const
     float scales[MAX_PARTS];
     for (int i = 0; i < w->n_fp4; i++)
         NIB_TRY(pack_parts(cb, &w->fp4[i], parts + i * joined, joined, &scales[i], err));
+    CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "packing a weight");
     for (int i = 0; i < n; i++) {
         w->view.parts[i].tensor_scale = scales[joined > 1 ? 0 : i];
         w->view.parts[i].packed = nib_gemm_weight_data(w->fp4[joined > 1 ? 0 : i]);

@@ -4,7 +4,8 @@
  * 4 + t of rows r0 and r1, 32 B of words and 4 B of scales.
  *
  * A block scale that is NaN makes the tensor's scale NaN: every result is NaN, none is silently wrong. Negative
- * block scales turn their codes' signs.
+ * block scales turn their codes' signs. Small block scales are doubled, all as often, until the largest is over 224, and the
+ * tensor's scale is halved as often: no value changes, and fewer are too small for E4M3 where W4A8 folds them.
  */
 #include "gemm/gpu/quant.cuh"
 #include "gemm/scale_tile.h"
@@ -16,7 +17,7 @@ struct pack_args {
     int n, k, groups, row_tiles;
     bool divides;
     uint8_t *packed;
-    uint32_t *facts; /* the four words after the tiles */
+    uint32_t *facts; /* the four words after the tiles; the first is the largest block scale until they are packed */
 };
 
 struct block {
@@ -131,13 +132,33 @@ template <class T, int METHOD> struct from_values {
     }
 };
 
+GEMM_DEV uint32_t doubled(uint32_t scale) { /* E4M3; below 8 it is subnormal */
+    return scale + (scale < 8 ? scale : 8);
+}
+
+/* As often as num/nvfp4.h has it, while the tensor's scale may be halved exactly. */
+template <class SOURCE> GEMM_DEV int doublings(const pack_args &a) {
+    float tensor_scale = fabsf(SOURCE::tensor_scale(a));
+    int times = 0;
+    for (uint32_t s = a.facts[0]; s && doubled(s) <= 0x7e && tensor_scale >= 2 * FLT_MIN; s = doubled(s), tensor_scale *= 0.5f)
+        times++;
+    return times;
+}
+
+GEMM_DEV void written() { /* to who reads it by the copy engine */
+    __threadfence();
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+}
+
 template <class SOURCE> static __global__ void __launch_bounds__(256) pack_tiles(const pack_args a) {
     const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x, group = id / 32;
     if (group < (size_t)a.row_tiles * a.groups) {
         const int lane = (int)(id % 32), g = lane >> 2, t = lane & 3;
         const int tile = (int)(group / a.groups), k0 = (int)(group % a.groups) * 8;
         uint8_t *to = a.packed + group * GEMM_GROUP_BYTES;
-        uint32_t scales = 0;
+        uint32_t scales = 0, most = 0;
         for (int h = 0; h < 2; h++) {
             uint32_t w[4];
             for (int r = 0; r < 2; r++) {
@@ -146,20 +167,33 @@ template <class SOURCE> static __global__ void __launch_bounds__(256) pack_tiles
                 w[r] = gemm_word_pack((uint32_t)v.codes);
                 w[2 + r] = gemm_word_pack((uint32_t)(v.codes >> 32));
                 scales |= v.scale << 8 * (h + 2 * r);
+                most = max(most, v.scale);
             }
             *(uint4 *)(to + h * 512 + lane * 16) = make_uint4(w[0], w[1], w[2], w[3]);
         }
         *(uint32_t *)(to + 1024 + lane * 4) = scales;
+        most = __reduce_max_sync(~0u, most);
+        if (lane == 0 && most > *(volatile uint32_t *)a.facts)
+            atomicMax(a.facts, most);
     }
-    __threadfence();
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.global;" ::: "memory");
-#endif
+    written();
+}
+
+template <class SOURCE> static __global__ void __launch_bounds__(256) double_scales(const pack_args a) {
+    const size_t id = blockIdx.x * (size_t)blockDim.x + threadIdx.x, group = id / 32;
+    const int times = doublings<SOURCE>(a);
+    if (times == 0 || group >= (size_t)a.row_tiles * a.groups)
+        return;
+    uint8_t *scales = a.packed + group * GEMM_GROUP_BYTES + 1024 + id % 32 * 4;
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < times; j++)
+            scales[i] = (uint8_t)doubled(scales[i]);
+    written();
 }
 
 /* After the tiles: facts[3] says whether a scale was NaN. */
 template <class SOURCE> static __global__ void finish_pack(const pack_args a) {
-    const float s = SOURCE::tensor_scale(a);
+    const float s = ldexpf(SOURCE::tensor_scale(a), -doublings<SOURCE>(a));
     *(float *)a.facts = a.facts[3] ? __uint_as_float(0x7fc00000u) : s;
     __threadfence();
 }
@@ -188,8 +222,9 @@ template <class SOURCE> static __global__ void __launch_bounds__(256) find_expon
 }
 
 template <class SOURCE> static int pack_with(const pack_args &a, cudaStream_t stream) {
-    const size_t threads = (size_t)a.row_tiles * a.groups * 32;
-    pack_tiles<SOURCE><<<(unsigned)((threads + 255) / 256), 256, 0, stream>>>(a);
+    const unsigned blocks = (unsigned)(((size_t)a.row_tiles * a.groups * 32 + 255) / 256);
+    pack_tiles<SOURCE><<<blocks, 256, 0, stream>>>(a);
+    double_scales<SOURCE><<<blocks, 256, 0, stream>>>(a);
     finish_pack<SOURCE><<<1, 1, 0, stream>>>(a);
     return cudaGetLastError();
 }

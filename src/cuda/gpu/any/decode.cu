@@ -26,23 +26,35 @@
  */
 #include "cuda/gpu/any/decode.cuh"
 
-enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64, MOST_SLOTS = 4 };
+enum {
+    NARROW = 4,
+    MIN_SPLIT = 128,
+    MAX_SPLITS = 128,
+    MAKES_ROWS = 64,
+    MOST_SLOTS = 4,
+    AHEAD = 1 /* slots */
+};
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
 }
 
-/* Shared memory of a block: each warp's tiles, whose place its part takes in the end; the block's own part or
- * its queries, and the key that turns; cosines and sines. */
+/* Shared memory of a block: each warp's tiles; the block's own part or its queries, and the key that turns;
+ * cosines and sines. */
 template <int D, kv_format F> struct block_room {
-    static constexpr int own = (COLUMNS + 1) * part_layout<D>::head * (int)sizeof(float);
+    static constexpr int part = part_layout<D>::all * (int)sizeof(float);
+    static constexpr int own = (COLUMNS + 1) * maker<D, NARROW>::query * (int)sizeof(float);
     static constexpr int rest = own + D * (int)sizeof(float);
     static constexpr int block = 228 * 1024 / (wide_warps<D>() / NARROW) - 1024 - (int)sizeof(newcomer<D, F>);
     static constexpr int fit = (block - rest) / (NARROW * staged<D, F>::bytes);
     static constexpr int slots =
         fit < MOST_SLOTS ? fit : MOST_SLOTS; /* of a warp, where LANE's SMs have 228 KB */
-    static_assert(fit > 0 && staged<D, F>::bytes >= part_layout<D>::all * (int)sizeof(float),
-                  "one tile each");
+    static_assert(fit > 0 && own >= part, "one tile each; queries' place holds a part");
+
+    /* Bytes of a warp with N tiles, whose place its part takes in the end. */
+    __host__ __device__ static constexpr int warp(int n) {
+        return n * staged<D, F>::bytes > part ? n * staged<D, F>::bytes : part;
+    }
 };
 
 /* Split I of N. */
@@ -84,12 +96,12 @@ template <int D> __device__ __forceinline__ float3 join_blocks(const float *p, i
     float max = NO_SCORE, acc = 0, sum = 0;
 #pragma unroll 8
     for (int k = 0; k < n; k++)
-        max = fmaxf(max, cluster_read(p + D, k));
+        max = fmaxf(max, cluster_read(p + part_layout<D>::max, k));
 #pragma unroll 8
     for (int k = 0; k < n; k++) {
-        float f = exp2_fast(cluster_read(p + D, k) - max);
-        acc += f * cluster_read(p + i, k);
-        sum += f * cluster_read(p + D + 1, k);
+        float f = exp2_fast(cluster_read(p + part_layout<D>::max, k) - max);
+        acc += f * cluster_read(p + part_layout<D>::at(i), k);
+        sum += f * cluster_read(p + part_layout<D>::sum, k);
     }
     return make_float3(acc, max, sum);
 }
@@ -103,37 +115,46 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     constexpr int head_floats = part_layout<D>::head, SLOTS = block_room<D, F>::slots, STRIDE = 16 * WARPS;
     constexpr int bytes = staged<D, F>::bytes;
     extern __shared__ __align__(128) uint8_t shared[];
-    const int slots = job.deep ? SLOTS : 1;
-    float *parts = (float *)shared, *own = (float *)(shared + WARPS * slots * bytes);
+    const int slots = job.deep ? SLOTS : 1, each = block_room<D, F>::warp(slots);
+    float *parts = (float *)shared, *own = (float *)(shared + WARPS * each);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
     const int kv_head = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
+    const float frequency = MAKES && (int)threadIdx.x < job.p.n_freq ? job.p.inv_freq[threadIdx.x] : 0;
     const size_t row = job.step.alone[blockIdx.z];
     const int32_t *pages = job.step.page_table + job.step.first_page[row];
     const int position = job.step.positions[row];
     const span sp = split_span(job.p, position, blockIdx.x, job.n_splits);
-    const int column = chunk * COLUMNS + g, first_head = kv_head * group + chunk * COLUMNS;
+    const int columns = min(COLUMNS, group - chunk * COLUMNS), column = chunk * COLUMNS + g;
+    const int first_head = kv_head * group + chunk * COLUMNS;
     auto cell = [&](int page, int key) {
         return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
     };
     int key = sp.lo + 16 * warp, page[SLOTS];
-    uint8_t *tiles = shared + warp * slots * bytes;
+    uint8_t *tiles = shared + warp * each;
     auto is_old = [&](int at) { return at + 16 < sp.end; }; /* no key of this step */
 #pragma unroll
     for (int i = 0; i < SLOTS; i++)
         page[i] = key + i * STRIDE < sp.hi ? pages[(key + i * STRIDE) / KV_PAGE] : 0;
-#pragma unroll
-    for (int i = 0; i < SLOTS; i++) {
-        const int at = key + i * STRIDE;
-        if (i < slots && at < sp.hi && (MAKES || is_old(at)))
-            copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
-        commit_copies();
-    }
-    __shared__ newcomer<D, F> fresh; /* of MAKES */
-    maker<D> made;
     const int last_page = MAKES ? pages[position / KV_PAGE] : 0;
+    auto ask = [&](int i) { /* the warp's tile I, to slot I */
+                            const int at = key + i * STRIDE;
+                            if (i < slots && at < sp.hi && (MAKES || is_old(at)))
+                                copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
+                            commit_copies();
+    };
+    __shared__ newcomer<D, F> fresh; /* of MAKES */
+    maker<D, WARPS> made;
+    float *trig = own + (COLUMNS + 1) * made.query;
     if (MAKES)
-        made.open(job.p, position, own + (COLUMNS + 1) * head_floats, lane);
+        made.turn_angles(job.p, position, frequency, trig);
+#pragma unroll
+    for (int i = 0; i < (MAKES ? AHEAD : SLOTS); i++)
+        ask(i);
+    if (MAKES) {
+        __syncthreads();
+        made.open(job.p, position, trig, lane);
+    }
     pdl_wait();
     pdl_go();
     if (sp.lo >= sp.hi)
@@ -147,16 +168,23 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             else
                 load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
         };
-        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position), own, &fresh, warp,
-                  lane);
-        query = own + g * maker<D>::query;
+        auto ask_more = [&] {
+#pragma unroll
+            for (int i = AHEAD; i < SLOTS; i++)
+                ask(i);
+        };
+        made.make(job.p, job.kv, load, ask_more, kv_head, sp.hi == sp.end, cell(last_page, position), own,
+                  &fresh, warp, lane);
+        query = own + g * made.query;
     }
-    const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
+    const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
     const bool stores = MAKES && sp.hi == sp.end;
     if (stores && warp == maker_warp)
         key_comes(warp, maker_warp, taker);
-    uint32_t q[D / 8];
-    load_query<D, F>(q, query, job.p.scale * LOG2E, column < group, t);
+    const int with_keys = min(WARPS, (sp.hi - sp.lo + 15) / 16); /* warps */
+    uint32_t q[D / 8] = {};
+    if (warp < with_keys)
+        load_query<D, F>(q, query, MAKES ? made.PAD : 0, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
 #pragma unroll
     for (int i = 0; i < SLOTS && !MAKES; i++) {
@@ -190,9 +218,10 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap);
     }
     __syncwarp();
-    put_running<D>((float *)tiles, &r, g, t);
+    if (warp < with_keys)
+        put_running<D>((float *)tiles, &r, g, t, columns);
     __syncthreads();
-    const int columns = min(COLUMNS, group - chunk * COLUMNS), used = sp.used;
+    const int used = sp.used;
     float *to =
         MERGE == MERGE_CLUSTER
             ? own
@@ -200,15 +229,15 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
                                 part_layout<D>::all;
     for (int i = threadIdx.x; i < columns * D; i += WARPS * 32) {
         int head = i / D, at = head * head_floats;
-        float3 all = join_parts<D>(&parts[at], slots * bytes / sizeof(float), WARPS, i % D);
+        float3 all = join_parts<D>(&parts[at], each / sizeof(float), with_keys, i % D);
         if (MERGE == MERGE_CLUSTER ? used == 1 : job.n_splits == 1) { /* nothing to merge with */
             put_out(job.out, row, (size_t)(first_head + head) * D + i % D, weighted_mean<D, F>(all));
             continue;
         }
-        to[at + i % D] = all.x;
+        to[at + part_layout<D>::at(i % D)] = all.x;
         if (i % D == 0) {
-            to[at + D] = all.y;
-            to[at + D + 1] = all.z;
+            to[at + part_layout<D>::max] = all.y;
+            to[at + part_layout<D>::sum] = all.z;
         }
     }
     if (MERGE == MERGE_LATER || used == 1)
@@ -240,8 +269,8 @@ static __global__ void __launch_bounds__(MERGERS *D) merge_splits(attn_job job) 
     if (threadIdx.x < 32) {
         float max = NO_SCORE, sum = 0;
         for (int k = threadIdx.x; k < used; k += 32) {
-            factors[k] = p[k * (size_t)part_layout<D>::all + D];
-            sums[k] = p[k * (size_t)part_layout<D>::all + D + 1];
+            factors[k] = p[k * (size_t)part_layout<D>::all + part_layout<D>::max];
+            sums[k] = p[k * (size_t)part_layout<D>::all + part_layout<D>::sum];
             max = fmaxf(max, factors[k]);
         }
         max = warp_max(max);
@@ -257,7 +286,7 @@ static __global__ void __launch_bounds__(MERGERS *D) merge_splits(attn_job job) 
     float acc = 0;
 #pragma unroll 8
     for (int k = m; k < used; k += MERGERS)
-        acc += factors[k] * p[k * (size_t)part_layout<D>::all + i];
+        acc += factors[k] * p[k * (size_t)part_layout<D>::all + part_layout<D>::at(i)];
     groups[m][i] = acc;
     __syncthreads();
     if (m == 0)
@@ -307,16 +336,18 @@ extern "C" size_t decode_partial_bytes(const cuda_lane *lane, const attn_view *p
     if (lane->clusters[0][1] > 0 || n_alone == 0)
         return 0;
     return sizeof(float) * (size_t)n_alone * (size_t)chunks_of(p) *
-           (size_t)cut_rows(lane, p, n_alone, false, false).splits * COLUMNS * (size_t)(p->head_dim + 4);
+           (size_t)cut_rows(lane, p, n_alone, false, false).splits * COLUMNS * (size_t)(p->head_dim + 12);
 }
 
 /* Splits are merged only where blocks are fewer than the chip holds. */
 extern "C" size_t decode_partial_most(const cuda_lane *lane) {
-    return lane->clusters[0][1] > 0 ? 0 : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * (256 + 4);
+    return lane->clusters[0][1] > 0
+               ? 0
+               : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * part_layout<256>::head;
 }
 
 template <int D, kv_format F> static size_t room_bytes(const cuda_lane *lane, int warps) {
-    return (size_t)(warps * (lane->deep ? block_room<D, F>::slots : 1) * staged<D, F>::bytes) +
+    return (size_t)(warps * block_room<D, F>::warp(lane->deep ? block_room<D, F>::slots : 1)) +
            block_room<D, F>::rest;
 }
 

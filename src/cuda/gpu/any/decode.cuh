@@ -12,10 +12,15 @@
 
 enum { COLUMNS = 8 };
 
-/* Of a split: for each of COLUMNS heads the sum of weighted values [D], the maximum, the sum of weights. */
+/* Of a split, for each of COLUMNS heads: the sum of weighted values [D], the maximum, the sum of weights. A
+ * lane's D / 8 dimensions lie together, and one float further: a warp's stores meet all banks. */
 template <int D> struct part_layout {
-    static constexpr int head = D + 4;
+    static constexpr int slice = D / 8 + 1, max = 8 * slice, sum = max + 1;
+    static constexpr int head = D + 12;
     static constexpr int all = COLUMNS * head;
+    __device__ static __forceinline__ int at(int i) {
+        return i + i / (D / 8);
+    }
 };
 
 typedef struct span {
@@ -254,10 +259,12 @@ __device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, co
     }
 }
 
-/* The query at FROM, scaled by FACTOR for powers of two, in the order in which lane t holds dimensions. */
+/* The query at FROM, its quarters PAD floats apart, scaled by FACTOR for powers of two, in the order in which
+ * lane t holds dimensions. */
 template <int D, kv_format F>
-__device__ __forceinline__ void load_query(uint32_t *q, const float *from, float factor, bool there, int t) {
-    from += t * (D / 4);
+__device__ __forceinline__ void load_query(uint32_t *q, const float *from, int pad, float factor, bool there,
+                                           int t) {
+    from += t * (D / 4 + pad);
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         float4 v = there ? ((const float4 *)from)[i] : make_float4(0, 0, 0, 0);
@@ -266,7 +273,7 @@ __device__ __forceinline__ void load_query(uint32_t *q, const float *from, float
     }
 }
 
-/* What a warp gathered of the first N columns, into shared memory: [N][D + 4]. */
+/* What a warp gathered of the first N columns, into shared memory: N heads of a part. */
 template <int D>
 __device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int t, int n = COLUMNS) {
 #pragma unroll
@@ -281,27 +288,29 @@ __device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int
             continue;
 #pragma unroll
         for (int j = 0; j < D / 16; j++) {
-            head[g * (D / 8) + 2 * j] = r->o[j][z];
-            head[g * (D / 8) + 2 * j + 1] = r->o[j][2 + z];
+            head[g * part_layout<D>::slice + 2 * j] = r->o[j][z];
+            head[g * part_layout<D>::slice + 2 * j + 1] = r->o[j][2 + z];
         }
         if (g == 0) {
-            head[D] = r->max[z];
-            head[D + 1] = r->sum[z];
+            head[part_layout<D>::max] = r->max[z];
+            head[part_layout<D>::sum] = r->sum[z];
         }
     }
 }
 
 /* N parts at P, STEP floats apart: dimension I of their sum, their maximum and sum of weights. */
 template <int D> __device__ __forceinline__ float3 join_parts(const float *p, size_t step, int n, int i) {
+    constexpr int MAX = part_layout<D>::max, SUM = part_layout<D>::sum;
+    const int at = part_layout<D>::at(i);
     float max = NO_SCORE, acc = 0, sum = 0;
 #pragma unroll 4
     for (int k = 0; k < n; k++)
-        max = fmaxf(max, p[k * step + D]);
+        max = fmaxf(max, p[k * step + MAX]);
 #pragma unroll 4
     for (int k = 0; k < n; k++) {
-        float f = exp2_fast(p[k * step + D] - max);
-        acc += f * p[k * step + i];
-        sum += f * p[k * step + D + 1];
+        float f = exp2_fast(p[k * step + MAX] - max);
+        acc += f * p[k * step + at];
+        sum += f * p[k * step + SUM];
     }
     return make_float3(acc, max, sum);
 }
@@ -313,6 +322,7 @@ template <int D> __device__ __forceinline__ float3 join_parts(const float *p, si
 template <int D, kv_format F> struct newcomer {
     __align__(16) uint8_t k[D * operand<F>::bytes], v[D * operand<F>::bytes];
     float k_scale, v_scale;
+    __align__(16) float errors[STEPS]; /* of the key's scales, while one is looked for */
 };
 
 /* The newcomer's value is there after the barrier in maker::make; its key when MAKER, the warp that makes it,
@@ -350,72 +360,151 @@ __device__ __forceinline__ void take_newcomer(tile<D, F> *x, const newcomer<D, F
         }
 }
 
-/* What a block needs to make vectors of one row and KV head. */
-template <int D> struct maker {
-    static constexpr int E = D / 32, query = D + 4; /* floats of a query in shared memory */
+/* What a block of WARPS needs to make vectors of one row and KV head. */
+template <int D, int WARPS> struct maker {
+    static constexpr int E = D / 32;
+    /* Floats of a query in shared memory: its quarters stand PAD apart, so that a warp's loads meet all
+     * banks. */
+    static constexpr int PAD = 4, query = D + 4 * PAD;
+    /* Warps enough that each makes one vector at most, the last ones the value and the key; then the last
+     * STEPS try a scale of the key each. */
+    static constexpr bool SPREAD = WARPS >= 2 * STEPS && WARPS >= COLUMNS + 2;
+    static_assert(D / 2 <= 32 * WARPS, "a thread an angle");
     turn<E> rope;
     float growth; /* of queries */
 
-    /* TRIG: 2 n_freq floats of shared memory, filled here if they are not (FRESH). Every thread calls. */
-    __device__ __forceinline__ void open(const attn_view &p, int position, float *trig, int lane,
-                                         bool fresh = true) {
-        for (int i = threadIdx.x; fresh && i < p.n_freq; i += blockDim.x) {
-            float sine, cosine;
-            sincosf((float)position * p.inv_freq[i], &sine, &cosine);
-            trig[i] = cosine * p.rope_scale;
-            trig[p.n_freq + i] = sine * p.rope_scale;
-        }
-        if (fresh)
-            __syncthreads();
+    __device__ __forceinline__ static int key_warp(int group) {
+        return SPREAD ? WARPS - 1 : group % WARPS;
+    }
+    __device__ __forceinline__ static int place(int i) {
+        return i + i / (D / 4) * PAD;
+    }
+
+    /* TRIG: 2 n_freq floats of shared memory, filled here; open() comes after a barrier. FREQUENCY: the
+     * thread's, inv_freq[threadIdx.x]. */
+    __device__ __forceinline__ static void turn_angles(const attn_view &p, int position, float frequency,
+                                                       float *trig) {
+        if ((int)threadIdx.x >= p.n_freq)
+            return;
+        float sine, cosine;
+        sincosf((float)position * frequency, &sine, &cosine);
+        trig[threadIdx.x] = cosine * p.rope_scale;
+        trig[p.n_freq + threadIdx.x] = sine * p.rope_scale;
+    }
+
+    __device__ __forceinline__ void open(const attn_view &p, int position, const float *trig, int lane) {
         rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
         growth = query_growth(p, position);
     }
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
      * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
-     * and values. Vectors turn where their queries will stand, the key behind them. */
-    template <kv_format F, class Load>
-    __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
-                                         bool stores, size_t cell, float *q, newcomer<D, F> *fresh, int warp,
-                                         int lane) {
-        const int group = p.n_heads / p.n_kv_heads;
-        float key[E] = {};
-        bool has_key = false;
-        for (int v = warp; v < group + (stores ? 2 : 0); v += blockDim.x / 32) {
-            const int at = v < group ? head * group + v : p.n_heads + head + (v == group ? 0 : p.n_kv_heads);
-            const float *weights = v < group ? p.q_norm : v == group ? p.k_norm : nullptr;
-            float x[E], w[E];
-            if (weights)
-                load_vector<E>(w, weights, 0, D, lane); /* on its way while LOAD waits */
-            load(x, at);
-            if (weights)
-                norm<E>(x, w, p.norm_eps, D);
-            if (v <= group)
-                rope.apply(x, q + v * query, lane);
-            has_key = has_key || v == group;
+     * and values; MEANWHILE() comes when the first of them are on their way. Vectors turn where their queries
+     * will stand, the key behind them. */
+    template <kv_format F, class Load, class Meanwhile>
+    __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load,
+                                         const Meanwhile &meanwhile, int head, bool stores, size_t cell,
+                                         float *q, newcomer<D, F> *fresh, int warp, int lane) {
+        const int group = p.n_heads / p.n_kv_heads, n = group + (stores ? 2 : 0);
+        float x[E] = {}, w[E] = {}, next[E] = {}, next_w[E] = {};
+        auto fetch = [&](float(&to)[E], float(&weights)[E],
+                         int v) { /* vector V and the norm's weights */
+                                  if (v < group ? p.q_norm : v == group ? p.k_norm : nullptr)
+                                      load_vector<E>(weights, v < group ? p.q_norm : p.k_norm, 0, D, lane);
+                                  load(to, v < group ? head * group + v
+                                                     : p.n_heads + head + (v == group ? 0 : p.n_kv_heads));
+        };
+        const int first = !SPREAD || warp < group ? warp : group + WARPS - 1 - warp;
+        if (first < n)
+            fetch(x, w, first);
+        if (!SPREAD && first + WARPS < n)
+            fetch(next, next_w, first + WARPS);
+        meanwhile();
+        for (int v = first; v < n; v += SPREAD ? n : WARPS) {
+            put_vector<F>(p, kv, x, w, v, group, cell, q, fresh, lane);
+            if constexpr (!SPREAD) {
 #pragma unroll
-            for (int j = 0; j < E; j++) {
-                if (v < group)
-                    q[v * query + lane + 32 * j] = x[j] * growth;
-                key[j] = v == group ? x[j] : key[j];
-            }
-            if (v > group) {
-                const coded<E> as = encode<E>(p, F, false, x, x, lane);
-                put_coded<E>(as, F, fresh->v, &fresh->v_scale, D, lane);
-                put_cell<E>(as, kv, false, cell, D, lane);
+                for (int j = 0; j < E; j++)
+                    x[j] = next[j], w[j] = next_w[j];
+                if (v + 2 * WARPS < n)
+                    fetch(next, next_w, v + 2 * WARPS);
             }
         }
         __syncthreads();
-        if (!has_key)
+        if (stores)
+            put_key<F>(p, kv, cell, q, group, fresh, warp, lane);
+    }
+
+    /* Vector V, which came as X: a query or the key to its place in Q, the value to CELL and FRESH. */
+    template <kv_format F>
+    __device__ __forceinline__ void put_vector(const attn_view &p, const kv_view &kv, float (&x)[E],
+                                               const float (&w)[E], int v, int group, size_t cell, float *q,
+                                               newcomer<D, F> *fresh, int lane) {
+        if (v > group) {
+            const coded<E> as = encode<E>(p, F, false, x, x, lane);
+            put_coded<E>(as, F, fresh->v, &fresh->v_scale, D, lane);
+            put_cell<E>(as, kv, false, cell, D, lane);
             return;
-        float w[E] = {};
+        }
+        if (v < group ? p.q_norm : p.k_norm)
+            norm<E>(x, w, p.norm_eps, D);
+        rope.apply(x, q + v * query, lane);
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            q[v * query + place(lane + 32 * j)] = v < group ? x[j] * growth : x[j];
+    }
+
+    /* The key behind the GROUP queries at Q, into CELL and FRESH: a warp's work, for which others try scales.
+     */
+    template <kv_format F>
+    __device__ __forceinline__ void put_key(const attn_view &p, const kv_view &kv, size_t cell,
+                                            const float *q, int group, newcomer<D, F> *fresh, int warp,
+                                            int lane) {
+        const bool spread = SPREAD && F == KV_FP8 && p.k_scale == 0, makes = warp == key_warp(group);
+        const int step = warp - (WARPS - STEPS);
+        if (!makes && !(spread && step >= 0))
+            return;
+        float key[E], w[E] = {};
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            key[j] = q[group * query + place(lane + 32 * j)];
         for (int v = 0; v < group; v++)
 #pragma unroll
             for (int j = 0; j < E; j++) {
-                const float x = q[v * query + lane + 32 * j];
+                const float x = q[v * query + place(lane + 32 * j)];
                 w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
             }
-        const coded<E> as = encode<E>(p, F, true, key, w, lane);
+        if (!spread) {
+            put_as<F>(encode<E>(p, F, true, key, w, lane), kv, cell, fresh, lane);
+            return;
+        }
+        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key));
+        const float error = warp_sum(step_error<E>(key, w, mean_share<E>(w, D), unit, step));
+        if (lane == 0)
+            fresh->errors[step] = error;
+        __syncwarp();
+        if (!makes) {
+            asm volatile("bar.arrive 2, %0;" ::"n"(32 * STEPS) : "memory");
+            return;
+        }
+        asm volatile("bar.sync 2, %0;" ::"n"(32 * STEPS) : "memory");
+        put_as<F>(encode_fp8<E>(p, true, key, [&](float) { return least_step(fresh->errors); }), kv, cell,
+                  fresh, lane);
+    }
+
+    __device__ __forceinline__ static float least_step(const float *errors) {
+        float least = errors[0];
+        int best = 0;
+#pragma unroll
+        for (int k = 1; k < STEPS; k++)
+            if (errors[k] < least)
+                least = errors[k], best = k;
+        return step_factor(best);
+    }
+
+    template <kv_format F>
+    __device__ __forceinline__ static void put_as(const coded<E> &as, const kv_view &kv, size_t cell,
+                                                  newcomer<D, F> *fresh, int lane) {
         put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
         put_cell<E>(as, kv, true, cell, D, lane);
     }

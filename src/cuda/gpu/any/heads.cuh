@@ -17,9 +17,19 @@
 enum { STEPS = 8, LANES = 32 / STEPS };
 #define MEAN_SHARE 0.3f /* of the queries' mean square in a dimension's weight */
 
-/* The scales that are tried: this times the one that brings the largest element to 448. */
+/* 2^(step / 8), |step| < 8: the scales that are tried are this times the one that brings the largest element
+ * to 448. Chosen, not computed or looked up: the same to the bit for a constant and for a variable. */
 __device__ __forceinline__ float step_factor(int step) {
-    return exp2f((float)step * (1.0f / STEPS));
+    const int up = step & 7;
+    float f = up == 1   ? 0x1.172b84p0f
+              : up == 2 ? 0x1.306fe0p0f
+              : up == 3 ? 0x1.4bfdaep0f
+              : up == 4 ? 0x1.6a09e6p0f
+              : up == 5 ? 0x1.8ace54p0f
+              : up == 6 ? 0x1.ae89fap0f
+              : up == 7 ? 0x1.d5818ep0f
+                        : 1.0f;
+    return step < 0 ? 0.5f * f : f;
 }
 
 /* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
@@ -101,31 +111,44 @@ template <int N> __device__ __forceinline__ void fold(float *v, int far, int lan
     }
 }
 
+/* A lane's share of step K's error: the sum of (w + share) (x - x^)^2 over its elements. */
+template <int E>
+__device__ __forceinline__ float step_error(const float (&x)[E], const float (&w)[E], float share, float unit,
+                                            int k) {
+    const float factor = step_factor(k), scale = unit * step_factor(-k);
+    float error = 0;
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        float v = x[j] * scale, e = round_e4m3(v) - v;
+        error += (w[j] + share) * (e * e);
+    }
+    return error * (factor * factor);
+}
+
+/* What is added to each dimension's weight: a share of their mean. */
+template <int E> __device__ __forceinline__ float mean_share(const float (&w)[E], int d) {
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        sum += w[j];
+    return warp_sum(sum) * (MEAN_SHARE / (float)d);
+}
+
 /* The factor of the key X with the smallest sum of w (x - x^)^2; w: the squares of the group's queries and a
  * share of their mean. UNIT brings the largest element to 448. */
 template <int E>
 static __device__ float best_factor(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
-    float sum = 0, error[STEPS] = {};
+    float error[STEPS];
+    const float share = mean_share<E>(w, d);
 #pragma unroll
-    for (int j = 0; j < E; j++)
-        sum += w[j];
-    const float share = warp_sum(sum) * (MEAN_SHARE / (float)d);
-#pragma unroll
-    for (int k = 0; k < STEPS; k++) {
-        const float factor = step_factor(k), scale = unit * step_factor(-k);
-#pragma unroll
-        for (int j = 0; j < E; j++) {
-            float v = x[j] * scale, e = round_e4m3(v) - v;
-            error[k] += (w[j] + share) * (e * e);
-        }
-        error[k] *= factor * factor;
-    }
+    for (int k = 0; k < STEPS; k++)
+        error[k] = step_error<E>(x, w, share, unit, k);
     fold<8>(error, 16, lane); /* lanes 4k .. 4k + 3 now have step k's */
     fold<4>(error, 8, lane);
     fold<2>(error, 4, lane);
     float mine = error[0];
+    mine += __shfl_xor_sync(~0u, mine, 2); /* in warp_sum's order */
     mine += __shfl_xor_sync(~0u, mine, 1);
-    mine += __shfl_xor_sync(~0u, mine, 2);
     int best = lane / LANES;
 #pragma unroll
     for (int i = 16; i >= LANES; i >>= 1) {
@@ -145,23 +168,28 @@ template <int E> struct coded {
     float scale;
 };
 
-/* X in E4M3, and its scale. W: of a key, the squares of its group's queries. */
-template <int E>
-static __device__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E], const float (&w)[E],
-                                      int lane) {
-    coded<E> to;
-    uint32_t bits = 0; /* of the largest |x|: their order is that of the values, and NaN is the largest */
+/* The bits of the largest |x|: their order is that of the values, and NaN is the largest. */
+template <int E> __device__ __forceinline__ uint32_t largest_bits(const float (&x)[E]) {
+    uint32_t bits = 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
         bits = max(bits, __float_as_uint(x[j]) & 0x7fffffffu);
-    bits = __reduce_max_sync(~0u, bits);
+    return __reduce_max_sync(~0u, bits);
+}
+
+/* X in E4M3, and its scale. FIT(unit): of a key, the factor beside UNIT that suits it. */
+template <int E, class Fit>
+static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E],
+                                                      const Fit &fit) {
+    coded<E> to;
+    const uint32_t bits = largest_bits<E>(x);
     const bool finite = bits < 0x7f800000u, sound = finite && __uint_as_float(bits) >= 0x1p-100f;
     const float fixed = is_k ? p.k_scale : p.v_scale;
     float scale = __uint_as_float(bits) / 448.0f;
     if (fixed != 0)
         scale = fixed;
     else if (is_k && sound)
-        scale *= best_factor<E>(x, w, p.head_dim, 448.0f / __uint_as_float(bits), lane);
+        scale *= fit(448.0f / __uint_as_float(bits));
     const float factor = sound ? 1.0f / scale : 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
@@ -170,12 +198,13 @@ static __device__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float
     return to;
 }
 
-/* X as FORMAT, FP8 or BF16, has it. */
+/* X as FORMAT, FP8 or BF16, has it. W: of a key, the squares of its group's queries. */
 template <int E>
 static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_k, const float (&x)[E],
                                   const float (&w)[E], int lane) {
     if (format == KV_FP8)
-        return encode_fp8<E>(p, is_k, x, w, lane);
+        return encode_fp8<E>(p, is_k, x,
+                             [&](float unit) { return best_factor<E>(x, w, p.head_dim, unit, lane); });
     coded<E> to = {};
 #pragma unroll
     for (int j = 0; j < E; j++)

@@ -63,18 +63,32 @@ template <int TO> __device__ __forceinline__ void put8(void *row, size_t i, floa
 template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_rows(norm_job job) {
     __shared__ float room[33];
     const size_t n8 = job.cols / 8, row = blockIdx.x;
-    float v[ITEMS][8], squares = 0, most = 0;
-    pdl_wait();
-    pdl_go();
+    float v[ITEMS][8] = {}, w[ITEMS][8] = {}, squares = 0, most = 0;
     float *x = job.x + (job.gather ? (size_t)job.gather[row] : row) * job.x_stride;
+    auto load_x = [&] {
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            size_t at = threadIdx.x + i * (size_t)blockDim.x;
+            if (at < n8 && job.x)
+                load8(v[i], x, at);
+        }
+    };
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
         size_t at = threadIdx.x + i * (size_t)blockDim.x;
+        if (at < n8)
+            load8(w[i], job.w, at);
+    }
+    if (job.y.data) /* between X's last writer and Y's stands attention or a gated unit, which let go after
+                       their wait */
+        load_x();
+    pdl_wait();
+    pdl_go();
+    if (!job.y.data)
+        load_x();
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            v[i][k] = 0;
-        if (at < n8 && job.x)
-            load8(v[i], x, at);
+    for (int i = 0; i < ITEMS; i++) {
+        size_t at = threadIdx.x + i * (size_t)blockDim.x;
         if (at < n8 && job.y.data)
             add8(v[i], act_row(job.y, row), at);
         if (at < n8 && job.y.data && job.x)
@@ -86,13 +100,9 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
     float factor = 1.0f / sqrtf(block_reduce<false>(squares, room) / (float)job.cols + job.eps);
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
-        size_t at = threadIdx.x + i * (size_t)blockDim.x;
-        float w[8] = {};
-        if (at < n8)
-            load8(w, job.w, at);
 #pragma unroll
         for (int k = 0; k < 8; k++) {
-            v[i][k] = v[i][k] * factor * w[k];
+            v[i][k] = v[i][k] * factor * w[i][k];
             most = fmaxf(most, fabsf(v[i][k]));
         }
     }

@@ -13,6 +13,17 @@
 #include "cuda/gpu/sm90/persistent_attention.cuh"
 #include "cuda/gpu/sm90/persistent_products.cuh"
 
+/* What a warp's products keep in registers, in shared memory while attention has need of them. */
+struct parked {
+    feed next; /* the elected lane's */
+    uint32_t phase;
+    int at; /* of the ring */
+};
+
+__device__ __forceinline__ parked *parked_of(uint8_t *shared, int warp) {
+    return (parked *)(shared + room::parked + warp * 32);
+}
+
 template <int D, kv_format F>
 static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_constant__ pass a) {
     extern __shared__ __align__(128) uint8_t shared[];
@@ -21,9 +32,14 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
     weights_ring ring;
     feed next;
     memo *known = memo_of(shared, warp);
+    auto find_ring = [&] {
+        ring.data = shared_address(shared) + warp * STAGES * UNIT_BYTES;
+        ring.bars = shared_address(shared) + room::bars + warp * STAGES * 8;
+        asm volatile("" : "+r"(ring.data), "+r"(ring.bars));
+    };
     ring.open(shared_address(shared) + warp * STAGES * UNIT_BYTES,
               shared_address(shared) + room::bars + warp * STAGES * 8);
-    asm volatile("" : "+r"(ring.data), "+r"(ring.bars));
+    find_ring();
     if (elected()) {
         feed::plan *plan = plan_of(shared, warp);
         plan->op = 0;
@@ -45,11 +61,23 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
         __syncwarp();
         if (lane == 0)
             known->op = i + 1;
-        if (op.kind == PASS_ATTEND)
+        if (op.kind == PASS_ATTEND) {
+            if (elected())
+                *parked_of(shared, warp) = {next, ring.phase, ring.at};
             attend_here<D, F>(a, op, i, known, shared, lane);
-        else
+            __syncwarp();
+            asm volatile("mov.u32 %0, %%tid.x;" : "=r"(warp)::"memory");
+            lane = warp & 31, warp >>= 5;
+            asm volatile("" : "+r"(warp), "+r"(lane));
+            const parked was = *parked_of(shared, warp);
+            next = was.next;
+            ring.phase = was.phase, ring.at = was.at;
+            known = memo_of(shared, warp);
+            find_ring();
+        } else {
             multiply(a, op, ring, next, shared, warp, lane);
-        __syncwarp();
+            __syncwarp();
+        }
     }
     if (threadIdx.x == 0) {
         __threadfence(); /* this block has read the counters before it says so */
@@ -64,10 +92,12 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
 /* ---- launching ---- */
 
 static_assert(sizeof(pass) <= 32764, "a kernel's parameters");
-static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16, "room has so much for each warp");
+static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16 && sizeof(parked) <= 32,
+              "room has so much for each warp");
 static_assert(PASS_COLUMNS == COLUMNS, "query heads of a KV head, here and in decode.cuh");
 static_assert(FLUSH_TILES % 2 == 0 && FLUSH_TILES * 16 <= THREADS, "gate and up in pairs; a thread a row");
-static_assert(room::sums + ((WARPS + 1) * PASS_COLUMNS + 1) * (128 + 4) * 4 <= 226 * 1024,
+static_assert(room::sums + (WARPS * PASS_COLUMNS * (128 + 12) + (PASS_COLUMNS + 1) * (128 + 16)) * 4 <=
+                  226 * 1024,
               "attention's shared memory with the most heads");
 
 extern "C" int pass_blocks(const cuda_lane *lane, int hidden) {

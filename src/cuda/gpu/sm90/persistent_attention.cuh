@@ -25,7 +25,7 @@ struct attend_job {
 };
 
 /* This block's part of view INDEX; one thread's work. */
-static __device__ __noinline__ void find_site(site *to, const pass_view &v) {
+static __device__ __noinline__ void find_site(site *to, const pass_view &v, const uint32_t *counters) {
     const attn_view p = v.p;
     const int unit = (int)gridDim.x - 1 - (int)blockIdx.x, position = v.step.positions[0];
     span sp;
@@ -43,6 +43,7 @@ static __device__ __noinline__ void find_site(site *to, const pass_view &v) {
     to->p = p;
     to->sp = sp;
     to->position = position;
+    to->number = counters[1];
     to->pages = v.step.page_table + v.step.first_page[0];
 }
 
@@ -78,8 +79,13 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     int key = sp.lo + 16 * warp;
     if (key < sp.hi) /* into L2: registers are short while queries are made */
         prefetch_tile<D, F>(kv, cell(at.first_page[warp], key), lane);
-    maker<D> made;
-    made.open(p, position, (float *)(shared + room::trig), lane, job.new_turns);
+    maker<D, WARPS> made;
+    float *trig = (float *)(shared + room::trig);
+    if (job.new_turns) {
+        made.turn_angles(p, position, (int)threadIdx.x < p.n_freq ? p.inv_freq[threadIdx.x] : 0, trig);
+        __syncthreads();
+    }
+    made.open(p, position, trig, lane);
     auto load = [&](float(&v)[E], int i) {
         uint32_t bits[E], missing;
         do {
@@ -96,15 +102,18 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     };
     __shared__ newcomer<D, F> fresh;
     const bool stores = sp.hi == sp.end;
-    const int maker_warp = group % WARPS, taker = (position - sp.lo) / 16 % WARPS;
-    made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), own, &fresh, warp, lane);
+    const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
+    made.make(
+        p, kv, load, [] {}, kv_head, stores, cell(at.last_page, position), own, &fresh, warp, lane);
     tile<D, F> x;
     if (key < sp.hi)
         load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);
     if (stores && warp == maker_warp)
         key_comes(warp, maker_warp, taker);
-    uint32_t q[D / 8];
-    load_query<D, F>(q, own + g * maker<D>::query, p.scale * LOG2E, g < group, t);
+    const int with_keys = min((int)WARPS, (sp.hi - sp.lo + 15) / 16); /* warps */
+    uint32_t q[D / 8] = {};
+    if (warp < with_keys)
+        load_query<D, F>(q, own + g * made.query, made.PAD, p.scale * LOG2E, g < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     while (key < sp.hi) {
         if (stores && position - key < 16) {
@@ -117,11 +126,12 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
         if (key < sp.hi)
             load_tile<D, F>(&x, kv, cell(at.pages[key / KV_PAGE], key), g, t);
     }
-    put_running<D>(parts + warp * each, &r, g, t, group);
+    if (warp < with_keys)
+        put_running<D>(parts + warp * each, &r, g, t, group);
     __syncthreads();
     for (int i = threadIdx.x; i < group * D; i += THREADS) {
         const int head = i / D, d = i % D;
-        const float3 all = join_parts<D>(&parts[head * head_floats], each, WARPS, d);
+        const float3 all = join_parts<D>(&parts[head * head_floats], each, with_keys, d);
         if (sp.used == 1) {
             give_head(job, (kv_head * group + head) * D + d, weighted_mean<D, F>(all));
             continue;
@@ -142,7 +152,7 @@ static __device__ __forceinline__ void merge_head(const attend_job &job, int hea
                                                   uint8_t *shared) {
     constexpr int TEAMS = THREADS / D; /* a team takes every TEAMS-th split */
     const int d = threadIdx.x % D, team = threadIdx.x / D;
-    float *teams = (float *)(shared + room::sums); /* [TEAMS][D + 4] */
+    float *teams = (float *)(shared + room::sums); /* TEAMS heads of parts */
     float3 all = make_float3(0, NO_SCORE, 0);
     for (int k = team; k < used; k += TEAMS) {
         const uint64_t *from = part_at<D>(job, head / group, k, head % group);
@@ -158,10 +168,11 @@ static __device__ __forceinline__ void merge_head(const attend_job &job, int hea
         all = make_float3(f * all.x + h * __uint_as_float((uint32_t)v), most,
                           f * all.z + h * __uint_as_float((uint32_t)sum));
     }
-    teams[team * part_layout<D>::head + d] = all.x;
+    float *mine = teams + team * part_layout<D>::head;
+    mine[part_layout<D>::at(d)] = all.x;
     if (d == 0) {
-        teams[team * part_layout<D>::head + D] = all.y;
-        teams[team * part_layout<D>::head + D + 1] = all.z;
+        mine[part_layout<D>::max] = all.y;
+        mine[part_layout<D>::sum] = all.z;
     }
     __syncthreads();
     if (team == 0)
@@ -192,7 +203,7 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
         __syncthreads();
         site *to = (site *)(shared + room::here);
         if (threadIdx.x == 0)
-            find_site(to, a.views[op.view]);
+            find_site(to, a.views[op.view], a.counters);
         __syncthreads();
         if (threadIdx.x <= WARPS) {
             const int key = threadIdx.x < WARPS ? to->sp.lo + 16 * (int)threadIdx.x : to->position;
@@ -209,7 +220,7 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
     attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
                   op.attention.q_norm, op.attention.k_norm, op.attention.k, op.attention.v,
                   op.attention.k_scales, op.attention.v_scales, op.attention.k_scale, op.attention.v_scale,
-                  tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1, a.counters[1] + 1 + i, moved});
+                  tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1, here.number + 1 + i, moved});
 }
 
 #endif

@@ -24,6 +24,7 @@ struct site {
     const int32_t *pages;
     span sp;
     int position, kv_head, split;     /* split < sp.used: this block has keys */
+    uint32_t number;                  /* of the last split attention of passes before this one */
     int first_page[WARPS], last_page; /* of a warp's first tile; of the position */
 };
 
@@ -35,7 +36,8 @@ struct room {
         memos = feeds + WARPS * 32,                                       /* [WARPS] memo */
         stream = memos + WARPS * 16,                                      /* [FLUSH_TILES][16] */
         squares = stream + FLUSH_TILES * 16 * (int)sizeof(float),         /* [WARPS] */
-        trig = squares + WARPS * (int)sizeof(float),                      /* [2][n_freq] */
+        parked = squares + WARPS * (int)sizeof(float),                    /* [WARPS] what products keep */
+        trig = parked + WARPS * 32,                                       /* [2][n_freq] */
         sums = (trig + 2 * MOST_TURNS * (int)sizeof(float) + 127) / 128 *
                128,                                   /* [2][FLUSH_TILES][16][SUMS_ROW] */
         x = sums + 2 * SUMS_SET * (int)sizeof(float); /* [max_k] BF16 */
@@ -43,8 +45,9 @@ struct room {
 
 static int shared_bytes(int max_k, int group, int head_dim) {
     const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
-    const int head = head_dim + 4; /* parts of each warp, or sums; queries, and the key that turns */
-    const int attention = max(WARPS * group * head, 2 * (int)SUMS_SET) + (group + 1) * head;
+    /* parts of each warp, or sums; queries, and the key that turns */
+    const int attention =
+        max(WARPS * group * (head_dim + 12), 2 * (int)SUMS_SET) + (group + 1) * (head_dim + 16);
     return max(x, room::sums + attention * (int)sizeof(float));
 }
 

@@ -102,7 +102,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
 static method_choice auto_method(const quantize_session *s) {
     const quantize_args *a = s->args;
     double weights = 0;
-    if (a->convert.format != QF_NVFP4 || a->imatrix)
+    if ((a->convert.format != QF_NVFP4 && a->convert.format != QF_Q5_0) || a->imatrix)
         return METHOD_WEIGHTED;
     for (size_t i = 0; i < s->file->n_tensors; i++) {
         const tensor *t = &s->file->tensors[i];

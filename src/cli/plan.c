@@ -64,20 +64,16 @@ static quant_format wide_of(const choosing *c, const sensitivity_part *part) {
 }
 
 static double bits_of(const sensitivity_part *part, quant_format f) {
-    return f == QF_NVFP4  ? 4.5
-           : f == QF_FP8  ? 8
-           : f == QF_Q5_0 ? 5.5
-           : f == QF_Q8_0 ? 8.5
-           : f == QF_BF16 ? 16
-                          : stored_bits(part);
+    static const double bits[] = {
+        [QF_NVFP4] = 4.5, [QF_FP8] = 8, [QF_Q5_0] = 5.5, [QF_Q8_0] = 8.5, [QF_BF16] = 16};
+    return f == QF_KEEP ? stored_bits(part) : bits[f];
 }
 
 /* Its divergence grows with the squared error that the inputs see. */
 static double kld_of(const sensitivity_part *part, quant_format f) {
     const double kld = part->kld > 0 ? part->kld : 0;
-    const bool second = f == QF_Q8_0,
-               wider = second || f == QF_FP8 || f == QF_Q5_0; /* as plan_measure.c has them */
-    return f == QF_NVFP4 ? kld : wider && part->error4 > 0 ? kld * part->errors[second] / part->error4 : 0;
+    const double error = f == QF_Q5_0 ? part->error5 : f == QF_FP8 || f == QF_Q8_0 ? part->error8 : 0;
+    return f == QF_NVFP4 ? kld : part->error4 > 0 ? kld * error / part->error4 : 0;
 }
 
 /* The next wider format; what the source stores in no more bits than that comes at once, since it loses
@@ -233,11 +229,15 @@ static json_t *names_json(const sensitivity_part *part) {
 
 static json_t *part_json(const plan *p, size_t i) {
     const sensitivity_part *part = &p->found.parts[i];
-    return json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f, s:f}", "tensors", names_json(part), "format",
-                     names[p->part_formats[i]], "layer", part->layer, "weights", (json_int_t)part->elements,
-                     "kld_nvfp4", part->kld, "kld_5bit", kld_of(part, p->to_gguf ? QF_Q5_0 : QF_NVFP4),
-                     "kld_8bit", kld_of(part, p->to_gguf ? QF_Q8_0 : QF_FP8), "kld",
-                     kld_of(part, p->part_formats[i]));
+    json_t *out = json_pack("{s:o, s:s, s:i, s:I, s:f, s:f, s:f}", "tensors", names_json(part), "format",
+                            names[p->part_formats[i]], "layer", part->layer, "weights",
+                            (json_int_t)part->elements, "kld_nvfp4", part->kld, "kld_8bit",
+                            kld_of(part, QF_Q8_0), "kld", kld_of(part, p->part_formats[i]));
+    if (out && p->to_gguf && json_object_set_new(out, "kld_5bit", json_real(kld_of(part, QF_Q5_0))) != 0) {
+        json_decref(out);
+        return NULL;
+    }
+    return out;
 }
 
 static json_t *parts_json(const plan *p) {

@@ -133,14 +133,11 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_e
     p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = scratch_open(&kept, o->out, err);
     if (status == NIB_OK) {
-        const bool to_gguf = o->convert->out == OUT_GGUF;
         const sensitivity_options s = {.heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
                                        .text = &windows,
                                        .base = kept.base,
                                        .apart = o->apart,
-                                       .block = to_gguf ? 64 : 16,
-                                       .wider = {to_gguf ? DT_Q5_0 : DT_F8_E4M3, DT_Q8_0},
-                                       .n_wider = to_gguf ? 2 : 1,
+                                       .to_gguf = o->convert->out == OUT_GGUF,
                                        .eval = {.threads = o->convert->threads,
                                                 .progress = ui_bar_progress(o->bar),
                                                 .stop = &cli_interrupted}};

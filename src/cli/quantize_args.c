@@ -16,7 +16,7 @@ static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q5_0", "q8_0", "
 static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
                                       "local", "gptq", "best",  NULL};
 static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
-static const char *const heads[] = {"keep", "nvfp4", "fp8", "q5_0", "q8_0", NULL};
+static const char *const heads[] = {"keep", "nvfp4", "fp8", "q8_0", NULL};
 
 enum {
     KEY_FORMAT = 0x3000,
@@ -47,7 +47,8 @@ static const struct argp_option options[] = {
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
      "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
      "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
-     "150 million weights and become nvfp4, else weighted, and sweep where nibble cannot run the model",
+     "150 million weights and become nvfp4 or q5_0, else weighted, and sweep where nibble cannot run the "
+     "model",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
@@ -162,19 +163,20 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
         argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0");
-    const bool fives = a->convert.format == QF_Q5_0 || a->convert.head == HEAD_Q5_0;
-    if (!gguf && (fives || a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
-        argp_error(state, "only a .gguf file holds %s tensors; take fp8", fives ? "Q5_0" : "Q8_0");
-    const bool searched = a->convert.format == QF_Q5_0;
-    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4 || searched;
+    if (!gguf &&
+        (a->convert.format == QF_Q5_0 || a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
+        argp_error(state, "only a .gguf file holds %s tensors; take fp8",
+                   a->convert.format == QF_Q5_0 ? "Q5_0" : "Q8_0");
+    const bool q5 = a->convert.format == QF_Q5_0;
+    bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4 || q5;
     if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
         argp_error(state, "--method %s chooses block scales; %s has none", methods[a->method],
                    formats[a->convert.format]);
     if (a->method == METHOD_4OVER6 && a->convert.format != QF_NVFP4)
         argp_error(state, "--method 4over6 is for nvfp4");
-    if (a->method == METHOD_RTN && searched)
+    if (a->method == METHOD_RTN && q5)
         argp_error(state, "--method rtn is for nvfp4 and mxfp4; take sweep");
-    if (quantize_is_tuned(a->method) && a->convert.format != QF_NVFP4 && !searched)
+    if (quantize_is_tuned(a->method) && a->convert.format != QF_NVFP4 && !q5)
         argp_error(state, "--method %s is for nvfp4 and q5_0", methods[a->method]);
     if (a->convert.fp8_exact && a->convert.format != QF_NVFP4)
         argp_error(state, "--fp8-exact chooses block scales of nvfp4; %s has none",

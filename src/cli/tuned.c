@@ -115,7 +115,7 @@ nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_e
     for (size_t i = 0; i < n; i++)
         t->matrices[i] = (tune_matrix){.t = matrices[i].t,
                                        .slot = matrices[i].slot,
-                                       .grid = matrices[i].is_q5_0 ? GPTQ_Q5_0 : GPTQ_NVFP4,
+                                       .grid = matrices[i].to == DT_Q5_0 ? GPTQ_Q5_0 : GPTQ_NVFP4,
                                        .tensor_scale = matrices[i].tensor_scale,
                                        .fp8_exact = matrices[i].fp8_exact};
     const tune_options o = options_of(t);

@@ -142,7 +142,7 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
         if (is_chosen_elsewhere(run->o, &r->items[i]))
             matrices[n++] = (convert_matrix){.t = r->items[i].e.t,
                                              .slot = r->items[i].e.slot,
-                                             .is_q5_0 = r->items[i].e.to == DT_Q5_0,
+                                             .to = r->items[i].e.to,
                                              .tensor_scale = r->items[i].e.search.tensor_scale,
                                              .fp8_exact = run->o->fp8_exact};
     nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
@@ -411,7 +411,8 @@ static nib_status least_bytes(const model_file *in, const convert_options *optio
         const dtype_info *to = dtype_get(e->to == DT_NONE ? DT_BF16 : e->to);
         *bytes += (uint64_t)e->t->rows * (e->t->cols / to->block) * to->block_bytes;
         if (is_chosen_elsewhere(options, &r.items[i]))
-            chosen += (uint64_t)e->t->rows * (e->to == DT_Q5_0 ? e->t->cols / 32 * 22 : e->t->cols / 16 * 9);
+            chosen += (uint64_t)e->t->rows *
+                      (e->to == DT_Q5_0 ? e->t->cols / to->block * to->block_bytes : e->t->cols / 16 * 9);
     }
     const uint64_t there = options->choose_path ? bytes_there(options->choose_path) : 0;
     if (options->choose_path && chosen > there)

@@ -67,7 +67,7 @@ static nib_status list_parts(measuring *s, nib_error *err) {
                 const tensor *t = &f->tensors[i];
                 if (t->place.layer != layer || !belongs(s, t, part) || p.n == SENSITIVITY_MATRICES)
                     continue;
-                fits &= t->cols % s->o->block == 0;
+                fits &= t->cols % (s->o->to_gguf ? 64 : 16) == 0;
                 p.matrices[p.n++] = t;
                 p.elements += (uint64_t)t->rows * t->cols;
             }
@@ -85,22 +85,20 @@ typedef struct encoding {
     scale_search search;
     const sensitivity_options *o;
     float fp8_scale;
-    float *rows;                           /* [threads, 4 * cols] */
-    double (*sums)[1 + SENSITIVITY_WIDER]; /* [rows] errors of NVFP4 and what is wider */
+    float *rows;       /* [threads, 4 * cols] */
+    double (*sums)[3]; /* [rows] errors of NVFP4, Q5_0 and 8 bits */
     size_t cols;
 } encoding;
 
-/* X in a wider format, and BACK; ROOM for codes. */
-static void round_to(const encoding *e, dtype wider, const float *x, float *back, unsigned char *room) {
-    for (size_t c = 0; wider == DT_F8_E4M3 && c < e->cols; c++)
-        back[c] = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
-    if (wider == DT_F8_E4M3)
-        return;
-    if (wider == DT_Q5_0)
-        q5_search_row(e->search.weights, x, e->cols / 32, room);
-    else
+/* X in 8 bits, and BACK; ROOM for codes. */
+static void round_to_eight(const encoding *e, const float *x, float *back, unsigned char *room) {
+    if (e->o->to_gguf) {
         gguf_blocks_encode_q8_0(x, room, e->cols / 32);
-    dtype_decode(wider, room, back, e->cols);
+        dtype_decode(DT_Q8_0, room, back, e->cols);
+        return;
+    }
+    for (size_t c = 0; c < e->cols; c++)
+        back[c] = e4m3_to_f32(e4m3_from_f32_sat(x[c] / e->fp8_scale)) * e->fp8_scale;
 }
 
 static double error_of(const encoding *e, const float *x, const float *back) {
@@ -115,16 +113,21 @@ static double error_of(const encoding *e, const float *x, const float *back) {
 static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
     const encoding *e = arg;
     float *x = e->rows + (size_t)thread * 4 * e->cols, *back = x + e->cols;
+    unsigned char *room = (unsigned char *)(back + e->cols);
     for (size_t r = begin; r < end; r++) {
         tensor_decode_row(e->t, r, x);
         scale_search_nvfp4_row(&e->search, x, e->cols, e->to->codes + r * (e->cols / 2),
                                e->to->scales + r * (e->cols / 16));
         tensor_decode_row(&e->to->t, r, back);
         e->sums[r][0] = error_of(e, x, back);
-        for (int i = 0; i < e->o->n_wider; i++) {
-            round_to(e, e->o->wider[i], x, back, (unsigned char *)(back + e->cols));
-            e->sums[r][1 + i] = error_of(e, x, back);
+        e->sums[r][1] = 0;
+        if (e->o->to_gguf) {
+            q5_search_row(e->search.weights, x, e->cols / Q5_BLOCK, room);
+            dtype_decode(DT_Q5_0, room, back, e->cols);
+            e->sums[r][1] = error_of(e, x, back);
         }
+        round_to_eight(e, x, back, room);
+        e->sums[r][2] = error_of(e, x, back);
     }
 }
 
@@ -178,8 +181,8 @@ static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib
         pool_for(s->pool, t->rows, 8, encode_rows, &e);
         for (size_t r = 0; r < t->rows; r++) {
             p->error4 += e.sums[r][0];
-            for (int i = 0; i < s->o->n_wider; i++)
-                p->errors[i] += e.sums[r][1 + i];
+            p->error5 += e.sums[r][1];
+            p->error8 += e.sums[r][2];
         }
         s->stand_ins[t - s->view.tensors] = &to->t;
     }

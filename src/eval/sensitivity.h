@@ -11,16 +11,14 @@
 #include "quant/scale_search.h"
 
 #define SENSITIVITY_MATRICES 3
-#define SENSITIVITY_WIDER    2
 
 typedef struct sensitivity_part {
     const tensor *matrices[SENSITIVITY_MATRICES]; /* [n] of the file's list */
     int n, layer;
     bool mlp; /* else of the attention half */
     uint64_t elements;
-    double kld; /* of NVFP4 */
-    /* sum of E[x_j^2] (w - w^)^2 of NVFP4, and of the options' wider formats */
-    double error4, errors[SENSITIVITY_WIDER];
+    double kld;                    /* of NVFP4 */
+    double error4, error5, error8; /* sum of E[x_j^2] (w - w^)^2 of NVFP4, of Q5_0, of 8 bits */
 } sensitivity_part;
 
 typedef struct sensitivity {
@@ -35,10 +33,9 @@ typedef struct sensitivity_options {
     const eval_text *text;
     bool apart;       /* every matrix is a part of its own */
     const char *base; /* a file for the network's own distributions: it is written over */
-    size_t block; /* columns are a multiple of it: 16, of a GGUF file 64; other matrices are passed over */
-    /* what has more bits than NVFP4: DT_F8_E4M3 under a scale per tensor, DT_Q5_0, DT_Q8_0 */
-    dtype wider[SENSITIVITY_WIDER];
-    int n_wider;
+    /* What has more bits than NVFP4: Q5_0 and Q8_0 (columns are a multiple of 64), or FP8 under a scale per
+     * tensor (of 16); other matrices are passed over. */
+    bool to_gguf;
     eval_options eval;
 } sensitivity_options;
 

@@ -2,7 +2,7 @@
  *
  * Decoders of the block formats of GGUF files, and what nibble writes of them. Values are
  * computed in FP32 in the order the gguf package computes them, so that both give the same bits. Callers:
- * dtype_decode, encode.
+ * dtype_decode, encode, q5_search, lanes, sensitivity.
  */
 #ifndef NUM_GGUF_BLOCKS_H
 #define NUM_GGUF_BLOCKS_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Rows lie side by side: LANES of them are transposed into [cols, LANES], and every step is done to all lanes
- * at once, which compilers vectorize. Errors travel in three ranges: inside a block of 16 at once, to the end
+ * at once, which compilers vectorize. Errors travel in three ranges: inside a block at once, to the end
  * of a stretch of 128 columns after each block, to all later columns after each stretch, so that U is read
  * from memory once per stretch.
  */

@@ -7,16 +7,16 @@
  *   H^-1 = U^T U, U upper; q_j = Q(w_j); e_j = (w_j - q_j) / U_jj; w_k -= e_j U_jk for all k > j
  *
  * What remains of the output's squared error is the sum of e_j^2. A block's scale is the one of sixteen E4M3
- * codes about the largest magnitude's with the least such sum over its 16 columns, each rounded and made good
- * inside the block: the error that is left when all later columns have done their best (the Schur
- * complement's).
+ * codes about the largest magnitude's (of Q5_0's 33 steps) with the least such sum over its columns, each
+ * rounded and made good inside the block: the error that is left when all later columns have done their best
+ * (the Schur complement's).
  *
  * After it, blocks are chosen anew one by one with all others as they are, until that gains nothing
  * (refine.c).
  *
- * One algorithm is several methods by what is left of H: all of it; its 16 x 16 blocks (`local`); its
- * diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is shrunk toward its
- * diagonal.
+ * One algorithm is several methods by what is left of H: all of it; its 16 x 16 blocks (`local`; of Q5_0 too,
+ * half of its own); its diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is
+ * shrunk toward its diagonal.
  *
  * Sums are FP64. Rows are independent of each other, so the result does not depend on the number of threads.
  * Caller: tune.

@@ -198,6 +198,7 @@ DENSE_CLONES static void choose_q5(const lanes_block *b, lanes_values w, lanes_c
         for (int j = 0; j < Q5_BLOCK; j++)
             largest[i] = fabs(w[j][i]) > fabs(largest[i]) ? w[j][i] : largest[i];
         least[i] = INFINITY;
+        out->scale[i] = 0;
     }
     for (int k = 0; k < Q5_STEPS; k++) {
         for (int i = 0; i < LANES; i++) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Q5 search: a row of weights in Q5_0, GGUF's blocks of 32 with five bits a weight under one F16 step, 5.5
- * bits in all: what a plan gives layers for which NVFP4's 4.5 are too few. Of 33 steps by which the largest
+ * bits in all: where NVFP4's 4.5 are too few. Of 33 steps by which the largest
  * magnitude lands between code 12 and 20, each refitted to the codes it gives, the one with the least squared
- * error. Callers: encode, eval's sensitivity.
+ * error. Callers: encode, tune, eval's sensitivity; lanes.c
+ * tries the same steps for GPTQ.
  */
 #ifndef QUANT_Q5_SEARCH_H
 #define QUANT_Q5_SEARCH_H

@@ -184,7 +184,7 @@ static void stand_in(tune *t, walk_site at, size_t i) {
     t->made[i].data = e->codes;
     t->made[i].bytes = e->codes_bytes;
     t->made[i].block_scales = m->grid == GPTQ_Q5_0 ? NULL : e->scales;
-    t->made[i].row_scales = NULL;
+    t->made[i].row_scales = t->made[i].tile_scales = NULL;
     t->made[i].tensor_scale = m->grid == GPTQ_Q5_0 ? 1 : m->tensor_scale;
     t->stand_ins[m->t - t->file->tensors] = &t->made[i];
 }

@@ -146,7 +146,7 @@ def test_a_size(nibble, tmp_path, monkeypatch, out):
     (["--size", "5"], "--size takes bytes"), (["--size", "3XB"], "--size takes bytes"), (["--size", "nan"], "--size takes bytes"),
     (["--size", "5MB", "--bits", "5"], "expected one of them"), (["--size", "5MB", "--format", "fp8"], "--size gives layers"),
     (["--head", "q8_0"], "only a .gguf file"), (["--format", "q8_0"], "only a .gguf file"),
-    (["--head", "q5_0"], "only a .gguf file holds Q5_0"), (["--format", "q5_0", "--method", "gptq"], "only a .gguf file holds Q5_0"),
+    (["--format", "q5_0", "--method", "gptq"], "only a .gguf file holds Q5_0"),
 ])
 def test_wrong_usage(nibble, tmp_path, flags, words):
     done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)

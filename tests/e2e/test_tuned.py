@@ -3,6 +3,7 @@
 number of threads, a killed run that goes on where it was, conversations as calibration text."""
 import filecmp
 import json
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import gguf
 import ml_dtypes
 import numpy
 import pytest
+import safetensors.numpy
 
 from test_quantize import make_model, raw_tensors
 from test_quantize_bounds import peak_bytes, write_deep_model
@@ -85,9 +87,10 @@ def deep(tmp_path, monkeypatch):
     return make_model(tmp_path / "source", "qwen3"), 8 * 7
 
 
-def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep):
+@pytest.mark.parametrize("format", ["nvfp4", "q5_0"])
+def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep, format):
     source, n = deep
-    flags = ["--method", "gptq", "--calib", text, "--threads", "1"]
+    flags = ["--format", format, "--method", "gptq", "--calib", text, "--threads", "1"]
     nibble("quantize", source, tmp_path / "whole.gguf", *flags)
     out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
     for least in (3, 20):
@@ -128,18 +131,47 @@ def test_a_head_is_chosen_too(nibble, tmp_path, text):
     assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]
 
 
-@pytest.mark.parametrize("method", ["gptq", "best"])
+@pytest.mark.parametrize("method", ["auto", "local", "best"])
 def test_q5_0(nibble, tmp_path, text, method):
-    """Chosen layer by layer as NVFP4's codes are; closer to the source than the search, and the file is of that type."""
+    """Chosen layer by layer as NVFP4's codes are, better than the search of single blocks; auto is gptq."""
     source = make_model(tmp_path / "source", "llama")
-    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", "--format", "q5_0", "--method", method, "--calib", text,
-                               "--json").stdout)
-    assert len(report["chosen"]) == 14 and {m["way"] for m in report["chosen"]} <= {"gptq", "local", "weighted", "sweep"}
+    flags = ["--format", "q5_0", "--method", method, "--calib", text]
+    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", *flags, "--json").stdout)
+    ways = {"auto": {"gptq"}, "local": {"local"}, "best": {"gptq", "local", "weighted", "sweep"}}[method]
+    assert len(report["chosen"]) == 14 and {m["way"] for m in report["chosen"]} <= ways
     assert sum(m["held_out_error"] / m["sweep_error"] for m in report["chosen"]) < 14
-    tensors = gguf.GGUFReader(tmp_path / "out.gguf").tensors
-    assert sum(t.tensor_type.name == "Q5_0" for t in tensors) == 14
-    nibble("quantize", source, tmp_path / "again.gguf", "--format", "q5_0", "--method", method, "--calib", text, "--threads", 3)
+    assert sum(t.tensor_type.name == "Q5_0" for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors) == 14
+    nibble("quantize", source, tmp_path / "again.gguf", *flags, "--threads", 3)
     assert filecmp.cmp(tmp_path / "out.gguf", tmp_path / "again.gguf", shallow=False)
+
+
+def in_tiles(source, directory):
+    """SOURCE's linear layers in FP8 with a scale per tile, and the same values in BF16 beside it."""
+    tensors, codes, values = safetensors.numpy.load_file(source / "model.safetensors"), {}, {}
+    for name, w in tensors.items():
+        codes[name] = values[name] = w
+        if "_proj" in name:
+            scale = numpy.float32(2.0**-9)
+            codes[name] = (w.astype(numpy.float32) / scale).astype(ml_dtypes.float8_e4m3fn)
+            values[name] = (codes[name].astype(numpy.float32) * scale).astype(ml_dtypes.bfloat16)
+            codes[f"{name}_scale_inv"] = numpy.full((-(-w.shape[0] // 128), -(-w.shape[1] // 128)), scale)
+    for kind, held in ("tiles", codes), ("plain", values):
+        shutil.copytree(source, directory / kind)
+        safetensors.numpy.save_file(held, directory / kind / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (directory / "tiles" / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "q5_0"])
+def test_scales_of_the_source_do_not_reach_what_stands_in(nibble, tmp_path, text, format):
+    """Later layers are calibrated on what the chosen codes give: the same from a source in FP8 tiles as from its values."""
+    in_tiles(make_model(tmp_path / "source", "llama"), tmp_path)
+    found = []
+    for kind in "tiles", "plain":
+        nibble("quantize", tmp_path / kind, tmp_path / f"{kind}.gguf", "--format", format, "--method", "best", "--calib", text)
+        found.append({t.name: t.data.tobytes() for t in gguf.GGUFReader(tmp_path / f"{kind}.gguf").tensors if "blk" in t.name})
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("method", ["sweep", "weighted", "best"])

@@ -70,8 +70,7 @@ static convert_options choose(uint8_t byte) {
     const out_kind out = kinds[byte >> 6 & 3];
     const bool gguf = out == OUT_GGUF; /* wider formats of its kind */
     const quant_format formats[] = {QF_NVFP4, QF_MXFP4, gguf ? QF_Q8_0 : QF_FP8, QF_BF16};
-    const head_policy heads[] = {HEAD_KEEP, HEAD_NVFP4, gguf ? HEAD_Q8_0 : HEAD_FP8,
-                                 gguf ? HEAD_Q5_0 : HEAD_KEEP};
+    const head_policy heads[] = {HEAD_KEEP, HEAD_NVFP4, gguf ? HEAD_Q8_0 : HEAD_FP8, HEAD_KEEP};
     return (convert_options){.format = formats[byte & 3],
                              .method = methods[byte >> 2 & 3],
                              .head = heads[byte >> 4 & 3],

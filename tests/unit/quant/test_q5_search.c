@@ -96,9 +96,12 @@ static void test_search(void **state) {
 
 static void test_ends_of_the_range(void **state) {
     (void)state;
-    static const float sizes[] = {0, 0x1p-149f, 0x1p-30f, 0x1p-20f, 1, 60000, 0x1p20f, 3e38f};
+    static const float sizes[] = {0,        0x1p-149f, 0x1p-30f, 0x1p-20f, 0x1p-18f,
+                                  0x1p-14f, 1,         60000,    0x1p20f,  3e38f};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-        const float bound = sizes[s] > 0x1p20f ? sizes[s] : fmaxf(0x1p-20f, sizes[s] / 31);
+        const float bound = sizes[s] > 0x1p20f    ? sizes[s]
+                            : sizes[s] < 0x1p-22f ? sizes[s]
+                                                  : fmaxf(0x1p-24f, sizes[s] / 31);
         float x[N], w[N] = {0}, y[N];
         unsigned char block[22];
         for (int j = 0; j < N; j++)

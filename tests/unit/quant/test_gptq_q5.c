@@ -14,7 +14,7 @@
 #include "plain_gptq.h"
 #include "quant/q5_search.h"
 
-enum { ROWS = 40, COLS = 224, BYTES = ROWS * COLS / Q5_BLOCK * Q5_BYTES };
+enum { ROWS = 40, COLS = 224, ROW_BYTES = COLS / Q5_BLOCK * Q5_BYTES, BYTES = ROWS * ROW_BYTES };
 
 static uint8_t wanted[BYTES];
 
@@ -68,27 +68,44 @@ static double error_of(const tensor *t, uint8_t *chosen) {
     return out;
 }
 
-static void test_q5(void **unused) {
-    (void)unused, (void)scales;
-    static double h[COLS * COLS], inverse[COLS * COLS], u[COLS * COLS];
+static void quantize(gptq_rows rows, gptq_reach reach, double shrink, uint8_t *out) {
     nib_error err;
-    const double shrink = 0.1;
-    tensor t = draw(ROWS, COLS);
-    gptq_rows rows = {.t = &t, .stride = 1, .n = ROWS};
     gptq_factor f;
-    plain_moments(h, COLS, GPTQ_FULL, shrink);
+    assert_int_equal(gptq_factor_make(&f, hessian, COLS, reach, shrink, NULL, &err), NIB_OK);
+    assert_int_equal(gptq_quantize(&rows, &f, fives(out), NULL, &err), NIB_OK);
+    gptq_factor_free(&f);
+}
+
+static void check_plain(const tensor *t, gptq_reach reach, double shrink) {
+    static double h[COLS * COLS], inverse[COLS * COLS], u[COLS * COLS];
+    plain_moments(h, COLS, reach, shrink);
     plain_inverse(h, inverse, COLS);
     plain_cholesky(inverse, u, COLS);
     for (size_t r = 0; r < ROWS; r++)
-        plain_q5_row(weights + r * COLS, u, wanted + r * (BYTES / ROWS));
-    assert_int_equal(gptq_code_bytes(GPTQ_Q5_0, COLS), BYTES / ROWS);
-    assert_int_equal(gptq_factor_make(&f, hessian, COLS, GPTQ_FULL, shrink, NULL, &err), NIB_OK);
-    assert_int_equal(gptq_quantize(&rows, &f, fives(codes), NULL, &err), NIB_OK);
-    gptq_factor_free(&f);
+        plain_q5_row(weights + r * COLS, u, wanted + r * ROW_BYTES);
+    quantize((gptq_rows){.t = t, .stride = 1, .n = ROWS}, reach, shrink, codes);
     assert_memory_equal(codes, wanted, BYTES);
+}
 
+static void test_plain(void **unused) {
+    (void)unused, (void)scales;
+    tensor t = draw(ROWS, COLS);
+    assert_int_equal(gptq_code_bytes(GPTQ_Q5_0, COLS), ROW_BYTES);
+    check_plain(&t, GPTQ_BLOCKS, 0);
+    check_plain(&t, GPTQ_FULL, 0.1);
+    quantize((gptq_rows){.t = &t, .first = 1, .stride = 3, .n = ROWS / 3}, GPTQ_FULL, 0.1, codes);
+    for (size_t r = 0; r < ROWS / 3; r++)
+        assert_memory_equal(codes + r * ROW_BYTES, wanted + (1 + 3 * r) * ROW_BYTES, ROW_BYTES);
+}
+
+static void test_less_is_lost(void **unused) {
+    (void)unused;
+    nib_error err;
+    tensor t = draw(ROWS, COLS);
+    gptq_rows rows = {.t = &t, .stride = 1, .n = ROWS};
+    const gptq_moments m = {hessian, COLS, 0.1};
+    quantize(rows, GPTQ_FULL, m.shrink, codes);
     const double by_gptq = error_of(&t, codes);
-    const gptq_moments m = {hessian, COLS, shrink};
     assert_int_equal(gptq_refine(&rows, m, 2, fives(codes), NULL, &err), NIB_OK);
     const double refined = error_of(&t, codes);
     q5_search_row(NULL, weights, ROWS * COLS / Q5_BLOCK, codes);
@@ -99,6 +116,6 @@ static void test_q5(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_q5)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_less_is_lost)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

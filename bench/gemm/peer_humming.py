@@ -31,9 +31,8 @@ def layer_of(n, k):
                         pad_n_to_multiple=256, pad_k_to_multiple=128).cuda()  # as vLLM
 
 
-def layers_of(n, k):
+def layers_of(n, k, copies):
     """Copies of one layer, and its weights in FP64 as they are stored."""
-    copies = min(MAX_COPIES, COLD_BYTES // (n * k * 9 // 16) + 2)
     layer = layer_of(n, k)
     layer.load_from_unquantized(torch.randn((n, k), dtype=torch.bfloat16, device="cuda"))
     exact = layer.weight_schema.dequant_tensors(layer.state_dict()).double()
@@ -68,7 +67,7 @@ def time_graph(run, calls):
 
 
 def measure(n, k, rows):
-    layers, exact = layers_of(n, k)
+    layers, exact = layers_of(n, k, min(MAX_COPIES, COLD_BYTES // (n * k * 9 // 16) + 2))
     tuning = tuning_of(layers[0], rows)
     for m in rows:
         x = torch.randn((m, k), dtype=torch.bfloat16, device="cuda")
@@ -92,10 +91,7 @@ def main():
     print("n,k,m,us")
     for n, k in args.shapes:
         if args.prepare:
-            layer = layer_of(n, k)
-            for tensor in layer.parameters():
-                tensor.view(torch.uint8).zero_()
-            layer.transform()
+            (layer,), _ = layers_of(n, k, 1)
             layer(torch.zeros((args.rows[0], k), dtype=torch.bfloat16, device="cuda"), tuning_config=tuning_of(layer, args.rows))
         else:
             measure(n, k, args.rows)

@@ -193,11 +193,24 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
     cb->k.attn_page_int[kv->shape.dtype](job);
 }
 
+/* What is taken from the scores of position 0, whose key has its mean: the other keys have not. */
+static bool first_less(const cpu_op *op, const tile *t, const float *const *q, size_t n, float *less) {
+    const float *mean = kv_key_mean(op->kv, op->attn, t->kv_head);
+    for (size_t i = 0; i < n && mean; i++) {
+        float dot = 0;
+        for (size_t j = 0; j < (size_t)op->attn->head_dim; j++)
+            dot += q[i][j] * mean[j];
+        less[i] = dot * op->attn->scale;
+    }
+    return mean != NULL;
+}
+
 /* Adds page J of the tile to its rows' running values; ACC's rows lie acc_stride apart. */
 static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int j, const tile *next,
                         float *acc, size_t acc_stride, float *max, float *sum, const room *r) {
     const float *q[ATTN_MAX_ROWS];
     uint8_t first[ATTN_MAX_ROWS], last[ATTN_MAX_ROWS];
+    float less[ATTN_MAX_ROWS];
     int start = (t->first_page + j) * KV_PAGE_TOKENS;
     size_t g = group_of(op->attn), skipped = 0, n = 0; /* rows that see the page follow each other */
     for (size_t i = 0; i < t->n; i++) {
@@ -216,6 +229,7 @@ static void attend_page(const cpu_backend *cb, const cpu_op *op, const tile *t, 
                          .q = q,
                          .first = first,
                          .last = last,
+                         .first_less = start == 0 && first_less(op, t, q, n, less) ? less : NULL,
                          .acc = acc + skipped * acc_stride,
                          .acc_stride = acc_stride,
                          .max = max + skipped,

@@ -323,6 +323,7 @@ static void set_table(backend *be) {
         .row_bits_fixed = true,
         .caps = true,
         .query_log = true,
+        .key_means = true,
         .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,

@@ -33,6 +33,7 @@ typedef struct attn_page_job {
     const float *const *q;       /* [n_rows] -> [head_dim] */
     const uint8_t *first, *last; /* [n_rows] the row sees keys [first, last) of the page: one at least */
     float scale, cap;            /* cap 0: none */
+    const float *first_less;     /* [n_rows] taken from the score of the page's first key; NULL: nothing */
     float *acc;                  /* [n_rows, acc_stride] sum of exp(s - max) * v, first head_dim columns */
     size_t acc_stride;
     float *max, *sum; /* [n_rows]; -INFINITY and 0 (and acc 0) before the first page */

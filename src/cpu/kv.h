@@ -18,6 +18,7 @@
 #ifndef CPU_KV_H
 #define CPU_KV_H
 
+#include "cpu/act.h"
 #include "ops/ops.h"
 
 /* An FP8 vector whose largest |x| is below this is stored as zeros: 448 / |x| must not overflow. */
@@ -50,6 +51,12 @@ nib_status kv_open(kv_cache *kv, const cache_shape *shape, bool steps, nib_error
 void kv_close(kv_cache *kv);
 size_t kv_page_bytes(const cache_shape *shape, bool steps);
 void kv_copy_page(kv_cache *kv, int to, int from);
+
+/* What keys of HEAD are stored less, [head_dim], and position 0's scores want taken off; NULL: nothing. */
+static inline const float *kv_key_mean(const kv_cache *kv, const attn_params *p, size_t head) {
+    return p->k_mean && kv->k_scales && p->k_scale == 0 ? vec_f32(p->k_mean) + head * (size_t)p->head_dim
+                                                        : NULL;
+}
 
 /* Index of a block among those of the cache. */
 static inline size_t kv_block(const kv_cache *kv, int layer, int page, int head) {

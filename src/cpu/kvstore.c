@@ -230,6 +230,10 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
     for (size_t i = 0; i < n; i++)
         norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, vec_f32(p->k_norm),
                         row + i);
+    const float *mean = kv_key_mean(kv, p, head);
+    for (size_t i = 0; i < n && mean; i++)
+        for (size_t j = 0; j < d && cb->positions[row + i] > 0; j++)
+            k[i * d + j] -= mean[j];
     if (kv->k_scales) {
         size_t block = kv_block(kv, p->layer, queue_page(cb, run, p->group), (int)head);
         float *scales = kv->k_scales + block * KV_PAGE_TOKENS + run->slot;

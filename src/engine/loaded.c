@@ -163,7 +163,7 @@ static nib_status open_network(loaded *l, model_file *file, const loaded_needs *
     else
         loaded_kv_pages(l->be, &file->hp, &l->options,
                         loaded_kv_budget(l->be, &file->hp, &l->options, free_before), l->limits.n_pages);
-    return model_open_cache(l->model, l->limits.n_pages, err);
+    return model_open_cache(l->model, l->limits.n_pages, &watch, err);
 }
 
 static nib_status open_words(loaded *l, nib_error *err) {

@@ -8,6 +8,7 @@
 #include <assert.h>
 
 #include "base/mem.h"
+#include "model/key_means.h"
 #include "model/network.h"
 #include "nouns/family.h"
 
@@ -58,7 +59,8 @@ int model_groups(const hparams *hp, nib_kv_dtype kv_dtype, cache_shape groups[CA
     return n;
 }
 
-nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_error *err) {
+nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], const progress *watch,
+                            nib_error *err) {
     cache_shape groups[CACHE_MAX_GROUPS];
     int n = model_groups(m->hp, m->limits.kv_dtype, groups);
     assert(!m->cache);
@@ -68,6 +70,7 @@ nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_e
             return nib_fail(err, NIB_BAD_ARGUMENT, "%d KV pages of cache group %d; expected 1 at least",
                             n_pages[i], i);
     }
+    NIB_TRY(key_means_find(m, watch, err));
     return m->be->cache_new(m->be, &m->cache, groups, n, err);
 }
 
@@ -141,7 +144,7 @@ static nib_status open_rest(model *m, const model_file *file, const progress *wa
     NIB_TRY(weights_bind(&m->w, m->limits.max_len, file, be, watch, err));
     NIB_TRY(be->buf_new(be, &m->x, BUF_F32, SPLIT_NONE, rows, (size_t)hp->dim, err));
     NIB_TRY(be->buf_new(be, &m->logits, BUF_F32, SPLIT_ROWS, outs, (size_t)hp->vocab, err));
-    return m->limits.n_pages[0] != 0 ? model_open_cache(m, m->limits.n_pages, err) : NIB_OK;
+    return m->limits.n_pages[0] != 0 ? model_open_cache(m, m->limits.n_pages, watch, err) : NIB_OK;
 }
 
 nib_status model_open(model **out, const model_file *file, backend *be, const model_limits *limits,

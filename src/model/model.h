@@ -32,7 +32,8 @@ nib_status model_open(model **out, const model_file *file, backend *be, const mo
  * for its look-up. Between batches. After a failure M can only be closed. */
 nib_status model_rebind(model *m, const model_file *file, int layer, bool mlp, nib_error *err);
 /* The caches of a model that was opened without pages: once it is seen what memory all else has left. */
-nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], nib_error *err);
+nib_status model_open_cache(model *m, const int n_pages[CACHE_MAX_GROUPS], const progress *watch,
+                            nib_error *err);
 void model_close(model *m); /* NULL is fine */
 
 /* What options of zero mean; ON_GPU: memory that is the backend's own. */

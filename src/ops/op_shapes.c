@@ -93,6 +93,7 @@ static void check_attention(const attn_params *p, const cache *c) {
     bool per_head = p->q_norm && p->q_norm->n == d && p->k_norm->n == d;
     assert(!p->q_norm || per_head || (p->q_norm->n == q && p->k_norm->n == k));
     assert(!p->inv_freq || 2 * p->inv_freq->n <= (size_t)p->head_dim);
+    assert(!p->k_mean || p->k_mean->n == k);
 }
 
 void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
@@ -101,6 +102,7 @@ void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_param
     assert(q->kind == BUF_F32 && qkv->kind == BUF_F32 && qkv->cols == (h + 2 * g) * d);
     assert(qkv->rows == (size_t)be->batch->n_rows);
     assert(p->query_log == 0 || (be->query_log && p->query_log_len > 0));
+    assert(!p->k_mean || (be->key_means && p->cap == 0));
     destination(q, qkv->rows, h * d, NULL);
     be->op.qk_norm_rope_store(be, q, qkv, p, c);
 }

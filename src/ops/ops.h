@@ -100,6 +100,10 @@ typedef struct attn_params {
     int window;             /* keys with q - k < window; 0: all */
     float k_scale, v_scale; /* of an FP8 cache's codes, all alike; 0, or where a backend does not look here:
                                fitted to what is stored */
+    /* (key_means) [n_kv_heads * head_dim], or NULL. An FP8 cache without K_SCALE stores keys less this, but
+     * for those of position 0: attention takes q . k_mean from their scores, as all others lack it. CAP is 0.
+     */
+    const vec *k_mean;
 } attn_params;
 
 /* What a layer is made of. */
@@ -170,6 +174,7 @@ struct backend {
     bool row_bits_fixed; /* the strict promise above */
     bool caps;           /* softcap, and attention with a cap */
     bool query_log;      /* queries that grow with their position */
+    bool key_means;      /* FP8 keys less a mean */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied

@@ -60,6 +60,8 @@ static void attend_row(const attn_page_job *job, nib_kv_dtype type, int r) {
     size_t first = job->first[r], last = job->last[r], d = job->head_dim;
     for (size_t t = first; t < last; t++) {
         weights[t] = score_of(job, type, r, t);
+        if (job->first_less && t == 0)
+            weights[t] -= job->first_less[r];
         if (job->cap != 0)
             weights[t] = job->cap * tanhf(weights[t] / job->cap);
         max = weights[t] > max ? weights[t] : max;

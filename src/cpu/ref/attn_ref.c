@@ -47,6 +47,8 @@ static void attend_row(const attn_page_job *job, nib_kv_dtype type, int r) {
         for (size_t i = 0; i < job->head_dim; i++)
             s += job->q[r][i] * key(job, type, t, i);
         weights[t] = s * job->scale * (type == NIB_KV_FP8 ? job->k_scale[t] : 1.0f);
+        if (job->first_less && t == 0)
+            weights[t] -= job->first_less[r];
         if (job->cap != 0)
             weights[t] = job->cap * tanhf(weights[t] / job->cap);
         max = weights[t] > max ? weights[t] : max;

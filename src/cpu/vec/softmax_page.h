@@ -42,6 +42,8 @@ INLINE vfloat score_maxima(const attn_page_job *job, int row, int n) {
     for (int r = 0; r < n; r++) {
         float *s = job->scratch + (size_t)(row + r) * KEYS;
         vfloat v[KEY_VECTORS];
+        if (job->first_less && job->first[row + r] == 0)
+            s[0] -= job->first_less[row + r];
         for (int j = 0; j < KEY_VECTORS; j++)
             v[j] = vf_load(s + V_LANES * j);
         for (int j = 0; j < KEY_VECTORS && job->cap != 0; j++)

@@ -37,6 +37,8 @@ bool op_case_fits(const backend *be, const op_setting *s) {
         return false;
     if ((!be->caps && (s->op == OP_softcap || capped)) || (capped && s->shape->dim > 100))
         return false; /* wide shapes say nothing more of a cap */
+    if (s->op == OP_attention && s->variant == RIG_KEY_MEAN && !be->key_means)
+        return false;
     size_t bytes, inputs = (size_t)(s->op == OP_matmul_add ? s->shape->ffn_dim : s->shape->dim);
     return !f->format || dtype_bytes(f->format(s->variant), inputs, &bytes);
 }
@@ -257,6 +259,10 @@ nib_status op_rig_attention(op_case *c, nib_kv_dtype type, bool windowed) {
                             .interleaved = s->interleaved,
                             .scale = 1 / sqrtf((float)c->d),
                             .window = window};
+    if (c->s.op == OP_attention && c->s.variant == RIG_KEY_MEAN) {
+        NIB_TRY(op_rig_vec(c, 3, c->g * c->d, 0.3f));
+        c->attn.k_mean = c->v[3];
+    }
     size_t before = (size_t)c->b.n_seqs * (size_t)c->s.depth;
     c->kv_rows = op_rig_random(c, (before + c->s.rows) * width, c->s.pattern, 4);
     if (!c->kv_rows)
@@ -298,12 +304,12 @@ void op_case_close(op_case *c) {
     if (!c)
         return;
     buf *const bufs[] = {c->in, c->out, c->q};
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             c->be->buf_free(c->be, bufs[i]);
+    for (size_t i = 0; i < sizeof c->v / sizeof *c->v; i++)
         if (c->v[i])
             c->be->vec_free(c->be, c->v[i]);
-    }
     if (c->w)
         c->be->weight_free(c->be, c->w);
     if (c->cache)

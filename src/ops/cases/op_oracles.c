@@ -288,9 +288,9 @@ const op_fns op_fns_matmul_glu = {.n_variants = 8,
 
 /* ---- attention ---- */
 
-static const char *const kv_names[] = {"kv fp32",         "kv bf16",         "kv fp8",
-                                       "kv fp32, window", "kv bf16, window", "kv fp8, window",
-                                       "kv fp32, capped"};
+static const char *const kv_names[] = {
+    "kv fp32",         "kv bf16",        "kv fp8",          "kv fp32, window",
+    "kv bf16, window", "kv fp8, window", "kv fp32, capped", "kv fp8, keys less a mean"};
 static const char *const store_names[] = {"kv fp32",
                                           "kv bf16",
                                           "kv fp8",
@@ -301,7 +301,7 @@ static const char *const store_names[] = {"kv fp32",
 
 static nib_kv_dtype kv_of(int variant) {
     static const nib_kv_dtype types[] = {NIB_KV_FP32, NIB_KV_BF16, NIB_KV_FP8};
-    return types[variant % 3];
+    return variant == RIG_KEY_MEAN ? NIB_KV_FP8 : types[variant % 3];
 }
 
 /* A head's norm and rotation at POS. */
@@ -364,7 +364,7 @@ static void store_want(op_case *c, size_t row, double *out) {
 /* Attention's queries and the newest keys and values come from the op before it. */
 static nib_status attention_open(op_case *c) {
     bool capped = c->s.variant == RIG_CAPPED;
-    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3 && !capped));
+    NIB_TRY(op_rig_attention(c, kv_of(c->s.variant), c->s.variant >= 3 && c->s.variant < RIG_CAPPED));
     c->attn.cap = capped ? 2 : 0;
     c->keys = op_rig_memory(c, ((size_t)c->s.depth + c->s.rows) * c->g * c->d, sizeof *c->keys);
     if (!c->keys)
@@ -426,7 +426,7 @@ static void attention_want(op_case *c, size_t row, double *out) {
 
 const op_fns op_fns_qk_norm_rope_store = {
     .n_variants = 7, .names = store_names, .open = store_open, .queue = store_queue, .want = store_want};
-const op_fns op_fns_attention = {.n_variants = 7,
+const op_fns op_fns_attention = {.n_variants = 8,
                                  .names = kv_names,
                                  .open = attention_open,
                                  .queue = attention_queue,

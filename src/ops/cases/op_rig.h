@@ -25,8 +25,8 @@ struct op_case {
     float *x, *y;  /* of IN [rows, in cols]; of OUT before the call, or NULL */
     weight *w;
     float *values;      /* of W [rows, cols] */
-    vec *v[3];          /* norm weights or bias; per-head norms; frequencies; sums */
-    float *v_values[3]; /* of those */
+    vec *v[4];          /* norm weights or bias; per-head norms; frequencies; sums; keys' mean */
+    float *v_values[4]; /* of those */
     cache *cache;
     float *kv_rows; /* [depth + rows, (H + 2G) * D] all that went into the pages, in order of the sequence */
     buf *q;         /* attention: the queries */
@@ -47,6 +47,8 @@ struct op_case {
  * position. */
 #define RIG_CAPPED    6
 #define RIG_QUERY_LOG 6
+/* That of attention whose keys are stored less a mean. */
+#define RIG_KEY_MEAN 7
 
 /* What an op's case is. Rows of the result are compared in order. */
 typedef struct op_fns {

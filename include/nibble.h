@@ -102,8 +102,8 @@ typedef struct nib_options {
     uint32_t cpu_features;
     nib_activations activations;
     nib_kv_dtype kv_cache;
-    /* Tokens of one sequence, prompt and answer; 0: the model's, at most 4096. More than the model was made
-     * for is refused, not cut. */
+    /* Tokens of one sequence, prompt and answer; 0: the model's, at most 4096; INT32_MAX: the model's. More
+     * than the model was made for is refused, not cut. */
     int max_model_len;
     int max_num_seqs;           /* sequences in flight; 0: 16 */
     int max_num_batched_tokens; /* rows of one step; 0: 512 on a CPU, 2048 on a GPU */

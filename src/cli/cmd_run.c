@@ -67,13 +67,13 @@ static const struct argp_option options[] = {
      "Offer these tools (a JSON list): calls are shown, and their results are read, a line each", 1},
     {"reasoning", KEY_REASONING, "show|hide|N", 0,
      "Show reasoning (default on a terminal) or hide it; N: show it and end it after N tokens", 1},
-    {"max-tokens", 'n', "N", 0, "End an answer after N tokens (default: 2048; 8192 where the model reasons)",
-     1},
+    {"max-tokens", 'n', "N", 0,
+     "End an answer after N tokens, -1: as many as fit (default: 2048; 8192 where the model reasons)", 1},
     {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "Go on where the model would end, or repeat itself", 1},
     {"allow-repeats", KEY_ALLOW_REPEATS, NULL, 0,
      "Go on where the last 256 tokens or more are the same few again and again (default: stop and say so)",
      1},
-    {NULL, 'c', "N", 0, "Like --max-model-len", 1},
+    {NULL, 'c', "N", 0, "Like --max-model-len; 0: all that the model was made for", 1},
     {"json-schema", KEY_JSON_SCHEMA, "FILE|TEXT", 0, "Answers are JSON that this JSON schema allows", 1},
     {"grammar", KEY_GRAMMAR, "FILE", 0, "Answers are texts of this grammar (GBNF)", 1},
     {"verbose", 'v', NULL, 0,
@@ -162,7 +162,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->prompt.file = arg;
         return 0;
     case 'c':
-        a->answer.compute.max_model_len = (int)cli_integer_flag(state, "-c", arg, 16, 1 << 20);
+        a->answer.compute.max_model_len = cli_context_flag(state, arg);
         return 0;
     case KEY_SYSTEM:
         a->talk.system = arg;
@@ -183,7 +183,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->chat = key == KEY_CHAT ? CHAT_ON : CHAT_OFF;
         return 0;
     case 'n':
-        a->answer.max_tokens = (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
+        a->answer.max_tokens = strcmp(arg, "-1") == 0 /* llama.cpp's "until it ends" */
+                                   ? 1 << 20
+                                   : (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
         return 0;
     case KEY_IGNORE_EOS:
         a->answer.ignore_eos = true;

@@ -58,7 +58,7 @@ enum {
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Who is answered:", 1},
     {"model", 'm', "MODEL", 0, "The model, in place of the argument", 1},
-    {NULL, 'c', "N", 0, "Like --max-model-len", 3},
+    {NULL, 'c', "N", 0, "Like --max-model-len; 0: all that the model was made for", 3},
     {"host", KEY_HOST, "ADDRESS", 0, "Listen there (default 127.0.0.1: this machine alone)", 1},
     {"port", KEY_PORT, "N", 0, "And there; 0: any that is free (default 8000)", 1},
     {"api-key", KEY_API_KEY, "KEY", 0, "Answer only who brings it; may be given several times", 1},
@@ -195,7 +195,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         cli_one_argument(state, "MODEL", arg, &o->model);
         return 0;
     case 'c':
-        o->compute.max_model_len = (int)cli_integer_flag(state, "-c", arg, 16, 1 << 20);
+        o->compute.max_model_len = cli_context_flag(state, arg);
         return 0;
     case KEY_HOST:
         o->host = arg;

@@ -44,6 +44,11 @@ nib_status prompt_read(const prompt_source *from, char **text, nib_error *err) {
         return NIB_OK;
     if (path)
         NIB_TRY(read_document(path, &document, &n, err));
+    if (from->file && n == 0 && words) {
+        mem_free(document);
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: an empty file; expected the document that the prompt is about", from->file);
+    }
     const size_t n_between = n_words && n ? 2 : 0;
     char *all = mem_alloc(n_words + n_between + n + 1);
     if (all) {

@@ -197,6 +197,8 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     NIB_TRY(model_file_need_network(l->file, err));
     if (!needs->is_shape && !needs->no_model)
         NIB_TRY(model_file_mark(l->file, &l->mark, err));
+    if (l->options.max_model_len == INT32_MAX)
+        l->options.max_model_len = l->file->hp.context_len;
     NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
     if (!needs->is_shape)
         NIB_TRY(open_words(l, err));

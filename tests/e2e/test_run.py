@@ -48,6 +48,16 @@ def test_only_the_text_on_standard_output(nibble, tiny):
     assert "\033" not in loud.stdout + loud.stderr  # no colours but on a terminal
 
 
+def test_as_llamacpp_means_them(nibble, tiny, tmp_path):
+    """-n -1: as long as it goes; -c 0: all that the model was made for. An empty -f is not a prompt without it."""
+    limit = json.loads((tiny / "config.json").read_text())["max_position_embeddings"]
+    told = json.loads(nibble("run", tiny, "the cat", "--no-chat", "--temp", 0, "--ignore-eos", "-n", -1, "-c", 0, "--json").stdout)
+    assert told["tokens"]["prompt"] + told["tokens"]["generated"] == limit, told
+    (tmp_path / "empty").write_text("")
+    done = nibble("run", tiny, "the cat", "-f", tmp_path / "empty", check=False)
+    assert done.returncode == 1 and "empty: an empty file" in done.stderr
+
+
 def test_max_tokens(nibble, tiny):
     loud = greedy(nibble, tiny, "--ignore-eos", "--verbose")
     assert re.search(r"^answer +12 tokens", loud.stderr, re.M)

@@ -23,6 +23,11 @@ def _e4m3_codes(x):
     return np.where(up, above, above - 1).astype(np.uint8)
 
 
+def is_float(values):
+    """Of numbers that rounding is for; ml_dtypes' bfloat16 is no type of NumPy's own."""
+    return np.issubdtype(values.dtype, np.floating) or values.dtype.name == "bfloat16"
+
+
 def encode(values):
     """values [n, k], k a multiple of 16 -> codes U8 [n, k/2] (element 2i in the low nibble), scales E4M3 [n, k/16],
     tensor scale."""

@@ -93,6 +93,10 @@ def fp4_quantize(weight, method="rtn"):
     if not _is_tensor(weight):
         if method != "rtn":
             raise NibbleError(f"method '{method}' needs a GPU; NumPy arrays are quantized by rtn")
+        if not codec.is_float(weight):
+            raise NibbleError(f"a weight of {weight.dtype}: expected float32, float16, float64 or bfloat16")
+        if not np.isfinite(np.asarray(weight, np.float32)).all():
+            raise NibbleError("a weight that is not finite in float32")
         codes, scales, scale = codec.encode(weight)
         return FP4Weight(n, k, codes=codes, scales=scales, tensor_scale=scale)
     return pack(library.FROM_BF16 + _type_of(weight), weight.detach().contiguous(), n, k, method=method)

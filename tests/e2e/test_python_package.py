@@ -38,6 +38,13 @@ def test_numpy_quantizes_as_the_package_of_the_field():
     assert got == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6, 6, 7, 15]
 
 
+@pytest.mark.parametrize("x, words", [(np.ones((16, 16), np.int32), "a weight of int32"), (np.full((16, 16), np.nan), "not finite"),
+                                      (np.full((16, 16), 1e39), "not finite")])
+def test_numpy_refuses(x, words):
+    with np.errstate(over="ignore"), pytest.raises(nibble.NibbleError, match=words):
+        nibble.fp4_quantize(x)
+
+
 def test_numpy_product():
     w, x = values(48, 176), np.random.default_rng(2).normal(size=(5, 176)).astype(np.float32)
     cache = nibble.FP4WeightCache(w)

@@ -9,7 +9,7 @@ _nibble_flags() { # COMMAND -> its long flags
 }
 
 _nibble_values() { # COMMAND FLAG -> the values of a flag that takes one of a few (--flag=a|b|c, -f, --flag=a|b|c)
-    "$_nibble_program" "$1" --help 2>/dev/null | grep -o -e "$2\(, --[a-z-]*\)\?=[a-z0-9|-]*" | head -n 1 | cut -d= -f2 |
+    "$_nibble_program" "$1" --help 2>/dev/null | grep -o -e "$2\(, --[a-z-]*\)\?=[a-z0-9_|-]*" | head -n 1 | cut -d= -f2 |
         grep '|' | tr '|' '\n'
 }
 

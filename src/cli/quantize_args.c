@@ -39,11 +39,11 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"format", KEY_FORMAT, "FORMAT", 0,
+    {"format", KEY_FORMAT, "nvfp4|mxfp4|fp8|q5_0|q8_0|bf16", 0,
      "What the linear layers become: nvfp4 (default), mxfp4, fp8 (a directory's), q5_0 and q8_0 (a .gguf "
      "file's) or bf16",
      1},
-    {"method", KEY_METHOD, "METHOD", 0,
+    {"method", KEY_METHOD, "auto|rtn|sweep|4over6|weighted|local|gptq|best", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
      "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
      "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
      "Block scales of which every product with an FP4 value is an FP8 value, so that engines that compute in "
      "FP8 lose nothing (nvfp4; not for rtn and 4over6)",
      1},
-    {"head", KEY_HEAD, "FORMAT", 0,
+    {"head", KEY_HEAD, "keep|nvfp4|fp8|q5_0|q8_0", 0,
      "The output layer: keep (default), nvfp4, fp8 (a directory's), q5_0 or q8_0 (a .gguf file's). Where it "
      "is "
      "the embedding too, a GGUF file's one tensor is quantized as both",

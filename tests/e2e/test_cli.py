@@ -310,5 +310,7 @@ def test_completion_of_values(nibble_path, tree):
     assert complete(tree, nibble_path, "run", "m", "--kv-cache-dtype", "=", "f") == {"fp8", "fp32"}
     assert complete(tree, nibble_path, "bench", "m", "--output", "=") == {"md", "json", "csv"}
     assert complete(tree, nibble_path, "bench", "m", "-o", "") == {"md", "json", "csv"}
+    assert complete(tree, nibble_path, "quantize", "m", "o", "--method", "=", "l") == {"local"}
+    assert complete(tree, nibble_path, "quantize", "m", "o", "--head", "") == {"keep", "nvfp4", "fp8", "q5_0", "q8_0"}
     assert complete(tree, nibble_path, "help", "in") == {"inspect"}
     assert complete(tree, nibble_path, "eval", "") == {"ppl", "kld", "--help"}

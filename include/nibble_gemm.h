@@ -104,7 +104,8 @@ typedef struct nib_gemm_group {
     nib_gemm_product product;  /* its weight is weights[0]; c and bias NULL */
     size_t n_experts;          /* up to 1024 */
     const int32_t *offsets;    /* device, [n_experts + 1] */
-    const void *const *packed; /* device, [n_experts]: nib_gemm_weight_data of each */
+    const void *const *packed; /* device, [n_experts]: nib_gemm_weight_data of each. Read, as weights are,
+                                  while a kernel before that lets its dependents start early may still run */
 } nib_gemm_group;
 
 nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err);

@@ -105,6 +105,12 @@ int main(int argc, char **argv) {
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;
     }
+    if (argc > 1 && !strcmp(argv[1], "grouped")) {
+        test_grouped(false);
+        nib_gemm_close(ctx);
+        printf("%d checks, %d failed\n", n_checks, n_failed);
+        return n_failed > 0;
+    }
     test_pack();
     test_small_scales();
     test_quantizers();

@@ -2,34 +2,46 @@
  *
  * Hopper, experts with few tokens each: exact. Weights are the register operand of wgmma, 8 tokens its N.
  *
- * A chunk is up to 8 tokens of one expert, an item 64 rows x a chunk. Each block makes a table of all chunks from the offsets;
- * a chunk's items follow one another, and teams of PARTS warpgroups take the items in turn, so that together they read one
- * stretch of weights after another. The parts of a team share K. Each warp has 16 of the rows and a ring of its own, STAGES
- * deep, GROUPS of 128 k by one bulk copy a stage, decoded to BF16 with their scales while the wgmma of the 64 k before run.
- * The next item's tokens are on their way while this one's are used, where both fit. FP32 takes over the sums every SPAN groups.
+ * A chunk is up to 8 tokens of one expert, an item 64 rows x a chunk. The items of all chunks stand in a row, and each block
+ * takes an equal run of them; teams of PARTS warpgroups take a run's items in turn, the parts of a team share K. These do
+ * nothing but decode and multiply. What they need is done by warps of their own, each as far ahead as there is room:
+ *   feeders      one a warpgroup: its ring of weights, GROUPS of 128 k of 64 rows a stage, over the ends of items
+ *   token warps  the tokens of the next chunk, while those of this one are used
+ *   storers      add the parts' sums of an item in their order, and store them
+ * One of them, while all others wait, finds out from the offsets which run is the block's.
  *
- * Bytes moved: the weights of experts with tokens, once a chunk; a chunk's tokens once an item. Measured: docs/gpu/gemv.md.
+ * Bytes moved: the weights of experts with tokens, once a chunk; a chunk's tokens once a block that has items of it.
+ * Measured: docs/gpu/gemv.md.
  */
 #include "gemm/gpu/device.cuh"
-#include "gemm/gpu/ring.cuh"
+#include "gemm/gpu/sm90/cluster.cuh"
 #include "gemm/gpu/sm90/operand.cuh"
 #include "gemm/gpu/sm90/store.cuh"
 
-#define WARPGROUPS   4
-#define THREADS      (128 * WARPGROUPS)
-#define WARPS        (THREADS / 32)
-#define TOKENS       8
-#define ITEM_TILES   4    /* row tiles */
-#define SPAN         8    /* groups */
-#define EACH         2    /* experts of a thread: 1,024 at most */
-#define STATIC_BYTES 1024 /* of shared memory, which make_chunks takes, up to the alignment of what follows */
+#define WARPGROUPS      4 /* that multiply */
+#define MATH_WARPS      (4 * WARPGROUPS)
+#define FEEDERS         WARPGROUPS
+#define TOKEN_WARPS     2
+#define STORERS         2
+#define WARPS           (MATH_WARPS + FEEDERS + TOKEN_WARPS + STORERS)
+#define THREADS         (32 * WARPS)
+#define MATH_REGISTERS  96 /* of the 80 x 24 warps of the launch */
+#define OTHER_REGISTERS 48
+#define TOKENS          8
+#define ITEM_TILES      4         /* row tiles */
+#define MOST_ITEMS      (1 << 20) /* of a launch */
+#define MOST_SPAN       8         /* groups that tensor cores sum before FP32 takes over */
+#define SLOTS           2         /* of sums, a team */
+#define SUMS            2048      /* bytes, of a part: 64 rows x 8 tokens */
+#define GROUP_TOKENS    2048      /* bytes: 128 k of a chunk */
 
 struct experts_args {
     const int *offsets;
     const uint8_t *const *packed;
     const __nv_bfloat16 *x;
     int experts, k, lda, groups, row_tiles;
-    int buffers; /* of tokens: 1 or 2 */
+    int buffers;                   /* of tokens: 1 or 2 */
+    float over_blocks, over_items; /* 1 / the launch's blocks, 1 / the items of a chunk */
     size_t scale_offset;
     gemm_out out;
 };
@@ -39,233 +51,453 @@ struct chunk {
     int row, rows; /* of x and d */
 };
 
+/* A block's items: how many, the first one's row tile, and how many chunks they are of. */
+struct run {
+    int items, tile, chunks;
+};
+
+/* Shared memory: tokens, rings, sums, then what this names: barriers, 8 bytes each, the run, and its chunks. */
 template <int PARTS, int GROUPS, int STAGES> struct experts_plan {
-    static const int stage = GROUPS * GEMM_GROUP_BYTES, group_tokens = TOKENS * GEMM_GROUP_K * 2, teams = WARPGROUPS / PARTS;
-    static const int sums = (PARTS - 1) * ITEM_TILES * 16 * TOKENS * 4; /* of a team */
-    static const int fixed = WARPS * STAGES * (stage + 8) + teams * sums;
-    static size_t shared(const gemm_task *t, size_t experts, int buffers) {
-        return (size_t)teams * buffers * t->groups * group_tokens + fixed + (experts + t->m / TOKENS) * sizeof(chunk);
+    static const int teams = WARPGROUPS / PARTS, stage = ITEM_TILES * GROUPS * GEMM_GROUP_BYTES, ring = STAGES * stage;
+    static const int full = 0, empty = full + 8 * WARPGROUPS * STAGES; /* of the rings */
+    static const int summed = empty + 8 * WARPGROUPS * STAGES, taken = summed + 8 * SLOTS * teams * STORERS;
+    static const int come = taken + 8 * SLOTS * teams * STORERS, gone = come + 16; /* tokens of two buffers */
+    static const int asked = gone + 16;                                            /* the first chunk's tokens are on their way */
+    static const int the_run = asked + 8, chunks = the_run + 16;
+
+    GEMM_DEV static int arrivals(int barrier) {
+        return barrier < empty    ? 1
+               : barrier < summed ? 4
+               : barrier < taken  ? 2 * PARTS
+               : barrier < come   ? 1
+               : barrier < gone   ? 32 * TOKEN_WARPS
+               : barrier < asked  ? MATH_WARPS
+                                  : TOKEN_WARPS;
+    }
+
+    static int shared(const gemm_task *t, size_t experts, int buffers) {
+        const size_t chunks_of_all = min((size_t)t->m, experts + t->m / TOKENS);
+        return buffers * t->groups * GROUP_TOKENS + WARPGROUPS * (ring + SLOTS * SUMS) + chunks +
+               (int)((chunks_of_all / t->n_sms + 3) * sizeof(chunk));
     }
 };
 
-/* All chunks in order; returns how many. */
-GEMM_DEV int make_chunks(const experts_args &a, chunk *chunks) {
-    __shared__ int sums[WARPS];
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first = threadIdx.x * EACH;
-    int edge[EACH + 1], mine = 0, all = 0;
-    const uint8_t *packed[EACH];
-    for (int i = 0; i <= EACH; i++)
-        edge[i] = a.offsets[min(first + i, a.experts)];
-    for (int i = 0; i < EACH; i++)
-        packed[i] = a.packed[min(first + i, a.experts - 1)];
-    for (int i = 0; i < EACH; i++)
-        mine += (edge[i + 1] - edge[i] + TOKENS - 1) / TOKENS;
-    int at = mine;
-    for (int d = 1; d < 32; d *= 2) {
-        const int v = __shfl_up_sync(~0u, at, d);
-        at += lane >= d ? v : 0;
-    }
-    if (lane == 31)
-        sums[warp] = at;
-    __syncthreads();
-    at -= mine;
-    for (int w = 0; w < WARPS; w++) {
-        at += w < warp ? sums[w] : 0;
-        all += sums[w];
-    }
-    for (int i = 0; i < EACH; i++)
-        for (int row = edge[i]; row < edge[i + 1]; row += TOKENS)
-            chunks[at++] = {packed[i], row, min(TOKENS, edge[i + 1] - row)};
-    __syncthreads();
-    return all;
+/* What a warp has of the block. */
+struct experts_block {
+    run items;
+    const chunk *chunks;
+    uint32_t tokens, rings, sums, bars; /* shared memory */
+};
+
+GEMM_DEV int uniform(int v) {
+    return __shfl_sync(~0u, v, 0);
 }
 
-/* A team's items: which chunk, and the item's first row tile. STEP items on: so many chunks and tiles. */
-struct item {
-    int at, tile;
+GEMM_DEV uint64_t uniform(uint64_t v) {
+    return (uint64_t)(uint32_t)uniform((int)(v >> 32)) << 32 | (uint32_t)uniform((int)v);
+}
 
-    GEMM_DEV void next(int step_chunks, int step_tiles, int chunk_tiles) {
-        at += step_chunks;
-        tile += step_tiles;
-        if (tile >= chunk_tiles) {
-            at++;
-            tile -= chunk_tiles;
+/* True in one lane, which the compiler knows to be one: what only one may do needs no loop over lanes then. */
+GEMM_DEV bool elected() {
+    uint32_t one;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.b32 %0,1,0,p;\n}" : "=r"(one));
+    return one;
+}
+
+/* A place in a ring of COUNT barriers, and the parity of its next phase. */
+struct place {
+    int at, parity;
+
+    GEMM_DEV void next(int count) {
+        if (++at == count) {
+            at = 0;
+            parity ^= 1;
         }
     }
 };
+
+GEMM_DEV int items_of(int row_tiles) {
+    return (row_tiles + ITEM_TILES - 1) / ITEM_TILES;
+}
+
+/* Every STEP'th item of the run. */
+struct walk {
+    int left, chunk, tile, step, chunk_tiles;
+
+    GEMM_DEV walk(const run &r, int row_tiles, int first, int step_)
+        : left(r.items - first), chunk(0), tile(r.tile + first * ITEM_TILES), step(step_), chunk_tiles(items_of(row_tiles) * ITEM_TILES) {
+        settle();
+    }
+
+    GEMM_DEV void settle() {
+        while (tile >= chunk_tiles) {
+            tile -= chunk_tiles;
+            chunk++;
+        }
+    }
+
+    GEMM_DEV void next() {
+        left -= step;
+        tile += step * ITEM_TILES;
+        settle();
+    }
+};
+
+/* ---- which run ---- */
+
+/* X / n, OVER = 1.0f / n: exact to MOST_ITEMS. */
+GEMM_DEV int divided(int x, float over) {
+    return (int)(((float)x + 0.5f) * over);
+}
+
+/* A lane's four experts of the 128 from BASE on. */
+struct four_experts {
+    const uint8_t *packed[4];
+    int edge[5];
+
+    GEMM_DEV void find(const experts_args &a, int base) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            packed[i] = a.packed[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts - 1)];
+    }
+
+    GEMM_DEV int count(const experts_args &a, int base) { /* of chunks */
+        int chunks = 0;
+#pragma unroll
+        for (int i = 0; i < 5; i++)
+            edge[i] = a.offsets[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts)];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            chunks += (edge[i + 1] - edge[i] + TOKENS - 1) / TOKENS;
+        return chunks;
+    }
+};
+
+/* This block's run and its chunks, by one warp. */
+GEMM_DEV void make_run(const experts_args &a, run *r, chunk *chunks) {
+    const int lane = threadIdx.x & 31, block = blockIdx.x;
+    four_experts e;
+    int mine = 0;
+    e.find(a, 0); /* where weights are does not depend on the kernel before */
+    for (int i = 32 * lane; i <= a.experts; i += 1024) /* nor does which lines the offsets stand in */
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(a.offsets + i));
+    dependency_wait();
+    for (int base = 0; base < a.experts; base += 128)
+        mine += e.count(a, base);
+    const int chunk_items = items_of(a.row_tiles), items = __reduce_add_sync(~0u, mine) * chunk_items;
+    const int each = divided(items, a.over_blocks), more = items - each * (int)gridDim.x;
+    const int first = block * each + min(block, more), last = first + each + (block < more);
+    const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
+    int before = -first_chunk; /* chunks, from this run's first one on */
+    for (int base = 0; base < a.experts && before < count; base += 128) {
+        if (a.experts > 128) {
+            e.find(a, base);
+            mine = e.count(a, base);
+        }
+        int at = mine;
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+            const int v = __shfl_up_sync(~0u, at, d);
+            at += lane >= d ? v : 0;
+        }
+        const int all = __shfl_sync(~0u, at, 31);
+        at += before - mine;
+        before += all;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            for (int row = e.edge[i]; row < e.edge[i + 1]; row += TOKENS, at++)
+                if (at >= 0 && at < count)
+                    chunks[at] = {e.packed[i], row, min(TOKENS, e.edge[i + 1] - row)};
+    }
+    if (lane == 0)
+        *r = {last - first, (first - first_chunk * chunk_items) * ITEM_TILES, count};
+}
+
+/* ---- feeders ---- */
+
+/* A stage: TILES rows of BYTES, ROW_BYTES apart. By one lane. */
+template <int BYTES> GEMM_DEV void copy_stage(uint32_t to, uint64_t from, uint32_t row_bytes, int tiles, uint32_t bar) {
+    barrier_expect(bar, tiles * BYTES);
+    if (tiles == ITEM_TILES) {
+#pragma unroll
+        for (int i = 0; i < ITEM_TILES; i++, from += row_bytes)
+            bulk_copy(to + i * BYTES, (const void *)from, BYTES, bar);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < tiles; i++, from += row_bytes)
+            bulk_copy(to + i * BYTES, (const void *)from, BYTES, bar);
+    }
+}
+
+/* The weights of one warpgroup. */
+template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void feed(const experts_args &a, const experts_block &b, int warpgroup) {
+    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+    const int part = warpgroup % PARTS, units = a.groups / GROUPS;
+    const int begin = part * units / PARTS, end = (part + 1) * units / PARTS;
+    const uint32_t ring = b.rings + warpgroup * plan::ring, bars = b.bars + 8 * warpgroup * STAGES, row_bytes = a.groups * GEMM_GROUP_BYTES;
+    place p = {0, 1};
+    int n = 0;
+    for (walk w(b.items, a.row_tiles, warpgroup / PARTS, plan::teams); w.left > 0; w.next()) {
+        const int tiles = min(ITEM_TILES, a.row_tiles - w.tile);
+        uint64_t from = uniform((uint64_t)b.chunks[w.chunk].packed) + (uint64_t)w.tile * row_bytes + begin * GROUPS * GEMM_GROUP_BYTES;
+#pragma unroll 1
+        for (int u = begin; u < end; u++, from += GROUPS * GEMM_GROUP_BYTES, p.next(STAGES)) {
+            if (n++ == 1) /* the first tokens go before more weights */
+                barrier_wait(b.bars + plan::asked, 0);
+            barrier_wait(bars + plan::empty + 8 * p.at, p.parity);
+            if (elected())
+                copy_stage<GROUPS * GEMM_GROUP_BYTES>(ring + p.at * plan::stage, from, row_bytes, tiles, bars + plan::full + 8 * p.at);
+            __syncwarp();
+        }
+    }
+}
+
+/* ---- token warps ---- */
+
+GEMM_DEV void copy_pair(uint32_t to, const __nv_bfloat16 *from, int bytes) { /* zeros from BYTES to 4 */
+    asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+/* 8 x 64 k of a token, from the FIRST 64 on, of COLUMNS; zeros past K. A lane's TO and FROM are those of the token. */
+GEMM_DEV void copy_eight(uint32_t to, const __nv_bfloat16 *from, int first, int columns, int k) {
+    if (first * 64 + 512 <= k) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            copy_pair(to + first * 1024 + i * 1024, from + first * 64 + i * 64, 4);
+    } else {
+#pragma unroll 1
+        for (int i = first; i < min(first + 8, columns); i++) {
+            const bool inside = i * 64 + 2 * (int)(threadIdx.x & 31) < k;
+            copy_pair(to + i * 1024, from + (inside ? i * 64 : -2 * (int)(threadIdx.x & 31)), inside ? 4 : 0);
+        }
+    }
+}
 
 /* Tokens as wgmma's B, in the order of k that the weights have: 64 k of 8 tokens are 1,024 bytes, rows of 128 with the 128-byte
  * swizzle; position 16 s + 8 p + 2 t + j of a row holds k = 16 t + 4 s + 2 p + j. Lane 8 t + 2 s + p copies a pair, 4 bytes, so
- * that a warp reads 128 contiguous bytes of a token. */
-GEMM_DEV int token_place(int lane) { /* before the swizzle */
-    return ((lane >> 1 & 3) * 8 + (lane & 1) * 4 + (lane >> 3)) * 4;
-}
-
-/* ROWS of 8 tokens, LDA apart: to TO (with token_place), from FROM (with 2 lane); zeros past the end of k (not INSIDE, where
- * VALID is any address). What stands in the other rows meets no result. */
-GEMM_DEV void copy_tokens(uint32_t to, const __nv_bfloat16 *from, int lda, int rows, bool inside, const void *valid) {
-#pragma unroll
-    for (int j = 0; j < TOKENS; j++)
-        if (j < rows)
-            asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"((to ^ j << 4) + j * 128),
-                         "l"(inside ? from + (size_t)j * lda : valid), "r"(inside ? 4 : 0)
-                         : "memory");
-}
-
-GEMM_DEV void named_barrier(int id, int threads) {
-    asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-/* The sums of a team's other parts go to its first, whose threads add them in order. FIRST: nothing was handed over before. */
-template <int PARTS> GEMM_DEV void meet_parts(float4 *exchange, int bar, int part, bool first, float (&d)[4]) {
-    const int thread = threadIdx.x & 127, there = bar, read = bar + 1;
-    if (part > 0) {
-        if (!first)
-            named_barrier(read, PARTS * 128);
-        exchange[(part - 1) * 128 + thread] = make_float4(d[0], d[1], d[2], d[3]);
-        asm volatile("bar.arrive %0,%1;" ::"r"(there), "n"(PARTS * 128) : "memory");
-    } else {
-        named_barrier(there, PARTS * 128);
-#pragma unroll
-        for (int p = 0; p < PARTS - 1; p++) {
-            const float4 v = exchange[p * 128 + thread];
-            d[0] += v.x, d[1] += v.y, d[2] += v.z, d[3] += v.w;
-        }
-        asm volatile("bar.arrive %0,%1;" ::"r"(read), "n"(PARTS * 128) : "memory");
+ * that a warp reads 128 contiguous bytes of a token. What stands in rows without a token meets no result. */
+template <class PLAN> GEMM_DEV void bring_tokens(const experts_args &a, const experts_block &b, int warp) {
+    const int lane = threadIdx.x & 31, columns = 2 * a.groups;
+    const uint32_t word = ((lane >> 1 & 3) * 8 + (lane & 1) * 4 + (lane >> 3)) * 4;
+    place p = {0, 1};
+    for (int c = 0; c < b.items.chunks; c++, p.next(a.buffers)) {
+        const chunk now = b.chunks[c];
+        const __nv_bfloat16 *from = a.x + (size_t)now.row * a.lda + 2 * lane;
+        barrier_wait(b.bars + PLAN::gone + 8 * p.at, p.parity);
+        for (int j = 0; j < now.rows; j++, from += a.lda)
+            for (int first = 8 * warp; first < columns; first += 8 * TOKEN_WARPS)
+                copy_eight(b.tokens + p.at * a.groups * GROUP_TOKENS + (word ^ j << 4) + j * 128, from, first, columns, a.k);
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(b.bars + PLAN::come + 8 * p.at) : "memory");
+        __syncwarp();
+        if (c == 0 && lane == 0)
+            barrier_arrive(b.bars + PLAN::asked);
     }
 }
 
-template <int PARTS, int GROUPS, int STAGES>
-static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_constant__ experts_args a) {
-    using plan = experts_plan<PARTS, GROUPS, STAGES>;
-    extern __shared__ __align__(1024) uint8_t shared[];
-    const int warp = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0), lane = threadIdx.x & 31, member = warp & 3;
-    const int team = (warp >> 2) / PARTS, part = (warp >> 2) % PARTS, bar = 1 + 3 * team; /* three barriers of a team */
-    const uint32_t token_bytes = a.groups * plan::group_tokens;
-    const uint32_t tokens0 = __shfl_sync(~0u, shared_address(shared), 0) + team * a.buffers * token_bytes;
-    uint8_t *rings = shared + plan::teams * a.buffers * token_bytes, *after = rings + WARPS * STAGES * plan::stage;
-    float4 *exchange = (float4 *)(after + team * plan::sums);
-    const uint32_t bars = shared_address(after) + plan::teams * plan::sums;
-    chunk *chunks = (chunk *)(after + plan::teams * plan::sums + WARPS * STAGES * 8);
+/* ---- storers ---- */
 
-    dependents_go();
-    warp_ring<STAGES, plan::stage> ring;
-    ring.open(shared_address(rings) + warp * STAGES * plan::stage, bars + warp * STAGES * 8);
-    dependency_wait();
-    const int count = make_chunks(a, chunks);
-    const int chunk_items = (a.row_tiles + ITEM_TILES - 1) / ITEM_TILES, chunk_tiles = chunk_items * ITEM_TILES;
-    const int step = gridDim.x * plan::teams, step_chunks = step / chunk_items, step_tiles = step % chunk_items * ITEM_TILES;
-    const int first_item = gridDim.x * team + blockIdx.x;
-    item now = {first_item / chunk_items, first_item % chunk_items * ITEM_TILES}, ahead = now;
-
-    const int units = a.groups / GROUPS, my_first = part * units / PARTS * GROUPS, my_end = (part + 1) * units / PARTS * GROUPS;
-    int next_group = my_first;
-    const uint8_t *next_row = nullptr; /* of the item that is copied: this warp's row tile */
-    auto put = [&](int s) {
-        const bool more = ahead.at < count;
-        if (more && next_group == my_first)
-            next_row = chunks[ahead.at].packed + (size_t)min(ahead.tile + member, a.row_tiles - 1) * a.groups * GEMM_GROUP_BYTES;
-        ring.put(s, next_row + next_group * GEMM_GROUP_BYTES, nullptr, more ? plan::stage : 0, 0);
-        next_group += GROUPS;
-        if (next_group == my_end) {
-            next_group = my_first;
-            ahead.next(step_chunks, step_tiles, chunk_tiles);
+/* Two of an item's row tiles, WHICH of two pairs. */
+template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a, const experts_block &b, int which) {
+    const int lane = threadIdx.x & 31;
+    int team = 0;
+    place p = {0, 0};
+    for (walk w(b.items, a.row_tiles, 0, 1); w.left > 0; w.next()) {
+        const chunk c = b.chunks[w.chunk];
+        const float tensor_scale = *(const float *)(c.packed + a.scale_offset); /* on its way while the sums are waited for */
+        const int set = p.at * PLAN::teams + team, bar = 8 * (set * STORERS + which);
+        float4 v[2] = {};
+        barrier_wait(b.bars + PLAN::summed + bar, p.parity);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                const uint4 u = lds128(b.sums + (set * PARTS + part) * SUMS + (2 * which + i) * 512 + lane * 16);
+                v[i].x += __uint_as_float(u.x), v[i].y += __uint_as_float(u.y);
+                v[i].z += __uint_as_float(u.z), v[i].w += __uint_as_float(u.w);
+            }
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(b.bars + PLAN::taken + bar);
+        const float factor = 0x1p17f * (a.out.alpha * tensor_scale);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int tile = w.tile + 2 * which + i;
+            const float4 result[1] = {make_float4(v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor)};
+            if (tile < a.row_tiles)
+                store_fragments(a.out, c.row + c.rows, c.row, tile * 16, result);
         }
-    };
-    for (int s = 0; s < STAGES; s++)
-        put(s);
+        if (++team == PLAN::teams) {
+            team = 0;
+            p.next(SLOTS);
+        }
+    }
+}
 
-    auto ask = [&](const chunk &c, uint32_t to) { /* tokens, by the warps of the team */
-        for (int i = part * 4 + member; i < 2 * a.groups; i += 4 * PARTS)
-            copy_tokens(to + i * 1024 + token_place(lane), a.x + (size_t)c.row * a.lda + i * 64 + 2 * lane, a.lda, c.rows,
-                        i * 64 + 2 * lane < a.k, a.x);
-    };
-    if (now.at < count)
-        ask(chunks[now.at], tokens0);
+/* ---- the warpgroups ---- */
+
+/* The chunk whose tokens a warp has: it holds them from when they have come until it lets them go. */
+template <class PLAN> struct held_tokens {
+    const experts_block &b;
+    int buffers, chunk;
+    place p;
+
+    GEMM_DEV held_tokens(const experts_block &b_, int buffers_) : b(b_), buffers(buffers_), chunk(-1), p({0, 0}) {}
+
+    GEMM_DEV void hold(int next) { /* every chunk to NEXT passes through, so that no phase is missed */
 #pragma unroll 1
-    for (int n = 0; now.at < count; n++) {
-        const uint32_t low = descriptor_low(tokens0 + (a.buffers > 1 ? (n & 1) * token_bytes : 0));
-        const chunk c = chunks[now.at];
-        const float tensor_scale = *(const float *)(c.packed + a.scale_offset); /* used with the result */
-        const int tile = now.tile + member;
-        now.next(step_chunks, step_tiles, chunk_tiles);
-        asm volatile("cp.async.wait_all;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        named_barrier(bar + 2, PARTS * 128); /* these tokens are there, and all have read those before */
-        if (a.buffers > 1 && now.at < count)
-            ask(chunks[now.at], tokens0 + (~n & 1) * token_bytes);
+        while (chunk < next) {
+            if (chunk >= 0) {
+                __syncwarp();
+                if ((threadIdx.x & 31) == 0)
+                    barrier_arrive(b.bars + PLAN::gone + 8 * p.at);
+                p.next(buffers);
+            }
+            if (++chunk < b.items.chunks)
+                barrier_wait(b.bars + PLAN::come + 8 * p.at, p.parity);
+        }
+    }
+};
+
+template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const experts_args &a, const experts_block &b, int warpgroup, int member) {
+    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+    const int team = warpgroup / PARTS, part = warpgroup % PARTS, units = a.groups / GROUPS, lane = threadIdx.x & 31;
+    const int begin = part * units / PARTS * GROUPS, end = (part + 1) * units / PARTS * GROUPS;
+    constexpr int SPAN = MOST_SPAN / GROUPS * GROUPS;
+    const uint32_t ring = b.rings + warpgroup * plan::ring, bars = b.bars + 8 * warpgroup * STAGES;
+    held_tokens<plan> held(b, a.buffers);
+    place s = {0, 0}, slot = {0, 1};
+#pragma unroll 1
+    for (walk w(b.items, a.row_tiles, team, plan::teams); w.left > 0; w.next()) {
+        if (held.chunk < w.chunk) {
+            held.hold(w.chunk);
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        }
+        const uint32_t low = descriptor_low(b.tokens + held.p.at * a.groups * GROUP_TOKENS);
         float sum[4] = {};
 #pragma unroll 1
-        for (int g0 = my_first; g0 < my_end; g0 += SPAN) {
-            const int g1 = min(g0 + SPAN, my_end);
+        for (int g0 = begin; g0 < end; g0 += SPAN) {
+            const int g1 = min(g0 + SPAN, end);
             float d[4] = {};
 #pragma unroll 1
             for (int g = g0; g < g1; g += GROUPS) {
                 uint32_t f[2][16];
-                const uint32_t stage = ring.wait(), b = low + (g * plan::group_tokens >> 4);
+                const uint32_t weights = ring + s.at * plan::stage + member * GROUPS * GEMM_GROUP_BYTES;
+                const uint32_t codes = weights + lane * 16, scales = weights + 1024 + lane * 4, x = low + (g * GROUP_TOKENS >> 4);
+                barrier_wait(bars + plan::full + 8 * s.at, s.parity);
 #pragma unroll
                 for (int i = 0; i < 2 * GROUPS; i++) { /* 64 k each */
-                    const uint32_t from = stage + i / 2 * GEMM_GROUP_BYTES;
-                    convert_bf16(lds128(from + i % 2 * 512 + lane * 16), lds32(from + 1024 + lane * 4), i % 2, f[i % 2]);
+                    convert_bf16(lds128(codes + i / 2 * GEMM_GROUP_BYTES + i % 2 * 512), lds32(scales + i / 2 * GEMM_GROUP_BYTES), i % 2,
+                                 f[i % 2]);
                     wgmma_fence();
 #pragma unroll
                     for (int j = 0; j < 4; j++)
-                        wgmma_bf16(d, f[i % 2] + 4 * j, descriptor_at(b + ((i * 1024 + 32 * j) >> 4)));
+                        wgmma_bf16(d, f[i % 2] + 4 * j, descriptor_at(x + ((i * 1024 + 32 * j) >> 4)));
                     wgmma_commit();
                     wgmma_wait<1>();
                 }
-                put(ring.release());
+                __syncwarp();
+                if (lane == 0)
+                    barrier_arrive(bars + plan::empty + 8 * s.at);
+                s.next(STAGES);
             }
             wgmma_wait<0>();
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 sum[i] += d[i];
         }
-        if (PARTS > 1)
-            meet_parts<PARTS>(exchange, bar, part, n == 0, sum);
-        if (part == 0 && tile < a.row_tiles) {
-            const float factor = 0x1p17f * (a.out.alpha * tensor_scale);
-            const float4 v[1] = {make_float4(sum[0] * factor, sum[1] * factor, sum[2] * factor, sum[3] * factor)};
-            store_fragments(a.out, c.row + c.rows, c.row, tile * 16, v);
-        }
-        if (a.buffers == 1 && now.at < count) {
-            named_barrier(bar + 2, PARTS * 128); /* all have read the tokens before */
-            ask(chunks[now.at], tokens0);
-        }
+        const int set = slot.at * plan::teams + team, bar = 8 * (set * STORERS + (member >> 1));
+        barrier_wait(b.bars + plan::taken + bar, slot.parity);
+        sts128(b.sums + (set * PARTS + part) * SUMS + member * 512 + lane * 16, make_float4(sum[0], sum[1], sum[2], sum[3]));
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(b.bars + plan::summed + bar);
+        slot.next(SLOTS);
     }
+    held.hold(b.items.chunks); /* others may need the room */
 }
 
-template <int PARTS, int GROUPS, int STAGES> static bool fits(const gemm_task *t, size_t experts, int buffers) {
-    return experts_plan<PARTS, GROUPS, STAGES>::shared(t, experts, buffers) + STATIC_BYTES <= (size_t)t->max_shared;
+template <int PARTS, int GROUPS, int STAGES>
+static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_constant__ experts_args a) {
+    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const int warp = uniform((int)threadIdx.x >> 5), other = warp - MATH_WARPS;
+    experts_block b;
+    b.tokens = uniform((int)shared_address(shared));
+    b.rings = b.tokens + a.buffers * a.groups * GROUP_TOKENS;
+    b.sums = b.rings + WARPGROUPS * plan::ring;
+    b.bars = b.sums + WARPGROUPS * SLOTS * SUMS;
+    run *r = (run *)(shared + (b.bars - b.tokens) + plan::the_run);
+    chunk *chunks = (chunk *)(shared + (b.bars - b.tokens) + plan::chunks);
+    b.chunks = chunks;
+
+    dependents_go();
+    for (int at = 8 * warp; at < plan::the_run; at += 8 * WARPS)
+        if (elected())
+            barrier_init(b.bars + at, plan::arrivals(at));
+    cluster_barrier_fence();
+    auto wait_for_run = [&] { /* the barriers stand then too */
+        __syncthreads();
+        b.items = {uniform(r->items), uniform(r->tile), uniform(r->chunks)};
+    };
+    if (warp < MATH_WARPS) {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MATH_REGISTERS));
+        wait_for_run();
+        multiply<PARTS, GROUPS, STAGES>(a, b, warp >> 2, warp & 3);
+        return;
+    }
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(OTHER_REGISTERS));
+    if (other == 0)
+        make_run(a, r, chunks);
+    dependency_wait();
+    wait_for_run();
+    if (other < FEEDERS)
+        feed<PARTS, GROUPS, STAGES>(a, b, other);
+    else if (other < FEEDERS + TOKEN_WARPS)
+        bring_tokens<plan>(a, b, other - FEEDERS);
+    else
+        store_items<PARTS, plan>(a, b, other - FEEDERS - TOKEN_WARPS);
+}
+
+template <int PARTS, int GROUPS, int STAGES> static bool fits(const gemm_task *t, const nib_gemm_group *p, int buffers) {
+    return experts_plan<PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers) <= t->max_shared;
 }
 
 template <int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *t, const nib_gemm_group *p, int buffers) {
-    const experts_args a = {p->offsets, (const uint8_t *const *)p->packed, (const __nv_bfloat16 *)t->a, (int)p->n_experts,
-                            t->k,       t->lda,                            t->groups,                   t->n / 16,
-                            buffers,    gemm_scale_offset((size_t)t->n, (size_t)t->k), t->out};
+    const experts_args a = {p->offsets,
+                            (const uint8_t *const *)p->packed,
+                            (const __nv_bfloat16 *)t->a,
+                            (int)p->n_experts,
+                            t->k,
+                            t->lda,
+                            t->groups,
+                            t->n / 16,
+                            buffers,
+                            1.0f / (float)t->n_sms,
+                            1.0f / (float)((t->n / 16 + ITEM_TILES - 1) / ITEM_TILES),
+                            gemm_scale_offset((size_t)t->n, (size_t)t->k),
+                            t->out};
     return launch_kernel(t, experts<PARTS, GROUPS, STAGES>, t->n_sms, THREADS,
                          experts_plan<PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers), a);
 }
 
-/* Two buffers of tokens where they fit, then four stages where they fit. */
+/* Rings of 6 groups a warpgroup, or of 4, if the next tokens have room then while these are used. */
 template <int PARTS, int GROUPS> static int launch_fitting(const gemm_task *t, const nib_gemm_group *p) {
-    const int buffers = fits<PARTS, GROUPS, 3>(t, p->n_experts, 2) ? 2 : 1;
-    return fits<PARTS, GROUPS, 4>(t, p->n_experts, buffers) ? launch<PARTS, GROUPS, 4>(t, p, buffers)
-                                                            : launch<PARTS, GROUPS, 3>(t, p, buffers);
+    constexpr int STAGES = 6 / GROUPS, FEWER = GROUPS == 3 ? 2 : 4 / GROUPS;
+    if (fits<PARTS, GROUPS, STAGES>(t, p, 2))
+        return launch<PARTS, GROUPS, STAGES>(t, p, 2);
+    return fits<PARTS, GROUPS, FEWER>(t, p, 2) ? launch<PARTS, GROUPS, FEWER>(t, p, 2) : launch<PARTS, GROUPS, FEWER>(t, p, 1);
 }
 
-/* Up to four items a team: beyond that a warp's own work between two items (its ring, its tokens) outweighs what it saves, and
- * grouped.cu, which keeps to a chunk, is faster (docs/notes/gemm-hopper.md). */
 extern "C" bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p) {
-    const long long items = min((long long)t->m, (long long)p->n_experts) * ((t->n + ITEM_TILES * 16 - 1) / (ITEM_TILES * 16));
-    const int teams = t->n_sms * (t->groups >= 8 ? 1 : t->groups >= 4 ? 2 : 4);
-    return items <= 4LL * teams && (size_t)t->m <= p->n_experts * 6 && fits<4, 2, 3>(t, p->n_experts, 1);
+    const size_t items = min((size_t)t->m, p->n_experts + t->m / TOKENS) * ((t->n + 16 * ITEM_TILES - 1) / (16 * ITEM_TILES));
+    return items <= MOST_ITEMS && fits<4, 3, 2>(t, p, 1);
 }
 
 extern "C" int gemm_experts(const gemm_task *t, const nib_gemm_group *p) {
-    if (t->groups >= 8)
-        return t->groups % 8 ? launch_fitting<4, 1>(t, p) : launch_fitting<4, 2>(t, p);
-    if (t->groups >= 4)
-        return t->groups == 6 ? launch_fitting<2, 3>(t, p) : launch_fitting<2, 1>(t, p);
+    const int g = t->groups;
+    if (g >= 8)
+        return g % 8 == 0 ? launch_fitting<4, 2>(t, p) : g % 12 == 0 ? launch_fitting<4, 3>(t, p) : launch_fitting<4, 1>(t, p);
+    if (g >= 4)
+        return g == 6 ? launch_fitting<2, 3>(t, p) : g == 4 ? launch_fitting<2, 2>(t, p) : launch_fitting<2, 1>(t, p);
     return launch_fitting<1, 1>(t, p);
 }

@@ -10,7 +10,7 @@
 
 #include "model/network.h"
 
-#define KEY_MEANS_TOKENS 64
+#define KEY_MEANS_TOKENS 32
 
 /* For M's weights, where its cache is to be FP8 and its backend knows means; M has no cache yet. */
 nib_status key_means_find(model *m, const progress *watch, nib_error *err);

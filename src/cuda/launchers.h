@@ -139,6 +139,8 @@ int convert_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, 
 int glu_launch(const cuda_lane *lane, act_view out, act_view x, int n_rows, size_t n, bool gelu);
 /* x += y (BF16); columns in eights */
 int add_launch(const cuda_lane *lane, float *x, size_t stride, act_view y, int n_rows, size_t cols);
+/* BF16 activations as NVFP4 has them, a power of two a row in the place of the tensor's scale; in place */
+int emulate_nvfp4_launch(const cuda_lane *lane, act_view x, int n_rows, size_t cols);
 /* x = cap * tanh(x / cap) */
 int softcap_launch(const cuda_lane *lane, float *x, size_t stride, float cap, int n_rows, size_t cols);
 /* x[r, c] += bias[c] */

@@ -201,9 +201,9 @@ static void every_size(void) {
     static const struct {
         compute_mode mode;
         double most;
-    } modes[] = {{COMPUTE_W4A16, 4e-2}, {COMPUTE_W4A8_FP8, 3e-1}};
+    } modes[] = {{COMPUTE_W4A16, 4e-2}, {COMPUTE_W4A8_FP8, 3e-1}, {COMPUTE_W4A4, 8e-1}};
     nib_error err = {""};
-    double worst[2] = {0};
+    double worst[3] = {0};
     if (shape_file_open(&shape, "qwen3-8b", &err) != NIB_OK)
         die("a shape", &err);
     shape->hp.n_layers = 2;
@@ -211,7 +211,7 @@ static void every_size(void) {
     float *base = malloc(exact.vocab * sizeof *base), *got = malloc(exact.vocab * sizeof *got);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         read_prompt(&exact, sizes[i], base);
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 3; k++) {
             network n = open_large(modes[k].mode, sizes[i]);
             read_prompt(&n, sizes[i], got);
             const double e = relative(got, base, n.vocab);
@@ -220,8 +220,8 @@ static void every_size(void) {
             close_network(&n);
         }
     }
-    printf("prompts of 2 to 513, 2 layers of qwen3-8b: %.1e (w4a16), %.1e (w4a8) at most\n", worst[0],
-           worst[1]);
+    printf("prompts of 2 to 513, 2 layers of qwen3-8b: %.1e (w4a16), %.1e (w4a8), %.1e (w4a4) at most\n",
+           worst[0], worst[1], worst[2]);
     free(base), free(got);
     close_network(&exact);
     model_file_close(shape);

@@ -9,6 +9,7 @@
 #include "nouns/tensor.h"
 #include "num/bf16.h"
 #include "num/fp8.h"
+#include "num/nvfp4.h"
 
 static cuda_lane lane;
 static int max_rows; /* tests of more are left out */
@@ -314,6 +315,57 @@ static void test_units(void) {
     family_print(&f);
 }
 
+/* What NVFP4 keeps of a row X of BF16 under a power of two in the tensor's scale's place. */
+static void round_nvfp4(float *x, size_t cols) {
+    static const float values[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    int power;
+    if (nvfp4_amax(x, cols) < 0x1p-100f) /* stays */
+        return;
+    frexpf(nvfp4_amax(x, cols) / 6, &power);
+    const float tensor_scale = ldexpf(1, power - 8);
+    for (float *block = x; block < x + cols; block += NVFP4_BLOCK) {
+        uint8_t codes[NVFP4_BLOCK_BYTES];
+        const float scale =
+            e4m3_to_f32(nvfp4_block_scale(nvfp4_amax(block, NVFP4_BLOCK), tensor_scale)) * tensor_scale;
+        nvfp4_encode_block(block, scale, codes);
+        for (int i = 0; i < NVFP4_BLOCK; i++) {
+            const int code = codes[i / 2] >> i % 2 * 4 & 15;
+            block[i] = (code & 8 ? -1 : 1) * values[code & 7] * scale;
+        }
+    }
+}
+
+/* Activations of W4A4, emulated: to the bit what the CPU's encoder makes of them. */
+static void test_emulated(void) {
+    const size_t widths[] = {16, 576, 4096, 12288};
+    for (int k = 0; k < 4; k++)
+        for (int rows = 1; rows <= 7; rows += 6) {
+            const size_t cols = widths[k], n = (size_t)rows * cols;
+            float *x = rnd_floats(n, 3), *got = malloc(n * 4);
+            act_view a = new_act(ACT_BF16, rows, cols);
+            uint16_t *half = calloc((size_t)rows * a.stride, 2);
+            for (size_t i = 0; i < n; i++) { /* rows and blocks of very different sizes, and zeros */
+                const size_t r = i / cols, c = i % cols;
+                float v = c / 16 % 9 == 8 ? 0 : ldexpf(x[i], (int)(r * 7) - (int)(c / 16 % 13));
+                if (r == 6) /* less than a product would notice */
+                    v = c == 3 ? 0x1p-130f : 0;
+                half[r * a.stride + c] = bf16_from_f32(v);
+                x[i] = bf16_to_f32(half[r * a.stride + c]);
+            }
+            CK(cudaMemcpy(a.data, half, (size_t)rows * a.stride * 2, cudaMemcpyHostToDevice));
+            for (int r = 0; r < rows; r++)
+                round_nvfp4(x + (size_t)r * cols, cols);
+            CK(emulate_nvfp4_launch(&lane, a, rows, cols));
+            read_act(a, rows, cols, got);
+            size_t wrong = 0;
+            for (size_t i = 0; i < n; i++)
+                wrong += !(got[i] == x[i]);
+            check_error("rounded to NVFP4", (double)wrong, 0);
+            cudaFree(a.data), cudaFree(a.scales);
+            free(x), free(got), free(half);
+        }
+}
+
 /* Rows of zeros, and rows with an infinity or NaN: what a scale per token makes of them. */
 static void test_odd_rows(void) {
     enum { ROWS = 3, COLS = 256 };
@@ -350,6 +402,7 @@ int main(int argc, char **argv) {
         test_formats();
         test_norms();
         test_units();
+        test_emulated();
         test_odd_rows();
     }
     printf("rows: %d checks, %d wrong\n", check_n, check_failed);

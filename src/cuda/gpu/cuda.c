@@ -38,11 +38,12 @@ static nib_status count_devices(int *n, nib_error *err) {
 static nib_status choose_mode(cuda_backend *cb, const device_options *o, nib_error *err) {
     bool fp8 = cb->arch == 90;
     cb->be.mode = o->mode_auto ? COMPUTE_W4A16 : o->mode;
-    if (o->mode_auto || o->mode == COMPUTE_EXACT || o->mode == COMPUTE_W4A16 ||
+    if (o->mode_auto || o->mode == COMPUTE_EXACT || o->mode == COMPUTE_W4A16 || o->mode == COMPUTE_W4A4 ||
         (o->mode == COMPUTE_W4A8_FP8 && fp8))
         return NIB_OK;
-    return nib_fail(err, NIB_UNSUPPORTED, "%s (sm_%d) does not compute in %s here: it has exact, w4a16%s",
-                    cb->device_name, cb->arch, compute_mode_name(o->mode), fp8 ? ", w4a8-fp8" : "");
+    return nib_fail(err, NIB_UNSUPPORTED,
+                    "%s (sm_%d) does not compute in %s here: it has exact, w4a16%s, w4a4", cb->device_name,
+                    cb->arch, compute_mode_name(o->mode), fp8 ? ", w4a8-fp8" : "");
 }
 
 void cuda_describe(cuda_backend *cb) {
@@ -53,6 +54,8 @@ void cuda_describe(cuda_backend *cb) {
     const char *how = cb->be.mode == COMPUTE_EXACT ? "exact: FP32 activations and products"
                       : cb->be.mode == COMPUTE_W4A16
                           ? "activations bf16; NVFP4 gemv/wgmma, other formats mma.sync"
+                      : cb->be.mode == COMPUTE_W4A4
+                          ? "activations nvfp4, emulated (rounded, bf16 products), bf16 for other formats"
                           : "activations fp8 (a scale per row), bf16 to 32 rows and for other formats";
     snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s%s", cb->device_name, cb->arch, how,
              passes);

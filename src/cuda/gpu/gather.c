@@ -120,7 +120,7 @@ void gather_know(backend *be, const layer_parts *l) {
         return;
     w->is_known = true;
     cb->gathered.n_layers++;
-    if (be->mode != COMPUTE_EXACT && l->normed_before && takes_matrices(l) && sizes_of(sizes, l)) {
+    if (cuda_fuses(cb) && l->normed_before && takes_matrices(l) && sizes_of(sizes, l)) {
         const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = sizes[PASS_STREAM];
         const int wide = heads > unit ? heads : unit;
         if (takes_attention(cb, l->attn, hidden, wide > hidden ? wide : hidden))

@@ -45,9 +45,10 @@ static size_t product_bytes(const cuda_backend *cb, const size_t *shape, size_t 
         nib_gemm_type a;
         nib_gemm_mode mode;
         bool asked;
-    } forms[] = {{NIB_GEMM_BF16, NIB_GEMM_W4A16, !many || !cb->lane.wgmma || !whole},
-                 {GEMM_A_BF16_MMA, NIB_GEMM_W4A16, many && cb->lane.wgmma && whole},
-                 {GEMM_A_E4M3_MMA, NIB_GEMM_W4A8, many && cb->be.mode == COMPUTE_W4A8_FP8}};
+    } forms[] = {
+        {NIB_GEMM_BF16, NIB_GEMM_W4A16, !many || !cb->lane.wgmma || !whole || cb->be.mode == COMPUTE_W4A4},
+        {GEMM_A_BF16_MMA, NIB_GEMM_W4A16, many && cb->lane.wgmma && whole},
+        {GEMM_A_E4M3_MMA, NIB_GEMM_W4A8, many && cb->be.mode == COMPUTE_W4A8_FP8}};
     size_t most = 0;
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         for (int half = 0; half < 2 && forms[i].asked; half++) {

@@ -28,7 +28,7 @@ const char *const opcalls_names[CALL_COUNT] = {
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows) {
     if (cb->be.mode == COMPUTE_EXACT || !reader)
         return ACT_F32;
-    if (rows <= CUDA_FEW_ROWS || !((const cuda_weight *)reader)->is_fp4)
+    if (rows <= CUDA_FEW_ROWS || !((const cuda_weight *)reader)->is_fp4 || cb->be.mode == COMPUTE_W4A4)
         return ACT_BF16;
     return cb->be.mode == COMPUTE_W4A8_FP8 ? ACT_FP8
            : cb->lane.wgmma && reader->cols % GEMM_GROUP_K == 0
@@ -45,7 +45,7 @@ act_view opcalls_view(const cuda_buf *b) {
 static act_view destination(cuda_backend *cb, buf *out, const weight *reader) {
     cuda_buf *b = (cuda_buf *)out;
     b->format = out->kind == BUF_F32 ? ACT_F32 : opcalls_format(cb, reader, out->rows);
-    b->gone = false;
+    b->gone = b->rounded = false;
     return opcalls_view(b);
 }
 
@@ -59,8 +59,8 @@ static const float *f32(const vec *v) {
 
 /* ---- a residual stream that still lacks a product's result ----
  *
- * A product of many rows writes BF16 fastest. matmul_add leaves its result beside the stream, and the
- * norm that reads the stream next adds it; whatever else comes next adds it first (opcalls_settle). */
+ * A product of many rows writes BF16 fastest. matmul_add leaves its result beside the stream; the norm that
+ * reads that next adds it, whatever else comes next adds it first (opcalls_settle). */
 
 static void settle_sum(cuda_backend *cb) {
     cuda_buf *x = cb->lacking;
@@ -95,8 +95,8 @@ static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, b
 static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, const vec *w,
                           const weight *reader, bool gathers) {
     const cuda_weight *next = (const cuda_weight *)reader;
-    if (cb->be.mode == COMPUTE_EXACT || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader ||
-        !next->is_fp4 || cb->lacking)
+    if (!cuda_fuses(cb) || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader || !next->is_fp4 ||
+        cb->lacking)
         return false;
     return x->rows == 1 || (!gathers && cb->unadded.x == (const cuda_buf *)x &&
                             cb->unadded.a != (const cuda_buf *)out && spreads(cb, next, x->rows, false));
@@ -333,8 +333,12 @@ static int product(cuda_backend *cb, act_view out, const buf *a, const weight *w
     if (!w->is_fp4)
         return product_launch(&cb->lane, out.data, out.stride, opcalls_view(from), &w->view, (int)a->rows,
                               add);
-    fp4_product(cb, out, from, w, add);
-    return cudaSuccess;
+    const int code = cuda_rounds(cb, a)
+                         ? emulate_nvfp4_launch(&cb->lane, opcalls_view(from), (int)a->rows, a->cols)
+                         : cudaSuccess;
+    if (code == cudaSuccess)
+        fp4_product(cb, out, from, w, add);
+    return code;
 }
 
 /* Products that may write BF16: of many rows and without a bias. */
@@ -352,7 +356,7 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
                 : add && gather_add(cb, to, (cuda_buf *)(uintptr_t)a, w, bias))
         return;
     opcalls_settle(cb);
-    if (add && !bias && cb->be.mode != COMPUTE_EXACT && spreads(cb, (const cuda_weight *)w, a->rows, true)) {
+    if (add && !bias && cuda_fuses(cb) && spreads(cb, (const cuda_weight *)w, a->rows, true)) {
         cb->unadded.x = to;
         cb->unadded.a = (const cuda_buf *)a;
         cb->unadded.w = (const cuda_weight *)w;
@@ -403,7 +407,7 @@ static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_w
                     .unit = kind == GLU_GELU_TANH ? GEMM_UNIT_GELU : GEMM_UNIT_SILU,
                     .d = out.data,
                     .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
-    if (cb->be.mode == COMPUTE_EXACT || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
+    if (!cuda_fuses(cb) || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
         !gemm_chain_serves(cb->gemm, &c))
         return false;
     if (!normed) {

@@ -17,6 +17,9 @@
 #ifndef CUDA_FEW_ROWS
 #define CUDA_FEW_ROWS 32
 #endif
+/* A product's result waits for its norm beyond CUDA_FEW_ROWS alone, and that norm reads the stream before the
+ * kernel before it has ended (rmsnorm.cu). Kernels of few rows let go before their wait. */
+_Static_assert(CUDA_FEW_ROWS >= GEMM_CHAIN_ROWS, "no gated product of few rows before such a norm");
 
 /* Rows up to which a launch that makes FP8 of attention's result costs more than its reader gains by FP8. */
 #define CUDA_SHORT_ROWS 160
@@ -31,6 +34,7 @@ typedef struct cuda_buf {
     float *scales;                 /* of FP8, [max_rows] */
     size_t stride;                 /* columns, padded */
     bool gone;                     /* a product normed its own input: this was never written */
+    bool rounded;                  /* to NVFP4, for W4A4 */
     float *host;                   /* buf_view's, pinned; NULL until asked for */
     struct cuda_buf *next, **link; /* the backend's list */
 } cuda_buf;
@@ -197,6 +201,19 @@ typedef struct cuda_backend {
 
 static inline cuda_backend *cuda_of(backend *be) {
     return (cuda_backend *)be;
+}
+
+/* Whether ops become part of their reader's launch: W4A4 rounds activations between them. */
+static inline bool cuda_fuses(const cuda_backend *cb) {
+    return cb->be.mode != COMPUTE_EXACT && cb->be.mode != COMPUTE_W4A4;
+}
+
+/* Whether what a product reads is to be rounded now: W4A4 does it once, for again would move small blocks. */
+static inline bool cuda_rounds(const cuda_backend *cb, const buf *a) {
+    bool *rounded = &((cuda_buf *)(uintptr_t)a)->rounded;
+    const bool now = cb->be.mode == COMPUTE_W4A4 && !*rounded;
+    *rounded = *rounded || now;
+    return now;
 }
 
 /* ---- errors.c: CUDA's as ours ---- */

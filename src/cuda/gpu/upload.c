@@ -10,8 +10,6 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "cuda/gpu/state.h"
-#include "num/fp8.h"
-#include "num/nvfp4.h"
 
 enum { PINNED_BYTES = 32 << 20, SMALL_BYTES = 1 << 20 /* not worth a pinned buffer */ };
 

@@ -10,9 +10,9 @@
  *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
  * 2t+9. FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
  * row and head are a cluster of blocks and meet in each other's shared memory (sm_90 and up), or in a second
- * kernel, in their order. 16 warps an SM have up to four tiles each on their way (of D 128: FP8 three, BF16
- * one). The first tiles' keys are those of earlier steps and are asked for before the kernel before has
- * ended, and come while queries are made.
+ * kernel, in their order. 16 warps an SM have up to two tiles each on their way (of D 128: FP8 two, BF16
+ * one; more keep the next kernel's blocks away). The first tile's keys are those of earlier steps and are
+ * asked for before the kernel before has ended, the second's when queries are made.
  *
  * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
  * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether
@@ -26,14 +26,8 @@
  */
 #include "cuda/gpu/any/decode.cuh"
 
-enum {
-    NARROW = 4,
-    MIN_SPLIT = 128,
-    MAX_SPLITS = 128,
-    MAKES_ROWS = 64,
-    MOST_SLOTS = 4,
-    AHEAD = 1 /* slots */
-};
+enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
+enum { MOST_SLOTS = 2, AHEAD = 1 }; /* tiles of a warp; of those that wait for queries, asked for at once */
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
@@ -92,7 +86,7 @@ __device__ __forceinline__ float cluster_read(const float *p, int rank) {
 }
 
 /* The same over the parts at P of the cluster's first N blocks. */
-template <int D> __device__ __forceinline__ float3 join_blocks(const float *p, int n, int i) {
+template <int D> __device__ __forceinline__ joined<1> join_blocks(const float *p, int n, int i) {
     float max = NO_SCORE, acc = 0, sum = 0;
 #pragma unroll 8
     for (int k = 0; k < n; k++)
@@ -103,7 +97,7 @@ template <int D> __device__ __forceinline__ float3 join_blocks(const float *p, i
         acc += f * cluster_read(p + part_layout<D>::at(i), k);
         sum += f * cluster_read(p + part_layout<D>::sum, k);
     }
-    return make_float3(acc, max, sum);
+    return {{acc}, max, sum};
 }
 
 /* MERGE: what is done with the splits' sums. */
@@ -227,25 +221,32 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             ? own
             : job.partial + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * job.n_splits + blockIdx.x) *
                                 part_layout<D>::all;
-    for (int i = threadIdx.x; i < columns * D; i += WARPS * 32) {
-        int head = i / D, at = head * head_floats;
-        float3 all = join_parts<D>(&parts[at], each / sizeof(float), with_keys, i % D);
+    constexpr int N = WARPS == NARROW ? 4 : 2; /* neighbours a thread */
+    for (int i = N * threadIdx.x; i < columns * D; i += N * WARPS * 32) {
+        const int head = i / D, at = head * head_floats;
+        const joined<N> all = join_parts<D, N>(&parts[at], each / sizeof(float), with_keys, i % D);
         if (MERGE == MERGE_CLUSTER ? used == 1 : job.n_splits == 1) { /* nothing to merge with */
-            put_out(job.out, row, (size_t)(first_head + head) * D + i % D, weighted_mean<D, F>(all));
+            const float factor = mean_factor<F>(all.sum);
+#pragma unroll
+            for (int j = 0; j < N; j += 2)
+                put_pair(job.out, row, (size_t)first_head * D + i + j, all.acc[j] * factor,
+                         all.acc[j + 1] * factor);
             continue;
         }
-        to[at + part_layout<D>::at(i % D)] = all.x;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            to[at + part_layout<D>::at(i % D) + j] = all.acc[j];
         if (i % D == 0) {
-            to[at + part_layout<D>::max] = all.y;
-            to[at + part_layout<D>::sum] = all.z;
+            to[at + part_layout<D>::max] = all.max;
+            to[at + part_layout<D>::sum] = all.sum;
         }
     }
     if (MERGE == MERGE_LATER || used == 1)
         return;
     cluster_barrier(); /* blocks without keys have left: they do not count */
     for (int i = blockIdx.x * WARPS * 32 + threadIdx.x; i < columns * D; i += used * WARPS * 32) {
-        float3 all = join_blocks<D>(own + i / D * head_floats, used, i % D);
-        put_out(job.out, row, (size_t)(first_head + i / D) * D + i % D, weighted_mean<D, F>(all));
+        const joined<1> all = join_blocks<D>(own + i / D * head_floats, used, i % D);
+        put_out(job.out, row, (size_t)first_head * D + i, all.acc[0] * mean_factor<F>(all.sum));
     }
     cluster_barrier(); /* nobody leaves while others read */
 }

@@ -298,21 +298,33 @@ __device__ __forceinline__ void put_running(float *to, running<D> *r, int g, int
     }
 }
 
-/* N parts at P, STEP floats apart: dimension I of their sum, their maximum and sum of weights. */
-template <int D> __device__ __forceinline__ float3 join_parts(const float *p, size_t step, int n, int i) {
+/* What parts come to: the sums of N neighbouring dimensions, the maximum, the sum of weights. */
+template <int N> struct joined { float acc[N], max, sum; };
+
+/* COUNT parts at P, STEP floats apart, of dimensions I and the next ones, which are one lane's. */
+template <int D, int N>
+__device__ __forceinline__ joined<N> join_parts(const float *p, size_t step, int count, int i) {
     constexpr int MAX = part_layout<D>::max, SUM = part_layout<D>::sum;
+    static_assert(D / 8 % N == 0, "of one slice");
     const int at = part_layout<D>::at(i);
-    float max = NO_SCORE, acc = 0, sum = 0;
+    joined<N> all = {{}, NO_SCORE, 0};
 #pragma unroll 4
-    for (int k = 0; k < n; k++)
-        max = fmaxf(max, p[k * step + MAX]);
+    for (int k = 0; k < count; k++)
+        all.max = fmaxf(all.max, p[k * step + MAX]);
 #pragma unroll 4
-    for (int k = 0; k < n; k++) {
-        float f = exp2_fast(p[k * step + MAX] - max);
-        acc += f * p[k * step + at];
-        sum += f * p[k * step + SUM];
+    for (int k = 0; k < count; k++) {
+        const float f = exp2_fast(p[k * step + MAX] - all.max);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            all.acc[j] += f * p[k * step + at + j];
+        all.sum += f * p[k * step + SUM];
     }
-    return make_float3(acc, max, sum);
+    return all;
+}
+
+/* What the weighted values of FP8 pages are multiplied by, and those of BF16. */
+template <kv_format F> __device__ __forceinline__ float mean_factor(float sum) {
+    return 1.0f / (F == KV_FP8 ? sum * WEIGHT_LIFT : sum);
 }
 
 /* ---- queries, and the row's own key and value, made here ---- */
@@ -366,9 +378,10 @@ template <int D, int WARPS> struct maker {
     /* Floats of a query in shared memory: its quarters stand PAD apart, so that a warp's loads meet all
      * banks. */
     static constexpr int PAD = 4, query = D + 4 * PAD;
-    /* Warps enough that each makes one vector at most, the last ones the value and the key; then the last
-     * STEPS try a scale of the key each. */
-    static constexpr bool SPREAD = WARPS >= 2 * STEPS && WARPS >= COLUMNS + 2;
+    /* Warps enough that each makes one vector at most, the last ones the value and the key. */
+    static constexpr bool SPREAD = WARPS >= COLUMNS + 2;
+    /* The last warps try the key's scales, EACH one of them so many. */
+    static constexpr int SEARCHERS = WARPS < STEPS ? WARPS : STEPS, EACH = STEPS / SEARCHERS;
     static_assert(D / 2 <= 32 * WARPS, "a thread an angle");
     turn<E> rope;
     float growth; /* of queries */
@@ -399,12 +412,12 @@ template <int D, int WARPS> struct maker {
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
      * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
-     * and values; MEANWHILE() comes when the first of them are on their way. Vectors turn where their queries
+     * and values; THEN() comes when all queries are there. Vectors turn where their queries
      * will stand, the key behind them. */
-    template <kv_format F, class Load, class Meanwhile>
+    template <kv_format F, class Load, class Then>
     __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load,
-                                         const Meanwhile &meanwhile, int head, bool stores, size_t cell,
-                                         float *q, newcomer<D, F> *fresh, int warp, int lane) {
+                                         const Then &then, int head, bool stores, size_t cell, float *q,
+                                         newcomer<D, F> *fresh, int warp, int lane) {
         const int group = p.n_heads / p.n_kv_heads, n = group + (stores ? 2 : 0);
         float x[E] = {}, w[E] = {}, next[E] = {}, next_w[E] = {};
         auto fetch = [&](float(&to)[E], float(&weights)[E],
@@ -419,7 +432,6 @@ template <int D, int WARPS> struct maker {
             fetch(x, w, first);
         if (!SPREAD && first + WARPS < n)
             fetch(next, next_w, first + WARPS);
-        meanwhile();
         for (int v = first; v < n; v += SPREAD ? n : WARPS) {
             put_vector<F>(p, kv, x, w, v, group, cell, q, fresh, lane);
             if constexpr (!SPREAD) {
@@ -431,6 +443,7 @@ template <int D, int WARPS> struct maker {
             }
         }
         __syncthreads();
+        then();
         if (stores)
             put_key<F>(p, kv, cell, q, group, fresh, warp, lane);
     }
@@ -460,36 +473,47 @@ template <int D, int WARPS> struct maker {
     __device__ __forceinline__ void put_key(const attn_view &p, const kv_view &kv, size_t cell,
                                             const float *q, int group, newcomer<D, F> *fresh, int warp,
                                             int lane) {
-        const bool spread = SPREAD && F == KV_FP8 && p.k_scale == 0, makes = warp == key_warp(group);
-        const int step = warp - (WARPS - STEPS);
-        if (!makes && !(spread && step >= 0))
+        const bool makes = warp == key_warp(group), searched = F == KV_FP8 && p.k_scale == 0;
+        const int first = (warp - (WARPS - SEARCHERS)) * EACH;
+        if (!makes && !(searched && first >= 0))
             return;
-        float key[E], w[E] = {};
+        float key[E];
 #pragma unroll
         for (int j = 0; j < E; j++)
             key[j] = q[group * query + place(lane + 32 * j)];
+        if (searched) {
+            try_steps(key, q, group, fresh->errors, first, lane);
+            if (!makes) {
+                asm volatile("bar.arrive 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
+                return;
+            }
+            asm volatile("bar.sync 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
+        }
+        const coded<E> as =
+            F == KV_FP8 ? encode_fp8<E>(p, true, key, [&](float) { return least_step(fresh->errors); })
+                        : encode<E>(p, F, true, key, key, lane);
+        put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
+        put_cell<E>(as, kv, true, cell, D, lane);
+    }
+
+    /* ERRORS[FIRST] and the next EACH, for the key and the squares of the GROUP queries at Q. */
+    __device__ __forceinline__ static void try_steps(const float (&key)[E], const float *q, int group,
+                                                     float *errors, int first, int lane) {
+        float w[E] = {};
         for (int v = 0; v < group; v++)
 #pragma unroll
             for (int j = 0; j < E; j++) {
                 const float x = q[v * query + place(lane + 32 * j)];
                 w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
             }
-        if (!spread) {
-            put_as<F>(encode<E>(p, F, true, key, w, lane), kv, cell, fresh, lane);
-            return;
+        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key)), share = mean_share<E>(w, D);
+#pragma unroll
+        for (int k = 0; k < EACH; k++) {
+            const float error = warp_sum(step_error<E>(key, w, share, unit, first + k));
+            if (lane == 0)
+                errors[first + k] = error;
         }
-        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key));
-        const float error = warp_sum(step_error<E>(key, w, mean_share<E>(w, D), unit, step));
-        if (lane == 0)
-            fresh->errors[step] = error;
         __syncwarp();
-        if (!makes) {
-            asm volatile("bar.arrive 2, %0;" ::"n"(32 * STEPS) : "memory");
-            return;
-        }
-        asm volatile("bar.sync 2, %0;" ::"n"(32 * STEPS) : "memory");
-        put_as<F>(encode_fp8<E>(p, true, key, [&](float) { return least_step(fresh->errors); }), kv, cell,
-                  fresh, lane);
     }
 
     __device__ __forceinline__ static float least_step(const float *errors) {
@@ -501,17 +525,6 @@ template <int D, int WARPS> struct maker {
                 least = errors[k], best = k;
         return step_factor(best);
     }
-
-    template <kv_format F>
-    __device__ __forceinline__ static void put_as(const coded<E> &as, const kv_view &kv, size_t cell,
-                                                  newcomer<D, F> *fresh, int lane) {
-        put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
-        put_cell<E>(as, kv, true, cell, D, lane);
-    }
 };
-
-template <int D, kv_format F> __device__ __forceinline__ float weighted_mean(float3 all) {
-    return all.x / (F == KV_FP8 ? all.z * WEIGHT_LIFT : all.z);
-}
 
 #endif

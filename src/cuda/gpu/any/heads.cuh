@@ -111,7 +111,8 @@ template <int N> __device__ __forceinline__ void fold(float *v, int far, int lan
     }
 }
 
-/* A lane's share of step K's error: the sum of (w + share) (x - x^)^2 over its elements. */
+/* A lane's share of step K's error: the sum of (w + share) (x - x^)^2 over its elements. Its roundings are
+ * written out: whoever tries scales finds the same one. */
 template <int E>
 __device__ __forceinline__ float step_error(const float (&x)[E], const float (&w)[E], float share, float unit,
                                             int k) {
@@ -119,10 +120,10 @@ __device__ __forceinline__ float step_error(const float (&x)[E], const float (&w
     float error = 0;
 #pragma unroll
     for (int j = 0; j < E; j++) {
-        float v = x[j] * scale, e = round_e4m3(v) - v;
-        error += (w[j] + share) * (e * e);
+        const float v = __fmul_rn(x[j], scale), e = __fsub_rn(round_e4m3(v), v);
+        error = __fmaf_rn(__fadd_rn(w[j], share), __fmul_rn(e, e), error);
     }
-    return error * (factor * factor);
+    return __fmul_rn(error, __fmul_rn(factor, factor));
 }
 
 /* What is added to each dimension's weight: a share of their mean. */
@@ -131,7 +132,7 @@ template <int E> __device__ __forceinline__ float mean_share(const float (&w)[E]
 #pragma unroll
     for (int j = 0; j < E; j++)
         sum += w[j];
-    return warp_sum(sum) * (MEAN_SHARE / (float)d);
+    return __fmul_rn(warp_sum(sum), MEAN_SHARE / (float)d);
 }
 
 /* The factor of the key X with the smallest sum of w (x - x^)^2; w: the squares of the group's queries and a
@@ -159,7 +160,7 @@ static __device__ float best_factor(const float (&x)[E], const float (&w)[E], in
             best = at;
         }
     }
-    return step_factor(best);
+    return step_factor(__shfl_sync(~0u, best, 0)); /* one for all lanes, also where no error is a number */
 }
 
 /* A vector as the cache stores it: element lane + 32 j; FP8 codes (with their scale) or BF16. */

@@ -69,8 +69,10 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             size_t at = threadIdx.x + i * (size_t)blockDim.x;
-            if (at < n8 && job.x)
-                load8(v[i], x, at);
+            if (at < n8 && job.x) { /* past L1: nothing but the wait empties that */
+                *(float4 *)v[i] = __ldcg((const float4 *)x + 2 * at);
+                *(float4 *)(v[i] + 4) = __ldcg((const float4 *)x + 2 * at + 1);
+            }
         }
     };
 #pragma unroll
@@ -79,8 +81,8 @@ template <int TO> static __global__ void __launch_bounds__(MAX_THREADS) norm_row
         if (at < n8)
             load8(w[i], job.w, at);
     }
-    if (job.y.data) /* between X's last writer and Y's stands attention or a gated unit, which let go after
-                       their wait */
+    if (job.y.data) /* X's last writer is done: products of so many rows and what stands between two of them
+                       let the next kernel go after their own wait (state.h) */
         load_x();
     pdl_wait();
     pdl_go();

@@ -91,13 +91,15 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
 
 /* ---- launching ---- */
 
+enum { MOST_SHARED = 226 * 1024 }; /* of a block; what is left of 227 KB is static */
+
 static_assert(sizeof(pass) <= 32764, "a kernel's parameters");
 static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16 && sizeof(parked) <= 32,
               "room has so much for each warp");
 static_assert(PASS_COLUMNS == COLUMNS, "query heads of a KV head, here and in decode.cuh");
 static_assert(FLUSH_TILES % 2 == 0 && FLUSH_TILES * 16 <= THREADS, "gate and up in pairs; a thread a row");
 static_assert(room::sums + (WARPS * PASS_COLUMNS * (128 + 12) + (PASS_COLUMNS + 1) * (128 + 16)) * 4 <=
-                  226 * 1024,
+                  MOST_SHARED,
               "attention's shared memory with the most heads");
 
 extern "C" int pass_blocks(const cuda_lane *lane, int hidden) {
@@ -111,13 +113,17 @@ extern "C" bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format
            (format == KV_FP8 || format == KV_BF16) && group <= PASS_COLUMNS && p->n_kv_heads <= n_blocks &&
            2 * p->n_freq <= p->head_dim &&
            (hidden / GEMM_ROW_TILE + n_blocks - 1) / n_blocks <= FLUSH_TILES &&
-           shared_bytes(max_k, group, p->head_dim) <= 226 * 1024;
+           shared_bytes(max_k, group, p->head_dim) <= MOST_SHARED;
+}
+
+/* The most that a launch takes: always the same number, for other threads launch the same kernel. */
+template <int D, kv_format F> static cudaError_t allow_shared(void) {
+    return cudaFuncSetAttribute(persistent<D, F>, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED);
 }
 
 template <int D, kv_format F> static bool resides(const cuda_lane *lane, int n_blocks, int shared) {
     int blocks = 0;
-    const bool known = cudaFuncSetAttribute(persistent<D, F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            shared) == cudaSuccess &&
+    const bool known = allow_shared<D, F>() == cudaSuccess &&
                        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, persistent<D, F>, THREADS,
                                                                      (size_t)shared) == cudaSuccess;
     if (!known)
@@ -138,7 +144,7 @@ template <int D, kv_format F> static int launch(const cuda_lane *lane, const pas
     int shared = shared_bytes(p->max_k, 0, 0);
     for (int i = 0; i < p->n_views; i++)
         shared = max(shared, shared_bytes(p->max_k, p->views[i].p.n_heads / p->views[i].p.n_kv_heads, D));
-    int status = cudaFuncSetAttribute(persistent<D, F>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    int status = allow_shared<D, F>();
     if (status != cudaSuccess || lane->off)
         return status;
     cudaLaunchConfig_t config = {};

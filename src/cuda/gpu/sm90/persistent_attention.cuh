@@ -131,16 +131,16 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     __syncthreads();
     for (int i = threadIdx.x; i < group * D; i += THREADS) {
         const int head = i / D, d = i % D;
-        const float3 all = join_parts<D>(&parts[head * head_floats], each, with_keys, d);
+        const joined<1> all = join_parts<D, 1>(&parts[head * head_floats], each, with_keys, d);
         if (sp.used == 1) {
-            give_head(job, (kv_head * group + head) * D + d, weighted_mean<D, F>(all));
+            give_head(job, (kv_head * group + head) * D + d, all.acc[0] * mean_factor<F>(all.sum));
             continue;
         }
         uint64_t *to = part_at<D>(job, kv_head, at.split, head);
-        hand_numbered(to + d, all.x, job.number);
+        hand_numbered(to + d, all.acc[0], job.number);
         if (d == 0) {
-            hand_numbered(to + D, all.y, job.number);
-            hand_numbered(to + D + 1, all.z, job.number);
+            hand_numbered(to + D, all.max, job.number);
+            hand_numbered(to + D + 1, all.sum, job.number);
         }
     }
     __syncthreads();
@@ -175,9 +175,10 @@ static __device__ __forceinline__ void merge_head(const attend_job &job, int hea
         mine[part_layout<D>::sum] = all.z;
     }
     __syncthreads();
-    if (team == 0)
-        give_head(job, head * D + d,
-                  weighted_mean<D, F>(join_parts<D>(teams, part_layout<D>::head, min(TEAMS, used), d)));
+    if (team == 0) {
+        const joined<1> sums = join_parts<D, 1>(teams, part_layout<D>::head, min(TEAMS, used), d);
+        give_head(job, head * D + d, sums.acc[0] * mean_factor<F>(sums.sum));
+    }
     __syncthreads();
 }
 

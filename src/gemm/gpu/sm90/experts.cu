@@ -30,7 +30,7 @@
 #define TOKENS          8
 #define ITEM_TILES      4         /* row tiles */
 #define MOST_ITEMS      (1 << 20) /* of a launch */
-#define MOST_SPAN       8         /* groups that tensor cores sum before FP32 takes over */
+#define SPAN            8         /* groups that tensor cores sum before FP32 takes over */
 #define SLOTS           2         /* of sums, a team */
 #define SUMS            2048      /* bytes, of a part: 64 rows x 8 tokens */
 #define GROUP_TOKENS    2048      /* bytes: 128 k of a chunk */
@@ -150,6 +150,10 @@ GEMM_DEV int divided(int x, float over) {
     return (int)(((float)x + 0.5f) * over);
 }
 
+GEMM_DEV int chunks_of(int tokens) {
+    return (tokens + TOKENS - 1) / TOKENS;
+}
+
 /* A lane's four experts of the 128 from BASE on. */
 struct four_experts {
     const uint8_t *packed[4];
@@ -168,7 +172,7 @@ struct four_experts {
             edge[i] = a.offsets[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts)];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            chunks += (edge[i + 1] - edge[i] + TOKENS - 1) / TOKENS;
+            chunks += chunks_of(edge[i + 1] - edge[i]);
         return chunks;
     }
 };
@@ -204,10 +208,12 @@ GEMM_DEV void make_run(const experts_args &a, run *r, chunk *chunks) {
         at += before - mine;
         before += all;
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            for (int row = e.edge[i]; row < e.edge[i + 1]; row += TOKENS, at++)
-                if (at >= 0 && at < count)
-                    chunks[at] = {e.packed[i], row, min(TOKENS, e.edge[i + 1] - row)};
+        for (int i = 0; i < 4; i++) {
+            const int tokens = e.edge[i + 1] - e.edge[i], n = chunks_of(tokens);
+            for (int c = max(0, -at); c < min(n, count - at); c++)
+                chunks[at + c] = {e.packed[i], e.edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
+            at += n;
+        }
     }
     if (lane == 0)
         *r = {last - first, (first - first_chunk * chunk_items) * ITEM_TILES, count};
@@ -362,7 +368,7 @@ template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const expert
     using plan = experts_plan<PARTS, GROUPS, STAGES>;
     const int team = warpgroup / PARTS, part = warpgroup % PARTS, units = a.groups / GROUPS, lane = threadIdx.x & 31;
     const int begin = part * units / PARTS * GROUPS, end = (part + 1) * units / PARTS * GROUPS;
-    constexpr int SPAN = MOST_SPAN / GROUPS * GROUPS;
+    static_assert(SPAN % GROUPS == 0, "a span is whole stages, or warps would wait for one that nobody fills");
     const uint32_t ring = b.rings + warpgroup * plan::ring, bars = b.bars + 8 * warpgroup * STAGES;
     held_tokens<plan> held(b, a.buffers);
     place s = {0, 0}, slot = {0, 1};
@@ -480,24 +486,20 @@ template <int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *
                          experts_plan<PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers), a);
 }
 
-/* Rings of 6 groups a warpgroup, or of 4, if the next tokens have room then while these are used. */
+/* Rings of 4 groups a warpgroup; the next tokens beside these where they have room. */
 template <int PARTS, int GROUPS> static int launch_fitting(const gemm_task *t, const nib_gemm_group *p) {
-    constexpr int STAGES = 6 / GROUPS, FEWER = GROUPS == 3 ? 2 : 4 / GROUPS;
-    if (fits<PARTS, GROUPS, STAGES>(t, p, 2))
-        return launch<PARTS, GROUPS, STAGES>(t, p, 2);
-    return fits<PARTS, GROUPS, FEWER>(t, p, 2) ? launch<PARTS, GROUPS, FEWER>(t, p, 2) : launch<PARTS, GROUPS, FEWER>(t, p, 1);
+    return launch<PARTS, GROUPS, 4 / GROUPS>(t, p, fits<PARTS, GROUPS, 4 / GROUPS>(t, p, 2) ? 2 : 1);
 }
 
 extern "C" bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p) {
     const size_t items = min((size_t)t->m, p->n_experts + t->m / TOKENS) * ((t->n + 16 * ITEM_TILES - 1) / (16 * ITEM_TILES));
-    return items <= MOST_ITEMS && fits<4, 3, 2>(t, p, 1);
+    return items <= MOST_ITEMS && fits<4, 1, 4>(t, p, 1); /* the form of the most barriers */
 }
 
+/* K is shared by no more warpgroups than have two stages each. */
 extern "C" int gemm_experts(const gemm_task *t, const nib_gemm_group *p) {
     const int g = t->groups;
-    if (g >= 8)
-        return g % 8 == 0 ? launch_fitting<4, 2>(t, p) : g % 12 == 0 ? launch_fitting<4, 3>(t, p) : launch_fitting<4, 1>(t, p);
-    if (g >= 4)
-        return g == 6 ? launch_fitting<2, 3>(t, p) : g == 4 ? launch_fitting<2, 2>(t, p) : launch_fitting<2, 1>(t, p);
-    return launch_fitting<1, 1>(t, p);
+    if (g < 8)
+        return g % 2 ? launch_fitting<1, 1>(t, p) : launch_fitting<1, 2>(t, p);
+    return g % 8 == 0 ? launch_fitting<4, 2>(t, p) : g % 4 == 0 ? launch_fitting<2, 2>(t, p) : launch_fitting<4, 1>(t, p);
 }

@@ -207,7 +207,7 @@ def test_quality_of_nvfp4(nibble, smollm2_nvfp4, wikitext_test):
     assert exact["kld"] <= 0.125
     assert exact["same_top"] > 0.75
     assert mean("--activations", "int8")["kld"] <= exact["kld"] + 0.003
-    assert mean("--activations", "f32", "--kv-cache-dtype", "fp8")["kld"] <= exact["kld"] + 0.002
+    assert mean("--activations", "f32", "--kv-cache-dtype", "fp8")["kld"] <= exact["kld"] + 0.003
 
 
 def test_windows_longer_than_the_model(nibble, tiny, text, tmp_path):

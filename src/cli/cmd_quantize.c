@@ -2,6 +2,8 @@
  *
  * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "base/cores.h"
 #include "base/mapfile.h"
@@ -222,7 +224,7 @@ static nib_status print(const quantize_session *s, nib_error *err) {
     const quantize_report r = {.in = a->in,
                                .out = a->out,
                                .plan_path = a->plan ? a->plan : a->save_plan,
-                               .format = quantize_format_name(a->convert.format),
+                               .format = s->plan.formats ? "mixed" : quantize_format_name(a->convert.format),
                                .method = method_text(s),
                                .asked = a->method == METHOD_AUTO ? NULL : quantize_method_name(a->method),
                                .sweep_note = s->sweep_note,
@@ -277,6 +279,16 @@ static nib_status run(quantize_session *s, nib_error *err) {
     return print(s, err);
 }
 
+static int tell_failure(const quantize_session *s, nib_status status, const nib_error *err) {
+    const char *journal = s->tuned.journal;
+    if (status == NIB_CANCELLED && journal && access(journal, F_OK) == 0)
+        return cli_say(
+            CLI_INTERRUPTED + cli_interrupted,
+            "interrupted; what was chosen so far is kept in %s: the same command goes on from there",
+            journal);
+    return cli_fail(status, err);
+}
+
 int cmd_quantize(int argc, char **argv) {
     quantize_args args = {0};
     quantize_args_parse(&args, argc, argv);
@@ -285,11 +297,12 @@ int cmd_quantize(int argc, char **argv) {
     cli_catch_interrupt(false);
     nib_status status = run(&session, &err);
     ui_bar_clear(&session.bar);
+    const int failed = status == NIB_OK ? CLI_OK : tell_failure(&session, status, &err);
     tuned_close(&session.tuned, status == NIB_OK);
     tuned_smoothed_free(&session.smoothed);
     plan_free(&session.plan);
     calibrate_free(&session.heed);
     model_file_close(session.file);
     quantize_args_free(&args);
-    return cli_finish_output(status == NIB_OK ? CLI_OK : cli_fail(status, &err));
+    return cli_finish_output(failed);
 }

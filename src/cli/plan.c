@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/json.h"
 #include "base/mem.h"
@@ -157,14 +158,17 @@ static nib_status read_format(quant_format *out, const char *path, size_t part, 
                               nib_error *err) {
     const char *text = json_string_value(format);
     for (int f = QF_NVFP4; text && f <= QF_KEEP; f++)
-        if (f != QF_MXFP4 && strcmp(text, names[f]) == 0) {
+        if (f != QF_MXFP4 && strcasecmp(text, names[f]) == 0) {
             *out = (quant_format)f;
             return NIB_OK;
         }
     return nib_fail(err, NIB_BAD_FILE,
                     "%s: part %zu: \"format\" is %s; expected \"nvfp4\", \"fp8\", "
                     "\"q5_0\", \"q8_0\", \"bf16\" or \"keep\"",
-                    path, part, text ? QUOTEZ(text) : "no string");
+                    path, part,
+                    text     ? QUOTEZ(text)
+                    : format ? "no string"
+                             : "missing");
 }
 
 static nib_status read_part(plan *p, const model_file *file, const char *path, size_t i, const json_t *part,
@@ -180,8 +184,10 @@ static nib_status read_part(plan *p, const model_file *file, const char *path, s
         while (name && k < file->n_tensors && strcmp(file->tensors[k].name, name) != 0)
             k++;
         if (!name || k == file->n_tensors || !recipe_is_linear(file->tensors[k].place.slot))
-            return nib_fail(err, NIB_BAD_FILE, "%s: part %zu names %s, which is no linear layer of %s", path,
-                            i, name ? QUOTEZ(name) : "what is no string", file->path);
+            return nib_fail(
+                err, NIB_BAD_FILE,
+                "%s: part %zu names %s, which is no linear layer of %s (the head's format is --head's)", path,
+                i, name ? QUOTEZ(name) : "what is no string", file->path);
         if (seen[k])
             return nib_fail(err, NIB_BAD_FILE, "%s: part %zu names %s again", path, i, QUOTEZ(name));
         seen[k] = true;

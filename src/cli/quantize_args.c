@@ -74,7 +74,7 @@ static const struct argp_option options[] = {
      1},
     {"bits", KEY_BITS, "BITS", 0,
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
-     "the predictions most become FP8 or BF16 (in a .gguf file Q5_0, Q8_0, or as stored); minutes",
+     "the predictions most become FP8 or BF16 (in a .gguf file Q5_0, Q8_0, then BF16 or as stored); minutes",
      1},
     {"size", KEY_SIZE, "BYTES", 0,
      "In place of --bits: how large the output may become, 1000000 and more, or with MB, GB, MiB or GiB "
@@ -85,7 +85,10 @@ static const struct argp_option options[] = {
      "join them into one matrix refuse such a directory, and GPUs run such a .gguf file slower",
      1},
     {"save-plan", KEY_SAVE_PLAN, "FILE", 0, "Write what --bits or --size chose, JSON that can be edited", 1},
-    {"plan", KEY_PLAN, "FILE", 0, "The linear layers' formats, as --save-plan writes them", 1},
+    {"plan", KEY_PLAN, "FILE", 0,
+     "The linear layers' formats, as --save-plan writes them: nvfp4, fp8, q5_0, q8_0, bf16 or keep; nvfp4 "
+     "where it names none",
+     1},
     {"smooth", KEY_SMOOTH, NULL, 0,
      "With --format bf16: move what makes channels larger than others from the norms into the matrices that "
      "read them, by powers of two and as far as it helps NVFP4 weights and activations; quantize OUT then",
@@ -155,6 +158,36 @@ static bool names_a_file(const struct argp_state *state, const char *out) {
     return ends_with(out, ".gguf");
 }
 
+/* --bits, --size, --plan and what belongs to them. */
+static void check_plan(const struct argp_state *state, const quantize_args *a) {
+    const char *budget = a->size ? "--size" : "--bits";
+    if (a->plan && a->convert.format != QF_NVFP4)
+        argp_error(state, "--plan says every layer's format, nvfp4 where it names none; leave --format out");
+    if (quantize_has_budget(a) && a->convert.format != QF_NVFP4)
+        argp_error(state, "%s gives layers more bits than nvfp4 has; leave --format %s out", budget,
+                   formats[a->convert.format]);
+    if (quantize_has_budget(a) && a->convert.n_keep)
+        argp_error(
+            state,
+            "--keep does not go with %s, whose plan would count the layers that are kept; write the plan "
+            "with --save-plan, set their \"format\" to \"keep\" and give it by --plan",
+            budget);
+    if (a->bits > 0 && a->size)
+        argp_error(state, "--bits and --size both say how much there is to give; expected one of them");
+    if (quantize_has_budget(a) && a->plan)
+        argp_error(state, "%s makes a plan and --plan brings one; expected one of them", budget);
+    if (quantize_has_budget(a) && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
+        argp_error(state, "%s looks at %d tokens at least; --calib-tokens is %zu", budget, PLAN_MIN_TOKENS,
+                   a->calib_tokens);
+    if (a->apart && !quantize_has_budget(a))
+        argp_error(state, "--apart is about what --bits or --size chooses; both are missing");
+    if (a->save_plan && !quantize_has_budget(a))
+        argp_error(state, "--save-plan writes what --bits or --size chooses; both are missing");
+    if (a->save_plan && lies_at(a->save_plan, a->out))
+        argp_error(state, "--save-plan %s lies where OUT, %s, is written; write it beside OUT", a->save_plan,
+                   a->out);
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     if (!a->in || !a->out)
         argp_error(state, "expected IN and OUT");
@@ -162,11 +195,13 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (gguf && a->compressed_tensors)
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
-        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0");
+        argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0 or q5_0");
     if (!gguf &&
         (a->convert.format == QF_Q5_0 || a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
-        argp_error(state, "only a .gguf file holds %s tensors; take fp8",
-                   a->convert.format == QF_Q5_0 ? "Q5_0" : "Q8_0");
+        argp_error(state,
+                   "OUT, %s, would be a directory; only a .gguf file holds %s tensors: let its name end in "
+                   ".gguf, or take fp8",
+                   a->out, a->convert.format == QF_Q5_0 ? "Q5_0" : "Q8_0");
     const bool q5 = a->convert.format == QF_Q5_0;
     bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4 || q5;
     if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
@@ -196,24 +231,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->imatrix && (a->calib || a->calib_tokens))
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
-    const char *budget = a->size ? "--size" : "--bits";
-    if ((quantize_has_budget(a) || a->plan) && a->convert.format != QF_NVFP4)
-        argp_error(state, "%s gives layers more bits than nvfp4 has; --format is %s",
-                   a->plan ? "--plan" : budget, formats[a->convert.format]);
-    if (a->bits > 0 && a->size)
-        argp_error(state, "--bits and --size both say how much there is to give; expected one of them");
-    if (quantize_has_budget(a) && a->plan)
-        argp_error(state, "%s makes a plan and --plan brings one; expected one of them", budget);
-    if (quantize_has_budget(a) && a->calib_tokens && a->calib_tokens < PLAN_MIN_TOKENS)
-        argp_error(state, "%s looks at %d tokens at least; --calib-tokens is %zu", budget, PLAN_MIN_TOKENS,
-                   a->calib_tokens);
-    if (a->apart && !quantize_has_budget(a))
-        argp_error(state, "--apart is about what --bits or --size chooses; both are missing");
-    if (a->save_plan && !quantize_has_budget(a))
-        argp_error(state, "--save-plan writes what --bits or --size chooses; both are missing");
-    if (a->save_plan && lies_at(a->save_plan, a->out))
-        argp_error(state, "--save-plan %s lies where OUT, %s, is written; write it beside OUT", a->save_plan,
-                   a->out);
+    check_plan(state, a);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 

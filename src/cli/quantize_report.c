@@ -40,6 +40,16 @@ static bool fill_groups(const convert_report *c, ui_table *t, bool json) {
     return ok;
 }
 
+static bool linear_grows(const convert_report *c) {
+    uint64_t before = 0, after = 0;
+    for (int g = 0; g < c->n_groups && c->n_quantized; g++)
+        if (place_is_linear(c->groups[g].slot)) {
+            before += c->groups[g].bytes_before;
+            after += c->groups[g].bytes_after;
+        }
+    return after > before;
+}
+
 static void print_notes(const quantize_report *r) {
     const convert_report *c = r->done;
     if (r->sweep_note)
@@ -56,7 +66,7 @@ static void print_notes(const quantize_report *r) {
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                c->n_misfits);
     if (c->n_split)
-        printf("%d times q, k and v of a layer, or gate and up, differ in format: %s.\n", c->n_split,
+        printf("In %d layers q, k and v, or gate and up, differ in format: %s.\n", c->n_split,
                r->to_gguf
                    ? "a GPU computes them one by one, and nibble's launch for all layers passes such a "
                      "layer over"
@@ -64,6 +74,10 @@ static void print_notes(const quantize_report *r) {
                      "--keep them together, and plan without --apart");
     if (c->n_quantized == 0 && r->asked)
         printf("--method %s chose nothing: no layer was quantized anew.\n", r->asked);
+    if (linear_grows(c) && strcmp(r->format, "bf16") != 0)
+        printf(
+            "The source stores its linear layers in fewer bits: the output is larger and no better. Quantize "
+            "the unquantized model instead.\n");
     if (r->fp8_exact && c->n_repacked)
         printf("--fp8-exact chose nothing for %d tensors, which were NVFP4 already.\n", c->n_repacked);
     if (c->n_skipped)

@@ -387,7 +387,7 @@ static nib_status check_options(const chef *c) {
     if (c->r->to_gguf && fp8)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "FP8 was asked for, but a GGUF file cannot hold FP8 tensors; "
-                        "write a directory, or ask for Q8_0");
+                        "write a directory, or ask for Q8_0 or Q5_0");
     if (!c->r->to_gguf && gguf != QF_KEEP)
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "%s was asked for%s, which only GGUF files hold; write a .gguf file, or ask for FP8",

@@ -147,6 +147,7 @@ def test_a_size(nibble, tmp_path, monkeypatch, out):
     (["--size", "5MB", "--bits", "5"], "expected one of them"), (["--size", "5MB", "--format", "fp8"], "--size gives layers"),
     (["--head", "q8_0"], "only a .gguf file"), (["--format", "q8_0"], "only a .gguf file"),
     (["--format", "q5_0", "--method", "gptq"], "only a .gguf file holds Q5_0"),
+    (["--bits", "5", "--keep", "*q_proj*"], "--keep does not go with --bits"), (["--plan", "p", "--format", "fp8"], "leave --format out"),
 ])
 def test_wrong_usage(nibble, tmp_path, flags, words):
     done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)
@@ -248,7 +249,15 @@ def test_matrices_apart(planned, nibble):
     joints = [[formats[f"model.layers.{layer}.{name}_proj.weight"] for name in names] for layer in range(2)
               for names in (["self_attn.q", "self_attn.k", "self_attn.v"], ["mlp.gate", "mlp.up"])]
     differ = sum(len(set(joint)) > 1 for joint in joints)
-    assert differ > 0 and f"{differ} times q, k and v of a layer" in told
+    assert differ > 0 and f"In {differ} layers q, k and v, or gate and up, differ" in told
+
+
+def test_a_file_that_grows_is_told(planned, nibble):
+    root, _, _ = planned
+    nibble("quantize", root / "source", root / "four", "--method", "rtn")
+    words = "the output is larger and no better"
+    assert words in nibble("quantize", root / "four", root / "five.gguf", "--format", "q5_0", "--method", "sweep").stdout
+    assert words not in nibble("quantize", root / "source", root / "five.gguf", "--format", "q5_0", "--method", "sweep").stdout
 
 
 def test_fp8_beside_nvfp4_is_told(planned, nibble):

@@ -111,12 +111,13 @@ def test_other_work_does_not_go_on_from_a_journal(nibble, nibble_path, tmp_path,
     source, n = deep
     out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
     process = subprocess.Popen([nibble_path, "quantize", source, out, "--method", "gptq", "--calib", text, "--threads", "1"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while marks(journal, n) < 4:
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    assert process.wait() == 130 and journal.exists()
+    told = process.communicate()[1]
+    assert process.returncode == 130 and journal.exists() and f"kept in {journal}: the same command goes on" in told
     flags = ["--method", "gptq", "--calib", text, "--calib-tokens", "300"]
     nibble("quantize", source, tmp_path / "whole.gguf", *flags)
     nibble("quantize", source, out, *flags)

@@ -44,6 +44,16 @@ bool api_error_set(api_error *e, api_kind kind, const char *param, const char *f
     return false;
 }
 
+/* A sentence of ours that begins with a field's 'name' is about it. */
+static const char *field_of(const char *words, char name[64]) {
+    const size_t n = *words == '\'' ? strspn(words + 1, "abcdefghijklmnopqrstuvwxyz_") : 0;
+    if (n == 0 || n >= 64 || words[1 + n] != '\'')
+        return NULL;
+    memcpy(name, words + 1, n);
+    name[n] = 0;
+    return name;
+}
+
 bool api_error_from(api_error *e, nib_status status, const nib_error *words) {
     static const api_kind by_status[] = {
         [NIB_OK] = API_FAILED,        [NIB_BAD_ARGUMENT] = API_INVALID,
@@ -52,7 +62,10 @@ bool api_error_from(api_error *e, nib_status status, const nib_error *words) {
         [NIB_CANCELLED] = API_FAILED, [NIB_BUSY] = API_BUSY,
     };
     const bool known = (size_t)status < sizeof by_status / sizeof *by_status;
-    return api_error_set(e, known ? by_status[status] : API_FAILED, NULL, "%s", words->text);
+    const api_kind kind = known ? by_status[status] : API_FAILED;
+    char name[64];
+    return api_error_set(e, kind, kind == API_INVALID ? field_of(words->text, name) : NULL, "%s",
+                         words->text);
 }
 
 int api_error_status(const api_error *e) {

@@ -79,7 +79,7 @@ def test_what_is_not_there(server):
     (chat(logit_bias={"9999": 1}), None, "the vocabulary has 280"),
     (chat(min_tokens=20), "min_tokens", "more than max_tokens"),
     (chat(allowed_token_ids=[]), "allowed_token_ids", "is empty"),
-    (chat(allowed_token_ids=[9999]), None, "the vocabulary has 280"),
+    (chat(allowed_token_ids=[9999]), "allowed_token_ids", "the vocabulary has 280"),
     (chat(bad_words="x"), "bad_words", "a list of strings"),
     (chat(bad_words=["x", " "]), "bad_words", "number 1 is empty"),
     (chat(prompt_logprobs=21), "prompt_logprobs", "from 0 to 20"),

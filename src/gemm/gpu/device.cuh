@@ -213,8 +213,9 @@ static int launch_kernel(const gemm_task *t, void (*kernel)(P...), dim3 grid, in
     attribute[0].val.programmaticStreamSerializationAllowed = 1;
     config.attrs = attribute;
     config.numAttrs = t->dependent;
-    if (shared > 48 * 1024) {
-        cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (shared > 48 * 1024) { /* one number for almost all, since other threads launch it too: all but what is static */
+        cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)shared > t->max_shared - 1024 ? (int)shared : t->max_shared - 1024);
         if (e != cudaSuccess)
             return e;
     }

@@ -382,7 +382,8 @@ template <int TOKENS, int GROUPS, int STAGES, bool GATED> static int launch_few(
     cudaLaunchConfig_t config = cluster_config(attributes, ranks, ranks * min(t->clusters, wanted), plan::threads, shared, true);
     config.stream = (cudaStream_t)t->stream;
     const auto kernel = few<TOKENS, GROUPS, STAGES, GATED>;
-    const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               t->max_shared); /* one number: other threads launch it too */
     return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, kernel, weights, a);
 }
 
@@ -407,6 +408,11 @@ extern "C" int gemm_few_clusters(int ranks, int *clusters) {
     const int shared = plan::shared(0); /* one block a multiprocessor, whatever the tokens */
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = cluster_config(attributes, ranks, ranks, plan::threads, shared, false);
-    const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    int device, most;
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most); /* as launch_few does */
     return e != cudaSuccess ? e : cudaOccupancyMaxActiveClusters(clusters, kernel, &config);
 }

@@ -45,8 +45,8 @@ static nib_status print_tiles(const run *r, size_t m, size_t n, size_t k, nib_er
         bench_tiles(r->b, m, n, k, strcmp(r->what, "w4a8") ? NIB_GEMM_W4A16 : NIB_GEMM_W4A8, rows, err);
     for (int i = 0; i < BENCH_TILES && status == NIB_OK; i++)
         if (rows[i].us > 0.0)
-            printf("%zu,%zu,%zu,%d,%d,%.2f%s\n", n, k, m, rows[i].tile_tokens, rows[i].k_slices, rows[i].us,
-                   rows[i].chosen ? ",chosen" : ",");
+            printf("%zu,%zu,%zu,%d,%d,%.2f,%s,%d\n", n, k, m, rows[i].tile_tokens, rows[i].k_slices,
+                   rows[i].us, rows[i].chosen ? "chosen" : "", rows[i].tile_rows);
     return status;
 }
 
@@ -67,8 +67,8 @@ int main(int argc, char **argv) {
         nib_status (*print)(const run *r, size_t m, size_t n, size_t k, nib_error *err);
     } parts[] = {
         {"experts", "n,k,tokens,grouped_us,share_of_read_bandwidth_percent", print_experts},
-        {"w4a8", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,", print_tiles},
-        {"w4a16", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,", print_tiles},
+        {"w4a8", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
+        {"w4a16", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
         {"quantize",
          "rows,columns,copy_us,rtn_us,rtn_with_amax_us,rtn_share_of_copy_percent,with_amax_percent",
          print_quantizer},

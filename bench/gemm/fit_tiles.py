@@ -10,7 +10,7 @@ import re
 import sys
 
 SMS = 132
-AT = {32: 0, 64: 1, 128: 2, 256: 3}
+AT = {(32, 128): 0, (64, 128): 1, (128, 128): 2, (256, 128): 3, (64, 256): 4}  # choice.c's tiles
 
 
 def read(paths):
@@ -21,7 +21,7 @@ def read(paths):
                 kind = "bf16" if "w4a16" in line else "e4m3"
             p = line.strip().split(",")
             if p[0].isdigit():
-                rows.append((kind, *map(int, p[:5]), float(p[5])))
+                rows.append((kind, *map(int, p[:3]), (int(p[3]), int(p[7]) if len(p) > 7 else 128), int(p[4]), float(p[5])))
     return rows
 
 
@@ -29,8 +29,12 @@ def clusters(ranks):
     return SMS // 2 if ranks == 2 else SMS * (13 if ranks == 3 else 10) // 44
 
 
-def microseconds(c, kind, n, k, m, tokens, ranks):
-    i, groups, tiles = AT[tokens], -(-k // 128), -(-n // 128) * -(-m // tokens)
+def tiles_of(n, m, tile):
+    return -(-n // tile[1]) * -(-m // tile[0])
+
+
+def microseconds(c, kind, n, k, m, tile, ranks):
+    i, groups, tiles = AT[tile], -(-k // 128), tiles_of(n, m, tile)
     busy = min(tiles * ranks, SMS) / SMS if ranks else 1
     stage = c[kind, i] * (c["spare"] + (1 - c["spare"]) * busy)
     if ranks == 0:
@@ -40,19 +44,24 @@ def microseconds(c, kind, n, k, m, tokens, ranks):
     return c["launch"] + -(-tiles // SMS) * groups * stage
 
 
+def offered(kind, n, k, m, tile, *_):  # the wide tile takes the narrow one's place where that fills the GPU for long
+    narrow = tiles_of(n, m, (64, 128))
+    return tile != (64, 128 if kind == "bf16" and narrow >= SMS and narrow * -(-k // 128) >= 32 * SMS else 256)
+
+
 def weighed(rows, best):
     for row in rows:
-        kind, n, k, m, tokens, ranks, us = row
-        if tokens >= 2 * m or (ranks > 1 and -(-n // 128) * -(-m // tokens) > clusters(ranks)):
+        kind, n, k, m, tile, ranks, us = row
+        if tile[0] >= 2 * m or (ranks > 1 and tiles_of(n, m, tile) > clusters(ranks)):
             continue
         near = us / best[row[:4]]
         yield row, 1.0 if near < 1.15 else 0.15 if near < 1.5 else 0.03
 
 
 def fit(rows):
-    c = {(kind, i): v[i] for i in range(4) for kind, v in {
-        "e4m3": (0.34, 0.42, 0.53, 0.81), "bf16": (0.38, 0.47, 0.7, 1.3), "hand_on": (0.5, 0.8, 1.1, 1.9),
-        "meet": (0.5, 0.6, 1.0, 0.0)}.items()}
+    c = {(kind, i): v[i] for i in range(5) for kind, v in {
+        "e4m3": (0.34, 0.42, 0.53, 0.81, 0.0), "bf16": (0.38, 0.47, 0.7, 1.3, 0.9), "hand_on": (0.5, 0.8, 1.1, 1.9, 1.0),
+        "meet": (0.5, 0.6, 1.0, 0.0, 0.0)}.items()}
     c.update(launch=4.2, spare=0.78)
 
     def cost(c):
@@ -73,7 +82,7 @@ def fit(rows):
 
 def write(path, c):
     def array(kind):
-        return "{" + ", ".join("%.3f" % c[kind, i] for i in range(4)) + "}"
+        return "{" + ", ".join("%.3f" % c[kind, i] for i in range(5)) + "}"
 
     text = open(path).read()
     for kind in ("e4m3", "bf16", "hand_on", "meet"):
@@ -91,7 +100,8 @@ def main():
     rows = list(weighed(rows, best))
     c = fit(rows)
     for product, us in sorted(best.items()):
-        forms = [(microseconds(c, *row[:6]), row[6], row[4:6]) for row, _ in rows if row[:4] == product]
+        forms = [(microseconds(c, *row[:6]), row[6], row[4:6]) for row, _ in rows
+                 if row[:4] == product and offered(*row)]
         said, taken, form = min(forms)
         loss.append(taken / us)
         print(*product, f"fastest {us:.1f}, taken {form} {taken:.1f}, said {said:.1f}")

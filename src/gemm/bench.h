@@ -54,9 +54,9 @@ nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *o
 /* Hopper: the product alone, on prepared activations, by every tile and every way to share K. K_SLICES:
  * blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0 where a form does not serve the shape. CHOSEN:
  * by gemm_choose. */
-#define BENCH_TILES 13
+#define BENCH_TILES 15
 typedef struct bench_tile {
-    int tile_tokens, k_slices;
+    int tile_tokens, tile_rows, k_slices;
     bool chosen;
     double us;
 } bench_tile;

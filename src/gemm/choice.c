@@ -118,15 +118,24 @@ static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t grou
     return best > 0.0;
 }
 
-/* Microseconds of a stage (128 rows x 128 k) by tokens of a tile (32, 64, 128, 256), on an H200 whose blocks
- * all run; of handing a cut tile's sums on through memory; of a cluster's meeting; of a launch. SPARE: a
- * stage takes so much of that where a block runs alone. Fitted to every form on 5 shapes by
- * bench/gemm/fit_tiles.py (docs/gpu/wgmma.md). */
-static const double e4m3[] = {0.357, 0.428, 0.577, 0.900}, bf16[] = {0.407, 0.522, 0.806, 1.497};
-static const double hand_on[] = {0.972, 1.029, 1.576, 2.536}, meet[] = {0.000, 0.762, 1.936, 0.000};
-static const double launch = 3.42, spare = 0.601;
+/* wgmma's tiles, and over how many blocks of a cluster one may share K. The wide one is BF16's, and takes the
+ * narrow one's place where that would fill the GPU for long (docs/notes/gemm-hopper.md). */
+static const struct {
+    int tokens, rows, most_ranks;
+} tiles_of[] = {{32, 128, 2}, {64, 128, 4}, {128, 128, 2}, {256, 128, 1}, {64, 256, 1}};
+enum { WIDE = 4, N_TILES };
 
-/* A product by tiles of TOKENS[I], K over RANKS blocks of a cluster (0: tiles are cut). */
+/* Microseconds of a stage (the rows of a tile x 128 k) by tile, on an H200 whose blocks all run; of handing a
+ * cut tile's sums on through memory; of a cluster's meeting; of a launch. SPARE: a stage takes so much of
+ * that where a block runs alone. Fitted to every form on 5 shapes by bench/gemm/fit_tiles.py
+ * (docs/gpu/wgmma.md). */
+static const double e4m3[] = {0.357, 0.428, 0.577, 0.900, 0.000},
+                    bf16[] = {0.407, 0.527, 0.806, 1.497, 1.037};
+static const double hand_on[] = {0.952, 0.999, 1.560, 2.536, 2.165},
+                    meet[] = {0.000, 0.712, 1.916, 0.000, 0.000};
+static const double launch = 3.45, spare = 0.596;
+
+/* A product by tiles TILES_OF[I], K over RANKS blocks of a cluster (0: tiles are cut). */
 static double tile_us(int i, int ranks, bool fp8, int n_sms, size_t tiles, size_t groups) {
     const size_t blocks = ranks ? tiles * (size_t)ranks : (size_t)n_sms;
     const double busy = blocks < (size_t)n_sms ? (double)blocks / n_sms : 1.0;
@@ -142,22 +151,26 @@ static double tile_us(int i, int ranks, bool fp8, int n_sms, size_t tiles, size_
 /* The tile and the way to share K of least time. Clusters are for one wave of tiles. MOST: how many groups of
  * K one accumulator may sum; more take a launch each, of whole tiles. */
 static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t most) {
-    static const int tokens[] = {32, 64, 128, 256}, most_ranks[] = {2, 4, 2, 1};
+    const bool fp8 = c->mode == NIB_GEMM_W4A8;
+    const size_t sms = (size_t)n_sms, narrow = ceil_div(n, 128) * ceil_div(m, 64);
+    const bool wide = !fp8 && narrow >= sms && narrow * groups >= 32 * sms;
     double best = 0.0;
-    for (int i = 0; i < 4; i++) {
-        if (i > 0 && (size_t)tokens[i] >= 2 * m)
-            break;
-        size_t tiles = ceil_div(n, 128) * ceil_div(m, (size_t)tokens[i]);
-        for (int ranks = 0; ranks <= most_ranks[i]; ranks++) { /* 0: cut */
+    for (int i = 0; i < N_TILES; i++) {
+        const size_t tokens = (size_t)tiles_of[i].tokens;
+        if ((i > 0 && tokens >= 2 * m) || (tokens == 64 && (i == WIDE) != wide))
+            continue;
+        size_t tiles = ceil_div(n, (size_t)tiles_of[i].rows) * ceil_div(m, tokens);
+        for (int ranks = 0; ranks <= tiles_of[i].most_ranks; ranks++) { /* 0: cut */
             if (ranks > 1 && ((int)tiles > clusters_of(n_sms, ranks) || groups < 4 * (size_t)ranks))
                 continue;
             if (ranks != 1 && ceil_div(groups, ranks ? (size_t)ranks : 1) > most)
                 continue;
-            double us = tile_us(i, ranks, c->mode == NIB_GEMM_W4A8, n_sms, tiles, groups);
+            double us = tile_us(i, ranks, fp8, n_sms, tiles, groups);
             us += (double)(ceil_div(groups, most) - 1) * launch;
             if (best == 0.0 || us < best) {
                 best = us;
-                c->tile_tokens = tokens[i];
+                c->tile_tokens = (int)tokens;
+                c->tile_rows = tiles_of[i].rows;
                 c->k_slices = ranks ? ranks : 1;
                 c->cut = ranks == 0;
             }

@@ -29,8 +29,8 @@ typedef struct gemm_task {
     const void *block_scale; /* of NVFP4 activations, [m, k / 16]; out.token_scale is then one for all */
     int m, n, k, groups, lda;
     int terms; /* BF16 terms an activation is split into: rows are terms * groups * 128 long, prepared */
-    int tile_tokens, slices, parts;
-    float *partial;  /* gemv16: [slices, m, n] where slices > 1. wgmma: [n_sms, 128, tile_tokens] */
+    int tile_tokens, tile_rows, slices, parts; /* TILE_ROWS: wgmma's */
+    float *partial;  /* gemv16: [slices, m, n] where slices > 1. wgmma: [n_sms, tile_rows, tile_tokens] */
     uint32_t *flags; /* wgmma: [n_sms], zero */
     gemm_out out;
     gemm_unit unit;                  /* of the chain's launchers */

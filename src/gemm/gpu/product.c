@@ -130,7 +130,8 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     out->prepared_bytes = round_up(out->prepared_bytes, 256);
     if (is_wgmma(kernel)) {
         out->flag_bytes = round_up((size_t)g->n_sms * sizeof(uint32_t), 256);
-        out->partial_bytes = (size_t)g->n_sms * 128 * (size_t)out->choice.tile_tokens * sizeof(float);
+        out->partial_bytes = (size_t)g->n_sms * (size_t)out->choice.tile_rows *
+                             (size_t)out->choice.tile_tokens * sizeof(float);
     } else if (kernel == GEMM_KERNEL_GEMV16 && out->choice.k_slices > 1)
         out->partial_bytes = (size_t)out->choice.k_slices * p->m * p->weight->n * sizeof(float);
     return NIB_OK;
@@ -217,6 +218,7 @@ nib_status nib_gemm_matmul(nib_gemm *g, const nib_gemm_product *p, void *workspa
         .lda = (int)(plan.prepare ? gemm_groups(w->k) * GEMM_GROUP_K * (size_t)plan.terms : lda),
         .terms = plan.terms,
         .tile_tokens = plan.choice.tile_tokens,
+        .tile_rows = plan.choice.tile_rows,
         .slices = plan.choice.k_slices,
         .parts = plan.choice.k_parts,
         .cut = plan.choice.cut,

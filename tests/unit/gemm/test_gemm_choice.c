@@ -84,6 +84,27 @@ static void test_who_shares_k_on_hopper(void **state) {
     }
 }
 
+/* Tiles of 256 rows only where narrow ones would fill the GPU for long, and for BF16 alone. */
+static void test_wide_tiles_on_hopper(void **state) {
+    (void)state;
+    static const struct {
+        nib_gemm_mode mode;
+        size_t m, n, k;
+        int tile, rows;
+    } cases[] = {
+        {NIB_GEMM_W4A16, 64, 24576, 4096, 64, 256},   {NIB_GEMM_W4A8, 64, 24576, 4096, 64, 128},
+        {NIB_GEMM_W4A16, 64, 12288, 4096, 64, 128},   {NIB_GEMM_W4A16, 64, 17408, 640, 64, 128},
+        {NIB_GEMM_W4A16, 128, 24576, 4096, 128, 128},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gemm_choice c;
+        assert_int_equal(
+            gemm_choose(90, 132, cases[i].mode, false, cases[i].m, cases[i].n, cases[i].k, &c, NULL), NIB_OK);
+        assert_int_equal(c.tile_tokens, cases[i].tile);
+        assert_int_equal(c.tile_rows, cases[i].rows);
+    }
+}
+
 /* Exact FP32 results: no plan that sums more than 8 groups of K in one accumulator, but whole tiles, a launch
  * each. */
 static void test_exact_sums_on_hopper(void **state) {
@@ -298,6 +319,7 @@ int main(void) {
         cmocka_unit_test(test_every_shape_has_a_kernel),
         cmocka_unit_test(test_forms_on_hopper),
         cmocka_unit_test(test_who_shares_k_on_hopper),
+        cmocka_unit_test(test_wide_tiles_on_hopper),
         cmocka_unit_test(test_exact_sums_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),
         cmocka_unit_test(test_few_shares_k),

@@ -21,7 +21,7 @@ struct wgmma_args {
     int row_tiles, token_tiles;
     int ranks;          /* blocks of a cluster, which share a tile; 1: none */
     int cut_tiles;      /* without clusters, the first CUT_TILES tiles are cut into runs */
-    float *partial;     /* [blocks][TOKENS / 2][256] */
+    float *partial;     /* [blocks][TOKENS / 2][consumers] */
     uint32_t *flags;    /* [blocks], zero */
     gemm_out out;
 };
@@ -80,22 +80,22 @@ GEMM_DEV int block_of_unit(const wgmma_args &a, int unit) {
     return unit < more * (each + 1) ? unit / (each + 1) : more + (unit - more * (each + 1)) / each;
 }
 
-template <int THREADS = 256> GEMM_DEV void consumers_barrier() { /* of those that hold a tile's sums */
+template <int THREADS> GEMM_DEV void consumers_barrier() { /* of those that hold a tile's sums */
     asm volatile("bar.sync 10,%0;" ::"n"(THREADS) : "memory");
 }
 
-template <int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
-    float *to = a.partial + (size_t)blockIdx.x * REGISTERS * 256 + threadIdx.x;
+template <int THREADS, int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
+    float *to = a.partial + (size_t)blockIdx.x * REGISTERS * THREADS + threadIdx.x;
 #pragma unroll
     for (int i = 0; i < REGISTERS; i++)
-        to[i * 256] = d[i];
-    consumers_barrier<>(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
+        to[i * THREADS] = d[i];
+    consumers_barrier<THREADS>(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
     if (threadIdx.x == 0)
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
 
 /* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
-template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
+template <int THREADS, int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
     const int first = block_of_unit(a, r.tile * a.stages), end = (int)blockIdx.x;
     for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
         uint32_t raised;
@@ -105,14 +105,14 @@ template <int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const r
     }
     asm volatile("fence.acq_rel.gpu;" ::: "memory"); /* once: an acquire in the loop would empty L1 at every look */
     __syncwarp();
-    consumers_barrier<>(); /* all have seen them: as they were before */
-    for (int block = first + (int)threadIdx.x; block < end; block += 256)
+    consumers_barrier<THREADS>(); /* all have seen them: as they were before */
+    for (int block = first + (int)threadIdx.x; block < end; block += THREADS)
         asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
     for (int block = first; block < end; block++) {
-        const float *from = a.partial + (size_t)block * REGISTERS * 256 + threadIdx.x;
+        const float *from = a.partial + (size_t)block * REGISTERS * THREADS + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < REGISTERS; i++)
-            d[i] += __ldcg(from + i * 256);
+            d[i] += __ldcg(from + i * THREADS);
     }
 }
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Hopper, from 17 tokens on (W4A8: from 1): weights are the register operand of wgmma, decoded while the wgmma of
- * the stage before run. A tile is 128 rows x TOKENS, token tiles in groups of 8; who computes what is in runs.cuh.
+ * the stage before run. A tile is ROWS x TOKENS, token tiles in groups of 8; who computes what is in runs.cuh.
  *
  * A block: two consumer warpgroups, 64 rows each, and a producer warp. Up to 128 tokens it leaves a quarter of the registers
  * free: there the next product's preparation has its place while this one ends, and this block's successor starts at once.
+ * Exact products of 64 tokens that fill the GPU take 256 rows and four warpgroups instead: fewer bytes of tokens, more warps.
  * In a cluster that shares K, up to 64 tokens, there are two such pairs, which take the stages in turn and merge their sums.
- * A stage is 128 k: 9,216 B of packed weights by one tensor copy (a map over 8-byte elements, box 144 x 8 row
+ * A stage is 128 k: 72 B of packed weights a row by one tensor copy (a map over 8-byte elements, box 144 x 8 or 16 row
  * tiles) and the tokens by one (E4M3) or two (BF16), with the 128-byte swizzle. What a loop needs is uniform over a
  * warp and known to be (__shfl_sync), so that addresses and descriptors stay in uniform registers.
  *
@@ -24,18 +25,18 @@
 #include "gemm/gpu/sm90/store.cuh"
 #include "gemm/gpu/sm90/tensor_map.cuh"
 
-#define TILE_ROWS    128
-#define WEIGHT_BYTES (8 * GEMM_GROUP_BYTES)
-#define MIN_STAGES   4 /* of a block's run */
+#define MIN_STAGES 4 /* of a block's run */
 
 /* CLUSTERS: blocks of a cluster share a tile, and what they send needs room */
-template <bool E4M3, int TOKENS, bool CLUSTERS> struct wgmma_plan {
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
-    static const int stage = WEIGHT_BYTES + token_bytes;
+    static const int row_tiles = ROWS / GEMM_ROW_TILE, weight_bytes = row_tiles * GEMM_GROUP_BYTES;
+    static const int stage = weight_bytes + token_bytes;
     static const int pairs = CLUSTERS && TOKENS <= 64 ? 2 : 1; /* of warpgroups: each takes every PAIRS-th stage */
+    static const int warpgroups = ROWS / 64 * pairs;            /* that consume */
     static const int mine = TOKENS / pairs;                     /* tokens whose sums a pair ends up with */
-    static const int most_ranks = TOKENS == 64 ? 4 : TOKENS <= 128 ? 2 : 1; /* of a cluster */
-    static const int tile_bytes = TILE_ROWS * TOKENS * 4;
+    static const int most_ranks = ROWS > 128 ? 1 : TOKENS == 64 ? 4 : TOKENS <= 128 ? 2 : 1; /* of a cluster */
+    static const int tile_bytes = ROWS * TOKENS * 4;
     /* from the other blocks; of three, the last one adds nothing, and the first two half of the tile each */
     static const int received = !CLUSTERS ? 0 : most_ranks == 4 ? tile_bytes : tile_bytes / 2;
     static const int merged = pairs > 1 ? tile_bytes : 0; /* what the pairs hand to each other */
@@ -45,12 +46,13 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct wgmma_plan {
     /* else both pairs would wait at a stage's barrier, and who is two uses ahead takes the parity of the one before for its own */
     static_assert(stages % pairs == 0, "a stage belongs to one pair");
     static const int shared = stages * stage + extra;
-    static const int consumers = 256 * pairs, threads = consumers + 128;
+    static const int consumers = 128 * warpgroups, threads = consumers + 128;
     /* a thread's registers: of the launch, by the bound that the compiler is given, and as setmaxnreg deals them out */
-    static const int bound = pairs > 1 || TOKENS == 256 ? threads : 512;
-    static const int launch_registers = pairs > 1 ? 96 : TOKENS == 256 ? 168 : 128;
-    static const int consumer_registers = pairs > 1 ? 112 : TOKENS == 256 ? 232 : 168, producer_registers = pairs > 1 ? 32 : 40;
-    static_assert(2 * pairs * consumer_registers + producer_registers <= (2 * pairs + 1) * launch_registers,
+    static const int bound = warpgroups == 4 || TOKENS == 256 ? threads : 512;
+    static const int launch_registers = warpgroups == 4 ? 96 : TOKENS == 256 ? 168 : 128;
+    static const int consumer_registers = warpgroups == 4 ? 112 : TOKENS == 256 ? 232 : 168;
+    static const int producer_registers = warpgroups == 4 ? 32 : 40;
+    static_assert(warpgroups * consumer_registers + producer_registers <= (warpgroups + 1) * launch_registers,
                   "setmaxnreg would wait for ever");
 };
 
@@ -117,8 +119,8 @@ template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
 };
 
 /* The sums of one tile over COUNT stages. STAGE and PHASE: of the next one. */
-template <bool E4M3, int TOKENS, bool CLUSTERS> struct consumer {
-    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct consumer {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
     uint32_t lane16, scales;    /* this lane's of the first stage */
     uint32_t tokens;            /* descriptor_low of the first stage's */
     uint32_t full, empty;
@@ -251,8 +253,8 @@ GEMM_DEV void merge_pairs(uint32_t at, int pair, const float (&d)[TOKENS / 2], f
 }
 
 /* The warp that feeds the ring: all of it walks the runs, so that what it computes is uniform, and one lane copies. */
-template <bool E4M3, int TOKENS, bool CLUSTERS> struct producer {
-    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
     const CUtensorMap *tokens_map, *weights_map;
     uint32_t base, full, empty;
     bool copies; /* this lane */
@@ -261,13 +263,13 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct producer {
     GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to) {
         if (copies) {
             barrier_expect(full + 8 * to, plan::stage);
-            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * 8, full + 8 * to);
+            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * plan::row_tiles, full + 8 * to);
         }
         k = k + 1 == a.groups ? 0 : k + 1;
     }
 
     GEMM_DEV void copy_tokens(const wgmma_args &a, const run &r, int i, int at) {
-        const uint32_t to = base + at * plan::stage + WEIGHT_BYTES;
+        const uint32_t to = base + at * plan::stage + plan::weight_bytes;
         const int first = (a.first + r.first + i) * GEMM_GROUP_K;
         if (copies) {
             tensor_copy(to, tokens_map, first, r.token_tile * TOKENS, full + 8 * at);
@@ -308,18 +310,18 @@ template <bool E4M3, int TOKENS, bool CLUSTERS> struct producer {
     }
 };
 
-template <bool E4M3, int TOKENS, bool CLUSTERS>
-__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS>
+__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::bound, 1)
     wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
                const __grid_constant__ wgmma_args a) {
-    using plan = wgmma_plan<E4M3, TOKENS, CLUSTERS>;
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
     extern __shared__ __align__(1024) uint8_t shared[];
     uint8_t *extra = shared + plan::stages * plan::stage;
     const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
     const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, token_scales = full + 256;
     const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0), lane = threadIdx.x & 31;
 
-    if (warpgroup == 2 * plan::pairs) {
+    if (warpgroup == plan::warpgroups) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(plan::producer_registers));
         const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == plan::consumers / 32;
         if (feeds && lane == 0) {
@@ -327,7 +329,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
             prefetch_map(&tokens_map);
             for (int s = 0; s < plan::stages; s++) {
                 barrier_init(full + 8 * s, 1);
-                barrier_init(empty + 8 * s, 8);
+                barrier_init(empty + 8 * s, plan::row_tiles);
             }
             barrier_init(arrived, 1);
             barrier_fence();
@@ -342,7 +344,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
         if (CLUSTERS)
             cluster_arrive(); /* the others may send */
         if (feeds) {
-            producer<E4M3, TOKENS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
+            producer<E4M3, TOKENS, ROWS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
             p.feed(a);
             dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         }
@@ -359,10 +361,10 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
     if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
     dependency_wait();
-    const int pair = warpgroup >> 1, all = (int)threadIdx.x >> 5, warp = all & 7; /* row tile of 16 */
-    consumer<E4M3, TOKENS, CLUSTERS> c;
+    const int pair = plan::pairs > 1 ? warpgroup >> 1 : 0, all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles; /* row tile of 16 */
+    consumer<E4M3, TOKENS, ROWS, CLUSTERS> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
-    c.tokens = descriptor_low(base + WEIGHT_BYTES), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
+    c.tokens = descriptor_low(base + plan::weight_bytes), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
     const tile_store<E4M3, plan::mine, plan::consumers / 32, CLUSTERS> last = {
         CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, all, token_scales + 2 * TOKENS * 4, arrived};
     const uint32_t merge = token_scales + 2 * TOKENS * 4 + plan::received + threadIdx.x * 16;
@@ -387,10 +389,10 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
             cluster_wait();
             last.send_others(v);
         } else if (r.last < a.stages) {
-            leave_sums(a, v);
+            leave_sums<plan::consumers>(a, v);
             continue;
         } else if (r.first > 0) {
-            collect_sums(a, r, v);
+            collect_sums<plan::consumers>(a, r, v);
         }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {
@@ -401,7 +403,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, CLUSTERS>::bound, 1)
         if (CLUSTERS)
             barrier_wait(arrived, 0);
         const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
-        last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * TILE_ROWS + warp * 16, v, scales + pair * plan::mine * 4,
+        last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * ROWS + warp * 16, v, scales + pair * plan::mine * 4,
                    factor);
     }
 }
@@ -412,36 +414,36 @@ static int tiles_to_cut(int tiles, int blocks) {
     return tiles < blocks ? tiles : over == 0 || over * 10 >= blocks * 9 ? 0 : blocks + over;
 }
 
-template <bool E4M3, int TOKENS>
+template <bool E4M3, int TOKENS, int ROWS>
 static int launch_clusters(const gemm_task *t, const CUtensorMap &tokens, const CUtensorMap &weights, const wgmma_args &a) {
-    using plan = wgmma_plan<E4M3, TOKENS, true>;
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, true>;
     if (a.ranks > plan::most_ranks || a.stages < a.ranks) /* the choice keeps to this */
         return cudaErrorInvalidValue;
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config =
         cluster_config(attributes, a.ranks, a.row_tiles * a.token_tiles * a.ranks, plan::threads, plan::shared, true);
     config.stream = (cudaStream_t)t->stream;
-    const auto kernel = wgmma_gemm<E4M3, TOKENS, true>;
+    const auto kernel = wgmma_gemm<E4M3, TOKENS, ROWS, true>;
     const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan::shared);
     return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, kernel, tokens, weights, a);
 }
 
-template <bool E4M3, int TOKENS> static int launch_wgmma(const gemm_task *t) {
-    using plan = wgmma_plan<E4M3, TOKENS, false>;
-    wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + TILE_ROWS - 1) / TILE_ROWS,
+template <bool E4M3, int TOKENS, int ROWS = 128> static int launch_wgmma(const gemm_task *t) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, false>;
+    wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + ROWS - 1) / ROWS,
                     (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out};
     CUtensorMap tokens, weights;
     const cuuint64_t size[2] = {(cuuint64_t)t->groups * GEMM_GROUP_K * t->terms, (cuuint64_t)t->m}, stride = size[0] * (E4M3 ? 1 : 2);
     const cuuint32_t box[2] = {E4M3 ? 128 : 64, TOKENS};
     if (!make_map(t, &tokens, E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, t->a, 2, size, &stride, box,
                   CU_TENSOR_MAP_SWIZZLE_128B) ||
-        !map_weights(t, &weights, 1, 8))
+        !map_weights(t, &weights, 1, plan::row_tiles))
         return cudaErrorInvalidValue;
     /* Tensor cores cut their sums: exact FP32 results take 1,024 k at a time and add up in FP32. */
     const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;
     if (a.ranks > 1 && all <= a.ranks * step) {
         if constexpr (plan::most_ranks > 1)
-            return launch_clusters<E4M3, TOKENS>(t, tokens, weights, a);
+            return launch_clusters<E4M3, TOKENS, ROWS>(t, tokens, weights, a);
         return cudaErrorInvalidValue;
     }
     a.ranks = 1;
@@ -452,7 +454,7 @@ template <bool E4M3, int TOKENS> static int launch_wgmma(const gemm_task *t) {
         const bool cut = t->cut && all <= step;
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
-        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
+        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, ROWS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
         if (e)
             return e;
     }

@@ -9,7 +9,7 @@ extern "C" int gemm_wgmma_bf16(const gemm_task *t) {
     case 32:
         return launch_wgmma<false, 32>(t);
     case 64:
-        return launch_wgmma<false, 64>(t);
+        return t->tile_rows == 256 ? launch_wgmma<false, 64, 256>(t) : launch_wgmma<false, 64>(t);
     case 128:
         return launch_wgmma<false, 128>(t);
     default:

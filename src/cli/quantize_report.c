@@ -66,7 +66,7 @@ static void print_notes(const quantize_report *r) {
         printf("%d linear layers stayed as they are: their rows are no whole number of blocks.\n",
                c->n_misfits);
     if (c->n_split)
-        printf("In %d layers q, k and v, or gate and up, differ in format: %s.\n", c->n_split,
+        printf("In %d places q, k and v of a layer, or gate and up, differ in format: %s.\n", c->n_split,
                r->to_gguf
                    ? "a GPU computes them one by one, and nibble's launch for all layers passes such a "
                      "layer over"

@@ -249,7 +249,7 @@ def test_matrices_apart(planned, nibble):
     joints = [[formats[f"model.layers.{layer}.{name}_proj.weight"] for name in names] for layer in range(2)
               for names in (["self_attn.q", "self_attn.k", "self_attn.v"], ["mlp.gate", "mlp.up"])]
     differ = sum(len(set(joint)) > 1 for joint in joints)
-    assert differ > 0 and f"In {differ} layers q, k and v, or gate and up, differ" in told
+    assert differ > 0 and f"In {differ} places q, k and v of a layer, or gate and up, differ" in told
 
 
 def test_a_file_that_grows_is_told(planned, nibble):

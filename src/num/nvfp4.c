@@ -45,6 +45,18 @@ uint8_t nvfp4_ct_block_scale(float block_amax, float global_scale, bool bf16_ste
     return scale ? scale : 0x20; /* 0.125 */
 }
 
+int nvfp4_doublings(uint8_t most) {
+    const float scale = e4m3_to_f32(most & 0x7f);
+    int times = 0;
+    while (scale > 0 && ldexpf(scale, times + 1) <= 448)
+        times++;
+    return times;
+}
+
+uint8_t nvfp4_doubled(uint8_t scale, int times) {
+    return (scale & 0x7f) == 0x7f ? scale : e4m3_from_f32(ldexpf(e4m3_to_f32(scale), times));
+}
+
 void nvfp4_encode_block(const float *x, float scale, uint8_t *codes) {
     uint8_t q[NVFP4_BLOCK];
     if (scale == 0.0f) {

@@ -32,6 +32,12 @@ uint8_t nvfp4_block_scale(float block_amax, float tensor_scale);
 float nvfp4_ct_global_scale(float amax, bool bf16_step);
 uint8_t nvfp4_ct_block_scale(float block_amax, float global_scale, bool bf16_step);
 
+/* How often E4M3 scales, MOST the largest of them, may be doubled. A tensor whose scales are small (in a file
+ * without tensor scales) keeps every value with doubled scales under a tensor scale halved as often, and then
+ * loses less where scales are rounded into E4M3 weights, whose smallest number is 2^-9. */
+int nvfp4_doublings(uint8_t most);
+uint8_t nvfp4_doubled(uint8_t scale, int times); /* exact; NaN stays */
+
 /* Codes of the 16 elements X under SCALE = e4m3(block scale) * tensor_scale (or / global_scale). SCALE 0
  * gives zeros. */
 void nvfp4_encode_block(const float *x, float scale, uint8_t *codes);

@@ -176,6 +176,31 @@ static void test_dtype_table(void **state) {
     assert_true(dtype_bytes(DT_NVFP4, 32, &bytes) && bytes == 16);
 }
 
+/* Doubled scales are the same numbers under a tensor scale halved as often, and every element times its scale
+ * then stays within half a step of E4M3; as they were, what lies below 2^-9 would not. */
+static void test_doubled_scales(void **state) {
+    static const float elements[] = {0.5f, 1, 1.5f, 2, 3, 4, 6};
+    (void)state;
+    assert_int_equal(nvfp4_doublings(0), 0);
+    assert_int_equal(nvfp4_doublings(0x7e), 0);
+    assert_int_equal(nvfp4_doublings(e4m3_from_f32(0x1p-6f)), 14);
+    for (int most = 1; most < 0x7f; most++) {
+        const int times = nvfp4_doublings((uint8_t)most);
+        assert_true(ldexpf(e4m3_to_f32((uint8_t)most), times + 1) > 448);
+        for (int scale = 0; scale <= most; scale++) {
+            const float is = e4m3_to_f32(nvfp4_doubled((uint8_t)scale, times));
+            assert_true(is == ldexpf(e4m3_to_f32((uint8_t)scale), times));
+            assert_true(e4m3_to_f32(nvfp4_doubled((uint8_t)(scale | 0x80), times)) == -is);
+            for (size_t i = 0; i < sizeof elements / sizeof *elements && is >= 0.25f; i++) {
+                const float folded = elements[i] * is / 8;
+                assert_true(fabsf(e4m3_to_f32(e4m3_from_f32(folded)) - folded) <= folded / 16);
+            }
+        }
+    }
+    assert_int_equal(nvfp4_doubled(0x7f, 3), 0x7f);
+    assert_int_equal(nvfp4_doubled(0xff, 3), 0xff);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_16_bit_pattern),
@@ -185,6 +210,7 @@ int main(void) {
         cmocka_unit_test(test_halves),
         cmocka_unit_test(test_saturation),
         cmocka_unit_test(test_dtype_table),
+        cmocka_unit_test(test_doubled_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

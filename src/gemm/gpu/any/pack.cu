@@ -136,7 +136,7 @@ GEMM_DEV uint32_t doubled(uint32_t scale) { /* E4M3; below 8 it is subnormal */
     return scale + (scale < 8 ? scale : 8);
 }
 
-/* While the largest stays within 448 and the tensor's scale may be halved exactly. */
+/* As often as num/nvfp4.h has it, while the tensor's scale may be halved exactly. */
 template <class SOURCE> GEMM_DEV int doublings(const pack_args &a) {
     float tensor_scale = fabsf(SOURCE::tensor_scale(a));
     int times = 0;

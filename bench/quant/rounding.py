@@ -6,12 +6,11 @@ of it. Squared error of the outputs of 128 rows of some matrices of a Llama, on 
 
 usage: rounding.py NIBBLE MODEL.gguf TEXT [LAYER ...]      (needs numpy and gguf)
 """
-import subprocess
 import sys
 
 import numpy as np
 
-from what_else import E2M1, E4M3, TEST, TRAIN, WINDOW, Llama, gptq, moments, to_e2m1
+from what_else import E2M1, E4M3, TRAIN, asked, gptq, moments, to_e2m1
 
 ROWS, PASSES, LEARNED = 128, 2, 400
 VALUES = np.unique(np.concatenate([E2M1, -E2M1]))
@@ -134,13 +133,9 @@ def learn(w, c, h):
 
 
 def main():
-    nibble, model, text, *layers = sys.argv[1:]
-    wanted = [int(n) for n in layers] or [3, 12]
-    n = WINDOW * (TRAIN + TEST)
-    ids = subprocess.run([nibble, "tokenize", model, "--ids", "--text", text], check=True, capture_output=True, text=True).stdout
-    ids = np.array(ids.split()[:n], int).reshape(-1, WINDOW)
-    net, table = Llama(model), {}
-    for (layer, name), x in net.inputs(ids, wanted).items():
+    net, sites = asked()
+    table = {}
+    for (layer, name), x in sites.items():
         w = net.w(f"blk.{layer}.{name}").astype(np.float64)
         w = w[::max(1, len(w) // ROWS)][:ROWS]
         seen, judge = moments(x[:TRAIN]), moments(x[TRAIN:])

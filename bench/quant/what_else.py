@@ -152,14 +152,19 @@ def four_bit_inputs(w, made, x, s, clamp):
     return float(((x @ (w * s).T - out @ (made * s).T) ** 2).mean())
 
 
-def main():
+def asked():
+    """The network of the command line, and what its matrices read: {(layer, name): x}."""
     nibble, model, text, *layers = sys.argv[1:]
     wanted = [int(n) for n in layers] or [3, 12]
     n = WINDOW * (TRAIN + TEST)
     ids = subprocess.run([nibble, "tokenize", model, "--ids", "--text", text], check=True, capture_output=True, text=True).stdout
     ids = np.array(ids.split()[:n], int).reshape(-1, WINDOW)
     net = Llama(model)
-    sites = net.inputs(ids, wanted)
+    return net, net.inputs(ids, wanted)
+
+
+def main():
+    net, sites = asked()
     table = {}
     for (layer, name), x in sites.items():
         w = net.w(f"blk.{layer}.{name}").astype(np.float64)

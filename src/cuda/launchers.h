@@ -111,8 +111,8 @@ typedef struct attn_view {
     int window;             /* 0: none */
     float cap;              /* scores become cap * tanh(score / cap); 0: they stay */
     float k_scale, v_scale; /* of FP8 codes, all alike; 0: fitted to each vector */
-    /* [n_kv_heads * head_dim] or NULL: FP8 keys are stored less this, but for those of position 0, whose scores
-     * lose its product with the query (docs/notes/kv-fp8.md). CAP is 0 then. */
+    /* [n_kv_heads * head_dim] or NULL: FP8 keys are stored less this, but for those of position 0, whose
+     * scores lose its product with the query (docs/notes/kv-fp8.md). CAP is 0 then. */
     const float *k_mean;
     float query_log; /* queries times 1 + query_log * log(1 + floor(position / query_log_len)); 0: no */
     int query_log_len;

@@ -14,7 +14,7 @@ export JOBS
 build: ## build the program and the library (build/release)
 	@scripts/build release nibble libnibble libnibble_static
 
-cuda: ## build both with CUDA, and libnibble_cuda.so (build/cuda); needs nvcc: scripts/setup cuda looks for it
+cuda: ## build both with CUDA, and libnibble_cuda.so (build/cuda); scripts/setup cuda finds or fetches nvcc
 	@scripts/setup cuda
 	@scripts/build cuda nibble libnibble nibble_cuda
 

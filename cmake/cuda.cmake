@@ -7,11 +7,13 @@
 # Files of src/ROOM/nogpu/ stand in for gpu/ in a build without CUDA.
 option(NIBBLE_CUDA "build the CUDA rooms (needs nvcc)" OFF)
 set(NIBBLE_CUDA_ARCHS "80;89;90;100;120" CACHE STRING "generations that gpu/any is built for")
+set(NIBBLE_CUDA_FLAGS "" CACHE STRING "more flags for nvcc")
 
 if(NIBBLE_CUDA)
-    find_program(NIBBLE_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda)
+    execute_process(COMMAND ${PROJECT_SOURCE_DIR}/scripts/find-nvcc OUTPUT_VARIABLE NIBBLE_NVCC
+                    OUTPUT_STRIP_TRAILING_WHITESPACE)
     if(NOT NIBBLE_NVCC)
-        message(FATAL_ERROR "NIBBLE_CUDA is on and nvcc is missing: install CUDA 12.8 or later, or set CUDA_HOME")
+        message(FATAL_ERROR "NIBBLE_CUDA is on and there is no nvcc of CUDA 12.8 or later: run scripts/setup cuda")
     endif()
     set(CMAKE_CUDA_COMPILER ${NIBBLE_NVCC})
     set(CMAKE_CUDA_ARCHITECTURES OFF) # each file has its own -gencode
@@ -56,7 +58,8 @@ function(nibble_cuda_room room)
     endforeach()
     add_library(room_${room}_cu STATIC ${kernels})
     target_include_directories(room_${room}_cu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-    target_compile_options(room_${room}_cu PRIVATE -O3 -lineinfo -Xcompiler=-fvisibility=hidden,-fno-exceptions)
+    target_compile_options(room_${room}_cu PRIVATE -O3 -lineinfo -Xcompiler=-fvisibility=hidden,-fno-exceptions
+                           ${NIBBLE_CUDA_FLAGS})
     if(room STREQUAL "gemm") # its quantizers are bit-exact; its kernels write their FMAs out
         target_compile_options(room_${room}_cu PRIVATE -fmad=false)
     endif()

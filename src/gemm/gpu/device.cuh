@@ -92,6 +92,13 @@ GEMM_DEV void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar) 
                  : "memory");
 }
 
+/* True in one lane, which the compiler knows to be one: what only one may do needs no loop over lanes then. */
+GEMM_DEV bool elected() {
+    uint32_t one;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.b32 %0,1,0,p;\n}" : "=r"(one));
+    return one;
+}
+
 /* ---- tensor cores ---- */
 
 GEMM_DEV void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {

@@ -38,13 +38,6 @@ struct slice {
 
 typedef warp_ring<STAGES, UNIT_BYTES> weights_ring;
 
-/* One lane of the warp, always the same. */
-__device__ __forceinline__ bool elected() {
-    uint32_t yes;
-    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(yes));
-    return yes;
-}
-
 /* What a warp's ring is filled with next: the units of its slice, row tile by row tile, op by op. Of one
  * lane; what changes with a tile lies in shared memory, for registers are short. */
 struct feed {

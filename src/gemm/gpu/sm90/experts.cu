@@ -97,13 +97,6 @@ GEMM_DEV uint64_t uniform(uint64_t v) {
     return (uint64_t)(uint32_t)uniform((int)(v >> 32)) << 32 | (uint32_t)uniform((int)v);
 }
 
-/* True in one lane, which the compiler knows to be one: what only one may do needs no loop over lanes then. */
-GEMM_DEV bool elected() {
-    uint32_t one;
-    asm volatile("{\n.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.b32 %0,1,0,p;\n}" : "=r"(one));
-    return one;
-}
-
 /* A place in a ring of COUNT barriers, and the parity of its next phase. */
 struct place {
     int at, parity;

@@ -56,6 +56,31 @@ template <kv_format F> struct operand {
     }
 };
 
+/* The key at AT in shared memory, FP16 [D], 64 dimensions PART bytes from the next, its scale at SCALE_AT:
+ * less MEAN [D], by a warp. A sequence's first key is stored as it is, all others less their head's mean; its
+ * new scale is its largest magnitude. */
+template <int D>
+__device__ __forceinline__ void take_mean(uint8_t *at, int part, float *scale_at, const float *mean,
+                                          int lane) {
+    float x[D / 32], most = 0;
+    const float scale = *scale_at;
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) {
+        const int i = lane + 32 * j;
+        x[j] = __half2float(((const __half *)(at + i / 64 * part))[i % 64]) * scale - mean[i];
+        most = fmaxf(most, fabsf(x[j])); /* of a key that is not finite NaN stay */
+    }
+    most = warp_max(most);
+    const float factor = most >= 0x1p-100f ? 1.0f / most : 0;
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) {
+        const int i = lane + 32 * j;
+        ((__half *)(at + i / 64 * part))[i % 64] = __float2half_rn(x[j] * factor);
+    }
+    if (lane == 0)
+        *scale_at = scale == scale ? most : scale;
+}
+
 __device__ __forceinline__ float exp2_fast(float v) {
     float r;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));

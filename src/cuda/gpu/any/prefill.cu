@@ -275,6 +275,10 @@ static __device__ void take_run(pairs<D, F> *x, const attn_job &job, const block
             load_page(&words, job.kv, cell_of(job, pages, rows.head, page * KV_PAGE));
         __syncthreads();
         put_page(words, k, v, scales);
+        if (F == KV_FP8 && job.p.k_mean && page == 0 && warp == 0) {
+            __syncwarp(); /* which has put the key */
+            take_mean<D>((uint8_t *)k, 128, scales, job.p.k_mean + (size_t)rows.head * D, lane);
+        }
         __syncthreads();
         if (s::ahead && page < last_page)
             load_page(&words, job.kv, cell_of(job, pages, rows.head, (page + 1) * KV_PAGE));

@@ -102,6 +102,10 @@ __device__ __forceinline__ bool find_run(const attn_job &job, int first, int end
 
 /* ---- the producer ---- */
 
+__device__ __forceinline__ uint8_t *from_shared(uint32_t address) {
+    return (uint8_t *)__cvta_shared_to_generic(address);
+}
+
 /* A thread's share of a page: 16-byte units, D / 16 a key. */
 template <int D> struct page_share {
     static constexpr int units = KV_PAGE * D / 16 / 128;
@@ -150,6 +154,17 @@ template <int D> __device__ __forceinline__ void put_share(const page_share<D> &
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.scale_at() + 4 * t), "f"(x.scale) : "memory");
 }
 
+/* Page 0 of a sequence, which its first warp has put: key 0 loses what the others lack. Its row is not
+ * swizzled. */
+template <int D>
+__device__ __forceinline__ void take_first_mean(const attn_job &job, const ring<D> &at, int head, int t) {
+    if (!job.p.k_mean || t >= 32)
+        return;
+    __syncwarp();
+    take_mean<D>(from_shared(at.keys()), PART, (float *)from_shared(at.scale_at()),
+                 job.p.k_mean + (size_t)head * D, t);
+}
+
 template <int D> __device__ __forceinline__ void pass_on(ring<D> &at) {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     barrier_arrive(at.full());
@@ -172,6 +187,8 @@ static __device__ void produce(const attn_job &job, int first, int end, int head
             for (int i = 0; i < 2; i++)
                 if (page + i <= r.last_page) {
                     put_share<D>(x[i], at, t);
+                    if (page + i == 0)
+                        take_first_mean<D>(job, at, head, t);
                     if (page + i + 2 <= r.last_page)
                         load_share<D>(&x[i], job, pages, page + i + 2, head, t);
                     pass_on<D>(at);

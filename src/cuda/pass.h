@@ -45,10 +45,10 @@ typedef struct pass_op {
             int32_t twin; /* PASS_GATED: tiles from one of the gate to its twin of up; else 0 */
         } product;
         struct {
-            const float *q_norm, *k_norm;
-            void *k, *v;
-            float *k_scales, *v_scales;
-            float k_scale, v_scale; /* of the view, but a layer's own */
+            const float *q_norm, *k_norm, *k_mean; /* of the view, but a layer's own */
+            float k_scale, v_scale;                /* likewise */
+            void *k;
+            float *k_scales;
         } attention;
     };
     void *plain; /* the result for later kernels too, or NULL: FP32; of HEADS and UNIT BF16 */
@@ -60,8 +60,9 @@ typedef struct pass_op {
 #define PASS_SPLITS  16 /* of a row's keys, at most */
 
 typedef struct pass_view {
-    attn_view p; /* without norms and scales */
+    attn_view p; /* without norms, mean and scales */
     step_view step;
+    ptrdiff_t v, v_scales; /* bytes from a layer's keys to its values, and from scales to scales */
 } pass_view;
 
 typedef struct pass {

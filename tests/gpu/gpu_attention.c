@@ -20,6 +20,7 @@ typedef struct sequence {
 typedef struct world {
     attn_view p; /* device pointers */
     float *q_norm, *k_norm, *inv_freq;
+    float *k_mean; /* NULL: none */
     kv_view kv;
     size_t cells; /* of keys: pages * kv heads * KV_PAGE */
     int n_rows, n_seqs, n_alone;
@@ -178,7 +179,10 @@ static void check_stored(world *w, check_family *f, check_family *f8) {
             const float *x = row + (size_t)(w->p.n_heads + g) * d;
             if (is_k)
                 norm_rotate(w, x, w->k_norm, w->positions[r], want);
-            else
+            if (is_k && w->k_mean && w->positions[r] > 0)
+                for (size_t i = 0; i < d; i++)
+                    want[i] -= (double)w->k_mean[(size_t)head * d + i];
+            if (!is_k)
                 for (size_t i = 0; i < d; i++)
                     want[i] = x[i];
             size_t cell = cell_at(w, w->first_page[r], head, w->positions[r]);
@@ -193,7 +197,8 @@ static void check_stored(world *w, check_family *f, check_family *f8) {
     free(k), free(v), free(ks), free(vs), free(q);
 }
 
-/* softmax(cap(scale q K^T)) V of the stored keys and values and the kernel's queries, FP64. */
+/* softmax(cap(scale q K^T)) V of the stored keys and values and the kernel's queries, FP64; of key 0 less the
+ * mean, where there is one. */
 static double *attend(const world *w) {
     size_t d = (size_t)w->p.head_dim, n = w->cells * d * kv_each(w->kv.format);
     uint8_t *k = from_device(w->kv.k, n), *v = from_device(w->kv.v, n);
@@ -210,7 +215,9 @@ static double *attend(const world *w) {
                 read_cell(w, k, ks, cell_at(w, w->first_page[r], h / group, key), vec);
                 s[key] = 0;
                 for (size_t i = 0; i < d; i++)
-                    s[key] += vec[i] * q[(size_t)r * w->q_cols + (size_t)h * d + i];
+                    s[key] += (vec[i] -
+                               (w->k_mean && key == 0 ? (double)w->k_mean[(size_t)(h / group) * d + i] : 0)) *
+                              q[(size_t)r * w->q_cols + (size_t)h * d + i];
                 s[key] *= (double)w->p.scale;
                 if (w->p.cap != 0)
                     s[key] = (double)w->p.cap * tanh(s[key] / (double)w->p.cap);
@@ -349,6 +356,7 @@ typedef struct shape {
     int n_heads, n_kv_heads, head_dim, n_freq, window;
     bool interleaved, norm;
     float cap, k_scale, v_scale; /* 0: none */
+    bool mean;                   /* FP8 keys are stored less one */
 } shape;
 
 static void test_shape(const shape *s, kv_format format, check_family *stored, check_family *stored8,
@@ -382,6 +390,8 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
     w.p.q_norm = w.q_norm ? to_device(w.q_norm, d * 4) : NULL;
     w.p.k_norm = w.k_norm ? to_device(w.k_norm, d * 4) : NULL;
     w.p.inv_freq = to_device(w.inv_freq, (size_t)s->n_freq * 4);
+    w.k_mean = s->mean && format == KV_FP8 ? rnd_floats((size_t)s->n_kv_heads * d, 1) : NULL;
+    w.p.k_mean = w.k_mean ? to_device(w.k_mean, (size_t)s->n_kv_heads * d * 4) : NULL;
     w.q_cols = (size_t)s->n_heads * d;
     w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
     for (int b = 0; b < 5; b++) {
@@ -420,15 +430,16 @@ int main(int argc, char **argv) {
         CK(decode_know_clusters(&lane));
     const shape shapes[] = {
         {.n_heads = 3, 1, 10, 5, 0, true, false},
-        {.n_heads = 6, 2, 48, 24, 70, false, true},
-        {.n_heads = 9, 3, 64, 32, 0, true, false},
-        {.n_heads = 4, 1, 256, 128, 100, false, true},
+        {.n_heads = 6, 2, 48, 24, 70, false, true, .mean = true},
+        {.n_heads = 9, 3, 64, 32, 0, true, false, .mean = true},
+        {.n_heads = 4, 1, 256, 128, 100, false, true, .mean = true},
         {.n_heads = 8, 2, 128, 64, 0, false, true, .cap = 2, .k_scale = 0.04f, .v_scale = 0.02f},
-        {.n_heads = 4, 2, 96, 24, 0, false, false},
+        {.n_heads = 4, 2, 96, 24, 0, false, false, .mean = true},
         {.n_heads = 16, 1, 128, 32, 70, false, false},
         {.n_heads = 2, 2, 256, 128, 0, true, false, .cap = 2},
         {.n_heads = 6, 1, 64, 32, 65, false, true, .k_scale = 0.04f, .v_scale = 0.02f},
         {.n_heads = 8, 2, 128, 64, 0, false, true},
+        {.n_heads = 8, 2, 128, 64, 0, false, true, .mean = true},
     };
     static const char *const names[] = {"f32", "bf16", "fp8"};
     for (int f = 0; f < 3; f++) {

@@ -215,7 +215,9 @@ bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, c
     return true;
 }
 
-static int find_view(pass *p, const attn_view *view, const step_view *step) {
+/* The view of such layers; all of one cache group, whose FIRST_PAGE it is, have their values equally far from
+ * their keys. */
+static int find_view(pass *p, const attn_view *view, const kv_view *kv, const step_view *step) {
     for (int i = 0; i < p->n_views; i++) {
         const pass_view *v = &p->views[i];
         if (v->step.first_page == step->first_page && v->p.n_heads == view->n_heads &&
@@ -228,7 +230,8 @@ static int find_view(pass *p, const attn_view *view, const step_view *step) {
     }
     if (p->n_views == PASS_VIEWS)
         return -1;
-    p->views[p->n_views] = (pass_view){*view, *step};
+    p->views[p->n_views] = (pass_view){*view, *step, (uint8_t *)kv->v - (uint8_t *)kv->k,
+                                       (uint8_t *)kv->v_scales - (uint8_t *)kv->k_scales};
     return p->n_views++;
 }
 
@@ -242,7 +245,7 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
         (view->n_heads + 2 * view->n_kv_heads) * view->head_dim != all->set->sizes[PASS_QKV] ||
         view->n_heads * view->head_dim != all->set->sizes[PASS_HEADS])
         return false;
-    const int at = find_view(p, view, step);
+    const int at = find_view(p, view, kv, step);
     if (at < 0)
         return false;
     p->format = kv->format;
@@ -251,10 +254,9 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
     op->view = at;
     op->attention.q_norm = view->q_norm;
     op->attention.k_norm = view->k_norm;
+    op->attention.k_mean = view->k_mean;
     op->attention.k = kv->k;
-    op->attention.v = kv->v;
     op->attention.k_scales = kv->k_scales;
-    op->attention.v_scales = kv->v_scales;
     op->attention.k_scale = view->k_scale;
     op->attention.v_scale = view->v_scale;
     return true;

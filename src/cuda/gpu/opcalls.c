@@ -467,6 +467,7 @@ attn_view opcalls_attn_view(const attn_params *p) {
                        .cap = p->cap,
                        .k_scale = p->k_scale,
                        .v_scale = p->v_scale,
+                       .k_mean = p->k_scale == 0 ? f32(p->k_mean) : NULL,
                        .query_log = p->query_log,
                        .query_log_len = p->query_log_len};
 }

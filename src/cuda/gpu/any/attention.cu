@@ -22,14 +22,18 @@ typedef struct running {
     float acc[LANE_ITEMS], max, sum;
 } running;
 
-static __device__ void take_key(const attn_job &job, running *r, const float *q, size_t cell, int lane) {
+/* MEAN: what the score lacks a product of (position 0), or NULL. */
+static __device__ void take_key(const attn_job &job, running *r, const float *q, size_t cell,
+                                const float *mean, int lane) {
     const int d = job.p.head_dim;
+    const float scale = job.kv.format == KV_FP8 ? job.kv.k_scales[cell] : 1.0f;
     float s = 0;
 #pragma unroll
     for (int i = 0; i < LANE_ITEMS; i++)
         if (lane + 32 * i < d)
-            s += q[i] * element(job.kv, true, cell * d + lane + 32 * i);
-    s = warp_sum(s) * job.p.scale * (job.kv.format == KV_FP8 ? job.kv.k_scales[cell] : 1.0f);
+            s += q[i] * (element(job.kv, true, cell * d + lane + 32 * i) * scale -
+                         (mean ? mean[lane + 32 * i] : 0.0f));
+    s = warp_sum(s) * job.p.scale;
     if (job.p.cap != 0)
         s = job.p.cap * tanhf(s / job.p.cap);
     float both = fmaxf(r->max, s), keep = expf(r->max - both), weight = expf(s - both);
@@ -48,6 +52,7 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_exact(attn_job job) 
     const size_t row = blockIdx.x, head = blockIdx.y;
     const int position = job.step.positions[row], kv_head = (int)head / (job.p.n_heads / job.p.n_kv_heads);
     const int32_t *pages = job.step.page_table + job.step.first_page[row];
+    const float *mean = job.p.k_mean ? job.p.k_mean + (size_t)kv_head * d : nullptr;
     pdl_wait();
     pdl_go();
     running r = {{}, NO_SCORE, 0};
@@ -57,7 +62,7 @@ static __global__ void __launch_bounds__(WARPS * 32) attend_exact(attn_job job) 
         if (lane + 32 * i < d)
             q[i] = job.q[row * job.q_stride + head * d + lane + 32 * i];
     for (int k = first_key(job.p, position) + warp; k <= position; k += WARPS)
-        take_key(job, &r, q, cell_of(job, pages, kv_head, k), lane);
+        take_key(job, &r, q, cell_of(job, pages, kv_head, k), k == 0 ? mean : nullptr, lane);
 #pragma unroll
     for (int i = 0; i < LANE_ITEMS; i++)
         accs[warp][lane + 32 * i] = r.acc[i];

@@ -34,11 +34,11 @@ template <int D> constexpr int wide_warps() { /* as many as an SM holds at the r
 }
 
 /* Shared memory of a block: each warp's tiles; the block's own part or its queries, and the key that turns;
- * cosines and sines. */
+ * cosines and sines; of FP8, what keys are stored less. */
 template <int D, kv_format F> struct block_room {
     static constexpr int part = part_layout<D>::all * (int)sizeof(float);
     static constexpr int own = (COLUMNS + 1) * maker<D, NARROW>::query * (int)sizeof(float);
-    static constexpr int rest = own + D * (int)sizeof(float);
+    static constexpr int rest = own + D * (F == KV_FP8 ? 2 : 1) * (int)sizeof(float);
     static constexpr int block = 228 * 1024 / (wide_warps<D>() / NARROW) - 1024 - (int)sizeof(newcomer<D, F>);
     static constexpr int fit = (block - rest) / (NARROW * staged<D, F>::bytes);
     static constexpr int slots =
@@ -140,15 +140,18 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     __shared__ newcomer<D, F> fresh; /* of MAKES */
     maker<D, WARPS> made;
     float *trig = own + (COLUMNS + 1) * made.query;
+    const float *mean = F == KV_FP8 && job.p.k_mean ? trig + D : nullptr; /* of the head's keys */
+    for (int i = threadIdx.x; mean && i < D; i += WARPS * 32)
+        trig[D + i] = job.p.k_mean[kv_head * D + i];
     if (MAKES)
         made.turn_angles(job.p, position, frequency, trig);
 #pragma unroll
     for (int i = 0; i < (MAKES ? AHEAD : SLOTS); i++)
         ask(i);
-    if (MAKES) {
+    if (MAKES || mean)
         __syncthreads();
+    if (MAKES)
         made.open(job.p, position, trig, lane);
-    }
     pdl_wait();
     pdl_go();
     if (sp.lo >= sp.hi)
@@ -167,8 +170,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             for (int i = AHEAD; i < SLOTS; i++)
                 ask(i);
         };
-        made.make(job.p, job.kv, load, ask_more, kv_head, sp.hi == sp.end, cell(last_page, position), own,
-                  &fresh, warp, lane);
+        made.make(job.p, job.kv, load, ask_more, kv_head, sp.hi == sp.end, cell(last_page, position),
+                  position > 0 ? mean : nullptr, own, &fresh, warp, lane);
         query = own + g * made.query;
     }
     const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
@@ -209,7 +212,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         if (next < sp.hi)
             next_page = pages[next / KV_PAGE]; /* known before its tile's turn */
         slot = slot + 1 == slots ? 0 : slot + 1;
-        take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap);
+        take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, key == 0 ? mean : nullptr, g, t);
     }
     __syncwarp();
     if (warp < with_keys)

@@ -203,16 +203,38 @@ __device__ __forceinline__ void value_pairs(uint32_t *a, const uint32_t *lo, con
     }
 }
 
+/* Key 0 stands whole in its tile's first row, other keys less MEAN [D]: its scores lose the mean's. It is an
+ * operand of two rows, what FP16 has of it and the rest. */
+template <int D>
+__device__ __forceinline__ void lose_mean(float *s, const float *mean, const uint32_t *q, int g, int t) {
+    float c[4] = {};
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        const float4 v = g == 0 ? ((const float4 *)(mean + t * (D / 4)))[i] : make_float4(0, 0, 0, 0);
+        const __half2 a = __floats2half2_rn(v.x, v.y), b = __floats2half2_rn(v.z, v.w);
+        const float2 near = __half22float2(a), far = __half22float2(b);
+        mma_f16(c, *(const uint32_t *)&a, operand<KV_FP8>::pack(v.x - near.x, v.y - near.y),
+                *(const uint32_t *)&b, operand<KV_FP8>::pack(v.z - far.x, v.w - far.y), q[2 * i],
+                q[2 * i + 1]);
+    }
+    s[0] -= c[0] + c[2];
+    s[1] -= c[1] + c[3];
+}
+
 template <int D> struct running {
     float o[D / 16][4], max[2],
         sum[2]; /* heads 2t, 2t+1; o: dimension D/8 g + 2j (and + 1), two heads each */
 };
 
+/* KEY0: the position of lane (0, t)'s first key plus g. MEAN: what key 0's scores lose, where it is in the
+ * tile. */
 template <int D, kv_format F>
 __device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, const uint32_t *q, int key0,
-                                          const span &sp, float cap) {
+                                          const span &sp, float cap, const float *mean, int g, int t) {
     float s[4];
     scores<D, F>(s, x, q);
+    if (F == KV_FP8 && mean)
+        lose_mean<D>(s, mean, q, g, t);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int key = key0 + 8 * (i / 2);
@@ -412,12 +434,12 @@ template <int D, int WARPS> struct maker {
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
      * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
-     * and values; THEN() comes when all queries are there. Vectors turn where their queries
-     * will stand, the key behind them. */
+     * and values; THEN() comes when all queries are there. MEAN [D]: what the key is stored less, which is
+     * there when they are, or NULL. Vectors turn where their queries will stand, the key behind them. */
     template <kv_format F, class Load, class Then>
-    __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load,
-                                         const Then &then, int head, bool stores, size_t cell, float *q,
-                                         newcomer<D, F> *fresh, int warp, int lane) {
+    __device__ __forceinline__ void
+    make(const attn_view &p, const kv_view &kv, const Load &load, const Then &then, int head, bool stores,
+         size_t cell, const float *mean, float *q, newcomer<D, F> *fresh, int warp, int lane) {
         const int group = p.n_heads / p.n_kv_heads, n = group + (stores ? 2 : 0);
         float x[E] = {}, w[E] = {}, next[E] = {}, next_w[E] = {};
         auto fetch = [&](float(&to)[E], float(&weights)[E],
@@ -445,7 +467,7 @@ template <int D, int WARPS> struct maker {
         __syncthreads();
         then();
         if (stores)
-            put_key<F>(p, kv, cell, q, group, fresh, warp, lane);
+            put_key<F>(p, kv, cell, mean, q, group, fresh, warp, lane);
     }
 
     /* Vector V, which came as X: a query or the key to its place in Q, the value to CELL and FRESH. */
@@ -467,12 +489,12 @@ template <int D, int WARPS> struct maker {
             q[v * query + place(lane + 32 * j)] = v < group ? x[j] * growth : x[j];
     }
 
-    /* The key behind the GROUP queries at Q, into CELL and FRESH: a warp's work, for which others try scales.
-     */
+    /* The key behind the GROUP queries at Q, less MEAN, into CELL and FRESH: a warp's work, for which others
+     * try scales. */
     template <kv_format F>
     __device__ __forceinline__ void put_key(const attn_view &p, const kv_view &kv, size_t cell,
-                                            const float *q, int group, newcomer<D, F> *fresh, int warp,
-                                            int lane) {
+                                            const float *mean, const float *q, int group,
+                                            newcomer<D, F> *fresh, int warp, int lane) {
         const bool makes = warp == key_warp(group), searched = F == KV_FP8 && p.k_scale == 0;
         const int first = (warp - (WARPS - SEARCHERS)) * EACH;
         if (!makes && !(searched && first >= 0))
@@ -481,6 +503,10 @@ template <int D, int WARPS> struct maker {
 #pragma unroll
         for (int j = 0; j < E; j++)
             key[j] = q[group * query + place(lane + 32 * j)];
+        if (F == KV_FP8 && mean)
+#pragma unroll
+            for (int j = 0; j < E; j++)
+                key[j] = __fsub_rn(key[j], mean[lane + 32 * j]);
         if (searched) {
             try_steps(key, q, group, fresh->errors, first, lane);
             if (!makes) {

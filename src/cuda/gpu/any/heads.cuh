@@ -89,6 +89,11 @@ template <int E> struct turn {
     }
 };
 
+/* What the key of KV head HEAD at POSITION is stored less, [head_dim]; NULL: nothing. */
+__device__ __forceinline__ const float *key_mean(const attn_view &p, int head, int position) {
+    return p.k_mean && position > 0 ? p.k_mean + (size_t)head * p.head_dim : nullptr;
+}
+
 /* What queries at POSITION are multiplied by. */
 __device__ __forceinline__ float query_growth(const attn_view &p, int position) {
     return p.query_log == 0 ? 1.0f : 1.0f + p.query_log * logf((float)(1 + position / p.query_log_len));

@@ -103,9 +103,12 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
                 w[j] = __fadd_rn(w[j], __fmul_rn(x[j], x[j]));
             }
         } else if (v == group) {
+            const float *mean = key_mean(p, head, position);
+            if (mean)
+                load_vector<E>(key, mean, 0, d, lane);
 #pragma unroll
             for (int j = 0; j < E; j++)
-                key[j] = x[j];
+                key[j] = mean ? __fsub_rn(x[j], key[j]) : x[j];
             has_key = true;
         } else {
             store<E>(p, job.kv, false, cell, x, w, lane);

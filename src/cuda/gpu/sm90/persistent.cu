@@ -98,7 +98,7 @@ static_assert(sizeof(feed::plan) <= 32 && sizeof(memo) == 16 && sizeof(parked) <
               "room has so much for each warp");
 static_assert(PASS_COLUMNS == COLUMNS, "query heads of a KV head, here and in decode.cuh");
 static_assert(FLUSH_TILES % 2 == 0 && FLUSH_TILES * 16 <= THREADS, "gate and up in pairs; a thread a row");
-static_assert(room::sums + (WARPS * PASS_COLUMNS * (128 + 12) + (PASS_COLUMNS + 1) * (128 + 16)) * 4 <=
+static_assert(room::sums + (WARPS * PASS_COLUMNS * (128 + 12) + (PASS_COLUMNS + 1) * (128 + 16) + 128) * 4 <=
                   MOST_SHARED,
               "attention's shared memory with the most heads");
 

@@ -16,10 +16,10 @@ struct attend_job {
     uint16_t *heads;
     uint64_t *parts;
     __nv_bfloat16 *plain;
-    const float *q_norm, *k_norm;
-    void *k, *v;
-    float *k_scales, *v_scales;
+    const float *q_norm, *k_norm, *k_mean;
     float k_scale, v_scale;
+    void *k;
+    float *k_scales;
     uint32_t from_tag, tag, number;
     bool new_turns;
 };
@@ -42,6 +42,7 @@ static __device__ __noinline__ void find_site(site *to, const pass_view &v, cons
     sp.hi = min(sp.end, sp.lo + sp.each);
     to->p = p;
     to->sp = sp;
+    to->v = v.v, to->v_scales = v.v_scales;
     to->position = position;
     to->number = counters[1];
     to->pages = v.step.page_table + v.step.first_page[0];
@@ -66,7 +67,8 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     attn_view p = at.p;
     p.q_norm = job.q_norm, p.k_norm = job.k_norm;
     p.k_scale = job.k_scale, p.v_scale = job.v_scale;
-    const kv_view kv = {F, job.k, job.v, job.k_scales, job.v_scales};
+    const kv_view kv = {F, job.k, (uint8_t *)job.k + at.v, job.k_scales,
+                        (float *)((uint8_t *)job.k_scales + at.v_scales)};
     const span sp = at.sp;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = p.n_heads / p.n_kv_heads, each = group * head_floats, kv_head = at.kv_head,
@@ -80,12 +82,16 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     if (key < sp.hi) /* into L2: registers are short while queries are made */
         prefetch_tile<D, F>(kv, cell(at.first_page[warp], key), lane);
     maker<D, WARPS> made;
-    float *trig = (float *)(shared + room::trig);
+    float *trig = (float *)(shared + room::trig), *means = own + (group + 1) * made.query;
+    const float *mean = F == KV_FP8 && job.k_mean ? means : nullptr;
+    const float of_mean = mean && threadIdx.x < D ? job.k_mean[kv_head * D + threadIdx.x] : 0;
     if (job.new_turns) {
         made.turn_angles(p, position, (int)threadIdx.x < p.n_freq ? p.inv_freq[threadIdx.x] : 0, trig);
         __syncthreads();
     }
     made.open(p, position, trig, lane);
+    if (mean && threadIdx.x < D)
+        means[threadIdx.x] = of_mean;
     auto load = [&](float(&v)[E], int i) {
         uint32_t bits[E], missing;
         do {
@@ -104,7 +110,8 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     const bool stores = sp.hi == sp.end;
     const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
     made.make(
-        p, kv, load, [] {}, kv_head, stores, cell(at.last_page, position), own, &fresh, warp, lane);
+        p, kv, load, [] {}, kv_head, stores, cell(at.last_page, position), position > 0 ? mean : nullptr, own,
+        &fresh, warp, lane);
     tile<D, F> x;
     if (key < sp.hi)
         load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);
@@ -121,7 +128,7 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
                 key_comes(warp, maker_warp, taker);
             take_newcomer<D, F>(&x, fresh, position - key, g, t);
         }
-        take_tile<D, F>(&r, x, q, key + g, sp, p.cap);
+        take_tile<D, F>(&r, x, q, key + g, sp, p.cap, key == 0 ? mean : nullptr, g, t);
         key += 16 * WARPS;
         if (key < sp.hi)
             load_tile<D, F>(&x, kv, cell(at.pages[key / KV_PAGE], key), g, t);
@@ -219,9 +226,9 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
     if (here.split >= here.sp.used && (here.sp.used == 1 || (int)blockIdx.x >= here.p.n_heads))
         return;
     attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
-                  op.attention.q_norm, op.attention.k_norm, op.attention.k, op.attention.v,
-                  op.attention.k_scales, op.attention.v_scales, op.attention.k_scale, op.attention.v_scale,
-                  tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1, here.number + 1 + i, moved});
+                  op.attention.q_norm, op.attention.k_norm, op.attention.k_mean, op.attention.k_scale,
+                  op.attention.v_scale, op.attention.k, op.attention.k_scales, tags >> PASS_QKV & 1,
+                  tags >> PASS_HEADS & 1, here.number + 1 + i, moved});
 }
 
 #endif

@@ -23,6 +23,7 @@ struct site {
     attn_view p;
     const int32_t *pages;
     span sp;
+    ptrdiff_t v, v_scales;            /* pass_view's */
     int position, kv_head, split;     /* split < sp.used: this block has keys */
     uint32_t number;                  /* of the last split attention of passes before this one */
     int first_page[WARPS], last_page; /* of a warp's first tile; of the position */
@@ -45,9 +46,9 @@ struct room {
 
 static int shared_bytes(int max_k, int group, int head_dim) {
     const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
-    /* parts of each warp, or sums; queries, and the key that turns */
+    /* parts of each warp, or sums; queries, and the key that turns; what keys are stored less */
     const int attention =
-        max(WARPS * group * (head_dim + 12), 2 * (int)SUMS_SET) + (group + 1) * (head_dim + 16);
+        max(WARPS * group * (head_dim + 12), 2 * (int)SUMS_SET) + (group + 1) * (head_dim + 16) + head_dim;
     return max(x, room::sums + attention * (int)sizeof(float));
 }
 

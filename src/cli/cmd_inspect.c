@@ -76,6 +76,7 @@ static const struct argp argp = {
 typedef struct group { /* tensors of one slot stored in one format */
     slot slot;
     const char *format;
+    size_t rank; /* of low-rank branches beside them */
     size_t n_tensors;
     uint64_t elements, bytes;
     bool quantized;
@@ -87,12 +88,13 @@ typedef struct findings {
     size_t n_groups;
     uint64_t elements, bytes;             /* all tensors */
     uint64_t quant_elements, quant_bytes; /* those in block or 8-bit float formats */
-    uint64_t run_bytes;                   /* tensors of the network */
-    size_t kv_bf16, kv_fp8;               /* bytes of one position in all layers */
-    tokenizer *words;                     /* NULL: none */
-    nib_error words_problem;              /* why there is no tokenizer, when the file has one */
-    chat *chat;                           /* NULL: no template that can be used */
-    nib_error chat_problem;               /* why */
+    uint64_t linear_elements, linear_bytes;
+    uint64_t run_bytes;      /* tensors of the network */
+    size_t kv_bf16, kv_fp8;  /* bytes of one position in all layers */
+    tokenizer *words;        /* NULL: none */
+    nib_error words_problem; /* why there is no tokenizer, when the file has one */
+    chat *chat;              /* NULL: no template that can be used */
+    nib_error chat_problem;  /* why */
 } findings;
 
 static bool is_quantized(const tensor *t) {
@@ -101,13 +103,15 @@ static bool is_quantized(const tensor *t) {
 
 static group *group_of(findings *r, const tensor *t, const char *format) {
     for (size_t i = 0; i < r->n_groups; i++)
-        if (r->groups[i].slot == t->place.slot && strcmp(r->groups[i].format, format) == 0)
+        if (r->groups[i].slot == t->place.slot && strcmp(r->groups[i].format, format) == 0 &&
+            r->groups[i].rank == t->branch.rank)
             return &r->groups[i];
     group *grown = mem_resize(r->groups, r->n_groups + 1, sizeof *grown);
     if (!grown)
         return NULL;
     r->groups = grown;
-    grown[r->n_groups] = (group){.slot = t->place.slot, .format = format, .quantized = is_quantized(t)};
+    grown[r->n_groups] = (group){
+        .slot = t->place.slot, .format = format, .rank = t->branch.rank, .quantized = is_quantized(t)};
     return &grown[r->n_groups++];
 }
 
@@ -115,7 +119,10 @@ static int group_compare(const void *a, const void *b) {
     const group *x = a, *y = b;
     int sx = x->slot == SLOT_NONE ? SLOT_COUNT : (int)x->slot,
         sy = y->slot == SLOT_NONE ? SLOT_COUNT : (int)y->slot;
-    return sx != sy ? sx - sy : strcmp(x->format, y->format);
+    const int by_format = strcmp(x->format, y->format);
+    if (sx != sy || by_format)
+        return sx != sy ? sx - sy : by_format;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
 static nib_status count_tensors(findings *r, nib_error *err) {
@@ -133,6 +140,8 @@ static nib_status count_tensors(findings *r, nib_error *err) {
         r->bytes += bytes;
         r->quant_elements += g->quantized ? elements : 0;
         r->quant_bytes += g->quantized ? bytes : 0;
+        r->linear_elements += place_is_linear(t->place.slot) ? elements : 0;
+        r->linear_bytes += place_is_linear(t->place.slot) ? bytes : 0;
         r->run_bytes += t->place.slot != SLOT_NONE ? bytes : 0;
     }
     if (r->n_groups > 1)
@@ -264,16 +273,23 @@ static void print_run(const findings *r) {
            ui_bytes(fp8, sizeof fp8, 1024 * r->kv_fp8));
 }
 
+/* ", rank 32" where a low-rank branch stands beside; else "". */
+static const char *branch_text(size_t rank, char *text, size_t size) {
+    snprintf(text, size, rank ? ", rank %zu" : "", rank);
+    return text;
+}
+
 static bool print_groups(const findings *r) {
     static const ui_column columns[] = {
         {"group", "group", false},    {"format", "format", false}, {"tensors", "tensors", true},
         {"weights", "weights", true}, {"size", "bytes", true},     {"bits/weight", "bits_per_weight", true}};
     ui_table t = {.columns = columns, .n_columns = 6};
     bool fits = true;
-    char bytes[32];
+    char bytes[32], rank[32];
     for (size_t i = 0; fits && i < r->n_groups; i++) {
         const group *g = &r->groups[i];
-        fits = ui_table_add(&t, "%s", slot_name(g->slot)) && ui_table_add(&t, "%s", g->format) &&
+        fits = ui_table_add(&t, "%s", slot_name(g->slot)) &&
+               ui_table_add(&t, "%s%s", g->format, branch_text(g->rank, rank, sizeof rank)) &&
                ui_table_add(&t, "%zu", g->n_tensors) && ui_table_add(&t, "%" PRIu64, g->elements) &&
                ui_table_add(&t, "%s", ui_bytes(bytes, sizeof bytes, g->bytes)) &&
                ui_table_add(&t, "%.2f", bits_per_weight(g->bytes, g->elements));
@@ -300,13 +316,14 @@ static bool print_tensors(const findings *r) {
                                         {"bytes", "bytes", true},    {"tensor scale", "tensor_scale", true}};
     ui_table t = {.columns = columns, .n_columns = 6};
     bool fits = true;
-    char shape[200];
+    char shape[200], rank[32];
     for (size_t i = 0; fits && i < r->f->n_tensors; i++) {
         const tensor *x = &r->f->tensors[i];
         shape_text(x, shape, sizeof shape);
         fits = ui_table_add(&t, "%s", QUOTEZ(x->name)) && ui_table_add(&t, "%s", slot_name(x->place.slot)) &&
-               ui_table_add(&t, "%s", model_file_format_name(r->f, x)) && ui_table_add(&t, "%s", shape) &&
-               ui_table_add(&t, "%zu", tensor_total_bytes(x)) &&
+               ui_table_add(&t, "%s%s", model_file_format_name(r->f, x),
+                            branch_text(x->branch.rank, rank, sizeof rank)) &&
+               ui_table_add(&t, "%s", shape) && ui_table_add(&t, "%zu", tensor_total_bytes(x)) &&
                ui_table_add(&t, "%g", (double)x->tensor_scale);
     }
     if (fits)
@@ -362,10 +379,9 @@ static bool print_text(const findings *r, bool tensors) {
     print_network(r);
     printf("tensors    %zu, %" PRIu64 " weights, %.2f bits per weight in the file", r->f->n_tensors,
            r->elements, bits_per_weight(r->f->file_bytes, r->elements));
-    if (r->quant_elements)
-        printf(", %.2f in the quantized part (%.1f %% of the weights)",
-               bits_per_weight(r->quant_bytes, r->quant_elements),
-               100.0 * (double)r->quant_elements / (double)r->elements);
+    printf(", %.2f in all tensors", bits_per_weight(r->bytes, r->elements));
+    if (r->linear_elements)
+        printf(", %.2f in the linear layers", bits_per_weight(r->linear_bytes, r->linear_elements));
     putchar('\n');
     print_words(r);
     print_run(r);
@@ -406,10 +422,11 @@ static json_t *groups_json(const findings *r) {
     for (size_t i = 0; i < r->n_groups; i++) {
         const group *g = &r->groups[i];
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:b}", "group", slot_name(g->slot), "format",
-                            g->format, "tensors", (json_int_t)g->n_tensors, "weights",
-                            (json_int_t)g->elements, "bytes", (json_int_t)g->bytes, "bits_per_weight",
-                            bits_per_weight(g->bytes, g->elements), "quantized", (int)g->quantized));
+            list,
+            json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:b}", "group", slot_name(g->slot), "format",
+                      g->format, "branch_rank", (json_int_t)g->rank, "tensors", (json_int_t)g->n_tensors,
+                      "weights", (json_int_t)g->elements, "bytes", (json_int_t)g->bytes, "bits_per_weight",
+                      bits_per_weight(g->bytes, g->elements), "quantized", (int)g->quantized));
     }
     return list;
 }
@@ -423,12 +440,12 @@ static json_t *tensors_json(const findings *r) {
             bool logical = (t->dtype == DT_NVFP4 || t->dtype == DT_MXFP4) && d + 1 == t->n_dims;
             json_array_append_new(shape, json_integer((json_int_t)(logical ? t->cols : t->dims[d])));
         }
-        json_array_append_new(list,
-                              json_pack("{s:o, s:s, s:i, s:s, s:o, s:I, s:f, s:f}", "name",
-                                        text_json(t->name), "group", slot_name(t->place.slot), "layer",
-                                        t->place.layer, "format", model_file_format_name(r->f, t), "shape",
-                                        shape, "bytes", (json_int_t)tensor_total_bytes(t), "tensor_scale",
-                                        (double)t->tensor_scale, "input_scale", (double)t->input_scale));
+        json_array_append_new(
+            list, json_pack("{s:o, s:s, s:i, s:s, s:I, s:o, s:I, s:f, s:f}", "name", text_json(t->name),
+                            "group", slot_name(t->place.slot), "layer", t->place.layer, "format",
+                            model_file_format_name(r->f, t), "branch_rank", (json_int_t)t->branch.rank,
+                            "shape", shape, "bytes", (json_int_t)tensor_total_bytes(t), "tensor_scale",
+                            (double)t->tensor_scale, "input_scale", (double)t->input_scale));
     }
     return list;
 }
@@ -457,11 +474,13 @@ static json_t *name_json(const char *name) {
 static json_t *file_json(const findings *r) {
     const model_file *f = r->f;
     json_t *root = json_pack(
-        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o}", "path", text_json(f->path), "format",
+        "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "path", text_json(f->path), "format",
         f->gguf ? "gguf" : "safetensors", "name", model_name(f).text, "files", (int)f->n_files, "file_bytes",
         (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements, "bits_per_weight",
         bits_per_weight(f->file_bytes, r->elements), "bits_per_weight_quantized",
         r->quant_elements ? json_real(bits_per_weight(r->quant_bytes, r->quant_elements)) : json_null(),
+        "bits_per_weight_linear",
+        r->linear_elements ? json_real(bits_per_weight(r->linear_bytes, r->linear_elements)) : json_null(),
         "groups", groups_json(r), "notes", notes_json(r));
     bool fits =
         root && json_object_set_new(root, "network", f->has_network ? network_json(r) : json_null()) == 0;

@@ -35,6 +35,7 @@ enum {
     KEY_PLAN,
     KEY_SAVE_PLAN,
     KEY_SMOOTH,
+    KEY_SVD_RANK,
     KEY_JSON
 };
 
@@ -92,6 +93,11 @@ static const struct argp_option options[] = {
     {"smooth", KEY_SMOOTH, NULL, 0,
      "With --format bf16: move what makes channels larger than others from the norms into the matrices that "
      "read them, by powers of two and as far as it helps NVFP4 weights and activations; quantize OUT then",
+     1},
+    {"svd-rank", KEY_SVD_RANK, "R", 0,
+     "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
+     "row and a column; with --method local, gptq or best. nibble's CPU engine runs it, its GPU engine and "
+     "other programs refuse the file",
      1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
@@ -231,6 +237,10 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->imatrix && (a->calib || a->calib_tokens))
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
+    if (a->convert.svd_rank && (!quantize_is_tuned(a->method) || a->convert.format != QF_NVFP4))
+        argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
+    if (a->convert.svd_rank && (!gguf || quantize_has_budget(a) || a->plan))
+        argp_error(state, "--svd-rank writes a .gguf file, and goes without --bits, --size and --plan");
     check_plan(state, a);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
@@ -288,6 +298,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_SMOOTH:
         a->smooth = true;
+        return 0;
+    case KEY_SVD_RANK:
+        a->convert.svd_rank = (size_t)cli_integer_flag(state, "--svd-rank", arg, 1, QUANTIZE_MAX_RANK);
         return 0;
     case KEY_JSON:
         a->json = true;

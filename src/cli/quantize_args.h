@@ -18,6 +18,8 @@ typedef enum method_choice {
     METHOD_BEST
 } method_choice;
 
+#define QUANTIZE_MAX_RANK 256 /* of --svd-rank */
+
 typedef struct quantize_args {
     const char *in, *out, *calib, *imatrix, *plan, *save_plan;
     double bits;   /* of the linear layers; 0: not asked for */

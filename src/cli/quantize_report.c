@@ -114,7 +114,7 @@ static void print_text(const quantize_report *r, const ui_table *t) {
     ui_table_print(t, UI_MD, stdout);
     printf("\n%s -> %s (%s, %s)\n", ui_bytes(before, sizeof before, c->bytes_before),
            ui_bytes(after, sizeof after, c->bytes_after), r->format, r->method);
-    printf("%.2f bits per weight in the whole model, %.2f in its linear layers\n", c->bits_per_weight_all,
+    printf("%.2f bits per weight in all tensors, %.2f in the linear layers\n", c->bits_per_weight_all,
            c->bits_per_weight_linear);
     if (r->imatrix)
         printf("weighed by an imatrix of %zu tokens, ", r->n_tokens);

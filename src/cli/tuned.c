@@ -117,13 +117,15 @@ nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_e
                                        .slot = matrices[i].slot,
                                        .grid = matrices[i].to == DT_Q5_0 ? GPTQ_Q5_0 : GPTQ_NVFP4,
                                        .tensor_scale = matrices[i].tensor_scale,
-                                       .fp8_exact = matrices[i].fp8_exact};
+                                       .fp8_exact = matrices[i].fp8_exact,
+                                       .rank = matrices[i].rank};
     const tune_options o = options_of(t);
     NIB_TRY(tune_run(&t->t, t->file, t->l->be, t->matrices, n, &o, err));
     ui_bar_clear(t->bar);
     for (size_t i = 0; i < n; i++) {
         matrices[i].codes = t->matrices[i].codes;
         matrices[i].scales = t->matrices[i].scales;
+        matrices[i].branch = t->matrices[i].branch;
     }
     t->seconds = clock_seconds() - from;
     return NIB_OK;

@@ -18,7 +18,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/quote.h"
-#include "convert/recipe.h"
+#include "convert/branches.h"
 #include "num/nvfp4.h"
 
 typedef struct convert_run {
@@ -144,16 +144,18 @@ static nib_status choose_codes(convert_run *run, nib_error *err) {
                                              .slot = r->items[i].e.slot,
                                              .to = r->items[i].e.to,
                                              .tensor_scale = r->items[i].e.search.tensor_scale,
-                                             .fp8_exact = run->o->fp8_exact};
+                                             .fp8_exact = run->o->fp8_exact,
+                                             .rank = recipe_rank(run->o, &r->items[i])};
     nib_status status = n ? run->o->choose(run->o->choose_context, matrices, n, err) : NIB_OK;
     n = 0;
     for (size_t i = 0; i < r->n && status == NIB_OK; i++)
         if (is_chosen_elsewhere(run->o, &r->items[i])) {
             r->items[i].e.codes = matrices[n].codes;
-            r->items[i].e.scales = matrices[n++].scales;
+            r->items[i].e.scales = matrices[n].scales;
+            r->items[i].e.branch = matrices[n++].branch;
         }
     mem_free(matrices);
-    return status;
+    return status == NIB_OK ? branches_add(r, err) : status;
 }
 
 /* ---- what is written ---- */
@@ -321,11 +323,16 @@ static void add_to_group(convert_run *run, size_t i, convert_report *report, dou
 static void fill_report(convert_run *run, convert_report *report) {
     double errors[2 * SLOT_COUNT] = {0}, norms[2 * SLOT_COUNT] = {0};
     uint64_t bytes = 0, elements = 0, linear_bytes = 0, linear_elements = 0;
+    for (size_t i = 0; i < run->recipe.n; i++)
+        if (run->recipe.items[i].beside)
+            run->bytes_after[run->recipe.items[i].beside - run->recipe.items] += run->bytes_after[i];
     for (size_t i = 0; i < run->recipe.n; i++) {
         const recipe_item *item = &run->recipe.items[i];
         uint64_t n = (uint64_t)item->e.t->rows * item->e.t->cols;
         bool widened = item->e.action == ENCODE_CAST && item->e.to == DT_F32 && item->e.t->n_dims == 2;
         const bool made = item->e.action == ENCODE_QUANTIZE || item->e.action == ENCODE_REPACK;
+        if (item->beside)
+            continue;
         add_to_group(run, i, report, errors, norms);
         report->n_quantized += item->e.action == ENCODE_QUANTIZE;
         report->n_widened += widened && item->e.t->dtype != DT_F32;
@@ -333,7 +340,7 @@ static void fill_report(convert_run *run, convert_report *report) {
         report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;
         bytes += run->bytes_after[i];
         elements += n;
-        if (recipe_is_linear(item->e.slot) || (made && item->e.t->n_dims == 2)) {
+        if (recipe_is_linear(item->e.slot)) {
             linear_bytes += run->bytes_after[i];
             linear_elements += n;
         }
@@ -363,11 +370,6 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     const recipe *r = &run->recipe;
     NIB_TRY(recipe_make(&run->recipe, run->in, run->o, err));
     NIB_TRY(pool_new(&run->pool, run->o->threads > 1 ? run->o->threads : 1, err));
-    run->errors = mem_array(r->n, sizeof *run->errors);
-    run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
-    run->written = mem_array(r->n, sizeof *run->written);
-    if (!run->errors || !run->bytes_after || !run->written)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
     for (size_t i = 0; i < r->n; i++) {
         uint64_t n = (uint64_t)r->items[i].e.t->rows * r->items[i].e.t->cols;
         run->total += needs_measure(&r->items[i]) ? 2 * n : n;
@@ -375,6 +377,11 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     NIB_TRY(measure(run, err));
     NIB_TRY(choose_scales(run, err));
     NIB_TRY(choose_codes(run, err));
+    run->errors = mem_array(r->n, sizeof *run->errors);
+    run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
+    run->written = mem_array(r->n, sizeof *run->written);
+    if (!run->errors || !run->bytes_after || !run->written)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for %zu tensors", run->in->path, r->n);
     return write_all(run, err);
 }
 
@@ -413,6 +420,7 @@ static nib_status least_bytes(const model_file *in, const convert_options *optio
         if (is_chosen_elsewhere(options, &r.items[i]))
             chosen += (uint64_t)e->t->rows *
                       (e->to == DT_Q5_0 ? e->t->cols / to->block * to->block_bytes : e->t->cols / 16 * 9);
+        *bytes += recipe_rank(options, &r.items[i]) * (e->t->rows + e->t->cols) * 2;
     }
     const uint64_t there = options->choose_path ? bytes_there(options->choose_path) : 0;
     if (options->choose_path && chosen > there)

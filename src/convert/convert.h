@@ -29,9 +29,11 @@ typedef struct convert_matrix {
     dtype to;        /* an NVFP4, or DT_Q5_0 */
     float tensor_scale;
     bool fp8_exact; /* block scales of scale_search_is_fp8_exact only */
+    size_t rank;    /* of the low-rank branch wanted beside the codes; 0: none */
     /* filled: [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22] and NULL; until convert returns
      */
     const uint8_t *codes, *scales;
+    tensor_branch branch; /* filled where RANK is not 0 */
 } convert_matrix;
 
 typedef struct convert_options {
@@ -45,6 +47,7 @@ typedef struct convert_options {
     const char
         *choose_path; /* the file, beside the output, that CHOOSE keeps its codes in meanwhile; or NULL */
     bool fp8_exact;   /* NVFP4 under scale_search_is_fp8_exact's scales; METHOD is sweep or weighted */
+    size_t svd_rank;  /* of a low-rank branch beside every linear layer that CHOOSE chooses; 0: none */
     head_policy head;
     embed_policy embed;
     out_kind out;
@@ -75,7 +78,7 @@ typedef struct convert_report {
     int n_groups;
     uint64_t bytes_before, bytes_after; /* whole files */
     double bits_per_weight_all;
-    double bits_per_weight_linear; /* of the linear layers, kept ones too, and a head that was quantized */
+    double bits_per_weight_linear; /* of the linear layers, kept ones too */
     int n_quantized, n_repacked;   /* tensors: chosen anew, moved with every value kept */
     bool tied_is_quantized;        /* the embedding too, because it is the head as well */
     bool head_is_untied;           /* the source's head was its embedding; the output has one of its own */

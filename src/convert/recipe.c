@@ -36,6 +36,12 @@ bool recipe_is_linear(slot s) {
            s == SLOT_DOWN || s == SLOT_QKV || s == SLOT_GATE_UP;
 }
 
+size_t recipe_rank(const convert_options *o, const recipe_item *item) {
+    const bool chosen =
+        item->e.action == ENCODE_QUANTIZE && (dtype_is_nvfp4(item->e.to) || item->e.to == DT_Q5_0);
+    return chosen && recipe_is_linear(item->e.slot) ? o->svd_rank : 0;
+}
+
 size_t recipe_block(dtype t) {
     return t == DT_NVFP4 ? 16 : t == DT_MXFP4 ? 32 : dtype_get(t)->block;
 }
@@ -236,6 +242,12 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
         item->e.action = item->e.heads || item->e.powers ? ENCODE_CAST : ENCODE_CARRY;
         return NIB_OK;
     }
+    const size_t rank = recipe_rank(c->o, item), least = t->rows < t->cols ? t->rows : t->cols;
+    if (rank >= least && rank > 0)
+        return nib_fail(
+            c->err, NIB_BAD_ARGUMENT,
+            "%s: tensor %s is [%zu, %zu]; a low-rank branch beside it has a rank below %zu, not %zu",
+            c->in->path, QUOTEZ(t->name), t->rows, t->cols, least, rank);
     item->unit_scale = is_scale_unread(c, item->e.slot);
     item->e.weights = weights_of(c, item);
     set_group(c, item);
@@ -300,6 +312,10 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
         return nib_fail(c->err, NIB_UNSUPPORTED, "%s: tensor %s is of layer %d; expected %d layers at most",
                         c->in->path, QUOTEZ(t->name), t->place.layer, HPARAMS_MAX_LAYERS);
     *item = (recipe_item){.e = {.t = t, .slot = s}, .group = -1};
+    if (t->branch.rank)
+        return nib_fail(c->err, NIB_UNSUPPORTED,
+                        "%s: tensor %s has a low-rank branch; quantize what the file was made from",
+                        c->in->path, QUOTEZ(t->name));
     NIB_TRY(check_biases(c, s));
     NIB_TRY(name_item(c, t, s, &item->name));
     if (!item->name || !has_place(c, t)) {

@@ -24,6 +24,8 @@ typedef struct recipe_item {
     int group;        /* quantized items with the same number share one tensor scale; -1: none */
     bool unit_scale;  /* the output's readers know no tensor scale for this one: it has to be 1 */
     float amax;       /* filled by convert before writing, and e.search */
+    struct recipe_item
+        *beside; /* half of this one's branch, appended by convert; NULL: a tensor of its own */
 } recipe_item;
 
 typedef struct recipe {
@@ -44,6 +46,8 @@ typedef struct recipe {
 nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err);
 
 bool recipe_is_linear(slot s);
+/* Of the low-rank branch that OPTIONS ask for beside an item; 0: none. */
+size_t recipe_rank(const convert_options *o, const recipe_item *item);
 /* Elements of a block of DTYPE's scales as this room quantizes: 16, 32, 64; 1 without blocks. */
 size_t recipe_block(dtype t);
 

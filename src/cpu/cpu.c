@@ -12,6 +12,7 @@
 #include "base/cores.h"
 #include "base/mem.h"
 #include "cpu/attention.h"
+#include "cpu/branch.h"
 #include "cpu/features.h"
 #include "cpu/kvstore.h"
 #include "cpu/rowops.h"
@@ -33,7 +34,7 @@ static nib_status grow_rows(cpu_backend *cb, size_t rows, nib_error *err) {
     if (!positions || !runs)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for steps of %zu rows", rows);
     cb->max_rows = rows;
-    return NIB_OK;
+    return branch_reserve(cb, NULL, err);
 }
 
 /* Cosines and sines of max_rows rows and max_half angles, ROPE_TABLES times. */
@@ -121,7 +122,11 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
     packed *w;
     NIB_TRY(rowops_note_weight(cb, parts, n_parts, err));
     NIB_TRY(pack_weight(&w, parts, n_parts, cb->int8, cb->pool, err));
-    nib_status status = be->owns_weights ? pack_own(w, err) : NIB_OK;
+    nib_status status = branch_pack(w, parts, cb->pool, err);
+    if (status == NIB_OK && be->owns_weights)
+        status = pack_own(w, err);
+    if (status == NIB_OK)
+        status = branch_reserve(cb, w, err);
     if (status == NIB_OK)
         status = queue_reserve(cb, pack_scratch_bytes(w), err);
     if (status != NIB_OK) {
@@ -256,7 +261,6 @@ static void run_matmul(const cpu_backend *cb, const cpu_op *op, size_t begin, si
 
 static void push_matmul(backend *be, buf *out, const buf *a, const weight *w, const vec *bias, bool add) {
     cpu_backend *cb = queue_backend(be);
-    rowops_push_rounding(cb, a, w);
     matmul_job job = {.k = &cb->k,
                       .w = pack_of(w),
                       .a = (const act *)a,
@@ -265,6 +269,8 @@ static void push_matmul(backend *be, buf *out, const buf *a, const weight *w, co
                       .n_rows = a->rows,
                       .add = add,
                       .bias = vec_f32(bias)};
+    branch_push(cb, a, &job);
+    rowops_push_rounding(cb, a, w);
     queue_push(cb, &(cpu_op){.run = run_matmul,
                              .kind = add ? CPU_OP_MATMUL_ADD : CPU_OP_MATMUL,
                              .units = a->rows ? matmul_units(&job) : 0,
@@ -284,13 +290,14 @@ static void cpu_matmul_glu(backend *be, buf *out, const buf *a, const weight *w,
                            const weight *reader) {
     cpu_backend *cb = queue_backend(be);
     (void)reader; /* one activation format for all */
-    rowops_push_rounding(cb, a, w);
     matmul_job job = {.k = &cb->k,
                       .w = pack_of(w),
                       .a = (const act *)a,
                       .n_rows = a->rows,
                       .gated = (act *)out,
                       .glu = kind};
+    branch_push(cb, a, &job);
+    rowops_push_rounding(cb, a, w);
     queue_push(cb, &(cpu_op){.run = run_matmul,
                              .kind = CPU_OP_MATMUL_GLU,
                              .units = a->rows ? matmul_units(&job) : 0,
@@ -314,6 +321,7 @@ static void cpu_close(backend *be) {
     mem_free(cb->runs);
     mem_free(cb->rope_memory);
     mem_free(cb->partial);
+    branch_close(cb);
     mem_free(cb);
 }
 
@@ -324,6 +332,7 @@ static void set_table(backend *be) {
         .caps = true,
         .query_log = true,
         .key_means = true,
+        .branches = true,
         .n_ranks = 1,
         .buf_new = cpu_buf_new,
         .buf_free = cpu_buf_free,

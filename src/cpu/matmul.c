@@ -84,6 +84,16 @@ static void row_factors(const pack_part *p, size_t first, size_t n, float factor
         factors[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
 }
 
+/* out [n] += what the sums of rows [first, first + n) with TOKEN begin at, if P has a branch */
+static void add_start(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
+                      float *out) {
+    if (!job->start || !job->w->up[p - job->w->parts])
+        return;
+    const float *start = job->start + token * job->w->head.rows + p->row0 + first;
+    for (size_t i = 0; i < n; i++)
+        out[i] += start[i];
+}
+
 /* out[token, rows of the part from FIRST on] = or += sums * scale (+ bias); rows of acc lie STRIDE apart */
 static void put(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                 size_t n_tokens, const float *acc, size_t stride) {
@@ -99,6 +109,7 @@ static void put(const matmul_job *job, const pack_part *p, size_t first, size_t 
                 out[i] = acc[i] * factors[i];
         for (size_t i = 0; job->bias && i < n; i++)
             out[i] += job->bias[p->row0 + first + i];
+        add_start(job, p, first, n, token + t, out);
     }
 }
 
@@ -123,6 +134,10 @@ static void put_gated(const matmul_job *job, size_t first, size_t n, size_t toke
     enum { TILE_BLOCKS = MATMUL_TILE / ACT_BLOCK };
     scale_tile(job, &job->w->parts[0], first, n, n_tokens, gate);
     scale_tile(job, &job->w->parts[1], first, n, n_tokens, up);
+    for (size_t t = 0; job->start && t < n_tokens; t++) {
+        add_start(job, &job->w->parts[0], first, n, token + t, gate + t * MATMUL_TILE);
+        add_start(job, &job->w->parts[1], first, n, token + t, up + t * MATMUL_TILE);
+    }
     job->k->glu[job->glu](gate, gate, up, n_tokens * MATMUL_TILE);
     bool codes = job->gated->blocks;
     if (codes)
@@ -156,6 +171,8 @@ static void put_gated_row(const matmul_job *job, size_t first, size_t n, size_t 
             up[i + j] *= up_factors[j];
         }
     }
+    add_start(job, &job->w->parts[0], first, n, token, gate);
+    add_start(job, &job->w->parts[1], first, n, token, up);
     job->k->glu[job->glu](out, gate, up, n);
     if (job->gated->blocks) /* behind the last column the row is zero up to a whole block */
         job->k->matmul.quantize_act(act_blocks(job->gated, token) + first / ACT_BLOCK, out,

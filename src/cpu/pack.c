@@ -161,6 +161,10 @@ nib_status pack_own(packed *w, nib_error *err) {
         rest.data = rows;
         p->source = rest;
         p->row_scales = rest.row_scales;
+        if (w->down[i]) {
+            NIB_TRY(pack_own(w->down[i], err));
+            NIB_TRY(pack_own(w->up[i], err));
+        }
     }
     return NIB_OK;
 }
@@ -185,6 +189,7 @@ nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts,
         *p = (pack_part){.source = *parts[i], .row0 = head->rows, .rows = parts[i]->rows, .cols = head->cols};
         p->unit = 1.0f;
         p->row_scales = p->source.row_scales;
+        p->source.branch = (tensor_branch){0};
         head->part_rows[head->n_parts++] = p->rows;
         head->rows += p->rows;
         nib_status status = pack_one(p, int8, team, err);
@@ -204,6 +209,8 @@ void pack_free(packed *w) {
     for (size_t i = 0; i < w->head.n_parts; i++) {
         pack_slab_release(w->parts[i].slab);
         mem_free(w->parts[i].own);
+        pack_free(w->down[i]);
+        pack_free(w->up[i]);
     }
     mem_free(w);
 }

@@ -106,6 +106,8 @@ typedef struct packed {
     weight head; /* first: a weight * is a packed * */
     bool int8;
     pack_part parts[WEIGHT_MAX_PARTS];
+    bool has_branches;
+    struct packed *down[WEIGHT_MAX_PARTS], *up[WEIGHT_MAX_PARTS]; /* of a part's branch (branch.h), or NULL */
 } packed;
 
 static inline const packed *pack_of(const weight *w) {
@@ -114,13 +116,14 @@ static inline const packed *pack_of(const weight *w) {
 
 /* INT8: activations come as 8-bit integers where the format allows it; else everything multiplies FP32.
  * One layout for every rung, whatever the TEAM that pack. What is packed is read from the file, a stripe at
- * a time, not through its map. */
+ * a time, not through its map. Branches are not (branch_pack). */
 nib_status pack_weight(packed **out, const tensor *const *parts, size_t n_parts, bool int8, pool *team,
                        nib_error *err);
 /* Copies what W still reads of its tensors. */
 nib_status pack_own(packed *w, nib_error *err);
 void pack_free(packed *w);
 size_t pack_scratch_bytes(const packed *w); /* that matmul_run needs per thread */
+/* Without the part's branch. */
 void pack_unpack_row(const packed *w, size_t row, float *dst);
 
 /* Block BLOCK (16 columns) of a row of a packed part as stored; LEAST is 0 where the kind has none. */

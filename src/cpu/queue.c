@@ -175,6 +175,7 @@ size_t queue_profile_stop(backend *be, op_profile *rows, size_t max_rows) {
         [CPU_OP_MATMUL] = "matmul",
         [CPU_OP_MATMUL_ADD] = "matmul_add",
         [CPU_OP_MATMUL_GLU] = "matmul_glu",
+        [CPU_OP_BRANCH] = "branch",
         [CPU_OP_ROPE_TABLE] = "rope_table",
         [CPU_OP_QK_NORM_ROPE_STORE] = "qk_norm_rope_store",
         [CPU_OP_ATTENTION] = "attention",

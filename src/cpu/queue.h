@@ -30,6 +30,7 @@ typedef enum cpu_op_kind {
     CPU_OP_MATMUL,
     CPU_OP_MATMUL_ADD,
     CPU_OP_MATMUL_GLU,
+    CPU_OP_BRANCH, /* the products of a low-rank branch */
     CPU_OP_ROPE_TABLE,
     CPU_OP_QK_NORM_ROPE_STORE,
     CPU_OP_ATTENTION,
@@ -62,7 +63,8 @@ struct cpu_op {
     const struct rope_table *rope;
     size_t n_partials; /* of attention cut by pages: (row, head, page); 0 when whole tiles are units */
     matmul_job matmul;
-    sampled *sampled; /* [units], for SAMPLE_ROWS [units] */
+    size_t branch_part; /* of the weight */
+    sampled *sampled;   /* [units], for SAMPLE_ROWS [units] */
     const sample_row *sample_rows;
     atomic_size_t next; /* first unit nobody has taken */
 };
@@ -107,6 +109,10 @@ struct cpu_backend {
     unsigned next_rope; /* the table to be overwritten next */
     float *rope_memory;
     size_t rope_floats; /* of one array of cosines or sines */
+
+    /* results of low-rank branches (branch.c) */
+    float *branch; /* [WEIGHT_MAX_PARTS, max_rows, branch_rank], [max_rows, branch_cols] */
+    size_t branch_floats, branch_rank, branch_cols;
 
     /* partial results of attention cut by pages */
     float *partial;

@@ -126,6 +126,7 @@ static nib_status matrix(const binder *b, weight **out, place at, split_kind spl
     NIB_TRY(find(b, &t, at, err));
     tensor scaled = *t;
     scaled.tensor_scale *= times;
+    scaled.branch.scale *= times;
     const tensor *part = &scaled;
     return pack(b, out, &part, 1, split, err);
 }

@@ -8,6 +8,7 @@
 
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "num/bf16.h"
 #include "num/e2m1.h"
 #include "num/fp8.h"
 
@@ -23,7 +24,11 @@ size_t tensor_total_bytes(const tensor *t) {
         bytes += t->rows * sizeof(float);
     if (t->tile_scales)
         bytes += (t->rows + t->tile_rows - 1) / t->tile_rows * tiles_in_row(t) * sizeof(float);
-    return bytes + (t->tensor_scale != 1.0f ? sizeof(float) : 0);
+    return bytes + (t->tensor_scale != 1.0f ? sizeof(float) : 0) + tensor_branch_bytes(t);
+}
+
+size_t tensor_branch_bytes(const tensor *t) {
+    return t->branch.rank * (t->rows + t->cols) * sizeof *t->branch.up;
 }
 
 static size_t lines(size_t bytes) {
@@ -44,9 +49,11 @@ static nib_status take(const void **copy, char **at, const void *src, size_t n, 
 nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *err) {
     size_t row_scales = t->row_scales ? t->rows * sizeof *t->row_scales : 0;
     size_t block_scales = t->block_scales ? t->rows * (t->cols / (t->dtype == DT_MXFP4 ? 32 : 16)) : 0;
-    const void *data = NULL, *blocks = NULL, *rows = NULL;
+    size_t down_bytes = t->branch.rank * t->cols * 2, up_bytes = t->branch.rank * t->rows * 2;
+    const void *data = NULL, *blocks = NULL, *rows = NULL, *down = NULL, *up = NULL;
     nib_error why = {""};
-    char *at = *memory = mem_aligned(lines(t->bytes) + lines(block_scales) + lines(row_scales) + 64);
+    char *at = *memory = mem_aligned(lines(t->bytes) + lines(block_scales) + lines(row_scales) +
+                                     lines(down_bytes) + lines(up_bytes) + 64);
     if (!at)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for tensor '%s' of %zu bytes", t->name, t->bytes);
     nib_status status = take(&data, &at, t->data, t->bytes, &why);
@@ -54,6 +61,10 @@ nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *e
         status = take(&blocks, &at, t->block_scales, block_scales, &why);
     if (status == NIB_OK)
         status = take(&rows, &at, t->row_scales, row_scales, &why);
+    if (status == NIB_OK)
+        status = take(&down, &at, t->branch.down, down_bytes, &why);
+    if (status == NIB_OK)
+        status = take(&up, &at, t->branch.up, up_bytes, &why);
     if (status != NIB_OK) {
         mem_free(*memory);
         *memory = NULL;
@@ -63,6 +74,8 @@ nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *e
     out->data = data;
     out->block_scales = blocks;
     out->row_scales = rows;
+    out->branch.down = down;
+    out->branch.up = up;
     return NIB_OK;
 }
 
@@ -99,7 +112,18 @@ tensor tensor_rows(const tensor *t, size_t first, size_t n) {
         part.tile_scales = t->tile_scales + at / t->tile_rows * tiles_in_row(t);
         part.tile_first = at % t->tile_rows;
     }
+    if (t->branch.rank)
+        part.branch.up = t->branch.up + first * t->branch.rank;
     return part;
+}
+
+void tensor_branch_add(const tensor_branch *b, size_t cols, size_t row, float *dst) {
+    for (size_t c = 0; c < cols; c++) {
+        double sum = 0;
+        for (size_t k = 0; k < b->rank; k++)
+            sum += (double)bf16_to_f32(b->up[row * b->rank + k]) * (double)bf16_to_f32(b->down[k * cols + c]);
+        dst[c] += (float)((double)b->scale * sum);
+    }
 }
 
 void tensor_decode_row(const tensor *t, size_t row, float *dst) {
@@ -118,4 +142,6 @@ void tensor_decode_row(const tensor *t, size_t row, float *dst) {
     if (t->tensor_scale != 1.0f)
         for (size_t c = 0; c < t->cols; c++)
             dst[c] *= t->tensor_scale;
+    if (t->branch.rank)
+        tensor_branch_add(&t->branch, t->cols, row, dst);
 }

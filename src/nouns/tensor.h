@@ -5,6 +5,7 @@
  * form:
  *
  *   value[r, c] = element(data)[r, c] * block_scale[r, c / block] * tile_scale * row_scale[r] * tensor_scale
+ *               + branch.scale * sum over k of up[r, k] * down[k, c]
  *
  * where a factor that the format lacks is 1. All scales here multiply; a reader of a convention whose scales
  * divide takes the reciprocal.
@@ -17,6 +18,17 @@
 #include "num/dtype.h"
 
 #define TENSOR_MAX_DIMS 8 /* of a carried tensor; network tensors have one or two */
+
+/* A low-rank matrix beside the elements (SVDQuant). */
+typedef struct tensor_branch {
+    size_t rank;          /* 0: there is none */
+    const uint16_t *down; /* BF16 [rank, cols] */
+    const uint16_t *up;   /* BF16 [rows, rank] */
+    float scale;          /* of the product; 1 */
+} tensor_branch;
+
+/* dst [cols] += row ROW of the branch, summed up in FP64. */
+void tensor_branch_add(const tensor_branch *b, size_t cols, size_t row, float *dst);
 
 typedef struct tensor {
     const char *name; /* as in the file */
@@ -36,10 +48,12 @@ typedef struct tensor {
     size_t tile_rows, tile_cols, tile_first;
     float tensor_scale; /* 1 when there is none */
     float input_scale;  /* static activation scale (ModelOpt convention); 0 when there is none */
+    tensor_branch branch;
 } tensor;
 
-/* Bytes of everything that stores the tensor: data and scales. */
+/* Bytes of everything that stores the tensor: data, scales and branch; and of the branch alone. */
 size_t tensor_total_bytes(const tensor *t);
+size_t tensor_branch_bytes(const tensor *t);
 
 /* *out is T over a copy of its bytes in *memory (freed with mem_free), read from their file and not through
  * its map, which would end the process where the file has been cut short. */
@@ -48,7 +62,7 @@ nib_status tensor_read(tensor *out, void **memory, const tensor *t, nib_error *e
 /* Rows [first, first + n) of T, a view as well. T's rows are whole bytes. */
 tensor tensor_rows(const tensor *t, size_t first, size_t n);
 
-/* Exact values of one row, FP32 [cols]. */
+/* Values of one row, FP32 [cols]: exact where there is no branch. */
 void tensor_decode_row(const tensor *t, size_t row, float *dst);
 
 #endif

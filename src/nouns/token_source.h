@@ -39,7 +39,7 @@ typedef struct token_source {
     const float *scores;  /* [n_tokens] or NULL */
     const int32_t *types; /* [n_tokens] of token_type, or NULL: all normal */
     size_t n_merges;
-    const strview *merges;                     /* "left right" */
+    const strview *merges;                     /* "left right"; NULL: the file has no list */
     int32_t bos, eos, eot, unk, pad;           /* -1: none given */
     int8_t add_bos, add_eos, add_space_prefix; /* -1: not given */
 

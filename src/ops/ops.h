@@ -175,6 +175,7 @@ struct backend {
     bool caps;           /* softcap, and attention with a cap */
     bool query_log;      /* queries that grow with their position */
     bool key_means;      /* FP8 keys less a mean */
+    bool branches;       /* weights with a low-rank branch */
     compute_mode mode;
     int n_ranks, rank;
     bool owns_weights;  /* set before the first weight is packed: what weights need of their tensors is copied
@@ -198,14 +199,15 @@ struct backend {
     void (*vec_read)(backend *be, const vec *v, void *dst);
     void (*vec_free)(backend *be, vec *v);
     /* Packs N_PARTS tensors of equal cols as one weight, rows joined in order; each keeps its own format and
-     * scale. Unless the backend owns_weights, the tensors' bytes must outlive the weight (formats that need
-     * no packing are read in place). */
+     * scale, and (branches) its low-rank branch. Unless the backend owns_weights, the tensors' bytes must
+     * outlive the weight (formats that need no packing are read in place). */
     nib_status (*weight_pack)(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                               split_kind split, nib_error *err);
     void (*weight_free)(backend *be, weight *w);
     /* Once a layer's weights are packed: a backend may compute the layer's ops as one. NULL: none does. */
     void (*layer_know)(backend *be, const layer_parts *l);
-    /* Values of one packed row, FP32 [cols]: equal to tensor_decode_row of its part. For tests. */
+    /* Values of one packed row, FP32 [cols]: equal to tensor_decode_row of its part, without its branch. For
+     * tests. */
     void (*weight_unpack_row)(backend *be, const weight *w, size_t row, float *dst);
     /* What one page (or slot) of a group takes: asked before anything is allocated. */
     size_t (*cache_page_bytes)(backend *be, const cache_shape *shape);

@@ -328,6 +328,8 @@ static bool encode_row(const workshop *w, bench *b, size_t r, unsigned char *out
     }
     if (!quantize_row(w, b, from, out, scales))
         return false;
+    if (item->branch.rank)
+        tensor_branch_add(&item->branch, w->cols, from, b->back);
     *sums = row_error(item, b->x, b->back, w->cols);
     return true;
 }

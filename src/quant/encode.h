@@ -39,6 +39,7 @@ typedef struct encode_item {
     /* ENCODE_QUANTIZE, NVFP4 and Q5_0: chosen elsewhere (tune), in the source's order of rows; NULL: by
      * search */
     const uint8_t *codes, *scales; /* [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22] */
+    tensor_branch branch;          /* beside the codes, in the source's order: counts in the errors */
 } encode_item;
 
 /* Where the encoded bytes go, in row order. */

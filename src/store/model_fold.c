@@ -12,6 +12,7 @@
  *                       [N/128, K/128] or [N/128, 1, K/128, 1], rounded up; it multiplies under either name
  *   MXFP8               weight E4M3 [N, K], weight_scale U8 (E8M0) [N, K/32]
  *   GGUF                X.weight of any type, X.scale F32 [1], X.input_scale F32 [1]
+ *   a low-rank branch   svdquant_lora_a BF16 [R, K] and svdquant_lora_b BF16 [N, R], as ModelOpt names them
  *
  * What only looks like one of these is kept as stored, as a tensor of its own, and the network gets a note.
  */
@@ -270,6 +271,24 @@ static nib_status fold_gguf(const folder *d, model_raw *r, tensor *t) {
     return NIB_OK;
 }
 
+/* The low-rank branch beside the matrix T. */
+static nib_status fold_branch(const folder *d, const model_raw *r, strview stem, tensor *t) {
+    model_raw *down = beside(d, stem, NAMES_BRANCH_DOWN), *up = beside(d, stem, NAMES_BRANCH_UP);
+    if (!down && !up)
+        return NIB_OK;
+    const model_raw *one = down ? down : up;
+    const size_t rank = down ? down->dims[0] : 0;
+    if (!down || !up || t->n_dims != 2 || down->dtype != DT_BF16 || up->dtype != DT_BF16 || rank == 0 ||
+        !is_matrix_of(down, rank, t->cols) || !is_matrix_of(up, t->rows, rank) || t->rows == 1)
+        return nib_fail(
+            d->err, NIB_BAD_FILE,
+            "%s: %s is half of no low-rank branch of %s: expected BF16 [rank, %zu] and [%zu, rank]", r->where,
+            QUOTEZ(one->name), QUOTEZ(r->name), t->cols, t->rows);
+    down->used = up->used = true;
+    t->branch = (tensor_branch){rank, down->data, up->data, 1};
+    return NIB_OK;
+}
+
 /* ---- one tensor ---- */
 
 /* A name that is no slot: may the network be computed without it? */
@@ -306,6 +325,9 @@ static nib_status fill_tensor(const folder *d, model_raw *r, tensor *t) {
     if (r->n_dims)
         t->cols = r->dims[r->n_dims - 1];
     NIB_TRY(is_gguf ? fold_gguf(d, r, t) : fold_hf(d, r, t, &name));
+    strview stem;
+    if ((is_gguf ? names_gguf_companion(name, &stem) : names_hf_companion(name, &stem)) == COMPANION_NONE)
+        NIB_TRY(fold_branch(d, r, stem, t));
     bool known = is_gguf ? names_from_gguf(d->f->hp.family, name, &t->place)
                          : names_from_hf(d->f->hp.family, name, &t->place);
     return known ? NIB_OK : note_unknown(d, r, name);

@@ -255,15 +255,17 @@ names_companion names_hf_companion(strview name, strview *stem) {
         {".q_scale", COMPANION_KV_SCALE},
         {".prob_scale", COMPANION_KV_SCALE},
         {".output_scale", COMPANION_KV_SCALE},
+        {NAMES_BRANCH_DOWN, COMPANION_BRANCH_DOWN},
+        {NAMES_BRANCH_UP, COMPANION_BRANCH_UP},
     };
     return match(suffixes, sizeof suffixes / sizeof suffixes[0], name, stem);
 }
 
 names_companion names_gguf_companion(strview name, strview *stem) {
     static const suffix suffixes[] = {
-        {".weight.scale", COMPANION_SCALE},
-        {".scale", COMPANION_SCALE},
-        {".input_scale", COMPANION_INPUT_SCALE},
+        {".weight.scale", COMPANION_SCALE},      {".scale", COMPANION_SCALE},
+        {".input_scale", COMPANION_INPUT_SCALE}, {NAMES_BRANCH_DOWN, COMPANION_BRANCH_DOWN},
+        {NAMES_BRANCH_UP, COMPANION_BRANCH_UP},
     };
     return match(suffixes, sizeof suffixes / sizeof suffixes[0], name, stem);
 }

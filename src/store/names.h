@@ -14,6 +14,10 @@
 #include "nouns/hparams.h"
 #include "nouns/place.h"
 
+/* Of a low-rank branch, in either container. */
+#define NAMES_BRANCH_DOWN ".svdquant_lora_a"
+#define NAMES_BRANCH_UP   ".svdquant_lora_b"
+
 #define NAMES_MAX 128 /* bytes of a name that is written here, NUL included */
 
 /* What stands beside a tensor under the same stem. */
@@ -27,6 +31,8 @@ typedef enum names_companion {
     COMPANION_INPUT_GLOBAL_SCALE,  /* .input_global_scale: divides */
     COMPANION_SCALE,               /* .scale or .weight.scale: multiplies (GGUF) */
     COMPANION_KV_SCALE,            /* .k_scale, .v_scale, ...: of attention in FP8 */
+    COMPANION_BRANCH_DOWN,         /* .svdquant_lora_a [rank, cols] and */
+    COMPANION_BRANCH_UP,           /* .svdquant_lora_b [rows, rank]: a low-rank branch, by ModelOpt's names */
     COMPANION_COUNT
 } names_companion;
 

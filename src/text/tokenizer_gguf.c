@@ -101,7 +101,7 @@ static nib_status open_splitter(tokenizer *t, const token_source *s, const preto
 }
 
 static nib_status open_merges(tokenizer *t, const token_source *s, nib_error *err) {
-    if (s->n_merges == 0)
+    if (!s->merges) /* an empty list is one: every piece is a byte */
         return nib_fail(err, NIB_BAD_FILE, "%s: has no tokenizer.ggml.merges", s->where);
     if (s->n_merges > VOCAB_MAX_IDS)
         return nib_fail(err, NIB_BAD_FILE, "%s: tokenizer.ggml.merges has %zu entries, expected at most %zu",

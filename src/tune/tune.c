@@ -10,7 +10,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/pool.h"
-#include "tune/choose.h"
+#include "tune/beside.h"
 #include "tune/journal.h"
 #include "tune/walk.h"
 
@@ -43,7 +43,7 @@ typedef struct tune {
 static uint64_t fingerprint(const tune *t) {
     enum { PIECES = 16, PIECE = 4096 };
     const tune_options *o = t->o;
-    static const char version[] = "tune 5";
+    static const char version[] = "tune 6";
     uint64_t h = journal_hash(JOURNAL_SEED, version, sizeof version);
     h = journal_hash(h, &o->method, sizeof o->method);
     h = journal_hash(h, o->starts, (o->n_windows + 1) * sizeof *o->starts);
@@ -61,6 +61,7 @@ static uint64_t fingerprint(const tune *t) {
         h = journal_hash(h, t->matrices[i].t->name, strlen(t->matrices[i].t->name));
         h = journal_hash(h, &t->matrices[i].tensor_scale, sizeof(float));
         h = journal_hash(h, &t->matrices[i].fp8_exact, sizeof(bool));
+        h = journal_hash(h, &t->matrices[i].rank, sizeof t->matrices[i].rank);
         h = journal_hash(h, &t->matrices[i].grid, sizeof t->matrices[i].grid);
     }
     return h;
@@ -75,7 +76,7 @@ static nib_status open_lists(tune *t, nib_error *err) {
     for (size_t i = 0; i < t->n; i++) {
         const tensor *m = t->matrices[i].t;
         const gptq_grid grid = t->matrices[i].grid;
-        t->entries[i].codes_bytes = m->rows * gptq_code_bytes(grid, m->cols);
+        t->entries[i].codes_bytes = m->rows * gptq_code_bytes(grid, m->cols) + beside_bytes(&t->matrices[i]);
         t->entries[i].scales_bytes = m->rows * gptq_scale_bytes(grid, m->cols);
     }
     return NIB_OK;
@@ -156,7 +157,7 @@ static nib_status choose_readers(tune *t, walk_site at, const size_t *found, siz
                       .strength = &t->strength[at],
                       .pool = t->pool,
                       .interrupted = t->o->interrupted};
-    NIB_TRY(choose_codes(&job, err));
+    NIB_TRY(beside_choose_codes(&job, err));
     for (size_t i = 0; i < n; i++) {
         const tune_matrix *m = matrices[i];
         double note[JOURNAL_NOTES] = {(double)m->way, m->shrink,       m->error,
@@ -179,10 +180,12 @@ static void stand_in(tune *t, walk_site at, size_t i) {
     m->share = e->note[5];
     m->codes = e->codes;
     m->scales = e->scales;
+    m->branch = beside_at(m, e->codes);
     t->made[i] = *m->t;
     t->made[i].dtype = m->grid == GPTQ_Q5_0 ? DT_Q5_0 : DT_NVFP4;
     t->made[i].data = e->codes;
-    t->made[i].bytes = e->codes_bytes;
+    t->made[i].bytes = e->codes_bytes - beside_bytes(m);
+    t->made[i].branch = m->branch;
     t->made[i].block_scales = m->grid == GPTQ_Q5_0 ? NULL : e->scales;
     t->made[i].row_scales = t->made[i].tile_scales = NULL;
     t->made[i].tensor_scale = m->grid == GPTQ_Q5_0 ? 1 : m->tensor_scale;

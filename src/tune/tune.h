@@ -44,7 +44,9 @@ typedef struct tune_matrix {
     gptq_grid grid;                /* what it becomes */
     float tensor_scale;            /* NVFP4's */
     bool fp8_exact;                /* block scales of scale_search_is_fp8_exact only */
+    size_t rank;                   /* of a low-rank branch to be made beside the codes; 0: none */
     const uint8_t *codes, *scales; /* filled, as gptq_codes has them; valid until tune_close */
+    tensor_branch branch;          /* filled, likewise; its rows are T's */
     tune_way way;                  /* filled */
     double shrink, share; /* filled: TUNE_WAY_FULL: of H toward its diagonal; of the way to the source */
     /* filled: sum over rows of E((w (x + d) + r - w^ x)^2) on held-out x, what it would be without

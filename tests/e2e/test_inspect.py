@@ -54,7 +54,7 @@ def test_smollm2(nibble, smollm2):
     found = check_gguf(nibble, smollm2)
     assert found["tokenizer"] == {"kind": "gpt2", "pre": "smollm", "tokens": 49152, "adds_bos": False, "bos": 1}
     assert found["chat_template"] is True
-    assert "134515008 weights, 5.85 bits per weight in the file, 5.74 in the quantized part" in nibble(
+    assert "134515008 weights, 5.85 bits per weight in the file, 5.74 in all tensors, 5.00 in the linear layers" in nibble(
         "inspect", smollm2).stdout
 
 

@@ -436,7 +436,7 @@ def test_bits_are_those_of_the_linear_layers(nibble, smollm2, tmp_path):
     linears = [t for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors if t.name.startswith("blk.") and "norm" not in t.name
                and t.name.endswith(".weight")]
     bits = 8 * sum(int(t.n_bytes) for t in linears) / sum(int(t.n_elements) for t in linears)
-    assert float(re.search(r"([0-9.]+) in its linear layers", said)[1]) == pytest.approx(bits, abs=0.006)
+    assert float(re.search(r"([0-9.]+) in the linear layers", said)[1]) == pytest.approx(bits, abs=0.006)
 
 
 def test_embedding(nibble, tree, smollm2, tmp_path):

@@ -308,6 +308,7 @@ static void bad_gguf_is_refused(void **state) {
     fixture_refused(&f.source, NIB_UNSUPPORTED, "tokenizer.ggml.model is \"bert\"");
     fixture_bytes(&f, "smollm");
     f.source.n_merges = 0;
+    f.source.merges = NULL;
     fixture_refused(&f.source, NIB_BAD_FILE, "has no tokenizer.ggml.merges");
     fixture_bytes(&f, "smollm");
     fixture_merge(&f, "h q");

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize --svd-rank: codes beside a low-rank branch, which the file names as ModelOpt does and the engine
+runs; the same file for any number of threads and after a kill; ranks and formats that cannot be are refused."""
+import filecmp
+import json
+import signal
+import subprocess
+import time
+
+import gguf
+import ml_dtypes
+import numpy
+import pytest
+
+from test_quantize import make_model
+from test_tuned import TEXT, deep, marks  # noqa: F401 (deep is a fixture)
+
+LAYERS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    return tmp_path / "text"
+
+
+def stored(path):
+    return {t.name: t for t in gguf.GGUFReader(path).tensors}
+
+
+def branch(tensors, name):
+    """[rows, cols] that the two thin matrices of NAME make."""
+    a, b = (tensors[f"{name}.svdquant_lora_{half}"] for half in "ab")
+    down, up = (numpy.array(t.data).view(ml_dtypes.bfloat16).astype(float).reshape(t.shape[::-1]) for t in (a, b))
+    return up @ down
+
+
+def nvfp4(tensors, name):
+    """[rows, cols] of GGUF's NVFP4: per 64 columns four E4M3 scales, then codes, low nibbles first in each 16."""
+    t = tensors[f"{name}.weight"]
+    cols, rows = (int(n) for n in t.shape)
+    raw = numpy.array(t.data).reshape(rows, cols // 64, 36)
+    scales = (raw[..., :4] & 0x7f).view(ml_dtypes.float8_e4m3fn).astype(float) / 2
+    codes = raw[..., 4:].reshape(rows, cols // 64, 4, 8)
+    grid = numpy.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])
+    values = numpy.concatenate([grid[codes & 15], grid[codes >> 4]], axis=-1) * scales[..., None]
+    return values.reshape(rows, cols) * float(tensors[f"{name}.scale"].data[0])
+
+
+@pytest.mark.parametrize("method", ["gptq", "local", "best"])
+def test_branch_takes_what_is_large(nibble, tmp_path, text, method):
+    source = make_model(tmp_path / "source", "llama")
+    flags = ["--method", method, "--calib", text]
+    plain = json.loads(nibble("quantize", source, tmp_path / "plain.gguf", *flags, "--json").stdout)
+    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", *flags, "--svd-rank", "8", "--json").stdout)
+    nibble("quantize", source, tmp_path / "wide.gguf", "--format", "bf16")
+    was, now = stored(tmp_path / "wide.gguf"), stored(tmp_path / "out.gguf")
+    better = []
+    for layer in range(2):
+        for name in (f"blk.{layer}.{x}" for x in LAYERS):
+            t = was[f"{name}.weight"]
+            want = numpy.array(t.data).view(ml_dtypes.bfloat16).astype(float).reshape(t.shape[::-1])
+            got = nvfp4(now, name) + branch(now, name)
+            assert numpy.linalg.norm(got - want) < 0.2 * numpy.linalg.norm(want), name
+            better.append(numpy.linalg.norm(want - branch(now, name)) < numpy.linalg.norm(want))
+    assert all(better)
+    linear = [g for g in json.loads(nibble("inspect", tmp_path / "out.gguf", "--json").stdout)["groups"]
+              if g["branch_rank"]]
+    assert len(linear) == 7 and {g["branch_rank"] for g in linear} == {8}
+    found = json.loads(nibble("inspect", tmp_path / "out.gguf", "--json").stdout)
+    assert found["bits_per_weight_linear"] == pytest.approx(report["bits_per_weight_linear"], abs=1e-3)
+    assert report["bits_per_weight_linear"] > plain["bits_per_weight_linear"] + 1
+    assert "rank 8" in nibble("inspect", tmp_path / "out.gguf").stdout
+
+
+def test_engine_runs_the_branch(nibble, tmp_path, text):
+    """With half of all ranks in branches far less is left to be lost."""
+    source = make_model(tmp_path / "source", "qwen3")
+    nibble("quantize", source, tmp_path / "wide.gguf", "--format", "bf16")
+    base = tmp_path / "base.kld"
+    nibble("eval", "kld", tmp_path / "wide.gguf", "--save-base", base, "--text", text, "--ctx", "64")
+    klds = []
+    for rank in (0, 63):
+        flags = ["--svd-rank", rank] if rank else []
+        nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, *flags)
+        klds.append(json.loads(nibble("eval", "kld", tmp_path / "out.gguf", "--base", base, "--text", text, "--activations", "f32", "--json").stdout))
+    assert klds[1]["kld"] < 0.4 * klds[0]["kld"], klds
+
+
+def test_threads_and_a_kill_do_not_matter(nibble, nibble_path, tmp_path, text, deep):  # noqa: F811
+    source, n = deep
+    flags = ["--method", "gptq", "--calib", text, "--svd-rank", "5"]
+    for threads in (1, 3):
+        nibble("quantize", source, tmp_path / f"{threads}.gguf", *flags, "--threads", threads)
+    assert filecmp.cmp(tmp_path / "1.gguf", tmp_path / "3.gguf", shallow=False)
+    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    process = subprocess.Popen([nibble_path, "quantize", source, out, *map(str, flags), "--threads", "1"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while marks(journal, n) < 9:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    nibble("quantize", source, out, *flags)
+    assert filecmp.cmp(tmp_path / "1.gguf", out, shallow=False)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--method", "gptq", "--svd-rank", "0"], "--svd-rank"),
+    (["--method", "gptq", "--svd-rank", "257"], "--svd-rank"),
+    (["--method", "sweep", "--svd-rank", "8"], "--svd-rank goes with --method local, gptq or best"),
+    (["--method", "gptq", "--format", "q5_0", "--svd-rank", "8"], "--format nvfp4"),
+    (["--method", "gptq", "--bits", "5", "--svd-rank", "8"], "without --bits"),
+])
+def test_refused_flags(nibble, tmp_path, flags, words):
+    source = make_model(tmp_path / "source", "llama")
+    done = nibble("quantize", source, tmp_path / "out.gguf", *flags, check=False)
+    assert done.returncode == 2 and words in done.stderr and not (tmp_path / "out.gguf").exists()
+
+
+def test_refused_ranks_and_sources(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "llama")
+    done = nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "200", check=False)
+    assert done.returncode == 1 and "a low-rank branch beside it has a rank below" in done.stderr
+    nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "4")
+    done = nibble("quantize", tmp_path / "out.gguf", tmp_path / "again.gguf", check=False)
+    assert done.returncode == 1 and "has a low-rank branch; quantize what the file was made from" in done.stderr
+
+
+def test_half_a_branch_is_refused(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "llama")
+    nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "4")
+    raw = (tmp_path / "out.gguf").read_bytes()
+    (tmp_path / "half.gguf").write_bytes(raw.replace(b"blk.1.attn_v.svdquant_lora_b", b"blk.1.attn_v.svdquant_lora_c"))
+    done = nibble("inspect", tmp_path / "half.gguf", check=False)
+    assert done.returncode == 1 and "is half of no low-rank branch" in done.stderr

@@ -85,11 +85,11 @@ static double lanes_error(lanes_worker *k, size_t cols, const double *h) {
         double *d = k->w + from * LANES;
         memset(k->e, 0, n * LANES * sizeof *k->e);
         for (size_t left = 0; left < from; left += STRETCH)
-            dense_subtract(k->e, LANES, (dense_view){h + left * cols + from, 1, cols}, k->w + left * LANES,
+            dense_subtract(k->e, LANES, (dense_view){h + from * cols + left, cols, 1}, k->w + left * LANES,
                            LANES, n, LANES, STRETCH);
         for (size_t i = 0; i < n * LANES; i++)
             k->e[i] *= 2;
-        dense_subtract(k->e, LANES, (dense_view){h + from * cols + from, 1, cols}, d, LANES, n, LANES, n);
+        dense_subtract(k->e, LANES, (dense_view){h + from * cols + from, cols, 1}, d, LANES, n, LANES, n);
         for (size_t i = 0; i < n * LANES; i++)
             total -= k->e[i] * d[i];
     }

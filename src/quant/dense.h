@@ -8,7 +8,8 @@
  * Caller: gptq.
  *
  * DENSE_CLONES: the compiler makes the function once more for wider vectors, and the loader takes what the
- * processor has. Sums keep their order and nothing is contracted, so that the bits stay the same.
+ * processor has. Sums keep their order; dense.c alone is compiled so that a product and its sum may be
+ * rounded once, where the processor can.
  */
 #ifndef QUANT_DENSE_H
 #define QUANT_DENSE_H
@@ -27,7 +28,7 @@
 #endif
 #if defined __x86_64__ && defined __gnu_linux__ && !defined DENSE_ONE_CLONE &&                               \
     !defined __SANITIZE_THREAD__ && !defined __SANITIZE_ADDRESS__
-#define DENSE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#define DENSE_CLONES __attribute__((target_clones("default", "arch=haswell", "avx512f")))
 #else
 #define DENSE_CLONES
 #endif

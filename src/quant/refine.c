@@ -31,7 +31,7 @@ static void spread(const refining *z, double *g, size_t begin, size_t end, size_
                    size_t n) {
     if (begin < end)
         dense_subtract(g + begin * LANES, LANES,
-                       (dense_view){z->m.h + from * z->m.cols + begin, 1, z->m.cols}, e, LANES, end - begin,
+                       (dense_view){z->m.h + begin * z->m.cols + from, z->m.cols, 1}, e, LANES, end - begin,
                        LANES, n);
 }
 

@@ -97,18 +97,18 @@ DENSE_CLONES static void subtract(double *c, size_t c_row, dense_view a, const d
     }
 }
 
-static bool has_wide(void) {
+bool dense_is_wide(void) {
 #ifdef __x86_64__
     return __builtin_cpu_supports("avx512f");
 #else
-    return true; /* 32 registers there, too */
+    return false;
 #endif
 }
 
 /* clang 14 gives a clone a name for other files only where its own calls it. */
 void dense_subtract(double *c, size_t c_row, dense_view a, const double *b, size_t b_row, size_t m, size_t n,
                     size_t k) {
-    subtract(c, c_row, a, b, b_row, m, n, k, has_wide());
+    subtract(c, c_row, a, b, b_row, m, n, k, dense_is_wide());
 }
 
 /* Rows and columns [at, at + m) of H become R's, H = R R^T. */

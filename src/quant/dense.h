@@ -5,7 +5,7 @@
  * Every element is summed up in one order, whatever the number of threads and the shape of the tiles: the
  * same input gives the same bits. It is not BLAS: OpenBLAS adds up in an order that depends on its threads,
  * starts them as the library is loaded, and ends the process when the system denies one.
- * Caller: gptq.
+ * Callers: gptq; of the clones tune's gram, too.
  *
  * DENSE_CLONES: the compiler makes the function once more for wider vectors, and the loader takes what the
  * processor has. Sums keep their order; dense.c alone is compiled so that a product and its sum may be
@@ -33,6 +33,8 @@
 #define DENSE_CLONES
 #endif
 #define DENSE_INLINE static inline __attribute__((always_inline)) /* into a clone, to be as wide */
+
+bool dense_is_wide(void); /* there are 32 registers of 64 bytes, and DENSE_CLONES for them */
 
 /* A matrix element (i, p) at at[i * row + p * col]. */
 typedef struct dense_view {

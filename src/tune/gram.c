@@ -1,137 +1,175 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * By panels of 256 columns (the last is filled up with zeros). Of x with itself only the lower triangle is
- * computed and mirrored in the end. See gram.h.
+ * Inputs are held by panels of 16 columns, a line of a cache to a row, so that a tile of h reads nothing but
+ * what it needs. Of x with itself only the lower triangle is computed, and mirrored in the end. See gram.h.
  */
 #include "tune/gram.h"
 
 #include <string.h>
 
 #include "base/mem.h"
+#include "quant/dense.h"
 
-#define PANEL 256
+#define PANEL 16 /* columns */
+#define TILE_ROWS                                                                                            \
+    8                 /* of h: half a panel of y; half of that where registers hold less than a panel's line \
+                       */
+#define TILES_WIDE 2  /* panels of x side by side; one there */
+#define BAND       64 /* rows of h that a thread takes at a time */
+#define PANEL_FLOATS                                                                                         \
+    ((GRAM_ROWS + 1) * PANEL) /* a line more: apart by whole pages they would share lines                    \
+                               */
 
-nib_status gram_open(gram *g, backend *be, size_t y_cols, size_t cols, nib_error *err) {
-    *g = (gram){.be = be, .rows = y_cols ? y_cols : cols, .cols = cols, .panel = cols < PANEL ? cols : PANEL};
-    g->h = mem_array(g->rows, cols * sizeof *g->h);
-    g->held = mem_array((cols + g->panel - 1) / g->panel * g->panel, GRAM_ROWS * sizeof *g->held);
-    if (y_cols)
-        g->left = mem_array(y_cols, GRAM_ROWS * sizeof *g->left);
-    nib_status status =
-        g->h && g->held && (g->left || !y_cols)
-            ? be->buf_new(be, &g->in, BUF_ACT, SPLIT_NONE, g->rows, GRAM_ROWS, err)
-            : nib_fail(err, NIB_NO_MEMORY, "no memory for second moments of %zu inputs", cols);
-    if (status == NIB_OK)
-        status = be->buf_new(be, &g->out, BUF_F32, SPLIT_NONE, g->rows, g->panel, err);
-    if (status != NIB_OK)
-        gram_close(g);
-    return status;
+typedef float lanes __attribute__((vector_size(PANEL * sizeof(float)), aligned(sizeof(float))));
+
+static size_t min(size_t a, size_t b) {
+    return a < b ? a : b;
 }
 
-static void free_rest(gram *g) {
-    if (g->in)
-        g->be->buf_free(g->be, g->in);
-    if (g->out)
-        g->be->buf_free(g->be, g->out);
+static float *held_new(size_t cols) {
+    size_t floats = (cols + PANEL - 1) / PANEL * PANEL_FLOATS;
+    float *held = mem_aligned(floats * sizeof *held);
+    if (held)
+        memset(held, 0, floats * sizeof *held); /* columns past the last stay zeros */
+    return held;
+}
+
+nib_status gram_open(gram *g, pool *team, size_t y_cols, size_t cols, nib_error *err) {
+    *g = (gram){.team = team, .rows = y_cols ? y_cols : cols, .cols = cols};
+    g->h = mem_array(g->rows, cols * sizeof *g->h);
+    g->held = held_new(cols);
+    if (y_cols)
+        g->left = held_new(y_cols);
+    if (g->h && g->held && (g->left || !y_cols))
+        return NIB_OK;
+    gram_close(g);
+    return nib_fail(err, NIB_NO_MEMORY, "no memory for second moments of %zu inputs", cols);
+}
+
+static void free_held(gram *g) {
     mem_free(g->held);
     mem_free(g->left);
-    g->in = g->out = NULL;
     g->held = g->left = NULL;
 }
 
 void gram_close(gram *g) {
-    free_rest(g);
+    free_held(g);
     mem_free(g->h);
     *g = (gram){0};
 }
 
-/* Columns [first, first + panel) of h += of what is held; of x with itself from row FIRST on. */
-static nib_status add_panel(gram *g, size_t first, float *product, nib_error *err) {
-    /* a step is of some batch; these products ask nothing of it */
-    static const int32_t page = 0, token = 0;
-    static const batch_seq seq = {.pages = CACHE_EVERY_GROUP(&page), .n_pages = 1, .n_rows = 1};
-    static const batch b = {.tokens = &token, .n_rows = 1, .seqs = &seq, .n_seqs = 1};
-    backend *be = g->be;
-    const size_t top = g->left ? 0 : first, rows = g->rows - top;
-    const size_t n = g->cols - first < g->panel ? g->cols - first : g->panel;
-    const float *y = g->left ? g->left : g->held + first * GRAM_ROWS;
-    tensor t = {.name = "inputs",
-                .dtype = DT_F32,
-                .rows = g->panel,
-                .cols = GRAM_ROWS,
-                .data = g->held + first * GRAM_ROWS,
-                .bytes = g->panel * GRAM_ROWS * sizeof *g->held,
-                .tensor_scale = 1};
-    const tensor *part = &t;
-    weight *w;
-    NIB_TRY(be->weight_pack(be, &w, &part, 1, SPLIT_NONE, err));
-    be->buf_write(be, g->in, y, rows, w);
-    step_begin(be, &b, 0);
-    op_matmul(be, g->out, g->in, w, NULL);
-    nib_status status = step_finish(be, err);
-    if (status == NIB_OK) {
-        be->buf_read(be, g->out, product);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < n; c++)
-                g->h[(top + r) * g->cols + first + c] += (double)product[r * g->panel + c];
+/* ---- products ---- */
+
+/* H's rows [row, row + TALL), columns [col, col + WIDE panels) += the sum over the rows held of y's columns
+ * times x's panels. Unrolled, so that the sums are registers. */
+DENSE_INLINE void add_tile(const gram *g, const float *y, size_t row, size_t col, const size_t tall,
+                           const size_t wide) {
+    const float *x = g->held + col / PANEL * PANEL_FLOATS;
+    lanes sum[TILE_ROWS][TILES_WIDE] = {{{0}}}, line[TILES_WIDE];
+    y += row / PANEL * PANEL_FLOATS + row % PANEL;
+    for (size_t r = 0; r < g->n_held; r++) {
+#pragma GCC unroll 2
+        for (size_t j = 0; j < wide; j++)
+            memcpy(&line[j], x + j * PANEL_FLOATS + r * PANEL, sizeof line[j]);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < tall; i++)
+#pragma GCC unroll 2
+            for (size_t j = 0; j < wide; j++)
+                sum[i][j] += y[r * PANEL + i] * line[j];
     }
-    be->weight_free(be, w);
-    return status;
+    float out[TILE_ROWS][TILES_WIDE * PANEL];
+    memcpy(out, sum, sizeof out);
+    for (size_t i = 0; i < min(tall, g->rows - row); i++)
+        for (size_t j = 0; j < min(wide * PANEL, g->cols - col); j++)
+            g->h[(row + i) * g->cols + col + j] += (double)out[i][j];
 }
 
-/* Rows that are not there count nothing. */
-static void fill_up(float *held, size_t cols, size_t n) {
-    for (size_t c = 0; c < cols && n < GRAM_ROWS; c++)
-        memset(held + c * GRAM_ROWS + n, 0, (GRAM_ROWS - n) * sizeof *held);
+/* Rows [begin, end) of h; of x with itself as far as the diagonal. */
+DENSE_CLONES static void add_band(const gram *g, size_t begin, size_t end, bool wide) {
+    const float *y = g->left ? g->left : g->held;
+    const size_t tall = wide ? TILE_ROWS : TILE_ROWS / 2, step = wide ? TILES_WIDE * PANEL : PANEL;
+    for (size_t col = 0; col < g->cols && (g->left || col < end); col += step)
+        for (size_t row = begin; row < end; row += tall) {
+            if (!g->left && row + tall <= col)
+                continue;
+            if (!wide)
+                add_tile(g, y, row, col, TILE_ROWS / 2, 1);
+            else if (g->cols - col > PANEL)
+                add_tile(g, y, row, col, TILE_ROWS, TILES_WIDE);
+            else
+                add_tile(g, y, row, col, TILE_ROWS, 1);
+        }
 }
 
-static void hold(float *held, const float *a, size_t cols, size_t from, size_t n) {
-    for (size_t c = 0; c < cols; c++)
-        for (size_t i = 0; i < n; i++)
-            held[c * GRAM_ROWS + from + i] = a[i * cols + c];
+/* The longest bands first. */
+static void add_bands(void *arg, int thread, size_t begin, size_t end) {
+    const gram *g = arg;
+    const size_t n = (g->rows + BAND - 1) / BAND;
+    (void)thread;
+    for (size_t band = begin; band < end; band++)
+        add_band(g, (n - 1 - band) * BAND, min((n - band) * BAND, g->rows), dense_is_wide());
 }
 
-static nib_status flush(gram *g, nib_error *err) {
-    if (g->n_held == 0)
-        return NIB_OK;
-    fill_up(g->held, g->cols, g->n_held);
-    if (g->left)
-        fill_up(g->left, g->rows, g->n_held);
-    float *product = mem_array(g->rows, g->panel * sizeof *product);
-    nib_status status =
-        product ? NIB_OK
-                : nib_fail(err, NIB_NO_MEMORY, "no memory for second moments of %zu inputs", g->cols);
-    for (size_t first = 0; first < g->cols && status == NIB_OK; first += g->panel)
-        status = add_panel(g, first, product, err);
-    mem_free(product);
+/* ---- rows ---- */
+
+typedef struct holding {
+    const float *from;
+    float *to;
+    size_t cols;
+} holding;
+
+/* Rows [begin, end) into their panels. */
+static void hold_rows(void *arg, int thread, size_t begin, size_t end) {
+    const holding *h = arg;
+    (void)thread;
+    for (size_t r = begin; r < end; r++)
+        for (size_t c = 0; c < h->cols; c += PANEL)
+            memcpy(h->to + c / PANEL * PANEL_FLOATS + r * PANEL, h->from + r * h->cols + c,
+                   min(PANEL, h->cols - c) * sizeof(float));
+}
+
+static void hold(const gram *g, float *held, const float *rows, size_t cols, size_t n) {
+    holding h = {rows, held + g->n_held * PANEL, cols};
+    pool_for(g->team, n, BAND, hold_rows, &h);
+}
+
+static void flush(gram *g) {
+    if (g->n_held > 0)
+        pool_for(g->team, (g->rows + BAND - 1) / BAND, 1, add_bands, g);
     g->n_held = 0;
-    return status;
 }
 
-nib_status gram_add(gram *g, const float *y, const float *x, size_t rows, nib_error *err) {
+void gram_add(gram *g, const float *y, const float *x, size_t rows) {
     for (size_t r = 0; r < rows;) {
-        size_t n = rows - r < GRAM_ROWS - g->n_held ? rows - r : GRAM_ROWS - g->n_held;
-        hold(g->held, x + r * g->cols, g->cols, g->n_held, n);
+        size_t n = min(rows - r, GRAM_ROWS - g->n_held);
+        hold(g, g->held, x + r * g->cols, g->cols, n);
         if (g->left)
-            hold(g->left, y + r * g->rows, g->rows, g->n_held, n);
+            hold(g, g->left, y + r * g->rows, g->rows, n);
         g->n_held += n;
         r += n;
         if (g->n_held == GRAM_ROWS)
-            NIB_TRY(flush(g, err));
+            flush(g);
     }
     g->n += rows;
-    return NIB_OK;
 }
 
-nib_status gram_finish(gram *g, nib_error *err) {
-    NIB_TRY(flush(g, err));
-    double share = g->n ? 1.0 / (double)g->n : 0;
-    for (size_t i = 0; i < g->rows; i++)
-        for (size_t j = 0; j < (g->left ? g->cols : i + 1); j++) {
+/* ---- the end ---- */
+
+/* Rows [begin, end) of h become means, and are mirrored where h is symmetric. */
+static void finish_rows(void *arg, int thread, size_t begin, size_t end) {
+    const gram *g = arg;
+    const double share = g->n ? 1.0 / (double)g->n : 0;
+    (void)thread;
+    for (size_t i = begin; i < end; i++)
+        for (size_t j = 0; j < (g->left ? g->cols : i + 1); j++)
             g->h[i * g->cols + j] *= share;
-            if (!g->left)
-                g->h[j * g->cols + i] = g->h[i * g->cols + j];
-        }
-    free_rest(g);
-    return NIB_OK;
+    for (size_t j = 0; !g->left && j < end; j++)
+        for (size_t i = j < begin ? begin : j + 1; i < end; i++)
+            g->h[j * g->cols + i] = g->h[i * g->cols + j];
+}
+
+void gram_finish(gram *g) {
+    flush(g);
+    pool_for(g->team, g->rows, TILE_ROWS, finish_rows, g);
+    free_held(g);
 }

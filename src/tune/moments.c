@@ -19,39 +19,38 @@ static nib_status no_memory(const gathering *g, nib_error *err) {
 }
 
 static nib_status open_moments(moments *m, const gathering *g, nib_error *err) {
-    backend *be = g->job->be;
-    NIB_TRY(gram_open(&m->h, be, 0, g->cols, err));
+    pool *team = g->job->team;
+    NIB_TRY(gram_open(&m->h, team, 0, g->cols, err));
     if (!g->job->source)
         return NIB_OK;
-    NIB_TRY(gram_open(&m->c, be, g->cols, g->cols, err));
+    NIB_TRY(gram_open(&m->c, team, g->cols, g->cols, err));
     if (g->with_r)
-        NIB_TRY(gram_open(&m->r, be, g->dim, g->cols, err));
+        NIB_TRY(gram_open(&m->r, team, g->dim, g->cols, err));
     if (m == g->job->train)
         return NIB_OK;
-    NIB_TRY(gram_open(&m->d, be, 0, g->cols, err));
+    NIB_TRY(gram_open(&m->d, team, 0, g->cols, err));
     if (!g->with_r)
         return NIB_OK;
     m->squares = mem_array(g->dim, sizeof *m->squares);
-    return m->squares ? gram_open(&m->across, be, g->dim, g->cols, err) : no_memory(g, err);
+    return m->squares ? gram_open(&m->across, team, g->dim, g->cols, err) : no_memory(g, err);
 }
 
-static nib_status finish_moments(moments *m, const gathering *g, nib_error *err) {
-    NIB_TRY(gram_finish(&m->h, err));
+static void finish_moments(moments *m, const gathering *g) {
+    gram_finish(&m->h);
     if (!g->job->source)
-        return NIB_OK;
-    NIB_TRY(gram_finish(&m->c, err));
+        return;
+    gram_finish(&m->c);
     if (m == g->job->test)
-        NIB_TRY(gram_finish(&m->d, err));
+        gram_finish(&m->d);
     if (g->with_r)
-        NIB_TRY(gram_finish(&m->r, err));
+        gram_finish(&m->r);
     if (m->squares) {
         for (size_t j = 0; j < g->dim; j++)
             m->squares[j] /= (double)m->across.n;
-        NIB_TRY(gram_finish(&m->across, err));
+        gram_finish(&m->across);
     }
     m->pulls = true;
     m->pull = (gptq_pull){m->c.h, m->r.h};
-    return NIB_OK;
 }
 
 static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
@@ -59,26 +58,27 @@ static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
     moments *m = g->job->now->text->held_out[i] ? g->job->test : g->job->train;
     const float *x, *wanted;
     NIB_TRY(walk_input(g->job->now, g->job->at, g->job->layer, i, &x, err));
-    NIB_TRY(gram_add(&m->h, NULL, x, rows, err));
+    gram_add(&m->h, NULL, x, rows);
     if (!g->job->source)
         return NIB_OK;
     NIB_TRY(walk_input(g->job->source, g->job->at, g->job->layer, i, &wanted, err));
     for (size_t j = 0; j < rows * g->cols; j++)
         g->d[j] = wanted[j] - x[j];
-    NIB_TRY(gram_add(&m->c, g->d, x, rows, err));
+    gram_add(&m->c, g->d, x, rows);
     if (m == g->job->test)
-        NIB_TRY(gram_add(&m->d, NULL, g->d, rows, err));
+        gram_add(&m->d, NULL, g->d, rows);
     if (!g->with_r)
         return NIB_OK;
     const float *to = walk_residual(g->job->source, i), *from = walk_residual(g->job->now, i);
     for (size_t j = 0; j < rows * g->dim; j++)
         g->r[j] = (to[j] - from[j]) / g->job->hp->residual_scale;
-    NIB_TRY(gram_add(&m->r, g->r, x, rows, err));
+    gram_add(&m->r, g->r, x, rows);
     if (m != g->job->test)
         return NIB_OK;
     for (size_t j = 0; j < rows * g->dim; j++)
         m->squares[j % g->dim] += (double)g->r[j] * (double)g->r[j];
-    return gram_add(&m->across, g->r, g->d, rows, err);
+    gram_add(&m->across, g->r, g->d, rows);
+    return NIB_OK;
 }
 
 static nib_status gather(const gathering *g, nib_error *err) {
@@ -94,8 +94,9 @@ static nib_status gather(const gathering *g, nib_error *err) {
             walk_leave(job->source, i);
         NIB_TRY(job->tick(job->context, err));
     }
-    NIB_TRY(finish_moments(job->train, g, err));
-    return finish_moments(job->test, g, err);
+    finish_moments(job->train, g);
+    finish_moments(job->test, g);
+    return NIB_OK;
 }
 
 nib_status moments_gather(const moments_job *job, nib_error *err) {

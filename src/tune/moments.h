@@ -25,7 +25,7 @@ typedef struct moments_job {
     moments *train, *test; /* zeroed */
     walk *now, *source;    /* source NULL: H alone */
     const hparams *hp;
-    backend *be;
+    pool *team;
     walk_site at;
     int layer;
     size_t cols;                                       /* of the site's inputs */

@@ -204,7 +204,7 @@ static nib_status run_site(tune *t, walk_site at, int layer, nib_error *err) {
                        .now = &t->now,
                        .source = t->with_source ? &t->source : NULL,
                        .hp = &t->file->hp,
-                       .be = t->be,
+                       .team = t->pool,
                        .at = at,
                        .layer = layer,
                        .cols = t->matrices[found[0]].t->cols,

@@ -3,18 +3,20 @@
  * What a walk stands on: second moments by matrix products against a double loop, the journal that a killed
  * run leaves, activations on disk.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "../ops/plain_backend.h"
+#include "base/pool.h"
 #include "tune/gram.h"
 #include "tune/journal.h"
 #include "tune/stream.h"
@@ -23,72 +25,62 @@ static nib_error err;
 
 /* ---- moments ---- */
 
-static void check_gram(size_t cols, size_t rows, size_t at_once) {
-    float *a = malloc(rows * cols * sizeof *a);
+static void draw(float *a, size_t n) {
     uint32_t state = 5;
-    gram g;
-    for (size_t i = 0; i < rows * cols; i++) {
+    for (size_t i = 0; i < n; i++) {
         state = state * 1664525u + 1013904223u;
         a[i] = (float)(int32_t)state * 0x1p-31f;
     }
-    assert_int_equal(gram_open(&g, &plain_backend, 0, cols, &err), NIB_OK);
-    for (size_t r = 0; r < rows; r += at_once)
-        assert_int_equal(gram_add(&g, NULL, a + r * cols, rows - r < at_once ? rows - r : at_once, &err),
-                         NIB_OK);
-    assert_int_equal(gram_finish(&g, &err), NIB_OK);
-    assert_int_equal(g.n, rows);
-    for (size_t i = 0; i < cols; i += 7)
-        for (size_t j = 0; j < cols; j++) {
-            double sum = 0;
-            for (size_t r = 0; r < rows; r++)
-                sum += (double)a[r * cols + i] * (double)a[r * cols + j];
-            assert_true(fabs(g.h[i * cols + j] - sum / (double)rows) < 1e-6);
-            assert_true(g.h[i * cols + j] == g.h[j * cols + i]);
-        }
-    gram_close(&g);
-    free(a);
 }
 
-/* Of two kinds of values of the same rows. */
-static void check_cross(size_t y_cols, size_t cols, size_t rows, size_t at_once) {
-    float *a = malloc(rows * (cols + y_cols) * sizeof *a), *y = a + rows * cols;
-    uint32_t state = 9;
-    gram g;
-    for (size_t i = 0; i < rows * (cols + y_cols); i++) {
-        state = state * 1664525u + 1013904223u;
-        a[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-    assert_int_equal(gram_open(&g, &plain_backend, y_cols, cols, &err), NIB_OK);
+/* Y [rows, y_cols] with X, or NULL, AT_ONCE rows at a time. */
+static void gather(gram *g, pool *team, const float *y, size_t y_cols, const float *x, size_t cols,
+                   size_t rows, size_t at_once) {
+    assert_int_equal(gram_open(g, team, y_cols, cols, &err), NIB_OK);
     for (size_t r = 0; r < rows; r += at_once)
-        assert_int_equal(
-            gram_add(&g, y + r * y_cols, a + r * cols, rows - r < at_once ? rows - r : at_once, &err),
-            NIB_OK);
-    assert_int_equal(gram_finish(&g, &err), NIB_OK);
-    for (size_t i = 0; i < y_cols; i += 5)
+        gram_add(g, y ? y + r * y_cols : NULL, x + r * cols, rows - r < at_once ? rows - r : at_once);
+    gram_finish(g);
+    assert_int_equal(g->n, rows);
+}
+
+/* Of one kind of values (Y_COLS 0) or of two of the same rows; the same bits for several threads. */
+static void check_gram(size_t y_cols, size_t cols, size_t rows, size_t at_once) {
+    float *x = malloc(rows * (cols + y_cols) * sizeof *x), *y = y_cols ? x + rows * cols : NULL;
+    const size_t n = y ? y_cols : cols;
+    gram g, again;
+    pool *team;
+    draw(x, rows * (cols + y_cols));
+    gather(&g, NULL, y, y_cols, x, cols, rows, at_once);
+    for (size_t i = 0; i < n; i += 5)
         for (size_t j = 0; j < cols; j++) {
             double sum = 0;
             for (size_t r = 0; r < rows; r++)
-                sum += (double)y[r * y_cols + i] * (double)a[r * cols + j];
+                sum += (double)(y ? y[r * n + i] : x[r * n + i]) * (double)x[r * cols + j];
             assert_true(fabs(g.h[i * cols + j] - sum / (double)rows) < 1e-6);
+            assert_true(y || g.h[i * cols + j] == g.h[j * cols + i]);
         }
+    assert_int_equal(pool_new(&team, 3, &err), NIB_OK);
+    gather(&again, team, y, y_cols, x, cols, rows, rows);
+    assert_memory_equal(again.h, g.h, n * cols * sizeof *g.h);
+    pool_free(team);
+    gram_close(&again);
     gram_close(&g);
-    free(a);
+    free(x);
 }
 
 static void test_gram(void **unused) {
     (void)unused;
-    check_cross(16, 48, 1100, 256);
-    check_cross(64, 272, 300, 300);
-    check_gram(16, 3, 3);
-    check_gram(48, 2500, 256);
-    check_gram(320, 1100, 700); /* more than a panel */
+    check_gram(16, 48, 1100, 256);
+    check_gram(70, 272, 300, 300); /* less than a panel of y at its end */
+    check_gram(0, 16, 3, 3);
+    check_gram(0, 48, 2500, 256);
+    check_gram(0, 304, 1100, 700);
 }
 
 static void test_no_rows(void **unused) {
     (void)unused;
     gram g;
-    assert_int_equal(gram_open(&g, &plain_backend, 0, 16, &err), NIB_OK);
-    assert_int_equal(gram_finish(&g, &err), NIB_OK);
+    gather(&g, NULL, NULL, 0, NULL, 16, 0, 1);
     assert_true(g.h[0] == 0 && g.h[255] == 0);
     gram_close(&g);
 }

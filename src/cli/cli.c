@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "base/outtemp.h"
@@ -169,7 +170,7 @@ int cli_choice_flag(const struct argp_state *state, const char *flag, const char
     char list[256] = "";
     size_t used = 0;
     for (int i = 0; names[i]; i++) {
-        if (strcmp(text, names[i]) == 0)
+        if (strcasecmp(text, names[i]) == 0)
             return i;
         int n = snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
         if (n > 0 && used + (size_t)n < sizeof list)

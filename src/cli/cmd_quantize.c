@@ -299,6 +299,8 @@ int cmd_quantize(int argc, char **argv) {
     ui_bar_clear(&session.bar);
     const int failed = status == NIB_OK ? CLI_OK : tell_failure(&session, status, &err);
     tuned_close(&session.tuned, status == NIB_OK);
+    if (status == NIB_OK)
+        tuned_discard(args.out);
     tuned_smoothed_free(&session.smoothed);
     plan_free(&session.plan);
     calibrate_free(&session.heed);

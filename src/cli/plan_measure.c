@@ -169,6 +169,19 @@ nib_status plan_measure(plan *out, const model_file *file, const plan_options *o
     return status;
 }
 
+/* Bits that no plan gives: above NVFP4's, with all linear layers in BF16 or as they are stored. */
+static double most_bits(const model_file *file, const plan_options *o) {
+    const bool keeps = o->convert->out == OUT_GGUF && file->format == FORMAT_GGUF;
+    double bits = 0;
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        const tensor *t = &file->tensors[i];
+        const double n = (double)t->rows * (double)t->cols, stored = 8 * (double)tensor_total_bytes(t);
+        if (recipe_is_linear(t->place.slot) && t->place.expert == PLACE_NO_EXPERT)
+            bits += (keeps && stored < 16 * n ? stored : 16 * n) - PLAN_MIN_BITS * n;
+    }
+    return bits;
+}
+
 nib_status plan_measure_spare(double *bits, const model_file *file, const plan_options *o, nib_error *err) {
     convert_options plain = *o->convert;
     convert_report written = {0};
@@ -191,5 +204,11 @@ nib_status plan_measure_spare(double *bits, const model_file *file, const plan_o
     for (size_t i = 0; i < file->n_tensors && plain.out == OUT_GGUF; i++)
         n_linear += recipe_is_linear(file->tensors[i].place.slot);
     *bits = 8 * fmax(0, (double)(o->size_bytes - written.bytes_after) - TENSOR_BYTES * (double)n_linear);
+    if (*bits >= most_bits(file, o))
+        return nib_fail(
+            err, NIB_BAD_ARGUMENT,
+            "%s: has room for all linear layers in BF16, or as they are stored, within --size %llu: there "
+            "is nothing to choose; take --format bf16 or the source",
+            o->out, (unsigned long long)o->size_bytes);
     return NIB_OK;
 }

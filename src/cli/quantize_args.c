@@ -119,7 +119,7 @@ static bool ends_with(const char *text, const char *end) {
     return n > m && strcasecmp(text + n - m, end) == 0;
 }
 
-/* 90000000, 90MB, 1.5GiB. */
+/* 90000000, 90MB, 1.5GiB, in whatever case. */
 static uint64_t parse_size(const struct argp_state *state, const char *text) {
     static const struct {
         const char *name;
@@ -128,7 +128,7 @@ static uint64_t parse_size(const struct argp_state *state, const char *text) {
     char *end;
     const double number = strtod(text, &end);
     for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
-        if (strcmp(end, units[i].name) == 0 && number * units[i].bytes >= 1e6 &&
+        if (strcasecmp(end, units[i].name) == 0 && number * units[i].bytes >= 1e6 &&
             number * units[i].bytes <= 1e15)
             return (uint64_t)(number * units[i].bytes);
     argp_error(

@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "eval/calibrate.h"
+#include "tune/journal.h"
 
 #define ACTIVATION_BYTES ((size_t)640 << 20) /* more of them lie on disk */
 
@@ -69,18 +70,25 @@ static nib_status read_set(tuned *t, nib_error *err) {
     return status;
 }
 
-/* OUT.tuning */
-static nib_status name_journal(tuned *t, nib_error *err) {
+/* OUT.tuning, freed with mem_free; NULL: no memory. */
+static char *journal_of(const char *out) {
     static const char suffix[] = ".tuning";
-    size_t n = strlen(t->out);
-    while (n > 1 && t->out[n - 1] == '/')
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/')
         n--;
-    t->journal = mem_alloc(n + sizeof suffix);
-    if (!t->journal)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
-    memcpy(t->journal, t->out, n);
-    memcpy(t->journal + n, suffix, sizeof suffix);
-    return NIB_OK;
+    char *path = mem_alloc(n + sizeof suffix);
+    if (path) {
+        memcpy(path, out, n);
+        memcpy(path + n, suffix, sizeof suffix);
+    }
+    return path;
+}
+
+void tuned_discard(const char *out) {
+    char *path = journal_of(out);
+    if (path)
+        journal_discard(path);
+    mem_free(path);
 }
 
 nib_status tuned_open(tuned *t, nib_error *err) {
@@ -90,7 +98,8 @@ nib_status tuned_open(tuned *t, nib_error *err) {
     NIB_TRY(loaded_open(&t->l, t->in, &compute, &needs, err));
     NIB_TRY(read_set(t, err));
     t->n_tokens = t->set.n_tokens;
-    return name_journal(t, err);
+    t->journal = journal_of(t->out);
+    return t->journal ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
 }
 
 static tune_options options_of(const tuned *t) {

@@ -41,6 +41,8 @@ nib_status tuned_open(tuned *t, nib_error *err);
 /* convert's hook: CONTEXT is a tuned. */
 nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_error *err);
 void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journal is not needed */
+/* Removes what a stopped run for the output OUT left, whatever its method. */
+void tuned_discard(const char *out);
 
 /* --smooth: what to move from the norms into the matrices that read them, by T, which is open. */
 typedef struct tuned_smoothed {

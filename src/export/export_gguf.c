@@ -69,12 +69,29 @@ static void copy_keys(gguf_writer *w) {
     }
 }
 
-static uint32_t file_type(dtype format) {
-    return format == DT_NVFP4   ? FILE_TYPE_NVFP4
-           : format == DT_MXFP4 ? FILE_TYPE_MXFP4
-           : format == DT_Q5_0  ? FILE_TYPE_Q5_0
-           : format == DT_Q8_0  ? FILE_TYPE_Q8_0
-                                : FILE_TYPE_BF16;
+/* Of what most weights of the linear layers become; where none becomes one of these, of what was asked for.
+ */
+static uint32_t file_type(const export_plan *plan) {
+    static const struct {
+        dtype asked, written;
+        uint32_t type;
+    } types[] = {{DT_NVFP4, DT_GGUF_NVFP4, FILE_TYPE_NVFP4},
+                 {DT_MXFP4, DT_GGUF_MXFP4, FILE_TYPE_MXFP4},
+                 {DT_Q5_0, DT_Q5_0, FILE_TYPE_Q5_0},
+                 {DT_Q8_0, DT_Q8_0, FILE_TYPE_Q8_0},
+                 {DT_BF16, DT_BF16, FILE_TYPE_BF16}};
+    enum { N_TYPES = sizeof types / sizeof *types };
+    uint64_t weights[N_TYPES] = {0}, most = 0;
+    uint32_t type = FILE_TYPE_BF16;
+    for (size_t k = 0; k < N_TYPES; k++) {
+        for (size_t i = 0; i < plan->n; i++)
+            if (place_is_linear(plan->items[i].slot) && plan->items[i].to == types[k].written)
+                weights[k] += (uint64_t)plan->items[i].t->rows * plan->items[i].t->cols;
+        if (weights[k] > most || (most == 0 && types[k].asked == plan->format))
+            type = types[k].type;
+        most = weights[k] > most ? weights[k] : most;
+    }
+    return type;
 }
 
 static nib_status write_keys(gguf_writer *w) {
@@ -84,7 +101,7 @@ static nib_status write_keys(gguf_writer *w) {
         NIB_TRY(gguf_keys_write(w->plan, w->out, w->err));
         NIB_TRY(gguf_words_write(w->plan, w->out, w->err));
     }
-    gguf_write_u32(w->out, "general.file_type", file_type(w->plan->format));
+    gguf_write_u32(w->out, "general.file_type", file_type(w->plan));
     gguf_write_u32(w->out, "general.quantization_version", 2);
     return NIB_OK;
 }

@@ -116,6 +116,17 @@ nib_status journal_open(journal *j, const char *path, uint64_t fingerprint, jour
     return NIB_OK;
 }
 
+void journal_discard(const char *path) {
+    char begin[sizeof magic];
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && pread(fd, begin, sizeof begin, 0) == sizeof begin &&
+        memcmp(begin, magic, sizeof magic) == 0)
+        unlink(path);
+    close(fd);
+}
+
 static uint64_t entry_hash(const journal_entry *e) {
     uint64_t hash = journal_hash(JOURNAL_SEED, e->note, sizeof e->note);
     return journal_hash(journal_hash(hash, e->scales, e->scales_bytes), e->codes, e->codes_bytes);

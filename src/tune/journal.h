@@ -39,6 +39,9 @@ bool journal_has(const journal *j, size_t i);   /* whole, and as it was noted: n
 void journal_note(const journal *j, size_t i);  /* entry I and its note are filled */
 void journal_close(journal *j, bool remove_it); /* safe on a zeroed journal */
 
+/* Removes what a stopped run left at PATH; whatever else lies there, and a running one's, stays. */
+void journal_discard(const char *path);
+
 /* FNV-1a over more bytes. */
 #define JOURNAL_SEED 0xcbf29ce484222325u
 uint64_t journal_hash(uint64_t hash, const void *bytes, size_t n);

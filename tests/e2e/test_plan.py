@@ -140,6 +140,23 @@ def test_a_size(nibble, tmp_path, monkeypatch, out):
     assert not (tmp_path / f"no-{out}").exists() and not list(tmp_path.glob(".*"))
     nibble("quantize", source, tmp_path / f"just-{out}", "--size", least, "--calib", tmp_path / "text", "--method", "rtn")
     assert size(tmp_path / f"just-{out}") == least
+    done = nibble("quantize", source, tmp_path / f"all-{out}", "--size", "100mb", "--calib", tmp_path / "text", check=False)
+    assert done.returncode == 1 and "room for all linear layers in BF16" in done.stderr and "100000000" in done.stderr
+
+
+def test_file_type_is_that_of_most_weights(nibble, tmp_path):
+    source = make_model(tmp_path / "source")
+    types = {}
+    for wide in (0, 1, 14):
+        names = [f"model.layers.{i}.{x}_proj.weight" for i in range(2) for x in
+                 ("mlp.gate", "mlp.up", "mlp.down", "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o")][:wide]
+        (tmp_path / "plan").write_text(json.dumps({"nibble_plan": 1, "bits": 5, "parts":
+                                                   [{"tensors": names, "format": "Q5_0"}] if names else []}))
+        nibble("quantize", source, tmp_path / "out.gguf", "--plan", tmp_path / "plan", "--method", "sweep")
+        types[wide] = gguf.GGUFReader(tmp_path / "out.gguf").fields["general.file_type"].contents()
+    assert types == {0: 39, 1: 39, 14: 8}
+    nibble("quantize", source, tmp_path / "out.gguf", "--format", "Q8_0", "--head", "KEEP")
+    assert gguf.GGUFReader(tmp_path / "out.gguf").fields["general.file_type"].contents() == 7
 
 
 @pytest.mark.parametrize("flags, words", [

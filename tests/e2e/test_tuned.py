@@ -124,6 +124,25 @@ def test_other_work_does_not_go_on_from_a_journal(nibble, nibble_path, tmp_path,
     assert filecmp.cmp(tmp_path / "whole.gguf", out, shallow=False)
 
 
+def test_what_a_stopped_run_left_goes_with_the_output(nibble, nibble_path, tmp_path, text, deep):
+    """Whatever the method of the run that writes it; a file of that name that is nobody's journal stays."""
+    source, n = deep
+    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    process = subprocess.Popen([nibble_path, "quantize", source, out, "--method", "gptq", "--calib", text, "--threads", "1"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while marks(journal, n) < 2:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert journal.exists()
+    nibble("quantize", source, out, "--method", "sweep")
+    assert not journal.exists()
+    journal.write_text("nobody's journal")
+    nibble("quantize", source, out, "--method", "sweep")
+    assert journal.read_text() == "nobody's journal"
+
+
 def test_a_head_is_chosen_too(nibble, tmp_path, text):
     source = make_model(tmp_path / "source", "qwen3")
     report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", "best", "--head", "nvfp4", "--calib", text,

@@ -118,11 +118,17 @@ tensor tensor_rows(const tensor *t, size_t first, size_t n) {
 }
 
 void tensor_branch_add(const tensor_branch *b, size_t cols, size_t row, float *dst) {
-    for (size_t c = 0; c < cols; c++) {
-        double sum = 0;
-        for (size_t k = 0; k < b->rank; k++)
-            sum += (double)bf16_to_f32(b->up[row * b->rank + k]) * (double)bf16_to_f32(b->down[k * cols + c]);
-        dst[c] += (float)((double)b->scale * sum);
+    enum { STRETCH = 256 };
+    for (size_t from = 0; from < cols; from += STRETCH) {
+        const size_t n = cols - from < STRETCH ? cols - from : STRETCH;
+        double sums[STRETCH] = {0};
+        for (size_t k = 0; k < b->rank; k++) {
+            const double up = (double)bf16_to_f32(b->up[row * b->rank + k]);
+            for (size_t c = 0; c < n; c++)
+                sums[c] += up * (double)bf16_to_f32(b->down[k * cols + from + c]);
+        }
+        for (size_t c = 0; c < n; c++)
+            dst[from + c] += (float)((double)b->scale * sums[c]);
     }
 }
 

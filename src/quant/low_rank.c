@@ -14,7 +14,7 @@
 #include "num/bf16.h"
 #include "quant/dense.h"
 
-enum { SPARE = 8, ROUNDS = 8, SWEEPS = 12, BAND = 32 };
+enum { SPARE = 8, ROUNDS = 5, SWEEPS = 12, BAND = 32 };
 
 typedef struct finding {
     size_t rows, cols, n;
@@ -51,22 +51,35 @@ static void multiply(pool *team, double *c, dense_view a, const double *b, size_
 
 /* ---- vectors ---- */
 
+/* Column J of B [rows, n] less its part in those before it. */
+static void subtract_before(double *b, size_t rows, size_t n, size_t j, double *dots) {
+    memset(dots, 0, j * sizeof *dots);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0; k < j; k++)
+            dots[k] += b[r * n + k] * b[r * n + j];
+    for (size_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (size_t k = 0; k < j; k++)
+            sum += dots[k] * b[r * n + k];
+        b[r * n + j] -= sum;
+    }
+}
+
+static double square_of(const double *b, size_t rows, size_t n, size_t j) {
+    double sum = 0;
+    for (size_t r = 0; r < rows; r++)
+        sum += b[r * n + j] * b[r * n + j];
+    return sum;
+}
+
 /* Columns of B orthonormal, each against those before it, twice; what vanishes becomes zero. */
 static void orthonormalize(double *b, size_t rows, size_t n) {
+    double dots[LOW_RANK_MOST + SPARE];
     for (size_t j = 0; j < n; j++) {
-        double before = 0, after = 0;
-        for (size_t r = 0; r < rows; r++)
-            before += b[r * n + j] * b[r * n + j];
-        for (size_t i = 0; i < 2 * j; i++) {
-            const size_t k = i % j;
-            double dot = 0;
-            for (size_t r = 0; r < rows; r++)
-                dot += b[r * n + k] * b[r * n + j];
-            for (size_t r = 0; r < rows; r++)
-                b[r * n + j] -= dot * b[r * n + k];
-        }
-        for (size_t r = 0; r < rows; r++)
-            after += b[r * n + j] * b[r * n + j];
+        const double before = square_of(b, rows, n, j);
+        subtract_before(b, rows, n, j, dots);
+        subtract_before(b, rows, n, j, dots);
+        const double after = square_of(b, rows, n, j);
         const double factor = after > before * 1e-24 ? 1 / sqrt(after) : 0;
         for (size_t r = 0; r < rows; r++)
             b[r * n + j] *= factor;

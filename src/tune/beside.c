@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/quote.h"
 #include "num/bf16.h"
 #include "quant/low_rank.h"
 
@@ -104,6 +105,87 @@ static nib_status find_lost(const choose_job *job, const tensor *t, double *out,
     return o->pulls ? gptq_lost(&rows, o->d.h, o->across.h, o->squares, job->pool, out, err) : NIB_OK;
 }
 
+/* ---- the branch once more, beside the codes ---- */
+
+/* What codes and branch of M are to give together: W, or on the way to the source that S's codes went. */
+static nib_status wanted(const choose_job *job, const tune_matrix *m, const rest *s, float *values,
+                         nib_error *err) {
+    const tensor *t = m->t;
+    const gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
+    gptq_factor f;
+    if (!(s->m.share > 0)) {
+        for (size_t r = 0; r < t->rows; r++)
+            tensor_decode_row(t, r, values + r * t->cols);
+        return NIB_OK;
+    }
+    NIB_TRY(gptq_factor_make(&f, job->train->h.h, t->cols, GPTQ_FULL, s->m.shrink, job->pool, err));
+    const nib_status status = gptq_aim(&rows, &f, &job->train->pull, s->m.share, values, job->pool, err);
+    gptq_factor_free(&f);
+    return status;
+}
+
+/* VALUES less what the codes stand for. */
+static void take_codes(const tune_matrix *m, const uint8_t *codes, const uint8_t *scales, float *values,
+                       float *row) {
+    const tensor q = {.dtype = DT_NVFP4,
+                      .rows = m->t->rows,
+                      .cols = m->t->cols,
+                      .data = codes,
+                      .block_scales = scales,
+                      .tensor_scale = m->tensor_scale};
+    for (size_t r = 0; r < q.rows; r++) {
+        tensor_decode_row(&q, r, row);
+        for (size_t c = 0; c < q.cols; c++)
+            values[r * q.cols + c] -= row[c];
+    }
+}
+
+/* The branch of what the codes lack, in ROOM, where codes would lie before it; *loss on held-out inputs. */
+static nib_status find_again(const choose_job *job, size_t i, rest *s, uint8_t *room, double *loss,
+                             nib_error *err) {
+    const tune_matrix *m = job->matrices[i];
+    const tensor_branch b = beside_at(m, room);
+    rest again = {0};
+    float *row = mem_array(m->t->cols, sizeof *row);
+    if (!row)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a row of %zu columns", m->t->cols);
+    nib_status status = wanted(job, m, s, s->values, err);
+    if (status == NIB_OK)
+        take_codes(m, job->codes[i], job->scales[i], s->values, row);
+    mem_free(row);
+    if (status == NIB_OK)
+        status = low_rank_find(&s->t, job->train->h.h, m->rank, (uint16_t *)(uintptr_t)b.down,
+                               (uint16_t *)(uintptr_t)b.up, job->pool, err);
+    if (status == NIB_OK)
+        status = rest_open(&again, job, m, room, err);
+    const gptq_rows rows = {.t = &again.t, .stride = 1, .n = m->t->rows};
+    const gptq_codes codes = {{m->tensor_scale, m->fp8_exact, m->grid}, job->codes[i], job->scales[i]};
+    if (status == NIB_OK)
+        status = gptq_error(&rows, again.test.h.h, again.test.pulls ? &again.test.pull : NULL, codes,
+                            job->pool, loss, err);
+    rest_close(&again);
+    return status;
+}
+
+/* The branch of what the codes lack where that loses less than *loss, what there is. */
+static nib_status refit(const choose_job *job, size_t i, rest *s, double *loss, nib_error *err) {
+    const tune_matrix *m = job->matrices[i];
+    const size_t n = m->t->rows * gptq_code_bytes(m->grid, m->t->cols);
+    uint8_t *room = mem_array(n + beside_bytes(m), 1);
+    double now;
+    if (!room)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for a branch of %s", QUOTEZ(m->t->name));
+    const nib_status status = find_again(job, i, s, room, &now, err);
+    if (status == NIB_OK && now < *loss) {
+        memcpy(job->codes[i] + n, room + n, beside_bytes(m));
+        *loss = now;
+    }
+    mem_free(room);
+    return status;
+}
+
+/* ---- all of it ---- */
+
 static nib_status choose_rest(const choose_job *job, size_t i, nib_error *err) {
     tune_matrix *m = job->matrices[i];
     rest s;
@@ -126,7 +208,10 @@ static nib_status choose_rest(const choose_job *job, size_t i, nib_error *err) {
         m->way = s.m.way;
         m->shrink = s.m.shrink;
         m->share = s.m.share;
-        m->error = s.m.error - s.m.lost + lost;
+        double loss = s.m.error - s.m.lost;
+        if (status == NIB_OK)
+            status = refit(job, i, &s, &loss, err);
+        m->error = loss + lost;
         m->sweep_error = s.m.sweep_error - s.m.lost + lost;
         m->lost = lost;
     }

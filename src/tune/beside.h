@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Beside: codes of a matrix beside a low-rank branch (quant/low_rank.h): the branch of what the matrix is, by
- * the second moments of its input; then codes of the rest, by whatever method. Caller: tune.c.
+ * the second moments of its input; then codes of the rest, by whatever method; then the branch anew, of what
+ * the codes lack, where that loses less on held-out inputs. Caller: tune.c.
  */
 #ifndef TUNE_BESIDE_H
 #define TUNE_BESIDE_H

@@ -239,8 +239,8 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
     if (a->convert.svd_rank && (!quantize_is_tuned(a->method) || a->convert.format != QF_NVFP4))
         argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
-    if (a->convert.svd_rank && (!gguf || quantize_has_budget(a) || a->plan))
-        argp_error(state, "--svd-rank writes a .gguf file, and goes without --bits, --size and --plan");
+    if (a->convert.svd_rank && (a->compressed_tensors || quantize_has_budget(a) || a->plan))
+        argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");
     check_plan(state, a);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }

@@ -202,7 +202,8 @@ static nib_status plan_items(convert_run *run, nib_error *err) {
                                            : e->action == ENCODE_CAST   ? 1.0f
                                                                         : e->t->tensor_scale,
                            .input_scale = e->t->input_scale,
-                           .row_scales = e->action == ENCODE_REPACK ? e->t->row_scales : NULL};
+                           .row_scales = e->action == ENCODE_REPACK ? e->t->row_scales : NULL,
+                           .rank = e->branch.rank};
         x->n_dims = dims_of(e, x->dims);
         if (run->o->out == OUT_COMPRESSED_TENSORS && e->to == DT_NVFP4 && !plain)
             NIB_TRY(find_divisors(run, e, x, err));

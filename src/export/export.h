@@ -29,6 +29,7 @@ typedef struct export_item {
     float scale_divisor;     /* compressed-tensors: what stands for tensor_scale, and ... */
     float input_divisor;     /* ... for input_scale; 0: none */
     const float *row_scales; /* FP32 [rows] or NULL */
+    size_t rank;             /* of the low-rank branch that other items are; 0: none */
 } export_item;
 
 /* Where a tensor's bytes go, in row order. */

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/outfile.h"
 #include "export/export_parts.h"
 #include "nouns/family.h"
 #include "store/json_file.h"
@@ -22,6 +21,7 @@ typedef enum algo {
     ALGO_NONE = 0,
     ALGO_NVFP4,
     ALGO_NVFP4_W4A16,
+    ALGO_NVFP4_SVD,
     ALGO_MXFP4,
     ALGO_FP8,
     ALGO_FP8_ROWS,
@@ -36,6 +36,7 @@ typedef struct algo_words {
 static const algo_words words_of[ALGO_COUNT] = {
     [ALGO_NVFP4] = {"NVFP4", "nvfp4-pack-quantized", "tensor_group", "local", 4, 16},
     [ALGO_NVFP4_W4A16] = {"W4A16_NVFP4", "nvfp4-pack-quantized", "tensor_group", NULL, 4, 16},
+    [ALGO_NVFP4_SVD] = {"NVFP4_SVD", "nvfp4-pack-quantized", "tensor_group", NULL, 4, 16},
     [ALGO_MXFP4] = {"MXFP4", "mxfp4-pack-quantized", "group", NULL, 4, 32},
     [ALGO_FP8] = {"FP8", "float-quantized", "tensor", NULL, 8, 0},
     [ALGO_FP8_ROWS] = {"FP8_PER_CHANNEL_PER_TOKEN", "float-quantized", "channel", NULL, 8, 0},
@@ -46,7 +47,7 @@ static algo algo_of(const export_item *item) {
         return ALGO_NONE;
     switch (item->to) {
     case DT_NVFP4:
-        return item->input_scale > 0 ? ALGO_NVFP4 : ALGO_NVFP4_W4A16;
+        return item->rank ? ALGO_NVFP4_SVD : item->input_scale > 0 ? ALGO_NVFP4 : ALGO_NVFP4_W4A16;
     case DT_MXFP4:
         return ALGO_MXFP4;
     case DT_F8_E4M3:
@@ -66,6 +67,7 @@ typedef struct survey {
     size_t counts[ALGO_COUNT];
     int n_algos;
     algo single;     /* when n_algos == 1 */
+    size_t rank;     /* of the branches of ALGO_NVFP4_SVD, all alike */
     json_t *exclude; /* list of modules left as they are; owned */
 } survey;
 
@@ -80,6 +82,7 @@ static nib_status survey_make(survey *s, const export_plan *plan, nib_error *err
         const export_item *item = &plan->items[i];
         algo a = algo_of(item);
         s->counts[a]++;
+        s->rank = item->rank ? item->rank : s->rank;
         head |= item->slot == SLOT_HEAD && a != ALGO_NONE;
         if (a == ALGO_NONE && item->t->n_dims == 2 && item->slot != SLOT_EMBED && item->slot != SLOT_HEAD) {
             json_t *name = module_name(item);
@@ -125,6 +128,11 @@ static json_t *quantized_layers(const export_plan *plan) {
 
 /* ---- ModelOpt ---- */
 
+static void set_rank(json_t *q, const survey *s) {
+    if (s->rank)
+        json_object_set_new(q, "lora_rank", json_integer((json_int_t)s->rank));
+}
+
 static json_t *modelopt_file(const export_plan *plan, const survey *s) {
     bool mixed = s->n_algos > 1;
     json_t *q =
@@ -134,6 +142,7 @@ static json_t *modelopt_file(const export_plan *plan, const survey *s) {
         json_object_set_new(q, "group_size", json_integer(words_of[s->single].group_size));
     if (mixed)
         json_object_set_new(q, "quantized_layers", quantized_layers(plan));
+    set_rank(q, s);
     return json_pack("{s:{s:s, s:s}, s:o}", "producer", "name", "nibble", "version", NIB_VERSION,
                      "quantization", q);
 }
@@ -165,6 +174,7 @@ static json_t *modelopt_config(const export_plan *plan, const survey *s) {
                   "config_groups", groups, "producer", "name", "nibble", "version", NIB_VERSION);
     if (s->n_algos > 1)
         json_object_set_new(q, "quantized_layers", quantized_layers(plan));
+    set_rank(q, s);
     return q;
 }
 
@@ -435,29 +445,5 @@ nib_status hf_config_write(const export_plan *plan, const char *directory, nib_e
         status = write_mark(plan, directory, err);
     json_decref(config);
     json_decref(s.exclude);
-    return status;
-}
-
-nib_status hf_side_write_text(const char *directory, const char *name, const void *bytes, size_t n,
-                              nib_error *err) {
-    char path[4096];
-    outfile *f;
-    int length = snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "%s: the name is too long", directory);
-    NIB_TRY(outfile_open(&f, path, err));
-    nib_status status = outfile_write(f, bytes, n, err);
-    if (status == NIB_OK)
-        return outfile_commit(f, err);
-    outfile_abandon(f);
-    return status;
-}
-
-nib_status hf_side_write_json(const char *directory, const char *name, const json_t *root, nib_error *err) {
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    if (!text)
-        return nib_fail(err, NIB_NO_MEMORY, "%s/%s: no memory to write it", directory, name);
-    nib_status status = hf_side_write_text(directory, name, text, strlen(text), err);
-    json_text_free(text);
     return status;
 }

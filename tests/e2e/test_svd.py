@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy
 import pytest
 
-from test_quantize import make_model
+from test_quantize import make_model, raw_tensors
 from test_tuned import TEXT, deep, marks  # noqa: F401 (deep is a fixture)
 
 LAYERS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
@@ -73,6 +73,30 @@ def test_branch_takes_what_is_large(nibble, tmp_path, text, method):
     assert "rank 8" in nibble("inspect", tmp_path / "out.gguf").stdout
 
 
+@pytest.mark.parametrize("head", ["keep", "fp8"])
+def test_a_directory(nibble, tmp_path, text, head):
+    """By ModelOpt's name for it, which loaders that do not run branches refuse; it computes what the GGUF file does, whose rows of
+    q and k lie in another order."""
+    source = make_model(tmp_path / "source", "llama")
+    flags = ["--method", "gptq", "--calib", text, "--svd-rank", "8"]
+    nibble("quantize", source, tmp_path / "out.gguf", *flags)
+    nibble("quantize", source, tmp_path / "out", *flags, "--head", head)
+    for name, at in (("config.json", "quantization_config"), ("hf_quant_config.json", "quantization")):
+        words = json.loads((tmp_path / "out" / name).read_text())[at]
+        assert words["lora_rank"] == 8
+        layer = words["quantized_layers"]["model.layers.0.mlp.up_proj"] if head == "fp8" else words
+        assert layer["quant_algo"] == "NVFP4_SVD" and words["quant_algo"] == ("MIXED_PRECISION" if head == "fp8" else "NVFP4_SVD")
+    there = raw_tensors(tmp_path / "out" / "model.safetensors")
+    for half, shape in (("a", (8, 256)), ("b", (128, 8))):
+        kind, values = there[f"model.layers.1.mlp.down_proj.svdquant_lora_{half}"]
+        assert kind == "BF16" and values.shape == shape
+    if head == "keep":
+        base = tmp_path / "base.kld"
+        nibble("eval", "kld", tmp_path / "out.gguf", "--save-base", base, "--text", text, "--ctx", "64")
+        found = nibble("eval", "kld", tmp_path / "out", "--base", base, "--text", text, "--activations", "f32", "--json").stdout
+        assert abs(json.loads(found)["kld"]) < 1e-5
+
+
 def test_engine_runs_the_branch(nibble, tmp_path, text):
     """With half of all ranks in branches far less is left to be lost."""
     source = make_model(tmp_path / "source", "qwen3")
@@ -110,12 +134,14 @@ def test_threads_and_a_kill_do_not_matter(nibble, nibble_path, tmp_path, text, d
     (["--method", "gptq", "--svd-rank", "257"], "--svd-rank"),
     (["--method", "sweep", "--svd-rank", "8"], "--svd-rank goes with --method local, gptq or best"),
     (["--method", "gptq", "--format", "q5_0", "--svd-rank", "8"], "--format nvfp4"),
-    (["--method", "gptq", "--bits", "5", "--svd-rank", "8"], "without --bits"),
+    (["--method", "gptq", "--bits", "5", "--svd-rank", "8"], "without --compressed-tensors, --bits"),
+    (["--method", "gptq", "--compressed-tensors", "--svd-rank", "8"], "without --compressed-tensors"),
 ])
 def test_refused_flags(nibble, tmp_path, flags, words):
     source = make_model(tmp_path / "source", "llama")
-    done = nibble("quantize", source, tmp_path / "out.gguf", *flags, check=False)
-    assert done.returncode == 2 and words in done.stderr and not (tmp_path / "out.gguf").exists()
+    out = tmp_path / ("out" if "--compressed-tensors" in flags else "out.gguf")
+    done = nibble("quantize", source, out, *flags, check=False)
+    assert done.returncode == 2 and words in done.stderr and not out.exists()
 
 
 def test_refused_ranks_and_sources(nibble, tmp_path, text):

@@ -41,7 +41,7 @@ nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq
     double damp = gptq_damp(h, cols);
     for (size_t i = 0; i < cols; i++)
         for (size_t j = i; j < cols; j++) {
-            bool kept = reach == GPTQ_FULL || i / NVFP4_BLOCK == j / NVFP4_BLOCK;
+            bool kept = reach == GPTQ_FULL || i / reach == j / reach;
             double v = h[i * cols + j];
             out->u[i * cols + j] = i == j ? v + damp : kept ? (1 - shrink) * v : 0;
         }

@@ -14,8 +14,8 @@
  * After it, blocks are chosen anew one by one with all others as they are, until that gains nothing
  * (refine.c).
  *
- * One algorithm is several methods by what is left of H: all of it; its 16 x 16 blocks (`local`; of Q5_0 too,
- * half of its own); its diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is
+ * One algorithm is several methods by what is left of H: all of it; its blocks of 16 columns, 32 for Q5_0
+ * (`local`); its diagonal (the error weighted by E[x_j^2]). H taken from few or foreign inputs is
  * shrunk toward its diagonal.
  *
  * Sums are FP64. Rows are independent of each other, so the result does not depend on the number of threads.
@@ -29,17 +29,19 @@
 #include "nouns/tensor.h"
 #include "quant/scale_search.h"
 
-typedef enum gptq_reach { GPTQ_FULL = 0, GPTQ_BLOCKS } gptq_reach;
+/* Columns that see each other: all, or those of a block. */
+typedef enum gptq_reach { GPTQ_FULL = 0, GPTQ_BLOCKS = 16, GPTQ_WIDE_BLOCKS = 32 } gptq_reach;
 
 /* U of an H, for all matrices that read the same inputs. */
 typedef struct gptq_factor {
     double *u; /* [cols, cols] upper */
     size_t cols;
-    gptq_reach reach; /* GPTQ_BLOCKS: U is zero outside its 16 x 16 blocks */
+    gptq_reach reach; /* U is zero outside its blocks */
 } gptq_factor;
 
 /* Of (1 - SHRINK) H + SHRINK diag(H), and a thousandth of the mean of the diagonal on it, so that inputs
- * never seen count a little. H FP64 [cols, cols], symmetric; SHRINK in [0, 1]; cols a multiple of 16. */
+ * never seen count a little. H FP64 [cols, cols], symmetric; SHRINK in [0, 1]; cols a multiple of 16,
+ * and of REACH. */
 nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq_reach reach, double shrink,
                             pool *team, nib_error *err);
 void gptq_factor_free(gptq_factor *f);
@@ -66,6 +68,11 @@ typedef struct gptq_codes {
     gptq_scales by;
     uint8_t *codes, *scales;
 } gptq_codes;
+
+/* A block of GRID. */
+static inline gptq_reach gptq_blocks_of(gptq_grid grid) {
+    return grid == GPTQ_Q5_0 ? GPTQ_WIDE_BLOCKS : GPTQ_BLOCKS;
+}
 
 size_t gptq_code_bytes(gptq_grid grid, size_t cols);  /* of a row */
 size_t gptq_scale_bytes(gptq_grid grid, size_t cols); /* likewise */

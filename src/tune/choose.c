@@ -221,12 +221,15 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
     return NIB_OK;
 }
 
-/* Every matrix by a factor; the first way of a method that has one replaces the sweep whatever it loses. */
+/* Every matrix whose blocks the factor has by it; the first way of a method that has one replaces the sweep
+ * whatever it loses. */
 static nib_status try_factor(const choose_job *job, const full *by, tune_way way, nib_error *err) {
     nib_status status = NIB_OK;
     for (size_t i = 0; i < job->n && status == NIB_OK; i++) {
         tune_matrix *m = job->matrices[i];
         room r;
+        if (by->f.reach != GPTQ_FULL && by->f.reach != gptq_blocks_of(m->grid))
+            continue;
         status = check_interrupt(job, err);
         if (status == NIB_OK)
             status = room_open(&r, m, err);
@@ -245,13 +248,25 @@ static nib_status try_factor(const choose_job *job, const full *by, tune_way way
     return status;
 }
 
-static nib_status try_blocks(const choose_job *job, tune_way way, double shrink, nib_error *err) {
+static nib_status try_blocks_of(const choose_job *job, gptq_reach reach, tune_way way, double shrink,
+                                nib_error *err) {
     full by = {.shrink = shrink};
-    NIB_TRY(gptq_factor_make(&by.f, job->train->h.h, job->matrices[0]->t->cols, GPTQ_BLOCKS, shrink,
-                             job->pool, err));
+    NIB_TRY(
+        gptq_factor_make(&by.f, job->train->h.h, job->matrices[0]->t->cols, reach, shrink, job->pool, err));
     nib_status status = try_factor(job, &by, way, err);
     gptq_factor_free(&by.f);
     return status;
+}
+
+/* By blocks of H, each matrix by those of its own grid. */
+static nib_status try_blocks(const choose_job *job, tune_way way, double shrink, nib_error *err) {
+    bool any[] = {[GPTQ_NVFP4] = false, [GPTQ_Q5_0] = false};
+    for (size_t i = 0; i < job->n; i++)
+        any[job->matrices[i]->grid] = true;
+    for (gptq_grid grid = GPTQ_NVFP4; grid <= GPTQ_Q5_0; grid++)
+        if (any[grid])
+            NIB_TRY(try_blocks_of(job, gptq_blocks_of(grid), way, shrink, err));
+    return NIB_OK;
 }
 
 /* By all of H, shrunk by as much as helps. */

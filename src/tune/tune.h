@@ -31,7 +31,7 @@
 
 typedef enum tune_method {
     TUNE_GPTQ = 0, /* all of H, shrunk by what helps on held-out text */
-    TUNE_LOCAL,    /* its 16 x 16 blocks */
+    TUNE_LOCAL,    /* its blocks, of a block's columns */
     TUNE_BEST      /* the best of both, of its diagonal and of the sweep, tensor by tensor */
 } tune_method;
 

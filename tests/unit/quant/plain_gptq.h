@@ -193,9 +193,9 @@ static inline void plain_moments(double *h, size_t n, gptq_reach reach, double s
         mean += hessian[i * n + i] / (double)n;
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
-            h[i * n + j] = i == j                                   ? hessian[i * n + j] + 1e-3 * mean
-                           : reach == GPTQ_FULL || i / 16 == j / 16 ? (1 - shrink) * hessian[i * n + j]
-                                                                    : 0;
+            h[i * n + j] = i == j                                         ? hessian[i * n + j] + 1e-3 * mean
+                           : reach == GPTQ_FULL || i / reach == j / reach ? (1 - shrink) * hessian[i * n + j]
+                                                                          : 0;
 }
 
 #endif

@@ -91,7 +91,10 @@ static void test_plain(void **unused) {
     (void)unused, (void)scales;
     tensor t = draw(ROWS, COLS);
     assert_int_equal(gptq_code_bytes(GPTQ_Q5_0, COLS), ROW_BYTES);
-    check_plain(&t, GPTQ_BLOCKS, 0);
+    check_plain(&t, GPTQ_WIDE_BLOCKS, 0);
+    const double wide = error_of(&t, codes);
+    quantize((gptq_rows){.t = &t, .stride = 1, .n = ROWS}, GPTQ_BLOCKS, 0, codes);
+    assert_true(wide < error_of(&t, codes)); /* a block that sees all of its columns */
     check_plain(&t, GPTQ_FULL, 0.1);
     quantize((gptq_rows){.t = &t, .first = 1, .stride = 3, .n = ROWS / 3}, GPTQ_FULL, 0.1, codes);
     for (size_t r = 0; r < ROWS / 3; r++)

@@ -16,7 +16,7 @@ enum {
 }; /* of a Hadamard matrix: no head is larger than MAX_ORDER */
 
 static const struct argp_option options[] = {
-    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|nvfp4-4over6|mxfp4", 0,
+    {"activations", KEY_ACTIVATIONS, "auto|f32|int8|bf16|fp8|nvfp4|nvfp4-4over6|nvfp4-clamp|mxfp4", 0,
      "What the weights are multiplied with: f32 is exact; int8 is a CPU's fast way (auto). The "
      "formats behind are emulated exactly on the CPU: rounded by the format's own encoder, row by row, or "
      "under the "
@@ -44,6 +44,7 @@ static const struct {
                    {"fp8", NIB_ACTIVATIONS_FP8, CPU_ROUND_FP8},
                    {"nvfp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4},
                    {"nvfp4-4over6", NIB_ACTIVATIONS_F32, CPU_ROUND_4OVER6},
+                   {"nvfp4-clamp", NIB_ACTIVATIONS_F32, CPU_ROUND_CLAMP},
                    {"mxfp4", NIB_ACTIVATIONS_F32, CPU_ROUND_MXFP4},
                    {"fp4", NIB_ACTIVATIONS_FP4, CPU_ROUND_NVFP4}};
 enum { N_ACTIVATIONS = sizeof activations / sizeof *activations };
@@ -76,6 +77,7 @@ static void settle(emulated *e, const struct argp_state *state) {
         argp_error(state, "%s is emulated on the CPU; --device %s computes other formats",
                    e->round_kv                       ? "--kv-cache-dtype nvfp4"
                    : e->rounding == CPU_ROUND_4OVER6 ? "--activations nvfp4-4over6"
+                   : e->rounding == CPU_ROUND_CLAMP  ? "--activations nvfp4-clamp"
                                                      : "--activations mxfp4",
                    device);
     if (on_gpu)

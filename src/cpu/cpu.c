@@ -393,6 +393,7 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
         [CPU_ROUND_FP8] = "activations rounded to fp8 (a scale per row)",
         [CPU_ROUND_NVFP4] = "activations rounded to nvfp4 (a tensor scale per row)",
         [CPU_ROUND_4OVER6] = "activations rounded to nvfp4 (4over6, a tensor scale per row)",
+        [CPU_ROUND_CLAMP] = "activations rounded to nvfp4, a row's largest hundredth beyond a clamp exact",
         [CPU_ROUND_MXFP4] = "activations rounded to mxfp4"};
     kernels_init(&cb->k, features_lowered(options->features));
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;

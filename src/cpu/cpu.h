@@ -15,6 +15,7 @@ typedef enum cpu_rounding {
     CPU_ROUND_FP8,
     CPU_ROUND_NVFP4,
     CPU_ROUND_4OVER6,
+    CPU_ROUND_CLAMP, /* NVFP4 of what is clamped, what lies beyond as it is */
     CPU_ROUND_MXFP4
 } cpu_rounding;
 

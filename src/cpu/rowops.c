@@ -96,6 +96,12 @@ static void run_4over6(const cpu_backend *cb, const cpu_op *op, size_t begin, si
         rounded_nvfp4_4over6(act_row(op->out, r), op->out->head.cols);
 }
 
+static void run_clamp(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
+    (void)cb, (void)scratch;
+    for (size_t r = begin; r < end; r++)
+        rounded_nvfp4_clamp(act_row(op->out, r), op->out->head.cols);
+}
+
 static void run_mxfp4(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     (void)cb, (void)scratch;
     for (size_t r = begin; r < end; r++)
@@ -119,6 +125,7 @@ void rowops_push_rounding(cpu_backend *cb, const buf *a, const weight *w) {
     static const cpu_op_fn runs[] = {[CPU_ROUND_FP8] = run_fp8,
                                      [CPU_ROUND_NVFP4] = run_nvfp4,
                                      [CPU_ROUND_4OVER6] = run_4over6,
+                                     [CPU_ROUND_CLAMP] = run_clamp,
                                      [CPU_ROUND_MXFP4] = run_mxfp4};
     const packed *weights = pack_of(w);
     const cpu_rounding r = cb->rounding ? rounding_of(cb, &weights->parts[0].source) : CPU_ROUND_NONE;

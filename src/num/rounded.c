@@ -16,6 +16,11 @@
 
 #define TINY (FLT_MIN * NVFP4_MAX) /* a row below it has no scale with a reciprocal */
 
+enum {
+    CLAMP_PART = 100,
+    CLAMP_MOST = 1024
+}; /* one number of so many lies beyond the clamp; so many at most */
+
 /* Is every x finite, and one of them not zero? Then *AMAX is the largest |x|. */
 static bool has_values(float *x, size_t n, float *amax) {
     uint32_t most = 0; /* without the sign their order is that of the values, infinity and NaN on top */
@@ -55,6 +60,40 @@ void rounded_nvfp4(float *x, size_t n, float tensor_scale) {
         for (size_t i = 0; i < few; i++)
             x[at + i] = block[i] * scale * whole; /* rounded once */
     }
+}
+
+/* The largest of x's magnitudes but for the K largest, K below CLAMP_MOST. */
+static float largest_but(const float *x, size_t n, size_t k) {
+    float top[CLAMP_MOST + 1] = {0}; /* [k + 1] from the largest down */
+    for (size_t i = 0; i < n; i++) {
+        const float a = fabsf(x[i]);
+        if (!(a > top[k]))
+            continue;
+        size_t at = k;
+        for (; at > 0 && a > top[at - 1]; at--)
+            top[at] = top[at - 1];
+        top[at] = a;
+    }
+    return top[k];
+}
+
+void rounded_nvfp4_clamp(float *x, size_t n) {
+    float amax, beyond[CLAMP_MOST];
+    size_t where[CLAMP_MOST], n_beyond = 0, k = (n + CLAMP_PART - 1) / CLAMP_PART;
+    k = k < CLAMP_MOST ? k : CLAMP_MOST;
+    if (!has_values(x, n, &amax))
+        return;
+    const float most = largest_but(x, n, k);
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabsf(x[i]) > most))
+            continue;
+        where[n_beyond] = i;
+        beyond[n_beyond++] = x[i] - copysignf(most, x[i]);
+        x[i] = copysignf(most, x[i]);
+    }
+    rounded_nvfp4(x, n, 0);
+    for (size_t i = 0; i < n_beyond; i++)
+        x[where[i]] += beyond[i];
 }
 
 /* In the order of the reference, on which ties between the two depend. */

@@ -21,6 +21,11 @@ void rounded_nvfp4(float *x, size_t n, float tensor_scale);
  * max |x| / 1536: the fouroversix package's way (quant/scale_search.h). */
 void rounded_nvfp4_4over6(float *x, size_t n);
 
+/* x [n] as NVFP4 where it is no larger than all but the largest hundredth of its magnitudes are; what the
+ * others have beyond that is added to it as it is (Wang et al. 2025: clamped, and compensated by a sparse
+ * product). */
+void rounded_nvfp4_clamp(float *x, size_t n);
+
 /* x [n] as MXFP4, scales by mxfp4_block_scale. */
 void rounded_mxfp4(float *x, size_t n);
 

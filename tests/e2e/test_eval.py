@@ -55,10 +55,11 @@ def test_modes_agree(nibble, tiny, text):
 def test_emulated_formats(nibble, tiny, text):
     """Fewer bits cost more, and the figure does not depend on who computes."""
     flags = ["--base", tiny, "--ctx", 32, "--chunks", 4, "--kv-cache-dtype", "fp32", "--threads", 1]
-    found = {name: kld(nibble, tiny, text, *flags, "--activations", name) for name in ("f32", "fp8", "nvfp4", "nvfp4-4over6", "mxfp4")}
+    found = {name: kld(nibble, tiny, text, *flags, "--activations", name) for name in
+             ("f32", "fp8", "nvfp4", "nvfp4-4over6", "nvfp4-clamp", "mxfp4")}
     assert all(result["activations"] == name for name, result in found.items())
     assert abs(found["f32"]["kld"]) < 1e-9 < found["fp8"]["kld"] < found["nvfp4"]["kld"] < found["mxfp4"]["kld"]
-    assert "rounded to nvfp4" in found["nvfp4"]["compute"]
+    assert "rounded to nvfp4" in found["nvfp4"]["compute"] and found["nvfp4-clamp"]["kld"] < found["nvfp4"]["kld"]
     again = kld(nibble, tiny, text, *flags[:-2], "--activations", "fp4", "--threads", 2)
     assert again["kld"] == found["nvfp4"]["kld"] and again["activations"] == "nvfp4"
 

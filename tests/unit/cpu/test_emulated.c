@@ -58,6 +58,21 @@ static void through_fp8(float *x, size_t n, float scale) {
         x[i] = e4m3_to_f32(e4m3_from_f32_sat(x[i] * up)) * (scale > 0 ? scale : amax / 448.0f);
 }
 
+/* The largest of COLS, which is one of a hundred, comes down to the next, and what it lost is added again. */
+static void through_clamp(float *x, size_t n) {
+    size_t at = 0;
+    float next = 0;
+    for (size_t i = 1; i < n; i++)
+        at = fabsf(x[i]) > fabsf(x[at]) ? i : at;
+    for (size_t i = 0; i < n; i++)
+        next = i != at && fabsf(x[i]) > next ? fabsf(x[i]) : next;
+    const float most = copysignf(next, x[at]), beyond = x[at] - most;
+    x[at] = most;
+    if (next > 0)
+        through_nvfp4(x, n, 0);
+    x[at] += beyond;
+}
+
 static void round_rows(cpu_rounding r, float *x, float scale) {
     for (size_t row = 0; row < ROWS; row++, x += COLS) {
         if (nvfp4_amax(x, COLS) == 0)
@@ -66,6 +81,8 @@ static void round_rows(cpu_rounding r, float *x, float scale) {
             through_nvfp4(x, COLS, scale);
         else if (r == CPU_ROUND_4OVER6)
             rounded_nvfp4_4over6(x, COLS); /* compared with the quantizer's in eval's tests */
+        else if (r == CPU_ROUND_CLAMP)
+            through_clamp(x, COLS);
         else if (r == CPU_ROUND_MXFP4)
             through_mxfp4(x, COLS);
         else if (r == CPU_ROUND_FP8)
@@ -175,6 +192,7 @@ static void test_not_finite(void **state) {
         rounded_fp8(x, 32, 0);
         rounded_nvfp4(x, 32, 0);
         rounded_nvfp4_4over6(x, 32);
+        rounded_nvfp4_clamp(x, 32);
         rounded_mxfp4(x, 32);
         assert_false(isfinite(x[7]));
         assert_true(x[9] == 9);

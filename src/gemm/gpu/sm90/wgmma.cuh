@@ -156,18 +156,26 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct consumer {
 
     GEMM_DEV void convert_e4m3(uint32_t *a) {
         raw_e4m3 raw;
-        barrier_wait(full + 8 * stage, phase);
         raw.load(lane16 + stage * plan::stage, scales + stage * plan::stage, lut);
 #pragma unroll
         for (int j = 0; j < 4; j++)
             raw.step(j, a + 4 * j);
     }
 
+    /* The operands of a run's first stage, when its weights are there (BAR); its tokens may still be on their way. */
+    GEMM_DEV void begin(uint32_t *a, uint32_t bar) {
+        barrier_wait(bar, phase);
+        if (E4M3)
+            convert_e4m3(a);
+        else
+            convert_half(a, 0);
+    }
+
     /* A stage is converted while the wgmma of the one before run: so two sets of operands, used in turn. */
-    GEMM_DEV void sum_e4m3(float (&d)[TOKENS / 2], int count) {
-        uint32_t a0[16], a1[16];
+    GEMM_DEV void sum_e4m3(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
+        uint32_t a1[16];
         int last = 0, before = 0;
-        convert_e4m3(a0);
+        barrier_wait(full + 8 * stage, phase);
 #pragma unroll 1
         for (int k = 0;; k += 2) {
             issue(d, a0, 0);
@@ -177,6 +185,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct consumer {
                 free_stage(before);
             if (k + 1 == count)
                 break;
+            barrier_wait(full + 8 * stage, phase);
             convert_e4m3(a1);
             issue(d, a1, 0);
             before = advance();
@@ -185,28 +194,29 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct consumer {
             last = before;
             if (k + 2 == count)
                 break;
+            barrier_wait(full + 8 * stage, phase);
             convert_e4m3(a0);
         }
         wgmma_wait<0>();
         free_stage(last);
     }
 
-    GEMM_DEV void sum(float (&d)[TOKENS / 2], int count) {
+    /* A0: what begin made. */
+    GEMM_DEV void sum(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
         if (E4M3)
-            sum_e4m3(d, count);
+            sum_e4m3(d, a0, count);
         else
-            sum_bf16(d, count);
+            sum_bf16(d, a0, count);
     }
 
     GEMM_DEV void convert_half(uint32_t *a, int h) {
         convert_bf16(lds128(lane16 + stage * plan::stage + h * 512), lds32(scales + stage * plan::stage), h, a);
     }
 
-    GEMM_DEV void sum_bf16(float (&d)[TOKENS / 2], int count) {
-        uint32_t a0[16], a1[16];
+    GEMM_DEV void sum_bf16(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
+        uint32_t a1[16];
         int before = -1;
         barrier_wait(full + 8 * stage, phase);
-        convert_half(a0, 0);
 #pragma unroll 1
         for (int k = 0; k < count; k++) {
             issue(d, a0, 0);
@@ -257,13 +267,17 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
     using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
     const CUtensorMap *tokens_map, *weights_map;
     uint32_t base, full, empty;
-    bool copies; /* this lane */
+    uint32_t first; /* barriers of the weights of each pair's first stage, which it decodes before its tokens are there */
+    bool copies;    /* this lane */
     int k; /* the weights' next group */
 
-    GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to) {
+    GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to, bool apart) {
         if (copies) {
-            barrier_expect(full + 8 * to, plan::stage);
-            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * plan::row_tiles, full + 8 * to);
+            const uint32_t bar = (apart ? first : full) + 8 * to;
+            barrier_expect(full + 8 * to, apart ? plan::token_bytes : plan::stage);
+            if (apart)
+                barrier_expect(bar, plan::weight_bytes);
+            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * plan::row_tiles, bar);
         }
         k = k + 1 == a.groups ? 0 : k + 1;
     }
@@ -285,7 +299,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
         k = (a.first + r.first) % a.groups;
         const int early = min(plan::stages, r.last - r.first);
         for (int i = 0; i < early; i++) /* weights do not depend on the kernel before: the ring fills while it ends */
-            copy_weights(a, r, i);
+            copy_weights(a, r, i, i < plan::pairs);
         dependency_wait();
         for (int i = 0; i < early; i++)
             copy_tokens(a, r, i, i);
@@ -295,7 +309,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
 #pragma unroll 1
             for (; i < count; i++) {
                 barrier_wait(empty + 8 * s, phase);
-                copy_weights(a, r, s);
+                copy_weights(a, r, s, false);
                 copy_tokens(a, r, i, s);
                 if (++s == plan::stages) {
                     s = 0;
@@ -318,7 +332,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
     extern __shared__ __align__(1024) uint8_t shared[];
     uint8_t *extra = shared + plan::stages * plan::stage;
     const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
-    const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, token_scales = full + 256;
+    const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, first = arrived + 8, token_scales = full + 256;
     const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0), lane = threadIdx.x & 31;
 
     if (warpgroup == plan::warpgroups) {
@@ -332,6 +346,8 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
                 barrier_init(empty + 8 * s, plan::row_tiles);
             }
             barrier_init(arrived, 1);
+            for (int i = 0; i < plan::pairs; i++)
+                barrier_init(first + 8 * i, 1);
             barrier_fence();
             if (CLUSTERS) {
                 cluster_barrier_fence();
@@ -344,7 +360,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
         if (CLUSTERS)
             cluster_arrive(); /* the others may send */
         if (feeds) {
-            producer<E4M3, TOKENS, ROWS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, lane == 0};
+            producer<E4M3, TOKENS, ROWS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, first, lane == 0};
             p.feed(a);
             dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         }
@@ -360,7 +376,6 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
     asm volatile("bar.sync 11,%0;" ::"n"(plan::threads) : "memory");
     if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
-    dependency_wait();
     const int pair = plan::pairs > 1 ? warpgroup >> 1 : 0, all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles; /* row tile of 16 */
     consumer<E4M3, TOKENS, ROWS, CLUSTERS> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
@@ -372,8 +387,12 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
     run r;
     int stored = 0; /* tiles of the runs before */
     c.stage = pair, c.phase = 0;
-    while (work.next(a, r)) {
+    for (bool early = true; work.next(a, r); early = false) {
         const int count = r.last - r.first;
+        uint32_t a0[16];
+        if (plan::pairs == 1 || count > pair)
+            c.begin(a0, early ? first + 8 * pair : full + 8 * c.stage);
+        dependency_wait();
         float token_scale = 0.0f, d[TOKENS / 2];
         if (E4M3 && threadIdx.x < TOKENS)
             token_scale = __ldcg(a.out.token_scale + r.token_tile * TOKENS + threadIdx.x);
@@ -382,7 +401,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
             d[i] = 0.0f;
         const int each = plan::pairs == 1 ? count : (count + (pair == 0)) / 2; /* of the stages */
         if (plan::pairs == 1 || each > 0)
-            c.sum(d, each);
+            c.sum(d, a0, each);
         float v[plan::mine / 2];
         merge_pairs<TOKENS, plan::pairs>(merge, pair, d, v);
         if (CLUSTERS) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Few tokens' norm, product and gated unit in one launch (gemm_chain), against FP64 of the same weights and
- * of the input as it is rounded: in every shape that takes another path through the kernels, with poisoned
- * outputs, twice.
+ * Few tokens' norm, product and gated unit in one launch (gemm_chain), and many tokens' product and unit,
+ * against FP64 of the same weights and of the input as it is rounded: in every shape that takes another path
+ * through the kernels, with poisoned outputs, twice.
  */
 #include "gemm/gemm.h"
 #include "gpu_check.h"
@@ -232,12 +232,69 @@ static void test_spread(const spread_case *c, check_family *f) {
     free((void *)v.data), free((void *)v.block_scales), free((void *)w.data), free((void *)w.block_scales);
 }
 
+/* Many tokens: whole tiles and cut ones of each form, partly filled with tokens. */
+static const chain_case many_cases[] = {
+    {160, 8192, 1024, GEMM_UNIT_GELU},   {33, 24576, 4096, GEMM_UNIT_SILU},
+    {64, 24576, 4096, GEMM_UNIT_GELU},   {120, 24576, 1024, GEMM_UNIT_SILU},
+    {160, 8192, 5376, GEMM_UNIT_GELU},   {300, 24576, 1024, GEMM_UNIT_SILU},
+    {160, 24576, 2048, GEMM_UNIT_SILU},  {512, 8192, 5376, GEMM_UNIT_GELU},
+    {2048, 24576, 1024, GEMM_UNIT_SILU},
+};
+
+/* Activations and result in the order in which wgmma reads them; three rows against FP64. */
+static void test_many(const chain_case *c, check_family *f) {
+    tensor t = random_weight(c->n, c->k);
+    const size_t n = c->n / 2, all = c->m * n, partial = (size_t)gemm->n_sms * 128 * 256 * sizeof(float);
+    float *h = malloc(c->k * sizeof *h), *row = malloc(n * sizeof *row);
+    uint16_t *a = malloc(c->m * c->k * sizeof *a);
+    double *want = malloc(c->n * sizeof *want);
+    char what[80];
+    nib_error err;
+    for (size_t i = 0; i < c->m * c->k; i++)
+        a[i] = bf16_from_f32(rnd_normal());
+    snprintf(what, sizeof what, "unit of %zu x %zu x %zu", c->m, c->n, c->k);
+    void *natural = to_device(a, c->m * c->k * 2), *prepared = to_device(NULL, c->m * c->k * 2);
+    uint32_t *flags = to_device(NULL, (size_t)gemm->n_sms * 4);
+    CK(cudaMemset(flags, 0, (size_t)gemm->n_sms * 4));
+    if (gemm_prepare(gemm, GEMM_A_BF16_MMA, natural, NIB_GEMM_BF16, c->m, c->k, c->k, prepared, NULL, NULL,
+                     &err) != NIB_OK)
+        check_error(err.text, 1, 0);
+    gemm_chain chain = {.weight = pack(&t),
+                        .m = c->m,
+                        .lda = c->k,
+                        .ldd = n,
+                        .a = prepared,
+                        .unit = c->unit,
+                        .d = to_device(NULL, all * 2),
+                        .d_type = GEMM_A_BF16_MMA,
+                        .flags = flags,
+                        .workspace = to_device(NULL, partial),
+                        .workspace_bytes = partial};
+    uint16_t *got = launch(chain, all * 2);
+    CK(cudaMemset(chain.d, 0xff, all * 2));
+    uint16_t *again = launch(chain, all * 2);
+    check_equal(what, got, again, all * 2);
+    for (size_t j = 0; j < 3; j++) { /* of the first to the last row */
+        const size_t r = j * (c->m - 1) / 2;
+        for (size_t i = 0; i < c->k; i++)
+            h[i] = bf16_to_f32(a[r * c->k + i]);
+        for (size_t i = 0; i < n; i++)
+            row[i] = bf16_to_f32(got[r * n + i / 64 * 64 + (size_t)gemm_bf16_position((int)(i % 64))]);
+        want_row(&t, h, 1, c->unit, want);
+        family_take(f, what, l2_error(row, want, n), 0x1p-8);
+    }
+    nib_gemm_weight_free((nib_gemm_weight *)chain.weight);
+    cudaFree(natural), cudaFree(prepared), cudaFree(flags), cudaFree(chain.d), cudaFree(chain.workspace);
+    free(h), free(row), free(a), free(want), free(got), free(again);
+    free((void *)t.data), free((void *)t.block_scales);
+}
+
 /* "short": what a sanitizer has the patience for. */
 int main(int argc, char **argv) {
     const bool brief = argc > 1 && strcmp(argv[1], "short") == 0;
     nib_error err;
     check_family wide = {.name = "norm, product, unit: FP32"}, half = {.name = "norm, product, unit: BF16"},
-                 between = {.name = "a norm between two products"};
+                 between = {.name = "a norm between two products"}, many = {.name = "unit of many tokens"};
     if (nib_gemm_open(0, &gemm, &err) != NIB_OK) {
         printf("%s\n", err.text);
         return 1;
@@ -249,9 +306,12 @@ int main(int argc, char **argv) {
         gemm->arch == 90 ? sizeof spread_cases / sizeof *spread_cases : 0; /* others have no FEW */
     for (size_t i = 0; i < (brief && n_spread ? 2 : n_spread); i++)
         test_spread(&spread_cases[i], &between);
+    for (size_t i = 0; n_spread && i < (brief ? 1 : sizeof many_cases / sizeof *many_cases); i++)
+        test_many(&many_cases[i], &many);
     family_print(&wide);
     family_print(&half);
     family_print(&between);
+    family_print(&many);
     nib_gemm_close(gemm);
     printf("chain: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;

@@ -394,7 +394,7 @@ static void matmul_add(backend *be, buf *x, const buf *a, const weight *w, const
     matmul_into(be, CALL_MATMUL_ADD, x, a, w, bias);
 }
 
-/* Few rows: product and unit, and the norm that waited, in one launch. */
+/* Product and unit, and with few rows the norm that waited, in one launch. */
 static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w, glu_kind kind,
                       bool normed) {
     nib_error why;
@@ -406,8 +406,15 @@ static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_w
                     .after = normed && a->rows > 1 ? &left : NULL,
                     .unit = kind == GLU_GELU_TANH ? GEMM_UNIT_GELU : GEMM_UNIT_SILU,
                     .d = out.data,
-                    .d_type = out.format == ACT_BF16 ? NIB_GEMM_BF16 : NIB_GEMM_F32};
+                    .d_type = out.format == ACT_BF16       ? NIB_GEMM_BF16
+                              : out.format == ACT_BF16_MMA ? GEMM_A_BF16_MMA
+                                                           : NIB_GEMM_F32,
+                    .flags = cb->flags,
+                    .workspace = cb->workspace,
+                    .workspace_bytes = cb->workspace_bytes};
+    const bool many = out.format == ACT_BF16_MMA; /* both are, then */
     if (!cuda_fuses(cb) || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
+        (many && (normed || ((const cuda_buf *)a)->format != ACT_BF16_MMA)) ||
         !gemm_chain_serves(cb->gemm, &c))
         return false;
     if (!normed) {

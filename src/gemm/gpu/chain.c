@@ -1,15 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Few tokens' products with the norm before them and the gated unit after them (gemv.cu, gemv16.cu, few.cu):
- * what the engine's decode step queues instead of two or three launches.
+ * Few tokens' products with the norm before them and the gated unit after them (gemv.cu, gemv16.cu, few.cu),
+ * many tokens' with the unit (wgmma.cuh): what the engine's step queues instead of two or three launches.
  */
 #include "base/status.h"
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
 
 static bool choose(const nib_gemm *g, const gemm_chain *c, gemm_choice *choice) {
-    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, c->m, c->weight->n, c->weight->k, choice,
-                       NULL) == NIB_OK;
+    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, c->m <= GEMM_CHAIN_ROWS, c->m, c->weight->n,
+                       c->weight->k, choice, NULL) == NIB_OK;
+}
+
+/* Gate and up meet in one block: not where a cluster shares it. Whole tiles, and no padding behind them. */
+static bool serves_many(const nib_gemm *g, const gemm_chain *c) {
+    gemm_choice choice;
+    return c->unit != GEMM_UNIT_NONE && c->weight->n % 256 == 0 && c->d_type == GEMM_A_BF16_MMA &&
+           choose(g, c, &choice) && choice.kernel == GEMM_KERNEL_WGMMA_BF16 && choice.k_slices == 1 &&
+           (choice.tile_tokens > 64 || choice.tile_rows == 256) &&
+           (size_t)g->n_sms * (size_t)choice.tile_rows * (size_t)choice.tile_tokens * sizeof(float) <=
+               c->workspace_bytes;
 }
 
 bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
@@ -19,6 +29,8 @@ bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
     if (c->norm)
         return c->m == 1;
     const bool spread = c->after || c->before;
+    if (c->m > GEMM_CHAIN_ROWS && !spread)
+        return serves_many(g, c);
     if ((c->unit == GEMM_UNIT_NONE && !spread) || c->m < 2 || c->m > GEMM_CHAIN_ROWS ||
         !choose(g, c, &choice))
         return false;
@@ -39,7 +51,7 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         (c->before &&
          (!c->before->w || !c->before->scaled || !c->before->squares || (uintptr_t)c->before->scaled % 16 ||
           (uintptr_t)c->before->w % 16 || c->before->ld % 8 || c->before->ld < w->n)) ||
-        (c->d_type != NIB_GEMM_BF16 && c->d_type != NIB_GEMM_F32))
+        (c->d_type != NIB_GEMM_BF16 && c->d_type != NIB_GEMM_F32 && c->d_type != GEMM_A_BF16_MMA))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "gemm_chain: m = %zu, n = %zu: expected what gemm_chain_serves takes", c->m, w->n);
     NIB_TRY(check_device(g, err));
@@ -54,7 +66,12 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .k = (int)w->k,
         .groups = (int)gemm_groups(w->k),
         .lda = (int)lda,
+        .terms = 1,
         .tile_tokens = choice.tile_tokens,
+        .tile_rows = choice.tile_rows,
+        .cut = choice.cut,
+        .partial = c->workspace,
+        .flags = c->flags,
         .slices = choice.k_slices,
         .parts = choice.k_parts,
         .clusters = choice.k_slices / choice.k_parts == 2 ? g->pairs : g->fours,
@@ -74,8 +91,9 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
         .dependent = g->arch >= 90,
         .stream = stream,
     };
-    const int e = c->norm                            ? gemm_gemv_chain(&t, c->norm)
-                  : choice.kernel == GEMM_KERNEL_FEW ? gemm_few(&t)
-                                                     : gemm_gemv16_gated(&t);
+    const int e = c->norm                                   ? gemm_gemv_chain(&t, c->norm)
+                  : choice.kernel == GEMM_KERNEL_FEW        ? gemm_few(&t)
+                  : choice.kernel == GEMM_KERNEL_WGMMA_BF16 ? gemm_wgmma_gated(&t)
+                                                            : gemm_gemv16_gated(&t);
     return check_cuda(e, "gemm_chain", err);
 }

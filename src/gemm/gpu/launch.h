@@ -49,6 +49,7 @@ int gemm_gemv16(const gemm_task *t);
 int gemm_few(const gemm_task *t);
 int gemm_few_clusters(int ranks, int *clusters); /* that run at a time */
 int gemm_wgmma_bf16(const gemm_task *t);
+int gemm_wgmma_gated(const gemm_task *t); /* the chain's: tiles of 64 tokens x 256 rows, 128, 256 */
 int gemm_wgmma_e4m3(const gemm_task *t);
 int gemm_tile_bf16(const gemm_task *t);
 int gemm_tile_e4m3(const gemm_task *t);

@@ -24,6 +24,7 @@ struct wgmma_args {
     float *partial;     /* [blocks][TOKENS / 2][consumers] */
     uint32_t *flags;    /* [blocks], zero */
     gemm_out out;
+    bool gelu; /* of gated products */
 };
 
 /* A run of stages of one tile. */

@@ -72,6 +72,17 @@ GEMM_DEV void store_fragments_16(const gemm_out &o, int m, int token, int row, c
     }
 }
 
+/* For the product behind (GEMM_A_BF16_MMA): four rows of a token lie in two places of their 64. */
+GEMM_DEV void store_prepared(const gemm_out &o, int m, int token, int row, const float4 &v) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint32_t x = transpose_8x8(pack_pair(v.x, v.y, NIB_GEMM_BF16)), y = transpose_8x8(pack_pair(v.z, v.w, NIB_GEMM_BF16));
+    uint16_t *to = (uint16_t *)o.d + (size_t)(token + g) * o.ldd + (row & ~63) + 16 * t + 2 * (row / 16 % 4);
+    if (token + g < m) {
+        *(uint32_t *)to = x;
+        *(uint32_t *)(to + 8) = y;
+    }
+}
+
 /* One fragment of FP32, added to what is there, and what the norm behind needs of it. FETCH before the sums are there. */
 struct spread_store {
     float4 *d;

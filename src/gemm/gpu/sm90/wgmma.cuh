@@ -13,12 +13,15 @@
  *
  * W4A8: each byte is rn_e4m3(magnitude * scale / 8) from a table of 127 x 8 B; sums * 8. W4A16: w * s * 2^-17.
  * Stores: a lane owns 4 consecutive rows of a token (the tile's rows are permuted for it): full sectors.
+ * GATED: a tile is half of it rows of the gate and half their twins of up; one warp's sums go to the other's, and what the unit
+ * makes of both is stored as the next product reads it.
  * Measured, and what lost: docs/gpu/wgmma.md.
  */
 #ifndef GEMM_WGMMA_CUH
 #define GEMM_WGMMA_CUH
 
 #include "gemm/gpu/fold.cuh"
+#include "gemm/gpu/gated.cuh"
 #include "gemm/gpu/sm90/cluster.cuh"
 #include "gemm/gpu/sm90/operand.cuh"
 #include "gemm/gpu/sm90/runs.cuh"
@@ -28,7 +31,7 @@
 #define MIN_STAGES 4 /* of a block's run */
 
 /* CLUSTERS: blocks of a cluster share a tile, and what they send needs room */
-template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct wgmma_plan {
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
     static const int row_tiles = ROWS / GEMM_ROW_TILE, weight_bytes = row_tiles * GEMM_GROUP_BYTES;
     static const int stage = weight_bytes + token_bytes;
@@ -40,7 +43,8 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct wgmma_plan {
     /* from the other blocks; of three, the last one adds nothing, and the first two half of the tile each */
     static const int received = !CLUSTERS ? 0 : most_ranks == 4 ? tile_bytes : tile_bytes / 2;
     static const int merged = pairs > 1 ? tile_bytes : 0; /* what the pairs hand to each other */
-    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received + merged;
+    static const int exchanged = GATED ? 128 * warpgroups * 16 : 0; /* gate's sums for up's, 16 bytes a thread at a time */
+    static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received + merged + exchanged;
     static const int fit = (227 * 1024 - extra) / stage;
     static const int stages = fit > 8 ? 8 : fit;
     /* else both pairs would wait at a stage's barrier, and who is two uses ahead takes the parity of the one before for its own */
@@ -119,8 +123,8 @@ template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
 };
 
 /* The sums of one tile over COUNT stages. STAGE and PHASE: of the next one. */
-template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct consumer {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct consumer {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
     uint32_t lane16, scales;    /* this lane's of the first stage */
     uint32_t tokens;            /* descriptor_low of the first stage's */
     uint32_t full, empty;
@@ -262,9 +266,34 @@ GEMM_DEV void merge_pairs(uint32_t at, int pair, const float (&d)[TOKENS / 2], f
     }
 }
 
+/* The sums D of a tile whose first WARPS / 2 warps have rows of the gate, from ROW on, and the others their twins of up: either
+ * stores half of the tokens, from TOKEN on. AT: this thread's 16 bytes in shared memory, the warps' one after another. */
+template <int WARPS, int REGISTERS>
+GEMM_DEV void store_gated(const wgmma_args &a, int token, int row, int warp, uint32_t at, const float (&d)[REGISTERS], float factor) {
+    const int half = REGISTERS / 8, twin = WARPS / 2 * 512; /* units of 8 tokens; bytes to the other warp's place */
+    const bool gate = warp < WARPS / 2;
+    row += warp % (WARPS / 2) * 16;
+#pragma unroll
+    for (int j = 0; j < half; j++) {
+        const float *first = d + 4 * j, *second = d + 4 * (half + j);
+        sts128(at, gate ? make_float4(second[0], second[1], second[2], second[3]) : make_float4(first[0], first[1], first[2], first[3]));
+        consumers_barrier<WARPS * 32>();
+        const uint4 w = lds128(gate ? at + twin : at - twin);
+        const float other[4] = {__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w)};
+        float v[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float x = gate ? first[e] : other[e], up = gate ? other[e] : second[e];
+            v[e] = gated_unit(x * factor, up * factor, a.gelu);
+        }
+        store_prepared(a.out, a.m, token + (gate ? j : half + j) * 8, row, make_float4(v[0], v[1], v[2], v[3]));
+        consumers_barrier<WARPS * 32>(); /* read, before it is written again */
+    }
+}
+
 /* The warp that feeds the ring: all of it walks the runs, so that what it computes is uniform, and one lane copies. */
-template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct producer {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
     const CUtensorMap *tokens_map, *weights_map;
     uint32_t base, full, empty;
     uint32_t first; /* barriers of the weights of each pair's first stage, which it decodes before its tokens are there */
@@ -273,11 +302,14 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
 
     GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to, bool apart) {
         if (copies) {
-            const uint32_t bar = (apart ? first : full) + 8 * to;
+            const uint32_t bar = (apart ? first : full) + 8 * to, at = base + to * plan::stage;
             barrier_expect(full + 8 * to, apart ? plan::token_bytes : plan::stage);
             if (apart)
                 barrier_expect(bar, plan::weight_bytes);
-            tensor_copy(base + to * plan::stage, weights_map, 0, k, r.row_tile * plan::row_tiles, bar);
+            const int box = plan::row_tiles / (GATED ? 2 : 1);
+            tensor_copy(at, weights_map, 0, k, r.row_tile * box, bar);
+            if (GATED)
+                tensor_copy(at + plan::weight_bytes / 2, weights_map, 0, k, a.n / 32 + r.row_tile * box, bar);
         }
         k = k + 1 == a.groups ? 0 : k + 1;
     }
@@ -324,11 +356,11 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS> struct producer {
     }
 };
 
-template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS>
-__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::bound, 1)
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED>
+__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>::bound, 1)
     wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
                const __grid_constant__ wgmma_args a) {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>;
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
     extern __shared__ __align__(1024) uint8_t shared[];
     uint8_t *extra = shared + plan::stages * plan::stage;
     const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
@@ -360,7 +392,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
         if (CLUSTERS)
             cluster_arrive(); /* the others may send */
         if (feeds) {
-            producer<E4M3, TOKENS, ROWS, CLUSTERS> p = {&tokens_map, &weights_map, base, full, empty, first, lane == 0};
+            producer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> p = {&tokens_map, &weights_map, base, full, empty, first, lane == 0};
             p.feed(a);
             dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
         }
@@ -377,7 +409,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
     if (CLUSTERS)
         cluster_arrive(); /* waited for before the first sum is sent */
     const int pair = plan::pairs > 1 ? warpgroup >> 1 : 0, all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles; /* row tile of 16 */
-    consumer<E4M3, TOKENS, ROWS, CLUSTERS> c;
+    consumer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
     c.tokens = descriptor_low(base + plan::weight_bytes), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
     const tile_store<E4M3, plan::mine, plan::consumers / 32, CLUSTERS> last = {
@@ -413,6 +445,11 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
         } else if (r.first > 0) {
             collect_sums<plan::consumers>(a, r, v);
         }
+        const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
+        if constexpr (GATED) {
+            store_gated<plan::row_tiles>(a, r.token_tile * TOKENS, r.row_tile * (ROWS / 2), warp, merge, v, factor);
+            continue;
+        }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {
             if (threadIdx.x < TOKENS)
@@ -421,7 +458,6 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS>::boun
         }
         if (CLUSTERS)
             barrier_wait(arrived, 0);
-        const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
         last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * ROWS + warp * 16, v, scales + pair * plan::mine * 4,
                    factor);
     }
@@ -435,33 +471,33 @@ static int tiles_to_cut(int tiles, int blocks) {
 
 template <bool E4M3, int TOKENS, int ROWS>
 static int launch_clusters(const gemm_task *t, const CUtensorMap &tokens, const CUtensorMap &weights, const wgmma_args &a) {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, true>;
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, true, false>;
     if (a.ranks > plan::most_ranks || a.stages < a.ranks) /* the choice keeps to this */
         return cudaErrorInvalidValue;
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config =
         cluster_config(attributes, a.ranks, a.row_tiles * a.token_tiles * a.ranks, plan::threads, plan::shared, true);
     config.stream = (cudaStream_t)t->stream;
-    const auto kernel = wgmma_gemm<E4M3, TOKENS, ROWS, true>;
+    const auto kernel = wgmma_gemm<E4M3, TOKENS, ROWS, true, false>;
     const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan::shared);
     return e != cudaSuccess ? e : cudaLaunchKernelEx(&config, kernel, tokens, weights, a);
 }
 
-template <bool E4M3, int TOKENS, int ROWS = 128> static int launch_wgmma(const gemm_task *t) {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, false>;
+template <bool E4M3, int TOKENS, int ROWS = 128, bool GATED = false> static int launch_wgmma(const gemm_task *t) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, false, GATED>;
     wgmma_args a = {t->m, t->n, t->groups, 0, t->groups * t->terms, (t->n + ROWS - 1) / ROWS,
-                    (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out};
+                    (t->m + TOKENS - 1) / TOKENS, t->slices, 0, t->partial, t->flags, t->out, t->unit == GEMM_UNIT_GELU};
     CUtensorMap tokens, weights;
     const cuuint64_t size[2] = {(cuuint64_t)t->groups * GEMM_GROUP_K * t->terms, (cuuint64_t)t->m}, stride = size[0] * (E4M3 ? 1 : 2);
     const cuuint32_t box[2] = {E4M3 ? 128 : 64, TOKENS};
     if (!make_map(t, &tokens, E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, t->a, 2, size, &stride, box,
                   CU_TENSOR_MAP_SWIZZLE_128B) ||
-        !map_weights(t, &weights, 1, plan::row_tiles))
+        !map_weights(t, &weights, 1, plan::row_tiles / (GATED ? 2 : 1)))
         return cudaErrorInvalidValue;
     /* Tensor cores cut their sums: exact FP32 results take 1,024 k at a time and add up in FP32. */
     const int all = a.stages, step = !E4M3 && t->out.type == NIB_GEMM_F32 ? GEMM_EXACT_GROUPS : all, tiles = a.row_tiles * a.token_tiles;
     if (a.ranks > 1 && all <= a.ranks * step) {
-        if constexpr (plan::most_ranks > 1)
+        if constexpr (plan::most_ranks > 1 && !GATED)
             return launch_clusters<E4M3, TOKENS, ROWS>(t, tokens, weights, a);
         return cudaErrorInvalidValue;
     }
@@ -473,7 +509,7 @@ template <bool E4M3, int TOKENS, int ROWS = 128> static int launch_wgmma(const g
         const bool cut = t->cut && all <= step;
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
-        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, ROWS, false>, blocks, plan::threads, plan::shared, tokens, weights, a);
+        const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, ROWS, false, GATED>, blocks, plan::threads, plan::shared, tokens, weights, a);
         if (e)
             return e;
     }

@@ -4,6 +4,17 @@
  */
 #include "gemm/gpu/sm90/wgmma.cuh"
 
+extern "C" int gemm_wgmma_gated(const gemm_task *t) {
+    switch (t->tile_tokens) {
+    case 64:
+        return launch_wgmma<false, 64, 256, true>(t);
+    case 128:
+        return launch_wgmma<false, 128, 128, true>(t);
+    default:
+        return launch_wgmma<false, 256, 128, true>(t);
+    }
+}
+
 extern "C" int gemm_wgmma_bf16(const gemm_task *t) {
     switch (t->tile_tokens) {
     case 32:

@@ -112,7 +112,12 @@ static nib_status plugin_open(backend **out, const device_options *options, nib_
     cuda_backend *cb = mem_array(1, sizeof *cb);
     if (!cb)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the CUDA backend");
-    cb->be = (backend){.name = "cuda", .n_ranks = 1, .caps = true, .query_log = true, .close = close_device};
+    cb->be = (backend){.name = "cuda",
+                       .n_ranks = 1,
+                       .caps = true,
+                       .query_log = true,
+                       .key_means = true,
+                       .close = close_device};
     cb->eager = options->eager;
     memory_set(&cb->be);
     upload_set(&cb->be);

@@ -279,11 +279,12 @@ static nib_status fold_branch(const folder *d, const model_raw *r, strview stem,
     const model_raw *one = down ? down : up;
     const size_t rank = down ? down->dims[0] : 0;
     if (!down || !up || t->n_dims != 2 || down->dtype != DT_BF16 || up->dtype != DT_BF16 || rank == 0 ||
-        !is_matrix_of(down, rank, t->cols) || !is_matrix_of(up, t->rows, rank) || t->rows == 1)
-        return nib_fail(
-            d->err, NIB_BAD_FILE,
-            "%s: %s is half of no low-rank branch of %s: expected BF16 [rank, %zu] and [%zu, rank]", r->where,
-            QUOTEZ(one->name), QUOTEZ(r->name), t->cols, t->rows);
+        !is_matrix_of(down, rank, t->cols) || !is_matrix_of(up, t->rows, rank) || t->rows == 1 ||
+        ((uintptr_t)down->data | (uintptr_t)up->data) % 2)
+        return nib_fail(d->err, NIB_BAD_FILE,
+                        "%s: %s is half of no low-rank branch of %s: expected BF16 [rank, %zu] and [%zu, "
+                        "rank], each at an even place in the file",
+                        r->where, QUOTEZ(one->name), QUOTEZ(r->name), t->cols, t->rows);
     down->used = up->used = true;
     t->branch = (tensor_branch){rank, down->data, up->data, 1};
     return NIB_OK;

@@ -124,6 +124,8 @@ static void test_refusals(void **state) {
                                                .bytes = sizeof infinite,
                                                .tensor_scale = 1};
     expect_refused(&o, NIB_BAD_FILE, "holds a number that is not finite");
+    spoil(&o, SLOT_UP, 1)->branch.rank = 4;
+    expect_refused(&o, NIB_UNSUPPORTED, "has a low-rank branch, which the plain backend does not compute");
     o.changed.hp.n_layers = 3;
     expect_refused(&o, NIB_BAD_FILE, "no tensor for attn_q of layer 2, expected one of [96, 24]");
     o.changed.hp.tied = false;

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "nouns/family.h"
 #include "nouns/tensor.h"
 
@@ -104,6 +105,41 @@ static void test_rows(void **state) {
     }
 }
 
+/* A branch adds its product, of the view's own rows too, and counts. */
+static void test_branch(void **state) {
+    (void)state;
+    static const float ones[4] = {1, 1, 1, 1};
+    static const uint16_t down[2 * 2] = {0x3f80, 0x4000, 0xc040, 0x3f00}; /* 1 2; -3 0.5 */
+    static const uint16_t up[2 * 2] = {0x3f80, 0x0000, 0x4000, 0x4080};   /* 1 0; 2 4 */
+    tensor t = {.name = "t",
+                .dtype = DT_F32,
+                .rows = 2,
+                .cols = 2,
+                .n_dims = 2,
+                .dims = {2, 2},
+                .data = ones,
+                .bytes = sizeof ones,
+                .tensor_scale = 1,
+                .branch = {2, down, up, 0.5f}},
+           own;
+    void *memory;
+    nib_error err;
+    assert_int_equal(tensor_branch_bytes(&t), 2 * (2 + 2) * 2);
+    assert_int_equal(tensor_total_bytes(&t), sizeof ones + 16);
+    assert_int_equal(tensor_read(&own, &memory, &t, &err), NIB_OK);
+    const tensor cut = tensor_rows(&t, 1, 1), *const same[] = {&t, &own};
+    float row[2];
+    for (int i = 0; i < 2; i++) {
+        tensor_decode_row(same[i], 0, row);
+        assert_true(row[0] == 1.5f && row[1] == 2);
+        tensor_decode_row(same[i], 1, row);
+        assert_true(row[0] == -4 && row[1] == 4);
+    }
+    tensor_decode_row(&cut, 0, row);
+    assert_true(row[0] == -4 && row[1] == 4 && own.branch.up != up);
+    mem_free(memory);
+}
+
 static void test_names(void **state) {
     (void)state;
     for (int s = 0; s < SLOT_COUNT; s++) {
@@ -153,6 +189,7 @@ static void test_tiles(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_nvfp4),      cmocka_unit_test(test_mxfp4),
                                        cmocka_unit_test(test_row_scales), cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_tiles),      cmocka_unit_test(test_names)};
+                                       cmocka_unit_test(test_tiles),      cmocka_unit_test(test_names),
+                                       cmocka_unit_test(test_branch)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,22 +73,43 @@ static void cpu_buf_free(backend *be, buf *b) {
     act_free((act *)b);
 }
 
-static void cpu_buf_write(backend *be, buf *b, const float *values, size_t rows, const weight *reader) {
-    cpu_backend *cb = queue_backend(be);
-    act *a = (act *)b;
-    (void)reader;
-    assert(rows <= b->max_rows);
-    b->rows = rows;
-    for (size_t r = 0; r < rows; r++) {
-        memcpy(act_row(a, r), values + r * b->cols, b->cols * sizeof *values);
-        rowops_quantize(cb, a, r, 0, b->cols);
+/* Rows on their way between the host and a buffer. */
+typedef struct copying {
+    const cpu_backend *cb;
+    act *a;
+    const float *from; /* into A; NULL: TO gets them */
+    float *to;
+} copying;
+
+enum { COPIED_ROWS = 32 }; /* by a thread at a time */
+
+static void copy_rows(void *arg, int thread, size_t begin, size_t end) {
+    const copying *c = arg;
+    const size_t cols = c->a->head.cols;
+    (void)thread;
+    for (size_t r = begin; r < end; r++) {
+        if (c->to) {
+            memcpy(c->to + r * cols, act_row(c->a, r), cols * sizeof *c->to);
+            continue;
+        }
+        memcpy(act_row(c->a, r), c->from + r * cols, cols * sizeof *c->from);
+        rowops_quantize(c->cb, c->a, r, 0, cols);
     }
 }
 
+static void cpu_buf_write(backend *be, buf *b, const float *values, size_t rows, const weight *reader) {
+    cpu_backend *cb = queue_backend(be);
+    copying c = {.cb = cb, .a = (act *)b, .from = values};
+    (void)reader;
+    assert(rows <= b->max_rows);
+    b->rows = rows;
+    pool_for(cb->pool, rows, COPIED_ROWS, copy_rows, &c);
+}
+
 static void cpu_buf_read(backend *be, const buf *b, float *dst) {
-    (void)be;
-    for (size_t r = 0; r < b->rows; r++)
-        memcpy(dst + r * b->cols, act_row((const act *)b, r), b->cols * sizeof *dst);
+    cpu_backend *cb = queue_backend(be);
+    copying c = {.cb = cb, .a = (act *)b, .to = dst};
+    pool_for(cb->pool, b->rows, COPIED_ROWS, copy_rows, &c);
 }
 
 static const float *cpu_buf_view(backend *be, const buf *b) {

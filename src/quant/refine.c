@@ -25,26 +25,23 @@ typedef struct refining {
     gptq_codes out;
 } refining;
 
-/* G of columns [begin, end) -= H of columns [from, from + n) times E [n, LANES], but for what the shrinking
- * and the damping take from it. */
-static void spread(const refining *z, double *g, size_t begin, size_t end, size_t from, const double *e,
-                   size_t n) {
-    if (begin < end)
-        dense_subtract(g + begin * LANES, LANES,
-                       (dense_view){z->m.h + begin * z->m.cols + from, z->m.cols, 1}, e, LANES, end - begin,
-                       LANES, n);
+/* What the shrinking and the damping put on H's diagonal at column C. */
+static double own_of(const refining *z, size_t c) {
+    return z->m.shrink * z->m.h[c * z->m.cols + c] + z->damp;
 }
 
-/* -g = -H d for d in W. */
-static void begin_lanes(const refining *z, lanes_worker *k) {
-    size_t cols = z->m.cols;
-    memset(k->g, 0, cols * LANES * sizeof *k->g);
-    for (size_t from = 0; from < cols; from += STRETCH)
-        spread(z, k->g, 0, cols, from, k->w + from * LANES, from + STRETCH < cols ? STRETCH : cols - from);
-    for (size_t c = 0; c < cols; c++) {
-        double own = z->m.shrink * z->m.h[c * cols + c] + z->damp;
+/* -g = -H d of columns [from, from + n) into E. */
+static void multiply_stretch(const refining *z, const lanes_worker *k, size_t from, size_t n) {
+    const size_t cols = z->m.cols;
+    const double *d = k->g;
+    memset(k->e, 0, n * LANES * sizeof *k->e);
+    for (size_t p = 0; p < cols; p += STRETCH)
+        dense_subtract(k->e, LANES, (dense_view){z->m.h + from * cols + p, cols, 1}, d + p * LANES, LANES, n,
+                       LANES, p + STRETCH < cols ? STRETCH : cols - p);
+    for (size_t c = 0; c < n; c++) {
+        double own = own_of(z, from + c);
         for (size_t i = 0; i < LANES; i++)
-            k->g[c * LANES + i] = (1 - z->m.shrink) * k->g[c * LANES + i] - own * k->w[c * LANES + i];
+            k->e[c * LANES + i] = (1 - z->m.shrink) * k->e[c * LANES + i] - own * d[(from + c) * LANES + i];
     }
 }
 
@@ -68,63 +65,57 @@ DENSE_CLONES static void aim_block(const lanes_block *b, lanes_values g, lanes_v
     }
 }
 
-/* The block at COL: W and what is stored where it is better; by how much w^ went down, times 1 - shrink, into
- * E [block, LANES]. Whether any lane is. */
-static bool refine_block(const refining *z, lanes_worker *k, size_t i, size_t n, size_t col, double *e) {
-    size_t cols = z->m.cols;
+/* The block at COL, whose -g is G: W, d and what is stored where it is better; by how much w^ went down,
+ * times 1 - shrink, into DOWN [block, LANES]. Whether any lane is. */
+static bool refine_block(const refining *z, lanes_worker *k, size_t i, size_t n, size_t col, double *g,
+                         double *down) {
     lanes_block b;
     lanes_choice c;
     lanes_values v;
     double before[LANES];
-    double(*w)[LANES] = (double(*)[LANES])(k->w + col * LANES);
+    double(*w)[LANES] = (double(*)[LANES])(k->w + col * LANES), *d = k->g + col * LANES;
     bool any = false;
     lanes_block_load(&b, z->block, z->u + col * z->block, z->block);
-    aim_block(&b, (double(*)[LANES])(k->g + col * LANES), w, v, before);
+    aim_block(&b, (double(*)[LANES])g, w, v, before);
     lanes_choose(&b, v, z->out.by, &c);
-    memset(e, 0, z->block * LANES * sizeof *e);
+    memset(down, 0, z->block * LANES * sizeof *down);
     for (size_t lane = 0; lane < n; lane++) {
         if (!(c.loss[lane] < before[lane] * LESS))
             continue;
         any = true;
         for (size_t j = 0; j < z->block; j++) {
-            double now = c.q[j][lane] * c.step[lane];
-            e[j * LANES + lane] = w[j][lane] - now;
+            double now = c.q[j][lane] * c.step[lane], by = w[j][lane] - now;
             w[j][lane] = now;
+            d[j * LANES + lane] += by;
+            down[j * LANES + lane] = (1 - z->m.shrink) * by;
         }
-        lanes_store(&c, lane, z->out, cols, i + lane, col);
-    }
-    for (size_t j = 0; j < z->block && any; j++) {
-        double own = z->m.shrink * z->m.h[(col + j) * cols + col + j] + z->damp;
-        for (size_t lane = 0; lane < LANES; lane++) {
-            k->g[(col + j) * LANES + lane] -= own * e[j * LANES + lane];
-            e[j * LANES + lane] *= 1 - z->m.shrink;
-        }
+        lanes_store(&c, lane, z->out, z->m.cols, i + lane, col);
     }
     return any;
 }
 
+/* A stretch takes its g when its turn comes, so that what changes in others needs to be told to none. */
 static bool pass_lanes(const refining *z, lanes_worker *k, size_t i, size_t n) {
-    size_t cols = z->m.cols;
+    const size_t cols = z->m.cols;
+    double down[LANES_COLUMNS * LANES];
     bool any = false;
     for (size_t from = 0; from < cols; from += STRETCH) {
         size_t end = from + STRETCH < cols ? from + STRETCH : cols;
-        bool here = false;
+        multiply_stretch(z, k, from, end - from);
         for (size_t col = from; col < end; col += z->block) {
-            double *e = k->e + (col - from) * LANES;
-            if (!refine_block(z, k, i, n, col, e))
+            size_t rest = col + z->block;
+            if (!refine_block(z, k, i, n, col, k->e + (col - from) * LANES, down))
                 continue;
-            here = true;
-            spread(z, k->g, from, end, col, e, z->block);
+            any = true;
+            dense_subtract(k->e + (rest - from) * LANES, LANES,
+                           (dense_view){z->m.h + rest * cols + col, cols, 1}, down, LANES, end - rest, LANES,
+                           z->block);
         }
-        if (!here)
-            continue;
-        any = true;
-        spread(z, k->g, 0, from, from, k->e, end - from);
-        spread(z, k->g, end, cols, from, k->e, end - from);
     }
     return any;
 }
 
+/* W becomes w^, G d = w - w^. */
 static void refine_chunks(void *arg, int thread, size_t begin, size_t end) {
     const refining *z = arg;
     lanes_worker *k = &z->workers[thread];
@@ -133,7 +124,9 @@ static void refine_chunks(void *arg, int thread, size_t begin, size_t end) {
         size_t n = z->rows->n - i < LANES ? z->rows->n - i : LANES;
         lanes_read(k, z->rows, i, n);
         lanes_add(k, cols, i, n, -1, z->out);
-        begin_lanes(z, k);
+        double *d = k->w;
+        k->w = k->g;
+        k->g = d;
         memset(k->w, 0, cols * LANES * sizeof *k->w);
         lanes_add(k, cols, i, n, 1, z->out);
         for (int pass = 0; pass < z->passes && pass_lanes(z, k, i, n); pass++)

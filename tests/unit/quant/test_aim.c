@@ -87,14 +87,15 @@ static void test_aims(void **unused) {
 
 /* E |w^ x - w (x + d) - r|^2 over all rows. */
 static double spelled_out(const tensor *t) {
+    const float step = scale_of(t);
     double total = 0;
     for (size_t row = 0; row < ROWS; row++)
         for (size_t s = 0; s < SEEN; s++) {
             double off = -(double)r[s][row];
             for (size_t j = 0; j < COLS; j++)
-                off += plain_value(codes + row * COLS / 2, scales + row * COLS / 16, j, scale_of(t)) *
-                           (double)x[s][j] -
-                       (double)weights[row * COLS + j] * ((double)x[s][j] + (double)d[s][j]);
+                off +=
+                    plain_value(codes + row * COLS / 2, scales + row * COLS / 16, j, step) * (double)x[s][j] -
+                    (double)weights[row * COLS + j] * ((double)x[s][j] + (double)d[s][j]);
             total += off * off / SEEN;
         }
     return total;

@@ -93,11 +93,12 @@ static double error_on(const tensor *t, const double *h) {
 
 /* The sum over all rows, spelled out. */
 static double plain_error(const tensor *t, const double *h) {
+    const float step = scale_of(t);
     double total = 0, d[MAX_COLS];
     for (size_t r = 0; r < t->rows; r++) {
         for (size_t c = 0; c < t->cols; c++) {
             size_t i = r * t->cols + c;
-            d[c] = (double)weights[i] - plain_value(codes, scales, i, scale_of(t));
+            d[c] = (double)weights[i] - plain_value(codes, scales, i, step);
         }
         for (size_t i = 0; i < t->cols; i++)
             for (size_t j = 0; j < t->cols; j++)

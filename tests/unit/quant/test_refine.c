@@ -66,12 +66,12 @@ static void plain_refine_row(const float *x, const double *u, size_t n, float te
 }
 
 static double loss_of(const tensor *t) {
+    const float step = scale_of(t);
     double total = 0, d[MAX_COLS];
     size_t n = t->cols;
     for (size_t r = 0; r < t->rows; r++) {
         for (size_t c = 0; c < n; c++)
-            d[c] = (double)weights[r * n + c] -
-                   plain_value(codes + r * n / 2, scales + r * n / 16, c, scale_of(t));
+            d[c] = (double)weights[r * n + c] - plain_value(codes + r * n / 2, scales + r * n / 16, c, step);
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
                 total += d[i] * h[i * n + j] * d[j];

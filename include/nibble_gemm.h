@@ -106,6 +106,9 @@ typedef struct nib_gemm_group {
     const int32_t *offsets;    /* device, [n_experts + 1] */
     const void *const *packed; /* device, [n_experts]: nib_gemm_weight_data of each. Read, as weights are,
                                   while a kernel before that lets its dependents start early may still run */
+    bool offsets_stand;        /* they were complete when the kernel before in the stream began: they may be
+                                  read while it runs. So they were if it is nib_gemm_grouped of the same
+                                  offsets, which lets none behind it begin before it knows them */
 } nib_gemm_group;
 
 nib_status nib_gemm_open(int device, nib_gemm **out, nib_error *err);

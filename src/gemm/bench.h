@@ -38,9 +38,10 @@ nib_status bench_shape(bench *b, size_t m, size_t n, size_t k, unsigned kinds, b
                        nib_error *err);
 
 /* TOKENS that each go to TOP of EXPERTS experts [n, k] (a fixed hash, another choice every launch); BYTES: of
- * the weights of the experts touched, mean over the launches. */
+ * the weights of the experts touched, mean over the launches. US: with offsets that the kernel before may
+ * have written, STAND_US: with such as stood before it (nib_gemm_group). */
 nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, size_t n, size_t k, double *us,
-                         double *bytes, nib_error *err);
+                         double *stand_us, double *bytes, nib_error *err);
 
 /* The quantizer rtn on BF16 values [rows, cols] beside a copy of them: US and the bytes that each moves. */
 typedef struct bench_pass {

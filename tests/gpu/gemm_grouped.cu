@@ -53,11 +53,11 @@ static bool others_untouched(const std::vector<uint8_t> &d, size_t m, size_t n, 
     return true;
 }
 
-/* Which kernel: as the library chooses, any/grouped.cu, or sm90/experts.cu by few blocks with long runs. */
-enum way { CHOSEN, GROUPED, LONG_RUNS };
+/* Which kernel: as the library chooses, with the offsets known before too, any/grouped.cu, or sm90/experts.cu by few blocks with long runs. */
+enum way { CHOSEN, CHOSEN_EARLY, GROUPED, LONG_RUNS };
 
 static void run_case(const experts_case &c, const nib_gemm_group &p, enum way way) {
-    if (way == CHOSEN) {
+    if (way <= CHOSEN_EARLY) {
         OK(nib_gemm_grouped(ctx, &p, nullptr, 0, nullptr, &err));
         return;
     }
@@ -75,7 +75,7 @@ static void check_case(const experts_case &c, nib_gemm_type type, double bound, 
     std::vector<uint8_t> got[2] = {std::vector<uint8_t>(bytes), std::vector<uint8_t>(bytes)};
     nib_gemm_group p = {};
     p.product.weight = c.w[0].w, p.product.m = c.m + MORE_ROWS, p.product.a = c.a, p.product.d = d, p.product.d_type = type;
-    p.product.ldd = ldd, p.n_experts = c.counts.size(), p.offsets = c.dev_offsets, p.packed = c.dev_packed;
+    p.product.ldd = ldd, p.n_experts = c.counts.size(), p.offsets_stand = way == CHOSEN_EARLY || way == LONG_RUNS, p.offsets = c.dev_offsets, p.packed = c.dev_packed;
     for (auto &bytes_of : got) {
         CUDA(cudaMemset(d, 0xff, bytes));
         run_case(c, p, way);
@@ -105,10 +105,64 @@ static void check_case(const experts_case &c, nib_gemm_type type, double bound, 
 static void check_experts(size_t n, size_t k, const std::vector<int> &counts) {
     experts_case c = open_case(n, k, counts);
     printf("grouped: %zu of %zux%zu, %zu tokens\n", counts.size(), n, k, c.m); /* a hang shows where */
-    for (enum way way : {CHOSEN, GROUPED, LONG_RUNS}) {
+    for (enum way way : {CHOSEN, CHOSEN_EARLY, GROUPED, LONG_RUNS}) {
         check_case(c, NIB_GEMM_F32, 2e-6, way);
         check_case(c, NIB_GEMM_BF16, 3e-3, way);
     }
+    close_case(&c);
+}
+
+/* Writes the offsets late, when what follows it in the stream may have begun long since. */
+static __global__ void late_offsets(int *to, const int *from, int n) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+    for (const long long began = clock64(); clock64() - began < 200000;)
+        ;
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        to[i] = from[i];
+}
+
+/* A router, a product of its offsets, and one that reads them early: the same results as of offsets that stood all the time. */
+static void check_late(size_t n, size_t k, const std::vector<int> &counts, bool captured) {
+    experts_case c = open_case(n, k, counts);
+    const size_t values = c.m * n, bytes = values * 2, offset_bytes = c.offsets.size() * sizeof(int);
+    int *late = device<int>(c.offsets.size());
+    std::vector<uint8_t> got[3] = {std::vector<uint8_t>(bytes), std::vector<uint8_t>(bytes), std::vector<uint8_t>(bytes)};
+    uint8_t *d = device<uint8_t>(3 * bytes);
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    nib_gemm_group p = {};
+    p.product.weight = c.w[0].w, p.product.m = c.m, p.product.a = c.a, p.n_experts = counts.size(), p.packed = c.dev_packed;
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA(cudaMemset(d, 0xff, 3 * bytes));
+    CUDA(cudaMemset(late, 0, offset_bytes));
+    CUDA(cudaDeviceSynchronize());
+    if (captured)
+        CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    late_offsets<<<1, 256, 0, stream>>>(late, c.dev_offsets, (int)c.offsets.size());
+    for (int i = 0; i < 3; i++) {
+        p.product.d = d + i * bytes, p.offsets = i < 2 ? late : c.dev_offsets, p.offsets_stand = i == 1;
+        OK(nib_gemm_grouped(ctx, &p, nullptr, 0, stream, &err));
+    }
+    if (captured) {
+        CUDA(cudaStreamEndCapture(stream, &graph));
+        CUDA(cudaGraphInstantiate(&exec, graph, 0));
+        CUDA(cudaGraphLaunch(exec, stream));
+    }
+    CUDA(cudaStreamSynchronize(stream));
+    for (int i = 0; i < 3; i++)
+        CUDA(cudaMemcpy(got[i].data(), d + i * bytes, bytes, cudaMemcpyDeviceToHost));
+    check(got[0] == got[2], "grouped: offsets written late, by the kernel before");
+    check(got[1] == got[2], "grouped: offsets written late, by the kernel before the one before");
+    if (captured) {
+        cudaGraphExecDestroy(exec);
+        cudaGraphDestroy(graph);
+    }
+    cudaStreamDestroy(stream);
+    for (void *q : {(void *)late, (void *)d})
+        cudaFree(q);
     close_case(&c);
 }
 
@@ -136,5 +190,11 @@ void test_grouped(bool shortly) {
             counts[127 - i] = 1 + i % 3;
         check_experts(shortly ? 64 : 768, shortly ? 256 : 2048, counts);
         check_experts(shortly ? 64 : 2048, shortly ? 128 : 768, counts);
-    }
+    }    for (int most : {1, 2, 9, 40}) /* tokens of an expert */
+        for (bool captured : {false, true}) {
+            std::vector<int> counts(128, 0);
+            for (int e = 3; e < 128; e += 9)
+                counts[e] = 1 + e % most;
+            check_late(shortly ? 64 : 768, shortly ? 512 : 2048, counts, captured);
+        }
 }

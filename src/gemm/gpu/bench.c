@@ -312,7 +312,8 @@ static nib_status run_experts(setting *s, int i, nib_error *err) {
 }
 
 static nib_status time_experts(experts_setting *e, size_t experts, size_t top, size_t tokens, size_t n,
-                               size_t k, nib_gemm_weight **w, double *us, double *bytes, nib_error *err) {
+                               size_t k, nib_gemm_weight **w, double *us, double *stand_us, double *bytes,
+                               nib_error *err) {
     size_t packed = (nib_gemm_packed_bytes(n, k) + 255) / 256 * 256, rows = tokens * top, touched = 0;
     size_t table = experts * sizeof(void *), offsets = (experts + 1) * sizeof(int32_t);
     void *values = NULL, *pointers[1024];
@@ -345,18 +346,20 @@ static nib_status time_experts(experts_setting *e, size_t experts, size_t top, s
                                 .packed = (const void *const *)(void *)tables};
     *bytes = (double)touched / CHOICES * (double)nib_gemm_packed_bytes(n, k);
     setting s = {.b = e->b, .own = e};
-    return time_graph(&s, run_experts, 4 * CHOICES, us, err);
+    NIB_TRY(time_graph(&s, run_experts, 4 * CHOICES, us, err));
+    e->group.offsets_stand = true;
+    return time_graph(&s, run_experts, 4 * CHOICES, stand_us, err);
 }
 
 nib_status bench_experts(bench *b, size_t experts, size_t top, size_t tokens, size_t n, size_t k, double *us,
-                         double *bytes, nib_error *err) {
+                         double *stand_us, double *bytes, nib_error *err) {
     experts_setting e = {.b = b};
     nib_gemm_weight *w = NULL;
     if (experts == 0 || experts > 1024 || experts & (experts - 1) || top > experts)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%zu of %zu experts: expected a power of two up to 1024", top,
                         experts);
     NIB_TRY(check_device(b->g, err));
-    nib_status status = time_experts(&e, experts, top, tokens, n, k, &w, us, bytes, err);
+    nib_status status = time_experts(&e, experts, top, tokens, n, k, &w, us, stand_us, bytes, err);
     cudaStreamSynchronize(b->stream);
     nib_gemm_weight_free(w);
     cudaFree(e.data);

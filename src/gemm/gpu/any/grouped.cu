@@ -152,8 +152,8 @@ static __global__ void __launch_bounds__(WARPS * 32, 2) grouped(const __grid_con
     const table known((uint8_t *)(sums + 2 * WARPS * SUMS) + WARPS * STAGES * 8, a.experts);
     warp_ring<STAGES, STAGE> ring;
     ring.open(shared_address(shared) + warp * STAGES * STAGE, bars + warp * STAGES * 8);
-    dependents_go();
     dependency_wait();
+    dependents_go(); /* whose offsets may be the same */
     make_table<TILES>(a, known, pairs);
     const int total = known.starts[*known.count];
     const int first_item = (int)((long long)blockIdx.x * total / gridDim.x);

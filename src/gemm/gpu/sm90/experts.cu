@@ -13,7 +13,7 @@
  * Bytes moved: the weights of experts with tokens, once a chunk; a chunk's tokens once a block that has items of it.
  * Measured: docs/gpu/gemv.md.
  */
-#include "gemm/gpu/device.cuh"
+#include "gemm/gpu/sm90/chunks.cuh"
 #include "gemm/gpu/sm90/cluster.cuh"
 #include "gemm/gpu/sm90/operand.cuh"
 #include "gemm/gpu/sm90/store.cuh"
@@ -29,31 +29,18 @@
 #define OTHER_REGISTERS 48
 #define TOKENS          8
 #define ITEM_TILES      4         /* row tiles */
-#define MOST_ITEMS      (1 << 20) /* of a launch */
 #define SPAN            8         /* groups that tensor cores sum before FP32 takes over */
 #define SLOTS           2         /* of sums, a team */
 #define SUMS            2048      /* bytes, of a part: 64 rows x 8 tokens */
 #define GROUP_TOKENS    2048      /* bytes: 128 k of a chunk */
 
 struct experts_args {
-    const int *offsets;
-    const uint8_t *const *packed;
+    chunk_source source;
     const __nv_bfloat16 *x;
-    int experts, k, lda, groups, row_tiles;
-    int buffers;                   /* of tokens: 1 or 2 */
-    float over_blocks, over_items; /* 1 / the launch's blocks, 1 / the items of a chunk */
+    int k, lda, groups, row_tiles;
+    int buffers; /* of tokens: 1 or 2 */
     size_t scale_offset;
     gemm_out out;
-};
-
-struct chunk {
-    const uint8_t *packed;
-    int row, rows; /* of x and d */
-};
-
-/* A block's items: how many, the first one's row tile, and how many chunks they are of. */
-struct run {
-    int items, tile, chunks;
 };
 
 /* Shared memory: tokens, rings, sums, then what this names: barriers, 8 bytes each, the run, and its chunks. */
@@ -89,14 +76,6 @@ struct experts_block {
     uint32_t tokens, rings, sums, bars; /* shared memory */
 };
 
-GEMM_DEV int uniform(int v) {
-    return __shfl_sync(~0u, v, 0);
-}
-
-GEMM_DEV uint64_t uniform(uint64_t v) {
-    return (uint64_t)(uint32_t)uniform((int)(v >> 32)) << 32 | (uint32_t)uniform((int)v);
-}
-
 /* A place in a ring of COUNT barriers, and the parity of its next phase. */
 struct place {
     int at, parity;
@@ -109,7 +88,7 @@ struct place {
     }
 };
 
-GEMM_DEV int items_of(int row_tiles) {
+static __host__ __device__ int items_of(int row_tiles) {
     return (row_tiles + ITEM_TILES - 1) / ITEM_TILES;
 }
 
@@ -118,7 +97,7 @@ struct walk {
     int left, chunk, tile, step, chunk_tiles;
 
     GEMM_DEV walk(const run &r, int row_tiles, int first, int step_)
-        : left(r.items - first), chunk(0), tile(r.tile + first * ITEM_TILES), step(step_), chunk_tiles(items_of(row_tiles) * ITEM_TILES) {
+        : left(r.items - first), chunk(0), tile((r.first + first) * ITEM_TILES), step(step_), chunk_tiles(items_of(row_tiles) * ITEM_TILES) {
         settle();
     }
 
@@ -135,82 +114,6 @@ struct walk {
         settle();
     }
 };
-
-/* ---- which run ---- */
-
-/* X / n, OVER = 1.0f / n: exact to MOST_ITEMS. */
-GEMM_DEV int divided(int x, float over) {
-    return (int)(((float)x + 0.5f) * over);
-}
-
-GEMM_DEV int chunks_of(int tokens) {
-    return (tokens + TOKENS - 1) / TOKENS;
-}
-
-/* A lane's four experts of the 128 from BASE on. */
-struct four_experts {
-    const uint8_t *packed[4];
-    int edge[5];
-
-    GEMM_DEV void find(const experts_args &a, int base) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            packed[i] = a.packed[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts - 1)];
-    }
-
-    GEMM_DEV int count(const experts_args &a, int base) { /* of chunks */
-        int chunks = 0;
-#pragma unroll
-        for (int i = 0; i < 5; i++)
-            edge[i] = a.offsets[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts)];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            chunks += chunks_of(edge[i + 1] - edge[i]);
-        return chunks;
-    }
-};
-
-/* This block's run and its chunks, by one warp. */
-GEMM_DEV void make_run(const experts_args &a, run *r, chunk *chunks) {
-    const int lane = threadIdx.x & 31, block = blockIdx.x;
-    four_experts e;
-    int mine = 0;
-    e.find(a, 0); /* where weights are does not depend on the kernel before */
-    for (int i = 32 * lane; i <= a.experts; i += 1024) /* nor does which lines the offsets stand in */
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(a.offsets + i));
-    dependency_wait();
-    for (int base = 0; base < a.experts; base += 128)
-        mine += e.count(a, base);
-    const int chunk_items = items_of(a.row_tiles), items = __reduce_add_sync(~0u, mine) * chunk_items;
-    const int each = divided(items, a.over_blocks), more = items - each * (int)gridDim.x;
-    const int first = block * each + min(block, more), last = first + each + (block < more);
-    const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
-    int before = -first_chunk; /* chunks, from this run's first one on */
-    for (int base = 0; base < a.experts && before < count; base += 128) {
-        if (a.experts > 128) {
-            e.find(a, base);
-            mine = e.count(a, base);
-        }
-        int at = mine;
-#pragma unroll
-        for (int d = 1; d < 32; d *= 2) {
-            const int v = __shfl_up_sync(~0u, at, d);
-            at += lane >= d ? v : 0;
-        }
-        const int all = __shfl_sync(~0u, at, 31);
-        at += before - mine;
-        before += all;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int tokens = e.edge[i + 1] - e.edge[i], n = chunks_of(tokens);
-            for (int c = max(0, -at); c < min(n, count - at); c++)
-                chunks[at + c] = {e.packed[i], e.edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
-            at += n;
-        }
-    }
-    if (lane == 0)
-        *r = {last - first, (first - first_chunk * chunk_items) * ITEM_TILES, count};
-}
 
 /* ---- feeders ---- */
 
@@ -429,14 +332,15 @@ static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_consta
     chunk *chunks = (chunk *)(shared + (b.bars - b.tokens) + plan::chunks);
     b.chunks = chunks;
 
-    dependents_go();
+    if (a.source.early)
+        dependents_go();
     for (int at = 8 * warp; at < plan::the_run; at += 8 * WARPS)
         if (elected())
             barrier_init(b.bars + at, plan::arrivals(at));
     cluster_barrier_fence();
     auto wait_for_run = [&] { /* the barriers stand then too */
         __syncthreads();
-        b.items = {uniform(r->items), uniform(r->tile), uniform(r->chunks)};
+        b.items = {uniform(r->items), uniform(r->first), uniform(r->chunks)};
     };
     if (warp < MATH_WARPS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MATH_REGISTERS));
@@ -446,9 +350,12 @@ static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_consta
     }
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(OTHER_REGISTERS));
     if (other == 0)
-        make_run(a, r, chunks);
-    dependency_wait();
+        make_run<TOKENS>(a.source, r, chunks);
     wait_for_run();
+    if (!a.source.early)
+        dependents_go(); /* whose offsets may be the same */
+    if (other >= FEEDERS)
+        dependency_wait();
     if (other < FEEDERS)
         feed<PARTS, GROUPS, STAGES>(a, b, other);
     else if (other < FEEDERS + TOKEN_WARPS)
@@ -462,17 +369,13 @@ template <int PARTS, int GROUPS, int STAGES> static bool fits(const gemm_task *t
 }
 
 template <int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *t, const nib_gemm_group *p, int buffers) {
-    const experts_args a = {p->offsets,
-                            (const uint8_t *const *)p->packed,
+    const experts_args a = {make_source(p, t->n_sms, items_of(t->n / 16)),
                             (const __nv_bfloat16 *)t->a,
-                            (int)p->n_experts,
                             t->k,
                             t->lda,
                             t->groups,
                             t->n / 16,
                             buffers,
-                            1.0f / (float)t->n_sms,
-                            1.0f / (float)((t->n / 16 + ITEM_TILES - 1) / ITEM_TILES),
                             gemm_scale_offset((size_t)t->n, (size_t)t->k),
                             t->out};
     return launch_kernel(t, experts<PARTS, GROUPS, STAGES>, t->n_sms, THREADS,

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which experts have tokens, found out on the device: a chunk is up to TOKENS tokens of one expert, an item some rows x a chunk. The
+ * items of all chunks stand in a row, and each block takes an equal run of them.
+ */
+#ifndef GEMM_CHUNKS_CUH
+#define GEMM_CHUNKS_CUH
+
+#include "gemm/gpu/device.cuh"
+
+#define MOST_ITEMS (1 << 20) /* of a launch */
+
+struct chunk {
+    const uint8_t *packed;
+    int row, rows; /* of x and d */
+};
+
+/* A block's items: how many, the first one's place in its chunk, and how many chunks they are of. */
+struct run {
+    int items, first, chunks;
+};
+
+/* What a run is found from. */
+struct chunk_source {
+    const int *offsets;
+    const uint8_t *const *packed;
+    int experts, chunk_items;
+    bool early;                    /* the offsets stand while the kernel before runs */
+    float over_blocks, over_items; /* 1 / the launch's blocks, 1 / chunk_items */
+};
+
+/* For BLOCKS blocks and CHUNK_ITEMS items a chunk. */
+static inline chunk_source make_source(const nib_gemm_group *p, int blocks, int chunk_items) {
+    return {p->offsets,       (const uint8_t *const *)p->packed, (int)p->n_experts,          chunk_items,
+            p->offsets_stand, 1.0f / (float)blocks,              1.0f / (float)chunk_items};
+}
+
+GEMM_DEV int uniform(int v) {
+    return __shfl_sync(~0u, v, 0);
+}
+
+GEMM_DEV uint64_t uniform(uint64_t v) {
+    return (uint64_t)(uint32_t)uniform((int)(v >> 32)) << 32 | (uint32_t)uniform((int)v);
+}
+
+/* X / n, OVER = 1.0f / n: exact to MOST_ITEMS. */
+GEMM_DEV int divided(int x, float over) {
+    return (int)(((float)x + 0.5f) * over);
+}
+
+/* A lane's four experts of the 128 from BASE on. */
+template <int TOKENS> struct four_experts {
+    const uint8_t *packed[4];
+    int edge[5];
+
+    GEMM_DEV void find(const chunk_source &a, int base) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            packed[i] = a.packed[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts - 1)];
+    }
+
+    GEMM_DEV static int chunks_of(int tokens) {
+        return (tokens + TOKENS - 1) / TOKENS;
+    }
+
+    GEMM_DEV int count(const chunk_source &a, int base) { /* of chunks */
+        int chunks = 0;
+#pragma unroll
+        for (int i = 0; i < 5; i++)
+            edge[i] = a.offsets[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts)];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            chunks += chunks_of(edge[i + 1] - edge[i]);
+        return chunks;
+    }
+};
+
+/* This block's run and its chunks, by one warp. */
+template <int TOKENS> GEMM_DEV void make_run(const chunk_source &a, run *r, chunk *chunks) {
+    const int lane = threadIdx.x & 31, block = blockIdx.x;
+    four_experts<TOKENS> e;
+    int mine = 0;
+    e.find(a, 0); /* where weights are does not depend on the kernel before */
+    if (!a.early) {
+        for (int i = 32 * lane; i <= a.experts; i += 1024) /* nor does which lines the offsets stand in */
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(a.offsets + i));
+        dependency_wait();
+    }
+#pragma unroll 1
+    for (int base = 0; base < a.experts; base += 128)
+        mine += e.count(a, base);
+    const int items = __reduce_add_sync(~0u, mine) * a.chunk_items;
+    const int each = divided(items, a.over_blocks), more = items - each * (int)gridDim.x;
+    const int first = block * each + min(block, more), last = first + each + (block < more);
+    const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
+    int before = -first_chunk; /* chunks, from this run's first one on */
+#pragma unroll 1
+    for (int base = 0; base < a.experts && before < count; base += 128) {
+        if (a.experts > 128) {
+            e.find(a, base);
+            mine = e.count(a, base);
+        }
+        int at = mine;
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+            const int v = __shfl_up_sync(~0u, at, d);
+            at += lane >= d ? v : 0;
+        }
+        const int all = __shfl_sync(~0u, at, 31);
+        at += before - mine;
+        before += all;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int tokens = e.edge[i + 1] - e.edge[i], n = e.chunks_of(tokens);
+#pragma unroll 1
+            for (int c = max(0, -at); c < min(n, count - at); c++)
+                chunks[at + c] = {e.packed[i], e.edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
+            at += n;
+        }
+    }
+    if (lane == 0)
+        *r = {last - first, first - first_chunk * a.chunk_items, count};
+}
+
+#endif

@@ -106,6 +106,8 @@ static method_choice auto_method(const quantize_session *s) {
     double weights = 0;
     if ((a->convert.format != QF_NVFP4 && a->convert.format != QF_Q5_0) || a->imatrix)
         return METHOD_WEIGHTED;
+    if (a->convert.svd_rank) /* whose codes are chosen layer by layer */
+        return METHOD_GPTQ;
     for (size_t i = 0; i < s->file->n_tensors; i++) {
         const tensor *t = &s->file->tensors[i];
         if (place_is_linear(t->place.slot))
@@ -142,7 +144,8 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     s->used = a->method != METHOD_AUTO ? a->method : auto_method(s);
     c->method = QM_SWEEP;
     nib_status status = prepare_method(s, err);
-    if (status == NIB_UNSUPPORTED && a->method == METHOD_AUTO && !a->calib && !a->imatrix) {
+    const bool may_sweep = a->method == METHOD_AUTO && !a->calib && !a->imatrix && !c->svd_rank;
+    if (status == NIB_UNSUPPORTED && may_sweep) {
         s->sweep_reason = *err; /* a model that nibble does not run is swept */
         s->sweep_note = s->sweep_reason.text;
         s->used = METHOD_SWEEP;

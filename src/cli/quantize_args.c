@@ -96,7 +96,8 @@ static const struct argp_option options[] = {
      1},
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
-     "row and a column; with --method local, gptq or best. nibble's CPU engine runs it, its GPU engine and "
+     "row and a column; with --method local, gptq (then the default) or best. nibble's CPU engine runs it, "
+     "its GPU engine and "
      "other programs refuse the file",
      1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
@@ -237,7 +238,8 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->imatrix && (a->calib || a->calib_tokens))
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
-    if (a->convert.svd_rank && (!quantize_is_tuned(a->method) || a->convert.format != QF_NVFP4))
+    const bool chosen = a->method == METHOD_AUTO ? !a->imatrix : quantize_is_tuned(a->method);
+    if (a->convert.svd_rank && (!chosen || a->convert.format != QF_NVFP4))
         argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
     if (a->convert.svd_rank && (a->compressed_tensors || quantize_has_budget(a) || a->plan))
         argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");

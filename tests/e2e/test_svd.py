@@ -133,6 +133,7 @@ def test_threads_and_a_kill_do_not_matter(nibble, nibble_path, tmp_path, text, d
     (["--method", "gptq", "--svd-rank", "0"], "--svd-rank"),
     (["--method", "gptq", "--svd-rank", "257"], "--svd-rank"),
     (["--method", "sweep", "--svd-rank", "8"], "--svd-rank goes with --method local, gptq or best"),
+    (["--imatrix", "x", "--svd-rank", "8"], "--svd-rank goes with --method local, gptq or best"),
     (["--method", "gptq", "--format", "q5_0", "--svd-rank", "8"], "--format nvfp4"),
     (["--method", "gptq", "--bits", "5", "--svd-rank", "8"], "without --compressed-tensors, --bits"),
     (["--method", "gptq", "--compressed-tensors", "--svd-rank", "8"], "without --compressed-tensors"),
@@ -148,7 +149,8 @@ def test_refused_ranks_and_sources(nibble, tmp_path, text):
     source = make_model(tmp_path / "source", "llama")
     done = nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "200", check=False)
     assert done.returncode == 1 and "a low-rank branch beside it has a rank below" in done.stderr
-    nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "4")
+    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", "--calib", text, "--svd-rank", "4", "--json").stdout)
+    assert report["method"] == "gptq"  # what auto is then
     done = nibble("quantize", tmp_path / "out.gguf", tmp_path / "again.gguf", check=False)
     assert done.returncode == 1 and "has a low-rank branch; quantize what the file was made from" in done.stderr
 

@@ -109,18 +109,19 @@ typedef enum gemm_unit { GEMM_UNIT_NONE = 0, GEMM_UNIT_SILU, GEMM_UNIT_GELU } ge
 
 #define GEMM_CHAIN_ROWS 32
 
-/* D [m, n] = a W^T, exact in the weights. On Hopper, more than GEMM_CHAIN_ROWS tokens: with a unit alone, A
- * and D GEMM_A_BF16_MMA, and FLAGS and the WORKSPACE that nib_gemm_matmul of that shape takes. One token: A
- * is the norm's, x * w rounded to BF16 before it is divided. 2 to GEMM_CHAIN_ROWS tokens: A is BF16 [m, k],
- * rows LDA apart, or AFTER's. With a unit W is gate and up, n / 2 rows each (multiples of 16), and D [m, n /
- * 2] = f(a gate^T) * (a up^T). D: BF16 or F32. BEFORE: D, F32, is added to, and what the next norm needs is
- * left there. */
+/* D [m, n] = a W^T, exact in the weights. One token: A is the norm's, x * w rounded to BF16 before it is
+ * divided. 2 to GEMM_CHAIN_ROWS tokens: A is BF16 [m, k], rows LDA apart, or AFTER's. More, on Hopper and
+ * with a unit alone: A is GEMM_A_BF16_MMA, or GEMM_A_E4M3_MMA with A_SCALE, D is GEMM_A_BF16_MMA; FLAGS and
+ * WORKSPACE are those that nib_gemm_matmul of that shape takes. With a unit W is gate
+ * and up, n / 2 rows each (multiples of 16), and D [m, n / 2] = f(a gate^T) * (a up^T). D: BF16 or F32.
+ * BEFORE: D, F32, is added to, and what the next norm needs is left there. */
 typedef struct gemm_chain {
     const nib_gemm_weight *weight;
     size_t m, lda, ldd;
     const gemm_norm *norm;
     const gemm_spread *after, *before;
     const void *a;
+    const float *a_scale;
     gemm_unit unit;
     void *d;
     nib_gemm_type d_type;

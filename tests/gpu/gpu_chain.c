@@ -66,10 +66,9 @@ static nib_gemm_weight *pack(const tensor *t) {
     return w;
 }
 
-/* W times H [cols], sums in FP64, times FACTOR; then the gated unit of both halves. */
-static void want_row(const tensor *t, const float *h, double factor, gemm_unit unit, double *want) {
+/* W times H [cols], sums in FP64, times FACTOR. */
+static void want_row(const tensor *t, const float *h, double factor, double *want) {
     float *row = malloc(t->cols * sizeof *row);
-    size_t half = t->rows / 2;
     for (size_t r = 0; r < t->rows; r++) {
         tensor_decode_row(t, r, row);
         want[r] = 0;
@@ -77,13 +76,17 @@ static void want_row(const tensor *t, const float *h, double factor, gemm_unit u
             want[r] += (double)h[c] * row[c];
         want[r] *= factor;
     }
+    free(row);
+}
+
+/* The gated unit of both halves, HALF numbers each, in the first one's place. */
+static void apply_unit(double *want, size_t half, gemm_unit unit) {
     for (size_t r = 0; unit != GEMM_UNIT_NONE && r < half; r++) {
         double g = want[r], u = g;
         if (unit == GEMM_UNIT_GELU)
             u = 2 * sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
         want[r] = g / (1 + exp(-u)) * want[half + r];
     }
-    free(row);
 }
 
 /* C's output with rows LDD apart, in FP32; what lies between its rows must stay. NULL: refused, which is a
@@ -135,7 +138,8 @@ static void test_case(const chain_case *c, check_family *wide, check_family *hal
     for (size_t r = 0; got && again && rounded && r < c->m; r++) {
         for (size_t i = 0; i < c->k; i++)
             h[i] = bf16_to_f32(c->m == 1 ? bf16_from_f32(x[i] * weights[i]) : a[r * lda + i]);
-        want_row(&t, h, c->m == 1 ? 1 / sqrt(squares / (double)c->k + (double)norm.eps) : 1, c->unit, want);
+        want_row(&t, h, c->m == 1 ? 1 / sqrt(squares / (double)c->k + (double)norm.eps) : 1, want);
+        apply_unit(want, c->n / 2, c->unit);
         family_take(wide, what, l2_error(got + r * (n + SLACK), want, n), 1e-5);
         family_take(half, what, l2_error(rounded + r * (n + SLACK), want, n),
                     0x1p-8); /* half a step of BF16 */
@@ -165,7 +169,8 @@ enum { SPARE = 8 }; /* rows that are nobody's */
 
 static void *launch(gemm_chain c, size_t bytes) {
     nib_error err;
-    check_error(gemm_chain_launch(gemm, &c, NULL, &err) == NIB_OK ? "" : err.text, cudaGetLastError(), 0);
+    const nib_status status = gemm_chain_launch(gemm, &c, NULL, &err);
+    check_error(status == NIB_OK ? "" : err.text, status != NIB_OK || cudaGetLastError() != cudaSuccess, 0);
     return from_device(c.d, bytes);
 }
 
@@ -210,7 +215,7 @@ static void test_spread(const spread_case *c, check_family *f) {
         double squares = 0;
         for (size_t i = 0; i < c->k; i++)
             h[i] = bf16_to_f32(a[r * c->k + i]);
-        want_row(&v, h, 1, GEMM_UNIT_NONE, want);
+        want_row(&v, h, 1, want);
         for (size_t i = 0; i < d; i++) {
             want[i] += x[r * d + i];
             squares += (double)sums[r * d + i] * sums[r * d + i];
@@ -221,7 +226,8 @@ static void test_spread(const spread_case *c, check_family *f) {
             check_error("a scaled value",
                         scaled[r * (d + 8) + i] == bf16_from_f32(sums[r * d + i] * norm[i]) ? 0 : 1, 0);
         }
-        want_row(&w, h, 1 / sqrt(squares / (double)d + (double)left.eps), c->unit, want);
+        want_row(&w, h, 1 / sqrt(squares / (double)d + (double)left.eps), want);
+        apply_unit(want, c->n / 2, c->unit);
         family_take(f, what, l2_error(got + r * out, want, out), 1e-5);
     }
     nib_gemm_weight_free((nib_gemm_weight *)first.weight),
@@ -234,58 +240,89 @@ static void test_spread(const spread_case *c, check_family *f) {
 
 /* Many tokens: whole tiles and cut ones of each form, partly filled with tokens. */
 static const chain_case many_cases[] = {
-    {160, 8192, 1024, GEMM_UNIT_GELU},   {33, 24576, 4096, GEMM_UNIT_SILU},
-    {64, 24576, 4096, GEMM_UNIT_GELU},   {120, 24576, 1024, GEMM_UNIT_SILU},
-    {160, 8192, 5376, GEMM_UNIT_GELU},   {300, 24576, 1024, GEMM_UNIT_SILU},
-    {160, 24576, 2048, GEMM_UNIT_SILU},  {512, 8192, 5376, GEMM_UNIT_GELU},
-    {2048, 24576, 1024, GEMM_UNIT_SILU},
+    {160, 8192, 1024, GEMM_UNIT_GELU},  {33, 24576, 4096, GEMM_UNIT_SILU},
+    {64, 24576, 4096, GEMM_UNIT_GELU},  {120, 24576, 1024, GEMM_UNIT_SILU},
+    {160, 8192, 5376, GEMM_UNIT_GELU},  {300, 24576, 1024, GEMM_UNIT_SILU},
+    {160, 24576, 2048, GEMM_UNIT_SILU}, {2048, 24576, 1024, GEMM_UNIT_SILU},
+    {512, 8192, 5376, GEMM_UNIT_GELU},
 };
+enum { FP8_CASES = 4 }; /* so many of them with E4M3 activations too */
 
-/* Activations and result in the order in which wgmma reads them; three rows against FP64. */
-static void test_many(const chain_case *c, check_family *f) {
+/* Rows of gate and up as nib_gemm_matmul computes them of E4M3 activations, which other tests know. */
+static float *sums_of_fp8(const gemm_chain *c) {
+    nib_error err;
+    const size_t n = c->weight->n;
+    nib_gemm_product p = {.weight = c->weight,
+                          .mode = NIB_GEMM_W4A8,
+                          .m = c->m,
+                          .a = c->a,
+                          .a_type = GEMM_A_E4M3_MMA,
+                          .a_scale = c->a_scale,
+                          .lda = c->lda,
+                          .d = to_device(NULL, c->m * n * 4),
+                          .d_type = NIB_GEMM_F32,
+                          .ldd = n,
+                          .flags = c->flags};
+    const nib_status status = nib_gemm_matmul(gemm, &p, c->workspace, c->workspace_bytes, NULL, &err);
+    check_error(status == NIB_OK ? "" : err.text, status != NIB_OK, 0);
+    float *got = from_device(p.d, c->m * n * 4);
+    cudaFree(p.d);
+    return got;
+}
+
+/* Activations, BF16 or E4M3, and result in the order in which wgmma reads them; three rows against FP64. */
+static void test_many(const chain_case *c, bool fp8, check_family *f) {
     tensor t = random_weight(c->n, c->k);
-    const size_t n = c->n / 2, all = c->m * n, partial = (size_t)gemm->n_sms * 128 * 256 * sizeof(float);
-    float *h = malloc(c->k * sizeof *h), *row = malloc(n * sizeof *row);
+    const size_t n = c->n / 2, all = c->m * n, room = ((size_t)gemm->n_sms * 128 * 256 + 256) * sizeof(float);
+    float *h = malloc(c->k * sizeof *h), *row = malloc(n * sizeof *row), *scales = to_device(NULL, 2048 * 4);
     uint16_t *a = malloc(c->m * c->k * sizeof *a);
     double *want = malloc(c->n * sizeof *want);
     char what[80];
     nib_error err;
     for (size_t i = 0; i < c->m * c->k; i++)
         a[i] = bf16_from_f32(rnd_normal());
-    snprintf(what, sizeof what, "unit of %zu x %zu x %zu", c->m, c->n, c->k);
+    snprintf(what, sizeof what, "unit of %zu x %zu x %zu%s", c->m, c->n, c->k, fp8 ? ", fp8" : "");
     void *natural = to_device(a, c->m * c->k * 2), *prepared = to_device(NULL, c->m * c->k * 2);
     uint32_t *flags = to_device(NULL, (size_t)gemm->n_sms * 4);
     CK(cudaMemset(flags, 0, (size_t)gemm->n_sms * 4));
-    if (gemm_prepare(gemm, GEMM_A_BF16_MMA, natural, NIB_GEMM_BF16, c->m, c->k, c->k, prepared, NULL, NULL,
-                     &err) != NIB_OK)
-        check_error(err.text, 1, 0);
+    const nib_status status =
+        gemm_prepare(gemm, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, natural, NIB_GEMM_BF16, c->m, c->k, c->k,
+                     prepared, fp8 ? scales : NULL, NULL, &err);
+    check_error(status == NIB_OK ? "" : err.text, status != NIB_OK, 0);
     gemm_chain chain = {.weight = pack(&t),
                         .m = c->m,
                         .lda = c->k,
                         .ldd = n,
                         .a = prepared,
+                        .a_scale = fp8 ? scales : NULL,
                         .unit = c->unit,
                         .d = to_device(NULL, all * 2),
                         .d_type = GEMM_A_BF16_MMA,
                         .flags = flags,
-                        .workspace = to_device(NULL, partial),
-                        .workspace_bytes = partial};
+                        .workspace = to_device(NULL, room),
+                        .workspace_bytes = room};
     uint16_t *got = launch(chain, all * 2);
     CK(cudaMemset(chain.d, 0xff, all * 2));
     uint16_t *again = launch(chain, all * 2);
     check_equal(what, got, again, all * 2);
+    float *sums = fp8 ? sums_of_fp8(&chain) : NULL;
     for (size_t j = 0; j < 3; j++) { /* of the first to the last row */
         const size_t r = j * (c->m - 1) / 2;
         for (size_t i = 0; i < c->k; i++)
             h[i] = bf16_to_f32(a[r * c->k + i]);
         for (size_t i = 0; i < n; i++)
             row[i] = bf16_to_f32(got[r * n + i / 64 * 64 + (size_t)gemm_bf16_position((int)(i % 64))]);
-        want_row(&t, h, 1, c->unit, want);
+        if (!sums)
+            want_row(&t, h, 1, want);
+        for (size_t i = 0; sums && i < c->n; i++)
+            want[i] = (double)sums[r * c->n + i];
+        apply_unit(want, n, c->unit);
         family_take(f, what, l2_error(row, want, n), 0x1p-8);
     }
     nib_gemm_weight_free((nib_gemm_weight *)chain.weight);
-    cudaFree(natural), cudaFree(prepared), cudaFree(flags), cudaFree(chain.d), cudaFree(chain.workspace);
-    free(h), free(row), free(a), free(want), free(got), free(again);
+    cudaFree(natural), cudaFree(prepared), cudaFree(flags), cudaFree(chain.d), cudaFree(chain.workspace),
+        cudaFree(scales);
+    free(h), free(row), free(a), free(want), free(got), free(again), free(sums);
     free((void *)t.data), free((void *)t.block_scales);
 }
 
@@ -307,7 +344,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < (brief && n_spread ? 2 : n_spread); i++)
         test_spread(&spread_cases[i], &between);
     for (size_t i = 0; n_spread && i < (brief ? 1 : sizeof many_cases / sizeof *many_cases); i++)
-        test_many(&many_cases[i], &many);
+        for (int fp8 = 0; fp8 < (i < FP8_CASES ? 2 : 1); fp8++)
+            test_many(&many_cases[i], fp8, &many);
     family_print(&wide);
     family_print(&half);
     family_print(&between);

@@ -49,6 +49,17 @@ static act_view destination(cuda_backend *cb, buf *out, const weight *reader) {
     return opcalls_view(b);
 }
 
+/* Of few rows, what would be FP8 becomes BF16 where its writer can leave that at once: a scale needs whole
+ * rows, and a launch for it costs more than its reader gains. */
+static bool stay_bf16(const cuda_backend *cb, buf *out, const weight *reader) {
+    cuda_buf *b = (cuda_buf *)out;
+    if (b->format != ACT_FP8 || out->rows > CUDA_SHORT_ROWS || !cb->lane.wgmma ||
+        reader->cols % GEMM_GROUP_K != 0)
+        return false;
+    b->format = ACT_BF16_MMA;
+    return true;
+}
+
 static size_t row_bytes(const buf *b) {
     return b->rows * b->cols * 4;
 }
@@ -399,8 +410,13 @@ static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_w
                       bool normed) {
     nib_error why;
     const gemm_spread left = spread_of(cb, a);
+    const act_view in = normed ? (act_view){ACT_F32} : opcalls_view((const cuda_buf *)a);
+    const bool many = out.format == ACT_BF16_MMA;
     gemm_chain c = {.weight = w->fp4[0],
                     .m = a->rows,
+                    .a = in.data,
+                    .a_scale = in.format == ACT_FP8 ? in.scales : NULL,
+                    .lda = in.stride,
                     .ldd = out.stride,
                     .norm = normed && a->rows == 1 ? &cb->waiting.norm : NULL,
                     .after = normed && a->rows > 1 ? &left : NULL,
@@ -412,16 +428,9 @@ static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_w
                     .flags = cb->flags,
                     .workspace = cb->workspace,
                     .workspace_bytes = cb->workspace_bytes};
-    const bool many = out.format == ACT_BF16_MMA; /* both are, then */
     if (!cuda_fuses(cb) || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
-        (many && (normed || ((const cuda_buf *)a)->format != ACT_BF16_MMA)) ||
-        !gemm_chain_serves(cb->gemm, &c))
+        (many && in.format != ACT_BF16_MMA && in.format != ACT_FP8) || !gemm_chain_serves(cb->gemm, &c))
         return false;
-    if (!normed) {
-        act_view in = opcalls_view((const cuda_buf *)a);
-        c.a = in.data;
-        c.lda = in.stride;
-    }
     keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);
     return true;
 }
@@ -435,11 +444,13 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     if (normed && gather_gated(cb, (cuda_buf *)out, w, kind == GLU_GELU_TANH))
         return;
     begin_op(cb, CALL_MATMUL_GLU);
-    act_view to = destination(cb, out, reader);
-    const bool half = to.format != ACT_F32 && writes_bf16(cb, a, w, NULL);
-    act_view wide = {half ? ACT_BF16 : ACT_F32, cb->wide, NULL, (w->rows + 127) / 128 * 128};
+    const act_view to = destination(cb, out, reader);
     int code = cudaSuccess;
-    if (!glu_chain(cb, to, a, both, kind, normed)) {
+    stay_bf16(cb, out, reader);
+    if (!glu_chain(cb, opcalls_view((cuda_buf *)out), a, both, kind, normed)) {
+        ((cuda_buf *)out)->format = to.format;
+        const bool half = to.format != ACT_F32 && writes_bf16(cb, a, w, NULL);
+        act_view wide = {half ? ACT_BF16 : ACT_F32, cb->wide, NULL, (w->rows + 127) / 128 * 128};
         if (normed)
             fp4_normed(cb, wide, a, both);
         else
@@ -567,11 +578,8 @@ static void attention(backend *be, buf *out, const buf *q, const attn_params *p,
     }
     begin_op(cb, CALL_ATTENTION);
     act_view last = destination(cb, out, reader);
-    if (last.format == ACT_FP8 && out->rows <= CUDA_SHORT_ROWS && cb->lane.wgmma &&
-        reader->cols % GEMM_GROUP_K == 0) {
-        ((cuda_buf *)out)->format = ACT_BF16_MMA;
+    if (stay_bf16(cb, out, reader))
         last = opcalls_view((cuda_buf *)out);
-    }
     act_view to = last;
     int code = cudaSuccess, n_rows = (int)out->rows, n_alone = cb->table.n_alone;
     if (last.format == ACT_FP8) /* a scale needs the whole row: BF16 first */

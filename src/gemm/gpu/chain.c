@@ -8,18 +8,22 @@
 #include "gemm/gpu/launch.h"
 
 static bool choose(const nib_gemm *g, const gemm_chain *c, gemm_choice *choice) {
-    return gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, c->m <= GEMM_CHAIN_ROWS, c->m, c->weight->n,
-                       c->weight->k, choice, NULL) == NIB_OK;
+    return gemm_choose(g->arch, g->n_sms, c->a_scale ? NIB_GEMM_W4A8 : NIB_GEMM_W4A16,
+                       c->m <= GEMM_CHAIN_ROWS, c->m, c->weight->n, c->weight->k, choice, NULL) == NIB_OK;
 }
 
 /* Gate and up meet in one block: not where a cluster shares it. Whole tiles, and no padding behind them. */
 static bool serves_many(const nib_gemm *g, const gemm_chain *c) {
     gemm_choice choice;
-    return c->unit != GEMM_UNIT_NONE && c->weight->n % 256 == 0 && c->d_type == GEMM_A_BF16_MMA &&
-           choose(g, c, &choice) && choice.kernel == GEMM_KERNEL_WGMMA_BF16 && choice.k_slices == 1 &&
-           (choice.tile_tokens > 64 || choice.tile_rows == 256) &&
-           (size_t)g->n_sms * (size_t)choice.tile_rows * (size_t)choice.tile_tokens * sizeof(float) <=
-               c->workspace_bytes;
+    if (c->unit == GEMM_UNIT_NONE || c->weight->n % 256 != 0 || c->d_type != GEMM_A_BF16_MMA ||
+        !choose(g, c, &choice) || choice.k_slices != 1)
+        return false;
+    const bool form = choice.kernel == GEMM_KERNEL_WGMMA_BF16
+                          ? choice.tile_tokens > 64 || choice.tile_rows == 256
+                          : choice.kernel == GEMM_KERNEL_WGMMA_E4M3 && choice.tile_tokens >= 64 &&
+                                choice.tile_tokens <= 128;
+    return form && (size_t)g->n_sms * (size_t)choice.tile_rows * (size_t)choice.tile_tokens * sizeof(float) <=
+                       c->workspace_bytes;
 }
 
 bool gemm_chain_serves(const nib_gemm *g, const gemm_chain *c) {
@@ -82,6 +86,7 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
                 .c = c->before ? c->d : NULL,
                 .beta = c->before ? 1.0f : 0.0f,
                 .tensor_scale = gemm_tensor_scale(w->data, w->n, w->k),
+                .token_scale = c->a_scale,
                 .alpha = 1.0f,
                 .ldd = (int)c->ldd,
                 .type = (int)c->d_type},
@@ -93,7 +98,8 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
     };
     const int e = c->norm                                   ? gemm_gemv_chain(&t, c->norm)
                   : choice.kernel == GEMM_KERNEL_FEW        ? gemm_few(&t)
-                  : choice.kernel == GEMM_KERNEL_WGMMA_BF16 ? gemm_wgmma_gated(&t)
+                  : choice.kernel == GEMM_KERNEL_WGMMA_BF16 ? gemm_wgmma_bf16_gated(&t)
+                  : choice.kernel == GEMM_KERNEL_WGMMA_E4M3 ? gemm_wgmma_e4m3_gated(&t)
                                                             : gemm_gemv16_gated(&t);
     return check_cuda(e, "gemm_chain", err);
 }

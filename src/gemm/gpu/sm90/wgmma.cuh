@@ -268,8 +268,9 @@ GEMM_DEV void merge_pairs(uint32_t at, int pair, const float (&d)[TOKENS / 2], f
 
 /* The sums D of a tile whose first WARPS / 2 warps have rows of the gate, from ROW on, and the others their twins of up: either
  * stores half of the tokens, from TOKEN on. AT: this thread's 16 bytes in shared memory, the warps' one after another. */
-template <int WARPS, int REGISTERS>
-GEMM_DEV void store_gated(const wgmma_args &a, int token, int row, int warp, uint32_t at, const float (&d)[REGISTERS], float factor) {
+template <bool E4M3, int WARPS, int REGISTERS>
+GEMM_DEV void store_gated(const wgmma_args &a, int token, int row, int warp, uint32_t at, const float (&d)[REGISTERS], uint32_t scales,
+                          float factor) {
     const int half = REGISTERS / 8, twin = WARPS / 2 * 512; /* units of 8 tokens; bytes to the other warp's place */
     const bool gate = warp < WARPS / 2;
     row += warp % (WARPS / 2) * 16;
@@ -280,13 +281,18 @@ GEMM_DEV void store_gated(const wgmma_args &a, int token, int row, int warp, uin
         consumers_barrier<WARPS * 32>();
         const uint4 w = lds128(gate ? at + twin : at - twin);
         const float other[4] = {__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w)};
-        float v[4];
+        const int tokens = (gate ? j : half + j) * 8;
+        float v[4], f[2] = {factor, factor};
+        if (E4M3) {
+            const uint2 s = lds64(scales + (tokens + 2 * (threadIdx.x & 3)) * 4);
+            f[0] *= __uint_as_float(s.x), f[1] *= __uint_as_float(s.y);
+        }
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             const float x = gate ? first[e] : other[e], up = gate ? other[e] : second[e];
-            v[e] = gated_unit(x * factor, up * factor, a.gelu);
+            v[e] = gated_unit(x * f[e % 2], up * f[e % 2], a.gelu);
         }
-        store_prepared(a.out, a.m, token + (gate ? j : half + j) * 8, row, make_float4(v[0], v[1], v[2], v[3]));
+        store_prepared(a.out, a.m, token + tokens, row, make_float4(v[0], v[1], v[2], v[3]));
         consumers_barrier<WARPS * 32>(); /* read, before it is written again */
     }
 }
@@ -445,11 +451,6 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
         } else if (r.first > 0) {
             collect_sums<plan::consumers>(a, r, v);
         }
-        const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
-        if constexpr (GATED) {
-            store_gated<plan::row_tiles>(a, r.token_tile * TOKENS, r.row_tile * (ROWS / 2), warp, merge, v, factor);
-            continue;
-        }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {
             if (threadIdx.x < TOKENS)
@@ -458,7 +459,11 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
         }
         if (CLUSTERS)
             barrier_wait(arrived, 0);
-        last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * ROWS + warp * 16, v, scales + pair * plan::mine * 4,
+        const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
+        if constexpr (GATED)
+            store_gated<E4M3, plan::row_tiles>(a, r.token_tile * TOKENS, r.row_tile * (ROWS / 2), warp, merge, v, scales, factor);
+        else
+            last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * ROWS + warp * 16, v, scales + pair * plan::mine * 4,
                    factor);
     }
 }

@@ -4,7 +4,7 @@
  */
 #include "gemm/gpu/sm90/wgmma.cuh"
 
-extern "C" int gemm_wgmma_gated(const gemm_task *t) {
+extern "C" int gemm_wgmma_bf16_gated(const gemm_task *t) {
     switch (t->tile_tokens) {
     case 64:
         return launch_wgmma<false, 64, 256, true>(t);

@@ -4,6 +4,10 @@
  */
 #include "gemm/gpu/sm90/wgmma.cuh"
 
+extern "C" int gemm_wgmma_e4m3_gated(const gemm_task *t) {
+    return t->tile_tokens == 64 ? launch_wgmma<true, 64, 128, true>(t) : launch_wgmma<true, 128, 128, true>(t);
+}
+
 extern "C" int gemm_wgmma_e4m3(const gemm_task *t) {
     switch (t->tile_tokens) {
     case 32:

@@ -172,8 +172,10 @@ static void write_tensors(FILE *out, const report_page *p) {
         const survey_matrix *m = &p->survey->matrices[i];
         fputs("<tr><td>", out);
         report_page_text(out, m->t->name);
-        fprintf(out, "</td><td class=\"words\">%s</td><td>%zu</td><td>%zu</td><td>%.2f</td>",
-                model_file_format_name(p->file, m->t), m->t->rows, m->t->cols,
+        fprintf(out, "</td><td class=\"words\">%s", model_file_format_name(p->file, m->t));
+        if (m->t->branch.rank)
+            fprintf(out, ", rank %zu", m->t->branch.rank);
+        fprintf(out, "</td><td>%zu</td><td>%zu</td><td>%.2f</td>", m->t->rows, m->t->cols,
                 8.0 * (double)m->bytes / (double)m->elements);
         if (m->t->tensor_scale != 1.0f)
             fprintf(out, "<td>%.3g</td>", (double)m->t->tensor_scale);

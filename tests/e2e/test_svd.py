@@ -71,6 +71,9 @@ def test_branch_takes_what_is_large(nibble, tmp_path, text, method):
     assert found["bits_per_weight_linear"] == pytest.approx(report["bits_per_weight_linear"], abs=1e-3)
     assert report["bits_per_weight_linear"] > plain["bits_per_weight_linear"] + 1
     assert "rank 8" in nibble("inspect", tmp_path / "out.gguf").stdout
+    nibble("report", tmp_path / "out.gguf", "--source", source, "-o", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("NVFP4 (GGUF), rank 8") + \
+        (tmp_path / "page.html").read_text().count("NVFP4, rank 8") == 14
 
 
 @pytest.mark.parametrize("head", ["keep", "fp8"])

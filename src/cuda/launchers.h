@@ -31,8 +31,7 @@ typedef struct cuda_lane {
     int n_sms;
     bool off;        /* nothing is launched: a step that could not begin */
     bool wgmma;      /* Hopper: prefill attention through wgmma */
-    bool deep;       /* decode_know_clusters: 228 KB of shared memory a multiprocessor */
-    int most_shared; /* likewise: what a block may have */
+    int most_shared; /* decode_know_clusters: what a block may have */
     /* decode_know_clusters: how many clusters of N blocks run at once, [1][N] of wide ones; 0 below sm_90 */
     int clusters[2][MAX_CLUSTER + 1];
 } cuda_lane;

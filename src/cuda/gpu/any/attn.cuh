@@ -23,7 +23,6 @@ typedef struct attn_job {
     float *partial; /* decode: see there */
     int n_splits;
     act_view qkv; /* decode that makes its own queries: what they come from */
-    bool deep;    /* decode: warps have several tiles on their way (cuda_lane) */
 } attn_job;
 
 /* Keys [first, end) that the query at POSITION sees. */

@@ -10,9 +10,9 @@
  *   O [D, 8 heads] += V^T P        A: lane (g, t) holds dimensions [g D/8, (g+1) D/8) of keys 2t, 2t+1, 2t+8,
  * 2t+9. FP8 becomes FP16 exactly, BF16 stays; sums are FP32. The warps meet in shared memory; the splits of a
  * row and head are a cluster of blocks and meet in each other's shared memory (sm_90 and up), or in a second
- * kernel, in their order. 16 warps an SM have up to two tiles each on their way (of D 128: FP8 two, BF16
- * one; more keep the next kernel's blocks away). The first tile's keys are those of earlier steps and are
- * asked for before the kernel before has ended, the second's when queries are made.
+ * kernel, in their order. Each of an SM's 16 warps has one tile on its way while it computes the one before
+ * (two keep the next kernel's blocks away). The first tile's keys are those of earlier steps and are asked
+ * for before the kernel before has ended.
  *
  * Splits: one wave over the chip, of blocks of 4 warps or of wide ones (16, at head_dim 256 8), whichever
  * fill it better; no split below MIN_SPLIT keys. Their number depends on the number of rows and on whether
@@ -27,7 +27,6 @@
 #include "cuda/gpu/any/decode.cuh"
 
 enum { NARROW = 4, MIN_SPLIT = 128, MAX_SPLITS = 128, MAKES_ROWS = 64 };
-enum { MOST_SLOTS = 2, AHEAD = 1 }; /* tiles of a warp; of those that wait for queries, asked for at once */
 
 template <int D> constexpr int wide_warps() { /* as many as an SM holds at the registers that D takes */
     return D <= 128 ? 16 : 8;
@@ -39,16 +38,9 @@ template <int D, kv_format F> struct block_room {
     static constexpr int part = part_layout<D>::all * (int)sizeof(float);
     static constexpr int own = (COLUMNS + 1) * maker<D, NARROW>::query * (int)sizeof(float);
     static constexpr int rest = own + D * (F == KV_FP8 ? 2 : 1) * (int)sizeof(float);
-    static constexpr int block = 228 * 1024 / (wide_warps<D>() / NARROW) - 1024 - (int)sizeof(newcomer<D, F>);
-    static constexpr int fit = (block - rest) / (NARROW * staged<D, F>::bytes);
-    static constexpr int slots =
-        fit < MOST_SLOTS ? fit : MOST_SLOTS; /* of a warp, where LANE's SMs have 228 KB */
-    static_assert(fit > 0 && own >= part, "one tile each; queries' place holds a part");
-
-    /* Bytes of a warp with N tiles, whose place its part takes in the end. */
-    __host__ __device__ static constexpr int warp(int n) {
-        return n * staged<D, F>::bytes > part ? n * staged<D, F>::bytes : part;
-    }
+    /* of a warp: its tile, whose place its part takes in the end */
+    static constexpr int warp = staged<D, F>::bytes > part ? staged<D, F>::bytes : part;
+    static_assert(own >= part, "queries' place holds a part");
 };
 
 /* Split I of N. */
@@ -106,10 +98,8 @@ typedef enum merge_kind { MERGE_LATER, MERGE_CLUSTER } merge_kind;
 template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS)
     attend_splits(attn_job job) {
-    constexpr int head_floats = part_layout<D>::head, SLOTS = block_room<D, F>::slots, STRIDE = 16 * WARPS;
-    constexpr int bytes = staged<D, F>::bytes;
+    constexpr int head_floats = part_layout<D>::head, STRIDE = 16 * WARPS, each = block_room<D, F>::warp;
     extern __shared__ __align__(128) uint8_t shared[];
-    const int slots = job.deep ? SLOTS : 1, each = block_room<D, F>::warp(slots);
     float *parts = (float *)shared, *own = (float *)(shared + WARPS * each);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const int group = job.p.n_heads / job.p.n_kv_heads, chunks = (group + COLUMNS - 1) / COLUMNS;
@@ -124,19 +114,12 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     auto cell = [&](int page, int key) {
         return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
     };
-    int key = sp.lo + 16 * warp, page[SLOTS];
-    uint8_t *tiles = shared + warp * each;
-    auto is_old = [&](int at) { return at + 16 < sp.end; }; /* no key of this step */
-#pragma unroll
-    for (int i = 0; i < SLOTS; i++)
-        page[i] = key + i * STRIDE < sp.hi ? pages[(key + i * STRIDE) / KV_PAGE] : 0;
-    const int last_page = MAKES ? pages[position / KV_PAGE] : 0;
-    auto ask = [&](int i) { /* the warp's tile I, to slot I */
-                            const int at = key + i * STRIDE;
-                            if (i < slots && at < sp.hi && (MAKES || is_old(at)))
-                                copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
-                            commit_copies();
-    };
+    int key = sp.lo + 16 * warp;
+    uint8_t *here = shared + warp * each; /* the warp's tile */
+    const bool early =
+        MAKES || key + 16 < sp.end; /* the first one has no key that the kernel before stores */
+    const int page = key < sp.hi ? pages[key / KV_PAGE] : 0,
+              last_page = MAKES ? pages[position / KV_PAGE] : 0;
     __shared__ newcomer<D, F> fresh; /* of MAKES */
     maker<D, WARPS> made;
     float *trig = own + (COLUMNS + 1) * made.query;
@@ -145,9 +128,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         trig[D + i] = job.p.k_mean[kv_head * D + i];
     if (MAKES)
         made.turn_angles(job.p, position, frequency, trig);
-#pragma unroll
-    for (int i = 0; i < (MAKES ? AHEAD : SLOTS); i++)
-        ask(i);
+    if (early && key < sp.hi)
+        copy_tile<D, F>(here, job.kv, cell(page, key), lane);
     if (MAKES || mean)
         __syncthreads();
     if (MAKES)
@@ -165,12 +147,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             else
                 load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
         };
-        auto ask_more = [&] {
-#pragma unroll
-            for (int i = AHEAD; i < SLOTS; i++)
-                ask(i);
-        };
-        made.make(job.p, job.kv, load, ask_more, kv_head, sp.hi == sp.end, cell(last_page, position),
+        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position),
                   position > 0 ? mean : nullptr, own, &fresh, warp, lane);
         query = own + g * made.query;
     }
@@ -183,40 +160,28 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     if (warp < with_keys)
         load_query<D, F>(q, query, MAKES ? made.PAD : 0, job.p.scale * LOG2E, column < group, t);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
-#pragma unroll
-    for (int i = 0; i < SLOTS && !MAKES; i++) {
-        const int at = key + i * STRIDE;
-        if (i < slots && at < sp.hi && !is_old(at))
-            copy_tile<D, F>(tiles + i * bytes, job.kv, cell(page[i], at), lane);
-    }
-    if (!MAKES)
-        commit_copies();
-    int slot = 0, next = key + slots * STRIDE, next_page = next < sp.hi ? pages[next / KV_PAGE] : 0;
+    if (!early && key < sp.hi)
+        copy_tile<D, F>(here, job.kv, cell(page, key), lane);
+    int next_page = key + STRIDE < sp.hi ? pages[(key + STRIDE) / KV_PAGE] : 0;
     for (; key < sp.hi; key += STRIDE) {
         tile<D, F> x;
-        if (slots < SLOTS || !is_old(key)) /* the row's last tile: nothing comes behind it */
-            wait_copies<0>();
-        else
-            wait_copies<SLOTS - 1>();
-        read_tile<D, F>(&x, tiles + slot * bytes, g, t);
+        wait_copies();
+        read_tile<D, F>(&x, here, g, t);
         if (stores && position - key < 16) {
             if (warp != maker_warp)
                 key_comes(warp, maker_warp, taker);
             take_newcomer<D, F>(&x, fresh, position - key, g, t);
         }
-        __syncwarp(); /* the tile is read: its slot is free */
-        if (next < sp.hi)
-            copy_tile<D, F>(tiles + slot * bytes, job.kv, cell(next_page, next), lane);
-        commit_copies();
-        next += STRIDE;
-        if (next < sp.hi)
-            next_page = pages[next / KV_PAGE]; /* known before its tile's turn */
-        slot = slot + 1 == slots ? 0 : slot + 1;
+        __syncwarp(); /* the tile is read: the next one may come */
+        if (key + STRIDE < sp.hi)
+            copy_tile<D, F>(here, job.kv, cell(next_page, key + STRIDE), lane);
+        if (key + 2 * STRIDE < sp.hi)
+            next_page = pages[(key + 2 * STRIDE) / KV_PAGE]; /* known before its tile's turn */
         take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, key == 0 ? mean : nullptr, g, t);
     }
     __syncwarp();
     if (warp < with_keys)
-        put_running<D>((float *)tiles, &r, g, t, columns);
+        put_running<D>((float *)here, &r, g, t, columns);
     __syncthreads();
     const int used = sp.used;
     float *to =
@@ -350,14 +315,13 @@ extern "C" size_t decode_partial_most(const cuda_lane *lane) {
                : sizeof(float) * (size_t)lane->n_sms * 4 * COLUMNS * part_layout<256>::head;
 }
 
-template <int D, kv_format F> static size_t room_bytes(const cuda_lane *lane, int warps) {
-    return (size_t)(warps * block_room<D, F>::warp(lane->deep ? block_room<D, F>::slots : 1)) +
-           block_room<D, F>::rest;
+template <int D, kv_format F> static size_t room_bytes(int warps) {
+    return (size_t)(warps * block_room<D, F>::warp + block_room<D, F>::rest);
 }
 
 template <int D, kv_format F, int WARPS, merge_kind MERGE, bool MAKES>
 static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
-    const size_t shared = room_bytes<D, F>(lane, WARPS);
+    const size_t shared = room_bytes<D, F>(WARPS);
     dim3 grid((unsigned)job.n_splits, (unsigned)chunks_of(&job.p), (unsigned)n_alone);
     auto kernel = attend_splits<D, F, WARPS, MERGE, MAKES>;
     cudaError_t status =
@@ -368,10 +332,9 @@ static int run_splits(const cuda_lane *lane, const attn_job &job, int n_alone) {
 }
 
 template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job, int n_alone) {
-    const size_t wide_bytes = room_bytes<D, F>(lane, wide_warps<D>()) + sizeof(newcomer<D, F>);
+    const size_t wide_bytes = room_bytes<D, F>(wide_warps<D>()) + sizeof(newcomer<D, F>);
     const cut c = cut_rows(lane, &job.p, n_alone, job.step.brief, wide_bytes <= (size_t)lane->most_shared);
     job.n_splits = c.splits;
-    job.deep = lane->deep;
     if (job.qkv.data)
         return c.wide ? run_splits<D, F, wide_warps<D>(), MERGE_CLUSTER, true>(lane, job, n_alone)
                       : run_splits<D, F, NARROW, MERGE_CLUSTER, true>(lane, job, n_alone);
@@ -389,7 +352,7 @@ template <int D, kv_format F> static int run(const cuda_lane *lane, attn_job job
 /* Of head_dim 128 over FP8 pages; others differ little. */
 template <int WARPS> static int count_clusters(const cuda_lane *lane, int *counts) {
     auto kernel = attend_splits<128, KV_FP8, WARPS, MERGE_CLUSTER, false>;
-    const size_t shared = room_bytes<128, KV_FP8>(lane, WARPS);
+    const size_t shared = room_bytes<128, KV_FP8>(WARPS);
     int status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     for (unsigned n = 1; n <= MAX_CLUSTER && status == cudaSuccess; n++) {
         cudaLaunchConfig_t config = {};
@@ -408,10 +371,7 @@ template <int WARPS> static int count_clusters(const cuda_lane *lane, int *count
 }
 
 extern "C" int decode_know_clusters(cuda_lane *lane) {
-    int device, shared, status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-    lane->deep = status == cudaSuccess && shared >= 228 * 1024;
+    int device, status = cudaGetDevice(&device);
     if (status == cudaSuccess)
         status = cudaDeviceGetAttribute(&lane->most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (status == cudaSuccess)

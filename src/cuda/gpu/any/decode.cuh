@@ -95,13 +95,9 @@ __device__ __forceinline__ void copy_unit(uint8_t *to, const void *from) {
         : "memory");
 }
 
-__device__ __forceinline__ void commit_copies() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Until all but the last PENDING commits have come; the warp meets. */
-template <int PENDING> __device__ __forceinline__ void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+/* Until all have come; the warp meets. */
+__device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
     __syncwarp();
 }
 
@@ -434,12 +430,12 @@ template <int D, int WARPS> struct maker {
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
      * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
-     * and values; THEN() comes when all queries are there. MEAN [D]: what the key is stored less, which is
-     * there when they are, or NULL. Vectors turn where their queries will stand, the key behind them. */
-    template <kv_format F, class Load, class Then>
-    __device__ __forceinline__ void
-    make(const attn_view &p, const kv_view &kv, const Load &load, const Then &then, int head, bool stores,
-         size_t cell, const float *mean, float *q, newcomer<D, F> *fresh, int warp, int lane) {
+     * and values. MEAN [D]: what the key is stored less, there when they are, or NULL. Vectors turn where
+     * their queries will stand, the key behind them. */
+    template <kv_format F, class Load>
+    __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
+                                         bool stores, size_t cell, const float *mean, float *q,
+                                         newcomer<D, F> *fresh, int warp, int lane) {
         const int group = p.n_heads / p.n_kv_heads, n = group + (stores ? 2 : 0);
         float x[E] = {}, w[E] = {}, next[E] = {}, next_w[E] = {};
         auto fetch = [&](float(&to)[E], float(&weights)[E],
@@ -465,7 +461,6 @@ template <int D, int WARPS> struct maker {
             }
         }
         __syncthreads();
-        then();
         if (stores)
             put_key<F>(p, kv, cell, mean, q, group, fresh, warp, lane);
     }

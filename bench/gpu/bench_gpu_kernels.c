@@ -157,22 +157,23 @@ static void bench_attention(kv_format format) {
             }
             cudaFree(j.partial);
         }
-    const int prompts[] = {512, 2048, 16384};
-    for (int l = 0; l < 3; l++) {
-        int n = prompts[l];
+    const struct { int before, rows; } prompts[] = {{0, 512}, {0, 2048}, {CTX - 2048, 2048}, {0, CTX}};
+    for (int l = 0; l < 4; l++) {
+        const int n = prompts[l].rows, before = prompts[l].before;
         for (int i = 0; i < n; i++)
-            pos[i] = i, first[i] = 0, prompt[i] = 0;
+            pos[i] = before + i, first[i] = 0, prompt[i] = 0;
         j.step.positions = to_device(pos, (size_t)n * 4), j.step.first_page = to_device(first, (size_t)n * 4),
         j.step.prompt = to_device(prompt, (size_t)n * 4);
         j.rows = n;
         j.run = run_prefill;
         for (int wgmma = 0; wgmma < 2; wgmma++) {
             lane.wgmma = wgmma;
-            double us = time_us(&j, 3), flops = 2.0 * n * n * H * D;
-            printf("prefill attention %s wgmma %d %-6d tokens %9.1f us %6.0f TFLOP/s (causal half counted)\n",
-                   format == KV_FP8 ? "fp8 " : "bf16", wgmma, n, us, flops / us / 1e6);
+            double us = time_us(&j, 3), flops = 4.0 * H * D * n * (before + 0.5 * n);
+            printf("prefill attention %s wgmma %d %6d tokens at %-6d %9.1f us %6.0f TFLOP/s (causal half "
+                   "counted)\n",
+                   format == KV_FP8 ? "fp8 " : "bf16", wgmma, n, before, us, flops / us / 1e6);
         }
-        if (n > 2048)
+        if (before > 0 || n > 2048)
             continue;
         j.run = run_qkv;
         double us = time_us(&j, 5);

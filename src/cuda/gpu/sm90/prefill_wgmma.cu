@@ -2,17 +2,19 @@
  *
  * Attention of prompts on Hopper: prefill.cu's work through wgmma, for FP8 pages and head_dim 64 and 128.
  *
- * A block takes 128 (row, query head) pairs of one KV head, as prefill.cu does, and steps of 128 keys, two
- * pages. Two consumer warpgroups have 64 pairs each: queries lie in shared memory (FP16, scaled), weights are
- * register operands, scores, sums and O stay in registers. A producer warpgroup brings keys and values.
+ * A tile is 128 (row, query head) pairs of one KV head, as in prefill.cu, a step 128 keys, two pages; a block
+ * takes several tiles. Two consumer warpgroups have 64 pairs each: queries lie in shared memory (FP16,
+ * scaled), weights are register operands, scores, sums and O stay in registers. A producer warpgroup brings
+ * keys and values as FP16, times their scales.
  *
  *   S [64, 128] = Q K^T   D / 16 wgmma m64n128k16
- *   O [64, D] += P V      8 wgmma m64nDk16;  P = 2^(S * the keys' scales - reference) * the values' scales
+ *   O [64, D] += P V      8 wgmma m64nDk16;  P = 2^(S - reference)
  *
- * The scores of a step are queued with the weighted sum of the step before it. What instructions cost is
- * added to what products cost (docs/notes/gpu-engine.md), so few are spent on a score: no maximum is taken
- * where the sum of a lane's weights shows that they are small enough against an old reference, which serves
- * as well as the maximum does. Steps on an edge are masked. Shared bytes: 1,696 D.
+ * The scores of a step are queued with the weighted sum of the step before it. FP32 arithmetic takes the
+ * tensor cores' time, a cycle an instruction (docs/notes/prefill-attention.md), so a score has two such
+ * instructions and its conversion: no maximum is taken where the sum of a lane's weights shows that they are
+ * small enough against an old reference, which serves as well as the maximum does. Steps on an edge are
+ * masked. 2,048 rows behind 14,336 others of Qwen3-8B's shape: 820 us, 630 TFLOP/s (H200, 2026-11-30).
  */
 #include "cuda/gpu/sm90/prefill_pages.cuh"
 #include "gemm/gpu/sm90/wgmma_ops.cuh"
@@ -45,22 +47,27 @@ template <int D> struct pair_sums {
     float reference[2], sum[2], o[D / 2]; /* o[4 n + 2 r + c]: dimension 8 n + 2 t + c of pair r */
 };
 
-/* Queries of 64 pairs as rows of 128 bytes with the swizzle, like keys. */
+/* Queries of a warpgroup's 64 pairs as rows of 128 bytes with the swizzle, like keys: eight at a time. */
 template <int D>
 __device__ __forceinline__ void put_queries(uint32_t to, const attn_job &job, int first, int end, int head,
                                             int pair0, int group) {
+    constexpr int eights = D / 8, units = 64 * eights / 128;
     const float factor = job.p.scale * LOG2E;
-#pragma unroll 4
-    for (int i = threadIdx.x & 127; i < 64 * D / 8; i += 128) {
-        const int pair = pair0 + i / (D / 8), at = i % (D / 8) * 8, row = first + pair / group;
-        float4 a = {}, b = {};
-        if (row < end) {
-            const float4 *from = (const float4 *)(job.q + (size_t)row * job.q_stride +
-                                                  ((size_t)head * group + pair % group) * D + at);
-            a = from[0];
-            b = from[1];
-        }
-        const uint32_t chunk = to + at / 64 * PART + pair * 128 + ((at / 8 & 7 ^ pair & 7) << 4);
+    const int t = threadIdx.x & 127, at = t % eights;
+    float4 v[units][2];
+#pragma unroll
+    for (int i = 0; i < units; i++) {
+        const int pair = pair0 + t / eights + i * (128 / eights), row = min(first + pair / group, end - 1);
+        const float4 *from = (const float4 *)(job.q + (size_t)row * job.q_stride +
+                                              ((size_t)head * group + pair % group) * D + 8 * at);
+        v[i][0] = from[0];
+        v[i][1] = from[1];
+    }
+#pragma unroll
+    for (int i = 0; i < units; i++) {
+        const int pair = pair0 + t / eights + i * (128 / eights);
+        const float4 a = v[i][0], b = v[i][1];
+        const uint32_t chunk = to + at / 8 * PART + pair * 128 + (((at & 7) ^ (pair & 7)) << 4);
         asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(chunk),
                      "r"(operand<KV_FP8>::pack(a.x * factor, a.y * factor)),
                      "r"(operand<KV_FP8>::pack(a.z * factor, a.w * factor)),
@@ -75,69 +82,53 @@ __device__ __forceinline__ void put_queries(uint32_t to, const attn_job &job, in
 template <bool MASKED> struct columns {
     const attn_view &view;
     int key0, t;
-    uint32_t scales;
 
-    /* Keys' scales, then the values'. */
-    __device__ __forceinline__ float4 scales_at(int n) const {
-        const uint4 v = lds128(scales + 64 * n + 16 * t);
-        return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
-                           __uint_as_float(v.w));
-    }
     __device__ __forceinline__ bool hidden(int n, int c, int position) const {
         const int key = key0 + 8 * n + 2 * t + c;
         return MASKED && (key > position || key < first_key(view, position));
     }
 };
 
-/* Weights of S [2 pairs, STEP keys] against the references, times the values' scales, and their sums. */
+/* Weights of S [2 pairs, STEP keys] against the references, and their sums. */
 template <int D, bool MASKED>
 __device__ __forceinline__ void weigh(uint32_t (&p)[STEP / 4], float (&sum)[2], const float (&s)[64],
                                       const pair_sums<D> &x, const columns<MASKED> &of) {
     float sums[2][2] = {};
 #pragma unroll
-    for (int n = 0; n < STEP / 8; n++) {
-        const float4 f = of.scales_at(n);
+    for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float w[2];
 #pragma unroll
             for (int c = 0; c < 2; c++) {
-                const bool hidden = of.hidden(n, c, x.position[r]); /* what is may be anything */
-                w[c] = exp2_fast(fmaf(s[4 * n + 2 * r + c], c ? f.y : f.x, -x.reference[r]));
-                sums[r][c] += hidden ? 0 : w[c];
-                w[c] = hidden ? 0 : w[c] * (c ? f.w : f.z);
+                w[c] = exp2_fast(s[4 * n + 2 * r + c] - x.reference[r]);
+                w[c] = of.hidden(n, c, x.position[r]) ? 0 : w[c];
+                sums[r][c] += w[c];
             }
             p[2 * n + r] = operand<KV_FP8>::pack(w[0], w[1]);
         }
-    }
     sum[0] = sums[0][0] + sums[0][1];
     sum[1] = sums[1][0] + sums[1][1];
 }
 
-/* References move up to the largest score, and what was summed follows. */
+/* References move to BELOW the largest score, and what was summed follows. */
 template <int D, bool MASKED>
 __device__ __forceinline__ void move_references(pair_sums<D> *x, const float (&s)[64],
                                                 const columns<MASKED> &of) {
-    float most[2] = {x->reference[0], x->reference[1]};
+    float most[2] = {x->reference[0] + BELOW, x->reference[1] + BELOW};
 #pragma unroll
-    for (int n = 0; n < STEP / 8; n++) {
-        const float4 f = of.scales_at(n);
+    for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                const float score = s[4 * n + 2 * r + c] * (c ? f.y : f.x);
-                most[r] = of.hidden(n, c, x->position[r]) ? most[r] : fmaxf(most[r], score);
-            }
-        if (n % 2)
-            __syncwarp(); /* or all scales are loaded at once, into registers that are not there */
-    }
+            for (int c = 0; c < 2; c++)
+                most[r] = of.hidden(n, c, x->position[r]) ? most[r] : fmaxf(most[r], s[4 * n + 2 * r + c]);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         most[r] = fmaxf(most[r], __shfl_xor_sync(~0u, most[r], 1));
         most[r] = fmaxf(most[r], __shfl_xor_sync(~0u, most[r], 2));
-        const float keep = exp2_fast(x->reference[r] - most[r]);
-        x->reference[r] = most[r];
+        const float keep = exp2_fast(x->reference[r] - (most[r] - BELOW));
+        x->reference[r] = most[r] - BELOW;
         x->sum[r] *= keep;
 #pragma unroll
         for (int i = 0; i < D / 4; i++)
@@ -156,18 +147,9 @@ __device__ __forceinline__ seen what_is_seen(const run &r, int first, int pair, 
     return {whole ? r.position + from - r.first : -1, r.position + min(to, r.end - 1) - r.first};
 }
 
-/* Warpgroups queue their products in turns, so that one weighs while the other's run. */
-__device__ __forceinline__ void turn_wait(int who) {
-    sync_threads(TURN + who, CONSUMERS * 128);
-}
-__device__ __forceinline__ void turn_pass(int who) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(TURN + 1 - who), "n"(CONSUMERS * 128) : "memory");
-}
-
 /* A consumer warpgroup between two steps. */
 template <int D> struct consumer {
     uint32_t queries, p[STEP / 4]; /* P: weights of the step before */
-    int who, step;
     pair_sums<D> x;
     ring<D> at; /* the keys whose scores come next, or the last ones that came */
 
@@ -215,13 +197,12 @@ template <int D> struct consumer {
     __device__ __forceinline__ void take_step(const float (&s)[64], const attn_view &view, const seen &see,
                                               int key0, int t) {
         if (key0 + STEP - 1 <= see.least && key0 >= first_key(view, see.most))
-            take_weights(s, columns<false>{view, key0, t, at.scales_of(step)});
+            take_weights(s, columns<false>{view, key0, t});
         else
-            take_weights(s, columns<true>{view, key0, t, at.scales_of(step)});
-        step++;
+            take_weights(s, columns<true>{view, key0, t});
     }
 
-    /* N steps from position KEY0 on. Warpgroups queue their products in turns. */
+    /* N steps from position KEY0 on. */
     __device__ __forceinline__ void take_steps(const attn_view &view, const seen &see, int key0, int n,
                                                int t) {
         float s[64];
@@ -240,12 +221,10 @@ template <int D> struct consumer {
             await(values);
             at.advance();
             await(at);
-            turn_wait(who);
             wgmma_fence();
             queue_scores(s);
             queue_sums(values);
             wgmma_commit();
-            turn_pass(who);
             wgmma_wait<0>();
             hold(s);
             hold(x.o);
@@ -285,47 +264,44 @@ static __device__ __forceinline__ void put_results(const attn_job &job, const pa
 }
 
 template <int D>
-static __device__ void consume(const attn_job &job, int first, int end, int head, int group, ring<D> at) {
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3,
-              who =
-                  __shfl_sync(~0u, threadIdx.x >> 7, 0), /* the same for the warp, which the compiler sees */
-        pair = who * 64 + (threadIdx.x >> 5 & 3) * 16 + g;
-    consumer<D> c;
-    c.at = at;
-    c.who = who;
-    c.step = 0;
-    c.queries = at.base + who * 64 * 128;
-    put_queries<D>(at.base, job, first, end, head, who * 64, group);
+static __device__ __forceinline__ void take_tile(consumer<D> &c, const attn_job &job, const tile &of,
+                                                 int group, int who, int pair, int t) {
+    sync_threads(QUERIES + who, 128); /* the tile before is done */
+    put_queries<D>(c.at.base, job, of.first, of.end, of.head, who * 64, group);
     sync_threads(QUERIES + who, 128);
-    if (who == 1)
-        turn_pass(1);
     pair_sums<D> &x = c.x;
 #pragma unroll
     for (int i = 0; i < D / 2; i++)
         x.o[i] = 0;
     x.reference[0] = x.reference[1] = NO_SCORE;
     x.sum[0] = x.sum[1] = 0;
-    int next = first;
-    for (run r = {}; find_run(job, next, end, &r); next = r.end) {
-        const seen see = what_is_seen(r, first, who * 64, group);
+    int next = of.first;
+    for (run r = {}; find_run(job, next, of.end, &r); next = r.end) {
+        const seen see = what_is_seen(r, of.first, who * 64, group);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int row = first + (pair + 8 * i) / group;
+            const int row = of.first + (pair + 8 * i) / group;
             x.position[i] = row >= r.first && row < r.end ? r.position + row - r.first : -1;
         }
         c.take_steps(job.p, see, r.page * KV_PAGE, (r.last_page - r.page) / 2 + 1, t);
     }
-    if (who == 0)
-        turn_wait(0);
-    put_results<D>(job, x, first, end, head, group, pair, t);
+    put_results<D>(job, x, of.first, of.end, of.head, group, pair, t);
 }
 
-/* Late tiles, which are the long ones, go first, of all heads. */
+template <int D> static __device__ void consume(const attn_job &job, ring<D> at) {
+    const int who = __shfl_sync(~0u, threadIdx.x >> 7, 0); /* so the compiler knows that a warp has one */
+    const int lane = threadIdx.x & 31, pair = who * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2);
+    const int group = job.p.n_heads / job.p.n_kv_heads;
+    consumer<D> c;
+    c.at = at;
+    c.queries = at.base + who * 64 * 128;
+    tile of;
+    for (int round = 0; find_tile(job, round, &of); round++)
+        take_tile(c, job, of, group, who, pair, lane & 3);
+}
+
 template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_prompts_wgmma(attn_job job) {
     extern __shared__ __align__(1024) uint8_t shared[];
-    const int group = job.p.n_heads / job.p.n_kv_heads, per_tile = TILE / group;
-    const int tile = gridDim.y - 1 - blockIdx.y, head = blockIdx.x;
-    const int first = tile * per_tile, end = min(job.n_rows, first + per_tile);
     ring<D> at = {shared_address(shared), 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < SLOTS; i++) {
@@ -341,10 +317,10 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_pro
     pdl_go();
     if (threadIdx.x >= CONSUMERS * 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-        produce<D>(job, first, end, head, at);
+        produce<D>(job, at);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-        consume<D>(job, first, end, head, group, at);
+        consume<D>(job, at);
     }
 }
 
@@ -354,8 +330,10 @@ template <int D> static int launch(const cuda_lane *lane, const attn_job &job) {
                                               cudaFuncAttributeMaxDynamicSharedMemorySize, ring<D>::shared);
     if (status != cudaSuccess)
         return status;
-    dim3 grid((unsigned)job.p.n_kv_heads, (unsigned)((job.n_rows + per_tile - 1) / per_tile));
-    return launch_kernel(lane, attend_prompts_wgmma<D>, grid, THREADS, ring<D>::shared, job);
+    const int tiles = (job.n_rows + per_tile - 1) / per_tile * job.p.n_kv_heads;
+    const int blocks = lane->n_sms > 0 && lane->n_sms < tiles ? lane->n_sms : tiles;
+    return launch_kernel(lane, attend_prompts_wgmma<D>, dim3((unsigned)blocks), THREADS, ring<D>::shared,
+                         job);
 }
 
 extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p, kv_format format) {

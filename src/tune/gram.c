@@ -10,15 +10,12 @@
 #include "base/mem.h"
 #include "quant/dense.h"
 
-#define PANEL 16 /* columns */
-#define TILE_ROWS                                                                                            \
-    8                 /* of h: half a panel of y; half of that where registers hold less than a panel's line \
-                       */
-#define TILES_WIDE 2  /* panels of x side by side; one there */
-#define BAND       64 /* rows of h that a thread takes at a time */
-#define PANEL_FLOATS                                                                                         \
-    ((GRAM_ROWS + 1) * PANEL) /* a line more: apart by whole pages they would share lines                    \
-                               */
+/* Tiles of h: half a panel of y, and two panels of x side by side; a half of each where there are fewer than
+ * 32 registers of 16. A thread takes a band of rows at a time. */
+enum { PANEL = 16, TILE_ROWS = 8, TILES_WIDE = 2, BAND = 64 };
+
+/* A line more than a panel's rows: panels apart by whole pages would share lines of a cache. */
+enum { PANEL_FLOATS = (GRAM_ROWS + 1) * PANEL };
 
 typedef float lanes __attribute__((vector_size(PANEL * sizeof(float)), aligned(sizeof(float))));
 

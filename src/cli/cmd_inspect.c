@@ -275,7 +275,9 @@ static void print_run(const findings *r) {
 
 /* ", rank 32" where a low-rank branch stands beside; else "". */
 static const char *branch_text(size_t rank, char *text, size_t size) {
-    snprintf(text, size, rank ? ", rank %zu" : "", rank);
+    text[0] = '\0';
+    if (rank)
+        snprintf(text, size, ", rank %zu", rank);
     return text;
 }
 

@@ -195,6 +195,14 @@ static void check_plan(const struct argp_state *state, const quantize_args *a) {
                    a->out);
 }
 
+static void check_rank(const struct argp_state *state, const quantize_args *a) {
+    const bool chosen = a->method == METHOD_AUTO ? !a->imatrix : quantize_is_tuned(a->method);
+    if (a->convert.svd_rank && (!chosen || a->convert.format != QF_NVFP4))
+        argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
+    if (a->convert.svd_rank && (a->compressed_tensors || quantize_has_budget(a) || a->plan))
+        argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     if (!a->in || !a->out)
         argp_error(state, "expected IN and OUT");
@@ -238,11 +246,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->imatrix && (a->calib || a->calib_tokens))
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
-    const bool chosen = a->method == METHOD_AUTO ? !a->imatrix : quantize_is_tuned(a->method);
-    if (a->convert.svd_rank && (!chosen || a->convert.format != QF_NVFP4))
-        argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
-    if (a->convert.svd_rank && (a->compressed_tensors || quantize_has_budget(a) || a->plan))
-        argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");
+    check_rank(state, a);
     check_plan(state, a);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }

@@ -14,15 +14,16 @@ extern "C" {
 #endif
 
 typedef enum pass_kind {
-    PASS_NORMED = 0, /* out = norm(stream) W^T + bias */
+    PASS_NORMED = 0, /* out = norm(stream) W^T + bias; W may have no rows */
     PASS_ADD,        /* stream += in W^T + bias */
+    PASS_BRANCH,     /* out = in W^T + bias, whose norm the op behind adds to the stream */
     PASS_GATED,      /* out = f(norm(stream) gate^T) * (norm(stream) up^T) */
     PASS_ATTEND      /* out = attention of qkv; the row's key and value go into their pages */
 } pass_kind;
 
 /* Where values are handed over. Each is used by at most every third op: then all have read the use before. */
 typedef enum pass_place {
-    PASS_STREAM = 0, /* and PASS_STREAM + 1 in turn, FP32 [hidden] */
+    PASS_STREAM = 0, /* and PASS_STREAM + 1 in turn, FP32 [hidden]; or a branch and, behind it, the stream */
     PASS_QKV = 2,    /* FP32 */
     PASS_HEADS,      /* BF16: attention's result */
     PASS_UNIT,       /* BF16: the gated unit's */
@@ -35,7 +36,7 @@ typedef struct pass_op {
     union {
         struct {
             const uint8_t *w;   /* packed (gemm/gemm.h) */
-            const float *norm;  /* [k] */
+            const float *norm;  /* [k]; PASS_BRANCH: [n], or NULL: nothing adds it */
             const float *bias;  /* [n] or NULL */
             const float *scale; /* the tensor's */
             float eps;
@@ -51,7 +52,8 @@ typedef struct pass_op {
             float *k_scales;
         } attention;
     };
-    void *plain; /* the result for later kernels too, or NULL: FP32; of HEADS and UNIT BF16 */
+    void *plain; /* the result for later kernels too, or NULL: FP32; of HEADS and UNIT BF16; of a branch that
+                    is normed the stream with it */
 } pass_op;
 
 #define PASS_OPS     404
@@ -69,6 +71,7 @@ typedef struct pass {
     int n_ops, n_views;
     int hidden, max_k;
     int n_blocks;
+    bool branches; /* PASS_BRANCH instead of PASS_ADD */
     kv_format format;
     float *stream; /* FP32 [hidden], as the op before left it */
     uint32_t *places[PASS_NOWHERE];
@@ -81,9 +84,10 @@ typedef struct pass {
 
 int pass_blocks(const cuda_lane *lane, int hidden);
 /* Whether a pass over such layers runs here. */
-bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden, int max_k);
+bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden, int max_k,
+                 bool branches);
 /* Whether all its blocks run at once, which the driver is asked: once a layer, not in a step. */
-bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k);
+bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k, bool branches);
 int pass_launch(const cuda_lane *lane, const pass *p);
 
 #ifdef __cplusplus

@@ -249,8 +249,7 @@ static void tell_layer(const binder *b, const layer_weights *l) {
                                .gate_up = l->gate_up,
                                .down = l->down,
                                .attn = &l->attn,
-                               .normed_before =
-                                   l->attn_norm && l->ffn_norm && !l->post_attn_norm && !l->post_ffn_norm};
+                               .norms = b->hp->norms};
     if (b->be->layer_know)
         b->be->layer_know(b->be, &parts);
 }

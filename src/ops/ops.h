@@ -110,7 +110,7 @@ typedef struct attn_params {
 typedef struct layer_parts {
     const weight *qkv, *attn_out, *gate_up, *down;
     const attn_params *attn;
-    bool normed_before; /* both halves, and neither is normed behind */
+    norm_place norms; /* of both halves */
 } layer_parts;
 
 /* What is done to the operands of a matrix product. */

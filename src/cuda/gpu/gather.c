@@ -3,8 +3,8 @@
  * One row's ops gathered into a pass (cuda/pass.h), which is one launch. Each call takes an op, or answers
  * false: then the op is launched by itself, and what was gathered before it (gather_launch). A pass is layers
  * of norm and q, k, v; attention; its output added; norm, gate and up with their unit; down added and at the
- * end, maybe, a norm and the product that gives logits. Values in between are nowhere else (gone), but those
- * of the last op and the stream.
+ * end, maybe, a norm and the product that gives logits; what is added may be normed first. Values in between
+ * are nowhere else (gone), but those of the last op and the stream.
  *
  * Whether a pass takes a layer is decided once, when its weights have been packed (gather_know): a pass of a
  * few ops of each layer would be slower than their own launches.
@@ -47,6 +47,16 @@ static void place_all(pass *p, gather_set *s) {
     p->parts = (uint64_t *)(void *)at;
 }
 
+/* The last branch is added to the stream by a product of no rows. */
+static void join_last(pass *p) {
+    const pass_op *branch = &p->ops[p->n_ops - 1];
+    pass_op *op = &p->ops[p->n_ops++];
+    *op = (pass_op){.kind = PASS_NORMED, .from = branch->to, .to = PASS_NOWHERE};
+    op->product.norm = branch->product.norm;
+    op->product.k = p->hidden;
+    op->product.groups = (int)gemm_groups((size_t)p->hidden);
+}
+
 void gather_launch(cuda_backend *cb) {
     gathered *all = &cb->gathered;
     pass *p = &all->pass;
@@ -55,6 +65,9 @@ void gather_launch(cuda_backend *cb) {
     p->ops[p->n_ops - 1].plain = all->last->data;
     if (all->last_add)
         all->last_add->plain = p->stream;
+    if (p->branches && all->last_add == &p->ops[p->n_ops - 1])
+        join_last(p);
+    all->loose = NULL;
     step_op(cb, CALL_LAYERS);
     int code = pass_launch(&cb->lane, p);
     p->n_ops = 0;
@@ -67,9 +80,9 @@ static bool one_fp4(const cuda_weight *w) {
 
 /* ---- layers ---- */
 
-/* How many values a layer hands over at each place. */
+/* How many values a layer hands over at each place: beside a branch the stream. */
 static bool sizes_of(int sizes[PASS_NOWHERE], const layer_parts *l) {
-    sizes[PASS_STREAM] = sizes[PASS_STREAM + 1] = (int)l->qkv->cols;
+    sizes[PASS_STREAM] = sizes[PASS_STREAM + 1] = (int)l->qkv->cols * (l->norms == NORM_AROUND ? 2 : 1);
     sizes[PASS_QKV] = (int)l->qkv->rows;
     sizes[PASS_HEADS] = (int)l->attn_out->cols;
     sizes[PASS_UNIT] = (int)l->down->cols;
@@ -89,12 +102,12 @@ static bool takes_matrices(const layer_parts *l) {
            l->down->rows == l->qkv->cols && l->gate_up->rows == 2 * l->down->cols;
 }
 
-static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k) {
+static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k, bool branches) {
     const attn_view view = opcalls_attn_view(p);
     return !opcalls_norms_all_heads(p) && p->n_kv_heads <= MOST_KV_HEADS &&
            decode_makes(&cb->lane, &view, KV_FP8, 1) &&
-           pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k) &&
-           pass_resides(&cb->lane, &view, hidden, max_k);
+           pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k, branches) &&
+           pass_resides(&cb->lane, &view, hidden, max_k, branches);
 }
 
 /* The set of layers with such SIZES: tags are right only where uses are of one size. */
@@ -120,10 +133,10 @@ void gather_know(backend *be, const layer_parts *l) {
         return;
     w->is_known = true;
     cb->gathered.n_layers++;
-    if (cuda_fuses(cb) && l->normed_before && takes_matrices(l) && sizes_of(sizes, l)) {
-        const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = sizes[PASS_STREAM];
+    if (cuda_fuses(cb) && l->norms != NORM_AFTER && takes_matrices(l) && sizes_of(sizes, l)) {
+        const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = (int)l->qkv->cols;
         const int wide = heads > unit ? heads : unit;
-        if (takes_attention(cb, l->attn, hidden, wide > hidden ? wide : hidden))
+        if (takes_attention(cb, l->attn, hidden, wide > hidden ? wide : hidden, l->norms == NORM_AROUND))
             w->set = find_set(&cb->gathered, sizes);
     }
     if (w->set) {
@@ -151,8 +164,8 @@ void gather_forget(cuda_backend *cb, const cuda_weight *w) {
 /* Room for one more, after STAGE ops of a layer; nothing else waits. */
 static bool open_at(const cuda_backend *cb, int stage) {
     const gathered *all = &cb->gathered;
-    return all->pass.n_ops > 0 && all->pass.n_ops < PASS_OPS && all->stage == stage && !cb->waiting.out &&
-           !cb->unmade.q;
+    return all->pass.n_ops > 0 && all->pass.n_ops < PASS_OPS && all->stage == stage && !all->loose &&
+           !cb->waiting.out && !cb->unmade.q;
 }
 
 static pass_op *append(gathered *all, pass_kind kind, pass_place from, pass_place to, cuda_buf *out) {
@@ -189,6 +202,7 @@ static bool begin(cuda_backend *cb, const cuda_weight *w) {
     all->pass.n_views = all->pass.max_k = all->stage = 0;
     all->pass.hidden = (int)hidden;
     all->pass.n_blocks = pass_blocks(&cb->lane, (int)hidden);
+    all->pass.branches = w->set->sizes[PASS_STREAM] != (int)hidden;
     all->pass.stream = (float *)(uintptr_t)cb->waiting.norm.x;
     all->last_add = NULL;
     all->from = PASS_NOWHERE;
@@ -204,7 +218,7 @@ bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, c
         cb->waiting.norm.x != all->pass.stream || (int)w->fp4[0]->k != all->pass.hidden)
         return false;
     const bool last = !w->set;
-    if (last ? w->head.n_parts != 1 : w->set != all->set || all->pass.n_ops + GATHER_STAGES > PASS_OPS)
+    if (last ? w->head.n_parts != 1 : w->set != all->set || all->pass.n_ops + GATHER_STAGES >= PASS_OPS)
         return false;
     out->format = ACT_F32;
     out->gone = false;
@@ -241,7 +255,7 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
     pass *p = &all->pass;
     if (!open_at(cb, 1) || all->last != qkv || view->n_kv_heads > MOST_KV_HEADS ||
         (p->n_views > 0 && (p->format != kv->format || p->views[0].p.head_dim != view->head_dim)) ||
-        !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k) ||
+        !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k, p->branches) ||
         (view->n_heads + 2 * view->n_kv_heads) * view->head_dim != all->set->sizes[PASS_QKV] ||
         view->n_heads * view->head_dim != all->set->sizes[PASS_HEADS])
         return false;
@@ -262,21 +276,64 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
     return true;
 }
 
-bool gather_add(cuda_backend *cb, cuda_buf *stream, cuda_buf *a, const weight *weight_head, const vec *bias) {
-    gathered *all = &cb->gathered;
-    pass *p = &all->pass;
-    const cuda_weight *w = (const cuda_weight *)weight_head;
+/* Whether the product of A and W is the next op, the output of one of the halves. */
+static bool takes_output(const cuda_backend *cb, const cuda_buf *a, const cuda_weight *w) {
+    const gathered *all = &cb->gathered;
+    const pass *p = &all->pass;
     const bool second = all->stage == 4;
-    if (!one_fp4(w) || !open_at(cb, second ? 4 : 2) || all->last != a || stream->data != (void *)p->stream ||
-        (int)w->fp4[0]->n != p->hidden || p->n_views == 0 ||
-        (int)w->fp4[0]->k != all->set->sizes[second ? PASS_UNIT : PASS_HEADS] ||
-        !pass_serves(&cb->lane, &p->views[0].p, p->format, p->hidden, (int)w->fp4[0]->k))
+    return one_fp4(w) && open_at(cb, second ? 4 : 2) && all->last == a && (int)w->fp4[0]->n == p->hidden &&
+           p->n_views > 0 && (int)w->fp4[0]->k == all->set->sizes[second ? PASS_UNIT : PASS_HEADS] &&
+           pass_serves(&cb->lane, &p->views[0].p, p->format, p->hidden, (int)w->fp4[0]->k, p->branches);
+}
+
+static pass_op *append_output(gathered *all, pass_kind kind, pass_place to, cuda_buf *out,
+                              const cuda_weight *w, const vec *bias) {
+    pass_op *op = append(all, kind, all->stage == 4 ? PASS_UNIT : PASS_HEADS, to, out);
+    set_product(&all->pass, op, w, NULL, bias);
+    return op;
+}
+
+static pass_place next_place(const gathered *all) {
+    return all->from == PASS_STREAM ? PASS_STREAM + 1 : PASS_STREAM;
+}
+
+bool gather_add(cuda_backend *cb, cuda_buf *stream, cuda_buf *a, const weight *w, const vec *bias) {
+    gathered *all = &cb->gathered;
+    if (!takes_output(cb, a, (const cuda_weight *)w) || all->pass.branches ||
+        stream->data != (void *)all->pass.stream)
         return false;
     a->gone = true;
-    const pass_place to = all->from == PASS_STREAM ? PASS_STREAM + 1 : PASS_STREAM;
-    all->last_add = append(all, PASS_ADD, second ? PASS_UNIT : PASS_HEADS, to, stream);
-    set_product(p, all->last_add, w, NULL, bias);
+    const pass_place to = next_place(all);
+    all->last_add = append_output(all, PASS_ADD, to, stream, (const cuda_weight *)w, bias);
     all->from = to;
+    return true;
+}
+
+/* Nobody in the pass has it until gather_join names its norm. */
+bool gather_branch(cuda_backend *cb, cuda_buf *out, cuda_buf *a, const weight *w, const vec *bias) {
+    gathered *all = &cb->gathered;
+    if (!takes_output(cb, a, (const cuda_weight *)w) || !all->pass.branches)
+        return false;
+    a->gone = true;
+    out->format = ACT_F32;
+    out->gone = false;
+    all->loose = append_output(all, PASS_BRANCH, PASS_NOWHERE, out, (const cuda_weight *)w, bias);
+    return true;
+}
+
+bool gather_join(cuda_backend *cb, cuda_buf *stream, cuda_buf *branch, const float *norm, float eps) {
+    gathered *all = &cb->gathered;
+    pass_op *op = all->loose;
+    if (!op || all->last != branch || stream->data != (void *)all->pass.stream || cb->waiting.out || !norm)
+        return false;
+    branch->gone = true;
+    op->product.norm = norm;
+    op->product.eps = eps;
+    op->to = (uint8_t)next_place(all);
+    all->from = op->to;
+    all->last_add = op;
+    all->last = stream;
+    all->loose = NULL;
     return true;
 }
 

@@ -258,6 +258,8 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)x;
     const cuda_buf *from = (const cuda_buf *)y;
+    if (gather_join(cb, to, (cuda_buf *)(uintptr_t)y, f32(w), eps))
+        return;
     begin_op(cb, CALL_RMSNORM_ADD);
     int code = rmsnorm_add_launch(&cb->lane, to->data, to->stride, opcalls_view(from), f32(w), eps,
                                   (int)x->rows, x->cols);
@@ -362,9 +364,11 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
     cuda_backend *cb = cuda_of(be);
     cuda_buf *to = (cuda_buf *)out;
     bool add = call == CALL_MATMUL_ADD;
+    cuda_buf *from = (cuda_buf *)(uintptr_t)a;
     const bool chained = !add && takes_norm(cb, a, w);
     if (chained ? gather_normed(cb, to, w, bias)
-                : add && gather_add(cb, to, (cuda_buf *)(uintptr_t)a, w, bias))
+        : add   ? gather_add(cb, to, from, w, bias)
+                : gather_branch(cb, to, from, w, bias))
         return;
     opcalls_settle(cb);
     if (add && !bias && cuda_fuses(cb) && spreads(cb, (const cuda_weight *)w, a->rows, true)) {

@@ -108,10 +108,11 @@ typedef struct gathered {
     gather_set sets[GATHER_SETS];
     pass pass; /* n_ops 0: nothing is gathered */
     gather_set *set;
-    int stage;       /* ops of the layer so far */
-    pass_place from; /* of the stream */
-    cuda_buf *last;  /* where the last op's result would lie */
-    pass_op *last_add;
+    int stage;             /* ops of the layer so far */
+    pass_place from;       /* of the stream */
+    cuda_buf *last;        /* where the last op's result would lie */
+    pass_op *last_add;     /* whose result is in the stream */
+    pass_op *loose;        /* a branch, the last op, which is not; or NULL */
     int n_layers, n_taken; /* known; those that a pass takes */
     int n_wide_caches;     /* with FP32 pages: no passes while there is one */
     bool refused;          /* the driver does not run all blocks at once: no passes any more */
@@ -283,6 +284,8 @@ bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *w, const vec *
 bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_view *view, const kv_view *kv,
                    const step_view *step);
 bool gather_add(cuda_backend *cb, cuda_buf *stream, cuda_buf *a, const weight *w, const vec *bias);
+bool gather_branch(cuda_backend *cb, cuda_buf *out, cuda_buf *a, const weight *w, const vec *bias);
+bool gather_join(cuda_backend *cb, cuda_buf *stream, cuda_buf *branch, const float *norm, float eps);
 bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *w, bool gelu);
 
 /* The format of an activation that READER's product reads, ROWS rows of it. */

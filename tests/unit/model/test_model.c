@@ -25,7 +25,8 @@ static void test_goldens(void **state) {
 
 /* ---- what a backend is told of layers ---- */
 
-static int n_told, n_before;
+static int n_told;
+static norm_place told;
 
 static void count_layer(backend *be, const layer_parts *l) {
     (void)be;
@@ -33,16 +34,17 @@ static void count_layer(backend *be, const layer_parts *l) {
     assert_int_equal(l->attn_out->cols, l->attn->n_heads * l->attn->head_dim);
     assert_int_equal(l->gate_up->rows, 2 * l->down->cols);
     n_told++;
-    n_before += l->normed_before;
+    told = l->norms;
 }
 
-/* Each layer once; those of Gemma and OLMo 2 are not normed before alone. */
+/* Each layer once, and where it is normed. */
 static void test_layers_told(void **state) {
     static const struct {
         golden_case c;
-        bool before;
-    } cases[] = {{{"llama-untied", ""}, true}, {{"qwen3-tied", ""}, true}, {{"granite", ""}, true},
-                 {{"gemma2", ""}, false},      {{"gemma3", ""}, false},    {{"olmo2", ""}, false}};
+        norm_place norms;
+    } cases[] = {{{"llama-untied", ""}, NORM_BEFORE}, {{"qwen3-tied", ""}, NORM_BEFORE},
+                 {{"granite", ""}, NORM_BEFORE},      {{"gemma2", ""}, NORM_AROUND},
+                 {{"gemma3", ""}, NORM_AROUND},       {{"olmo2", ""}, NORM_AFTER}};
     backend be = plain_backend;
     (void)state;
     be.layer_know = count_layer;
@@ -51,14 +53,14 @@ static void test_layers_told(void **state) {
         model_file *file;
         model *m;
         nib_error err = {""};
-        n_told = n_before = 0;
+        n_told = 0;
         golden_path(path, &cases[i].c, cases[i].c.file);
         assert_int_equal(model_file_open(&file, path, &err), NIB_OK);
         assert_int_equal(model_open(&m, file, &be,
                                     &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32, 0}, NULL, &err),
                          NIB_OK);
         assert_int_equal(n_told, file->hp.n_layers);
-        assert_int_equal(n_before, cases[i].before ? n_told : 0);
+        assert_int_equal(told, cases[i].norms);
         model_close(m);
         model_file_close(file);
     }

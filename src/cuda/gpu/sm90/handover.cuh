@@ -39,6 +39,13 @@ __device__ __forceinline__ void hand_float(uint32_t *to, float v, uint32_t tag) 
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
 }
 
+__device__ __forceinline__ void hand_four(uint32_t *to, const float4 &v, uint32_t tag) {
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to),
+                 "r"((__float_as_uint(v.x) & ~1u) | tag), "r"((__float_as_uint(v.y) & ~1u) | tag),
+                 "r"((__float_as_uint(v.z) & ~1u) | tag), "r"((__float_as_uint(v.w) & ~1u) | tag)
+                 : "memory");
+}
+
 /* Bit 0 of the result is set where one of V is not yet there. */
 __device__ __forceinline__ uint32_t floats_missing(const uint4 &v, uint32_t tag) {
     return (v.x ^ tag) | (v.y ^ tag) | (v.z ^ tag) | (v.w ^ tag);

@@ -24,7 +24,7 @@ __device__ __forceinline__ parked *parked_of(uint8_t *shared, int warp) {
     return (parked *)(shared + room::parked + warp * 32);
 }
 
-template <int D, kv_format F>
+template <int D, kv_format F, bool BRANCHES>
 static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_constant__ pass a) {
     extern __shared__ __align__(128) uint8_t shared[];
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -75,7 +75,7 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
             known = memo_of(shared, warp);
             find_ring();
         } else {
-            multiply(a, op, ring, next, shared, warp, lane);
+            multiply<BRANCHES>(a, op, i, ring, next, shared, warp, lane);
             __syncwarp();
         }
     }
@@ -107,44 +107,51 @@ extern "C" int pass_blocks(const cuda_lane *lane, int hidden) {
 }
 
 extern "C" bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden,
-                            int max_k) {
+                            int max_k, bool branches) {
     const int group = p->n_heads / p->n_kv_heads, n_blocks = pass_blocks(lane, hidden);
-    return lane->wgmma && (p->head_dim == 64 || p->head_dim == 128) &&
-           (format == KV_FP8 || format == KV_BF16) && group <= PASS_COLUMNS && p->n_kv_heads <= n_blocks &&
-           2 * p->n_freq <= p->head_dim &&
+    return lane->wgmma && ((p->head_dim == 64 && !branches) || p->head_dim == 128) &&
+           (!branches || hidden <= MOST_STREAM) && (format == KV_FP8 || format == KV_BF16) &&
+           group <= PASS_COLUMNS && p->n_kv_heads <= n_blocks && 2 * p->n_freq <= p->head_dim &&
            (hidden / GEMM_ROW_TILE + n_blocks - 1) / n_blocks <= FLUSH_TILES &&
            shared_bytes(max_k, group, p->head_dim) <= MOST_SHARED;
 }
 
 /* The most that a launch takes: always the same number, for other threads launch the same kernel. */
-template <int D, kv_format F> static cudaError_t allow_shared(void) {
-    return cudaFuncSetAttribute(persistent<D, F>, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED);
+template <int D, kv_format F, bool BRANCHES> static cudaError_t allow_shared(void) {
+    return cudaFuncSetAttribute(persistent<D, F, BRANCHES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                MOST_SHARED);
 }
 
-template <int D, kv_format F> static bool resides(const cuda_lane *lane, int n_blocks, int shared) {
+template <int D, kv_format F, bool BRANCHES>
+static bool resides(const cuda_lane *lane, int n_blocks, int shared) {
     int blocks = 0;
-    const bool known = allow_shared<D, F>() == cudaSuccess &&
-                       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, persistent<D, F>, THREADS,
-                                                                     (size_t)shared) == cudaSuccess;
+    const bool known = allow_shared<D, F, BRANCHES>() == cudaSuccess &&
+                       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, persistent<D, F, BRANCHES>,
+                                                                     THREADS, (size_t)shared) == cudaSuccess;
     if (!known)
         cudaGetLastError();
     return known && blocks * lane->n_sms >= n_blocks;
 }
 
-extern "C" bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k) {
-    const int n_blocks = pass_blocks(lane, hidden),
-              shared = shared_bytes(max_k, p->n_heads / p->n_kv_heads, p->head_dim);
-    return p->head_dim == 64
-               ? resides<64, KV_FP8>(lane, n_blocks, shared) && resides<64, KV_BF16>(lane, n_blocks, shared)
-               : resides<128, KV_FP8>(lane, n_blocks, shared) &&
-                     resides<128, KV_BF16>(lane, n_blocks, shared);
+template <int D, bool BRANCHES> static bool both_reside(const cuda_lane *lane, int n_blocks, int shared) {
+    return resides<D, KV_FP8, BRANCHES>(lane, n_blocks, shared) &&
+           resides<D, KV_BF16, BRANCHES>(lane, n_blocks, shared);
 }
 
-template <int D, kv_format F> static int launch(const cuda_lane *lane, const pass *p) {
+extern "C" bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k,
+                             bool branches) {
+    const int n_blocks = pass_blocks(lane, hidden),
+              shared = shared_bytes(max_k, p->n_heads / p->n_kv_heads, p->head_dim);
+    return branches            ? both_reside<128, true>(lane, n_blocks, shared)
+           : p->head_dim == 64 ? both_reside<64, false>(lane, n_blocks, shared)
+                               : both_reside<128, false>(lane, n_blocks, shared);
+}
+
+template <int D, kv_format F, bool BRANCHES> static int launch(const cuda_lane *lane, const pass *p) {
     int shared = shared_bytes(p->max_k, 0, 0);
     for (int i = 0; i < p->n_views; i++)
         shared = max(shared, shared_bytes(p->max_k, p->views[i].p.n_heads / p->views[i].p.n_kv_heads, D));
-    int status = allow_shared<D, F>();
+    int status = allow_shared<D, F, BRANCHES>();
     if (status != cudaSuccess || lane->off)
         return status;
     cudaLaunchConfig_t config = {};
@@ -157,13 +164,16 @@ template <int D, kv_format F> static int launch(const cuda_lane *lane, const pas
     config.stream = (cudaStream_t)lane->stream;
     config.attrs = &attribute;
     config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, persistent<D, F>, *p);
+    return cudaLaunchKernelEx(&config, persistent<D, F, BRANCHES>, *p);
 }
 
 extern "C" int pass_launch(const cuda_lane *lane, const pass *p) {
     if (p->n_ops == 0)
         return cudaErrorInvalidValue;
+    const bool fp8 = p->format == KV_FP8;
+    if (p->branches)
+        return fp8 ? launch<128, KV_FP8, true>(lane, p) : launch<128, KV_BF16, true>(lane, p);
     if (p->n_views > 0 && p->views[0].p.head_dim == 64)
-        return p->format == KV_FP8 ? launch<64, KV_FP8>(lane, p) : launch<64, KV_BF16>(lane, p);
-    return p->format == KV_FP8 ? launch<128, KV_FP8>(lane, p) : launch<128, KV_BF16>(lane, p);
+        return fp8 ? launch<64, KV_FP8, false>(lane, p) : launch<64, KV_BF16, false>(lane, p);
+    return fp8 ? launch<128, KV_FP8, false>(lane, p) : launch<128, KV_BF16, false>(lane, p);
 }

@@ -36,8 +36,9 @@ struct room {
                          feeds = here + (int)sizeof(site) / 16 * 16 + 16, /* [WARPS] feed::plan */
         memos = feeds + WARPS * 32,                                       /* [WARPS] memo */
         stream = memos + WARPS * 16,                                      /* [FLUSH_TILES][16] */
-        squares = stream + FLUSH_TILES * 16 * (int)sizeof(float),         /* [WARPS] */
-        parked = squares + WARPS * (int)sizeof(float),                    /* [WARPS] what products keep */
+        squares = stream + FLUSH_TILES * 16 * (int)sizeof(float),         /* [WARPS] of the stream */
+        branch = squares + WARPS * (int)sizeof(float),                    /* [WARPS] of a branch */
+        parked = branch + WARPS * (int)sizeof(float),                     /* [WARPS] what products keep */
         trig = parked + WARPS * 32,                                       /* [2][n_freq] */
         sums = (trig + 2 * MOST_TURNS * (int)sizeof(float) + 127) / 128 *
                128,                                   /* [2][FLUSH_TILES][16][SUMS_ROW] */

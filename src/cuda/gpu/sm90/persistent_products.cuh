@@ -26,6 +26,10 @@ __device__ __forceinline__ int tile_of(const pass_op &op, int i) {
     return (int)blockIdx.x + i / 2 * (int)gridDim.x + i % 2 * op.product.twin;
 }
 
+template <bool BRANCHES> __device__ __forceinline__ bool is_output(const pass_op &op) {
+    return op.kind == (BRANCHES ? PASS_BRANCH : PASS_ADD);
+}
+
 /* The groups of K that a warp owns. */
 struct slice {
     int first, n;
@@ -37,6 +41,14 @@ struct slice {
 };
 
 typedef warp_ring<STAGES, UNIT_BYTES> weights_ring;
+
+/* Weights are read once a step: what else lies in L2 is to stay there. */
+__device__ __forceinline__ void copy_once(uint32_t to, const uint8_t *from, int bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar), "l"(0x12f0000000000000) /* evict first */
+                 : "memory");
+}
 
 /* What a warp's ring is filled with next: the units of its slice, row tile by row tile, op by op. Of one
  * lane; what changes with a tile lies in shared memory, for registers are short. */
@@ -78,7 +90,7 @@ struct feed {
         if (units > 1) {
             units--;
             barrier_expect(bar, UNIT_BYTES);
-            bulk_copy(to, at, UNIT_BYTES, bar);
+            copy_once(to, at, UNIT_BYTES, bar);
             at += UNIT_BYTES;
             return;
         }
@@ -86,7 +98,7 @@ struct feed {
             return;
         const int4 now = *(const int4 *)p; /* to_next, both, all_units, last_bytes */
         barrier_expect(bar, now.w);
-        bulk_copy(to, at, now.w, bar);
+        copy_once(to, at, now.w, bar);
         at += now.w + now.x;
         units = now.z;
         p->to_next = now.y - now.x;
@@ -121,8 +133,8 @@ __device__ __forceinline__ bool again(uint32_t missing) {
     return yes;
 }
 
-/* COUNT elements from FIRST of X, tagged or (PLAIN) not, times the norm's weights W; the sum of the squares
- * of x. */
+/* COUNT elements from FIRST of X, tagged or (PLAIN) not, times the norm's weights W; a lane's sum of
+ * the squares of x. */
 static __device__ __forceinline__ float collect_normed(const float *w, const uint32_t *x, bool plain,
                                                        uint32_t tag, uint8_t *to, int first, int count,
                                                        int k) {
@@ -156,8 +168,6 @@ static __device__ __forceinline__ float collect_normed(const float *w, const uin
         if (i < count)
             *(uint4 *)(to + 2 * i) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
-    squares = warp_sum(squares);
-    __syncwarp();
     return squares;
 }
 
@@ -189,7 +199,130 @@ static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t
                                                     handed_pair(u[j].z), handed_pair(u[j].w));
         }
     }
-    __syncwarp();
+}
+
+/* ---- branches ----
+ *
+ * A branch's norm wants all of the branch, and what reads the stream all of the stream: so every block adds
+ * them up for itself, in the same order, and nobody waits once more. */
+
+/* The sum of what each warp left AT. */
+__device__ __forceinline__ float all_warps(const uint8_t *at) {
+    const float4 *sums = (const float4 *)at;
+    float all = 0.0f;
+#pragma unroll
+    for (int w = 0; w < WARPS / 4; w++)
+        all += (sums[w].x + sums[w].y) + (sums[w].z + sums[w].w);
+    return all;
+}
+
+/* One over the root mean square of N elements. */
+__device__ __forceinline__ float over_rms(float squares, int n, float eps) {
+    const float mean = squares / (float)n + eps;
+    const float over = rsqrtf(mean);
+    return over * (1.5f - 0.5f * mean * over * over); /* Newton: the last bits */
+}
+
+enum { HELD = 2, MOST_STREAM = WARPS * HELD * 256 }; /* lots of 256 elements that a warp holds */
+
+/* Eight elements of a lane: of the branch, of the stream before it, of the branch's norm and of the op's. */
+struct joint {
+    uint4 y[2], x[2];
+    float4 behind[2], before[2];
+};
+
+__device__ __forceinline__ float4 handed_four(const uint4 &v) {
+    return make_float4(handed(v.x), handed(v.y), handed(v.z), handed(v.w));
+}
+
+__device__ __forceinline__ float dot(const float4 &a, const float4 &b, float sum) {
+    return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
+}
+
+__device__ __forceinline__ float4 add_normed(const float4 &x, const float4 &y, float factor,
+                                             const float4 &w) {
+    return make_float4(fmaf(y.x * factor, w.x, x.x), fmaf(y.y * factor, w.y, x.y),
+                       fmaf(y.z * factor, w.z, x.z), fmaf(y.w * factor, w.w, x.w));
+}
+
+/* The lots of a lane, COUNT elements from FIRST for the warp, as soon as they are there. */
+static __device__ __forceinline__ void await_branch(joint (&v)[HELD], const pass &a, int i, uint32_t tags,
+                                                    int first, int count) {
+    const pass_op &op = a.ops[i];
+    const bool plain = i == 3; /* the first op that reads a branch */
+    const uint32_t *branch = a.places[op.from],
+                   *stream = plain ? (const uint32_t *)a.stream : a.places[op.from ^ 1] + a.hidden;
+    const uint32_t tag = tags >> op.from & 1, before = tags >> (op.from ^ 1) & 1;
+    uint32_t missing;
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        const int at = h * 256 + (threadIdx.x & 31) * 8;
+        v[h] = {};
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            if (at < count && first + at < a.hidden) {
+                v[h].behind[j] = load_once(a.ops[i - 1].product.norm + first + at + 4 * j);
+                v[h].before[j] = load_once(op.product.norm + first + at + 4 * j);
+            }
+    }
+    do {
+        missing = 0;
+#pragma unroll
+        for (int h = 0; h < HELD; h++) {
+            const int at = h * 256 + (threadIdx.x & 31) * 8;
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                if (at < count && first + at < a.hidden) {
+                    v[h].y[j] = ask(branch + first + at + 4 * j);
+                    v[h].x[j] = ask(stream + first + at + 4 * j);
+                    missing |= floats_missing(v[h].y[j], tag);
+                    missing |= plain ? 0 : floats_missing(v[h].x[j], before);
+                }
+        }
+    } while (again(missing & 1));
+}
+
+/* COUNT elements from FIRST of the stream, to which the norm of the branch before op I is added here, times
+ * the norm's weights; a lane's sum of the stream's squares. Each element is handed on by one block. */
+static __device__ __forceinline__ float collect_joined(const pass &a, int i, uint32_t tags, uint8_t *shared,
+                                                       uint8_t *to, int first, int count) {
+    const pass_op &op = a.ops[i], &branch = a.ops[i - 1];
+    const int lane = threadIdx.x & 31, share = (a.hidden / 8 + (int)gridDim.x - 1) / (int)gridDim.x * 8;
+    joint v[HELD];
+    await_branch(v, a, i, tags, first, count);
+    float squares = 0.0f;
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            squares = dot(handed_four(v[h].y[j]), handed_four(v[h].y[j]), squares);
+    squares = warp_sum(squares);
+    if (lane == 0)
+        ((float *)(shared + room::branch))[threadIdx.x >> 5] = squares;
+    __syncthreads();
+    const float factor = over_rms(all_warps(shared + room::branch), a.hidden, branch.product.eps);
+    squares = 0.0f;
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        const int at = h * 256 + lane * 8, e = first + at;
+        const bool mine =
+            at < count && e < a.hidden && (unsigned)(e - (int)blockIdx.x * share) < (unsigned)share;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float4 s =
+                add_normed(handed_four(v[h].x[j]), handed_four(v[h].y[j]), factor, v[h].behind[j]);
+            const float4 w = v[h].before[j];
+            squares = dot(s, s, squares);
+            if (at < count)
+                *(uint2 *)(to + 2 * at + 8 * j) =
+                    make_uint2(lifted_pair(s.x * w.x, s.y * w.y), lifted_pair(s.z * w.z, s.w * w.w));
+            if (mine)
+                hand_four(a.places[op.from] + a.hidden + e + 4 * j, s, tags >> op.from & 1);
+            if (mine && branch.plain)
+                ((float4 *)branch.plain)[e / 4 + j] = s;
+        }
+    }
+    return squares;
 }
 
 /* ---- products ---- */
@@ -213,6 +346,7 @@ __device__ __forceinline__ void give(const pass &a, const pass_op &op, int row, 
 
 /* Row tiles from TILE on, a thread a row: the sums of all warps, and what becomes of them. FACTOR: the
  * tensor's scale. */
+template <bool BRANCHES>
 static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, uint8_t *shared, int parity,
                                              int tile, float factor, uint32_t tag) {
     const float4 *p =
@@ -223,17 +357,8 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
         const float4 four = p[w];
         v += (four.x + four.y) + (four.z + four.w);
     }
-    if (op.kind != PASS_ADD) {
-        const float4 *squares = (const float4 *)(shared + room::squares);
-        float all = 0.0f;
-#pragma unroll
-        for (int w = 0; w < WARPS / 4; w++)
-            all += (squares[w].x + squares[w].y) + (squares[w].z + squares[w].w);
-        const float mean = all / (float)op.product.k + op.product.eps;
-        float over = rsqrtf(mean);
-        over *= 1.5f - 0.5f * mean * over * over; /* Newton: the last bits */
-        factor *= over;
-    }
+    if (!is_output<BRANCHES>(op))
+        factor *= over_rms(all_warps(shared + room::squares), op.product.k, op.product.eps);
     v *= 0x1p62f * factor;
     const int row = tile_of(op, tile + threadIdx.x / 16) * GEMM_ROW_TILE + threadIdx.x % 16;
     if (op.kind == PASS_GATED) { /* slots come in pairs */
@@ -244,7 +369,11 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
     }
     if (op.product.bias)
         v += op.product.bias[row];
-    if (op.kind == PASS_ADD) {
+    if (BRANCHES && is_output<true>(op) && op.product.norm) {
+        hand_float(a.places[op.to] + row, v, tag);
+        return;
+    }
+    if (!BRANCHES && is_output<false>(op)) {
         float *stream =
             (float *)(shared + room::stream) + threadIdx.x; /* all tiles of PASS_ADD are in one flush */
         v = *stream += v;
@@ -252,41 +381,60 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
     give(a, op, row, v, tag);
 }
 
-__device__ __forceinline__ void sts(uint32_t at, float v) {
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+/* A warp's sums of a row tile to AT, the lane's row: of a row four lanes have a part. */
+__device__ __forceinline__ void leave_sums(uint32_t at, const float (&acc)[2], int t) {
+    const bool swap = t & 1;
+    float keep = swap ? acc[1] : acc[0], send = swap ? acc[0] : acc[1];
+    keep += __shfl_xor_sync(~0u, send, 1);
+    keep += __shfl_xor_sync(~0u, keep, 2);
+    if (t < 2)
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(keep) : "memory");
 }
 
-static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op, weights_ring &ring,
-                                                feed &next, uint8_t *shared, int warp, int lane) {
+/* The x of a warp's slice S, as OP, the list's I-th, reads it; of a norm a lane's sum of the stream's
+ * squares. */
+template <bool BRANCHES>
+static __device__ __forceinline__ float bring(const pass &a, const pass_op &op, int i, uint32_t tags,
+                                              const slice &s, uint8_t *shared) {
+    uint8_t *to = shared + room::x + s.first * GEMM_GROUP_K * 2;
+    const int first = s.first * GEMM_GROUP_K, count = s.n * GEMM_GROUP_K;
+    const uint32_t tag = tags >> op.from & 1;
+    if (is_output<BRANCHES>(op)) {
+        collect_pairs((const uint16_t *)a.places[op.from], tag ? BF16_TAGS : 0, to, first, count,
+                      op.product.k);
+        return 0.0f;
+    }
+    const bool plain = op.from == PASS_NOWHERE;
+    if (BRANCHES && !plain)
+        return collect_joined(a, i, tags, shared, to, first, count);
+    return collect_normed(op.product.norm, plain ? (const uint32_t *)a.stream : a.places[op.from], plain, tag,
+                          to, first, count, op.product.k);
+}
+
+template <bool BRANCHES>
+static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op, int index,
+                                                weights_ring &ring, feed &next, uint8_t *shared, int warp,
+                                                int lane) {
     const slice s(op.product.groups, warp);
     const int n_tiles = tiles_of(op);
     memo *known = memo_of(shared, warp);
-    const uint32_t tags = turn_tag(known, op.to, lane), from_tag = tags >> op.from & 1;
+    const uint32_t tags = turn_tag(known, op.to, lane);
+    if (n_tiles <= 0 && !BRANCHES)
+        return;
+    const float squares = bring<BRANCHES>(a, op, index, tags, s, shared);
     if (n_tiles <= 0)
         return;
-    uint8_t *to = shared + room::x + s.first * GEMM_GROUP_K * 2;
-    if (op.kind == PASS_ADD) {
-        collect_pairs((const uint16_t *)a.places[op.from], from_tag ? BF16_TAGS : 0, to,
-                      s.first * GEMM_GROUP_K, s.n * GEMM_GROUP_K, op.product.k);
-    } else {
-        const bool plain = op.from == PASS_NOWHERE;
-        const float mine =
-            collect_normed(op.product.norm, plain ? (const uint32_t *)a.stream : a.places[op.from], plain,
-                           from_tag, to, s.first * GEMM_GROUP_K, s.n * GEMM_GROUP_K, op.product.k);
-        if (lane ==
-            0) /* read after the next barrier, and written again after one more: PASS_ADD comes between */
-            ((float *)(shared + room::squares))[warp] = mine;
-    }
+    __syncwarp();
     const float tensor_scale = load_scale(op.product.scale);
     const int g = lane >> 2, t = lane & 3;
     const bool diagonal = g == 2 * t; /* the others read the zeros, again and again */
     uint32_t step = diagonal ? 256 : 0;
-    uint32_t x0 = diagonal ? shared_address(to) + t * 32 : shared_address(shared) + room::zeros;
-    uint32_t mine_at = shared_address(shared) + room::sums + (gemm_tile_row(g, t) * SUMS_ROW + warp) * 4;
+    uint32_t x0 = diagonal ? shared_address(shared) + room::x + s.first * GEMM_GROUP_K * 2 + t * 32
+                           : shared_address(shared) + room::zeros;
     int parity = known->parity;
-    mine_at += parity * SUMS_SET * 4;
+    uint32_t mine_at =
+        shared_address(shared) + room::sums + (parity * SUMS_SET + gemm_tile_row(g, t) * SUMS_ROW + warp) * 4;
     asm volatile("" : "+r"(step), "+r"(x0)); /* kept: made again and again they cost more than a register */
-    const bool low = t < 2, swap = t & 1;
     int slot = 0;
     for (int i = 0; i < n_tiles; i++) {
         float acc[2] = {0.0f, 0.0f};
@@ -301,17 +449,18 @@ static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op
             if (elected())
                 next.put(a, plan_of(shared, warp), stage, ring.bars + 8 * free, warp);
         }
-        float keep = swap ? acc[1] : acc[0], send = swap ? acc[0] : acc[1];
-        keep += __shfl_xor_sync(~0u, send, 1);
-        keep += __shfl_xor_sync(~0u, keep, 2);
-        if (low)
-            sts(mine_at, keep);
+        leave_sums(mine_at, acc, t);
+        if (i == 0 && !is_output<BRANCHES>(op)) {
+            const float all = warp_sum(squares);
+            if (lane == 0) /* read after a barrier, and written again after the next output's */
+                ((float *)(shared + room::squares))[warp] = all;
+        }
         mine_at += 16 * SUMS_ROW * 4;
         if (++slot < FLUSH_TILES && i < n_tiles - 1)
             continue;
         __syncthreads();
         if ((int)threadIdx.x < slot * 16) /* whole warps of GATED */
-            flush(a, op, shared, parity, i + 1 - slot, tensor_scale, known->tags >> op.to & 1);
+            flush<BRANCHES>(a, op, shared, parity, i + 1 - slot, tensor_scale, known->tags >> op.to & 1);
         mine_at += (parity ? -SUMS_SET : SUMS_SET) * 4 - slot * 16 * SUMS_ROW * 4;
         slot = 0;
         parity ^= 1;

@@ -122,16 +122,37 @@ __device__ __forceinline__ uint8_t *from_shared(uint32_t address) {
     return (uint8_t *)__cvta_shared_to_generic(address);
 }
 
-/* Eight E4M3 times SCALE as FP16. In PTX, for C's shifts would stay shifts. */
-__device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi, uint32_t scale) {
-    asm volatile("{.reg .b16 a, b, c, d;\n.reg .b32 x, y, z, w;\n"
-                 "mov.b32 {a, b}, %1;\nmov.b32 {c, d}, %2;\n"
-                 "cvt.rn.f16x2.e4m3x2 x, a;\ncvt.rn.f16x2.e4m3x2 y, b;\n"
-                 "cvt.rn.f16x2.e4m3x2 z, c;\ncvt.rn.f16x2.e4m3x2 w, d;\n"
-                 "mul.rn.f16x2 x, x, %3;\nmul.rn.f16x2 y, y, %3;\n"
-                 "mul.rn.f16x2 z, z, %3;\nmul.rn.f16x2 w, w, %3;\n"
-                 "st.shared.v4.b32 [%0], {x, y, z, w};}" ::"r"(to),
-                 "r"(lo), "r"(hi), "r"(scale)
+/* Two scales of FP16 in a word are one scale twice; REST is what FP16 leaves of it. */
+typedef struct operand_scale {
+    uint32_t scale, rest;
+} operand_scale;
+
+__device__ __forceinline__ operand_scale make_scale(float v) {
+    const float rest = v - __half2float(__float2half_rn(v));
+    return {operand<KV_FP8>::pack(v, v), operand<KV_FP8>::pack(rest, rest)};
+}
+
+/* Two E4M3 times a scale as FP16. EXACT: rounded once, for an error of a key's scale is one of its whole
+ * score.
+ */
+template <bool EXACT> __device__ __forceinline__ uint32_t scaled(uint16_t codes, operand_scale f) {
+    uint32_t x = e4m3x2_to_half2(codes), y = 0;
+    if (EXACT) {
+        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(f.rest));
+        asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(x) : "r"(x), "r"(f.scale), "r"(y));
+    } else {
+        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(x), "r"(f.scale));
+    }
+    return x;
+}
+
+template <bool EXACT>
+__device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi, operand_scale f) {
+    uint16_t c[4]; /* in PTX, for C's shifts would stay shifts */
+    asm("mov.b32 {%0, %1}, %2;" : "=h"(c[0]), "=h"(c[1]) : "r"(lo));
+    asm("mov.b32 {%0, %1}, %2;" : "=h"(c[2]), "=h"(c[3]) : "r"(hi));
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(scaled<EXACT>(c[0], f)),
+                 "r"(scaled<EXACT>(c[1], f)), "r"(scaled<EXACT>(c[2], f)), "r"(scaled<EXACT>(c[3], f))
                  : "memory");
 }
 
@@ -167,21 +188,22 @@ template <int D> struct producer {
 
     /* What lies past the LAST position may be anything; a value that is no number is told by its key, for all
      * weights meet all values, and only scores are masked. KEY0: of the step. */
-    __device__ __forceinline__ void make_scales(uint32_t (&k)[STEP / 32], uint32_t (&v)[STEP / 32], int key0,
-                                                int last, int t) {
+    __device__ __forceinline__ void make_scales(operand_scale (&k)[STEP / 32], operand_scale (&v)[STEP / 32],
+                                                int key0, int last, int t) {
 #pragma unroll
         for (int i = 0; i < STEP / 32; i++) {
             const bool there = key0 + t / 4 + 32 * i <= last, sound = v_scale[i] == v_scale[i];
             const float ks = there ? (sound ? k_scale[i] : v_scale[i]) : 0,
                         vs = there && sound ? v_scale[i] * LIFT : 0;
-            k[i] = operand<KV_FP8>::pack(ks, ks);
-            v[i] = operand<KV_FP8>::pack(vs, vs);
+            k[i] = make_scale(ks);
+            v[i] = make_scale(vs);
         }
     }
 
     /* The next entry into the next slot, 16 bytes a unit. Of eight lanes four take half of a key, four the
      * other half of the next: they read all banks, and write eight different chunks of 16 bytes. */
-    __device__ __forceinline__ void convert(const uint32_t (&scales)[STEP / 32], int t) {
+    template <bool KEYS>
+    __device__ __forceinline__ void convert(const operand_scale (&scales)[STEP / 32], int t) {
         constexpr int halves = D / 64, units = STEP * D / 16 / 128;
         const int key = t >> 2, m = t & 3;
         uint32_t from[halves], to[halves];
@@ -199,8 +221,9 @@ template <int D> struct producer {
             x[i] = lds128(from[i % halves] + i / halves * 32 * D);
 #pragma unroll
         for (int i = 0; i < units; i++) {
-            put_eight(to[i % halves] + i / halves * 32 * 128, x[i].x, x[i].y, scales[i / halves]);
-            put_eight((to[i % halves] ^ 16) + i / halves * 32 * 128, x[i].z, x[i].w, scales[i / halves]);
+            put_eight<KEYS>(to[i % halves] + i / halves * 32 * 128, x[i].x, x[i].y, scales[i / halves]);
+            put_eight<KEYS>((to[i % halves] ^ 16) + i / halves * 32 * 128, x[i].z, x[i].w,
+                            scales[i / halves]);
         }
     }
 
@@ -239,7 +262,7 @@ static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_jo
     next = pages_at(pages, r.page + 2, r.last_page);
 #pragma unroll 1
     for (int page = r.page; page <= r.last_page; page += 2) {
-        uint32_t k[STEP / 32], v[STEP / 32];
+        operand_scale k[STEP / 32], v[STEP / 32];
         p.make_scales(k, v, page * KV_PAGE, r.last, t);
         p.load_scales(job, next, head, t);
         if (asks && page + 2 <= r.last_page) {
@@ -247,11 +270,11 @@ static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_jo
             p.ask(job, next, head, false);
         }
         next = pages_at(pages, page + 4, r.last_page);
-        p.convert(k, t);
+        p.template convert<true>(k, t);
         if (page == 0)
             p.take_first_mean(job, head, t);
         p.pass_on();
-        p.convert(v, t);
+        p.template convert<false>(v, t);
         p.pass_on();
     }
 }

@@ -194,7 +194,7 @@ static nib_status plan_items(convert_run *run, nib_error *err) {
         bool plain = e->action == ENCODE_CARRY || e->action == ENCODE_CAST;
         export_item *x = &run->written[i];
         *x = (export_item){.t = e->t,
-                           .slot = e->slot,
+                           .slot = item->beside ? SLOT_NONE : e->slot,
                            .name = item->name,
                            .to = e->to,
                            .plain = plain,
@@ -319,6 +319,8 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     NIB_TRY(measure(run, err));
     NIB_TRY(choose_scales(run, err));
     NIB_TRY(choose_codes(run, err));
+    for (size_t i = 0; i < r->n; i++)
+        run->total += r->items[i].beside ? (uint64_t)r->items[i].e.t->rows * r->items[i].e.t->cols : 0;
     run->errors = mem_array(r->n, sizeof *run->errors);
     run->bytes_after = mem_array(r->n, sizeof *run->bytes_after);
     run->written = mem_array(r->n, sizeof *run->written);

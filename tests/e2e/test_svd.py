@@ -114,6 +114,7 @@ def test_engine_runs_the_branch(nibble, tmp_path, text):
         nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, *flags)
         klds.append(json.loads(nibble("eval", "kld", tmp_path / "out.gguf", "--base", base, "--text", text, "--activations", "f32", "--json").stdout))
     assert klds[1]["kld"] < 0.4 * klds[0]["kld"], klds
+    assert gguf.GGUFReader(tmp_path / "out.gguf").fields["general.file_type"].contents() == 39  # NVFP4, though more is BF16
 
 
 def test_threads_and_a_kill_do_not_matter(nibble, nibble_path, tmp_path, text, deep):  # noqa: F811

@@ -10,7 +10,7 @@ import re
 import sys
 
 SMS = 132
-AT = {(32, 128): 0, (64, 128): 1, (128, 128): 2, (256, 128): 3, (64, 256): 4}  # choice.c's tiles
+AT = {(32, 128): 0, (64, 128): 1, (128, 128): 2, (256, 128): 3, (64, 192): 4, (128, 192): 5}  # choice.c's tiles
 
 
 def read(paths):
@@ -20,8 +20,8 @@ def read(paths):
             if line.startswith("#"):
                 kind = "bf16" if "w4a16" in line else "e4m3"
             p = line.strip().split(",")
-            if p[0].isdigit():
-                rows.append((kind, *map(int, p[:3]), (int(p[3]), int(p[7]) if len(p) > 7 else 128), int(p[4]), float(p[5])))
+            if p[0].isdigit() and (int(p[3]), int(p[7])) in AT:
+                rows.append((kind, *map(int, p[:3]), (int(p[3]), int(p[7])), int(p[4]), float(p[5])))
     return rows
 
 
@@ -37,16 +37,13 @@ def microseconds(c, kind, n, k, m, tile, ranks):
     i, groups, tiles = AT[tile], -(-k // 128), tiles_of(n, m, tile)
     busy = min(tiles * ranks, SMS) / SMS if ranks else 1
     stage = c[kind, i] * (c["spare"] + (1 - c["spare"]) * busy)
+    again = c["turn"] * tile[0] * tile[1] / (128 * 128)
     if ranks == 0:
-        return c["launch"] + tiles / SMS * groups * stage + c["hand_on", i] * max(1.0, SMS / tiles)
+        return (c["launch"] + tiles / SMS * groups * stage + c["hand_on", i] * max(1.0, SMS / tiles)
+                + again * (tiles / SMS if tiles <= SMS else 1 + tiles // SMS))
     if ranks > 1:
         return c["launch"] + -(-groups // ranks) * stage + c["meet", i]
-    return c["launch"] + -(-tiles // SMS) * groups * stage
-
-
-def offered(kind, n, k, m, tile, *_):  # the wide tile takes the narrow one's place where that fills the GPU for long
-    narrow = tiles_of(n, m, (64, 128))
-    return tile != (64, 128 if kind == "bf16" and narrow >= SMS and narrow * -(-k // 128) >= 32 * SMS else 256)
+    return c["launch"] + -(-tiles // SMS) * groups * stage + again * (-(-tiles // SMS) - 1)
 
 
 def weighed(rows, best):
@@ -59,10 +56,10 @@ def weighed(rows, best):
 
 
 def fit(rows):
-    c = {(kind, i): v[i] for i in range(5) for kind, v in {
-        "e4m3": (0.34, 0.42, 0.53, 0.81, 0.0), "bf16": (0.38, 0.47, 0.7, 1.3, 0.9), "hand_on": (0.5, 0.8, 1.1, 1.9, 1.0),
-        "meet": (0.5, 0.6, 1.0, 0.0, 0.0)}.items()}
-    c.update(launch=4.2, spare=0.78)
+    c = {(kind, i): v[i] for i in range(6) for kind, v in {
+        "e4m3": (0.34, 0.42, 0.53, 0.81, 0.6, 0.8), "bf16": (0.38, 0.47, 0.7, 1.3, 0.7, 1.1),
+        "hand_on": (0.5, 0.8, 1.1, 1.9, 0.9, 1.4), "meet": (0.5, 0.6, 1.0, 0.0, 0.8, 1.4)}.items()}
+    c.update(launch=4.2, spare=0.78, turn=0.5)
 
     def cost(c):
         return sum(w * (microseconds(c, *row[:6]) / row[6] - 1) ** 2 for row, w in rows)
@@ -82,12 +79,13 @@ def fit(rows):
 
 def write(path, c):
     def array(kind):
-        return "{" + ", ".join("%.3f" % c[kind, i] for i in range(5)) + "}"
+        return "{" + ", ".join("%.3f" % c[kind, i] for i in range(6)) + "}"
 
     text = open(path).read()
     for kind in ("e4m3", "bf16", "hand_on", "meet"):
         text = re.sub(kind + r"\[\] = \{[^}]*\}", f"{kind}[] = {array(kind)}", text)
-    text = re.sub(r"launch = [\d.]+, spare = [\d.]+", "launch = %.2f, spare = %.3f" % (c["launch"], c["spare"]), text)
+    for name in ("launch", "spare", "turn"):
+        text = re.sub(name + r" = [\d.]+", f"{name} = {c[name]:.3f}", text)
     open(path, "w").write(text)
 
 
@@ -101,7 +99,7 @@ def main():
     c = fit(rows)
     for product, us in sorted(best.items()):
         forms = [(microseconds(c, *row[:6]), row[6], row[4:6]) for row, _ in rows
-                 if row[:4] == product and offered(*row)]
+                 if row[:4] == product]
         said, taken, form = min(forms)
         loss.append(taken / us)
         print(*product, f"fastest {us:.1f}, taken {form} {taken:.1f}, said {said:.1f}")

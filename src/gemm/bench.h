@@ -52,10 +52,10 @@ typedef struct bench_quantizer {
 } bench_quantizer;
 nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *out, nib_error *err);
 
-/* Hopper: the product alone, on prepared activations, by every tile and every way to share K. K_SLICES:
- * blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0 where a form does not serve the shape. CHOSEN:
- * by gemm_choose. */
-#define BENCH_TILES 15
+/* Hopper: the product alone, on prepared activations, by the tiles and ways to share K that may be the
+ * fastest. K_SLICES: blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0 for the other forms.
+ * CHOSEN: by gemm_choose. */
+#define BENCH_TILES 23
 typedef struct bench_tile {
     int tile_tokens, tile_rows, k_slices;
     bool chosen;

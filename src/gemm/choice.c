@@ -118,46 +118,47 @@ static bool few_shape(gemm_choice *c, int n_sms, size_t m, size_t n, size_t grou
     return best > 0.0;
 }
 
-/* wgmma's tiles, and over how many blocks of a cluster one may share K. The wide one is BF16's, and takes the
- * narrow one's place where that would fill the GPU for long (docs/notes/gemm-hopper.md). */
+/* wgmma's tiles, and over how many blocks of a cluster one may share K. */
 static const struct {
     int tokens, rows, most_ranks;
-} tiles_of[] = {{32, 128, 2}, {64, 128, 4}, {128, 128, 2}, {256, 128, 1}, {64, 256, 1}};
-enum { WIDE = 4, N_TILES };
+} tiles_of[] = {{32, 128, 2}, {64, 128, 4}, {128, 128, 2}, {256, 128, 1}, {64, 192, 4}, {128, 192, 4}};
+#define N_TILES (sizeof tiles_of / sizeof *tiles_of)
 
 /* Microseconds of a stage (the rows of a tile x 128 k) by tile, on an H200 whose blocks all run; of handing a
- * cut tile's sums on through memory; of a cluster's meeting; of a launch. SPARE: a stage takes so much of
- * that where a block runs alone. Fitted to every form on 5 shapes by bench/gemm/fit_tiles.py
+ * cut tile's sums on through memory; of a cluster's meeting; of a launch; of each further run of a block
+ * whose tiles have 128 x 128 results (storing the one before, filling the ring). SPARE: a stage takes so much
+ * of that where a block runs alone. Fitted to every form on 7 shapes by bench/gemm/fit_tiles.py
  * (docs/gpu/wgmma.md). */
-static const double e4m3[] = {0.357, 0.428, 0.577, 0.900, 0.000},
-                    bf16[] = {0.407, 0.527, 0.806, 1.497, 1.037};
-static const double hand_on[] = {0.952, 0.999, 1.560, 2.536, 2.165},
-                    meet[] = {0.000, 0.712, 1.916, 0.000, 0.000};
-static const double launch = 3.45, spare = 0.596;
+static const double e4m3[] = {0.336, 0.415, 0.559, 0.860, 0.618, 0.832},
+                    bf16[] = {0.407, 0.537, 0.786, 1.446, 0.786, 1.143};
+static const double hand_on[] = {0.828, 0.790, 1.193, 2.371, 0.730, 1.174},
+                    meet[] = {0.000, 0.000, 1.682, 0.000, 0.884, 1.918};
+static const double launch = 3.502, spare = 0.630, turn = 2.276;
 
 /* A product by tiles TILES_OF[I], K over RANKS blocks of a cluster (0: tiles are cut). */
-static double tile_us(int i, int ranks, bool fp8, int n_sms, size_t tiles, size_t groups) {
-    const size_t blocks = ranks ? tiles * (size_t)ranks : (size_t)n_sms;
-    const double busy = blocks < (size_t)n_sms ? (double)blocks / n_sms : 1.0;
+static double tile_us(size_t i, int ranks, bool fp8, int n_sms, size_t tiles, size_t groups) {
+    const size_t sms = (size_t)n_sms, blocks = ranks ? tiles * (size_t)ranks : sms;
+    const double busy = blocks < sms ? (double)blocks / n_sms : 1.0;
     const double stage = (fp8 ? e4m3 : bf16)[i] * (spare + (1.0 - spare) * busy);
+    const double again = turn * tiles_of[i].tokens * tiles_of[i].rows / (128.0 * 128.0);
+    const double waves = (double)tiles / n_sms;
     if (ranks == 0)
-        return launch + (double)tiles / n_sms * (double)groups * stage +
-               hand_on[i] * (tiles < (size_t)n_sms ? (double)n_sms / (double)tiles : 1.0);
+        return launch + waves * (double)groups * stage + hand_on[i] / (waves < 1.0 ? waves : 1.0) +
+               again * (tiles <= sms ? waves : (double)(1 + tiles / sms));
     if (ranks > 1)
         return launch + (double)ceil_div(groups, (size_t)ranks) * stage + meet[i];
-    return launch + (double)(ceil_div(tiles, (size_t)n_sms) * groups) * stage;
+    return launch + (double)(ceil_div(tiles, sms) * groups) * stage +
+           again * (double)(ceil_div(tiles, sms) - 1);
 }
 
 /* The tile and the way to share K of least time. Clusters are for one wave of tiles. MOST: how many groups of
  * K one accumulator may sum; more take a launch each, of whole tiles. */
 static void choose_tile(gemm_choice *c, int n_sms, size_t m, size_t n, size_t groups, size_t most) {
     const bool fp8 = c->mode == NIB_GEMM_W4A8;
-    const size_t sms = (size_t)n_sms, narrow = ceil_div(n, 128) * ceil_div(m, 64);
-    const bool wide = !fp8 && narrow >= sms && narrow * groups >= 32 * sms;
     double best = 0.0;
-    for (int i = 0; i < N_TILES; i++) {
+    for (size_t i = 0; i < N_TILES; i++) {
         const size_t tokens = (size_t)tiles_of[i].tokens;
-        if ((i > 0 && tokens >= 2 * m) || (tokens == 64 && (i == WIDE) != wide))
+        if (i > 0 && tokens >= 2 * m)
             continue;
         size_t tiles = ceil_div(n, (size_t)tiles_of[i].rows) * ceil_div(m, tokens);
         for (int ranks = 0; ranks <= tiles_of[i].most_ranks; ranks++) { /* 0: cut */

@@ -152,7 +152,7 @@ typedef struct gemm_choice {
     gemm_kernel kernel;
     nib_gemm_mode mode; /* what AUTO became */
     int tile_tokens;    /* columns of a tile */
-    int tile_rows;      /* wgmma: 128 or 256 */
+    int tile_rows;      /* wgmma: 128 or 192 */
     int k_slices;       /* K is cut into so many slices, summed in fixed order (wgmma: by a cluster) */
     int k_parts;        /* of the slices in one block of a cluster (few) */
     bool cut;           /* wgmma: tiles that do not fill the GPU are cut into equal runs (stream-K) */

@@ -54,16 +54,15 @@ void test_wgmma_forms(void) {
                 OK(nib_gemm_quantize_e4m3(ctx, a, NIB_GEMM_BF16, m, k, k, q, scale, nullptr, &err));
                 OK(gemm_prepare(ctx, fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, a, NIB_GEMM_BF16, m, k, k, prepared, scale, nullptr, &err));
                 for (int tile : {32, 64, 128, 256})
-                    for (int form : {0, 1, 2, 3, 4, 8, 9, 16, 17, 24, 25}) { /* 0: tiles are cut; 8: in several waves; 16: wide tiles */
+                    for (int form : {0, 1, 2, 3, 4, 8, 9, 16, 17, 18, 19, 20, 24, 25}) { /* 0: cut; 8: in several waves; 16: of 192 rows */
                         const int ranks = form & 7;
-                        if (form & 16 && (fp8 || tile != 64))
-                            continue;
-                        if (ranks > (tile == 64 ? 4 : tile == 256 ? 1 : 2))
+                        const bool tall = form & 16;
+                        if ((tall && tile != 64 && tile != 128) || ranks > (tile == 64 || tall ? 4 : tile == 256 ? 1 : 2))
                             continue;
                         gemm_task t = {};
                         t.w = nib_gemm_weight_data(w.w), t.a = prepared;
                         t.m = (int)m, t.n = (int)n, t.k = (int)k, t.groups = (int)groups, t.terms = 1;
-                        t.tile_tokens = tile, t.tile_rows = form & 16 ? 256 : 128, t.slices = ranks ? ranks : 1, t.cut = ranks == 0;
+                        t.tile_tokens = tile, t.tile_rows = tall ? 192 : 128, t.slices = ranks ? ranks : 1, t.cut = ranks == 0;
                         t.partial = partial, t.flags = flags, t.n_sms = form & 8 ? 5 : 132;
                         t.dependent = true, t.tensor_map = ctx->tensor_map;
                         t.out.d = d, t.out.type = t.cut && !fp8 ? NIB_GEMM_BF16 : NIB_GEMM_F32;

@@ -244,7 +244,7 @@ static const chain_case many_cases[] = {
     {64, 24576, 4096, GEMM_UNIT_GELU},  {120, 24576, 1024, GEMM_UNIT_SILU},
     {160, 8192, 5376, GEMM_UNIT_GELU},  {300, 24576, 1024, GEMM_UNIT_SILU},
     {160, 24576, 2048, GEMM_UNIT_SILU}, {2048, 24576, 1024, GEMM_UNIT_SILU},
-    {512, 8192, 5376, GEMM_UNIT_GELU},
+    {512, 8192, 5376, GEMM_UNIT_GELU},  {48, 23552, 2048, GEMM_UNIT_SILU},
 };
 enum { FP8_CASES = 4 }; /* so many of them with E4M3 activations too */
 

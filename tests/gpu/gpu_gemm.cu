@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The FP4 products on a GPU against FP64 over the same quantized operands, through the public API alone.
- * usage: gpu_gemm [--quick | short]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
+ * usage: gpu_gemm [--quick | short | grouped | wgmma]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
  *
  * Small products are compared whole, large ones at 64 x 64 places. Outputs and workspaces are filled with NaN before
  * every run, weights hold zero blocks, blocks of one outlier, largest codes, subnormal and 448 scales.
@@ -105,8 +105,9 @@ int main(int argc, char **argv) {
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;
     }
-    if (argc > 1 && !strcmp(argv[1], "grouped")) {
-        test_grouped(false);
+    const bool tiles = argc > 1 && !strcmp(argv[1], "wgmma");
+    if (tiles || (argc > 1 && !strcmp(argv[1], "grouped"))) {
+        tiles ? test_wgmma_forms() : test_grouped(false);
         nib_gemm_close(ctx);
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;

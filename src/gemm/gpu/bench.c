@@ -438,10 +438,11 @@ static nib_status run_tile(setting *s, int i, nib_error *err) {
 
 /* The workspace holds prepared activations, then partial sums, then flags. */
 static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, nib_error *err) {
-    static const int forms[BENCH_TILES][3] = {{32, 128, 0},  {32, 128, 1},  {32, 128, 2},  {64, 128, 0},
-                                              {64, 128, 1},  {64, 128, 2},  {64, 128, 3},  {64, 128, 4},
-                                              {128, 128, 0}, {128, 128, 1}, {128, 128, 2}, {256, 128, 0},
-                                              {256, 128, 1}, {64, 256, 0},  {64, 256, 1}};
+    static const int forms[BENCH_TILES][3] = {
+        {32, 128, 0},  {32, 128, 1},  {32, 128, 2},  {64, 128, 0},  {64, 128, 1},  {64, 128, 2},
+        {64, 128, 3},  {64, 128, 4},  {64, 192, 0},  {64, 192, 1},  {64, 192, 2},  {64, 192, 3},
+        {64, 192, 4},  {128, 128, 0}, {128, 128, 1}, {128, 128, 2}, {128, 192, 0}, {128, 192, 1},
+        {128, 192, 2}, {128, 192, 3}, {128, 192, 4}, {256, 128, 0}, {256, 128, 1}};
     nib_gemm *g = s->b->g;
     size_t groups = gemm_groups(s->k), prepared = s->m * groups * GEMM_GROUP_K * 2 + 256;
     size_t partial = (size_t)g->n_sms * 128 * 256 * sizeof(float);
@@ -482,8 +483,10 @@ static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, n
         t.task.tile_rows = rows_of_tile;
         t.task.slices = ranks ? ranks : 1;
         t.task.cut = ranks == 0;
-        if ((size_t)forms[i][0] < 4 * s->m + 32 && groups >= 4 * (size_t)ranks &&
-            !(t.fp8 && rows_of_tile == 256))
+        const size_t tokens = (size_t)forms[i][0], row_tiles = (s->n - 1) / (size_t)rows_of_tile + 1;
+        const size_t blocks = row_tiles * ((s->m - 1) / tokens + 1) * (size_t)(ranks ? ranks : 1);
+        if ((tokens < 2 * s->m || tokens == 32) && (tokens * 8 >= s->m || tokens == 256) &&
+            groups >= 4 * (size_t)ranks && (ranks < 2 || blocks <= (size_t)g->n_sms))
             status = time_graph(s, run_tile, calls_of(s), &rows[i].us, err);
     }
     s->own = NULL;

@@ -19,7 +19,7 @@ static bool serves_many(const nib_gemm *g, const gemm_chain *c) {
         !choose(g, c, &choice) || choice.k_slices != 1)
         return false;
     const bool form = choice.kernel == GEMM_KERNEL_WGMMA_BF16
-                          ? choice.tile_tokens > 64 || choice.tile_rows == 256
+                          ? choice.tile_tokens > 64 || choice.tile_rows == 192
                           : choice.kernel == GEMM_KERNEL_WGMMA_E4M3 && choice.tile_tokens >= 64 &&
                                 choice.tile_tokens <= 128;
     return form && (size_t)g->n_sms * (size_t)choice.tile_rows * (size_t)choice.tile_tokens * sizeof(float) <=

@@ -49,7 +49,7 @@ int gemm_gemv16(const gemm_task *t);
 int gemm_few(const gemm_task *t);
 int gemm_few_clusters(int ranks, int *clusters); /* that run at a time */
 int gemm_wgmma_bf16(const gemm_task *t);
-/* The chain's: by tiles of 64 tokens (BF16: and 256 rows), 128 and, BF16, 256. */
+/* The chain's: by tiles of 64 tokens (BF16: and 192 rows), 128 and, BF16, 256. */
 int gemm_wgmma_bf16_gated(const gemm_task *t);
 int gemm_wgmma_e4m3_gated(const gemm_task *t);
 int gemm_wgmma_e4m3(const gemm_task *t);

@@ -54,8 +54,9 @@ static void test_forms_on_hopper(void **state) {
                         gemm_choose(90, 132, (nib_gemm_mode)mode, false, m, sizes[n], sizes[k], &c, NULL),
                         NIB_OK);
                     const size_t tokens = (size_t)c.tile_tokens, slices = (size_t)c.k_slices;
-                    const size_t tiles = (sizes[n] + 127) / 128 * ((m + tokens - 1) / tokens);
-                    assert_in_range(slices, 1, tokens == 64 ? 4 : tokens == 256 ? 1 : 2);
+                    const size_t rows = (size_t)c.tile_rows;
+                    const size_t tiles = (sizes[n] + rows - 1) / rows * ((m + tokens - 1) / tokens);
+                    assert_in_range(slices, 1, tokens == 64 || rows == 192 ? 4 : tokens == 256 ? 1 : 2);
                     assert_true(slices == 1 || (tiles <= (size_t)at_a_time[slices] && !c.cut &&
                                                 gemm_groups(sizes[k]) >= 4 * slices));
                     assert_true(tokens == 32 || tokens < 2 * m);
@@ -72,7 +73,7 @@ static void test_who_shares_k_on_hopper(void **state) {
         {64, 2880, 2880, 64, 4, false}, /* 23 tiles */
         {64, 4096, 4096, 64, 3, false}, /* 32, of which clusters of four fit 30 */
         {64, 6144, 4096, 64, 2, false},   {256, 4096, 4096, 128, 2, false},  {512, 4096, 4096, 128, 1, false},
-        {128, 24576, 4096, 128, 1, true}, {2048, 24576, 4096, 256, 1, true},
+        {128, 4096, 12288, 128, 1, true}, {2048, 24576, 4096, 256, 1, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;
@@ -84,17 +85,18 @@ static void test_who_shares_k_on_hopper(void **state) {
     }
 }
 
-/* Tiles of 256 rows only where narrow ones would fill the GPU for long, and for BF16 alone. */
-static void test_wide_tiles_on_hopper(void **state) {
+/* Tiles of 192 rows where that makes one wave of tiles, or of clusters. */
+static void test_tall_tiles_on_hopper(void **state) {
     (void)state;
     static const struct {
         nib_gemm_mode mode;
         size_t m, n, k;
-        int tile, rows;
+        int tile, rows, slices;
     } cases[] = {
-        {NIB_GEMM_W4A16, 64, 24576, 4096, 64, 256},   {NIB_GEMM_W4A8, 64, 24576, 4096, 64, 128},
-        {NIB_GEMM_W4A16, 64, 12288, 4096, 64, 128},   {NIB_GEMM_W4A16, 64, 17408, 640, 64, 128},
-        {NIB_GEMM_W4A16, 128, 24576, 4096, 128, 128},
+        {NIB_GEMM_W4A16, 64, 24576, 4096, 64, 192, 1},   {NIB_GEMM_W4A8, 64, 24576, 4096, 64, 192, 1},
+        {NIB_GEMM_W4A16, 128, 24576, 4096, 128, 192, 1}, {NIB_GEMM_W4A8, 256, 2880, 7680, 128, 192, 4},
+        {NIB_GEMM_W4A8, 512, 2880, 7680, 128, 192, 2},   {NIB_GEMM_W4A16, 64, 4096, 4096, 64, 128, 3},
+        {NIB_GEMM_W4A8, 512, 2880, 2880, 128, 128, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;
@@ -102,6 +104,8 @@ static void test_wide_tiles_on_hopper(void **state) {
             gemm_choose(90, 132, cases[i].mode, false, cases[i].m, cases[i].n, cases[i].k, &c, NULL), NIB_OK);
         assert_int_equal(c.tile_tokens, cases[i].tile);
         assert_int_equal(c.tile_rows, cases[i].rows);
+        assert_int_equal(c.k_slices, cases[i].slices);
+        assert_false(c.cut);
     }
 }
 
@@ -116,7 +120,7 @@ static void test_exact_sums_on_hopper(void **state) {
     } cases[] = {
         {256, 4096, 96, 64, 1,
          false}, /* as BF16: 128 tokens x 2 slices, which would leave half of the GPU idle */
-        {64, 17408, 5, 64, 1, true},  /* 136 tiles, 132 multiprocessors */
+        {64, 25600, 8, 64, 1, true},  /* 200 tiles, 132 multiprocessors */
         {64, 2880, 16, 64, 4, false}, /* a cluster's parts are short enough */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -319,7 +323,7 @@ int main(void) {
         cmocka_unit_test(test_every_shape_has_a_kernel),
         cmocka_unit_test(test_forms_on_hopper),
         cmocka_unit_test(test_who_shares_k_on_hopper),
-        cmocka_unit_test(test_wide_tiles_on_hopper),
+        cmocka_unit_test(test_tall_tiles_on_hopper),
         cmocka_unit_test(test_exact_sums_on_hopper),
         cmocka_unit_test(test_a_mode_is_never_swapped),
         cmocka_unit_test(test_few_shares_k),

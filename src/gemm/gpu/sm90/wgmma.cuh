@@ -5,9 +5,9 @@
  *
  * A block: two consumer warpgroups, 64 rows each, and a producer warp. Up to 128 tokens it leaves a quarter of the registers
  * free: there the next product's preparation has its place while this one ends, and this block's successor starts at once.
- * Exact products of 64 tokens that fill the GPU take 256 rows and four warpgroups instead: fewer bytes of tokens, more warps.
+ * Of 64 or 128 tokens there are tiles of 192 rows, too, by three warpgroups: fewer bytes of tokens, more warps, other numbers of tiles.
  * In a cluster that shares K, up to 64 tokens, there are two such pairs, which take the stages in turn and merge their sums.
- * A stage is 128 k: 72 B of packed weights a row by one tensor copy (a map over 8-byte elements, box 144 x 8 or 16 row
+ * A stage is 128 k: 72 B of packed weights a row by one tensor copy (a map over 8-byte elements, box 144 x 8 or 12 row
  * tiles) and the tokens by one (E4M3) or two (BF16), with the 128-byte swizzle. What a loop needs is uniform over a
  * warp and known to be (__shfl_sync), so that addresses and descriptors stay in uniform registers.
  *
@@ -34,14 +34,15 @@
 template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgmma_plan {
     static const int token_bytes = TOKENS * 128 * (E4M3 ? 1 : 2);
     static const int row_tiles = ROWS / GEMM_ROW_TILE, weight_bytes = row_tiles * GEMM_GROUP_BYTES;
-    static const int stage = weight_bytes + token_bytes;
-    static const int pairs = CLUSTERS && TOKENS <= 64 ? 2 : 1; /* of warpgroups: each takes every PAIRS-th stage */
+    static const int weight_room = (weight_bytes + 1023) / 1024 * 1024; /* where tokens begin: the swizzle wants it */
+    static const int stage = weight_room + token_bytes;
+    static const int pairs = CLUSTERS && TOKENS <= 64 && ROWS == 128 ? 2 : 1; /* of warpgroups: each takes every PAIRS-th stage */
     static const int warpgroups = ROWS / 64 * pairs;            /* that consume */
     static const int mine = TOKENS / pairs;                     /* tokens whose sums a pair ends up with */
-    static const int most_ranks = ROWS > 128 ? 1 : TOKENS == 64 ? 4 : TOKENS <= 128 ? 2 : 1; /* of a cluster */
+    static const int most_ranks = TOKENS == 64 || ROWS == 192 ? 4 : TOKENS <= 128 ? 2 : 1; /* of a cluster */
     static const int tile_bytes = ROWS * TOKENS * 4;
-    /* from the other blocks; of three, the last one adds nothing, and the first two half of the tile each */
-    static const int received = !CLUSTERS ? 0 : most_ranks == 4 ? tile_bytes : tile_bytes / 2;
+    /* from the other blocks; of three that share four units a warp the last one adds nothing, and the first two half each */
+    static const int received = !CLUSTERS ? 0 : ROWS == 192 ? tile_bytes / 4 * 3 : most_ranks == 4 ? tile_bytes : tile_bytes / 2;
     static const int merged = pairs > 1 ? tile_bytes : 0; /* what the pairs hand to each other */
     static const int exchanged = GATED ? 128 * warpgroups * 16 : 0; /* gate's sums for up's, 16 bytes a thread at a time */
     static const int extra = 1024 /* table */ + 256 /* barriers */ + 2 * TOKENS * 4 /* token scales */ + received + merged + exchanged;
@@ -54,8 +55,8 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgm
     /* a thread's registers: of the launch, by the bound that the compiler is given, and as setmaxnreg deals them out */
     static const int bound = warpgroups == 4 || TOKENS == 256 ? threads : 512;
     static const int launch_registers = warpgroups == 4 ? 96 : TOKENS == 256 ? 168 : 128;
-    static const int consumer_registers = warpgroups == 4 ? 112 : TOKENS == 256 ? 232 : 168;
-    static const int producer_registers = warpgroups == 4 ? 32 : 40;
+    static const int consumer_registers = warpgroups == 4 ? 112 : warpgroups == 3 ? 160 : TOKENS == 256 ? 232 : 168;
+    static const int producer_registers = warpgroups > 2 ? 32 : 40;
     static_assert(warpgroups * consumer_registers + producer_registers <= (warpgroups + 1) * launch_registers,
                   "setmaxnreg would wait for ever");
 };
@@ -64,7 +65,8 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgm
  * same). Token scales are in shared memory. In a cluster, a block stores its share of the units and adds what the others
  * sent of them, in the order of ranks. */
 template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
-    static const int units = TOKENS / 8, batch = TOKENS >= 128 ? 4 : CLUSTERS ? 1 : TOKENS / 32;
+    static const int units = TOKENS / 8;
+    static const int batch = TOKENS >= 128 ? (CLUSTERS && WARPS > 8 ? 2 : 4) : CLUSTERS ? 1 : TOKENS / 32; /* divides every share */
     int rank, ranks, warp;      /* of the cluster; of the block */
     uint32_t received, arrived; /* [other ranks][WARPS][a rank's share of the units] of 512 bytes, and their barrier */
 
@@ -292,7 +294,8 @@ GEMM_DEV void store_gated(const wgmma_args &a, int token, int row, int warp, uin
             const float x = gate ? first[e] : other[e], up = gate ? other[e] : second[e];
             v[e] = gated_unit(x * f[e % 2], up * f[e % 2], a.gelu);
         }
-        store_prepared(a.out, a.m, token + tokens, row, make_float4(v[0], v[1], v[2], v[3]));
+        if (row < a.n / 2)
+            store_prepared(a.out, a.m, token + tokens, row, make_float4(v[0], v[1], v[2], v[3]));
         consumers_barrier<WARPS * 32>(); /* read, before it is written again */
     }
 }
@@ -309,7 +312,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct pro
     GEMM_DEV void copy_weights(const wgmma_args &a, const run &r, int to, bool apart) {
         if (copies) {
             const uint32_t bar = (apart ? first : full) + 8 * to, at = base + to * plan::stage;
-            barrier_expect(full + 8 * to, apart ? plan::token_bytes : plan::stage);
+            barrier_expect(full + 8 * to, plan::token_bytes + (apart ? 0 : plan::weight_bytes));
             if (apart)
                 barrier_expect(bar, plan::weight_bytes);
             const int box = plan::row_tiles / (GATED ? 2 : 1);
@@ -321,7 +324,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct pro
     }
 
     GEMM_DEV void copy_tokens(const wgmma_args &a, const run &r, int i, int at) {
-        const uint32_t to = base + at * plan::stage + plan::weight_bytes;
+        const uint32_t to = base + at * plan::stage + plan::weight_room;
         const int first = (a.first + r.first + i) * GEMM_GROUP_K;
         if (copies) {
             tensor_copy(to, tokens_map, first, r.token_tile * TOKENS, full + 8 * at);
@@ -417,7 +420,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
     const int pair = plan::pairs > 1 ? warpgroup >> 1 : 0, all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles; /* row tile of 16 */
     consumer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> c;
     c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
-    c.tokens = descriptor_low(base + plan::weight_bytes), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
+    c.tokens = descriptor_low(base + plan::weight_room), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
     const tile_store<E4M3, plan::mine, plan::consumers / 32, CLUSTERS> last = {
         CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, all, token_scales + 2 * TOKENS * 4, arrived};
     const uint32_t merge = token_scales + 2 * TOKENS * 4 + plan::received + threadIdx.x * 16;

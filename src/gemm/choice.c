@@ -27,11 +27,13 @@ typedef struct row {
 #define W4A8            NIB_GEMM_W4A8
 
 static const char one_token[] = "one token is bound by memory";
+static const char ahead[] = "all of its weights are there before the kernel before has ended";
 static const char few_tokens[] = "16 tokens cost little more than one";
 static const char resident[] = "one launch, K over a cluster";
 static const char twice[] = "FP8 has twice the rate of BF16";
 
 static const row table[] = {
+    {90, 90, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_PAIRS, W4A16, ahead}, /* where pairs_shape says so */
     {80, 121, NIB_GEMM_AUTO, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
     {90, 90, NIB_GEMM_AUTO, 2, 32, true, GEMM_KERNEL_FEW, W4A16, resident}, /* where few_shape says so */
     {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
@@ -39,6 +41,7 @@ static const row table[] = {
     {89, 89, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, twice},
     {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
 
+    {90, 90, NIB_GEMM_W4A16, 1, 1, true, GEMM_KERNEL_PAIRS, W4A16, ahead},
     {80, 121, NIB_GEMM_W4A16, 1, 1, true, GEMM_KERNEL_GEMV, W4A16, one_token},
     {90, 90, NIB_GEMM_W4A16, 2, 32, true, GEMM_KERNEL_FEW, W4A16, resident},
     {80, 121, NIB_GEMM_W4A16, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
@@ -55,6 +58,7 @@ static const row table[] = {
 
 static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_GEMV] = "gemv (mma.sync m16n8k16 BF16, block-diagonal activations)",
+    [GEMM_KERNEL_PAIRS] = "pairs (mma.sync m16n8k16 BF16, block-diagonal activations, fed ahead)",
     [GEMM_KERNEL_GEMV16] = "gemv16 (mma.sync m16n8k16 BF16, tokens as columns)",
     [GEMM_KERNEL_FEW] = "few (wgmma BF16, K over a cluster)",
     [GEMM_KERNEL_WGMMA_BF16] = "wgmma BF16 (weights as the register operand)",
@@ -85,6 +89,11 @@ static int gemv16_slices(int arch, size_t m, size_t groups) {
  * of 4 on 132. */
 static int clusters_of(int n_sms, int ranks) {
     return ranks == 2 ? n_sms / 2 : n_sms * (ranks == 3 ? 13 : 10) / 44;
+}
+
+/* PAIRS: tokens in registers, and not much more than a block's ring holds (docs/gpu/gemv.md). */
+static bool pairs_shape(int n_sms, size_t n, size_t groups) {
+    return groups <= 32 && n / GEMM_ROW_TILE * groups * GEMM_GROUP_BYTES <= (size_t)n_sms * 90 * 1024;
 }
 
 /* How FEW shares K, by the least time of a model that was fitted to every combination on 4 shapes (H200,
@@ -224,6 +233,8 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
         if (c->mode == NIB_GEMM_W4A4 && m > GEMM_MOST_BLOCKS / (k / 16))
             return nib_fail(err, NIB_UNSUPPORTED,
                             "w4a4 with m = %zu, k = %zu: expected at most 2^36 - 2^24 activations", m, k);
+        if (c->kernel == GEMM_KERNEL_PAIRS && !pairs_shape(n_sms, n, gemm_groups(k)))
+            continue;
         if (c->kernel == GEMM_KERNEL_FEW && !few_shape(c, n_sms, m, n, gemm_groups(k)))
             continue;
         if (c->kernel == GEMM_KERNEL_GEMV16) {

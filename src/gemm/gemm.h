@@ -137,6 +137,7 @@ nib_status gemm_chain_launch(const nib_gemm *g, const gemm_chain *c, void *strea
 typedef enum gemm_kernel {
     GEMM_KERNEL_NONE = 0,
     GEMM_KERNEL_GEMV,       /* M = 1, mma.sync, a block-diagonal operand */
+    GEMM_KERNEL_PAIRS,      /* Hopper, M = 1, short products: the same, fed by a warp of its own */
     GEMM_KERNEL_GEMV16,     /* M = 2..16, mma.sync, tokens as columns */
     GEMM_KERNEL_FEW,        /* Hopper, M = 2..32, wgmma, K over a cluster */
     GEMM_KERNEL_WGMMA_BF16, /* Hopper, weights as the register operand */

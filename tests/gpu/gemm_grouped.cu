@@ -53,8 +53,9 @@ static bool others_untouched(const std::vector<uint8_t> &d, size_t m, size_t n, 
     return true;
 }
 
-/* Which kernel: as the library chooses, with the offsets known before too, any/grouped.cu, or sm90/experts.cu by few blocks with long runs. */
-enum way { CHOSEN, CHOSEN_EARLY, GROUPED, LONG_RUNS };
+/* Which kernel: as the library chooses, with the offsets known before too, any/grouped.cu, or sm90/pairs.cu and sm90/experts.cu, these
+ * by few blocks with long runs too. */
+enum way { CHOSEN, CHOSEN_EARLY, GROUPED, PAIRS, LONG_PAIRS, LONG_RUNS, WAYS };
 
 static void run_case(const experts_case &c, const nib_gemm_group &p, enum way way) {
     if (way <= CHOSEN_EARLY) {
@@ -64,9 +65,10 @@ static void run_case(const experts_case &c, const nib_gemm_group &p, enum way wa
     gemm_task t = {};
     t.a = c.a, t.m = (int)p.product.m, t.n = (int)c.n, t.k = (int)c.k, t.groups = (int)gemm_groups(c.k), t.lda = (int)c.k;
     t.out.d = p.product.d, t.out.alpha = 1, t.out.ldd = (int)p.product.ldd, t.out.type = p.product.d_type;
-    t.n_sms = way == GROUPED ? ctx->n_sms : 5, t.max_shared = ctx->max_shared, t.dependent = ctx->arch >= 90;
+    t.n_sms = way >= LONG_PAIRS ? 5 : ctx->n_sms, t.max_shared = ctx->max_shared, t.dependent = ctx->arch >= 90;
+    const bool pairs = (way == PAIRS || way == LONG_PAIRS) && ctx->arch == 90 && gemm_pairs_serves(&t, &p);
     const bool long_runs = way == LONG_RUNS && ctx->arch == 90 && gemm_experts_serves(&t, &p);
-    CUDA((cudaError_t)(long_runs ? gemm_experts(&t, &p) : gemm_grouped(&t, &p)));
+    CUDA((cudaError_t)(pairs ? gemm_pairs(&t, &p) : long_runs ? gemm_experts(&t, &p) : gemm_grouped(&t, &p)));
 }
 
 static void check_case(const experts_case &c, nib_gemm_type type, double bound, enum way way) {
@@ -75,7 +77,8 @@ static void check_case(const experts_case &c, nib_gemm_type type, double bound, 
     std::vector<uint8_t> got[2] = {std::vector<uint8_t>(bytes), std::vector<uint8_t>(bytes)};
     nib_gemm_group p = {};
     p.product.weight = c.w[0].w, p.product.m = c.m + MORE_ROWS, p.product.a = c.a, p.product.d = d, p.product.d_type = type;
-    p.product.ldd = ldd, p.n_experts = c.counts.size(), p.offsets_stand = way == CHOSEN_EARLY || way == LONG_RUNS, p.offsets = c.dev_offsets, p.packed = c.dev_packed;
+    p.product.ldd = ldd, p.n_experts = c.counts.size(), p.offsets = c.dev_offsets, p.packed = c.dev_packed;
+    p.offsets_stand = way == CHOSEN_EARLY || way >= LONG_PAIRS;
     for (auto &bytes_of : got) {
         CUDA(cudaMemset(d, 0xff, bytes));
         run_case(c, p, way);
@@ -105,9 +108,9 @@ static void check_case(const experts_case &c, nib_gemm_type type, double bound, 
 static void check_experts(size_t n, size_t k, const std::vector<int> &counts) {
     experts_case c = open_case(n, k, counts);
     printf("grouped: %zu of %zux%zu, %zu tokens\n", counts.size(), n, k, c.m); /* a hang shows where */
-    for (enum way way : {CHOSEN, CHOSEN_EARLY, GROUPED, LONG_RUNS}) {
-        check_case(c, NIB_GEMM_F32, 2e-6, way);
-        check_case(c, NIB_GEMM_BF16, 3e-3, way);
+    for (int way = CHOSEN; way < WAYS; way++) {
+        check_case(c, NIB_GEMM_F32, 2e-6, (enum way)way);
+        check_case(c, NIB_GEMM_BF16, 3e-3, (enum way)way);
     }
     close_case(&c);
 }

@@ -46,6 +46,7 @@ int gemm_gemv(const gemm_task *t);
 int gemm_gemv_chain(const gemm_task *t, const gemm_norm *norm);
 int gemm_gemv16_gated(const gemm_task *t);
 int gemm_gemv16(const gemm_task *t);
+int gemm_pairs_alone(const gemm_task *t); /* one weight, 1 or 2 tokens */
 int gemm_few(const gemm_task *t);
 int gemm_few_clusters(int ranks, int *clusters); /* that run at a time */
 int gemm_wgmma_bf16(const gemm_task *t);
@@ -61,6 +62,8 @@ int gemm_tile_e2m1(const gemm_task *t);
 int gemm_grouped(const gemm_task *t, const nib_gemm_group *p);
 bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p); /* Hopper: few tokens an expert */
 int gemm_experts(const gemm_task *t, const nib_gemm_group *p);
+bool gemm_pairs_serves(const gemm_task *t, const nib_gemm_group *p); /* Hopper: one or two tokens an expert */
+int gemm_pairs(const gemm_task *t, const nib_gemm_group *p);
 
 /* d from the partial sums of T, each times FACTOR. */
 int gemm_reduce(const gemm_task *t, float factor);

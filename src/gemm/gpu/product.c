@@ -148,6 +148,8 @@ static int launch(const gemm_choice *c, const gemm_task *t) {
     switch (c->kernel) {
     case GEMM_KERNEL_GEMV:
         return gemm_gemv(t);
+    case GEMM_KERNEL_PAIRS:
+        return gemm_pairs_alone(t);
     case GEMM_KERNEL_GEMV16:
         return gemm_gemv16(t);
     case GEMM_KERNEL_FEW:
@@ -299,6 +301,10 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
                    .max_shared = g->max_shared,
                    .dependent = g->arch >= 90,
                    .stream = stream};
+    bool pairs = g->arch == 90 && 2 * q->m <= p->n_experts && gemm_pairs_serves(&t, p);
     bool few = g->arch == 90 && gemm_experts_serves(&t, p);
-    return check_cuda(few ? gemm_experts(&t, p) : gemm_grouped(&t, p), "nib_gemm_grouped", err);
+    return check_cuda(pairs ? gemm_pairs(&t, p)
+                      : few ? gemm_experts(&t, p)
+                            : gemm_grouped(&t, p),
+                      "nib_gemm_grouped", err);
 }

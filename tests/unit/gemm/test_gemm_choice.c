@@ -197,7 +197,8 @@ static void test_few_tokens_on_hopper(void **state) {
         bool plain;
         gemm_kernel kernel;
     } cases[] = {
-        {1, 4096, 4096, true, GEMM_KERNEL_GEMV},         {2, 24576, 4096, true, GEMM_KERNEL_FEW},
+        {1, 4096, 4096, true, GEMM_KERNEL_PAIRS},        {1, 24576, 4096, true, GEMM_KERNEL_GEMV},
+        {1, 4096, 12288, true, GEMM_KERNEL_GEMV},        {2, 24576, 4096, true, GEMM_KERNEL_FEW},
         {16, 4096, 4096, true, GEMM_KERNEL_FEW},         {32, 4096, 12288, true, GEMM_KERNEL_FEW},
         {16, 64, 256, true, GEMM_KERNEL_GEMV16},         {33, 4096, 4096, true, GEMM_KERNEL_WGMMA_E4M3},
         {32, 4096, 4096, false, GEMM_KERNEL_WGMMA_E4M3}, {32, 64, 128, true, GEMM_KERNEL_WGMMA_E4M3},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Which experts have tokens, found out on the device: a chunk is up to TOKENS tokens of one expert, an item some rows x a chunk. The
- * items of all chunks stand in a row, and each block takes an equal run of them.
+ * items of all chunks stand in a row, and each block takes an equal run of them. Used by experts.cu and pairs.cu.
  */
 #ifndef GEMM_CHUNKS_CUH
 #define GEMM_CHUNKS_CUH
@@ -25,7 +25,7 @@ struct chunk_source {
     const int *offsets;
     const uint8_t *const *packed;
     int experts, chunk_items;
-    bool early;                    /* the offsets stand while the kernel before runs */
+    bool early;                    /* the offsets stand before the kernel before has ended */
     float over_blocks, over_items; /* 1 / the launch's blocks, 1 / chunk_items */
 };
 
@@ -48,10 +48,10 @@ GEMM_DEV int divided(int x, float over) {
     return (int)(((float)x + 0.5f) * over);
 }
 
-/* A lane's four experts of the 128 from BASE on. */
+/* A lane's four experts of the 128 from BASE on: how many chunks stand before them, and of all. */
 template <int TOKENS> struct four_experts {
     const uint8_t *packed[4];
-    int edge[5];
+    int edge[5], before, all;
 
     GEMM_DEV void find(const chunk_source &a, int base) {
 #pragma unroll
@@ -59,66 +59,71 @@ template <int TOKENS> struct four_experts {
             packed[i] = a.packed[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts - 1)];
     }
 
-    GEMM_DEV static int chunks_of(int tokens) {
-        return (tokens + TOKENS - 1) / TOKENS;
+    GEMM_DEV int chunks(int i) const {
+        return (edge[i + 1] - edge[i] + TOKENS - 1) / TOKENS;
     }
 
-    GEMM_DEV int count(const chunk_source &a, int base) { /* of chunks */
-        int chunks = 0;
+    GEMM_DEV void count(const chunk_source &a, int base) {
+        const int lane = threadIdx.x & 31;
 #pragma unroll
         for (int i = 0; i < 5; i++)
-            edge[i] = a.offsets[min(base + 4 * (int)(threadIdx.x & 31) + i, a.experts)];
+            edge[i] = a.offsets[min(base + 4 * lane + i, a.experts)];
+        const int mine = chunks(0) + chunks(1) + chunks(2) + chunks(3);
+        before = mine;
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            chunks += chunks_of(edge[i + 1] - edge[i]);
-        return chunks;
+        for (int d = 1; d < 32; d *= 2) {
+            const int v = __shfl_up_sync(~0u, before, d);
+            before += lane >= d ? v : 0;
+        }
+        all = __shfl_sync(~0u, before, 31);
+        before -= mine;
+    }
+
+    /* Those of COUNT chunks from the FIRST on that are the lane's. */
+    GEMM_DEV void write(int first, int count, chunk *to) const {
+        int at = before - first;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int n = chunks(i), tokens = edge[i + 1] - edge[i];
+#pragma unroll 1
+            for (int c = max(0, -at); c < min(n, count - at); c++)
+                to[at + c] = {packed[i], edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
+            at += n;
+        }
     }
 };
 
 /* This block's run and its chunks, by one warp. */
 template <int TOKENS> GEMM_DEV void make_run(const chunk_source &a, run *r, chunk *chunks) {
-    const int lane = threadIdx.x & 31, block = blockIdx.x;
-    four_experts<TOKENS> e;
-    int mine = 0;
+    const int block = blockIdx.x;
+    four_experts<TOKENS> e, more;
     e.find(a, 0); /* where weights are does not depend on the kernel before */
     if (!a.early) {
-        for (int i = 32 * lane; i <= a.experts; i += 1024) /* nor does which lines the offsets stand in */
+        for (int i = 32 * (threadIdx.x & 31); i <= a.experts; i += 1024) /* nor does which lines the offsets stand in */
             asm volatile("prefetch.global.L2 [%0];" ::"l"(a.offsets + i));
         dependency_wait();
     }
+    e.count(a, 0);
+    int items = e.all;
 #pragma unroll 1
-    for (int base = 0; base < a.experts; base += 128)
-        mine += e.count(a, base);
-    const int items = __reduce_add_sync(~0u, mine) * a.chunk_items;
-    const int each = divided(items, a.over_blocks), more = items - each * (int)gridDim.x;
-    const int first = block * each + min(block, more), last = first + each + (block < more);
-    const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
-    int before = -first_chunk; /* chunks, from this run's first one on */
-#pragma unroll 1
-    for (int base = 0; base < a.experts && before < count; base += 128) {
-        if (a.experts > 128) {
-            e.find(a, base);
-            mine = e.count(a, base);
-        }
-        int at = mine;
-#pragma unroll
-        for (int d = 1; d < 32; d *= 2) {
-            const int v = __shfl_up_sync(~0u, at, d);
-            at += lane >= d ? v : 0;
-        }
-        const int all = __shfl_sync(~0u, at, 31);
-        at += before - mine;
-        before += all;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int tokens = e.edge[i + 1] - e.edge[i], n = e.chunks_of(tokens);
-#pragma unroll 1
-            for (int c = max(0, -at); c < min(n, count - at); c++)
-                chunks[at + c] = {e.packed[i], e.edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
-            at += n;
-        }
+    for (int base = 128; base < a.experts; base += 128) {
+        more.count(a, base);
+        items += more.all;
     }
-    if (lane == 0)
+    items *= a.chunk_items;
+    const int each = divided(items, a.over_blocks), rest = items - each * (int)gridDim.x;
+    const int first = block * each + min(block, rest), last = first + each + (block < rest);
+    const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
+    e.write(first_chunk, count, chunks);
+    int before = e.all;
+#pragma unroll 1
+    for (int base = 128; base < a.experts && before < first_chunk + count; base += 128) {
+        more.find(a, base);
+        more.count(a, base);
+        more.write(first_chunk - before, count, chunks);
+        before += more.all;
+    }
+    if ((threadIdx.x & 31) == 0)
         *r = {last - first, first - first_chunk * a.chunk_items, count};
 }
 

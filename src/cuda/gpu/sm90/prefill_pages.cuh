@@ -7,7 +7,7 @@
  * engine, a step ahead, and converted by 128 threads into one of SLOTS: FP16, times their scales, rows of 128
  * bytes with the 128-byte swizzle, keys as an operand whose k (the dimension) is contiguous, values as one
  * whose n (the dimension) is, so both are stored alike. Not loaded through registers: loads on their way
- * share a scoreboard, so a page that was to come early was waited for at once. Shared bytes: 1,664 D and 96.
+ * share a scoreboard, so a page that was to come early was waited for at once. Shared bytes: 1,792 D + 96.
  */
 #ifndef CUDA_PREFILL_PAGES_CUH
 #define CUDA_PREFILL_PAGES_CUH

@@ -93,7 +93,7 @@ __device__ __forceinline__ bool find_run(const attn_job &job, int first, int end
     while (first < end) {
         const int seq = job.step.prompt[first];
         r->first = first;
-        if (job.step.prompt[end - 1] == seq)
+        if (seq >= 0 && job.step.prompt[end - 1] == seq) /* a sequence's rows are neighbours */
             first = end;
         while (first < end && job.step.prompt[first] == seq)
             first++;

@@ -9,6 +9,7 @@
  * Whether a pass takes a layer is decided once, when its weights have been packed (gather_know): a pass of a
  * few ops of each layer would be slower than their own launches.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "cuda/gpu/state.h"
@@ -67,6 +68,9 @@ void gather_launch(cuda_backend *cb) {
         all->last_add->plain = p->stream;
     if (p->branches && all->last_add == &p->ops[p->n_ops - 1])
         join_last(p);
+    /* The op behind the first branch reads the stream where it would write it for later kernels, and other
+     * blocks with it: so it is a product of no rows, whose x nobody needs. Layers come whole. */
+    assert(!p->branches || all->last_add != &p->ops[2] || p->n_ops == 4);
     all->loose = NULL;
     step_op(cb, CALL_LAYERS);
     int code = pass_launch(&cb->lane, p);

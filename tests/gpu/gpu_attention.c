@@ -366,9 +366,10 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
         {{511, 1}, {0, 1}, {160, 1}},
         {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
         {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
-        {{600, 1}}, /* and others: so many rows that few are split */
+        {{300, 1}, {0, 20}, {5, 1}}, /* a prompt between rows that stand alone */
+        {{600, 1}},                  /* and others: so many rows that few are split */
     };
-    const int n_seqs[] = {1, 3, 6, 4, 40};
+    const int n_seqs[] = {1, 3, 6, 4, 3, 40};
     size_t d = (size_t)s->head_dim;
     world w = {.p = {.n_heads = s->n_heads,
                      .n_kv_heads = s->n_kv_heads,
@@ -394,7 +395,7 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
     w.p.k_mean = w.k_mean ? to_device(w.k_mean, (size_t)s->n_kv_heads * d * 4) : NULL;
     w.q_cols = (size_t)s->n_heads * d;
     w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
-    for (int b = 0; b < 5; b++) {
+    for (size_t b = 0; b < sizeof n_seqs / sizeof *n_seqs; b++) {
         sequence seqs[MAX_SEQS];
         for (int i = 0; i < MAX_SEQS; i++)
             seqs[i] = batches[b][i].n_rows > 0 ? batches[b][i] : (sequence){(int)(rnd() % 180), 1};

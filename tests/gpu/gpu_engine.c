@@ -284,7 +284,7 @@ static void soak(const char *model) {
             CHECK(finish(r[i], i == 3 ? 9 : 0).reason != NIB_END_FAILED, "soak, round %d: a request failed",
                   round);
         nib_get_stats(e, &s, &err);
-        if (round == 5) { /* everything that grows with use has grown */
+        if (round == 25) { /* everything that grows with use has grown, recorded steps last */
             before = free_memory();
             pages = resident_pages();
             first = s.steps;

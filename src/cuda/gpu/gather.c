@@ -70,7 +70,8 @@ void gather_launch(cuda_backend *cb) {
         join_last(p);
     /* The op behind the first branch reads the stream where it would write it for later kernels, and other
      * blocks with it: so it is a product of no rows, whose x nobody needs. Layers come whole. */
-    assert(!p->branches || all->last_add != &p->ops[2] || p->n_ops == 4);
+    assert(!p->branches || all->last_add != &p->ops[2] ||
+           (p->n_ops == 4 && p->ops[3].kind == PASS_NORMED && p->ops[3].to == PASS_NOWHERE));
     all->loose = NULL;
     step_op(cb, CALL_LAYERS);
     int code = pass_launch(&cb->lane, p);

@@ -178,6 +178,7 @@ static size_t count_bufs(const cuda_backend *cb) {
 
 static void save_rows(cuda_backend *cb, recorded *r) {
     size_t i = 0;
+    mem_free(r->buf_rows); /* of a recording that failed */
     r->buf_rows = mem_array(count_bufs(cb) + 1, sizeof *r->buf_rows);
     for (const cuda_buf *b = cb->bufs; r->buf_rows && b; b = b->next)
         r->buf_rows[i++] = b->head.rows;

@@ -50,17 +50,17 @@ nib_status branch_reserve(cpu_backend *cb, const packed *w, nib_error *err) {
     if ((w && !w->has_branches) || rank == 0)
         return NIB_OK;
     const size_t floats = cb->max_rows * (cols + WEIGHT_MAX_PARTS * rank);
+    if (floats > cb->branch_floats) {
+        float *memory = mem_aligned(floats * sizeof *memory);
+        if (!memory)
+            return nib_fail(err, NIB_NO_MEMORY, "no memory for low-rank branches of %zu rows", cb->max_rows);
+        mem_free(cb->branch);
+        memset(memory, 0, floats * sizeof *memory);
+        cb->branch = memory;
+        cb->branch_floats = floats;
+    }
     cb->branch_cols = cols;
     cb->branch_rank = rank;
-    if (floats <= cb->branch_floats)
-        return NIB_OK;
-    float *memory = mem_aligned(floats * sizeof *memory);
-    if (!memory)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for low-rank branches of %zu rows", cb->max_rows);
-    mem_free(cb->branch);
-    memset(memory, 0, floats * sizeof *memory);
-    cb->branch = memory;
-    cb->branch_floats = floats;
     return NIB_OK;
 }
 

@@ -33,8 +33,12 @@ static nib_status grow_rows(cpu_backend *cb, size_t rows, nib_error *err) {
         cb->runs = runs;
     if (!positions || !runs)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for steps of %zu rows", rows);
+    const size_t before = cb->max_rows;
     cb->max_rows = rows;
-    return branch_reserve(cb, NULL, err);
+    const nib_status status = branch_reserve(cb, NULL, err);
+    if (status != NIB_OK)
+        cb->max_rows = before; /* as many as there is room for */
+    return status;
 }
 
 /* Cosines and sines of max_rows rows and max_half angles, ROPE_TABLES times. */
@@ -137,6 +141,16 @@ static void cpu_vec_free(backend *be, vec *v) {
     act_vec_free((cpu_vec *)v);
 }
 
+/* Scratch for the products with W and with its branches' matrices. */
+static nib_status reserve_scratch(cpu_backend *cb, const packed *w, nib_error *err) {
+    size_t bytes = pack_scratch_bytes(w);
+    for (size_t i = 0; i < w->head.n_parts; i++) {
+        const size_t up = w->up[i] ? pack_scratch_bytes(w->up[i]) : 0; /* down has W's columns */
+        bytes = up > bytes ? up : bytes;
+    }
+    return queue_reserve(cb, bytes, err);
+}
+
 static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                                   split_kind split, nib_error *err) {
     cpu_backend *cb = queue_backend(be);
@@ -149,7 +163,7 @@ static nib_status cpu_weight_pack(backend *be, weight **out, const tensor *const
     if (status == NIB_OK)
         status = branch_reserve(cb, w, err);
     if (status == NIB_OK)
-        status = queue_reserve(cb, pack_scratch_bytes(w), err);
+        status = reserve_scratch(cb, w, err);
     if (status != NIB_OK) {
         pack_free(w);
         return status;

@@ -108,11 +108,16 @@ nib_status network_open(model **out, const model_file *file, backend *be, const 
         return nib_fail(err, NIB_UNSUPPORTED,
                         "%s: queries of %s grow with their position, which the %s backend does not compute",
                         file->path, family_name(file->hp.family), be->name);
-    for (size_t i = 0; !be->branches && i < file->n_tensors; i++)
-        if (file->tensors[i].branch.rank)
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        if (file->tensors[i].branch.rank && file->tensors[i].place.slot == SLOT_EMBED)
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "%s: the token embedding %s has a low-rank branch, which nibble does not compute",
+                            file->path, file->tensors[i].name);
+        if (file->tensors[i].branch.rank && !be->branches)
             return nib_fail(err, NIB_UNSUPPORTED,
                             "%s: tensor %s has a low-rank branch, which the %s backend does not compute",
                             file->path, file->tensors[i].name, be->name);
+    }
     if (limits->max_rows < 1 || limits->max_out < 1)
         return nib_fail(err, NIB_BAD_ARGUMENT, "%d rows and %d outputs; each must be at least 1",
                         limits->max_rows, limits->max_out);

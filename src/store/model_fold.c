@@ -271,20 +271,40 @@ static nib_status fold_gguf(const folder *d, model_raw *r, tensor *t) {
     return NIB_OK;
 }
 
+/* HALF of a low-rank branch is BF16 [ROWS, COLS]. */
+static nib_status check_half(const folder *d, const model_raw *half, size_t rows, size_t cols) {
+    if (half->n_dims != 2)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: %s has %d dimensions, expected BF16 [%zu, %zu]",
+                        half->where, QUOTEZ(half->name), half->n_dims, rows, cols);
+    if (half->dtype != DT_BF16 || !is_matrix_of(half, rows, cols))
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: %s is %s [%zu, %zu], expected BF16 [%zu, %zu]",
+                        half->where, QUOTEZ(half->name), half->format_name, half->dims[0], half->dims[1],
+                        rows, cols);
+    if ((uintptr_t)half->data % 2)
+        return nib_fail(d->err, NIB_BAD_FILE,
+                        "%s: %s begins at an odd place in the file, expected an even one", half->where,
+                        QUOTEZ(half->name));
+    return NIB_OK;
+}
+
 /* The low-rank branch beside the matrix T. */
 static nib_status fold_branch(const folder *d, const model_raw *r, strview stem, tensor *t) {
     model_raw *down = beside(d, stem, NAMES_BRANCH_DOWN), *up = beside(d, stem, NAMES_BRANCH_UP);
     if (!down && !up)
         return NIB_OK;
-    const model_raw *one = down ? down : up;
-    const size_t rank = down ? down->dims[0] : 0;
-    if (!down || !up || t->n_dims != 2 || down->dtype != DT_BF16 || up->dtype != DT_BF16 || rank == 0 ||
-        !is_matrix_of(down, rank, t->cols) || !is_matrix_of(up, t->rows, rank) || t->rows == 1 ||
-        ((uintptr_t)down->data | (uintptr_t)up->data) % 2)
+    if (!down || !up)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: %s has no %s beside it", r->where,
+                        QUOTEZ((down ? down : up)->name), (down ? NAMES_BRANCH_UP : NAMES_BRANCH_DOWN) + 1);
+    if (t->n_dims != 2 || t->rows == 1)
+        return nib_fail(d->err, NIB_BAD_FILE, "%s: %s has a low-rank branch beside it and is no matrix",
+                        r->where, QUOTEZ(r->name));
+    const size_t rank = down->n_dims == 2 && down->dims[0] > 0 ? down->dims[0] : 1;
+    NIB_TRY(check_half(d, down, rank, t->cols));
+    if (rank > t->rows || rank > t->cols)
         return nib_fail(d->err, NIB_BAD_FILE,
-                        "%s: %s is half of no low-rank branch of %s: expected BF16 [rank, %zu] and [%zu, "
-                        "rank], each at an even place in the file",
-                        r->where, QUOTEZ(one->name), QUOTEZ(r->name), t->cols, t->rows);
+                        "%s: %s has a rank of %zu, expected no more than the smaller side of [%zu, %zu]",
+                        down->where, QUOTEZ(down->name), rank, t->rows, t->cols);
+    NIB_TRY(check_half(d, up, t->rows, rank));
     down->used = up->used = true;
     t->branch = (tensor_branch){rank, down->data, up->data, 1};
     return NIB_OK;
@@ -369,8 +389,8 @@ static tensor *at_slot(const model_file *f, tensor *tensors, slot s) {
 
 static bool same_values(const tensor *a, const tensor *b) {
     return a->dtype == b->dtype && a->rows == b->rows && a->cols == b->cols && a->bytes == b->bytes &&
-           !a->block_scales && !b->block_scales && !a->row_scales && !b->row_scales &&
-           a->tensor_scale == b->tensor_scale && memcmp(a->data, b->data, a->bytes) == 0;
+           !a->branch.rank && !b->branch.rank && !a->block_scales && !b->block_scales && !a->row_scales &&
+           !b->row_scales && a->tensor_scale == b->tensor_scale && memcmp(a->data, b->data, a->bytes) == 0;
 }
 
 /* config.json ties the head to the embedding, and yet a head is stored: what is stored counts, as in

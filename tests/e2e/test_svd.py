@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy
 import pytest
 
-from test_quantize import make_model, raw_tensors
+from test_quantize import VOCAB, make_model, raw_tensors, safetensors_numpy
 from test_tuned import TEXT, deep, marks  # noqa: F401 (deep is a fixture)
 
 LAYERS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
@@ -167,4 +167,41 @@ def test_half_a_branch_is_refused(nibble, tmp_path, text):
     raw = (tmp_path / "out.gguf").read_bytes()
     (tmp_path / "half.gguf").write_bytes(raw.replace(b"blk.1.attn_v.svdquant_lora_b", b"blk.1.attn_v.svdquant_lora_c"))
     done = nibble("inspect", tmp_path / "half.gguf", check=False)
-    assert done.returncode == 1 and "is half of no low-rank branch" in done.stderr
+    assert done.returncode == 1 and 'attn_v.svdquant_lora_a has no svdquant_lora_b beside it' in done.stderr
+
+
+def bf16(*shape):
+    return numpy.full(shape, 0.01, ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("down, up, words", [
+    (bf16(4, 128).astype(numpy.float16), bf16(128, 4), 'q_proj.svdquant_lora_a is F16 [4, 128]'),
+    (bf16(4, 128), bf16(128, 4).astype(numpy.float32), 'is F32 [128, 4], expected BF16 [128, 4]'),
+    (bf16(4, 128), bf16(128, 5), 'q_proj.svdquant_lora_b is BF16 [128, 5], expected BF16 [128, 4]'),
+    (bf16(4, 64), bf16(128, 4), 'expected BF16 [4, 128]'),
+    (bf16(512), bf16(128, 4), 'q_proj.svdquant_lora_a has 1 dimensions, expected BF16 [1, 128]'),
+    (bf16(129, 128), bf16(128, 129), 'has a rank of 129, expected no more than the smaller side of [128, 128]'),
+    (None, bf16(128, 4), 'q_proj.svdquant_lora_b has no svdquant_lora_a beside it'),
+])
+def test_refused_branches(nibble, tmp_path, down, up, words):
+    with_branch(tmp_path / "source", "model.layers.0.self_attn.q_proj", down, up)
+    done = nibble("inspect", tmp_path / "source", check=False)
+    assert done.returncode == 1 and words in done.stderr, done.stderr
+
+
+def with_branch(directory, stem, down, up):
+    """A model with the matrices of a low-rank branch beside one of its own."""
+    stored = dict(safetensors_numpy.load_file(make_model(directory, "llama") / "model.safetensors"))
+    stored.update({f"{stem}.svdquant_lora_{half}": m for half, m in (("a", down), ("b", up)) if m is not None})
+    safetensors_numpy.save_file(stored, directory / "model.safetensors", {"format": "pt"})
+
+
+def test_a_branch_as_wide_as_its_matrix_runs(nibble, tmp_path, text):
+    with_branch(tmp_path / "source", "model.layers.0.self_attn.q_proj", bf16(128, 128), bf16(128, 128))
+    nibble("eval", "ppl", tmp_path / "source", "--text", text, "--ctx", "64")
+
+
+def test_a_branch_of_the_embedding_is_refused(nibble, tmp_path, text):
+    with_branch(tmp_path / "source", "model.embed_tokens", bf16(4, 128), bf16(VOCAB, 4))
+    done = nibble("eval", "ppl", tmp_path / "source", "--text", text, "--ctx", "64", check=False)
+    assert done.returncode == 1 and "the token embedding model.embed_tokens.weight has a low-rank branch" in done.stderr

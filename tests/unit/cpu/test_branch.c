@@ -192,8 +192,33 @@ static void test_rounding(void **state) {
     test_free(x);
 }
 
+/* A branch wider than the weight has the room that its own products need. */
+static void test_wide_rank(void **state) {
+    enum { WIDE = 8192 };
+    (void)state;
+    branched *part = make(1, 3);
+    float *x = fixture_vector(7 * COLS, PATTERN_NORMAL, 1.0f, 9), narrow[7 * ROWS], wide[7 * ROWS];
+    uint16_t *down = test_calloc(WIDE * COLS, sizeof *down), *up = test_calloc(ROWS * WIDE, sizeof *up);
+    memcpy(down + (WIDE - 1) * COLS, part->down, COLS * sizeof *down);
+    for (size_t i = 0; i < ROWS; i++)
+        up[i * WIDE + WIDE - 1] = part->up[i];
+    backend *be = fixture_open(0, 2, NIB_ACTIVATIONS_F32);
+    compute(be, PLAIN, &part, 1, x, 7, narrow);
+    be->close(be);
+    part->t.branch = (tensor_branch){WIDE, down, up, 0.5f};
+    be = fixture_open(0, 2, NIB_ACTIVATIONS_F32);
+    compute(be, PLAIN, &part, 1, x, 7, wide);
+    be->close(be);
+    for (size_t i = 0; i < 7 * ROWS; i++)
+        assert_true(fabsf(narrow[i] - wide[i]) <= 1e-5f * (1 + fabsf(narrow[i])));
+    test_free(down);
+    test_free(up);
+    test_free(part);
+    test_free(x);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense_sums), cmocka_unit_test(test_bits),
-                                       cmocka_unit_test(test_rounding)};
+                                       cmocka_unit_test(test_rounding), cmocka_unit_test(test_wide_rank)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -118,7 +118,7 @@ nib_status journal_open(journal *j, const char *path, uint64_t fingerprint, jour
 
 void journal_discard(const char *path) {
     char begin[sizeof magic];
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO has no writer */
     if (fd < 0)
         return;
     if (flock(fd, LOCK_EX | LOCK_NB) == 0 && pread(fd, begin, sizeof begin, 0) == sizeof begin &&

@@ -3,6 +3,7 @@
 number of threads, a killed run that goes on where it was, conversations as calibration text."""
 import filecmp
 import json
+import os
 import shutil
 import signal
 import struct
@@ -239,6 +240,13 @@ def test_a_file_in_the_journal_s_place_stays(nibble, tmp_path, text):
     done = nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, check=False)
     assert done.returncode == 1 and "expected nothing there" in done.stderr
     assert (tmp_path / "out.gguf.tuning").read_text() == "dear"
+
+
+def test_a_fifo_in_the_journal_s_place_stays(nibble, tmp_path):
+    source = make_model(tmp_path / "source", "llama")
+    os.mkfifo(tmp_path / "out.gguf.tuning")
+    nibble("quantize", source, tmp_path / "out.gguf", "--method", "sweep", timeout=60)
+    assert (tmp_path / "out.gguf.tuning").is_fifo()
 
 
 @pytest.mark.parametrize("method", ["local", "weighted"])

@@ -89,7 +89,7 @@ static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
     quant_method method = run->o->method == QM_WEIGHTED && !item->e.weights ? QM_SWEEP : run->o->method;
     bool exact = run->o->fp8_exact && dtype_is_nvfp4(item->e.to);
-    bool casts = dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
+    bool casts = recipe_casts(item);
     if (dtype_is_nvfp4(item->e.to) && item->unit_scale) {
         /* the sweep again is exact, where the powers are 2^-9 to 2^8 */
         choose_unit(&item->e.search, casts ? QM_SWEEP : method, casts ? NULL : item->e.weights);
@@ -127,9 +127,7 @@ static nib_status choose_scales(convert_run *run, nib_error *err) {
 /* ---- codes that the caller chooses ---- */
 
 static bool is_chosen_elsewhere(const convert_options *o, const recipe_item *item) {
-    const bool casts = dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
-    return o->choose && item->e.action == ENCODE_QUANTIZE &&
-           (dtype_is_nvfp4(item->e.to) || item->e.to == DT_Q5_0) && !casts;
+    return o->choose && recipe_has_choice(item);
 }
 
 static nib_status choose_codes(convert_run *run, nib_error *err) {

@@ -30,8 +30,7 @@ typedef struct convert_matrix {
     float tensor_scale;
     bool fp8_exact; /* block scales of scale_search_is_fp8_exact only */
     size_t rank;    /* of the low-rank branch wanted beside the codes; 0: none */
-    /* filled: [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22] and NULL; until convert returns
-     */
+    /* filled, until convert returns: [rows, cols / 2], [rows, cols / 16], or [rows, cols / 32 * 22], NULL */
     const uint8_t *codes, *scales;
     tensor_branch branch; /* filled where RANK is not 0 */
 } convert_matrix;
@@ -92,8 +91,7 @@ typedef struct convert_report {
     double seconds;
 } convert_report;
 
-/* Does convert quantize anything, or is all of it in the wanted format already? For callers that calibrate.
- */
+/* Does convert quantize anything, or is all in the wanted format already? For callers that calibrate. */
 bool convert_quantizes(const model_file *in, const convert_options *options);
 
 /* Could convert write OUT_PATH, and is there room for it? For callers that calibrate first; nothing stays

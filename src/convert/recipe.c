@@ -36,10 +36,17 @@ bool recipe_is_linear(slot s) {
            s == SLOT_DOWN || s == SLOT_QKV || s == SLOT_GATE_UP;
 }
 
+bool recipe_casts(const recipe_item *item) {
+    return dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
+}
+
+bool recipe_has_choice(const recipe_item *item) {
+    return item->e.action == ENCODE_QUANTIZE && (dtype_is_nvfp4(item->e.to) || item->e.to == DT_Q5_0) &&
+           !recipe_casts(item);
+}
+
 size_t recipe_rank(const convert_options *o, const recipe_item *item) {
-    const bool chosen =
-        item->e.action == ENCODE_QUANTIZE && (dtype_is_nvfp4(item->e.to) || item->e.to == DT_Q5_0);
-    return chosen && recipe_is_linear(item->e.slot) ? o->svd_rank : 0;
+    return recipe_has_choice(item) && recipe_is_linear(item->e.slot) ? o->svd_rank : 0;
 }
 
 size_t recipe_block(dtype t) {
@@ -458,10 +465,15 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
         NIB_TRY(add(&c, embed, SLOT_HEAD));
     NIB_TRY(check_keeps(&c));
     count_split(out);
-    size_t n_quantized = 0;
-    for (size_t i = 0; i < out->n; i++)
+    size_t n_quantized = 0, n_branches = 0;
+    for (size_t i = 0; i < out->n; i++) {
         n_quantized += recipe_is_linear(out->items[i].e.slot);
+        n_branches += recipe_rank(options, &out->items[i]) > 0;
+    }
     if (n_quantized == 0)
         return nib_fail(err, NIB_BAD_FILE, "%s: has no linear layer that nibble knows by name", in->path);
+    if (options->svd_rank && n_branches == 0)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "%s: no matrix gets a low-rank branch: none has codes still to be chosen", in->path);
     return NIB_OK;
 }

@@ -46,6 +46,10 @@ typedef struct recipe {
 nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err);
 
 bool recipe_is_linear(slot s);
+/* MXFP4 to NVFP4, which has all of its values. */
+bool recipe_casts(const recipe_item *item);
+/* Is the item quantized to codes that convert_options.choose may choose? */
+bool recipe_has_choice(const recipe_item *item);
 /* Of the low-rank branch that OPTIONS ask for beside an item; 0: none. */
 size_t recipe_rank(const convert_options *o, const recipe_item *item);
 /* Elements of a block of DTYPE's scales as this room quantizes: 16, 32, 64; 1 without blocks. */

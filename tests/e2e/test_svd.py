@@ -161,6 +161,18 @@ def test_refused_ranks_and_sources(nibble, tmp_path, text):
     assert done.returncode == 1 and "has a low-rank branch; quantize what the file was made from" in done.stderr
 
 
+def test_codes_that_are_cast_get_no_branch(nibble, tmp_path, text):
+    """MXFP4's values are NVFP4's: nothing is lost that a branch could hold, and no codes are chosen."""
+    source = make_model(tmp_path / "source", "llama")
+    flags = ["--method", "gptq", "--calib", text, "--svd-rank", "8"]
+    nibble("quantize", source, tmp_path / "cast", "--format", "mxfp4", "--method", "rtn")
+    done = nibble("quantize", tmp_path / "cast", tmp_path / "out.gguf", *flags, check=False)
+    assert done.returncode == 1 and "no matrix gets a low-rank branch" in done.stderr, done.stderr
+    nibble("quantize", source, tmp_path / "some", "--format", "mxfp4", "--method", "rtn", "--keep", "*down_proj*")
+    nibble("quantize", tmp_path / "some", tmp_path / "out.gguf", *flags)
+    assert {n.rsplit(".", 1)[0] for n in stored(tmp_path / "out.gguf") if "svdquant" in n} == {"blk.0.ffn_down", "blk.1.ffn_down"}
+
+
 def test_half_a_branch_is_refused(nibble, tmp_path, text):
     source = make_model(tmp_path / "source", "llama")
     nibble("quantize", source, tmp_path / "out.gguf", "--method", "gptq", "--calib", text, "--svd-rank", "4")

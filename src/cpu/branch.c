@@ -68,7 +68,7 @@ void branch_close(cpu_backend *cb) {
     mem_free(cb->branch);
 }
 
-/* [max_rows, branch_rank] of part I; behind those of all parts, what the product starts at. */
+/* [max_rows, branch_rank] of part I; behind those of all parts, what is added to the product. */
 static float *mid_of(const cpu_backend *cb, size_t i) {
     return cb->branch + i * cb->max_rows * cb->branch_rank;
 }

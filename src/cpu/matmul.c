@@ -84,7 +84,7 @@ static void row_factors(const pack_part *p, size_t first, size_t n, float factor
         factors[i] = p->row_scales ? p->scale * p->row_scales[first + i] : p->scale;
 }
 
-/* out [n] += what the sums of rows [first, first + n) with TOKEN begin at, if P has a branch */
+/* out [n] += what P's branch, if it has one, gives rows [first, first + n) with TOKEN */
 static void add_start(const matmul_job *job, const pack_part *p, size_t first, size_t n, size_t token,
                       float *out) {
     if (!job->start || !job->w->up[p - job->w->parts])

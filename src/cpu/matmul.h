@@ -21,7 +21,7 @@ typedef struct matmul_job {
     size_t n_rows;
     bool add;           /* out += a W^T */
     const float *bias;  /* [weight rows] or NULL */
-    const float *start; /* [n_rows, weight rows] what sums of parts with a branch begin at, or NULL */
+    const float *start; /* [n_rows, weight rows] added to the sums of parts with a branch, or NULL */
 
     /* Not NULL: instead of out, BUF_ACT [n_rows, F] = f(gate) * up; W has two parts of F rows, gate and up */
     act *gated;

@@ -69,8 +69,7 @@ static void copy_keys(gguf_writer *w) {
     }
 }
 
-/* Of what most weights of the linear layers become; where none becomes one of these, of what was asked for.
- */
+/* Of what most weights of the linear layers become; where none becomes one of these, of what was asked. */
 static uint32_t file_type(const export_plan *plan) {
     static const struct {
         dtype asked, written;

@@ -62,7 +62,7 @@ void rounded_nvfp4(float *x, size_t n, float tensor_scale) {
     }
 }
 
-/* The largest of x's magnitudes but for the K largest, K below CLAMP_MOST. */
+/* The largest of x's magnitudes but for the K largest, K up to CLAMP_MOST. */
 static float largest_but(const float *x, size_t n, size_t k) {
     float top[CLAMP_MOST + 1] = {0}; /* [k + 1] from the largest down */
     for (size_t i = 0; i < n; i++) {

@@ -137,8 +137,7 @@ typedef struct stripe {
     size_t n, at, m;
 } stripe;
 
-/* Between ROOM's rows of n elements: apart by an even number of pages they would share few lines of a cache.
- */
+/* Between ROOM's rows of n elements: an even number of pages apart they would share few lines of a cache. */
 static size_t room_row(const stripe *s) {
     return s->n + DENSE_SPARE;
 }
@@ -222,8 +221,7 @@ static bool factor_upper(double *h, size_t n, double *room, pool *team) {
 
 /* ---- R to U ---- */
 
-/* The block's columns above it, which ROOM holds as [at, m], become -(U R) U_JJ, rows [begin, end) of them.
- */
+/* The block's columns above it, in ROOM as [at, m], become -(U R) U_JJ, rows [begin, end) of them. */
 static void multiply_rows(void *arg, int thread, size_t begin, size_t end) {
     const stripe *s = arg;
     double before[BAND * DENSE_BLOCK];

@@ -86,8 +86,7 @@ static void orthonormalize(double *b, size_t rows, size_t n) {
     }
 }
 
-/* Rows and columns P and Q of the symmetric A [n, n] turned so that a[p, q] vanishes; V's columns with them.
- */
+/* Turns rows and columns P and Q of the symmetric A [n, n] so that a[p, q] vanishes; V's columns too. */
 static void rotate(double *a, double *v, size_t n, size_t p, size_t q) {
     const double apq = a[p * n + q];
     if (apq == 0)

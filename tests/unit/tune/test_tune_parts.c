@@ -45,7 +45,7 @@ static void gather(gram *g, pool *team, const float *y, size_t y_cols, const flo
 
 /* Of one kind of values (Y_COLS 0) or of two of the same rows; the same bits for several threads. */
 static void check_gram(size_t y_cols, size_t cols, size_t rows, size_t at_once) {
-    float *x = malloc(rows * (cols + y_cols) * sizeof *x), *y = y_cols ? x + rows * cols : NULL;
+    float *x = calloc(rows * (cols + y_cols), sizeof *x), *y = y_cols ? x + rows * cols : NULL;
     const size_t n = y ? y_cols : cols;
     gram g, again;
     pool *team;

@@ -51,7 +51,7 @@ static void add_misfits(const choosing *c, const model_file *file, double *eleme
     const bool carried = (c->o->convert->out == OUT_GGUF) == (file->format == FORMAT_GGUF);
     for (size_t i = 0; i < file->n_tensors; i++) {
         const tensor *t = &file->tensors[i];
-        if (!recipe_is_linear(t->place.slot) || t->place.expert != PLACE_NO_EXPERT ||
+        if (!place_is_linear(t->place.slot) || t->place.expert != PLACE_NO_EXPERT ||
             is_of_a_part(&c->p->found, t))
             continue;
         const double n = (double)t->rows * (double)t->cols;
@@ -183,7 +183,7 @@ static nib_status read_part(plan *p, const model_file *file, const char *path, s
         size_t k = 0;
         while (name && k < file->n_tensors && strcmp(file->tensors[k].name, name) != 0)
             k++;
-        if (!name || k == file->n_tensors || !recipe_is_linear(file->tensors[k].place.slot))
+        if (!name || k == file->n_tensors || !place_is_linear(file->tensors[k].place.slot))
             return nib_fail(
                 err, NIB_BAD_FILE,
                 "%s: part %zu names %s, which is no linear layer of %s (the head's format is --head's)", path,

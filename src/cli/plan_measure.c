@@ -176,7 +176,7 @@ static double most_bits(const model_file *file, const plan_options *o) {
     for (size_t i = 0; i < file->n_tensors; i++) {
         const tensor *t = &file->tensors[i];
         const double n = (double)t->rows * (double)t->cols, stored = 8 * (double)tensor_total_bytes(t);
-        if (recipe_is_linear(t->place.slot) && t->place.expert == PLACE_NO_EXPERT)
+        if (place_is_linear(t->place.slot) && t->place.expert == PLACE_NO_EXPERT)
             bits += (keeps && stored < 16 * n ? stored : 16 * n) - PLAN_MIN_BITS * n;
     }
     return bits;
@@ -202,7 +202,7 @@ nib_status plan_measure_spare(double *bits, const model_file *file, const plan_o
                         "%s: takes %llu bytes with all linear layers in NVFP4; --size is %llu", o->out,
                         (unsigned long long)written.bytes_after, (unsigned long long)o->size_bytes);
     for (size_t i = 0; i < file->n_tensors && plain.out == OUT_GGUF; i++)
-        n_linear += recipe_is_linear(file->tensors[i].place.slot);
+        n_linear += place_is_linear(file->tensors[i].place.slot);
     *bits = 8 * fmax(0, (double)(o->size_bytes - written.bytes_after) - TENSOR_BYTES * (double)n_linear);
     if (*bits >= most_bits(file, o))
         return nib_fail(

@@ -19,16 +19,7 @@ static const char *name_beside(arena *a, const char *name, const char *suffix) {
 static tensor *make_tensor(arena *a, const tensor *of, const uint16_t *values, size_t rows, size_t cols) {
     tensor *t = arena_alloc(a, 1, sizeof *t);
     if (t)
-        *t = (tensor){.name = of->name,
-                      .place = of->place,
-                      .dtype = DT_BF16,
-                      .rows = rows,
-                      .cols = cols,
-                      .n_dims = 2,
-                      .dims = {rows, cols},
-                      .data = values,
-                      .bytes = rows * cols * sizeof *values,
-                      .tensor_scale = 1};
+        *t = tensor_beside(of, DT_BF16, values, rows, cols);
     return t;
 }
 

@@ -280,7 +280,7 @@ static void fill_report(convert_run *run, convert_report *report) {
         report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;
         bytes += run->bytes_after[i];
         elements += n;
-        if (recipe_is_linear(item->e.slot)) {
+        if (place_is_linear(item->e.slot)) {
             linear_bytes += run->bytes_after[i];
             linear_elements += n;
         }

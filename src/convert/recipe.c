@@ -31,11 +31,6 @@ static bool is_of_gguf(quant_format f) {
     return f == QF_Q5_0 || f == QF_Q8_0;
 }
 
-bool recipe_is_linear(slot s) {
-    return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_O || s == SLOT_GATE || s == SLOT_UP ||
-           s == SLOT_DOWN || s == SLOT_QKV || s == SLOT_GATE_UP;
-}
-
 bool recipe_casts(const recipe_item *item) {
     return dtype_is_nvfp4(item->e.to) && dtype_is_mxfp4(item->e.t->dtype);
 }
@@ -46,7 +41,7 @@ bool recipe_has_choice(const recipe_item *item) {
 }
 
 size_t recipe_rank(const convert_options *o, const recipe_item *item) {
-    return recipe_has_choice(item) && recipe_is_linear(item->e.slot) ? o->svd_rank : 0;
+    return recipe_has_choice(item) && place_is_linear(item->e.slot) ? o->svd_rank : 0;
 }
 
 size_t recipe_block(dtype t) {
@@ -333,7 +328,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     smooth(c, item);
     bool head = s == SLOT_HEAD || (s == SLOT_EMBED && c->r->embed_is_head);
     bool wanted =
-        (recipe_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
+        (place_is_linear(s) && t->place.expert == PLACE_NO_EXPERT) || (head && c->o->head != HEAD_KEEP);
     const quant_format format = head            ? formats_of_heads[c->o->head]
                                 : c->o->formats ? c->o->formats[t - c->in->tensors]
                                                 : c->o->format;
@@ -401,8 +396,8 @@ static nib_status check_options(const chef *c) {
     quant_format gguf = is_of_gguf(o->format) ? o->format : is_of_gguf(of_head) ? of_head : QF_KEEP;
     bool by_plan = false;
     for (size_t i = 0; o->formats && i < c->in->n_tensors; i++) {
-        fp8 |= recipe_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_FP8;
-        if (gguf == QF_KEEP && recipe_is_linear(c->in->tensors[i].place.slot) && is_of_gguf(o->formats[i])) {
+        fp8 |= place_is_linear(c->in->tensors[i].place.slot) && o->formats[i] == QF_FP8;
+        if (gguf == QF_KEEP && place_is_linear(c->in->tensors[i].place.slot) && is_of_gguf(o->formats[i])) {
             gguf = o->formats[i];
             by_plan = true;
         }
@@ -467,7 +462,7 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
     count_split(out);
     size_t n_quantized = 0, n_branches = 0;
     for (size_t i = 0; i < out->n; i++) {
-        n_quantized += recipe_is_linear(out->items[i].e.slot);
+        n_quantized += place_is_linear(out->items[i].e.slot);
         n_branches += recipe_rank(options, &out->items[i]) > 0;
     }
     if (n_quantized == 0)

@@ -45,7 +45,6 @@ typedef struct recipe {
 /* Freed with arena_free(&out->arena), also after a failure. */
 nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err);
 
-bool recipe_is_linear(slot s);
 /* MXFP4 to NVFP4, which has all of its values. */
 bool recipe_casts(const recipe_item *item);
 /* Is the item quantized to codes that convert_options.choose may choose? */

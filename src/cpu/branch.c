@@ -9,26 +9,13 @@
 
 #include "base/mem.h"
 
-static tensor matrix_of(const tensor *t, const uint16_t *values, size_t rows, size_t cols) {
-    return (tensor){.name = t->name,
-                    .place = t->place,
-                    .dtype = DT_BF16,
-                    .rows = rows,
-                    .cols = cols,
-                    .n_dims = 2,
-                    .dims = {rows, cols},
-                    .data = values,
-                    .bytes = rows * cols * sizeof *values,
-                    .tensor_scale = 1};
-}
-
 nib_status branch_pack(packed *w, const tensor *const *parts, pool *team, nib_error *err) {
     for (size_t i = 0; i < w->head.n_parts; i++) {
         const tensor_branch *b = &parts[i]->branch;
         if (!b->rank)
             continue;
-        const tensor down = matrix_of(parts[i], b->down, b->rank, w->head.cols);
-        tensor up = matrix_of(parts[i], b->up, parts[i]->rows, b->rank);
+        const tensor down = tensor_beside(parts[i], DT_BF16, b->down, b->rank, w->head.cols);
+        tensor up = tensor_beside(parts[i], DT_BF16, b->up, parts[i]->rows, b->rank);
         up.tensor_scale = b->scale;
         NIB_TRY(pack_weight(&w->down[i], (const tensor *const[]){&down}, 1, false, team, err));
         NIB_TRY(pack_weight(&w->up[i], (const tensor *const[]){&up}, 1, false, team, err));

@@ -76,21 +76,13 @@ static nib_status make_one(weight_format_made *out, const weight_format *f, size
     size_t n;
     r.values = mem_mul(t->rows, t->cols, &n) ? mem_array(n, sizeof *r.values) : NULL;
     r.amax = mem_array(t->rows, sizeof *r.amax);
-    *made = (tensor){.name = t->name,
-                     .place = t->place,
-                     .dtype = DT_F32,
-                     .rows = t->rows,
-                     .cols = t->cols,
-                     .n_dims = 2,
-                     .dims = {t->rows, t->cols},
-                     .data = r.values,
-                     .bytes = n * sizeof *r.values,
-                     .tensor_scale = 1};
     if (!r.values || !r.amax) {
+        mem_free(r.values);
         mem_free(r.amax);
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for tensor %s in FP32", out->view.path,
                         QUOTEZ(t->name));
     }
+    *made = tensor_beside(t, DT_F32, r.values, t->rows, t->cols);
     pool_for(team, t->rows, 8, read_rows, &r);
     for (size_t k = 0; k < t->rows; k++)
         r.whole = fmaxf(r.whole, r.amax[k]);

@@ -117,6 +117,23 @@ tensor tensor_rows(const tensor *t, size_t first, size_t n) {
     return part;
 }
 
+tensor tensor_beside(const tensor *of, dtype type, const void *values, size_t rows, size_t cols) {
+    tensor t = {.name = of->name,
+                .place = of->place,
+                .dtype = type,
+                .rows = rows,
+                .cols = cols,
+                .n_dims = 2,
+                .dims = {rows, cols},
+                .data = values,
+                .tensor_scale = 1};
+    size_t row_bytes;
+    bool whole = dtype_bytes(type, cols, &row_bytes) && mem_mul(rows, row_bytes, &t.bytes);
+    assert(whole);
+    (void)whole;
+    return t;
+}
+
 void tensor_branch_add(const tensor_branch *b, size_t cols, size_t row, float *dst) {
     enum { STRETCH = 256 };
     for (size_t from = 0; from < cols; from += STRETCH) {

@@ -51,6 +51,9 @@ typedef struct tensor {
     tensor_branch branch;
 } tensor;
 
+/* VALUES of TYPE as a matrix [rows, cols], which stands in OF's place under its name; values of no scale. */
+tensor tensor_beside(const tensor *of, dtype type, const void *values, size_t rows, size_t cols);
+
 /* Bytes of everything that stores the tensor: data, scales and branch; and of the branch alone. */
 size_t tensor_total_bytes(const tensor *t);
 size_t tensor_branch_bytes(const tensor *t);

@@ -82,16 +82,7 @@ static nib_status rest_open(rest *s, const choose_job *job, const tune_matrix *m
         tensor_decode_row(t, i, s->values + i * t->cols);
         tensor_branch_add(&less, t->cols, i, s->values + i * t->cols);
     }
-    s->t = (tensor){.name = t->name,
-                    .place = t->place,
-                    .dtype = DT_F32,
-                    .rows = t->rows,
-                    .cols = t->cols,
-                    .n_dims = 2,
-                    .dims = {t->rows, t->cols},
-                    .data = s->values,
-                    .bytes = t->rows * t->cols * sizeof *s->values,
-                    .tensor_scale = 1};
+    s->t = tensor_beside(t, DT_F32, s->values, t->rows, t->cols);
     s->m.t = &s->t;
     NIB_TRY(pull_with(&s->train, job->train, t, &b, &s->r[0], err));
     return pull_with(&s->test, job->held_out, t, &b, &s->r[1], err);

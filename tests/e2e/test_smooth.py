@@ -6,15 +6,9 @@ import json
 import pytest
 
 from test_quantize import DIM, LAYERS, make_model, ml_dtypes, np, safetensors_numpy
-from test_tuned import TEXT
+from test_tuned import text  # noqa: F401 (a fixture)
 
 SAME = ["--activations", "f32", "--kv-cache-dtype", "fp32", "--ctx", "64", "--json"]
-
-
-@pytest.fixture
-def text(tmp_path):
-    (tmp_path / "text").write_text(TEXT)
-    return tmp_path / "text"
 
 
 def with_large_channels(source):

@@ -13,15 +13,9 @@ import numpy
 import pytest
 
 from test_quantize import VOCAB, make_model, raw_tensors, safetensors_numpy
-from test_tuned import TEXT, deep, marks  # noqa: F401 (deep is a fixture)
+from test_tuned import deep, marks, text  # noqa: F401 (deep and text are fixtures)
 
 LAYERS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
-
-
-@pytest.fixture
-def text(tmp_path):
-    (tmp_path / "text").write_text(TEXT)
-    return tmp_path / "text"
 
 
 def stored(path):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The contract's ops as launches. Formats are decided here: which activations a product reads, whether FP4's
- * library or the product on stored weights computes it, which attention kernel a row takes.
+ * library or the product on stored weights computes it; attend.c has attention's.
  */
 #include <assert.h>
 
@@ -42,30 +42,20 @@ act_view opcalls_view(const cuda_buf *b) {
 }
 
 /* OUT as READER wants it. */
-static act_view destination(cuda_backend *cb, buf *out, const weight *reader) {
+act_view opcalls_destination(cuda_backend *cb, buf *out, const weight *reader) {
     cuda_buf *b = (cuda_buf *)out;
     b->format = out->kind == BUF_F32 ? ACT_F32 : opcalls_format(cb, reader, out->rows);
     b->gone = b->rounded = false;
     return opcalls_view(b);
 }
 
-/* Of few rows, what would be FP8 becomes BF16 where its writer can leave that at once: a scale needs whole
- * rows, and a launch for it costs more than its reader gains. */
-static bool stay_bf16(const cuda_backend *cb, buf *out, const weight *reader) {
+bool opcalls_stay_bf16(const cuda_backend *cb, buf *out, const weight *reader) {
     cuda_buf *b = (cuda_buf *)out;
     if (b->format != ACT_FP8 || out->rows > CUDA_SHORT_ROWS || !cb->lane.wgmma ||
         reader->cols % GEMM_GROUP_K != 0)
         return false;
     b->format = ACT_BF16_MMA;
     return true;
-}
-
-static size_t row_bytes(const buf *b) {
-    return b->rows * b->cols * 4;
-}
-
-static const float *f32(const vec *v) {
-    return v ? ((const cuda_vec *)v)->data : NULL;
 }
 
 /* ---- a residual stream that still lacks a product's result ----
@@ -179,17 +169,15 @@ static bool takes_norm(cuda_backend *cb, const buf *a, const weight *w) {
     return true;
 }
 
-static void settle_queries(cuda_backend *cb);
-
 void opcalls_settle(cuda_backend *cb) {
     gather_launch(cb);
     settle_sum(cb);
     settle_norm(cb);
     settle_add(cb);
-    settle_queries(cb);
+    attend_settle(cb);
 }
 
-static void begin_op(cuda_backend *cb, int op) {
+void opcalls_begin(cuda_backend *cb, int op) {
     opcalls_settle(cb);
     step_op(cb, op);
 }
@@ -200,7 +188,7 @@ static void embed(backend *be, buf *x, const weight *table, float scale) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *b = (cuda_buf *)x;
     const cuda_weight *w = (const cuda_weight *)table;
-    begin_op(cb, CALL_EMBED);
+    opcalls_begin(cb, CALL_EMBED);
     int code = embed_launch(&cb->lane, b->data, b->stride, &w->view, scale, step_view_of(cb, 0).tokens,
                             (int)x->rows);
     step_end(cb, CALL_EMBED, code, row_bytes(x));
@@ -213,7 +201,7 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
     const bool adds = cb->lacking == from && !gather;
     if (norm_can_wait(cb, out, x, w, reader, gather)) {
         settle_norm(cb);
-        destination(cb, out, reader);
+        opcalls_destination(cb, out, reader);
         cb->waiting.out = (cuda_buf *)out;
         cb->waiting.reader = reader;
         cb->waiting.norm = (gemm_norm){from->data, f32(w), eps};
@@ -221,7 +209,7 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
         return;
     }
     settle_norm(cb);
-    act_view to = destination(cb, out, reader);
+    act_view to = opcalls_destination(cb, out, reader);
     int code;
     if (adds) {
         cb->lacking = NULL;
@@ -229,7 +217,7 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
         code = rmsnorm_after_launch(&cb->lane, to, from->data, from->stride, cb->addend, f32(w), eps,
                                     (int)out->rows, x->cols);
     } else {
-        begin_op(cb, call);
+        opcalls_begin(cb, call);
         code = rmsnorm_launch(&cb->lane, to, from->data, from->stride, f32(w), eps, (int)out->rows, x->cols,
                               gather);
     }
@@ -240,8 +228,8 @@ static void rmsnorm(backend *be, buf *out, const buf *x, const vec *w, float eps
     cuda_backend *cb = cuda_of(be);
     const cuda_buf *from = (const cuda_buf *)x;
     if (!w) { /* only the format changes */
-        begin_op(cb, CALL_RMSNORM);
-        act_view to = destination(cb, out, reader);
+        opcalls_begin(cb, CALL_RMSNORM);
+        act_view to = opcalls_destination(cb, out, reader);
         step_end(cb, CALL_RMSNORM, convert_launch(&cb->lane, to, opcalls_view(from), (int)out->rows, x->cols),
                  row_bytes(out) * 2);
         return;
@@ -260,7 +248,7 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
     const cuda_buf *from = (const cuda_buf *)y;
     if (gather_join(cb, to, (cuda_buf *)(uintptr_t)y, f32(w), eps))
         return;
-    begin_op(cb, CALL_RMSNORM_ADD);
+    opcalls_begin(cb, CALL_RMSNORM_ADD);
     int code = rmsnorm_add_launch(&cb->lane, to->data, to->stride, opcalls_view(from), f32(w), eps,
                                   (int)x->rows, x->cols);
     step_end(cb, CALL_RMSNORM_ADD, code, row_bytes(x) * 3);
@@ -269,14 +257,14 @@ static void rmsnorm_add(backend *be, buf *x, const buf *y, const vec *w, float e
 static void softcap(backend *be, buf *x, float cap) {
     cuda_backend *cb = cuda_of(be);
     cuda_buf *b = (cuda_buf *)x;
-    begin_op(cb, CALL_SOFTCAP);
+    opcalls_begin(cb, CALL_SOFTCAP);
     step_end(cb, CALL_SOFTCAP, softcap_launch(&cb->lane, b->data, b->stride, cap, (int)x->rows, x->cols),
              row_bytes(x) * 2);
 }
 
 static void sum_squares(backend *be, vec *sums, const buf *a) {
     cuda_backend *cb = cuda_of(be);
-    begin_op(cb, CALL_SUM_SQUARES);
+    opcalls_begin(cb, CALL_SUM_SQUARES);
     int code = sum_squares_launch(&cb->lane, ((cuda_vec *)sums)->data, opcalls_view((const cuda_buf *)a),
                                   (int)a->rows, a->cols);
     step_end(cb, CALL_SUM_SQUARES, code, row_bytes(a));
@@ -447,10 +435,10 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     const bool normed = takes_norm(cb, a, w);
     if (normed && gather_gated(cb, (cuda_buf *)out, w, kind == GLU_GELU_TANH))
         return;
-    begin_op(cb, CALL_MATMUL_GLU);
-    const act_view to = destination(cb, out, reader);
+    opcalls_begin(cb, CALL_MATMUL_GLU);
+    const act_view to = opcalls_destination(cb, out, reader);
     int code = cudaSuccess;
-    stay_bf16(cb, out, reader);
+    opcalls_stay_bf16(cb, out, reader);
     if (!glu_chain(cb, opcalls_view((cuda_buf *)out), a, both, kind, normed)) {
         ((cuda_buf *)out)->format = to.format;
         const bool half = to.format != ACT_F32 && writes_bf16(cb, a, w, NULL);
@@ -465,145 +453,6 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
     step_end(cb, CALL_MATMUL_GLU, code, w->bytes + row_bytes(a) / 2 + row_bytes(out) / 2);
 }
 
-/* ---- attention ---- */
-
-/* Norms of q and k over all heads at once: a kernel of their own. */
-bool opcalls_norms_all_heads(const attn_params *p) {
-    return p->q_norm && (p->q_norm->n != (size_t)p->head_dim || p->k_norm->n != (size_t)p->head_dim);
-}
-
-attn_view opcalls_attn_view(const attn_params *p) {
-    const bool per_head = !opcalls_norms_all_heads(p);
-    return (attn_view){.n_heads = p->n_heads,
-                       .n_kv_heads = p->n_kv_heads,
-                       .head_dim = p->head_dim,
-                       .q_norm = per_head ? f32(p->q_norm) : NULL,
-                       .k_norm = per_head ? f32(p->k_norm) : NULL,
-                       .norm_eps = p->norm_eps,
-                       .inv_freq = f32(p->inv_freq),
-                       .n_freq = p->inv_freq ? (int)p->inv_freq->n : 0,
-                       .rope_scale = p->rope_scale,
-                       .interleaved = p->interleaved,
-                       .scale = p->scale,
-                       .window = p->window,
-                       .cap = p->cap,
-                       .k_scale = p->k_scale,
-                       .v_scale = p->v_scale,
-                       .k_mean = p->k_scale == 0 ? f32(p->k_mean) : NULL,
-                       .query_log = p->query_log,
-                       .query_log_len = p->query_log_len};
-}
-
-static kv_view layer_of(const cuda_cache *c, const attn_params *p) {
-    const cuda_group *g = &c->groups[p->group];
-    const cache_shape *s = &c->head.shapes[p->group];
-    size_t page = (size_t)p->layer * (size_t)s->group.n_pages,
-           at = page * g->page_elements * g->element_bytes;
-    return (kv_view){.format = s->dtype == NIB_KV_FP32  ? KV_F32
-                               : s->dtype == NIB_KV_FP8 ? KV_FP8
-                                                        : KV_BF16,
-                     .k = g->k + at,
-                     .v = g->v + at,
-                     .k_scales = g->k_scales ? g->k_scales + page * g->page_cells : NULL,
-                     .v_scales = g->v_scales ? g->v_scales + page * g->page_cells : NULL};
-}
-
-static void make_queries(cuda_backend *cb, cuda_buf *q, const cuda_buf *qkv, const attn_params *p,
-                         const cuda_cache *c) {
-    attn_view view = opcalls_attn_view(p);
-    kv_view kv = layer_of(c, p);
-    step_view step = step_view_of(cb, p->group);
-    const int n_rows = (int)q->head.rows;
-    int code = cudaSuccess;
-    step_op(cb, CALL_QKV);
-    if (opcalls_norms_all_heads(p))
-        code = qk_norm_launch(&cb->lane, opcalls_view(qkv), f32(p->q_norm), f32(p->k_norm), p->q_norm->n,
-                              p->k_norm->n, p->norm_eps, n_rows);
-    if (code == cudaSuccess)
-        code = qkv_launch(&cb->lane, q->data, q->stride, opcalls_view(qkv), &view, &kv, &step, n_rows);
-    step_end(cb, CALL_QKV, code, row_bytes(&qkv->head) + row_bytes(&q->head));
-}
-
-/* Decode attention of few rows makes its queries itself (decode_make_launch): they wait for it. */
-static void settle_queries(cuda_backend *cb) {
-    cuda_buf *q = cb->unmade.q;
-    cb->unmade.q = NULL;
-    if (q)
-        make_queries(cb, q, cb->unmade.qkv, cb->unmade.params, cb->unmade.cache);
-}
-
-static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
-    cuda_backend *cb = cuda_of(be);
-    cuda_buf *to = (cuda_buf *)q;
-    cuda_buf *from = (cuda_buf *)(uintptr_t)qkv;
-    const cuda_cache *pages = (const cuda_cache *)c;
-    attn_view view = opcalls_attn_view(p);
-    if (cb->waiting.out || cb->unmade.q || cb->lacking || cb->unadded.x)
-        opcalls_settle(cb);
-    to->gone = false;
-    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || opcalls_norms_all_heads(p) ||
-        !decode_makes(&cb->lane, &view, layer_of(pages, p).format, (int)q->rows)) {
-        opcalls_settle(cb);
-        make_queries(cb, to, from, p, pages);
-        return;
-    }
-    cb->unmade.q = to;
-    cb->unmade.qkv = from;
-    cb->unmade.params = p;
-    cb->unmade.cache = pages;
-}
-
-static uint64_t attended_bytes(const cuda_backend *cb, const cuda_cache *c, const attn_params *p) {
-    const cuda_group *g = &c->groups[p->group];
-    uint64_t keys = 0, row = (uint64_t)p->n_kv_heads * 2 *
-                             ((uint64_t)p->head_dim * g->element_bytes + (g->k_scales ? 4 : 0));
-    for (int i = 0; i < cb->table.n_rows; i++) {
-        int key = cb->table.host[cb->table.n_rows + i] + 1; /* positions */
-        keys += (uint64_t)(p->window > 0 && key > p->window ? p->window : key);
-    }
-    return keys * row;
-}
-
-static void attention(backend *be, buf *out, const buf *q, const attn_params *p, cache *c,
-                      const weight *reader) {
-    cuda_backend *cb = cuda_of(be);
-    const cuda_buf *from = (const cuda_buf *)q;
-    attn_view view = opcalls_attn_view(p);
-    kv_view kv = layer_of((const cuda_cache *)c, p);
-    step_view step = step_view_of(cb, p->group);
-    const bool makes = cb->unmade.q == from && cb->unmade.params == p;
-    if (makes) {
-        cb->unmade.q->gone = true;
-        cb->unmade.q = NULL;
-        if (gather_attend(cb, (cuda_buf *)out, cb->unmade.qkv, &view, &kv, &step)) {
-            destination(cb, out, reader);
-            return;
-        }
-    }
-    begin_op(cb, CALL_ATTENTION);
-    act_view last = destination(cb, out, reader);
-    if (stay_bf16(cb, out, reader))
-        last = opcalls_view((cuda_buf *)out);
-    act_view to = last;
-    int code = cudaSuccess, n_rows = (int)out->rows, n_alone = cb->table.n_alone;
-    if (last.format == ACT_FP8) /* a scale needs the whole row: BF16 first */
-        to = (act_view){ACT_BF16, ((cuda_buf *)out)->data, NULL, last.stride};
-    if (makes) {
-        code = decode_make_launch(&cb->lane, to, opcalls_view(cb->unmade.qkv), &view, &kv, &step, n_alone);
-    } else if (cb->be.mode == COMPUTE_EXACT || !prefill_supports(&view, kv.format)) {
-        code = attention_exact_launch(&cb->lane, to, from->data, from->stride, &view, &kv, &step, n_rows);
-    } else {
-        if (n_alone < n_rows)
-            code = prefill_launch(&cb->lane, to, from->data, from->stride, &view, &kv, &step, n_rows);
-        if (code == cudaSuccess)
-            code = decode_launch(&cb->lane, to, from->data, from->stride, &view, &kv, &step, n_alone,
-                                 cb->partial);
-    }
-    if (code == cudaSuccess && last.format == ACT_FP8)
-        code = convert_launch(&cb->lane, last, to, n_rows, out->cols);
-    step_end(cb, CALL_ATTENTION, code, cb->profiling ? attended_bytes(cb, (const cuda_cache *)c, p) : 0);
-}
-
 void opcalls_set(backend *be) {
     be->op.embed = embed;
     be->op.rmsnorm = rmsnorm;
@@ -612,8 +461,7 @@ void opcalls_set(backend *be) {
     be->op.matmul = matmul;
     be->op.matmul_add = matmul_add;
     be->op.matmul_glu = matmul_glu;
-    be->op.qk_norm_rope_store = qk_norm_rope_store;
-    be->op.attention = attention;
+    attend_set(be);
     be->op.sum_squares = sum_squares;
     be->op.softcap = softcap;
 }

@@ -290,9 +290,26 @@ bool gather_gated(cuda_backend *cb, cuda_buf *out, const weight *w, bool gelu);
 
 /* The format of an activation that READER's product reads, ROWS rows of it. */
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows);
-act_view opcalls_view(const cuda_buf *b); /* as its writer left it */
-attn_view opcalls_attn_view(const attn_params *p);
-bool opcalls_norms_all_heads(const attn_params *p); /* norms of q and k are not per head */
+act_view opcalls_view(const cuda_buf *b);                                       /* as its writer left it */
+act_view opcalls_destination(cuda_backend *cb, buf *out, const weight *reader); /* OUT as READER wants it */
+/* Of few rows, what would be FP8 becomes BF16 where its writer can leave that at once: a scale needs whole
+ * rows, and a launch for it costs more than its reader gains. */
+bool opcalls_stay_bf16(const cuda_backend *cb, buf *out, const weight *reader);
+void opcalls_begin(cuda_backend *cb, int op); /* settles what waits, then step_op */
+
+static inline size_t row_bytes(const buf *b) {
+    return b->rows * b->cols * 4;
+}
+
+static inline const float *f32(const vec *v) {
+    return v ? ((const cuda_vec *)v)->data : NULL;
+}
+
+/* ---- attend.c ---- */
+void attend_set(backend *be);
+void attend_settle(cuda_backend *cb); /* makes queries that wait for attention */
+attn_view attend_view(const attn_params *p);
+bool attend_norms_all_heads(const attn_params *p); /* norms of q and k are not per head */
 
 /* ---- cuda.c ---- */
 void cuda_describe(cuda_backend *cb); /* what computes, for people */

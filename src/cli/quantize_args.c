@@ -16,7 +16,7 @@ static const char *const formats[] = {"nvfp4", "mxfp4", "fp8", "q5_0", "q8_0", "
 static const char *const methods[] = {"auto",  "rtn",  "sweep", "4over6", "weighted",
                                       "local", "gptq", "best",  NULL};
 static const char *const embeddings[] = {"auto", "bf16", "f32", NULL};
-static const char *const heads[] = {"keep", "nvfp4", "fp8", "q8_0", NULL};
+static const char *const heads[] = {"keep", "nvfp4", "fp8", "q5_0", "q8_0", NULL};
 
 enum {
     KEY_FORMAT = 0x3000,
@@ -61,8 +61,7 @@ static const struct argp_option options[] = {
      1},
     {"head", KEY_HEAD, "keep|nvfp4|fp8|q5_0|q8_0", 0,
      "The output layer: keep (default), nvfp4, fp8 (a directory's), q5_0 or q8_0 (a .gguf file's). Where it "
-     "is "
-     "the embedding too, a GGUF file's one tensor is quantized as both",
+     "is the embedding too, a GGUF file's one tensor is quantized as both",
      1},
     {"embedding", KEY_EMBEDDING, "auto|bf16|f32", 0,
      "The token embedding: bf16, f32, or auto (default): as it is stored, and where a directory cannot hold "
@@ -97,8 +96,7 @@ static const struct argp_option options[] = {
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
      "row and a column; with --method local, gptq (then the default) or best. nibble's CPU engine runs it, "
-     "its GPU engine and "
-     "other programs refuse the file",
+     "its GPU engine and other programs refuse the file",
      1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
@@ -211,12 +209,13 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--compressed-tensors writes a directory; OUT is a .gguf file");
     if (gguf && (a->convert.format == QF_FP8 || a->convert.head == HEAD_FP8))
         argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0 or q5_0");
-    if (!gguf &&
-        (a->convert.format == QF_Q5_0 || a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0))
+    const bool q5_0 = a->convert.format == QF_Q5_0 || a->convert.head == HEAD_Q5_0;
+    const bool q8_0 = a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0;
+    if (!gguf && (q5_0 || q8_0))
         argp_error(state,
                    "OUT, %s, would be a directory; only a .gguf file holds %s tensors: let its name end in "
                    ".gguf, or take fp8",
-                   a->out, a->convert.format == QF_Q5_0 ? "Q5_0" : "Q8_0");
+                   a->out, q5_0 ? "Q5_0" : "Q8_0");
     const bool q5 = a->convert.format == QF_Q5_0;
     bool blocks = a->convert.format == QF_NVFP4 || a->convert.format == QF_MXFP4 || q5;
     if (!blocks && a->method != METHOD_AUTO && a->method != METHOD_RTN)
@@ -251,35 +250,60 @@ static void check(const struct argp_state *state, quantize_args *a) {
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    quantize_args *a = state->input;
+/* Where a word of the command line is kept as it is; NULL: it is not. */
+static const char **word_of(quantize_args *a, int key) {
+    switch (key) {
+    case KEY_CALIB:
+        return &a->calib;
+    case KEY_IMATRIX:
+        return &a->imatrix;
+    case KEY_PLAN:
+        return &a->plan;
+    case KEY_SAVE_PLAN:
+        return &a->save_plan;
+    default:
+        return NULL;
+    }
+}
+
+/* What a flag without a value switches on; NULL: it is no such flag. */
+static bool *switch_of(quantize_args *a, int key) {
+    switch (key) {
+    case KEY_FP8_EXACT:
+        return &a->convert.fp8_exact;
+    case KEY_APART:
+        return &a->apart;
+    case KEY_SMOOTH:
+        return &a->smooth;
+    case KEY_COMPRESSED:
+        return &a->compressed_tensors;
+    case KEY_JSON:
+        return &a->json;
+    default:
+        return NULL;
+    }
+}
+
+static error_t parse_value(quantize_args *a, int key, char *arg, struct argp_state *state) {
+    convert_options *c = &a->convert;
     switch (key) {
     case KEY_FORMAT:
-        a->convert.format = (quant_format)cli_choice_flag(state, "--format", arg, formats);
+        c->format = (quant_format)cli_choice_flag(state, "--format", arg, formats);
         return 0;
     case KEY_METHOD:
         a->method = (method_choice)cli_choice_flag(state, "--method", arg, methods);
         return 0;
-    case KEY_CALIB:
-        a->calib = arg;
-        return 0;
     case KEY_CALIB_TOKENS:
         a->calib_tokens = (size_t)cli_integer_flag(state, "--calib-tokens", arg, 128, 1 << 30);
         return 0;
-    case KEY_FP8_EXACT:
-        a->convert.fp8_exact = true;
-        return 0;
     case KEY_HEAD:
-        a->convert.head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
+        c->head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
         return 0;
     case KEY_EMBEDDING:
-        a->convert.embed = (embed_policy)cli_choice_flag(state, "--embedding", arg, embeddings);
+        c->embed = (embed_policy)cli_choice_flag(state, "--embedding", arg, embeddings);
         return 0;
     case KEY_KEEP:
         add_keep(a, state, arg);
-        return 0;
-    case KEY_IMATRIX:
-        a->imatrix = arg;
         return 0;
     case KEY_BITS:
         a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
@@ -287,41 +311,34 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_SIZE:
         a->size = parse_size(state, arg);
         return 0;
-    case KEY_APART:
-        a->apart = true;
-        return 0;
-    case KEY_PLAN:
-        a->plan = arg;
-        return 0;
-    case KEY_SAVE_PLAN:
-        a->save_plan = arg;
-        return 0;
-    case KEY_COMPRESSED:
-        a->compressed_tensors = true;
+    case KEY_SVD_RANK:
+        c->svd_rank = (size_t)cli_integer_flag(state, "--svd-rank", arg, 1, QUANTIZE_MAX_RANK);
         return 0;
     case 't':
-        a->convert.threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
-        return 0;
-    case KEY_SMOOTH:
-        a->smooth = true;
-        return 0;
-    case KEY_SVD_RANK:
-        a->convert.svd_rank = (size_t)cli_integer_flag(state, "--svd-rank", arg, 1, QUANTIZE_MAX_RANK);
-        return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (a->out)
-            argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
-        *(a->in ? &a->out : &a->in) = arg;
-        return 0;
-    case ARGP_KEY_END:
-        check(state, a);
+        c->threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    quantize_args *a = state->input;
+    const char **word = word_of(a, key);
+    bool *on = switch_of(a, key);
+    if (word)
+        *word = arg;
+    else if (on)
+        *on = true;
+    else if (key == ARGP_KEY_ARG && a->out)
+        argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
+    else if (key == ARGP_KEY_ARG)
+        *(a->in ? &a->out : &a->in) = arg;
+    else if (key == ARGP_KEY_END)
+        check(state, a);
+    else
+        return parse_value(a, key, arg, state);
+    return 0;
 }
 
 static const struct argp argp = {

@@ -15,7 +15,7 @@
 
 /* FP8 is for directories, Q5_0 and Q8_0 (blocks of 32 in 22 and 34 bytes) for GGUF files. */
 typedef enum quant_format { QF_NVFP4 = 0, QF_MXFP4, QF_FP8, QF_Q5_0, QF_Q8_0, QF_BF16, QF_KEEP } quant_format;
-typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8, HEAD_Q8_0 } head_policy;
+typedef enum head_policy { HEAD_KEEP = 0, HEAD_NVFP4, HEAD_FP8, HEAD_Q5_0, HEAD_Q8_0 } head_policy;
 
 /* What becomes of an embedding, and of a head that is kept, where the output's container has not the stored
  * format: AUTO and BF16 round what is stored in blocks (fewer bits than BF16) to BF16, F32 keeps every value.

@@ -23,8 +23,11 @@ typedef struct chef {
     nib_error *err;
 } chef;
 
-static const quant_format formats_of_heads[] = {
-    [HEAD_KEEP] = QF_KEEP, [HEAD_NVFP4] = QF_NVFP4, [HEAD_FP8] = QF_FP8, [HEAD_Q8_0] = QF_Q8_0};
+static const quant_format formats_of_heads[] = {[HEAD_KEEP] = QF_KEEP,
+                                                [HEAD_NVFP4] = QF_NVFP4,
+                                                [HEAD_FP8] = QF_FP8,
+                                                [HEAD_Q5_0] = QF_Q5_0,
+                                                [HEAD_Q8_0] = QF_Q8_0};
 
 /* Only GGUF files hold it. */
 static bool is_of_gguf(quant_format f) {

@@ -162,7 +162,7 @@ def test_file_type_is_that_of_most_weights(nibble, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (["--size", "5"], "--size takes bytes"), (["--size", "3XB"], "--size takes bytes"), (["--size", "nan"], "--size takes bytes"),
     (["--size", "5MB", "--bits", "5"], "expected one of them"), (["--size", "5MB", "--format", "fp8"], "--size gives layers"),
-    (["--head", "q8_0"], "only a .gguf file"), (["--format", "q8_0"], "only a .gguf file"),
+    (["--head", "q8_0"], "only a .gguf file"), (["--head", "q5_0"], "only a .gguf file holds Q5_0"), (["--format", "q8_0"], "only a .gguf file"),
     (["--format", "q5_0", "--method", "gptq"], "only a .gguf file holds Q5_0"),
     (["--bits", "5", "--keep", "*q_proj*"], "--keep does not go with --bits"), (["--plan", "p", "--format", "fp8"], "leave --format out"),
 ])

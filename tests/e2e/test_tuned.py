@@ -144,9 +144,10 @@ def test_what_a_stopped_run_left_goes_with_the_output(nibble, nibble_path, tmp_p
     assert journal.read_text() == "nobody's journal"
 
 
-def test_a_head_is_chosen_too(nibble, tmp_path, text):
+@pytest.mark.parametrize("out, head", [("out", "nvfp4"), ("out.gguf", "q5_0")])
+def test_a_head_is_chosen_too(nibble, tmp_path, text, out, head):
     source = make_model(tmp_path / "source", "qwen3")
-    report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", "best", "--head", "nvfp4", "--calib", text,
+    report = json.loads(nibble("quantize", source, tmp_path / out, "--method", "best", "--head", head, "--calib", text,
                                "--json").stdout)
     heads = [m for m in report["chosen"] if "layers" not in m["name"]]
     assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]

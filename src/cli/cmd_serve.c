@@ -12,7 +12,7 @@
 #include "base/status.h"
 #include "cli/cli.h"
 #include "cli/files.h"
-#include "cli/inspect.h"
+#include "cli/inspect_json.h"
 #include "cli/settings.h"
 #include "cli/talk.h"
 #include "cli/ui.h"

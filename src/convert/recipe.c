@@ -7,11 +7,12 @@
  */
 #include "convert/recipe.h"
 
-#include <fnmatch.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/quote.h"
+#include "base/stop.h"
+#include "convert/joints.h"
+#include "convert/recipe_names.h"
 #include "nouns/family.h"
 #include "store/names.h"
 
@@ -19,7 +20,7 @@ typedef struct chef {
     recipe *r;
     const model_file *in;
     const convert_options *o;
-    int (*joined)[2]; /* [HPARAMS_MAX_LAYERS] groups of q, k, v and of gate, up; -1: none yet */
+    joints *joined;
     nib_error *err;
 } chef;
 
@@ -70,72 +71,6 @@ static dtype target_of(const chef *c, quant_format format) {
         break;
     }
     return DT_NONE;
-}
-
-/* ---- names ---- */
-
-static bool without_weight(const char *name, char *out, size_t size) {
-    size_t n = strlen(name);
-    if (n < 7 || strcmp(name + n - 7, ".weight") != 0 || n - 7 >= size)
-        return false;
-    memcpy(out, name, n - 7);
-    out[n - 7] = '\0';
-    return true;
-}
-
-/* A glob matches the tensor's name in the source or in the output, with or without ".weight". */
-static bool glob_matches(const char *glob, const recipe_item *item) {
-    const char *names[2] = {item->e.t->name, item->name};
-    char stem[512];
-    for (int i = 0; i < 2; i++)
-        if (fnmatch(glob, names[i], 0) == 0 ||
-            (without_weight(names[i], stem, sizeof stem) && fnmatch(glob, stem, 0) == 0))
-            return true;
-    return false;
-}
-
-static bool is_kept(const chef *c, const recipe_item *item) {
-    for (size_t g = 0; g < c->o->n_keep; g++)
-        if (glob_matches(c->o->keep[g], item))
-            return true;
-    return false;
-}
-
-/* A glob that names nothing is a slip: what was to be kept would be quantized. */
-static nib_status check_keeps(const chef *c) {
-    for (size_t g = 0; g < c->o->n_keep; g++) {
-        bool any = false;
-        for (size_t i = 0; !any && i < c->r->n; i++)
-            any = glob_matches(c->o->keep[g], &c->r->items[i]);
-        if (!any)
-            return nib_fail(c->err, NIB_BAD_ARGUMENT,
-                            "%s: no tensor has a name like \"%s\", which was to be kept", c->in->path,
-                            c->o->keep[g]);
-    }
-    return NIB_OK;
-}
-
-/* The name in the output; NULL in *NAME when the output's container has no place for the tensor. */
-static nib_status name_item(const chef *c, const tensor *t, slot s, const char **name) {
-    char made[NAMES_MAX], prefix[NAMES_MAX] = "model.";
-    family f = c->in->hp.family;
-    place at = {s, t->place.layer, t->place.expert};
-    const char *embed =
-        strstr(t->name, "embed_tokens.weight"); /* a new head follows the embedding's prefix */
-    if (!c->r->from_gguf && embed && (size_t)(embed - t->name) < sizeof prefix)
-        snprintf(prefix, sizeof prefix, "%.*s", (int)(embed - t->name), t->name);
-    *name = NULL;
-    if (c->r->to_gguf == c->r->from_gguf && s == t->place.slot) {
-        strview stem; /* a packed tensor is known by the weight it is */
-        *name = t->name;
-        if (!c->r->to_gguf && names_hf_companion(strview_of(t->name), &stem) == COMPANION_WEIGHT_PACKED)
-            *name = arena_format(&c->r->arena, "%.*s.weight", (int)stem.n, stem.p);
-    } else if (c->r->to_gguf ? names_to_gguf(f, at, made) : names_to_hf(f, at, prefix, made)) {
-        *name = arena_text(&c->r->arena, made, strlen(made));
-    } else {
-        return NIB_OK;
-    }
-    return *name ? NIB_OK : nib_fail(c->err, NIB_NO_MEMORY, "%s: no memory for names", c->in->path);
 }
 
 /* ---- decisions ---- */
@@ -196,20 +131,6 @@ static bool same_format(dtype stored, dtype wanted) {
            (dtype_is_mxfp4(stored) && dtype_is_mxfp4(wanted));
 }
 
-/* Engines that join q, k and v (or gate and up) into one matrix want one tensor scale for them. */
-static void set_group(const chef *c, recipe_item *item) {
-    slot s = item->e.slot;
-    bool attention = s == SLOT_Q || s == SLOT_K || s == SLOT_V, gated = s == SLOT_GATE || s == SLOT_UP;
-    if ((!attention && !gated) || item->e.t->place.layer < 0) {
-        item->group = c->r->n_groups++;
-        return;
-    }
-    int *joined = &c->joined[item->e.t->place.layer][gated];
-    if (*joined < 0)
-        *joined = c->r->n_groups++;
-    item->group = *joined;
-}
-
 static const float *weights_of(const chef *c, const recipe_item *item) {
     const importance *i = c->o->importance;
     int layer = item->e.t->place.layer < 0 ? 0 : item->e.t->place.layer;
@@ -255,7 +176,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
             c->in->path, QUOTEZ(t->name), t->rows, t->cols, least, rank);
     item->unit_scale = is_scale_unread(c, item->e.slot);
     item->e.weights = weights_of(c, item);
-    set_group(c, item);
+    item->group = joints_group(c->joined, c->r, item);
     return NIB_OK;
 }
 
@@ -322,7 +243,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
                         "%s: tensor %s has a low-rank branch; quantize what the file was made from",
                         c->in->path, QUOTEZ(t->name));
     NIB_TRY(check_biases(c, s));
-    NIB_TRY(name_item(c, t, s, &item->name));
+    NIB_TRY(recipe_names_make(c->r, c->in, t, s, &item->name, c->err));
     if (!item->name || !has_place(c, t)) {
         c->r->n_skipped += !is_rope_table(t->place.slot);
         return NIB_OK;
@@ -335,7 +256,7 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
     const quant_format format = head            ? formats_of_heads[c->o->head]
                                 : c->o->formats ? c->o->formats[t - c->in->tensors]
                                                 : c->o->format;
-    if (wanted && format != QF_KEEP && t->n_dims == 2 && !is_kept(c, item)) {
+    if (wanted && format != QF_KEEP && t->n_dims == 2 && !recipe_names_kept(c->o, item)) {
         NIB_TRY(quantize(c, item, format));
     } else {
         carry(c, item);
@@ -353,43 +274,6 @@ static nib_status add(const chef *c, const tensor *t, slot s) {
         c->r->n_scales_unread += is_scale_unread(c, s);
     c->r->n++;
     return NIB_OK;
-}
-
-/* Which matrices other engines join into one: 0 q, k and v, 1 gate and up, -1 none. */
-static int joint_of(const recipe_item *item) {
-    switch (item->e.slot) {
-    case SLOT_Q:
-    case SLOT_K:
-    case SLOT_V:
-        return 0;
-    case SLOT_GATE:
-    case SLOT_UP:
-        return 1;
-    default:
-        return -1;
-    }
-}
-
-/* Where q, k and v of a layer, or gate and up, do not all end in one quantized format, or all in none. */
-static void count_split(recipe *r) {
-    bool seen[HPARAMS_MAX_LAYERS][2] = {{false}}, split[HPARAMS_MAX_LAYERS][2] = {{false}};
-    dtype first[HPARAMS_MAX_LAYERS][2];
-    for (size_t i = 0; i < r->n; i++) {
-        const recipe_item *item = &r->items[i];
-        const int joint = joint_of(item), layer = item->e.t->place.layer;
-        if (joint < 0 || layer < 0 || item->e.t->place.expert != PLACE_NO_EXPERT)
-            continue;
-        const dtype to = item->e.to;
-        const bool quantized =
-            dtype_is_nvfp4(to) || dtype_is_mxfp4(to) || to == DT_F8_E4M3 || to == DT_Q5_0 || to == DT_Q8_0;
-        const dtype format = quantized ? to : DT_NONE;
-        if (seen[layer][joint] && first[layer][joint] != format && !split[layer][joint]) {
-            split[layer][joint] = true;
-            r->n_split++;
-        }
-        seen[layer][joint] = true;
-        first[layer][joint] = format;
-    }
 }
 
 static nib_status check_options(const chef *c) {
@@ -440,9 +324,9 @@ static const tensor *find_slot(const model_file *in, slot s) {
 
 nib_status recipe_make(recipe *out, const model_file *in, const convert_options *options, nib_error *err) {
     *out = (recipe){.to_gguf = options->out == OUT_GGUF, .from_gguf = in->format == FORMAT_GGUF};
-    int joined[HPARAMS_MAX_LAYERS][2];
-    memset(joined, -1, sizeof joined);
-    chef c = {out, in, options, joined, err};
+    joints joined;
+    joints_open(&joined);
+    chef c = {out, in, options, &joined, err};
     NIB_TRY(check_options(&c));
     out->items = arena_alloc(&out->arena, in->n_tensors + 1, sizeof *out->items);
     if (!out->items)
@@ -455,14 +339,13 @@ nib_status recipe_make(recipe *out, const model_file *in, const convert_options 
         out->unties_head = !out->to_gguf;
     }
     for (size_t i = 0; i < in->n_tensors; i++) {
-        if (options->interrupted && *options->interrupted)
-            return nib_fail(err, NIB_CANCELLED, "interrupted");
+        NIB_TRY(stop_check(options->interrupted, err));
         NIB_TRY(add(&c, &in->tensors[i], in->tensors[i].place.slot));
     }
     if (out->unties_head)
         NIB_TRY(add(&c, embed, SLOT_HEAD));
-    NIB_TRY(check_keeps(&c));
-    count_split(out);
+    NIB_TRY(recipe_names_check(out, in, options, err));
+    joints_count_split(out);
     size_t n_quantized = 0, n_branches = 0;
     for (size_t i = 0; i < out->n; i++) {
         n_quantized += place_is_linear(out->items[i].e.slot);

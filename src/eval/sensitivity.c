@@ -12,6 +12,7 @@
 #include "base/cores.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "base/stop.h"
 #include "num/fp8.h"
 #include "num/gguf_blocks.h"
 #include "num/nvfp4.h"
@@ -194,8 +195,7 @@ static nib_status encode(measuring *s, const tensor *t, sensitivity_part *p, nib
 /* ---- measuring ---- */
 
 static nib_status tick(const measuring *s, size_t done, nib_error *err) {
-    if (s->o->eval.stop && *s->o->eval.stop)
-        return nib_fail(err, NIB_CANCELLED, "interrupted");
+    NIB_TRY(stop_check(s->o->eval.stop, err));
     progress_report(&s->o->eval.progress, "sensitivity", done, s->out->n + 1);
     return NIB_OK;
 }

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/stop.h"
 
 static int seq_pages(const speed_test *t) {
     return (t->depth + t->n_prompt + t->n_gen + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -48,8 +49,7 @@ typedef struct speed_session {
 } speed_session;
 
 static nib_status step(speed_session *s, const batch *b, nib_error *err) {
-    if (s->stop && *s->stop)
-        return nib_fail(err, NIB_CANCELLED, "interrupted");
+    NIB_TRY(stop_check(s->stop, err));
     model_begin(s->m, b, b->n_out ? s->rows : NULL, b->n_out ? s->drawn : NULL);
     NIB_TRY(model_wait(s->m, NULL, err));
     s->bytes += s->weight_bytes;

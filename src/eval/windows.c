@@ -8,6 +8,7 @@
 
 #include "base/cores.h"
 #include "base/mem.h"
+#include "base/stop.h"
 
 nib_status eval_text_open(eval_text *out, const tokenizer *words, const char *text, size_t bytes, int n_ctx,
                           int n_chunks, const char *where, nib_error *err) {
@@ -108,8 +109,7 @@ static nib_status run_batch(run *r, int pos, int n, bool scored, size_t row, nib
                .n_out = scored ? n : 0};
     const float *logits[2] = {NULL, NULL};
     for (int i = 0; i < r->n_models; i++) {
-        if (r->options->stop && *r->options->stop)
-            return nib_fail(err, NIB_CANCELLED, "interrupted");
+        NIB_TRY(stop_check(r->options->stop, err));
         NIB_TRY(model_forward(r->models[i], &b, &logits[i], err));
         r->done += (uint64_t)n;
         progress_report(&r->options->progress, r->what, r->done, r->total);

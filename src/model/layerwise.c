@@ -6,6 +6,7 @@
 #include "model/layerwise.h"
 
 #include "base/mem.h"
+#include "base/stop.h"
 #include "model/network.h"
 
 typedef struct walk {
@@ -101,8 +102,7 @@ static nib_status run_part(walk *w, weights_part part, int layer) {
     NIB_TRY(weights_bind_part(&m->w, w->file, m->be, part, layer, w->err));
     for (size_t i = 0; i < w->job->n_batches; i++) {
         const batch *b = &w->job->batches[i];
-        if (w->job->interrupted && *w->job->interrupted)
-            return nib_fail(w->err, NIB_CANCELLED, "interrupted");
+        NIB_TRY(stop_check(w->job->interrupted, w->err));
         m->x = w->x[i];
         step_begin(m->be, b, 0);
         queue_part(m, part, layer);

@@ -17,6 +17,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/quote.h"
+#include "base/stop.h"
 #include "num/fp8.h"
 #include "num/gguf_blocks.h"
 #include "num/mxfp4.h"
@@ -74,10 +75,6 @@ static void read_row(const encode_item *item, size_t r, float *x) {
 static void report(const encode_job *job, uint64_t elements) {
     *job->done += elements;
     progress_report(&job->progress, slot_name(job->item->slot), *job->done, job->total);
-}
-
-static nib_status check_interrupt(const encode_job *job, nib_error *err) {
-    return job->interrupted && *job->interrupted ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
 }
 
 /* ---- workshop ---- */
@@ -173,7 +170,7 @@ static measure measure_all(workshop *w) {
 
 nib_status encode_measure(const encode_job *job, float *amax, dtype *exact, nib_error *err) {
     workshop w;
-    NIB_TRY(check_interrupt(job, err));
+    NIB_TRY(stop_check(job->interrupted, err));
     NIB_TRY(workshop_open(&w, job, 1, err));
     measure m = measure_all(&w);
     workshop_close(&w);
@@ -377,7 +374,7 @@ static nib_status copy_bytes(const encode_job *job, encode_sink sink, nib_error 
     const size_t piece = (size_t)16 << 20;
     for (size_t done = 0; done < t->bytes; done += piece) {
         size_t n = t->bytes - done < piece ? t->bytes - done : piece;
-        NIB_TRY(check_interrupt(job, err));
+        NIB_TRY(stop_check(job->interrupted, err));
         NIB_TRY(sink.write(sink.context, p + done, n, err));
         mapfile_forget(p + done, n);
     }
@@ -400,7 +397,7 @@ nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, 
     nib_status status = NIB_OK;
     for (size_t r = 0; r < t->rows && status == NIB_OK; r += w.chunk_rows) {
         size_t n = t->rows - r < w.chunk_rows ? t->rows - r : w.chunk_rows;
-        status = check_interrupt(job, err);
+        status = stop_check(job->interrupted, err);
         if (status == NIB_OK)
             status = encode_chunk(&w, r, n, scales, sums, err);
         if (status == NIB_OK)

@@ -159,7 +159,7 @@ static void send_down(finding *f, const double *h) {
     multiply(f->team, f->z, (dense_view){h, f->cols, 1}, f->y, f->cols, f->n, f->cols);
 }
 
-static void iterate(finding *f, const double *h) {
+static nib_status iterate(finding *f, const double *h, const volatile sig_atomic_t *stop, nib_error *err) {
     uint64_t state = 1; /* any vectors will do to begin with, the same each time */
     for (size_t i = 0; i < f->rows * f->n; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -167,6 +167,7 @@ static void iterate(finding *f, const double *h) {
     }
     orthonormalize(f->b, f->rows, f->n);
     for (int round = 0; round < ROUNDS; round++) {
+        NIB_TRY(stop_check(stop, err));
         send_down(f, h);
         multiply(f->team, f->b, (dense_view){f->w, f->cols, 1}, f->z, f->rows, f->n, f->cols);
         orthonormalize(f->b, f->rows, f->n);
@@ -174,6 +175,7 @@ static void iterate(finding *f, const double *h) {
     send_down(f, h); /* z^T y = -B^T W H W^T B */
     multiply(NULL, f->small, (dense_view){f->z, 1, f->n}, f->y, f->n, f->n, f->cols);
     eigenvectors(f->small, f->turn, f->n);
+    return NIB_OK;
 }
 
 /* UP = the first columns of B turned, DOWN = UP^T W. */
@@ -196,7 +198,7 @@ static void write_out(const finding *f, size_t rank, uint16_t *down, uint16_t *u
 }
 
 nib_status low_rank_find(const tensor *t, const double *h, size_t rank, uint16_t *down, uint16_t *up,
-                         pool *team, nib_error *err) {
+                         pool *team, const volatile sig_atomic_t *stop, nib_error *err) {
     const size_t least = t->rows < t->cols ? t->rows : t->cols;
     assert(rank > 0 && rank < least && rank <= LOW_RANK_MOST);
     const size_t n = rank + SPARE < least ? rank + SPARE : least;
@@ -212,9 +214,10 @@ nib_status low_rank_find(const tensor *t, const double *h, size_t rank, uint16_t
     if (status == NIB_OK) {
         f.z = f.y + t->cols * n;
         f.turn = f.small + n * n;
-        iterate(&f, h);
-        write_out(&f, rank, down, up);
+        status = iterate(&f, h, stop, err);
     }
+    if (status == NIB_OK)
+        write_out(&f, rank, down, up);
     mem_free(f.w);
     mem_free(f.b);
     mem_free(f.y);

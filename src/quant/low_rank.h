@@ -12,14 +12,15 @@
 #define QUANT_LOW_RANK_H
 
 #include "base/pool.h"
-#include "base/status.h"
+#include "base/stop.h"
 #include "nouns/tensor.h"
 
 #define LOW_RANK_MOST 256
 
 /* DOWN BF16 [rank, cols] and UP BF16 [rows, rank] of T [rows, cols], by H [cols, cols]; rank below rows and
- * cols, at most LOW_RANK_MOST. A row with a NaN or an infinity: NIB_BAD_FILE. */
+ * cols, at most LOW_RANK_MOST. A row with a NaN or an infinity: NIB_BAD_FILE; *STOP set (base/stop.h):
+ * NIB_CANCELLED. */
 nib_status low_rank_find(const tensor *t, const double *h, size_t rank, uint16_t *down, uint16_t *up,
-                         pool *team, nib_error *err);
+                         pool *team, const volatile sig_atomic_t *stop, nib_error *err);
 
 #endif

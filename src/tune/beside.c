@@ -13,6 +13,8 @@
 #include "num/bf16.h"
 #include "quant/low_rank.h"
 
+enum { COLUMNS = 64, ROWS = 16 }; /* that a thread takes at a time */
+
 size_t beside_bytes(const tune_matrix *m) {
     return m->rank * (m->t->rows + m->t->cols) * sizeof(uint16_t);
 }
@@ -37,35 +39,57 @@ static void rest_close(rest *s) {
     mem_free(s->r[1]);
 }
 
-/* SUMS [cols] += FACTOR times X [cols]. */
-static void add_times(double *sums, double factor, const double *x, size_t cols) {
-    for (size_t c = 0; c < cols; c++)
-        sums[c] += factor * x[c];
+typedef struct pulling {
+    const gptq_pull *pull;
+    const tensor_branch *b;
+    size_t cols;
+    double *thin; /* [rank, cols] down C */
+    double *r;    /* [rows, cols] */
+} pulling;
+
+/* SUMS [n] += FACTOR times X [n]. */
+static void add_times(double *sums, uint16_t factor, const double *x, size_t n) {
+    const double f = (double)bf16_to_f32(factor);
+    for (size_t i = 0; i < n; i++)
+        sums[i] += f * x[i];
 }
 
-/* FROM with r + L d in the place of r, in *ROOM: L C is up (down C). */
+static void thin_columns(void *arg, int thread, size_t begin, size_t end) {
+    const pulling *p = arg;
+    (void)thread;
+    for (size_t k = 0; k < p->cols; k++)
+        for (size_t i = 0; i < p->b->rank; i++)
+            add_times(p->thin + i * p->cols + begin, p->b->down[i * p->cols + k],
+                      p->pull->c + k * p->cols + begin, end - begin);
+}
+
+static void pull_rows(void *arg, int thread, size_t begin, size_t end) {
+    const pulling *p = arg;
+    (void)thread;
+    if (p->pull->r)
+        memcpy(p->r + begin * p->cols, p->pull->r + begin * p->cols, (end - begin) * p->cols * sizeof *p->r);
+    for (size_t r = begin; r < end; r++)
+        for (size_t k = 0; k < p->b->rank; k++)
+            add_times(p->r + r * p->cols, p->b->up[r * p->b->rank + k], p->thin + k * p->cols, p->cols);
+}
+
+/* FROM with r + L d in the place of r, in *ROOM: L C is up (down C). Each sum in one order. */
 static nib_status pull_with(moments *out, const moments *from, const tensor *t, const tensor_branch *b,
-                            double **room, nib_error *err) {
-    const size_t cols = t->cols;
+                            double **room, pool *team, nib_error *err) {
     *out = *from;
     if (!from->pulls)
         return NIB_OK;
-    double *thin = mem_array(b->rank * cols, sizeof *thin);
-    *room = mem_array(t->rows * cols, sizeof **room);
-    const bool whole = thin && *room;
-    for (size_t i = 0; whole && i < b->rank; i++)
-        for (size_t k = 0; k < cols; k++)
-            add_times(thin + i * cols, (double)bf16_to_f32(b->down[i * cols + k]), from->pull.c + k * cols,
-                      cols);
-    for (size_t r = 0; whole && r < t->rows; r++) {
-        if (from->pull.r)
-            memcpy(*room + r * cols, from->pull.r + r * cols, cols * sizeof **room);
-        for (size_t k = 0; k < b->rank; k++)
-            add_times(*room + r * cols, (double)bf16_to_f32(b->up[r * b->rank + k]), thin + k * cols, cols);
+    pulling p = {&from->pull, b, t->cols, mem_array(b->rank * t->cols, sizeof *p.thin),
+                 mem_array(t->rows * t->cols, sizeof *p.r)};
+    const bool whole = p.thin && p.r;
+    if (whole) {
+        pool_for(team, t->cols, COLUMNS, thin_columns, &p);
+        pool_for(team, t->rows, ROWS, pull_rows, &p);
     }
-    mem_free(thin);
-    out->pull.r = *room;
-    return whole ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for a matrix [%zu, %zu]", t->rows, cols);
+    mem_free(p.thin);
+    out->pull.r = *room = p.r;
+    return whole ? NIB_OK
+                 : nib_fail(err, NIB_NO_MEMORY, "no memory for a matrix [%zu, %zu]", t->rows, t->cols);
 }
 
 /* W - L of M, whose branch lies behind CODES. */
@@ -84,8 +108,8 @@ static nib_status rest_open(rest *s, const choose_job *job, const tune_matrix *m
     }
     s->t = tensor_beside(t, DT_F32, s->values, t->rows, t->cols);
     s->m.t = &s->t;
-    NIB_TRY(pull_with(&s->train, job->train, t, &b, &s->r[0], err));
-    return pull_with(&s->test, job->held_out, t, &b, &s->r[1], err);
+    NIB_TRY(pull_with(&s->train, job->train, t, &b, &s->r[0], job->pool, err));
+    return pull_with(&s->test, job->held_out, t, &b, &s->r[1], job->pool, err);
 }
 
 /* What M had lost before, which is the whole matrix's. */
@@ -146,7 +170,7 @@ static nib_status find_again(const choose_job *job, size_t i, rest *s, uint8_t *
     mem_free(row);
     if (status == NIB_OK)
         status = low_rank_find(&s->t, job->train->h.h, m->rank, (uint16_t *)(uintptr_t)b.down,
-                               (uint16_t *)(uintptr_t)b.up, job->pool, err);
+                               (uint16_t *)(uintptr_t)b.up, job->pool, job->interrupted, err);
     if (status == NIB_OK)
         status = rest_open(&again, job, m, room, err);
     const gptq_rows rows = {.t = &again.t, .stride = 1, .n = m->t->rows};
@@ -183,7 +207,7 @@ static nib_status choose_rest(const choose_job *job, size_t i, nib_error *err) {
     double lost;
     const tensor_branch b = beside_at(m, job->codes[i]);
     NIB_TRY(low_rank_find(m->t, job->train->h.h, m->rank, (uint16_t *)(uintptr_t)b.down,
-                          (uint16_t *)(uintptr_t)b.up, job->pool, err));
+                          (uint16_t *)(uintptr_t)b.up, job->pool, job->interrupted, err));
     NIB_TRY(find_lost(job, m->t, &lost, err));
     nib_status status = rest_open(&s, job, m, job->codes[i], err);
     if (status == NIB_OK) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/stop.h"
 #include "quant/gptq.h"
 #include "quant/q5_search.h"
 #include "quant/scale_search.h"
@@ -53,10 +54,6 @@ static gptq_rows sample_rows(const tensor *t) {
 
 static gptq_codes codes_of(const tune_matrix *m, uint8_t *codes, uint8_t *scales) {
     return (gptq_codes){{m->tensor_scale, m->fp8_exact, m->grid}, codes, scales};
-}
-
-static nib_status check_interrupt(const choose_job *job, nib_error *err) {
-    return job->interrupted && *job->interrupted ? nib_fail(err, NIB_CANCELLED, "interrupted") : NIB_OK;
 }
 
 static nib_status held_out_error(const choose_job *job, const tune_matrix *m, gptq_rows rows, uint8_t *codes,
@@ -156,7 +153,7 @@ static nib_status try_strength(const choose_job *job, int k, const double *base,
                                nib_error *err) {
     full by = {.shrink = strengths[k]};
     double loss;
-    NIB_TRY(check_interrupt(job, err));
+    NIB_TRY(stop_check(job->interrupted, err));
     NIB_TRY(gptq_factor_make(&by.f, job->train->h.h, job->matrices[0]->t->cols, GPTQ_FULL, strengths[k],
                              job->pool, err));
     nib_status status = sample_loss(job, &by, base, &loss, err);
@@ -189,7 +186,7 @@ static nib_status find_share(const choose_job *job, const double *base, double l
     for (int k = 1; k < N_SHARES && job->train->pulls; k++) {
         full by = {best->f, best->shrink, shares[k]};
         double loss;
-        NIB_TRY(check_interrupt(job, err));
+        NIB_TRY(stop_check(job->interrupted, err));
         NIB_TRY(sample_loss(job, &by, base, &loss, err));
         if (!(loss < least))
             break;
@@ -230,7 +227,7 @@ static nib_status try_factor(const choose_job *job, const full *by, tune_way way
         room r;
         if (by->f.reach != GPTQ_FULL && by->f.reach != gptq_blocks_of(m->grid))
             continue;
-        status = check_interrupt(job, err);
+        status = stop_check(job->interrupted, err);
         if (status == NIB_OK)
             status = room_open(&r, m, err);
         if (status != NIB_OK)

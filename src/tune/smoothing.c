@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "base/pool.h"
+#include "base/stop.h"
 #include "num/fp8.h"
 #include "num/nvfp4.h"
 #include "num/rounded.h"
@@ -47,8 +48,7 @@ typedef struct smoother {
 } smoother;
 
 static nib_status tick(smoother *s, nib_error *err) {
-    if (s->o->interrupted && *s->o->interrupted)
-        return nib_fail(err, NIB_CANCELLED, "interrupted");
+    NIB_TRY(stop_check(s->o->interrupted, err));
     progress_report(&s->o->progress, "smoothing", ++s->done, s->total);
     return NIB_OK;
 }

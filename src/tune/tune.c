@@ -10,6 +10,7 @@
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "base/stop.h"
 #include "tune/beside.h"
 #include "tune/journal.h"
 #include "tune/walk.h"
@@ -128,8 +129,7 @@ static size_t find_readers(const tune *t, walk_site at, int layer, size_t found[
 }
 
 static nib_status tick(tune *t, size_t steps, nib_error *err) {
-    if (t->o->interrupted && *t->o->interrupted)
-        return nib_fail(err, NIB_CANCELLED, "interrupted");
+    NIB_TRY(stop_check(t->o->interrupted, err));
     t->done += steps;
     progress_report(&t->o->progress, "quantizing layer by layer", t->done, t->total);
     return NIB_OK;

@@ -8,7 +8,8 @@
  * bound by the same look-up as a file's (model_file.stand_ins). In memory are the matrices of half a layer,
  * the second moments of one input, and the residual stream of the text, which lies on disk past a limit. What
  * is chosen goes into a journal beside the output: a killed run goes on where it was. The same input gives
- * the same bytes for any number of threads.
+ * the same bytes for any number of threads; processors with other vectors, or without FMA, add in another
+ * order.
  *
  * For TUNE_BEST the source's own activations walk along, and each matrix aims at what the source's layer
  * gives, not at what it would itself give on inputs that have lost something already (quant/gptq.h,

@@ -57,7 +57,7 @@ static void find(const float *w, const double *h, size_t rank, uint16_t *down, u
     nib_error err;
     pool *team;
     assert_int_equal(pool_new(&team, threads, &err), NIB_OK);
-    assert_int_equal(low_rank_find(&t, h, rank, down, up, team, &err), NIB_OK);
+    assert_int_equal(low_rank_find(&t, h, rank, down, up, team, NULL, &err), NIB_OK);
     pool_free(team);
 }
 
@@ -133,12 +133,22 @@ static void test_not_finite(void **state) {
     nib_error err;
     const tensor t = tensor_of(w);
     w[7] = NAN;
-    assert_int_equal(low_rank_find(&t, h, 2, down, up, NULL, &err), NIB_BAD_FILE);
+    assert_int_equal(low_rank_find(&t, h, 2, down, up, NULL, NULL, &err), NIB_BAD_FILE);
     assert_non_null(strstr(err.text, "NaN"));
+}
+
+static void test_stopped(void **state) {
+    (void)state;
+    nib_error err;
+    const tensor t = tensor_of(w);
+    const volatile sig_atomic_t stop = SIGINT;
+    memset(w, 0, sizeof w);
+    assert_int_equal(low_rank_find(&t, h, 2, down, up, NULL, &stop, &err), NIB_CANCELLED);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_exact_rank), cmocka_unit_test(test_weighted),
-                                       cmocka_unit_test(test_noise), cmocka_unit_test(test_not_finite)};
+                                       cmocka_unit_test(test_noise), cmocka_unit_test(test_not_finite),
+                                       cmocka_unit_test(test_stopped)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

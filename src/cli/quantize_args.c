@@ -349,7 +349,8 @@ static const struct argp argp = {
            "file when the name ends in .gguf, else a directory in ModelOpt's convention. Norms, head and "
            "embedding are carried over (an embedding in blocks becomes BF16 in a directory: --embedding). "
            "OUT appears whole or not at all; a file of that name, or a directory "
-           "that nibble wrote, is replaced.\v"
+           "that nibble wrote, is replaced. The same command writes the same bytes for any number of "
+           "threads; what is calibrated differs in a few codes from one kind of processor to another.\v"
            "Examples:\n"
            "  nibble quantize SmolLM2-135M-Instruct.Q4_1.gguf smollm2-nvfp4.gguf\n"
            "  nibble quantize Qwen3-8B Qwen3-8B-NVFP4 --keep 'model.layers.0.*'",

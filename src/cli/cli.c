@@ -180,6 +180,29 @@ int cli_choice_flag(const struct argp_state *state, const char *flag, const char
     return 0;
 }
 
+bool cli_store(const struct argp_state *state, const cli_member *members, int key, const char *arg) {
+    const cli_member *m = members;
+    while (m->key && m->key != key)
+        m++;
+    if (!m->key)
+        return false;
+    void *at = (char *)state->input + m->at;
+    if (m->kind == CLI_WORD)
+        *(const char **)at = arg;
+    else if (m->kind == CLI_SWITCH)
+        *(bool *)at = true;
+    else if (m->kind == CLI_FLOAT)
+        *(float *)at = (float)cli_real_flag(state, m->flag, arg, m->min, m->max);
+    else {
+        const long long value = cli_integer_flag(state, m->flag, arg, (long long)m->min, (long long)m->max);
+        if (m->kind == CLI_INT)
+            *(int *)at = (int)value;
+        else
+            *(size_t *)at = (size_t)value;
+    }
+    return true;
+}
+
 /* Only async-signal-safe calls. */
 static void on_interrupt(int sig) {
     if (cli_interrupted && !interrupt_patient)

@@ -79,6 +79,18 @@ double cli_real_flag(const struct argp_state *state, const char *flag, const cha
 int cli_choice_flag(const struct argp_state *state, const char *flag, const char *text,
                     const char *const *names);
 
+/* Where an option's value goes that only one member of a command's arguments (state->input) is about. */
+typedef struct cli_member {
+    int key;
+    enum { CLI_WORD, CLI_SWITCH, CLI_INT, CLI_SIZE, CLI_FLOAT } kind; /* const char *, bool, int, ... */
+    size_t at;                                                        /* offsetof the member */
+    const char *flag; /* of a number: what a usage error calls it, and the range */
+    double min, max;
+} cli_member;
+
+/* Stores ARG in the member of KEY among MEMBERS (which end with key 0); false: KEY is none of theirs. */
+bool cli_store(const struct argp_state *state, const cli_member *members, int key, const char *arg);
+
 /* "avx2", "avx512-vnni" or a number -> NIB_CPU_* mask. A name means its rung and all below it. */
 bool cli_cpu_mask(const char *text, unsigned *mask);
 

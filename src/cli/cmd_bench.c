@@ -103,6 +103,13 @@ static void add_model(const struct argp_state *state, bench_args *a, const char 
     a->models[a->n_models++] = name;
 }
 
+static const cli_member members[] = {
+    {KEY_PROFILE, CLI_SWITCH, offsetof(bench_args, profile), NULL, 0, 0},
+    {'r', CLI_INT, offsetof(bench_args, repeats), "--repetitions", 1, SPEED_MAX_REPEATS},
+    {KEY_MAX_BATCHED, CLI_INT, offsetof(bench_args, compute.max_num_batched_tokens),
+     "--max-num-batched-tokens", 1, 1 << 20},
+    {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     bench_args *a = state->input;
     switch (key) {
@@ -122,21 +129,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'b':
         parse_list(state, "--batch-size", arg, 1, 1024, &a->batch);
         return 0;
-    case KEY_MAX_BATCHED:
-        a->compute.max_num_batched_tokens =
-            (int)cli_integer_flag(state, "--max-num-batched-tokens", arg, 1, 1 << 20);
-        return 0;
     case 't':
         parse_list(state, "--threads", arg, 1, CLI_MAX_THREADS, &a->threads);
         return 0;
-    case 'r':
-        a->repeats = (int)cli_integer_flag(state, "--repetitions", arg, 1, SPEED_MAX_REPEATS);
-        return 0;
     case 'o':
         a->format = (ui_table_format)cli_choice_flag(state, "--output", arg, ui_table_formats);
-        return 0;
-    case KEY_PROFILE:
-        a->profile = true;
         return 0;
     case KEY_LOAD:
         a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
@@ -170,7 +167,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
                        a->compute.max_model_len);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

@@ -35,21 +35,16 @@ static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "Threads (default: physical cores)", 0},
     {0}};
 
+static const cli_member members[] = {
+    {KEY_TEXT, CLI_WORD, offsetof(calibrate_args, text), NULL, 0, 0},
+    {'o', CLI_WORD, offsetof(calibrate_args, out), NULL, 0, 0},
+    {KEY_TOKENS, CLI_SIZE, offsetof(calibrate_args, max_tokens), "--tokens", 128, 1 << 30},
+    {'t', CLI_INT, offsetof(calibrate_args, threads), "--threads", 1, CLI_MAX_THREADS},
+    {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     calibrate_args *a = state->input;
     switch (key) {
-    case KEY_TEXT:
-        a->text = arg;
-        return 0;
-    case KEY_TOKENS:
-        a->max_tokens = (size_t)cli_integer_flag(state, "--tokens", arg, 128, 1 << 30);
-        return 0;
-    case 'o':
-        a->out = arg;
-        return 0;
-    case 't':
-        a->threads = (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
-        return 0;
     case ARGP_KEY_ARG:
         cli_one_argument(state, "MODEL", arg, &a->model);
         return 0;
@@ -60,7 +55,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "-o FILE is missing");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

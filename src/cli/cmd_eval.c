@@ -51,27 +51,21 @@ static const struct argp_option options[] = {
     {"json", KEY_JSON, NULL, 0, "Print JSON", 1},
     {0}};
 
+static const cli_member members[] = {
+    {KEY_TEXT, CLI_WORD, offsetof(eval_args, text), NULL, 0, 0},
+    {KEY_BASE, CLI_WORD, offsetof(eval_args, base), NULL, 0, 0},
+    {KEY_SAVE_BASE, CLI_WORD, offsetof(eval_args, save_base), NULL, 0, 0},
+    {KEY_JSON, CLI_SWITCH, offsetof(eval_args, json), NULL, 0, 0},
+    {'c', CLI_INT, offsetof(eval_args, n_ctx), "--ctx", 8, MAX_CTX},
+    {KEY_CHUNKS, CLI_INT, offsetof(eval_args, n_chunks), "--chunks", 1, 1 << 24},
+    {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     eval_args *a = state->input;
     int n_ctx;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->compute;
-        return 0;
-    case KEY_TEXT:
-        a->text = arg;
-        return 0;
-    case KEY_BASE:
-        a->base = arg;
-        return 0;
-    case KEY_SAVE_BASE:
-        a->save_base = arg;
-        return 0;
-    case 'c':
-        a->n_ctx = (int)cli_integer_flag(state, "--ctx", arg, 8, MAX_CTX);
-        return 0;
-    case KEY_CHUNKS:
-        a->n_chunks = (int)cli_integer_flag(state, "--chunks", arg, 1, 1 << 24);
         return 0;
     case KEY_WEIGHTS:
         if (!weight_format_parse(&a->format, arg))
@@ -81,9 +75,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
                 "from 8 to 4096, not '%s'",
                 arg);
         a->weights = arg;
-        return 0;
-    case KEY_JSON:
-        a->json = true;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num == 0) {
@@ -108,7 +99,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, TOO_LONG, n_ctx, a->compute.options.max_model_len);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

@@ -75,23 +75,17 @@ static void check(const struct argp_state *state, const gemm_args *a) {
         argp_error(state, "--bench takes its sizes with --shapes and --tokens");
 }
 
+static const cli_member members[] = {{KEY_EXPLAIN, CLI_SWITCH, offsetof(gemm_args, explain), NULL, 0, 0},
+                                     {KEY_BENCH, CLI_SWITCH, offsetof(gemm_args, bench), NULL, 0, 0},
+                                     {KEY_ARCH, CLI_INT, offsetof(gemm_args, arch), "--arch", 10, 999},
+                                     {KEY_DEVICE, CLI_INT, offsetof(gemm_args, device), "--device", 0, 255},
+                                     {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     gemm_args *a = state->input;
     switch (key) {
-    case KEY_EXPLAIN:
-        a->explain = true;
-        return 0;
-    case KEY_BENCH:
-        a->bench = true;
-        return 0;
     case KEY_MODE:
         a->mode = cli_choice_flag(state, "--mode", arg, modes);
-        return 0;
-    case KEY_ARCH:
-        a->arch = (int)cli_integer_flag(state, "--arch", arg, 10, 999);
-        return 0;
-    case KEY_DEVICE:
-        a->device = (int)cli_integer_flag(state, "--device", arg, 0, 255);
         return 0;
     case KEY_SHAPES:
         parse_shapes(state, arg, a);
@@ -111,7 +105,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         check(state, a);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

@@ -18,18 +18,14 @@ static const struct argp_option options[] = {
     {"fit", 'f', NULL, 0, "Also what it takes on GPUs of several kinds, and what their memory allows", 0},
     {0}};
 
+static const cli_member members[] = {{'j', CLI_SWITCH, offsetof(inspect_args, json), NULL, 0, 0},
+                                     {'t', CLI_SWITCH, offsetof(inspect_args, tensors), NULL, 0, 0},
+                                     {'f', CLI_SWITCH, offsetof(inspect_args, fit), NULL, 0, 0},
+                                     {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     inspect_args *a = state->input;
     switch (key) {
-    case 'j':
-        a->json = true;
-        return 0;
-    case 't':
-        a->tensors = true;
-        return 0;
-    case 'f':
-        a->fit = true;
-        return 0;
     case ARGP_KEY_ARG:
         cli_one_argument(state, "PATH", arg, &a->path);
         return 0;
@@ -38,7 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "expected a PATH");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

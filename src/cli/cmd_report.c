@@ -31,22 +31,19 @@ static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "Threads (default: physical cores)", 0},
     {0}};
 
+static const cli_member members[] = {
+    {'o', CLI_WORD, offsetof(report_args, out), NULL, 0, 0},
+    {KEY_SOURCE, CLI_WORD, offsetof(report_args, source), NULL, 0, 0},
+    {'t', CLI_INT, offsetof(report_args, threads), "--threads", 1, CLI_MAX_THREADS},
+    {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     report_args *a = state->input;
     switch (key) {
-    case 'o':
-        a->out = arg;
-        return 0;
-    case KEY_SOURCE:
-        a->source = arg;
-        return 0;
     case KEY_EVAL:
         if (a->n_evals == REPORT_MAX_EVALS)
             argp_error(state, "--eval is taken %d times at most", REPORT_MAX_EVALS);
         a->evals[a->n_evals++] = arg;
-        return 0;
-    case 't':
-        a->threads = (int)cli_integer_flag(state, "--threads", arg, 1, CLI_MAX_THREADS);
         return 0;
     case ARGP_KEY_ARG:
         cli_one_argument(state, "OUT", arg, &a->path);
@@ -58,7 +55,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "-o FILE is missing");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

@@ -94,32 +94,24 @@ static const struct argp_option options[] = {
      "The same seed gives the same text (default: a random one, shown on a terminal, by -v and --json)", 5},
     {0}};
 
-static error_t parse_sampling(int key, char *arg, struct argp_state *state) {
-    nib_sampling *s = &((run_args *)state->input)->answer.sampling;
-    switch (key) {
-    case KEY_TEMPERATURE:
-        s->temperature = (float)cli_real_flag(state, "--temperature", arg, 0, 100);
-        return 0;
-    case KEY_TOP_K:
-        s->top_k = (int)cli_integer_flag(state, "--top-k", arg, 0, 1 << 24);
-        return 0;
-    case KEY_TOP_P:
-        s->top_p = (float)cli_real_flag(state, "--top-p", arg, 0, 1);
-        return 0;
-    case KEY_MIN_P:
-        s->min_p = (float)cli_real_flag(state, "--min-p", arg, 0, 1);
-        return 0;
-    case KEY_REPEAT_PENALTY:
-        s->repeat_penalty = (float)cli_real_flag(state, "--repeat-penalty", arg, 0.01, 100);
-        return 0;
-    case 's':
-        s->seed = (uint64_t)cli_integer_flag(state, "--seed", arg, 0, INT64_MAX);
-        ((run_args *)state->input)->has_seed = true;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
+static const cli_member members[] = {
+    {'m', CLI_WORD, offsetof(run_args, model), NULL, 0, 0},
+    {'p', CLI_WORD, offsetof(run_args, prompt.words), NULL, 0, 0},
+    {'f', CLI_WORD, offsetof(run_args, prompt.file), NULL, 0, 0},
+    {KEY_SYSTEM, CLI_WORD, offsetof(run_args, talk.system), NULL, 0, 0},
+    {KEY_CHAT_TEMPLATE, CLI_WORD, offsetof(run_args, talk.template_name), NULL, 0, 0},
+    {KEY_TOOLS, CLI_WORD, offsetof(run_args, talk.tools), NULL, 0, 0},
+    {KEY_JSON, CLI_SWITCH, offsetof(run_args, answer.json), NULL, 0, 0},
+    {KEY_ALLOW_REPEATS, CLI_SWITCH, offsetof(run_args, answer.circles), NULL, 0, 0},
+    {KEY_IGNORE_EOS, CLI_SWITCH, offsetof(run_args, answer.ignore_eos), NULL, 0, 0},
+    {'v', CLI_SWITCH, offsetof(run_args, answer.verbose), NULL, 0, 0},
+    {KEY_TEMPERATURE, CLI_FLOAT, offsetof(run_args, answer.sampling.temperature), "--temperature", 0, 100},
+    {KEY_TOP_K, CLI_INT, offsetof(run_args, answer.sampling.top_k), "--top-k", 0, 1 << 24},
+    {KEY_TOP_P, CLI_FLOAT, offsetof(run_args, answer.sampling.top_p), "--top-p", 0, 1},
+    {KEY_MIN_P, CLI_FLOAT, offsetof(run_args, answer.sampling.min_p), "--min-p", 0, 1},
+    {KEY_REPEAT_PENALTY, CLI_FLOAT, offsetof(run_args, answer.sampling.repeat_penalty), "--repeat-penalty",
+     0.01, 100},
+    {0}};
 
 static void add_stop(run_args *a, const struct argp_state *state, const char *text) {
     if (!*text)
@@ -152,29 +144,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = state->child_inputs[1] = &a->answer.compute;
         return 0;
-    case 'm':
-        a->model = arg;
-        return 0;
-    case 'p':
-        a->prompt.words = arg;
-        return 0;
-    case 'f':
-        a->prompt.file = arg;
-        return 0;
     case 'c':
         a->answer.compute.max_model_len = cli_context_flag(state, arg);
         return 0;
-    case KEY_SYSTEM:
-        a->talk.system = arg;
-        return 0;
-    case KEY_JSON:
-        a->answer.json = true;
+    case 's':
+        a->answer.sampling.seed = (uint64_t)cli_integer_flag(state, "--seed", arg, 0, INT64_MAX);
+        a->has_seed = true;
         return 0;
     case KEY_STOP:
         add_stop(a, state, arg);
-        return 0;
-    case KEY_ALLOW_REPEATS:
-        a->answer.circles = true;
         return 0;
     case KEY_CHAT:
     case KEY_NO_CHAT:
@@ -187,20 +165,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
                                    ? 1 << 20
                                    : (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
         return 0;
-    case KEY_IGNORE_EOS:
-        a->answer.ignore_eos = true;
-        return 0;
     case KEY_JSON_SCHEMA:
     case KEY_GRAMMAR:
         if (a->schema || a->grammar)
             argp_error(state, "one of --json-schema and --grammar, and only once");
         *(key == KEY_GRAMMAR ? &a->grammar : &a->schema) = arg;
-        return 0;
-    case KEY_CHAT_TEMPLATE:
-        a->talk.template_name = arg;
-        return 0;
-    case KEY_TOOLS:
-        a->talk.tools = arg;
         return 0;
     case KEY_REASONING:
         a->chosen_reasoning = true;
@@ -209,9 +178,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--reasoning takes show, hide or a number of tokens, not '%s'", arg);
         if (!a->hide_reasoning && strcmp(arg, "show") != 0)
             a->answer.reasoning_budget = (int)cli_integer_flag(state, "--reasoning", arg, 1, 1 << 20);
-        return 0;
-    case 'v':
-        a->answer.verbose = true;
         return 0;
     case ARGP_KEY_ARG:
         if (a->n_words == 2)
@@ -229,7 +195,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--ignore-eos with --json-schema or --grammar: such an answer has an end");
         return 0;
     default:
-        return parse_sampling(key, arg, state);
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

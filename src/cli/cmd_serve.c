@@ -123,45 +123,28 @@ static void add_name(const struct argp_state *state, const char *flag, const cha
         list[(*n)++] = name;
 }
 
-static error_t parse_limit(int key, char *arg, struct argp_state *state) {
-    serve_args *a = state->input;
-    serve_options *o = &a->serve;
-    switch (key) {
-    case KEY_MAX_SEQS:
-        o->compute.max_num_seqs = (int)cli_integer_flag(state, "--max-num-seqs", arg, 1, 1024);
-        return 0;
-    case KEY_MAX_BATCHED:
-        o->compute.max_num_batched_tokens =
-            (int)cli_integer_flag(state, "--max-num-batched-tokens", arg, 16, 1 << 20);
-        return 0;
-    case KEY_MAX_WAITING:
-        o->compute.max_waiting = (int)cli_integer_flag(state, "--max-waiting", arg, 1, 1 << 20);
-        return 0;
-    case KEY_MAX_CONNECTIONS:
-        o->max_connections = (int)cli_integer_flag(state, "--max-connections", arg, 1, 1 << 16);
-        return 0;
-    case KEY_MAX_BODY:
-        o->max_body_bytes = (size_t)cli_integer_flag(state, "--max-body-bytes", arg, 1024, 1LL << 32);
-        return 0;
-    case KEY_MAX_TOKENS:
-        o->default_max_tokens = (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
-        return 0;
-    case KEY_PING:
-        o->ping_seconds = (int)cli_integer_flag(state, "--sse-keep-alive-interval", arg, 1, 3600);
-        return 0;
-    case KEY_RECEIVE:
-        o->receive_seconds = (int)cli_integer_flag(state, "--receive-timeout", arg, 1, 86400);
-        return 0;
-    case KEY_REQUEST_TIME:
-        o->request_seconds = (int)cli_integer_flag(state, "--request-timeout", arg, 1, 86400);
-        return 0;
-    case KEY_DRAIN:
-        a->drain_seconds = (int)cli_integer_flag(state, "--drain-timeout", arg, 0, 86400);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
+static const cli_member members[] = {
+    {KEY_HOST, CLI_WORD, offsetof(serve_args, serve.host), NULL, 0, 0},
+    {KEY_TEMPLATE, CLI_WORD, offsetof(serve_args, template_name), NULL, 0, 0},
+    {KEY_REPORT, CLI_WORD, offsetof(serve_args, report), NULL, 0, 0},
+    {KEY_CORS, CLI_WORD, offsetof(serve_args, serve.cors_origin), NULL, 0, 0},
+    {KEY_CERT, CLI_WORD, offsetof(serve_args, cert), NULL, 0, 0},
+    {KEY_CERT_KEY, CLI_WORD, offsetof(serve_args, cert_key), NULL, 0, 0},
+    {KEY_ANONYMOUS, CLI_SWITCH, offsetof(serve_args, serve.allow_anonymous), NULL, 0, 0},
+    {KEY_PORT, CLI_INT, offsetof(serve_args, serve.port), "--port", 0, 65535},
+    {KEY_MAX_SEQS, CLI_INT, offsetof(serve_args, serve.compute.max_num_seqs), "--max-num-seqs", 1, 1024},
+    {KEY_MAX_BATCHED, CLI_INT, offsetof(serve_args, serve.compute.max_num_batched_tokens),
+     "--max-num-batched-tokens", 16, 1 << 20},
+    {KEY_MAX_WAITING, CLI_INT, offsetof(serve_args, serve.compute.max_waiting), "--max-waiting", 1, 1 << 20},
+    {KEY_MAX_CONNECTIONS, CLI_INT, offsetof(serve_args, serve.max_connections), "--max-connections", 1,
+     1 << 16},
+    {KEY_MAX_BODY, CLI_SIZE, offsetof(serve_args, serve.max_body_bytes), "--max-body-bytes", 1024, 1LL << 32},
+    {KEY_MAX_TOKENS, CLI_INT, offsetof(serve_args, serve.default_max_tokens), "--max-tokens", 1, 1 << 20},
+    {KEY_PING, CLI_INT, offsetof(serve_args, serve.ping_seconds), "--sse-keep-alive-interval", 1, 3600},
+    {KEY_RECEIVE, CLI_INT, offsetof(serve_args, serve.receive_seconds), "--receive-timeout", 1, 86400},
+    {KEY_REQUEST_TIME, CLI_INT, offsetof(serve_args, serve.request_seconds), "--request-timeout", 1, 86400},
+    {KEY_DRAIN, CLI_INT, offsetof(serve_args, drain_seconds), "--drain-timeout", 0, 86400},
+    {0}};
 
 /* Flags that say nothing: kept so that a command for vLLM starts, and said. */
 static error_t parse_foreign(int key, char *arg, struct argp_state *state) {
@@ -197,26 +180,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'c':
         o->compute.max_model_len = cli_context_flag(state, arg);
         return 0;
-    case KEY_HOST:
-        o->host = arg;
-        return 0;
-    case KEY_PORT:
-        o->port = (int)cli_integer_flag(state, "--port", arg, 0, 65535);
-        return 0;
     case KEY_API_KEY:
         add_name(state, "--api-key", a->keys, &o->n_api_keys, arg);
         return 0;
-    case KEY_ANONYMOUS:
-        o->allow_anonymous = true;
-        return 0;
     case KEY_NAME:
         add_name(state, "--served-model-name", a->names, &o->n_names, arg);
-        return 0;
-    case KEY_TEMPLATE:
-        a->template_name = arg;
-        return 0;
-    case KEY_REPORT:
-        a->report = arg;
         return 0;
     case KEY_REASONING_FIELD:
         o->reasoning_field = cli_choice_flag(state, "--reasoning-field", arg, reasoning_fields) == 1;
@@ -226,15 +194,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_CONFIG: /* read before, by settings.c */
         return 0;
-    case KEY_CORS:
-        o->cors_origin = arg;
-        return 0;
-    case KEY_CERT:
-        a->cert = arg;
-        return 0;
-    case KEY_CERT_KEY:
-        a->cert_key = arg;
-        return 0;
     case ARGP_KEY_END:
         if (!o->model)
             argp_error(state, "expected a MODEL");
@@ -242,7 +201,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--ssl-certfile and --ssl-keyfile: both or none");
         return 0;
     default:
-        return parse_foreign(key, arg, state) == 0 ? 0 : parse_limit(key, arg, state);
+        return cli_store(state, members, key, arg) ? 0 : parse_foreign(key, arg, state);
     }
 }
 

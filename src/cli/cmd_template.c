@@ -34,30 +34,19 @@ static const struct argp_option options[] = {
      "Print no prompt but what is in an answer to it, as JSON: content, reasoning_content, tool_calls", 0},
     {0}};
 
+static const cli_member members[] = {
+    {KEY_MESSAGES, CLI_WORD, offsetof(template_args, messages), NULL, 0, 0},
+    {KEY_TOOLS, CLI_WORD, offsetof(template_args, tools), NULL, 0, 0},
+    {KEY_KWARGS, CLI_WORD, offsetof(template_args, kwargs), NULL, 0, 0},
+    {KEY_BOS, CLI_WORD, offsetof(template_args, bos), NULL, 0, 0},
+    {KEY_EOS, CLI_WORD, offsetof(template_args, eos), NULL, 0, 0},
+    {KEY_ANSWER, CLI_WORD, offsetof(template_args, answer), NULL, 0, 0},
+    {KEY_NO_GENERATION_PROMPT, CLI_SWITCH, offsetof(template_args, no_generation_prompt), NULL, 0, 0},
+    {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     template_args *a = state->input;
     switch (key) {
-    case KEY_MESSAGES:
-        a->messages = arg;
-        return 0;
-    case KEY_TOOLS:
-        a->tools = arg;
-        return 0;
-    case KEY_KWARGS:
-        a->kwargs = arg;
-        return 0;
-    case KEY_BOS:
-        a->bos = arg;
-        return 0;
-    case KEY_EOS:
-        a->eos = arg;
-        return 0;
-    case KEY_ANSWER:
-        a->answer = arg;
-        return 0;
-    case KEY_NO_GENERATION_PROMPT:
-        a->no_generation_prompt = true;
-        return 0;
     case ARGP_KEY_ARG:
         cli_one_argument(state, "MODEL", arg, &a->model);
         return 0;
@@ -68,7 +57,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "expected --messages FILE");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

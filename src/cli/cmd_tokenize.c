@@ -27,24 +27,16 @@ static const struct argp_option options[] = {
     {"decode", 'd', NULL, 0, "The other way: read ids, print text", 0},
     {0}};
 
+static const cli_member members[] = {{'t', CLI_WORD, offsetof(tokenize_args, text), NULL, 0, 0},
+                                     {'i', CLI_SWITCH, offsetof(tokenize_args, ids), NULL, 0, 0},
+                                     {'B', CLI_SWITCH, offsetof(tokenize_args, no_bos), NULL, 0, 0},
+                                     {'S', CLI_SWITCH, offsetof(tokenize_args, no_special), NULL, 0, 0},
+                                     {'d', CLI_SWITCH, offsetof(tokenize_args, decode), NULL, 0, 0},
+                                     {0}};
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     tokenize_args *a = state->input;
     switch (key) {
-    case 't':
-        a->text = arg;
-        return 0;
-    case 'i':
-        a->ids = true;
-        return 0;
-    case 'B':
-        a->no_bos = true;
-        return 0;
-    case 'S':
-        a->no_special = true;
-        return 0;
-    case 'd':
-        a->decode = true;
-        return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 1)
             argp_error(state, "'%s' is one argument too many: put the text in quotes", arg);
@@ -59,7 +51,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--ids and --decode exclude each other");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 

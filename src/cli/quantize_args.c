@@ -250,41 +250,23 @@ static void check(const struct argp_state *state, quantize_args *a) {
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;
 }
 
-/* Where a word of the command line is kept as it is; NULL: it is not. */
-static const char **word_of(quantize_args *a, int key) {
-    switch (key) {
-    case KEY_CALIB:
-        return &a->calib;
-    case KEY_IMATRIX:
-        return &a->imatrix;
-    case KEY_PLAN:
-        return &a->plan;
-    case KEY_SAVE_PLAN:
-        return &a->save_plan;
-    default:
-        return NULL;
-    }
-}
+static const cli_member members[] = {
+    {KEY_CALIB, CLI_WORD, offsetof(quantize_args, calib), NULL, 0, 0},
+    {KEY_IMATRIX, CLI_WORD, offsetof(quantize_args, imatrix), NULL, 0, 0},
+    {KEY_PLAN, CLI_WORD, offsetof(quantize_args, plan), NULL, 0, 0},
+    {KEY_SAVE_PLAN, CLI_WORD, offsetof(quantize_args, save_plan), NULL, 0, 0},
+    {KEY_FP8_EXACT, CLI_SWITCH, offsetof(quantize_args, convert.fp8_exact), NULL, 0, 0},
+    {KEY_APART, CLI_SWITCH, offsetof(quantize_args, apart), NULL, 0, 0},
+    {KEY_SMOOTH, CLI_SWITCH, offsetof(quantize_args, smooth), NULL, 0, 0},
+    {KEY_COMPRESSED, CLI_SWITCH, offsetof(quantize_args, compressed_tensors), NULL, 0, 0},
+    {KEY_JSON, CLI_SWITCH, offsetof(quantize_args, json), NULL, 0, 0},
+    {KEY_CALIB_TOKENS, CLI_SIZE, offsetof(quantize_args, calib_tokens), "--calib-tokens", 128, 1 << 30},
+    {KEY_SVD_RANK, CLI_SIZE, offsetof(quantize_args, convert.svd_rank), "--svd-rank", 1, QUANTIZE_MAX_RANK},
+    {'t', CLI_INT, offsetof(quantize_args, convert.threads), "--threads", 1, CLI_MAX_THREADS},
+    {0}};
 
-/* What a flag without a value switches on; NULL: it is no such flag. */
-static bool *switch_of(quantize_args *a, int key) {
-    switch (key) {
-    case KEY_FP8_EXACT:
-        return &a->convert.fp8_exact;
-    case KEY_APART:
-        return &a->apart;
-    case KEY_SMOOTH:
-        return &a->smooth;
-    case KEY_COMPRESSED:
-        return &a->compressed_tensors;
-    case KEY_JSON:
-        return &a->json;
-    default:
-        return NULL;
-    }
-}
-
-static error_t parse_value(quantize_args *a, int key, char *arg, struct argp_state *state) {
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    quantize_args *a = state->input;
     convert_options *c = &a->convert;
     switch (key) {
     case KEY_FORMAT:
@@ -292,9 +274,6 @@ static error_t parse_value(quantize_args *a, int key, char *arg, struct argp_sta
         return 0;
     case KEY_METHOD:
         a->method = (method_choice)cli_choice_flag(state, "--method", arg, methods);
-        return 0;
-    case KEY_CALIB_TOKENS:
-        a->calib_tokens = (size_t)cli_integer_flag(state, "--calib-tokens", arg, 128, 1 << 30);
         return 0;
     case KEY_HEAD:
         c->head = (head_policy)cli_choice_flag(state, "--head", arg, heads);
@@ -311,34 +290,17 @@ static error_t parse_value(quantize_args *a, int key, char *arg, struct argp_sta
     case KEY_SIZE:
         a->size = parse_size(state, arg);
         return 0;
-    case KEY_SVD_RANK:
-        c->svd_rank = (size_t)cli_integer_flag(state, "--svd-rank", arg, 1, QUANTIZE_MAX_RANK);
+    case ARGP_KEY_ARG:
+        if (a->out)
+            argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
+        *(a->in ? &a->out : &a->in) = arg;
         return 0;
-    case 't':
-        c->threads = (int)cli_integer_flag(state, "--threads", arg, 1, 1024);
+    case ARGP_KEY_END:
+        check(state, a);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    quantize_args *a = state->input;
-    const char **word = word_of(a, key);
-    bool *on = switch_of(a, key);
-    if (word)
-        *word = arg;
-    else if (on)
-        *on = true;
-    else if (key == ARGP_KEY_ARG && a->out)
-        argp_error(state, "IN and OUT are expected; '%s' is one argument too many", arg);
-    else if (key == ARGP_KEY_ARG)
-        *(a->in ? &a->out : &a->in) = arg;
-    else if (key == ARGP_KEY_END)
-        check(state, a);
-    else
-        return parse_value(a, key, arg, state);
-    return 0;
 }
 
 static const struct argp argp = {

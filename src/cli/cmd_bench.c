@@ -103,6 +103,28 @@ static void add_model(const struct argp_state *state, bench_args *a, const char 
     a->models[a->n_models++] = name;
 }
 
+/* What goes together. */
+static void check(const struct argp_state *state, const bench_args *a) {
+    if (!a->n_models)
+        argp_error(state, "expected a MODEL or a --shape");
+    if (a->n_streams && a->is_shape[0])
+        argp_error(state, "--server-load takes a MODEL; a shape has no words");
+    if (a->n_streams && (a->n_models > 1 || a->threads.n > 1))
+        argp_error(state, "--server-load takes one MODEL and one number of --threads");
+    if (a->n_streams && longest_of(&a->batch) > 1)
+        argp_error(state, "--server-load=STREAMS says how many answers; --batch-size does not");
+    if (a->compute.max_num_batched_tokens && a->compute.max_num_batched_tokens < longest_of(&a->batch))
+        argp_error(state, "--max-num-batched-tokens %d: a step of --batch-size %d has more",
+                   a->compute.max_num_batched_tokens, longest_of(&a->batch));
+    if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
+        argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
+    if (a->n_streams && a->has_prompt && (a->n_prompt.n != 1 || a->n_prompt.values[0] < 1))
+        argp_error(state, "--server-load takes one --n-prompt of at least 1");
+    if (!a->n_streams && a->compute.max_model_len && longest_test(a) > a->compute.max_model_len)
+        argp_error(state, "a test of %d tokens is longer than --max-model-len %d", longest_test(a),
+                   a->compute.max_model_len);
+}
+
 static const cli_member members[] = {
     {KEY_PROFILE, CLI_SWITCH, offsetof(bench_args, profile), NULL, 0, 0},
     {'r', CLI_INT, offsetof(bench_args, repeats), "--repetitions", 1, SPEED_MAX_REPEATS},
@@ -147,24 +169,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         add_model(state, a, arg, false);
         return 0;
     case ARGP_KEY_END:
-        if (!a->n_models)
-            argp_error(state, "expected a MODEL or a --shape");
-        if (a->n_streams && a->is_shape[0])
-            argp_error(state, "--server-load takes a MODEL; a shape has no words");
-        if (a->n_streams && (a->n_models > 1 || a->threads.n > 1))
-            argp_error(state, "--server-load takes one MODEL and one number of --threads");
-        if (a->n_streams && longest_of(&a->batch) > 1)
-            argp_error(state, "--server-load=STREAMS says how many answers; --batch-size does not");
-        if (a->compute.max_num_batched_tokens && a->compute.max_num_batched_tokens < longest_of(&a->batch))
-            argp_error(state, "--max-num-batched-tokens %d: a step of --batch-size %d has more",
-                       a->compute.max_num_batched_tokens, longest_of(&a->batch));
-        if (longest_of(&a->n_prompt) + longest_of(&a->n_gen) == 0)
-            argp_error(state, "nothing to measure: --n-prompt and --n-gen are 0");
-        if (a->n_streams && a->has_prompt && (a->n_prompt.n != 1 || a->n_prompt.values[0] < 1))
-            argp_error(state, "--server-load takes one --n-prompt of at least 1");
-        if (!a->n_streams && a->compute.max_model_len && longest_test(a) > a->compute.max_model_len)
-            argp_error(state, "a test of %d tokens is longer than --max-model-len %d", longest_test(a),
-                       a->compute.max_model_len);
+        check(state, a);
         return 0;
     default:
         return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;

@@ -138,6 +138,16 @@ static void take_words(run_args *a, const struct argp_state *state) {
     a->answer.model = a->model;
 }
 
+/* What goes together. */
+static void check(const struct argp_state *state, const run_args *a) {
+    if (a->chat == CHAT_OFF &&
+        (a->talk.template_name || a->talk.tools || a->talk.system || a->chosen_reasoning))
+        argp_error(state, "--no-chat with --system, --chat-template, --tools or --reasoning: these belong to "
+                          "a chat");
+    if (a->answer.ignore_eos && (a->schema || a->grammar))
+        argp_error(state, "--ignore-eos with --json-schema or --grammar: such an answer has an end");
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     run_args *a = state->input;
     switch (key) {
@@ -186,13 +196,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case ARGP_KEY_END:
         take_words(a, state);
-        if (a->chat == CHAT_OFF &&
-            (a->talk.template_name || a->talk.tools || a->talk.system || a->chosen_reasoning))
-            argp_error(state,
-                       "--no-chat with --system, --chat-template, --tools or --reasoning: these belong to "
-                       "a chat");
-        if (a->answer.ignore_eos && (a->schema || a->grammar))
-            argp_error(state, "--ignore-eos with --json-schema or --grammar: such an answer has an end");
+        check(state, a);
         return 0;
     default:
         return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;

@@ -271,8 +271,8 @@ static void print_head(const eval_session *s, size_t n_scored, double seconds) {
                cli_kv_name(s->base->options.kv_cache));
     else if (a->base)
         printf("base       %s\n", a->base);
-    printf("text       %s: %d windows of %d tokens, %zu scored, %.1f s\n\n", a->text, s->text.n_chunks,
-           s->text.n_ctx, n_scored, seconds);
+    printf("text       %s: %d window%s of %d tokens, %zu scored, %.1f s\n\n", a->text, s->text.n_chunks,
+           s->text.n_chunks == 1 ? "" : "s", s->text.n_ctx, n_scored, seconds);
 }
 
 static void print_mean(bool json, const char *key, const char *title, eval_mean m, double factor, int digits,

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cli/findings.h"
 #include "cli/report_plots.h"
 #include "cli/ui.h"
 #include "nouns/family.h"
@@ -88,16 +89,8 @@ static void write_facts(FILE *out, const report_page *p) {
                                               [QUANT_MODELOPT] = "ModelOpt",
                                               [QUANT_COMPRESSED_TENSORS] = "compressed-tensors"};
     const hparams *hp = &p->file->hp;
-    uint64_t bytes = 0, elements = 0, q_bytes = 0, q_elements = 0;
+    findings counted;
     char text[256];
-    for (size_t i = 0; i < p->survey->n; i++) {
-        const survey_matrix *m = &p->survey->matrices[i];
-        const bool quantized = dtype_is_quantized(m->t->dtype);
-        bytes += m->bytes;
-        elements += m->elements;
-        q_bytes += quantized ? m->bytes : 0;
-        q_elements += quantized ? m->elements : 0;
-    }
     fputs("<dl>\n", out);
     if (hp->family != FAMILY_NONE) {
         snprintf(text, sizeof text, "%s, %d layers, dim %d, vocabulary %d", family_name(hp->family),
@@ -106,10 +99,13 @@ static void write_facts(FILE *out, const report_page *p) {
     }
     fact(out, "file", ui_bytes(text, sizeof text, p->file->file_bytes));
     fact(out, "scales as in", conventions[p->file->convention]);
-    snprintf(text, sizeof text, "%.2f in all matrices, %.2f in those of less than 16 bits",
-             elements ? 8.0 * (double)bytes / (double)elements : 0,
-             q_elements ? 8.0 * (double)q_bytes / (double)q_elements : 0);
-    fact(out, "bits per weight", text);
+    if (findings_count(&counted, p->file, NULL) == NIB_OK) {
+        snprintf(text, sizeof text, "%.2f in all tensors, %.2f in the linear layers",
+                 findings_bits(counted.bytes, counted.elements),
+                 findings_bits(counted.linear_bytes, counted.linear_elements));
+        fact(out, "bits per weight", text);
+    }
+    findings_close(&counted);
     if (p->source) {
         fact(out, "compared with", last_part(p->source->path));
         snprintf(text, sizeof text, "%s, %.2f of it", ui_bytes((char[32]){0}, 32, p->source->file_bytes),

@@ -50,6 +50,11 @@ def test_errors_are_numpys(made):
     assert not found
 
 
+def test_bits_are_those_of_inspect(made, nibble):
+    told = re.search("bits per weight</dt><dd>(.*?)</dd>", (made / "out.gguf.html").read_text())[1]
+    assert told in nibble("inspect", made / "out.gguf").stdout and told.endswith("4.50 in the linear layers")
+
+
 def test_containers_tell_the_same(made):
     """q and k lie in another order of rows in a GGUF file."""
     directory, file = (titles((made / name).read_text()) for name in ("out.html", "out.gguf.html"))

@@ -26,10 +26,9 @@ static const struct argp_option options[] = {
     {"kv-cache-dtype", KEY_KV, "bf16|fp8|fp32|nvfp4", 0,
      "How keys and values are stored (default bf16, on a GPU fp8); nvfp4 is emulated on the CPU", 10},
     {"rotate-qk", KEY_ROTATE, "N", OPTION_ARG_OPTIONAL,
-     "Turn queries and keys by a Hadamard matrix of order N, a power of two that divides a head's size "
-     "(default: "
-     "the largest), before keys are stored, which changes no score but spreads what stands out (with "
-     "--kv-cache-dtype nvfp4)",
+     "Balance the channels of queries and keys and turn them by a Hadamard matrix of order N, a power of two "
+     "that divides a head's size (default: the largest), before keys are stored, which changes no score but "
+     "spreads what stands out (with --kv-cache-dtype nvfp4)",
      10},
     {0}};
 
@@ -128,7 +127,7 @@ nib_status emulated_backend(backend **out, const emulated *e, nib_error *err) {
                                    .activations = NIB_ACTIVATIONS_F32,
                                    .rounding = e->rounding,
                                    .round_kv = e->round_kv,
-                                   .rotate_qk = e->rotate_qk},
+                                   .qk_rotation = e->rotate_qk},
                     err);
 }
 

@@ -195,7 +195,7 @@ static void run_page(const cpu_backend *cb, const cpu_op *op, const tile *t, int
 
 /* What is taken from the scores of position 0, whose key has its mean: the other keys have not. */
 static bool first_less(const cpu_op *op, const tile *t, const float *const *q, size_t n, float *less) {
-    const float *mean = kv_key_mean(op->kv, op->attn, t->kv_head);
+    const float *mean = kv_key_mean(op->attn, t->kv_head);
     for (size_t i = 0; i < n && mean; i++) {
         float dot = 0;
         for (size_t j = 0; j < (size_t)op->attn->head_dim; j++)

@@ -434,8 +434,9 @@ nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err) {
     cb->int8 = options->activations != NIB_ACTIVATIONS_F32;
     cb->rounding = options->rounding;
     cb->round_kv = options->round_kv;
-    cb->rotate_qk = options->rotate_qk;
-    assert(!cb->int8 || (!cb->rounding && !cb->round_kv && !cb->rotate_qk));
+    cb->be.rounds_keys = options->round_kv;
+    cb->be.qk_rotation = options->qk_rotation;
+    assert(!cb->int8 || (!cb->rounding && !cb->round_kv && !options->qk_rotation));
     const char *how = !cb->int8             ? rounded[cb->rounding]
                       : cb->k.attn_quantize ? "activations int8 (a scale per 16), attention in integers"
                                             : "activations int8 (a scale per 16)";

@@ -26,9 +26,9 @@ typedef struct cpu_options {
     /* With NIB_ACTIVATIONS_F32. Scales are found row by row; under an NVFP4 or FP8 weight with an input_scale
      * of its format, that is the tensor's scale. */
     cpu_rounding rounding;
-    bool round_kv; /* keys and values to NVFP4 under a model's k_scale and v_scale, or 1, before they are
-                      stored */
-    int rotate_qk; /* queries and keys by rounded_hadamard of this order before that; 0: not */
+    bool round_kv;   /* keys and values to NVFP4 under a model's k_scale and v_scale, or 1, before they are
+                        stored */
+    int qk_rotation; /* queries and keys, balanced, by rounded_hadamard of this order before that; 0: not */
 } cpu_options;
 
 nib_status cpu_open(backend **out, const cpu_options *options, nib_error *err);

@@ -53,9 +53,8 @@ size_t kv_page_bytes(const cache_shape *shape, bool steps);
 void kv_copy_page(kv_cache *kv, int to, int from);
 
 /* What keys of HEAD are stored less, [head_dim], and position 0's scores want taken off; NULL: nothing. */
-static inline const float *kv_key_mean(const kv_cache *kv, const attn_params *p, size_t head) {
-    return p->k_mean && kv->k_scales && p->k_scale == 0 ? vec_f32(p->k_mean) + head * (size_t)p->head_dim
-                                                        : NULL;
+static inline const float *kv_key_mean(const attn_params *p, size_t head) {
+    return p->k_mean && p->k_scale == 0 ? vec_f32(p->k_mean) + head * (size_t)p->head_dim : NULL;
 }
 
 /* Index of a block among those of the cache. */

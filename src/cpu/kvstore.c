@@ -86,8 +86,17 @@ static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst,
         memcpy(dst, src, d * sizeof *dst);
     if (n)
         cb->k.rope(dst, op->rope->cosines + row * n, op->rope->sines + row * n, n, op->attn->interleaved);
-    if (cb->rotate_qk)
-        rounded_hadamard(dst, d, (size_t)cb->rotate_qk);
+}
+
+/* x [head_dim], a key of KV head HEAD or one of its queries, balanced and turned where the model says so. */
+static void turn(const cpu_backend *cb, const attn_params *p, float *x, size_t head, bool is_k) {
+    const size_t d = (size_t)p->head_dim;
+    if (!p->qk_balance)
+        return;
+    const float *balance = vec_f32(p->qk_balance) + head * d;
+    for (size_t i = 0; i < d; i++)
+        x[i] = is_k ? x[i] / balance[i] : x[i] * balance[i];
+    rounded_hadamard(x, d, (size_t)cb->be.qk_rotation);
 }
 
 /* x [n, x_stride] in the cache's format, [n, d] one after the other. SCALES of FP8 are known. */
@@ -215,6 +224,7 @@ static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run 
         norm_and_rotate(cb, op, q, act_row(op->in, row) + head * d, vec_f32(op->attn->q_norm), row);
         if (op->attn->query_log != 0)
             cb->k.scale(q, query_factor(op->attn, cb->positions[row]), d);
+        turn(cb, op->attn, q, head * (size_t)op->attn->n_kv_heads / (size_t)op->attn->n_heads, false);
     }
 }
 
@@ -227,10 +237,12 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
     size_t h = (size_t)p->n_heads, d = (size_t)p->head_dim, group = h / (size_t)p->n_kv_heads;
     float *k = scratch, *room = k + KV_PAGE_TOKENS * d;
     size_t row = (size_t)run->row, n = (size_t)run->n;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         norm_and_rotate(cb, op, k + i * d, act_row(op->in, row + i) + (h + head) * d, vec_f32(p->k_norm),
                         row + i);
-    const float *mean = kv_key_mean(kv, p, head);
+        turn(cb, p, k + i * d, head, true);
+    }
+    const float *mean = kv_key_mean(p, head);
     for (size_t i = 0; i < n && mean; i++)
         for (size_t j = 0; j < d && cb->positions[row + i] > 0; j++)
             k[i * d + j] -= mean[j];

@@ -90,7 +90,6 @@ struct cpu_backend {
     cpu_rounding rounding;
     bool has_short; /* a weight in FP4 or FP8 has been packed; kept where ROUNDING */
     bool round_kv;
-    int rotate_qk;
     pool *pool;
     int threads; /* of the pool */
 

@@ -9,8 +9,15 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "num/rounded.h"
 
 enum { TOKENS = KEY_MEANS_TOKENS, FURTHEST = 4096, PLACES = 16, PAGES = FURTHEST / KV_PAGE_TOKENS };
+#define LEAST 1e-8 /* of a head's largest: what a channel counts for at least */
+
+/* Sums over tokens and places; of queries, over those of a group as well. */
+typedef struct channel {
+    double keys, key_squares, query_squares;
+} channel;
 
 typedef struct finder {
     model *m;
@@ -21,8 +28,9 @@ typedef struct finder {
     buf *in, *out;     /* [TOKENS, 3 * width] keys as queries, keys, values; [TOKENS, width] rotated keys */
     float *qkv, *rows; /* [TOKENS, (H + 2G) * D], [TOKENS, 3 * width] */
     cache *aside;      /* of one layer: what a rotation as queries stores, and nobody reads */
-    double *sums;      /* [n_layers, width] */
+    channel *channels; /* [n_layers, width] */
     int n_tokens;
+    bool has_means; /* else keys are only balanced */
 } finder;
 
 static int32_t random_token(size_t i, int32_t vocab) {
@@ -37,23 +45,48 @@ static void place_batch(finder *f, int pos) {
     f->seq.n_pages = (pos + f->b.n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-/* The keys of the layer just computed, rotated as at positions from POS on; the FIRST of all tokens' is no
- * key like others. */
-static nib_status add_keys(finder *f, const attn_params *as_queries, int pos, size_t first, double *sums,
-                           nib_error *err) {
+/* The queries of IN, rotated as at positions from POS on, in OUT and f->qkv. */
+static nib_status rotate_at(finder *f, buf *out, const buf *in, const attn_params *p, int pos,
+                            nib_error *err) {
     backend *be = f->m->be;
     place_batch(f, pos);
     step_begin(be, &f->b, 0);
-    op_qk_norm_rope_store(be, f->out, f->in, as_queries, f->aside);
+    op_qk_norm_rope_store(be, out, in, p, f->aside);
     NIB_TRY(step_finish(be, err));
-    be->buf_read(be, f->out, f->rows);
-    for (size_t r = first; r < (size_t)f->b.n_rows; r++)
-        for (size_t i = 0; i < f->width; i++)
-            sums[i] += (double)f->rows[r * f->width + i];
+    be->buf_read(be, out, f->qkv);
     return NIB_OK;
 }
 
-static nib_status add_layer(finder *f, const layer_weights *l, double *sums, nib_error *err) {
+/* Keys of the layer just computed; the FIRST of all tokens' is no key like others. */
+static nib_status add_keys(finder *f, const attn_params *as_queries, int pos, size_t first, channel *to,
+                           nib_error *err) {
+    NIB_TRY(rotate_at(f, f->out, f->in, as_queries, pos, err));
+    for (size_t r = first; r < (size_t)f->b.n_rows; r++)
+        for (size_t i = 0; i < f->width; i++) {
+            const double k = (double)f->qkv[r * f->width + i];
+            to[i].keys += k;
+            to[i].key_squares += k * k;
+        }
+    return NIB_OK;
+}
+
+static nib_status add_queries(finder *f, const attn_params *p, int pos, size_t first, channel *to,
+                              nib_error *err) {
+    const size_t d = (size_t)p->head_dim, cols = f->m->q->cols, group = cols / f->width;
+    attn_params own = *p;
+    own.group = own.layer = 0;
+    if (own.q_norm && own.q_norm->n != d) /* the norm over all heads is done already */
+        own.q_norm = own.k_norm = NULL;
+    NIB_TRY(rotate_at(f, f->m->q, f->m->qkv, &own, pos, err));
+    for (size_t r = first; r < (size_t)f->b.n_rows; r++)
+        for (size_t i = 0; i < cols; i++) {
+            const double q = (double)f->qkv[r * cols + i];
+            to[i / d / group * d + i % d].query_squares += q * q;
+        }
+    return NIB_OK;
+}
+
+static nib_status add_layer(finder *f, const layer_weights *l, channel *to, nib_error *err) {
     model *m = f->m;
     const size_t n = (size_t)f->b.n_rows, w = f->width, all = m->qkv->cols;
     const int at = f->seq.pos, reach = m->hp->context_len < FURTHEST ? m->hp->context_len : FURTHEST;
@@ -70,8 +103,12 @@ static nib_status add_layer(finder *f, const layer_weights *l, double *sums, nib
     }
     m->be->buf_write(m->be, f->in, f->rows, n, NULL);
     nib_status status = NIB_OK;
-    for (int i = 0; i < PLACES && status == NIB_OK; i++)
-        status = add_keys(f, &as_queries, at + i * (reach - f->n_tokens) / (PLACES - 1), at == 0, sums, err);
+    for (int i = 0; i < PLACES && status == NIB_OK; i++) {
+        const int pos = at + i * (reach - f->n_tokens) / (PLACES - 1);
+        status = add_keys(f, &as_queries, pos, at == 0, to, err);
+        if (status == NIB_OK && m->be->qk_rotation)
+            status = add_queries(f, &l->attn, pos, at == 0, to, err);
+    }
     place_batch(f, at);
     return status;
 }
@@ -88,7 +125,7 @@ static nib_status run_batch(finder *f, const progress *watch, nib_error *err) {
         step_begin(m->be, &f->b, 0);
         attention_half(m, l);
         NIB_TRY(step_finish(m->be, err));
-        NIB_TRY(add_layer(f, l, f->sums + (size_t)layer * f->width, err));
+        NIB_TRY(add_layer(f, l, f->channels + (size_t)layer * f->width, err));
         step_begin(m->be, &f->b, 0);
         mlp_half(m, l);
         NIB_TRY(step_finish(m->be, err));
@@ -129,36 +166,87 @@ static nib_status open_all(finder *f, nib_error *err) {
     f->width = (size_t)m->hp->n_kv_heads * (size_t)m->hp->head_dim;
     f->qkv = mem_array(TOKENS, m->qkv->cols * sizeof *f->qkv);
     f->rows = mem_array(TOKENS, 3 * f->width * sizeof *f->rows);
-    f->sums = mem_array((size_t)m->hp->n_layers * f->width, sizeof *f->sums);
-    if (!f->qkv || !f->rows || !f->sums)
+    f->channels = mem_array((size_t)m->hp->n_layers * f->width, sizeof *f->channels);
+    if (!f->qkv || !f->rows || !f->channels)
         return nib_fail(err, NIB_NO_MEMORY, "no memory for the means of keys");
     NIB_TRY(be->buf_new(be, &f->in, BUF_F32, SPLIT_HEADS, TOKENS, 3 * f->width, err));
     return be->buf_new(be, &f->out, BUF_F32, SPLIT_HEADS, TOKENS, f->width, err);
 }
 
-/* None where the keys are no finite numbers. */
-static nib_status keep(finder *f, nib_error *err) {
-    for (int layer = 0; layer < f->m->hp->n_layers; layer++) {
-        layer_weights *l = &f->m->w.layers[layer];
-        const double *sums = f->sums + (size_t)layer * f->width;
-        bool finite = true;
-        for (size_t i = 0; i < f->width; i++) {
-            f->rows[i] = (float)(sums[i] / (PLACES * (double)(f->n_tokens - 1)));
-            finite = finite && isfinite(f->rows[i]);
-        }
-        if (!finite)
-            continue;
-        NIB_TRY(f->m->be->vec_new(f->m->be, &l->k_mean, VEC_F32, f->width, f->rows, err));
-        l->attn.k_mean = l->k_mean;
+static double per_token(const finder *f, double sum) {
+    return sum / (PLACES * (double)(f->n_tokens - 1));
+}
+
+/* E[(k - mean)^2], or E[k^2] where no mean is taken off. */
+static double spread(const finder *f, const channel *c) {
+    const double mean = f->has_means ? per_token(f, c->keys) : 0;
+    return per_token(f, c->key_squares) - mean * mean;
+}
+
+/* balance [d] of the head of channels c: (E[(k - mean)^2] / E[q^2])^(1/4) over its geometric mean. What
+ * rounding loses of a turned key is alike in all channels: a share of the mean of its squares; a score gets
+ * that times the sum of the query's. This makes the product least. */
+static void find_balance(const finder *f, const channel *c, size_t d, float *balance) {
+    double most_k = 0, most_q = 0, logs = 0;
+    for (size_t i = 0; i < d; i++) {
+        most_k = fmax(most_k, spread(f, &c[i]));
+        most_q = fmax(most_q, per_token(f, c[i].query_squares));
     }
+    const bool lives = most_k > 0 && most_q > 0 && isfinite(most_k) && isfinite(most_q);
+    for (size_t i = 0; i < d; i++) {
+        const double k = fmax(spread(f, &c[i]), LEAST * most_k),
+                     q = fmax(per_token(f, c[i].query_squares), LEAST * most_q);
+        balance[i] = lives ? (float)(0.25 * log(k / q)) : 0;
+        logs += (double)balance[i];
+    }
+    for (size_t i = 0; i < d; i++)
+        balance[i] = expf(balance[i] - (float)(logs / (double)d));
+}
+
+static nib_status keep_balance(finder *f, layer_weights *l, const channel *c, float *means, float *balance,
+                               nib_error *err) {
+    const size_t d = (size_t)l->attn.head_dim;
+    for (size_t at = 0; at < f->width; at += d) {
+        find_balance(f, c + at, d, balance + at);
+        for (size_t i = at; i < at + d; i++)
+            means[i] /= balance[i];
+        rounded_hadamard(means + at, d, (size_t)f->m->be->qk_rotation);
+    }
+    NIB_TRY(f->m->be->vec_new(f->m->be, &l->qk_balance, VEC_F32, f->width, balance, err));
+    l->attn.qk_balance = l->qk_balance;
+    return NIB_OK;
+}
+
+/* Nothing where the keys are no finite numbers. */
+static nib_status keep_layer(finder *f, layer_weights *l, const channel *c, nib_error *err) {
+    backend *be = f->m->be;
+    float *means = f->rows, *balance = f->rows + f->width;
+    bool finite = true;
+    for (size_t i = 0; i < f->width; i++) {
+        means[i] = (float)per_token(f, c[i].keys);
+        finite = finite && isfinite(means[i]);
+    }
+    if (finite && be->qk_rotation)
+        NIB_TRY(keep_balance(f, l, c, means, balance, err));
+    if (!finite || !f->has_means)
+        return NIB_OK;
+    NIB_TRY(be->vec_new(be, &l->k_mean, VEC_F32, f->width, means, err));
+    l->attn.k_mean = l->k_mean;
+    return NIB_OK;
+}
+
+static nib_status keep(finder *f, nib_error *err) {
+    for (int i = 0; i < f->m->hp->n_layers; i++)
+        NIB_TRY(keep_layer(f, &f->m->w.layers[i], f->channels + (size_t)i * f->width, err));
     return NIB_OK;
 }
 
 nib_status key_means_find(model *m, const progress *watch, nib_error *err) {
     backend *be = m->be;
-    if (!be->key_means || m->limits.kv_dtype != NIB_KV_FP8 || m->hp->attn_cap != 0 || m->hp->context_len < 2)
+    finder f = {.m = m, .has_means = be->key_means && m->hp->attn_cap == 0};
+    const bool is_short = m->limits.kv_dtype == NIB_KV_FP8 || be->rounds_keys;
+    if (!is_short || !(f.has_means || be->qk_rotation) || m->hp->context_len < 2)
         return NIB_OK;
-    finder f = {.m = m};
     nib_status status = open_all(&f, err);
     if (status == NIB_OK)
         status = run_all(&f, watch, err);
@@ -175,6 +263,6 @@ nib_status key_means_find(model *m, const progress *watch, nib_error *err) {
     m->cache = NULL;
     mem_free(f.qkv);
     mem_free(f.rows);
-    mem_free(f.sums);
+    mem_free(f.channels);
     return status;
 }

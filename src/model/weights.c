@@ -420,9 +420,9 @@ void weights_free(weights *w, const hparams *hp, backend *be) {
     for (int i = 0; w->layers && i < hp->n_layers; i++) {
         layer_weights *l = &w->layers[i];
         weight *const matrices[] = {l->qkv, l->attn_out, l->gate_up, l->down};
-        vec *const vectors[] = {l->attn_norm,     l->post_attn_norm, l->ffn_norm,
-                                l->post_ffn_norm, l->q_norm,         l->k_norm,
-                                l->qkv_bias,      l->attn_out_bias,  l->k_mean};
+        vec *const vectors[] = {l->attn_norm, l->post_attn_norm, l->ffn_norm, l->post_ffn_norm,
+                                l->q_norm,    l->k_norm,         l->qkv_bias, l->attn_out_bias,
+                                l->k_mean,    l->qk_balance};
         for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++)
             free_one(be, matrices[j]);
         for (size_t j = 0; j < sizeof vectors / sizeof *vectors; j++)

@@ -21,6 +21,7 @@ typedef struct layer_weights {
     vec *qkv_bias;        /* [(H + 2G) * D] or NULL */
     vec *attn_out_bias;   /* [dim] or NULL */
     vec *k_mean;          /* [G * D] or NULL: see key_means.h */
+    vec *qk_balance;      /* likewise */
     weight *qkv;          /* [(H + 2G) * D, dim] */
     weight *attn_out;     /* [dim, H * D] */
     weight *gate_up;      /* [2 * ffn_dim, dim] */

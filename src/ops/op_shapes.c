@@ -94,6 +94,7 @@ static void check_attention(const attn_params *p, const cache *c) {
     assert(!p->q_norm || per_head || (p->q_norm->n == q && p->k_norm->n == k));
     assert(!p->inv_freq || 2 * p->inv_freq->n <= (size_t)p->head_dim);
     assert(!p->k_mean || p->k_mean->n == k);
+    assert(!p->qk_balance || p->qk_balance->n == k);
 }
 
 void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_params *p, cache *c) {
@@ -103,6 +104,7 @@ void op_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_param
     assert(qkv->rows == (size_t)be->batch->n_rows);
     assert(p->query_log == 0 || (be->query_log && p->query_log_len > 0));
     assert(!p->k_mean || (be->key_means && p->cap == 0));
+    assert(!p->qk_balance || be->qk_rotation > 0);
     destination(q, qkv->rows, h * d, NULL);
     be->op.qk_norm_rope_store(be, q, qkv, p, c);
 }

@@ -100,10 +100,12 @@ typedef struct attn_params {
     int window;             /* keys with q - k < window; 0: all */
     float k_scale, v_scale; /* of an FP8 cache's codes, all alike; 0, or where a backend does not look here:
                                fitted to what is stored */
-    /* (key_means) [n_kv_heads * head_dim], or NULL. An FP8 cache without K_SCALE stores keys less this, but
-     * for those of position 0: attention takes q . k_mean from their scores, as all others lack it. CAP is 0.
-     */
+    /* (key_means) [n_kv_heads * head_dim], or NULL. Without K_SCALE keys are stored less this, but for those
+     * of position 0: attention takes q . k_mean from their scores, as all others lack it. CAP is 0. */
     const vec *k_mean;
+    /* (qk_rotation) [n_kv_heads * head_dim], or NULL. Before that keys are divided by this and queries
+     * multiplied with it, and both turned, which changes no score. */
+    const vec *qk_balance;
 } attn_params;
 
 /* What a layer is made of. */
@@ -174,7 +176,9 @@ struct backend {
     bool row_bits_fixed; /* the strict promise above */
     bool caps;           /* softcap, and attention with a cap */
     bool query_log;      /* queries that grow with their position */
-    bool key_means;      /* FP8 keys less a mean */
+    bool key_means;      /* keys of an FP8 cache less a mean */
+    bool rounds_keys;    /* to few bits before they are stored: then those of any cache are less a mean */
+    int qk_rotation;     /* order of the Hadamard matrix that balanced queries and keys are turned with; 0 */
     bool branches;       /* weights with a low-rank branch */
     compute_mode mode;
     int n_ranks, rank;

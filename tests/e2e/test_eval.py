@@ -77,6 +77,28 @@ def test_emulated_cache(nibble, tiny, text):
     assert done.returncode == 1 and f"--rotate-qk={2 * size} does not divide the heads' size" in done.stderr
 
 
+def test_channels_are_balanced(nibble, text, tmp_path):
+    """Keys with large channels that their queries make up for: no score differs, and a rotation that balances first loses hardly more."""
+    import numpy as np
+    from safetensors import numpy as safetensors_numpy
+    from test_quantize import HEAD_DIM, HEADS, KV, make_model
+
+    source, steep = make_model(tmp_path / "source"), make_model(tmp_path / "steep")
+    weights = safetensors_numpy.load_file(steep / "model.safetensors")
+    factors = np.tile(2.0 ** np.resize([4, 0, 1, -3, 0], HEAD_DIM // 2), 2)  # of what turns together
+    for name in weights:
+        for part, times in (("k_proj", np.tile(factors, KV)), ("q_proj", 1 / np.tile(factors, HEADS))):
+            if part in name:
+                weights[name] = (weights[name].astype(np.float32) * times[:, None]).astype(weights[name].dtype)
+    safetensors_numpy.save_file(weights, steep / "model.safetensors", {"format": "pt"})
+    flags = ["--base", source, "--ctx", 32, "--chunks", 4]
+    assert abs(kld(nibble, steep, text, *flags, "--kv-cache-dtype", "fp32", "--activations", "f32")["kld"]) < 1e-9
+    plain, turned = ([kld(nibble, model, text, *flags, "--kv-cache-dtype", "nvfp4", *more)["kld"] for model in (source, steep)]
+                     for more in ((), ("--rotate-qk",)))
+    assert plain[1] > 1.5 * plain[0]
+    assert turned[1] == pytest.approx(turned[0], rel=0.15)
+
+
 def test_weights_in_other_formats(nibble, tiny, text, tmp_path):
     """What is rounded on the fly predicts as the file that holds the same values; fewer bits cost more."""
     from test_quantize import make_model

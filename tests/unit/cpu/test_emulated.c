@@ -12,14 +12,14 @@
 
 enum { ROWS = 5, COLS = 80, OUT = 24, D = 48 };
 
-static backend *open_as(cpu_rounding rounding, bool round_kv, int rotate_qk) {
+static backend *open_as(cpu_rounding rounding, bool round_kv, int qk_rotation) {
     backend *be;
     nib_error err;
     const cpu_options o = {.threads = 2,
                            .activations = NIB_ACTIVATIONS_F32,
                            .rounding = rounding,
                            .round_kv = round_kv,
-                           .rotate_qk = rotate_qk};
+                           .qk_rotation = qk_rotation};
     if (cpu_open(&be, &o, &err) != NIB_OK)
         fail_msg("%s", err.text);
     return be;
@@ -226,11 +226,21 @@ typedef struct heads {
     float *q, *out;
 } heads;
 
-/* One sequence of ROWS rows through attention; 4 query heads, 2 of keys. */
-static heads attend(backend *be, const float *qkv, float v_scale) {
+/* One sequence of ROWS rows through attention; 4 query heads, 2 of keys. MEAN, BALANCE [2 * D] or NULL. */
+static heads attend(backend *be, const float *qkv, float v_scale, const float *mean, const float *balance) {
     heads h = {.be = be, .kv = fixture_cache(be, NIB_KV_FP32, 1, 2, D, FIXTURE_SEQS * FIXTURE_PAGES)};
-    const attn_params p = {
-        .n_heads = 4, .n_kv_heads = 2, .head_dim = D, .rope_scale = 1, .scale = 0.25f, .v_scale = v_scale};
+    nib_error err;
+    vec *vectors[2] = {NULL, NULL};
+    assert_true(!mean || be->vec_new(be, &vectors[0], VEC_F32, 2 * D, mean, &err) == NIB_OK);
+    assert_true(!balance || be->vec_new(be, &vectors[1], VEC_F32, 2 * D, balance, &err) == NIB_OK);
+    const attn_params p = {.n_heads = 4,
+                           .n_kv_heads = 2,
+                           .head_dim = D,
+                           .rope_scale = 1,
+                           .scale = 0.25f,
+                           .v_scale = v_scale,
+                           .k_mean = vectors[0],
+                           .qk_balance = vectors[1]};
     fixture_batch f = {0};
     fixture_add(&f, 0, 0, ROWS);
     buf *in = fixture_buf(be, BUF_F32, ROWS, 8 * D), *q = fixture_buf(be, BUF_F32, ROWS, 4 * D);
@@ -247,6 +257,9 @@ static heads attend(backend *be, const float *qkv, float v_scale) {
     be->buf_free(be, in);
     be->buf_free(be, q);
     be->buf_free(be, out);
+    for (int i = 0; i < 2; i++)
+        if (vectors[i])
+            be->vec_free(be, vectors[i]);
     return h;
 }
 
@@ -261,7 +274,7 @@ static void test_kv(void **state) {
     (void)state;
     const float v_scale = 0.5f;
     float *qkv = fixture_vector(ROWS * 8 * D, PATTERN_NORMAL, 0, 9);
-    heads h = attend(open_as(CPU_ROUND_NONE, true, 0), qkv, v_scale);
+    heads h = attend(open_as(CPU_ROUND_NONE, true, 0), qkv, v_scale, NULL, NULL);
     for (size_t t = 0; t < ROWS; t++)
         for (int g = 0; g < 2; g++)
             for (int is_k = 0; is_k < 2; is_k++) {
@@ -275,11 +288,15 @@ static void test_kv(void **state) {
     test_free(qkv);
 }
 
+/* Keys balanced, turned and less a mean, queries to match. */
 static void test_rotation(void **state) {
     (void)state;
     float *qkv = fixture_vector(ROWS * 8 * D, PATTERN_NORMAL, 0, 10);
-    heads plain = attend(open_as(CPU_ROUND_NONE, false, 0), qkv, 0);
-    heads turned = attend(open_as(CPU_ROUND_NONE, false, 64), qkv, 0);
+    float *mean = fixture_vector(2 * D, PATTERN_NORMAL, 0, 11), balance[2 * D];
+    for (size_t i = 0; i < 2 * D; i++)
+        balance[i] = exp2f((float)(i % 5) - 2);
+    heads plain = attend(open_as(CPU_ROUND_NONE, false, 0), qkv, 0, NULL, NULL);
+    heads turned = attend(open_as(CPU_ROUND_NONE, false, 64), qkv, 0, mean, balance);
     double diff = 0, all = 0;
     for (size_t i = 0; i < ROWS * 4 * D; i++) {
         diff += pow((double)plain.out[i] - turned.out[i], 2);
@@ -288,6 +305,16 @@ static void test_rotation(void **state) {
     print_message("turned by a matrix of order 16: relative difference %.1e\n", sqrt(diff / all));
     assert_true(memcmp(plain.q, turned.q, ROWS * 4 * D * sizeof(float)) != 0);
     assert_true(sqrt(diff / all) < 1e-5);
+    for (size_t g = 0; g < 2; g++)
+        for (size_t t = 0; t < ROWS; t++) {
+            float want[D];
+            for (size_t i = 0; i < D; i++)
+                want[i] = qkv[t * 8 * D + (4 + g) * D + i] / balance[g * D + i];
+            rounded_hadamard(want, D, 64);
+            for (size_t i = 0; i < D; i++)
+                assert_true(fixture_kv_at(turned.kv, true, 0, fixture_page(0, 0), (int)g, t, i) ==
+                            want[i] - (t > 0 ? mean[g * D + i] : 0));
+        }
     for (size_t i = 0; i < D; i++) { /* its own inverse, and of length 1 */
         float unit[D] = {0};
         unit[i] = 1;
@@ -304,6 +331,7 @@ static void test_rotation(void **state) {
                 pair[2] == 0);
     heads_close(&plain);
     heads_close(&turned);
+    test_free(mean);
     test_free(qkv);
 }
 

@@ -7,12 +7,14 @@
 #include "base/clock.h"
 #include "base/cores.h"
 #include "base/mapfile.h"
+#include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/plan.h"
 #include "cli/plan_measure.h"
 #include "cli/quantize_args.h"
 #include "cli/quantize_report.h"
+#include "cli/scratch.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "convert/convert.h"
@@ -37,6 +39,10 @@ typedef struct quantize_session {
     method_choice used; /* of METHODS, with auto decided */
     tuned tuned;
     tuned_smoothed smoothed;
+    scratch scratch;
+    char *copy;     /* in it: the source smoothed, in BF16; FILE is then of it */
+    const char *in; /* FILE's path: args->in, or the copy */
+    convert_report copied;
     plan plan;
     double spare_bits; /* that --size leaves for it */
     ui_bar bar;
@@ -53,7 +59,7 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     loaded *l;
     if (s->args->calib && !chats)
         NIB_TRY(tuned_open_text(&map, s->args->calib, err));
-    nib_status status = loaded_open(&l, s->args->in, &compute, &needs, err);
+    nib_status status = loaded_open(&l, s->in, &compute, &needs, err);
     if (status == NIB_OK) {
         if (chats)
             status = tuned_read_chats(&set, l, s->args->calib, s->args->calib_tokens, err);
@@ -70,7 +76,7 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     }
     calib_set_free(&set);
     mapfile_close(&map);
-    s->calibrate_s = clock_seconds() - from;
+    s->calibrate_s += clock_seconds() - from;
     return status;
 }
 
@@ -86,7 +92,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
         [METHOD_LOCAL] = TUNE_LOCAL, [METHOD_GPTQ] = TUNE_GPTQ, [METHOD_BEST] = TUNE_BEST};
     const quantize_args *a = s->args;
     s->tuned = (tuned){.file = s->file,
-                       .in = a->in,
+                       .in = s->in,
                        .out = a->out,
                        .calib = a->calib,
                        .max_tokens = a->calib_tokens,
@@ -155,10 +161,33 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     return status;
 }
 
+/* What comes then is of a copy that is smoothed. */
+static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    const bool gguf = a->convert.out == OUT_GGUF;
+    const convert_options o = {.format = QF_BF16,
+                               .method = QM_RTN,
+                               .embed = a->convert.embed,
+                               .out = gguf ? OUT_GGUF : OUT_MODELOPT,
+                               .smoothing = s->smoothed.powers,
+                               .threads = a->convert.threads,
+                               .progress = ui_bar_progress(&s->bar),
+                               .interrupted = &cli_interrupted};
+    NIB_TRY(scratch_open(&s->scratch, a->out, err));
+    s->copy = scratch_path(&s->scratch, gguf ? "smoothed.gguf" : "smoothed");
+    if (!s->copy)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->out);
+    NIB_TRY(convert(s->file, s->copy, &o, &s->copied, err));
+    s->args->convert.smoothing = NULL;
+    tuned_close(&s->tuned, true);
+    model_file_close(s->file);
+    s->file = NULL;
+    s->in = s->copy;
+    return model_file_open(&s->file, s->copy, err);
+}
+
 static nib_status smooth(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
-    if (!a->smooth)
-        return NIB_OK;
     if (a->convert.out != OUT_GGUF && family_get(s->file->hp.family)->defaults.norm_plus_one)
         return nib_fail(
             err, NIB_UNSUPPORTED,
@@ -166,7 +195,7 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
             "write a .gguf file",
             a->out);
     s->tuned = (tuned){.file = s->file,
-                       .in = a->in,
+                       .in = s->in,
                        .out = a->out,
                        .calib = a->calib,
                        .max_tokens = a->calib_tokens,
@@ -177,12 +206,12 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     s->n_tokens = s->tuned.n_tokens;
     s->calibrate_s = s->smoothed.seconds;
     s->args->convert.smoothing = s->smoothed.powers;
-    return NIB_OK;
+    return a->convert.format == QF_BF16 ? NIB_OK : stand_on_copy(s, err);
 }
 
 static plan_options plan_options_of(quantize_session *s) {
     const quantize_args *a = s->args;
-    return (plan_options){.in = a->in,
+    return (plan_options){.in = s->in,
                           .out = a->out,
                           .calib = a->calib,
                           .max_tokens = a->calib_tokens,
@@ -222,8 +251,23 @@ static const char *method_text(const quantize_session *s) {
     return f == QF_FP8 || f == QF_Q8_0 || f == QF_BF16 ? "nearest" : quantize_method_name(s->used);
 }
 
-static nib_status print(const quantize_session *s, nib_error *err) {
+/* What was there before is the source's, not its copy's. */
+static void tell_source(quantize_session *s) {
+    const convert_report *source = &s->copied;
+    if (!s->copy)
+        return;
+    s->report.bytes_before = source->bytes_before;
+    for (int i = 0; i < s->report.n_groups; i++)
+        for (int j = 0; j < source->n_groups; j++)
+            if (source->groups[j].slot == s->report.groups[i].slot) {
+                s->report.groups[i].from = source->groups[j].from;
+                s->report.groups[i].bytes_before = source->groups[j].bytes_before;
+            }
+}
+
+static nib_status print(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
+    tell_source(s);
     const quantize_report r = {.in = a->in,
                                .out = a->out,
                                .plan_path = a->plan ? a->plan : a->save_plan,
@@ -258,6 +302,7 @@ static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
 static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(check_save_plan(a, err));
+    s->in = a->in;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
     a->convert.also_read[0] = a->calib ? a->calib : a->imatrix;
@@ -266,6 +311,10 @@ static nib_status run(quantize_session *s, nib_error *err) {
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
+    if (a->smooth) {
+        NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err)); /* before it takes long */
+        NIB_TRY(smooth(s, err));
+    }
     if (a->plan) {
         NIB_TRY(plan_read(&s->plan, s->file, a->plan, err));
         a->convert.formats = s->plan.formats;
@@ -273,7 +322,6 @@ static nib_status run(quantize_session *s, nib_error *err) {
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(look_at_size(s, err));
     NIB_TRY(choose_method(s, err));
-    NIB_TRY(smooth(s, err));
     NIB_TRY(make_plan(s, err));
     a->convert.progress = ui_bar_progress(&s->bar);
     a->convert.interrupted = &cli_interrupted;
@@ -308,6 +356,8 @@ int cmd_quantize(int argc, char **argv) {
     plan_free(&session.plan);
     calibrate_free(&session.heed);
     model_file_close(session.file);
+    mem_free(session.copy);
+    scratch_close(&session.scratch);
     quantize_args_free(&args);
     return cli_finish_output(failed);
 }

@@ -4,72 +4,26 @@
  */
 #include "cli/plan_measure.h"
 
-#include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/mapfile.h"
 #include "base/mem.h"
-#include "base/outtemp.h"
 #include "cli/cli.h"
+#include "cli/scratch.h"
 #include "cli/tuned.h"
 #include "convert/recipe.h"
 #include "engine/loaded.h"
 #include "eval/calibrate.h"
 
 /* What is computed for every part: half of these tokens are scored. */
-#define WINDOW        256
-#define WINDOWS       3
-#define TEXT_BYTES    ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
-#define SCRATCH_DEPTH 4               /* a directory of a model's, while it is being written, in it */
-#define BUILT_IN      "the built-in text"
+#define WINDOW     256
+#define WINDOWS    3
+#define TEXT_BYTES ((size_t)65536) /* they rarely take more of a text; if so, a longer part is taken */
+#define BUILT_IN   "the built-in text"
 
 /* By which a .gguf file may grow to begin the next tensor at a whole number of them. */
 #define TENSOR_BYTES 32
-
-/* A temporary directory beside OUT, for what is kept meanwhile; what a killed run left of it goes first. */
-typedef struct scratch {
-    char *directory, *base, *trial; /* base: a file in it; trial: what is written there */
-    int fd;                         /* holds the directory's lock */
-} scratch;
-
-static void scratch_close(scratch *s) {
-    if (s->fd >= 0) {
-        outtemp_remove(AT_FDCWD, s->directory, SCRATCH_DEPTH);
-        outtemp_ended(s->directory);
-        close(s->fd);
-    }
-    mem_free(s->directory);
-    mem_free(s->base);
-    mem_free(s->trial);
-}
-
-static nib_status scratch_open(scratch *s, const char *out, nib_error *err) {
-    size_t length = strlen(out);
-    while (length > 1 && out[length - 1] == '/') /* beside a directory, not in it */
-        length--;
-    *s = (scratch){.fd = -1};
-    char *path = mem_copy_text(out, length);
-    const size_t room = length + 128;
-    nib_status status = NIB_OK;
-    if (!path || !(s->directory = outtemp_name(path)) || !(s->base = mem_alloc(room)) ||
-        !(s->trial = mem_alloc(room)))
-        status = nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", out);
-    if (status == NIB_OK) {
-        snprintf(s->base, room, "%s/base.kld", s->directory);
-        snprintf(s->trial, room, "%s/trial", s->directory);
-        outtemp_remove_stale(path);
-        status = outtemp_make_directory(&s->fd, s->directory, path, err);
-    }
-    if (status == NIB_OK)
-        outtemp_begun(s->directory);
-    else
-        scratch_close(s);
-    mem_free(path);
-    return status;
-}
 
 /* The windows of no more of the text than they take. */
 static nib_status cut_text(eval_text *out, const tokenizer *words, const char *text, size_t bytes,
@@ -127,15 +81,18 @@ static nib_status open_windows(eval_text *out, const loaded *l, const plan_optio
 
 static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_error *err) {
     eval_text windows;
-    scratch kept;
+    scratch kept = {0};
+    char *base = NULL;
     NIB_TRY(open_windows(&windows, l, o, err));
     p->text = o->calib ? o->calib : BUILT_IN;
     p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = scratch_open(&kept, o->out, err);
+    if (status == NIB_OK && !(base = scratch_path(&kept, "base.kld")))
+        status = nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", o->out);
     if (status == NIB_OK) {
         const sensitivity_options s = {.heed = o->heed && o->heed->mean_squares ? o->heed : NULL,
                                        .text = &windows,
-                                       .base = kept.base,
+                                       .base = base,
                                        .apart = o->apart,
                                        .to_gguf = o->convert->out == OUT_GGUF,
                                        .eval = {.threads = o->convert->threads,
@@ -143,6 +100,7 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_e
                                                 .stop = &cli_interrupted}};
         status = sensitivity_measure(&p->found, l->model, l->file, &s, err);
     }
+    mem_free(base);
     scratch_close(&kept);
     eval_text_close(&windows);
     ui_bar_clear(o->bar);
@@ -193,7 +151,10 @@ nib_status plan_measure_spare(double *bits, const model_file *file, const plan_o
     plain.progress = ui_bar_progress(o->bar);
     plain.interrupted = &cli_interrupted;
     NIB_TRY(scratch_open(&kept, o->out, err));
-    const nib_status status = convert(file, kept.trial, &plain, &written, err);
+    char *trial = scratch_path(&kept, "trial");
+    const nib_status status = trial ? convert(file, trial, &plain, &written, err)
+                                    : nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", o->out);
+    mem_free(trial);
     scratch_close(&kept);
     ui_bar_clear(o->bar);
     NIB_TRY(status);

@@ -90,8 +90,9 @@ static const struct argp_option options[] = {
      "where it names none",
      1},
     {"smooth", KEY_SMOOTH, NULL, 0,
-     "With --format bf16: move what makes channels larger than others from the norms into the matrices that "
-     "read them, by powers of two and as far as it helps NVFP4 weights and activations; quantize OUT then",
+     "First move what makes channels larger than others from the norms into the matrices that read them, by "
+     "powers of two and as far as it helps NVFP4 weights and activations; with --format bf16 no more than "
+     "that",
      1},
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
@@ -233,8 +234,8 @@ static void check(const struct argp_state *state, quantize_args *a) {
     if (a->convert.fp8_exact && (a->method == METHOD_RTN || a->method == METHOD_4OVER6))
         argp_error(state, "--fp8-exact does not go with --method %s, whose scales are its reference's",
                    methods[a->method]);
-    if (a->smooth && (a->convert.format != QF_BF16 || a->convert.n_keep))
-        argp_error(state, "--smooth goes with --format bf16, and without --keep");
+    if (a->smooth && (a->convert.n_keep || a->imatrix))
+        argp_error(state, "--smooth goes without --keep and --imatrix");
     if ((a->calib || a->calib_tokens) && !a->smooth && !quantize_has_budget(a) &&
         (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");

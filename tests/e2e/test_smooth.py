@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nibble quantize --format bf16 --smooth: the network computes the same numbers, and loses less in four bits."""
+"""nibble quantize --smooth: the network computes the same numbers, and loses less in four bits."""
 import filecmp
 import json
 
@@ -86,7 +86,26 @@ def test_less_is_lost_in_four_bits(nibble, tmp_path, text):
     assert lost[1] < 0.9 * lost[0], lost
 
 
-@pytest.mark.parametrize("flags", [["--smooth"], ["--format", "bf16", "--smooth", "--keep", "a"]])
+@pytest.mark.parametrize("source, out, flags", [("hf", "out", ["--method", "best"]), ("hf", "out.gguf", ["--method", "weighted"]),
+                                                ("gguf", "out.gguf", ["--method", "gptq", "--bits", "4.75"]), ("hf", "out", ["--format", "fp8"])])
+def test_one_command_is_two(nibble, tmp_path, text, source, out, flags):
+    model = with_large_channels(make_model(tmp_path / "hf"))
+    if source == "gguf":
+        nibble("quantize", model, tmp_path / "in.gguf", "--format", "q8_0")
+        model = tmp_path / "in.gguf"
+    first, second, kind = tmp_path / f"first-{out}", tmp_path / f"second-{out}", tmp_path / f"wide-{out}"
+    calibrated = ["--calib", text] if "fp8" not in flags else []
+    told = json.loads(nibble("quantize", model, first, "--smooth", *flags, "--calib", text, "--json").stdout)
+    nibble("quantize", model, kind, "--format", "bf16", "--smooth", "--calib", text)
+    nibble("quantize", kind, second, *flags, *calibrated)
+    name = "" if out.endswith(".gguf") else "model.safetensors"
+    assert filecmp.cmp(first / name, second / name, shallow=False)
+    assert len(told["smoothed"]) == 2 * LAYERS
+    assert told["bytes_before"] == json.loads(nibble("quantize", model, tmp_path / f"third-{out}", "--json").stdout)["bytes_before"]
+    assert sorted(p.name for p in tmp_path.iterdir() if ".part" in p.name) == []
+
+
+@pytest.mark.parametrize("flags", [["--smooth", "--imatrix", "a"], ["--format", "bf16", "--smooth", "--keep", "a"]])
 def test_wrong_usage(nibble, tmp_path, flags):
     done = nibble("quantize", "in", "out", *flags, check=False, cwd=tmp_path)
-    assert done.returncode == 2 and "--smooth goes with --format bf16, and without --keep" in done.stderr
+    assert done.returncode == 2 and "--smooth goes without --keep and --imatrix" in done.stderr

@@ -99,6 +99,26 @@ def test_channels_are_balanced(nibble, text, tmp_path):
     assert turned[1] == pytest.approx(turned[0], rel=0.15)
 
 
+def test_norms_over_all_heads(nibble, text, tmp_path):
+    """OLMo 2 norms all heads of q and k at once: what keys have in common is that of keys normed once."""
+    import ml_dtypes
+    import numpy as np
+    from safetensors import numpy as safetensors_numpy
+    from test_quantize import HEAD_DIM, HEADS, KV, LAYERS, make_model
+
+    model, random = make_model(tmp_path / "model"), np.random.default_rng(3)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"]}))
+    weights = {name.replace("input_layernorm", "post_feedforward_layernorm"): values
+               for name, values in safetensors_numpy.load_file(model / "model.safetensors").items()}
+    for name, n in [(f"model.layers.{i}.self_attn.{part}_norm.weight", n * HEAD_DIM) for i in range(LAYERS) for part, n in (("q", HEADS), ("k", KV))]:
+        weights[name] = (1.5 * np.exp(0.4 * random.standard_normal(n))).astype(ml_dtypes.bfloat16)
+    safetensors_numpy.save_file(weights, model / "model.safetensors", {"format": "pt"})
+    flags = ["--base", model, "--ctx", 32, "--chunks", 4, "--kv-cache-dtype", "nvfp4"]
+    plain, turned = (kld(nibble, model, text, *flags, *more)["kld"] for more in ((), ("--rotate-qk",)))
+    assert 0 < turned < 1.2 * plain
+
+
 def test_weights_in_other_formats(nibble, tiny, text, tmp_path):
     """What is rounded on the fly predicts as the file that holds the same values; fewer bits cost more."""
     from test_quantize import make_model

@@ -124,6 +124,18 @@ template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
     }
 };
 
+/* barrier_wait by a whole warp. The vote tells the compiler that all lanes leave together: behind a branch of each lane's own it would
+ * keep the descriptors in vector registers, two instructions to move each. */
+GEMM_DEV void warp_waits(uint32_t bar, uint32_t phase) {
+    uint32_t over;
+    do
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2;\nselp.b32 %0,1,0,p;\n}"
+                     : "=r"(over)
+                     : "r"(bar), "r"(phase)
+                     : "memory");
+    while (!__all_sync(~0u, over));
+}
+
 /* The sums of one tile over COUNT stages. STAGE and PHASE: of the next one. */
 template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct consumer {
     using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
@@ -170,7 +182,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
 
     /* The operands of a run's first stage, when its weights are there (BAR); its tokens may still be on their way. */
     GEMM_DEV void begin(uint32_t *a, uint32_t bar) {
-        barrier_wait(bar, phase);
+        warp_waits(bar, phase);
         if (E4M3)
             convert_e4m3(a);
         else
@@ -181,7 +193,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
     GEMM_DEV void sum_e4m3(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
         uint32_t a1[16];
         int last = 0, before = 0;
-        barrier_wait(full + 8 * stage, phase);
+        warp_waits(full + 8 * stage, phase);
 #pragma unroll 1
         for (int k = 0;; k += 2) {
             issue(d, a0, 0);
@@ -191,7 +203,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
                 free_stage(before);
             if (k + 1 == count)
                 break;
-            barrier_wait(full + 8 * stage, phase);
+            warp_waits(full + 8 * stage, phase);
             convert_e4m3(a1);
             issue(d, a1, 0);
             before = advance();
@@ -200,7 +212,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
             last = before;
             if (k + 2 == count)
                 break;
-            barrier_wait(full + 8 * stage, phase);
+            warp_waits(full + 8 * stage, phase);
             convert_e4m3(a0);
         }
         wgmma_wait<0>();
@@ -209,6 +221,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
 
     /* A0: what begin made. */
     GEMM_DEV void sum(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
+        stage = __reduce_max_sync(~0u, stage), count = __reduce_max_sync(~0u, count); /* as they are, in uniform registers */
         if (E4M3)
             sum_e4m3(d, a0, count);
         else
@@ -222,7 +235,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
     GEMM_DEV void sum_bf16(float (&d)[TOKENS / 2], uint32_t (&a0)[16], int count) {
         uint32_t a1[16];
         int before = -1;
-        barrier_wait(full + 8 * stage, phase);
+        warp_waits(full + 8 * stage, phase);
 #pragma unroll 1
         for (int k = 0; k < count; k++) {
             issue(d, a0, 0);
@@ -234,7 +247,7 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct con
             wgmma_wait<1>();
             before = advance();
             if (k + 1 < count) {
-                barrier_wait(full + 8 * stage, phase);
+                warp_waits(full + 8 * stage, phase);
                 convert_half(a0, 0);
             }
         }
@@ -428,7 +441,7 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
     run r;
     int stored = 0; /* tiles of the runs before */
     c.stage = pair, c.phase = 0;
-    for (bool early = true; work.next(a, r); early = false) {
+    for (bool early = true; __any_sync(~0u, work.next(a, r)); early = false) { /* a vote: see warp_waits */
         const int count = r.last - r.first;
         uint32_t a0[16];
         if (plan::pairs == 1 || count > pair)

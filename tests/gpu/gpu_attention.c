@@ -11,7 +11,7 @@
 
 static cuda_lane lane;
 
-enum { MAX_SEQS = 48, N_PAGES = 160 };
+enum { MAX_SEQS = 48, MAX_HEADS = 16, N_PAGES = 160 };
 
 typedef struct sequence {
     int pos, n_rows;
@@ -156,21 +156,50 @@ static void store_rows(world *w) {
     free(narrow), free(q), free(k), free(q2), free(k2);
 }
 
+/* The sum of w (v^ - v)^2, v = x / SCALE, times SCALE^2. */
+static double weighed_error(const double *x, const double *w, size_t n, double scale) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = (double)e4m3_to_f32(e4m3_from_f32_sat((float)(x[i] / scale))) - x[i] / scale;
+        sum += w[i] * e * e;
+    }
+    return sum * scale * scale;
+}
+
+/* Key X under SCALE: how much more its error is than the best of the scales that a CPU tries
+ * (cpu/kvscale.h), as a share. QUERIES [group, n]: the head's. */
+static double lost_by_scale(const double *x, const double *queries, int group, size_t n, double scale) {
+    double w[256] = {0}, sum = 0, most = 0, best = INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        for (int h = 0; h < group; h++)
+            w[i] += queries[(size_t)h * n + i] * queries[(size_t)h * n + i];
+        sum += w[i];
+        most = fmax(most, fabs(x[i]));
+    }
+    for (size_t i = 0; i < n; i++)
+        w[i] += 0.1 * sum / (double)n;
+    for (int step = 0; step < 32; step++)
+        best = fmin(best, weighed_error(x, w, n, most / 448 * (1 + step / 32.0)));
+    return weighed_error(x, w, n, scale) / best - 1;
+}
+
 /* What the kernel stored, and the queries it made, against FP64. */
 static void check_stored(world *w, check_family *f, check_family *f8) {
     size_t d = (size_t)w->p.head_dim, each = kv_each(w->kv.format), n = w->cells * d * each;
     uint8_t *k = from_device(w->kv.k, n), *v = from_device(w->kv.v, n);
     float *ks = from_device(w->kv.k_scales, w->cells * 4), *vs = from_device(w->kv.v_scales, w->cells * 4);
     float *q = from_device(w->d_q, (size_t)w->n_rows * w->q_cols * 4);
-    double want[256], got[256];
+    double want[256], got[256], queries[MAX_HEADS * 256];
+    const int group = w->p.n_heads / w->p.n_kv_heads;
     double limit = w->kv.format == KV_F32    ? 3e-7
                    : w->kv.format == KV_BF16 ? 3.9e-3
                                              : 0x1p-4 /* half a step of E4M3 */;
     for (int r = 0; r < w->n_rows; r++) {
         const float *row = w->qkv + (size_t)r * w->qkv_cols;
         for (int h = 0; h < w->p.n_heads; h++) {
-            norm_rotate(w, row + (size_t)h * d, w->q_norm, w->positions[r], want);
-            family_take(f, "query", l2_error(q + (size_t)r * w->q_cols + (size_t)h * d, want, d), 4e-7);
+            double *query = queries + (size_t)h * d;
+            norm_rotate(w, row + (size_t)h * d, w->q_norm, w->positions[r], query);
+            family_take(f, "query", l2_error(q + (size_t)r * w->q_cols + (size_t)h * d, query, d), 4e-7);
         }
         for (int g = 0; g < 2 * w->p.n_kv_heads; g++) {
             int head = g % w->p.n_kv_heads;
@@ -191,6 +220,10 @@ static void check_stored(world *w, check_family *f, check_family *f8) {
                 as_float[i] = (float)got[i];
             family_take(w->kv.format == KV_FP8 ? f8 : f, is_k ? "stored key" : "stored value",
                         l2_error(as_float, want, d), limit);
+            if (is_k && w->kv.format == KV_FP8 && w->p.k_scale == 0)
+                family_take(f8, "scale of a key",
+                            lost_by_scale(want, queries + (size_t)(head * group) * d, group, d, ks[cell]),
+                            0.08);
         }
     }
     free(k), free(v), free(ks), free(vs), free(q);

@@ -148,10 +148,10 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
                 load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
         };
         made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position),
-                  position > 0 ? mean : nullptr, own, &fresh, warp, lane);
+                  position > 0 ? mean : nullptr, own, trig, &fresh, warp, lane);
         query = own + g * made.query;
     }
-    const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
+    const int maker_warp = made.key_warp, taker = (position - sp.lo) / 16 % WARPS;
     const bool stores = MAKES && sp.hi == sp.end;
     if (stores && warp == maker_warp)
         key_comes(warp, maker_warp, taker);

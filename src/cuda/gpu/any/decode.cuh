@@ -352,7 +352,6 @@ template <kv_format F> __device__ __forceinline__ float mean_factor(float sum) {
 template <int D, kv_format F> struct newcomer {
     __align__(16) uint8_t k[D * operand<F>::bytes], v[D * operand<F>::bytes];
     float k_scale, v_scale;
-    __align__(16) float errors[STEPS]; /* of the key's scales, while one is looked for */
 };
 
 /* The newcomer's value is there after the barrier in maker::make; its key when MAKER, the warp that makes it,
@@ -398,15 +397,14 @@ template <int D, int WARPS> struct maker {
     static constexpr int PAD = 4, query = D + 4 * PAD;
     /* Warps enough that each makes one vector at most, the last ones the value and the key. */
     static constexpr bool SPREAD = WARPS >= COLUMNS + 2;
-    /* The last warps try the key's scales, EACH one of them so many. */
-    static constexpr int SEARCHERS = WARPS < STEPS ? WARPS : STEPS, EACH = STEPS / SEARCHERS;
+    /* The last warps look for the key's scale, EACH one of them in so many times 32 dimensions. */
+    static constexpr int SEARCHERS = WARPS < E ? WARPS : E, EACH = E / SEARCHERS;
+    static_assert(E % SEARCHERS == 0, "all dimensions");
+    static constexpr int key_warp = WARPS - 1; /* stores the key */
     static_assert(D / 2 <= 32 * WARPS, "a thread an angle");
     turn<E> rope;
     float growth; /* of queries */
 
-    __device__ __forceinline__ static int key_warp(int group) {
-        return SPREAD ? WARPS - 1 : group % WARPS;
-    }
     __device__ __forceinline__ static int place(int i) {
         return i + i / (D / 4) * PAD;
     }
@@ -430,11 +428,11 @@ template <int D, int WARPS> struct maker {
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
      * and FRESH, where the key comes last: key_comes tells. LOAD(x, i): vector I of the row's queries, keys
-     * and values. MEAN [D]: what the key is stored less, there when they are, or NULL. Vectors turn where
-     * their queries will stand, the key behind them. */
+     * and values. MEAN [D]: what the key is stored less, there when they are, or NULL. ERRORS [D]: room,
+     * from when all queries are there. Vectors turn where their queries will stand, the key behind them. */
     template <kv_format F, class Load>
     __device__ __forceinline__ void make(const attn_view &p, const kv_view &kv, const Load &load, int head,
-                                         bool stores, size_t cell, const float *mean, float *q,
+                                         bool stores, size_t cell, const float *mean, float *q, float *errors,
                                          newcomer<D, F> *fresh, int warp, int lane) {
         const int group = p.n_heads / p.n_kv_heads, n = group + (stores ? 2 : 0);
         float x[E] = {}, w[E] = {}, next[E] = {}, next_w[E] = {};
@@ -462,7 +460,7 @@ template <int D, int WARPS> struct maker {
         }
         __syncthreads();
         if (stores)
-            put_key<F>(p, kv, cell, mean, q, group, fresh, warp, lane);
+            put_key<F>(p, kv, cell, mean, q, group, errors, fresh, warp, lane);
     }
 
     /* Vector V, which came as X: a query or the key to its place in Q, the value to CELL and FRESH. */
@@ -484,13 +482,13 @@ template <int D, int WARPS> struct maker {
             q[v * query + place(lane + 32 * j)] = v < group ? x[j] * growth : x[j];
     }
 
-    /* The key behind the GROUP queries at Q, less MEAN, into CELL and FRESH: a warp's work, for which others
-     * try scales. */
+    /* The key behind the GROUP queries at Q, less MEAN, into CELL and FRESH: a warp's work, for whose
+     * scale others work. */
     template <kv_format F>
     __device__ __forceinline__ void put_key(const attn_view &p, const kv_view &kv, size_t cell,
-                                            const float *mean, const float *q, int group,
+                                            const float *mean, const float *q, int group, float *errors,
                                             newcomer<D, F> *fresh, int warp, int lane) {
-        const bool makes = warp == key_warp(group), searched = F == KV_FP8 && p.k_scale == 0;
+        const bool makes = warp == key_warp, searched = F == KV_FP8 && p.k_scale == 0;
         const int first = (warp - (WARPS - SEARCHERS)) * EACH;
         if (!makes && !(searched && first >= 0))
             return;
@@ -503,23 +501,30 @@ template <int D, int WARPS> struct maker {
             for (int j = 0; j < E; j++)
                 key[j] = __fsub_rn(key[j], mean[lane + 32 * j]);
         if (searched) {
-            try_steps(key, q, group, fresh->errors, first, lane);
+            put_errors(key, q, group, errors, first, lane);
             if (!makes) {
                 asm volatile("bar.arrive 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
                 return;
             }
             asm volatile("bar.sync 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
         }
+        auto step = [&](float) {
+            float error = 0;
+#pragma unroll
+            for (int j = 0; j < E; j++)
+                error = __fadd_rn(error, errors[lane + 32 * j]);
+            return least_step(error, lane);
+        };
         const coded<E> as =
-            F == KV_FP8 ? encode_fp8<E>(p, true, key, [&](float) { return least_step(fresh->errors); })
-                        : encode<E>(p, F, true, key, key, lane);
+            F == KV_FP8 ? encode_fp8<E>(p, true, key, step) : encode<E>(p, F, true, key, key, lane);
         put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
         put_cell<E>(as, kv, true, cell, D, lane);
     }
 
-    /* ERRORS[FIRST] and the next EACH, for the key and the squares of the GROUP queries at Q. */
-    __device__ __forceinline__ static void try_steps(const float (&key)[E], const float *q, int group,
-                                                     float *errors, int first, int lane) {
+    /* Each lane's ERRORS[lane + 32 j], j = FIRST and the next EACH, of the key's elements there under the
+     * lane's scale; the weights are the squares of the GROUP queries at Q. */
+    __device__ __forceinline__ static void put_errors(const float (&key)[E], const float *q, int group,
+                                                      float *errors, int first, int lane) {
         float w[E] = {};
         for (int v = 0; v < group; v++)
 #pragma unroll
@@ -527,24 +532,18 @@ template <int D, int WARPS> struct maker {
                 const float x = q[v * query + place(lane + 32 * j)];
                 w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
             }
-        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key)), share = mean_share<E>(w, D);
+        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key)), shares = weight_shares<E>(w, D);
+        __half2 factors[4];
+        row_factors(factors, lane);
 #pragma unroll
-        for (int k = 0; k < EACH; k++) {
-            const float error = warp_sum(step_error<E>(key, w, share, unit, first + k));
-            if (lane == 0)
-                errors[first + k] = error;
+        for (int i = 0; i < EACH; i++) {
+            float x = key[0], of_x = w[0];
+#pragma unroll
+            for (int j = 1; j < E; j++)
+                x = j == first + i ? key[j] : x, of_x = j == first + i ? w[j] : of_x;
+            errors[lane + 32 * (first + i)] = lane_error(weighed(x, unit, of_x, shares), factors, lane);
         }
         __syncwarp();
-    }
-
-    __device__ __forceinline__ static float least_step(const float *errors) {
-        float least = errors[0];
-        int best = 0;
-#pragma unroll
-        for (int k = 1; k < STEPS; k++)
-            if (errors[k] < least)
-                least = errors[k], best = k;
-        return step_factor(best);
     }
 };
 

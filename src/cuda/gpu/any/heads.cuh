@@ -4,33 +4,17 @@
  * the cache. Used where queries, keys and values come from (qkv.cu) and by decode attention, which does it
  * itself where rows are few.
  *
- * FP8: a value's scale brings its largest element to 448; a key's is the best of STEPS within an octave by
- * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter). A
- * vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN. Where the checkpoint has
- * scales of its own they stand in their place.
+ * FP8: a value's scale brings its largest element to 448; a key's is the best of 32 within an octave by
+ * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter), as on
+ * a CPU. A vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN. Where the
+ * checkpoint has scales of its own they stand in their place.
  */
 #ifndef CUDA_HEADS_CUH
 #define CUDA_HEADS_CUH
 
 #include "cuda/gpu/any/kernel.cuh"
 
-enum { STEPS = 8, LANES = 32 / STEPS };
-#define MEAN_SHARE 0.3f /* of the queries' mean square in a dimension's weight */
-
-/* 2^(step / 8), |step| < 8: the scales that are tried are this times the one that brings the largest element
- * to 448. Chosen, not computed or looked up: the same to the bit for a constant and for a variable. */
-__device__ __forceinline__ float step_factor(int step) {
-    const int up = step & 7;
-    float f = up == 1   ? 0x1.172b84p0f
-              : up == 2 ? 0x1.306fe0p0f
-              : up == 3 ? 0x1.4bfdaep0f
-              : up == 4 ? 0x1.6a09e6p0f
-              : up == 5 ? 0x1.8ace54p0f
-              : up == 6 ? 0x1.ae89fap0f
-              : up == 7 ? 0x1.d5818ep0f
-                        : 1.0f;
-    return step < 0 ? 0.5f * f : f;
-}
+#define MEAN_SHARE 0.1f /* of the queries' mean square in a dimension's weight */
 
 /* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
 template <int E, bool BF16 = false>
@@ -99,73 +83,95 @@ __device__ __forceinline__ float query_growth(const attn_view &p, int position) 
     return p.query_log == 0 ? 1.0f : 1.0f + p.query_log * logf((float)(1 + position / p.query_log_len));
 }
 
-/* v, |v| <= 448, rounded to E4M3: adding 1.5 * 2^20 times its power of two leaves 3 bits of fraction. */
-__device__ __forceinline__ float round_e4m3(float v) {
-    float power = fmaxf(__uint_as_float(__float_as_uint(v) & 0x7f800000u), 0x1p-6f);
-    float magic = power * 0x1.8p20f;
-    return __fsub_rn(__fadd_rn(v, magic), magic);
+/* ---- the scale of a key ----
+ *
+ * A lane's scale is lane_step(lane) times the one that brings the largest element to 448. Their errors are
+ * products of the tensor cores: squared mistakes [32 scales, 32 dimensions] times the dimensions' weights.
+ * Mistakes are FP16's, 1 / 64 of one at worst beside the true one, sums FP32: so much decides between scales
+ * that are as good as each other. Roundings are written out: whoever looks for a scale finds the same one. */
+
+__device__ __forceinline__ float lane_step(int lane) {
+    return 1.0f + (float)lane / 32;
 }
 
-/* Half of N values go to the lane FAR away, the other half stay and are added up. */
-template <int N> __device__ __forceinline__ void fold(float *v, int far, int lane) {
-    const bool upper = lane & far;
+/* What the scaled elements are multiplied by in the four rows of a product that a lane has, those of the
+ * steps 4 (lane / 4) .. + 3: FP16, twice. */
+__device__ __forceinline__ void row_factors(__half2 (&factors)[4], int lane) {
 #pragma unroll
-    for (int i = 0; i < N / 2; i++) {
-        float keep = upper ? v[i + N / 2] : v[i], give = upper ? v[i] : v[i + N / 2];
-        v[i] = keep + __shfl_xor_sync(~0u, give, far);
-    }
+    for (int i = 0; i < 4; i++)
+        factors[i] = __float2half2_rn(__fdividef(1.0f, lane_step(lane / 4 * 4 + i)));
 }
 
-/* A lane's share of step K's error: the sum of (w + share) (x - x^)^2 over its elements. Its roundings are
- * written out: whoever tries scales finds the same one. */
-template <int E>
-__device__ __forceinline__ float step_error(const float (&x)[E], const float (&w)[E], float share, float unit,
-                                            int k) {
-    const float factor = step_factor(k), scale = unit * step_factor(-k);
-    float error = 0;
-#pragma unroll
-    for (int j = 0; j < E; j++) {
-        const float v = __fmul_rn(x[j], scale), e = __fsub_rn(round_e4m3(v), v);
-        error = __fmaf_rn(__fadd_rn(w[j], share), __fmul_rn(e, e), error);
-    }
-    return __fmul_rn(error, __fmul_rn(factor, factor));
+/* Of two elements, |x factor| <= 448: (v^ - v)^2, v^ with 3 bits of fraction: 1.5 * 2^7 times v's power of
+ * two pushes out the others. What E4M3 has below 2^-6 is not looked at. */
+__device__ __forceinline__ uint32_t squared_mistakes(__half2 x, __half2 factor) {
+    const __half2 v = __hmul2_rn(x, factor), push = __float2half2_rn(192);
+    const uint32_t bits = *(const uint32_t *)&v & 0x7c007c00u;
+    const __half2 power = *(const __half2 *)&bits;
+    const __half2 e = __hsub2_rn(__hfma2(power, __hneg2(push), __hfma2(power, push, v)), v);
+    const __half2 square = __hmul2_rn(e, e);
+    return *(const uint32_t *)&square;
 }
 
-/* What is added to each dimension's weight: a share of their mean. */
-template <int E> __device__ __forceinline__ float mean_share(const float (&w)[E], int d) {
+/* What a mistake in an element weighs is W, what UNIT makes of it X: both in FP16. SHARES: of a weight. */
+__device__ __forceinline__ uint32_t weighed(float x, float unit, float w, float shares) {
+    const __half2 both = __floats2half2_rn(__fmul_rn(x, unit), __fmaf_rn(w, shares, MEAN_SHARE));
+    return *(const uint32_t *)&both;
+}
+
+/* What brings the weights W to a mean of 1. */
+template <int E> __device__ __forceinline__ float weight_shares(const float (&w)[E], int d) {
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
         sum += w[j];
-    return __fmul_rn(warp_sum(sum), MEAN_SHARE / (float)d);
+    return (float)d / warp_sum(sum);
 }
 
-/* The factor of the key X with the smallest sum of w (x - x^)^2; w: the squares of the group's queries and a
- * share of their mean. UNIT brings the largest element to 448. */
-template <int E>
-static __device__ float best_factor(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
-    float error[STEPS];
-    const float share = mean_share<E>(w, d);
+/* The error that 32 elements, a lane's MINE as weighed() has it, make under the lane's scale, beside which
+ * errors of other scales are in units of their squares. */
+__device__ __forceinline__ float lane_error(uint32_t mine, const __half2 (&factors)[4], int lane) {
+    float sums[2][4] = {};
 #pragma unroll
-    for (int k = 0; k < STEPS; k++)
-        error[k] = step_error<E>(x, w, share, unit, k);
-    fold<8>(error, 16, lane); /* lanes 4k .. 4k + 3 now have step k's */
-    fold<4>(error, 8, lane);
-    fold<2>(error, 4, lane);
-    float mine = error[0];
-    mine += __shfl_xor_sync(~0u, mine, 2); /* in warp_sum's order */
-    mine += __shfl_xor_sync(~0u, mine, 1);
-    int best = lane / LANES;
+    for (int half = 0; half < 32; half += 16) {
+        uint32_t from[4], x[2], w[2];
 #pragma unroll
-    for (int i = 16; i >= LANES; i >>= 1) {
-        float other = __shfl_xor_sync(~0u, mine, i);
-        int at = __shfl_xor_sync(~0u, best, i);
-        if (other < mine || (other == mine && at < best)) {
-            mine = other;
-            best = at;
+        for (int i = 0; i < 4; i++)
+            from[i] = __shfl_sync(~0u, mine, half + 4 * (lane & 3) + i);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            x[i] = __byte_perm(from[2 * i], from[2 * i + 1], 0x5410);
+            w[i] = __byte_perm(from[2 * i], from[2 * i + 1], 0x7632);
         }
+        const __half2 a = *(const __half2 *)&x[0], b = *(const __half2 *)&x[1];
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            mma_f16(sums[i], squared_mistakes(a, factors[2 * i]), squared_mistakes(a, factors[2 * i + 1]),
+                    squared_mistakes(b, factors[2 * i]), squared_mistakes(b, factors[2 * i + 1]), w[0], w[1]);
     }
-    return step_factor(__shfl_sync(~0u, best, 0)); /* one for all lanes, also where no error is a number */
+    const float lower = lane & 1 ? sums[0][2] : sums[0][0], upper = lane & 1 ? sums[1][2] : sums[1][0];
+    return lane & 2 ? upper : lower;
+}
+
+/* The step of the lane with the smallest ERROR, the same for all lanes; the first one where none is a number.
+ */
+__device__ __forceinline__ float least_step(float error, int lane) {
+    const float step = lane_step(lane);
+    const uint32_t bits = __float_as_uint(__fmul_rn(error, __fmul_rn(step, step)));
+    return lane_step(__ffs(__ballot_sync(~0u, bits == __reduce_min_sync(~0u, bits))) - 1);
+}
+
+/* The step of the key X; W: the squares of the group's queries. UNIT brings the largest element to 448. */
+template <int E>
+static __device__ float best_step(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
+    const float shares = weight_shares<E>(w, d);
+    __half2 factors[4];
+    row_factors(factors, lane);
+    float error = 0;
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        error = __fadd_rn(error, lane_error(weighed(x[j], unit, w[j], shares), factors, lane));
+    return least_step(error, lane);
 }
 
 /* A vector as the cache stores it: element lane + 32 j; FP8 codes (with their scale) or BF16. */
@@ -183,7 +189,8 @@ template <int E> __device__ __forceinline__ uint32_t largest_bits(const float (&
     return __reduce_max_sync(~0u, bits);
 }
 
-/* X in E4M3, and its scale. FIT(unit): of a key, the factor beside UNIT that suits it. */
+/* X in E4M3, and its scale. FIT(unit): of a key, the step that suits it where UNIT brings its
+ * largest element to 448. */
 template <int E, class Fit>
 static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E],
                                                       const Fit &fit) {
@@ -210,7 +217,7 @@ static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_
                                   const float (&w)[E], int lane) {
     if (format == KV_FP8)
         return encode_fp8<E>(p, is_k, x,
-                             [&](float unit) { return best_factor<E>(x, w, p.head_dim, unit, lane); });
+                             [&](float unit) { return best_step<E>(x, w, p.head_dim, unit, lane); });
     coded<E> to = {};
 #pragma unroll
     for (int j = 0; j < E; j++)

@@ -108,9 +108,9 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
     };
     __shared__ newcomer<D, F> fresh;
     const bool stores = sp.hi == sp.end;
-    const int maker_warp = made.key_warp(group), taker = (position - sp.lo) / 16 % WARPS;
+    const int maker_warp = made.key_warp, taker = (position - sp.lo) / 16 % WARPS;
     made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), position > 0 ? mean : nullptr, own,
-              &fresh, warp, lane);
+              means + D, &fresh, warp, lane);
     tile<D, F> x;
     if (key < sp.hi)
         load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);

@@ -47,9 +47,10 @@ struct room {
 
 static int shared_bytes(int max_k, int group, int head_dim) {
     const int x = room::x + (max_k + GEMM_GROUP_K - 1) / GEMM_GROUP_K * GEMM_GROUP_K * 2;
-    /* parts of each warp, or sums; queries, and the key that turns; what keys are stored less */
-    const int attention =
-        max(WARPS * group * (head_dim + 12), 2 * (int)SUMS_SET) + (group + 1) * (head_dim + 16) + head_dim;
+    /* parts of each warp, or sums; queries, and the key that turns; what keys are stored less; errors of the
+     * key */
+    const int attention = max(WARPS * group * (head_dim + 12), 2 * (int)SUMS_SET) +
+                          (group + 1) * (head_dim + 16) + 2 * head_dim;
     return max(x, room::sums + attention * (int)sizeof(float));
 }
 

@@ -6,9 +6,9 @@
  *
  *   element     magnitude bits 0, 1, 2 and sign at
  *   0           6  7  8  15
- *   2          26 27 28   3
+ *   2          26 25 28   1
  *   4          30 29  0   5
- *   6           2  1  4   9
+ *   6           2  3  4  11
  *   odd ones as the even one before, 16 further (mod 32)
  */
 #ifndef GEMM_WORD_H
@@ -24,7 +24,7 @@
 
 /* Position of bit I (3: sign) of element E. */
 GEMM_HOST_DEVICE static inline int gemm_word_bit(int e, int i) {
-    const uint64_t even = e < 4 ? (e < 2 ? 0x0f080706u : 0x031c1b1au) : (e < 6 ? 0x05001d1eu : 0x09040102u);
+    const uint64_t even = e < 4 ? (e < 2 ? 0x0f080706u : 0x011c191au) : (e < 6 ? 0x05001d1eu : 0x0b040302u);
     return (int)((even >> 8 * i & 31) + 16u * (unsigned)(e & 1)) & 31;
 }
 

@@ -143,13 +143,14 @@ GEMM_DEV uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t s) { /* __byte_
     return d;
 }
 
-/* A word's 8 elements as BF16 pairs a[0..3] = (0,1) (2,3) (4,5) (6,7), each value * 2^-126, exact: 9 instructions. */
+/* A word's 8 elements as BF16 pairs a[0..3] = (0,1) (2,3) (4,5) (6,7), each value * 2^-126, exact: 9 instructions, of
+ * which 3 multiply and 6 are the ALU's, whose rate binds. */
 GEMM_DEV void decode_bf16(uint32_t x, uint32_t *a) {
-    const uint32_t mask = 0x81c081c0u, z = select_bits(0x88888888u, x << 2, x);
+    const uint32_t mask = 0x81c081c0u, z = rotate_left(select_bits(0x88888888u, x << 2, x), 8);
     a[0] = x & mask;
-    a[1] = rotate_left(x, 12) & mask;
-    a[2] = rotate_left(z, 8) & mask;
-    a[3] = (z << 4) & mask;
+    a[1] = (z << 4) & mask;
+    a[2] = z & mask;
+    a[3] = (x << 4) & mask;
 }
 
 /* Words 2p and 2p + 1 of a lane (rows r0, r1) -> the A fragments of two mma: f[0..3], f[4..7]. */
@@ -167,8 +168,8 @@ GEMM_DEV void decode_fragments(uint32_t row0, uint32_t row1, uint32_t *f) {
 /* A word's elements times their block's scale / 8, rounded to E4M3; LUT: the 8 magnitudes' bytes (build_lut).
  * Bytes of o0: elements 6 0 3 5; of o1: 7 1 2 4. 13 instructions. */
 GEMM_DEV void decode_e4m3(uint32_t x, uint2 lut, uint32_t &o0, uint32_t &o1) {
-    const uint32_t m = select_bits(0x20022002u, x, rotate_left(x, 30)) & 0x77777777u;
-    const uint32_t s = select_bits(0x08800880u, x << 2, x), s4 = s << 4;
+    const uint32_t m = select_bits(0x22002200u, x, rotate_left(x, 30)) & 0x77777777u;
+    const uint32_t s = select_bits(0x00880088u, x << 2, x), s4 = s << 4;
     o0 = permute_bytes(lut.x, lut.y, m) | (permute_bytes(s, s4, 0x2615) & 0x80808080u);
     o1 = permute_bytes(lut.x, lut.y, m >> 16) | (permute_bytes(s, s4, 0x0437) & 0x80808080u);
 }

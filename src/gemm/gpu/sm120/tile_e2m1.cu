@@ -60,8 +60,8 @@ GEMM_DEV void copy_stage(const tile_args &a, uint8_t *shared, int slot, int grou
 
 /* A word of weights as 8 codes of 4 bits, elements 6 0 3 5 7 1 2 4: 7 instructions. */
 GEMM_DEV uint32_t decode_e2m1(uint32_t x) {
-    const uint32_t magnitudes = select_bits(0x20022002u, x, rotate_left(x, 30));
-    const uint32_t signs = select_bits(0x08800880u, rotate_left(x, 24), rotate_left(x, 26));
+    const uint32_t magnitudes = select_bits(0x22002200u, x, rotate_left(x, 30));
+    const uint32_t signs = select_bits(0x00880088u, rotate_left(x, 24), rotate_left(x, 26));
     return (magnitudes & 0x77777777u) | (signs & 0x88888888u);
 }
 

@@ -151,6 +151,7 @@ static nib_status run(const report_args *a, model_file **file, model_file **sour
                       nib_error *err) {
     report_eval evals[REPORT_MAX_EVALS];
     survey found = {0};
+    findings counted = {0};
     NIB_TRY(files_check_output(a->out, a->path, err));
     NIB_TRY(files_check_output(a->out, a->source, err));
     for (size_t i = 0; i < a->n_evals; i++) {
@@ -164,9 +165,16 @@ static nib_status run(const report_args *a, model_file **file, model_file **sour
     o.progress.stop = stop;
     NIB_TRY(survey_make(&found, *file, &o, err));
     ui_bar_clear(bar);
-    const report_page page = {
-        .file = *file, .source = *source, .survey = &found, .evals = evals, .n_evals = a->n_evals};
-    const nib_status status = write_page(&page, a->out, err);
+    const report_page page = {.file = *file,
+                              .source = *source,
+                              .counted = &counted,
+                              .survey = &found,
+                              .evals = evals,
+                              .n_evals = a->n_evals};
+    nib_status status = findings_count(&counted, *file, err);
+    if (status == NIB_OK)
+        status = write_page(&page, a->out, err);
+    findings_close(&counted);
     survey_free(&found);
     return status;
 }

@@ -114,15 +114,20 @@ static json_t *card_json(const fit_plan *p, const fit_options *o, const fit_card
                      fits ? json_real(p->tokens_per_s_full) : json_null());
 }
 
-/* What the network takes on GPUs, none of which is asked. */
+/* What the network takes on GPUs, none of which is asked; NULL: no memory. */
 static json_t *fit_json(const findings *r) {
     fit_options o = {0};
     fit_plan p;
     json_t *cards = json_array();
+    bool whole = cards != NULL;
     fit_needs(r->f, &o, &p);
-    for (int i = 0; i < FIT_N_CARDS; i++) {
+    for (int i = 0; i < FIT_N_CARDS && whole; i++) {
         fit_on(&p, &o, &fit_cards[i]);
-        json_array_append_new(cards, card_json(&p, &o, &fit_cards[i]));
+        whole = json_array_append_new(cards, card_json(&p, &o, &fit_cards[i])) == 0;
+    }
+    if (!whole) {
+        json_decref(cards);
+        return NULL;
     }
     return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:o}", "max_model_len", o.max_model_len,
                      "max_num_batched_tokens", o.max_num_batched_tokens, "weight_bytes",

@@ -8,7 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "cli/findings.h"
 #include "cli/report_plots.h"
 #include "cli/ui.h"
 #include "nouns/family.h"
@@ -89,7 +88,7 @@ static void write_facts(FILE *out, const report_page *p) {
                                               [QUANT_MODELOPT] = "ModelOpt",
                                               [QUANT_COMPRESSED_TENSORS] = "compressed-tensors"};
     const hparams *hp = &p->file->hp;
-    findings counted;
+    const findings *r = p->counted;
     char text[256];
     fputs("<dl>\n", out);
     if (hp->family != FAMILY_NONE) {
@@ -99,13 +98,11 @@ static void write_facts(FILE *out, const report_page *p) {
     }
     fact(out, "file", ui_bytes(text, sizeof text, p->file->file_bytes));
     fact(out, "scales as in", conventions[p->file->convention]);
-    if (findings_count(&counted, p->file, NULL) == NIB_OK) {
-        snprintf(text, sizeof text, "%.2f in all tensors, %.2f in the linear layers",
-                 findings_bits(counted.bytes, counted.elements),
-                 findings_bits(counted.linear_bytes, counted.linear_elements));
-        fact(out, "bits per weight", text);
-    }
-    findings_close(&counted);
+    const int n = snprintf(text, sizeof text, "%.2f in all tensors", findings_bits(r->bytes, r->elements));
+    if (r->linear_elements)
+        snprintf(text + n, sizeof text - (size_t)n, ", %.2f in the linear layers",
+                 findings_bits(r->linear_bytes, r->linear_elements));
+    fact(out, "bits per weight", text);
     if (p->source) {
         fact(out, "compared with", last_part(p->source->path));
         snprintf(text, sizeof text, "%s, %.2f of it", ui_bytes((char[32]){0}, 32, p->source->file_bytes),

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include "cli/findings.h"
 #include "eval/survey.h"
 
 #define REPORT_MAX_EVALS 64
@@ -21,6 +22,7 @@ typedef struct report_eval {
 
 typedef struct report_page {
     const model_file *file, *source; /* source: NULL, or what was compared with */
+    const findings *counted;
     const survey *survey;
     const report_eval *evals;
     size_t n_evals;

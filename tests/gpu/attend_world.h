@@ -55,10 +55,33 @@ typedef struct world {
     step_view step;
     int n_rows, n_alone;
     int32_t table[PAGES], positions[512], first_page[512], alone[512], prompt[512];
-    float *q, *qkv, *mean; /* on the host: [rows, heads * D], [rows, (heads + 2 kv heads) * D] */
-    float *d_q, *d_qkv;
+    float *q, *qkv; /* on the device: [rows, heads * D], [rows, (heads + 2 kv heads) * D] */
+    float *mean;    /* here; NULL: none */
     size_t q_cols, qkv_cols, cells;
 } world;
+
+/* ---- memory: one block on the device and its image here, which go over whole ---- */
+
+enum { ROOM = 48 << 20 };
+static uint8_t *image, *block;
+static size_t taken;
+
+/* BYTES on the device: of SRC, or (NULL) NaN everywhere, once the image has gone over. */
+static void *place(const void *src, size_t bytes) {
+    const size_t at = taken;
+    taken += (bytes + 511) / 256 * 256;
+    if (taken > ROOM)
+        abort();
+    memset(image + at, 0xff, taken - at);
+    if (src)
+        memcpy(image + at, src, bytes);
+    return block + at;
+}
+
+/* Where the image has what lies at P. */
+static void *here(const void *p) {
+    return image + ((const uint8_t *)p - block);
+}
 
 static size_t cell_at(const world *w, int row, int head, int position) {
     const int page = w->table[w->first_page[row] + position / KV_PAGE];
@@ -165,33 +188,31 @@ static void make_batch(world *w, const batch *b) {
     for (int i = 0; i < w->n_alone; i++)
         brief = brief && w->positions[w->alone[i]] < BRIEF_KEYS;
     const size_t bytes = (size_t)row * sizeof(int32_t);
-    w->step = (step_view){.positions = to_device(w->positions, bytes),
-                          .first_page = to_device(w->first_page, bytes),
-                          .page_table = to_device(w->table, sizeof w->table),
-                          .alone = to_device(w->alone, bytes),
-                          .prompt = to_device(w->prompt, bytes),
+    w->step = (step_view){.positions = place(w->positions, bytes),
+                          .first_page = place(w->first_page, bytes),
+                          .page_table = place(w->table, sizeof w->table),
+                          .alone = place(w->alone, bytes),
+                          .prompt = place(w->prompt, bytes),
                           .brief = brief};
 }
 
 /* Keys, values and queries of all rows, each sequence's last row among them. */
 static void fill(world *w, const batch *b, texture t) {
-    const size_t d = (size_t)w->p.head_dim, n = w->cells * d, each = w->kv.format == KV_FP8 ? 1 : 2;
+    const size_t d = (size_t)w->p.head_dim, n = w->cells * d * (w->kv.format == KV_FP8 ? 1 : 2);
     const int heads = w->p.n_heads, kv_heads = w->p.n_kv_heads;
-    uint8_t *k = malloc(n * each), *v = malloc(n * each);
-    float *ks = malloc(w->cells * sizeof(float)), *vs = malloc(w->cells * sizeof(float)), x[WIDEST],
-          y[WIDEST];
-    for (size_t i = 0; i < n * each; i++)
-        k[i] = v[i] = (uint8_t)(i * 29 % 112); /* any finite numbers */
-    for (size_t i = 0; i < w->cells; i++)
-        ks[i] = vs[i] = NAN;
-    w->q = malloc((size_t)w->n_rows * w->q_cols * sizeof(float));
-    w->qkv = malloc((size_t)w->n_rows * w->qkv_cols * sizeof(float));
+    float x[WIDEST], y[WIDEST];
+    w->q = place(NULL, (size_t)w->n_rows * w->q_cols * sizeof(float));
+    w->qkv = place(NULL, (size_t)w->n_rows * w->qkv_cols * sizeof(float));
+    w->kv.k = place(NULL, n), w->kv.v = place(NULL, n);
+    w->kv.k_scales = place(NULL, w->cells * sizeof(float));
+    w->kv.v_scales = place(NULL, w->cells * sizeof(float));
+    memset(here(w->kv.k), 0x51, n), memset(here(w->kv.v), 0x51, n); /* any finite numbers */
     for (int s = 0, row = 0; s < b->n_seqs; row += b->seqs[s++].n_rows) {
         const int pos = b->seqs[s].pos, keys = pos + b->seqs[s].n_rows;
         const int seen = w->p.window && pos >= w->p.window ? pos - w->p.window + 1 : 0;
         for (int at = 0; at < keys; at++)
             for (int h = 0; h < kv_heads; h++) {
-                float *own = w->qkv + (size_t)(row + (at < pos ? 0 : at - pos)) * w->qkv_cols +
+                float *own = (float *)here(w->qkv) + (size_t)(row + (at < pos ? 0 : at - pos)) * w->qkv_cols +
                              (size_t)(heads + h) * d;
                 for (size_t i = 0; i < d; i++) {
                     const float less = to_bf16(key_element(t, (int)i, at, keys));
@@ -201,20 +222,14 @@ static void fill(world *w, const batch *b, texture t) {
                 }
                 if (at < seen)
                     continue;
-                store(w, k, ks, cell_at(w, row, h, at), x);
-                store(w, v, vs, cell_at(w, row, h, at), y);
+                store(w, here(w->kv.k), here(w->kv.k_scales), cell_at(w, row, h, at), x);
+                store(w, here(w->kv.v), here(w->kv.v_scales), cell_at(w, row, h, at), y);
             }
     }
     for (int r = 0; r < w->n_rows; r++)
         for (size_t i = 0; i < w->q_cols; i++)
-            w->qkv[(size_t)r * w->qkv_cols + i] = w->q[(size_t)r * w->q_cols + i] =
-                to_bf16(query_element(t, (int)(i % d)));
-    w->d_q = to_device(w->q, (size_t)w->n_rows * w->q_cols * sizeof(float));
-    w->d_qkv = to_device(w->qkv, (size_t)w->n_rows * w->qkv_cols * sizeof(float));
-    w->kv.k = to_device(k, n * each), w->kv.v = to_device(v, n * each);
-    w->kv.k_scales = to_device(ks, w->cells * sizeof(float)),
-    w->kv.v_scales = to_device(vs, w->cells * sizeof(float));
-    free(k), free(v), free(ks), free(vs);
+            ((float *)here(w->qkv))[(size_t)r * w->qkv_cols + i] =
+                ((float *)here(w->q))[(size_t)r * w->q_cols + i] = to_bf16(query_element(t, (int)(i % d)));
 }
 
 #endif

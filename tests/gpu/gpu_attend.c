@@ -22,13 +22,13 @@ static check_family families[WAYS];
 
 static double *decoded(const world *w, const void *at, const float *at_scales) {
     const size_t d = (size_t)w->p.head_dim, n = w->cells * d;
-    uint8_t *codes = from_device(at, n * (w->kv.format == KV_FP8 ? 1 : 2));
-    float *scales = from_device(at_scales, w->cells * sizeof(float));
+    const void *codes = here(at);
+    const float *scales = here(at_scales);
     double *x = malloc(n * sizeof *x);
     for (size_t i = 0; i < n; i++)
-        x[i] = w->kv.format == KV_FP8 ? (double)e4m3_to_f32(codes[i]) * (double)scales[i / d]
-                                      : (double)bf16_to_f32(((const uint16_t *)(const void *)codes)[i]);
-    free(codes), free(scales);
+        x[i] = w->kv.format == KV_FP8
+                   ? (double)e4m3_to_f32(((const uint8_t *)codes)[i]) * (double)scales[i / d]
+                   : (double)bf16_to_f32(((const uint16_t *)codes)[i]);
     return x;
 }
 
@@ -67,9 +67,9 @@ static double weigh(const world *w, const double *k, int r, int h, int first, in
     const int kv_head = h / (w->p.n_heads / w->p.n_kv_heads);
     double most = -INFINITY, sum = 0, high = 0, low = 0;
     for (int key = first; key <= last; key++) {
-        s[key] =
-            score_of(w, w->q + (size_t)r * w->q_cols + (size_t)h * d, k + cell_at(w, r, kv_head, key) * d,
-                     w->mean && key == 0 ? w->mean + (size_t)kv_head * d : NULL, unit, &off[key]);
+        s[key] = score_of(w, (const float *)here(w->q) + (size_t)r * w->q_cols + (size_t)h * d,
+                          k + cell_at(w, r, kv_head, key) * d,
+                          w->mean && key == 0 ? w->mean + (size_t)kv_head * d : NULL, unit, &off[key]);
         most = fmax(most, s[key]);
     }
     for (int key = first; key <= last; key++) {
@@ -162,87 +162,71 @@ static bool serves(const world *w, way by) {
     }
 }
 
-/* A list of one op, whose row of qkv stands where a product would have left it. */
-static void run_one_launch(const world *w, float *out) {
+enum { PLACE = 1 << 18, PARTS = PASS_SPLITS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * 8, COUNTERS = 256 };
+
+/* A list of one op, whose row of qkv stands where a product would have left it; its result, BF16, at OUT. */
+static pass *list_attention(const world *w, void *out) {
     static pass a;
-    const size_t n = w->q_cols, place = 1 << 18,
-                 parts = (size_t)PASS_SPLITS * PASS_SPLITS * PASS_COLUMNS * 130 * 8;
-    uint8_t *memory = to_device(NULL, 256 + PASS_NOWHERE * place + parts);
-    uint16_t *plain = to_device(NULL, n * 2), *host;
-    CK(cudaMemset(memory, 0, 256 + PASS_NOWHERE * place + parts));
-    a = (pass){
-        .n_ops = 1, .n_views = 1, .hidden = HIDDEN, .max_k = HIDDEN, .n_blocks = pass_blocks(&lane, HIDDEN)};
-    a.format = w->kv.format;
-    a.counters = (uint32_t *)(void *)memory;
+    uint8_t *memory = place(NULL, COUNTERS + PARTS + PASS_NOWHERE * PLACE);
+    memset(here(memory), 0, COUNTERS + PARTS + PASS_NOWHERE * PLACE);
+    a = (pass){.n_ops = 1,
+               .n_views = 1,
+               .hidden = HIDDEN,
+               .max_k = HIDDEN,
+               .n_blocks = pass_blocks(&lane, HIDDEN),
+               .format = w->kv.format,
+               .stream = place(NULL, HIDDEN * sizeof(float)),
+               .counters = (uint32_t *)(void *)memory,
+               .parts = (uint64_t *)(void *)(memory + COUNTERS)};
     for (size_t i = 0; i < PASS_NOWHERE; i++)
-        a.places[i] = (uint32_t *)(void *)(memory + 256 + i * place);
-    a.parts = (uint64_t *)(void *)(memory + 256 + PASS_NOWHERE * place);
-    a.stream = to_device(NULL, HIDDEN * sizeof(float));
-    CK(cudaMemcpy(a.places[PASS_QKV], w->qkv, w->qkv_cols * sizeof(float), cudaMemcpyHostToDevice));
+        a.places[i] = (uint32_t *)(void *)(memory + COUNTERS + PARTS + i * PLACE);
+    memcpy(here(a.places[PASS_QKV]), here(w->qkv), w->qkv_cols * sizeof(float));
     a.views[0] = (pass_view){w->p, w->step, (uint8_t *)w->kv.v - (uint8_t *)w->kv.k,
                              (uint8_t *)w->kv.v_scales - (uint8_t *)w->kv.k_scales};
-    a.ops[0] = (pass_op){.kind = PASS_ATTEND, .from = PASS_QKV, .to = PASS_HEADS, .plain = plain};
+    a.ops[0] = (pass_op){.kind = PASS_ATTEND, .from = PASS_QKV, .to = PASS_HEADS, .plain = out};
     a.ops[0].attention.k_mean = w->p.k_mean;
     a.ops[0].attention.k = w->kv.k;
     a.ops[0].attention.k_scales = w->kv.k_scales;
-    CK(pass_launch(&lane, &a));
-    host = from_device(plain, n * 2);
-    float *wide = malloc(n * sizeof *wide);
-    for (size_t i = 0; i < n; i++)
-        wide[i] = bf16_to_f32(host[i]);
-    CK(cudaMemcpy(out, wide, n * sizeof *wide, cudaMemcpyHostToDevice));
-    free(host), free(wide);
-    cudaFree(memory), cudaFree(plain), cudaFree(a.stream);
+    return &a;
 }
 
-static void run(const world *w, way by, float *out) {
-    const act_view to = {ACT_F32, out, NULL, w->q_cols}, from = {ACT_F32, w->d_qkv, NULL, w->qkv_cols};
+/* Results [rows, heads * D] of a kernel, which finds all memory as it was made. */
+static float *run(const world *w, way by) {
+    const size_t n = (size_t)w->n_rows * w->q_cols, before = taken;
+    float *out = place(NULL, n * sizeof(float)), *got = malloc(n * sizeof(float));
+    const act_view to = {ACT_F32, out, NULL, w->q_cols}, from = {ACT_F32, w->qkv, NULL, w->qkv_cols};
     cuda_lane on = lane;
     if (by == DECODE_TWICE)
         memset(on.clusters, 0, sizeof on.clusters);
     on.wgmma = on.wgmma && by == PROMPTS_WGMMA;
-    void *partial = to_device(NULL, decode_partial_bytes(&on, &w->p, w->n_alone) + 16);
-    if (by == DECODE || by == DECODE_TWICE)
-        CK(decode_launch(&on, to, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_alone, partial));
-    else if (by == DECODE_MAKES)
-        CK(decode_make_launch(&on, to, from, &w->p, &w->kv, &w->step, w->n_alone));
-    else if (by == ONE_LAUNCH)
-        run_one_launch(w, out);
-    else
-        CK(prefill_launch(&on, to, w->d_q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
+    void *partial = place(NULL, decode_partial_bytes(&on, &w->p, w->n_alone) + 16);
+    const pass *list = by == ONE_LAUNCH ? list_attention(w, out) : NULL;
+    CK(cudaMemcpy(block, image, taken, cudaMemcpyHostToDevice));
+    CK(by == ONE_LAUNCH     ? pass_launch(&on, list)
+       : by == DECODE_MAKES ? decode_make_launch(&on, to, from, &w->p, &w->kv, &w->step, w->n_alone)
+       : by == DECODE || by == DECODE_TWICE
+           ? decode_launch(&on, to, w->q, w->q_cols, &w->p, &w->kv, &w->step, w->n_alone, partial)
+           : prefill_launch(&on, to, w->q, w->q_cols, &w->p, &w->kv, &w->step, w->n_rows));
     CK(cudaDeviceSynchronize());
-    cudaFree(partial);
-}
-
-static void release(world *w) {
-    void *const all[] = {w->kv.k,
-                         w->kv.v,
-                         w->kv.k_scales,
-                         w->kv.v_scales,
-                         w->d_q,
-                         w->d_qkv,
-                         (void *)(uintptr_t)w->step.positions,
-                         (void *)(uintptr_t)w->step.first_page,
-                         (void *)(uintptr_t)w->step.page_table,
-                         (void *)(uintptr_t)w->step.alone,
-                         (void *)(uintptr_t)w->step.prompt,
-                         (void *)(uintptr_t)w->p.inv_freq,
-                         (void *)(uintptr_t)w->p.k_mean};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        cudaFree(all[i]);
-    free(w->q), free(w->qkv), free(w->mean);
+    CK(cudaMemcpy(image, block, taken, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < n; i++)
+        got[i] =
+            by == ONE_LAUNCH ? bf16_to_f32(((const uint16_t *)here(out))[i]) : ((const float *)here(out))[i];
+    taken = before;
+    return got;
 }
 
 static void test(const shape *s, kv_format format, const batch *b, texture t) {
     static const float still[WIDEST] = {0}; /* frequencies: nothing turns */
     static world w;
     const size_t d = (size_t)s->head_dim;
+    taken = 0;
     w = (world){.p = {.n_heads = s->n_heads,
                       .n_kv_heads = s->n_kv_heads,
                       .head_dim = s->head_dim,
                       .n_freq = s->head_dim / 2,
                       .rope_scale = 1,
-                      .inv_freq = to_device(still, sizeof still),
+                      .inv_freq = place(still, sizeof still),
                       .scale = 1 / sqrtf((float)d),
                       .window = s->window,
                       .cap = s->cap},
@@ -252,7 +236,7 @@ static void test(const shape *s, kv_format format, const batch *b, texture t) {
                 .cells = (size_t)PAGES * (size_t)s->n_kv_heads * KV_PAGE};
     if (s->mean && format == KV_FP8) {
         w.mean = rnd_floats((size_t)s->n_kv_heads * d, 1);
-        w.p.k_mean = to_device(w.mean, (size_t)s->n_kv_heads * d * sizeof(float));
+        w.p.k_mean = place(w.mean, (size_t)s->n_kv_heads * d * sizeof(float));
     }
     make_batch(&w, b);
     fill(&w, b, t);
@@ -260,19 +244,15 @@ static void test(const shape *s, kv_format format, const batch *b, texture t) {
     for (way by = 0; by < WAYS; by++) {
         if (!serves(&w, by))
             continue;
-        float *out = to_device(NULL, (size_t)w.n_rows * w.q_cols * sizeof(float));
-        run(&w, by, out);
-        float *got = from_device(out, (size_t)w.n_rows * w.q_cols * sizeof(float));
+        float *got = run(&w, by);
         if (by != DECODE_TWICE && by != PROMPTS_WGMMA) { /* other rows, or another own key in the cache */
             free(known.want), free(known.limit);
             known = make_truth(&w, by != PROMPTS_MMA);
         }
         compare(&w, by, &known, got, texture_names[t]);
-        cudaFree(out);
         free(got);
     }
-    free(known.want), free(known.limit);
-    release(&w);
+    free(known.want), free(known.limit), free(w.mean);
 }
 
 int main(void) {
@@ -284,7 +264,8 @@ int main(void) {
         {1, {{511, 1}}},
         {1, {{1000, 1}}},
     };
-    enum { WHOLE = 5 }; /* so many of the shapes with every texture */
+    static const size_t whole[] = {
+        [KV_BF16] = 1, [KV_FP8] = 5}; /* so many of the shapes with every texture */
     static const shape shapes[] = {
         {8, 2, 128, 0, 0, false},   {8, 2, 128, 0, 0, true},  {6, 2, 64, 0, 0, false},
         {4, 1, 96, 0, 0, true},     {2, 1, 256, 0, 0, false}, {4, 2, 128, 1, 0, false},
@@ -296,6 +277,8 @@ int main(void) {
     CK(cudaDeviceGetAttribute(&lane.n_sms, cudaDevAttrMultiProcessorCount, 0));
     cudaStream_t stream;
     CK(cudaStreamCreate(&stream));
+    image = malloc(ROOM);
+    CK(cudaMalloc((void **)&block, ROOM));
     int major;
     CK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
     lane.stream = stream;
@@ -308,7 +291,7 @@ int main(void) {
     for (int f = KV_BF16; f <= KV_FP8; f++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
-                for (texture t = 0; t < (s < WHOLE ? TEXTURES : 1); t++)
+                for (texture t = 0; t < (s < whole[f] ? TEXTURES : 1); t++)
                     test(&shapes[s], (kv_format)f, &batches[b], t);
     for (int i = 0; i < WAYS; i++)
         family_print(&families[i]);

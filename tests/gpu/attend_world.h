@@ -70,8 +70,10 @@ static size_t taken;
 static void *place(const void *src, size_t bytes) {
     const size_t at = taken;
     taken += (bytes + 511) / 256 * 256;
-    if (taken > ROOM)
-        abort();
+    if (taken > ROOM) {
+        printf("WRONG the test's memory is too small\n");
+        exit(1);
+    }
     memset(image + at, 0xff, taken - at);
     if (src)
         memcpy(image + at, src, bytes);
@@ -182,8 +184,10 @@ static void make_batch(world *w, const batch *b) {
         next += (of->pos + of->n_rows + KV_PAGE - 1) / KV_PAGE;
     }
     w->n_rows = row;
-    if (next > PAGES)
-        abort();
+    if (next > PAGES) {
+        printf("WRONG the test's pages are too few\n");
+        exit(1);
+    }
     bool brief = true;
     for (int i = 0; i < w->n_alone; i++)
         brief = brief && w->positions[w->alone[i]] < BRIEF_KEYS;

@@ -135,7 +135,7 @@ static void compare(const world *w, way by, const truth *t, const float *got, co
                                 : by == PROMPTS_WGMMA ? 448 * 0x1p-27
                                                       : 0;
             const double e = fabs((double)got[i] - t->want[i]) / (t->limit[i] + more);
-            worst = e <= worst ? worst : e;
+            worst = worst >= e || isnan(worst) ? worst : e;
         }
         snprintf(text, sizeof text, "%s, %s, position %d, head_dim %d, window %d", way_names[by], what,
                  w->positions[r], w->p.head_dim, w->p.window);

@@ -159,6 +159,10 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     uint32_t q[D / 8] = {};
     if (warp < with_keys)
         load_query<D, F>(q, query, MAKES ? made.PAD : 0, job.p.scale * LOG2E, column < group, t);
+    float2 lost = {0, 0};
+    if (mean && key == 0)
+        lost = mean_scores<D>(query - g * (MAKES ? made.query : D), MAKES ? made.query : D,
+                              MAKES ? made.PAD : 0, job.p.scale * LOG2E, columns, mean, lane);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     if (!early && key < sp.hi)
         copy_tile<D, F>(here, job.kv, cell(page, key), lane);
@@ -177,7 +181,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             copy_tile<D, F>(here, job.kv, cell(next_page, key + STRIDE), lane);
         if (key + 2 * STRIDE < sp.hi)
             next_page = pages[(key + 2 * STRIDE) / KV_PAGE]; /* known before its tile's turn */
-        take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, key == 0 ? mean : nullptr, g, t);
+        take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, lost);
+        lost = make_float2(0, 0);
     }
     __syncwarp();
     if (warp < with_keys)

@@ -199,22 +199,26 @@ __device__ __forceinline__ void value_pairs(uint32_t *a, const uint32_t *lo, con
     }
 }
 
-/* Key 0 stands whole in its tile's first row, other keys less MEAN [D]: its scores lose the mean's. It is an
- * operand of two rows, what FP16 has of it and the rest. */
+/* What key 0's scores under heads 2t and 2t + 1 lose, for key 0 stands whole and other keys less MEAN [D]:
+ * the HEADS queries at Q, EACH floats apart and their quarters PAD more than D / 4, times FACTOR times the
+ * mean. In key 0's lanes (0, t); in others 0. */
 template <int D>
-__device__ __forceinline__ void lose_mean(float *s, const float *mean, const uint32_t *q, int g, int t) {
-    float c[4] = {};
+__device__ __forceinline__ float2 mean_scores(const float *q, int each, int pad, float factor, int heads,
+                                              const float *mean, int lane) {
+    const int head = lane >> 2, t = lane & 3;
+    float sum = 0;
+    if (head < heads)
 #pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-        const float4 v = g == 0 ? ((const float4 *)(mean + t * (D / 4)))[i] : make_float4(0, 0, 0, 0);
-        const __half2 a = __floats2half2_rn(v.x, v.y), b = __floats2half2_rn(v.z, v.w);
-        const float2 near = __half22float2(a), far = __half22float2(b);
-        mma_f16(c, *(const uint32_t *)&a, operand<KV_FP8>::pack(v.x - near.x, v.y - near.y),
-                *(const uint32_t *)&b, operand<KV_FP8>::pack(v.z - far.x, v.w - far.y), q[2 * i],
-                q[2 * i + 1]);
-    }
-    s[0] -= c[0] + c[2];
-    s[1] -= c[1] + c[3];
+        for (int i = 0; i < D / 16; i++) {
+            const float4 a = ((const float4 *)(q + head * each + t * (D / 4 + pad)))[i];
+            const float4 b = ((const float4 *)(mean + t * (D / 4)))[i];
+            sum = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
+        }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    sum *= factor;
+    const float first = __shfl_sync(~0u, sum, 8 * t), second = __shfl_sync(~0u, sum, 8 * t + 4);
+    return lane < 4 ? make_float2(first, second) : make_float2(0, 0);
 }
 
 template <int D> struct running {
@@ -222,15 +226,14 @@ template <int D> struct running {
         sum[2]; /* heads 2t, 2t+1; o: dimension D/8 g + 2j (and + 1), two heads each */
 };
 
-/* KEY0: the position of lane (0, t)'s first key plus g. MEAN: what key 0's scores lose, where it is in the
- * tile. */
+/* KEY0: the position of lane (0, t)'s first key plus g. LOST: mean_scores of a tile with key 0, else 0. */
 template <int D, kv_format F>
 __device__ __forceinline__ void take_tile(running<D> *r, const tile<D, F> &x, const uint32_t *q, int key0,
-                                          const span &sp, float cap, const float *mean, int g, int t) {
+                                          const span &sp, float cap, const float2 &lost) {
     float s[4];
     scores<D, F>(s, x, q);
-    if (F == KV_FP8 && mean)
-        lose_mean<D>(s, mean, q, g, t);
+    s[0] -= lost.x;
+    s[1] -= lost.y;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int key = key0 + 8 * (i / 2);

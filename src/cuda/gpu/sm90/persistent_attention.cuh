@@ -60,38 +60,58 @@ __device__ __forceinline__ uint64_t *part_at(const attend_job &job, int kv_head,
     return job.parts + (((size_t)kv_head * PASS_SPLITS + split) * PASS_COLUMNS + column) * (D + 2);
 }
 
-/* What one block gathers of one KV head and split, and hands on. */
+/* Where a block's attention has what: fields are read where they are used, for registers are short. */
+template <int D, kv_format F> struct desk {
+    typedef maker<D, WARPS> making;
+    const attend_job &job;
+    const site &at;
+    newcomer<D, F> *fresh;
+    float *parts, *own, *means; /* sums of warps; queries and the key; what keys are stored less */
+    int group, each;            /* query heads; floats of a warp's part */
+
+    __device__ __forceinline__ desk(const attend_job &job_, const site &at_, uint8_t *shared,
+                                    newcomer<D, F> *fresh_)
+        : job(job_), at(at_), fresh(fresh_) {
+        group = at.p.n_heads / at.p.n_kv_heads, each = group * part_layout<D>::head;
+        /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
+        parts = (float *)(shared + room::sums);
+        own = parts + max(WARPS * each, 2 * (int)SUMS_SET);
+        means = own + (group + 1) * making::query;
+    }
+    __device__ __forceinline__ kv_view kv() const {
+        return {F, job.k, (uint8_t *)job.k + at.v, job.k_scales,
+                (float *)((uint8_t *)job.k_scales + at.v_scales)};
+    }
+    __device__ __forceinline__ size_t cell(int page, int key) const {
+        return ((size_t)page * at.p.n_kv_heads + at.kv_head) * KV_PAGE + key % KV_PAGE;
+    }
+    __device__ __forceinline__ bool has_mean() const {
+        return F == KV_FP8 && job.k_mean;
+    }
+    __device__ __forceinline__ bool stores() const { /* the row's own key and value */
+        return at.sp.hi == at.sp.end;
+    }
+};
+
+/* Queries, and the row's key and value where they belong to this block, as soon as they are there. */
 template <int D, kv_format F>
-static __device__ __forceinline__ void attend_split(const attend_job &job, const site &at, uint8_t *shared) {
-    constexpr int E = D / 32, head_floats = part_layout<D>::head;
+static __device__ __forceinline__ void make_vectors(const desk<D, F> &d, float *trig, int warp, int lane) {
+    constexpr int E = D / 32;
+    const attend_job &job = d.job;
+    const site &at = d.at;
     attn_view p = at.p;
     p.q_norm = job.q_norm, p.k_norm = job.k_norm;
     p.k_scale = job.k_scale, p.v_scale = job.v_scale;
-    const kv_view kv = {F, job.k, (uint8_t *)job.k + at.v, job.k_scales,
-                        (float *)((uint8_t *)job.k_scales + at.v_scales)};
-    const span sp = at.sp;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const int group = p.n_heads / p.n_kv_heads, each = group * head_floats, kv_head = at.kv_head,
-              position = at.position;
-    /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
-    float *parts = (float *)(shared + room::sums), *own = parts + max(WARPS * each, 2 * (int)SUMS_SET);
-    auto cell = [&](int page, int key) {
-        return ((size_t)page * p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
-    };
-    int key = sp.lo + 16 * warp;
-    if (key < sp.hi) /* into L2: registers are short while queries are made */
-        prefetch_tile<D, F>(kv, cell(at.first_page[warp], key), lane);
+    const int position = at.position;
     maker<D, WARPS> made;
-    float *trig = (float *)(shared + room::trig), *means = own + (group + 1) * made.query;
-    const float *mean = F == KV_FP8 && job.k_mean ? means : nullptr;
-    const float of_mean = mean && threadIdx.x < D ? job.k_mean[kv_head * D + threadIdx.x] : 0;
+    const float mean = d.has_mean() && threadIdx.x < D ? job.k_mean[at.kv_head * D + threadIdx.x] : 0;
     if (job.new_turns) {
         made.turn_angles(p, position, (int)threadIdx.x < p.n_freq ? p.inv_freq[threadIdx.x] : 0, trig);
         __syncthreads();
     }
     made.open(p, position, trig, lane);
-    if (mean && threadIdx.x < D)
-        means[threadIdx.x] = of_mean;
+    if (d.has_mean() && threadIdx.x < D)
+        d.means[threadIdx.x] = mean;
     auto load = [&](float(&v)[E], int i) {
         uint32_t bits[E], missing;
         do {
@@ -106,45 +126,74 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
         for (int j = 0; j < E; j++)
             v[j] = handed(bits[j]);
     };
-    __shared__ newcomer<D, F> fresh;
-    const bool stores = sp.hi == sp.end;
-    const int maker_warp = made.key_warp, taker = (position - sp.lo) / 16 % WARPS;
-    made.make(p, kv, load, kv_head, stores, cell(at.last_page, position), position > 0 ? mean : nullptr, own,
-              means + D, &fresh, warp, lane);
-    tile<D, F> x;
-    if (key < sp.hi)
-        load_tile<D, F>(&x, kv, cell(at.first_page[warp], key), g, t);
+    made.make(p, d.kv(), load, at.kv_head, d.stores(), d.cell(at.last_page, position),
+              d.has_mean() && position > 0 ? d.means : nullptr, d.own, d.means + D, d.fresh, warp, lane);
+}
+
+/* A warp's tiles, of which X is the first, into its part; the number of warps that have some. */
+template <int D, kv_format F>
+static __device__ __forceinline__ int take_tiles(const desk<D, F> &d, tile<D, F> &x, int warp, int lane) {
+    typedef maker<D, WARPS> making;
+    const site &at = d.at;
+    const int g = lane >> 2, t = lane & 3, position = at.position;
+    const int maker_warp = making::key_warp, taker = (position - at.sp.lo) / 16 % WARPS;
+    const bool stores = d.stores();
     if (stores && warp == maker_warp)
         key_comes(warp, maker_warp, taker);
-    const int with_keys = min((int)WARPS, (sp.hi - sp.lo + 15) / 16); /* warps */
-    uint32_t q[D / 8] = {};
-    if (warp < with_keys)
-        load_query<D, F>(q, own + g * made.query, made.PAD, p.scale * LOG2E, g < group, t);
+    const int with_keys = min((int)WARPS, (at.sp.hi - at.sp.lo + 15) / 16);
+    if (warp >= with_keys)
+        return with_keys;
+    const span sp = at.sp;
+    const float factor = at.p.scale * LOG2E;
+    int key = sp.lo + 16 * warp;
+    uint32_t q[D / 8];
+    load_query<D, F>(q, d.own + g * making::query, making::PAD, factor, g < d.group, t);
+    float2 lost = {0, 0};
+    if (d.has_mean() && key == 0)
+        lost = mean_scores<D>(d.own, making::query, making::PAD, factor, d.group, d.means, lane);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     while (key < sp.hi) {
         if (stores && position - key < 16) {
             if (warp != maker_warp)
                 key_comes(warp, maker_warp, taker);
-            take_newcomer<D, F>(&x, fresh, position - key, g, t);
+            take_newcomer<D, F>(&x, *d.fresh, position - key, g, t);
         }
-        take_tile<D, F>(&r, x, q, key + g, sp, p.cap, key == 0 ? mean : nullptr, g, t);
+        take_tile<D, F>(&r, x, q, key + g, sp, at.p.cap, lost);
+        lost = make_float2(0, 0);
         key += 16 * WARPS;
         if (key < sp.hi)
-            load_tile<D, F>(&x, kv, cell(at.pages[key / KV_PAGE], key), g, t);
+            load_tile<D, F>(&x, d.kv(), d.cell(at.pages[key / KV_PAGE], key), g, t);
     }
-    if (warp < with_keys)
-        put_running<D>(parts + warp * each, &r, g, t, group);
+    put_running<D>(d.parts + warp * d.each, &r, g, t, d.group);
+    return with_keys;
+}
+
+/* What one block gathers of one KV head and split, and hands on. */
+template <int D, kv_format F>
+static __device__ __forceinline__ void attend_split(const attend_job &job, const site &at, uint8_t *shared) {
+    __shared__ newcomer<D, F> fresh;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const desk<D, F> d(job, at, shared, &fresh);
+    const int key = at.sp.lo + 16 * warp;
+    if (key < at.sp.hi) /* into L2: registers are short while queries are made */
+        prefetch_tile<D, F>(d.kv(), d.cell(at.first_page[warp], key), lane);
+    make_vectors<D, F>(d, (float *)(shared + room::trig), warp, lane);
+    asm volatile("" ::: "memory"); /* nothing is kept across: it is read again */
+    tile<D, F> x;
+    if (key < at.sp.hi)
+        load_tile<D, F>(&x, d.kv(), d.cell(at.first_page[warp], key), lane >> 2, lane & 3);
+    const int with_keys = take_tiles<D, F>(d, x, warp, lane);
     __syncthreads();
-    for (int i = threadIdx.x; i < group * D; i += THREADS) {
-        const int head = i / D, d = i % D;
-        const joined<1> all = join_parts<D, 1>(&parts[head * head_floats], each, with_keys, d);
-        if (sp.used == 1) {
-            give_head(job, (kv_head * group + head) * D + d, all.acc[0] * mean_factor<F>(all.sum));
+    for (int i = threadIdx.x; i < d.group * D; i += THREADS) {
+        const int head = i / D, dim = i % D;
+        const joined<1> all = join_parts<D, 1>(&d.parts[head * part_layout<D>::head], d.each, with_keys, dim);
+        if (at.sp.used == 1) {
+            give_head(job, (at.kv_head * d.group + head) * D + dim, all.acc[0] * mean_factor<F>(all.sum));
             continue;
         }
-        uint64_t *to = part_at<D>(job, kv_head, at.split, head);
-        hand_numbered(to + d, all.acc[0], job.number);
-        if (d == 0) {
+        uint64_t *to = part_at<D>(job, at.kv_head, at.split, head);
+        hand_numbered(to + dim, all.acc[0], job.number);
+        if (dim == 0) {
             hand_numbered(to + D, all.max, job.number);
             hand_numbered(to + D + 1, all.sum, job.number);
         }

@@ -92,6 +92,13 @@ GEMM_DEV void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar) 
                  : "memory");
 }
 
+/* What nobody reads again soon: it leaves L2 before what is read more often. */
+GEMM_DEV void bulk_copy_once(uint32_t to, const void *from, int bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0],[%1],%2,[%3],%4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar), "l"(0x12f0000000000000ull) /* evict first, as createpolicy makes it */
+                 : "memory");
+}
+
 /* True in one lane, which the compiler knows to be one: what only one may do needs no loop over lanes then. */
 GEMM_DEV bool elected() {
     uint32_t one;

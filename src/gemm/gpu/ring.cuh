@@ -34,9 +34,9 @@ template <int STAGES, int STAGE> struct warp_ring {
 #if __CUDA_ARCH__ >= 900
         if ((threadIdx.x & 31) == 0 && n > 0) {
             barrier_expect(bars + 8 * s, b ? 2 * n : n);
-            bulk_copy(data + s * STAGE, a, n, bars + 8 * s);
+            bulk_copy_once(data + s * STAGE, a, n, bars + 8 * s);
             if (b)
-                bulk_copy(data + s * STAGE + second, b, n, bars + 8 * s);
+                bulk_copy_once(data + s * STAGE + second, b, n, bars + 8 * s);
         }
 #else
         for (int i = (threadIdx.x & 31) * 16; i < n; i += 512) {

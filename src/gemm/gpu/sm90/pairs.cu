@@ -25,6 +25,7 @@
 #define TOKENS          2
 #define SUMS            512 /* bytes of a part's sums of an item: a lane's four */
 #define ROOM            (112 * 1024) /* bytes of shared memory: two blocks on a multiprocessor */
+#define MOST_AHEAD      (80 * 1024)  /* of experts' weights: more would stand in the memory's queue before what others wait for */
 
 struct pairs_args {
     chunk_source source;
@@ -318,7 +319,8 @@ template <int GROUPS, bool DENSE> static int launch(const gemm_task *t, const ni
     const int item = t->groups * GEMM_GROUP_BYTES, slots = STORERS * f.teams;
     const int fixed = slots * (f.parts * SUMS + 16) + (int)((chunks / t->n_sms + 3) * sizeof(chunk));
     /* a stage, like a slot, is one team's for ever: another could pass a phase that is not over */
-    const int stages = min(16, (ROOM - 1024 - fixed) / (item + 16)) / f.teams * f.teams;
+    const int most = DENSE ? 16 : min(3 * f.teams, MOST_AHEAD / item);
+    const int stages = min(most, (ROOM - 1024 - fixed) / (item + 16)) / f.teams * f.teams;
     const pairs_args a = {DENSE ? chunk_source() : make_source(p, t->n_sms, t->n / 16),
                           (const __nv_bfloat16 *)t->a,
                           t->k,

@@ -39,7 +39,7 @@ def microseconds(c, kind, n, k, m, tile, ranks):
     stage = c[kind, i] * (c["spare"] + (1 - c["spare"]) * busy)
     again = c["turn"] * tile[0] * tile[1] / (128 * 128)
     if ranks == 0:
-        return (c["launch"] + tiles / SMS * groups * stage + c["hand_on", i] * max(1.0, SMS / tiles)
+        return (c["launch"] + tiles / SMS * groups * stage + c[kind + "_hand_on", i] * max(1.0, SMS / tiles)
                 + again * (tiles / SMS if tiles <= SMS else 1 + tiles // SMS))
     if ranks > 1:
         return c["launch"] + -(-groups // ranks) * stage + c["meet", i]
@@ -58,7 +58,7 @@ def weighed(rows, best):
 def fit(rows):
     c = {(kind, i): v[i] for i in range(6) for kind, v in {
         "e4m3": (0.34, 0.42, 0.53, 0.81, 0.6, 0.8), "bf16": (0.38, 0.47, 0.7, 1.3, 0.7, 1.1),
-        "hand_on": (0.5, 0.8, 1.1, 1.9, 0.9, 1.4), "meet": (0.5, 0.6, 1.0, 0.0, 0.8, 1.4)}.items()}
+        "e4m3_hand_on": (0.5, 0.8, 0.8, 1.6, 0.8, 0.8), "bf16_hand_on": (0.5, 0.8, 1.1, 1.9, 0.9, 1.4), "meet": (0.5, 0.6, 1.0, 0.0, 0.8, 1.4)}.items()}
     c.update(launch=4.2, spare=0.78, turn=0.5)
 
     def cost(c):
@@ -82,7 +82,7 @@ def write(path, c):
         return "{" + ", ".join("%.3f" % c[kind, i] for i in range(6)) + "}"
 
     text = open(path).read()
-    for kind in ("e4m3", "bf16", "hand_on", "meet"):
+    for kind in ("e4m3", "bf16", "e4m3_hand_on", "bf16_hand_on", "meet"):
         text = re.sub(kind + r"\[\] = \{[^}]*\}", f"{kind}[] = {array(kind)}", text)
     for name in ("launch", "spare", "turn"):
         text = re.sub(name + r" = [\d.]+", f"{name} = {c[name]:.3f}", text)

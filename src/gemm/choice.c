@@ -139,8 +139,9 @@ static const struct {
  * of that where a block runs alone. Fitted to every form on 7 shapes by bench/gemm/fit_tiles.py
  * (docs/gpu/wgmma.md). */
 static const double e4m3[] = {0.336, 0.415, 0.559, 0.860, 0.618, 0.832},
-                    bf16[] = {0.407, 0.537, 0.786, 1.446, 0.786, 1.143};
-static const double hand_on[] = {0.828, 0.790, 1.193, 2.371, 0.730, 1.174},
+                    bf16[] = {0.407, 0.537, 0.786, 1.446, 0.786, 1.143},
+                    e4m3_hand_on[] = {0.912, 0.594, 0.823, 1.309, 0.572, 0.828},
+                    bf16_hand_on[] = {0.828, 0.790, 1.193, 2.371, 0.730, 1.174},
                     meet[] = {0.000, 0.000, 1.682, 0.000, 0.884, 1.918};
 static const double launch = 3.502, spare = 0.630, turn = 2.276;
 
@@ -152,7 +153,8 @@ static double tile_us(size_t i, int ranks, bool fp8, int n_sms, size_t tiles, si
     const double again = turn * tiles_of[i].tokens * tiles_of[i].rows / (128.0 * 128.0);
     const double waves = (double)tiles / n_sms;
     if (ranks == 0)
-        return launch + waves * (double)groups * stage + hand_on[i] / (waves < 1.0 ? waves : 1.0) +
+        return launch + waves * (double)groups * stage +
+               (fp8 ? e4m3_hand_on : bf16_hand_on)[i] / (waves < 1.0 ? waves : 1.0) +
                again * (tiles <= sms ? waves : (double)(1 + tiles / sms));
     if (ranks > 1)
         return launch + (double)ceil_div(groups, (size_t)ranks) * stage + meet[i];

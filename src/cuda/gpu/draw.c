@@ -16,8 +16,8 @@
 typedef struct cuda_draws {
     uint8_t *host, *device; /* rows, then lists and masks */
     size_t bytes;
-    sampled *results; /* pinned: kernels write there */
-    float *adjusted;  /* the kernels' room */
+    sampled *host_results, *device_results;
+    float *adjusted; /* the kernels' room */
     size_t adjusted_bytes;
     int max_results;
 
@@ -39,7 +39,8 @@ void draw_free(cuda_backend *cb) {
         return;
     cudaFreeHost(s->host);
     cudaFree(s->device);
-    cudaFreeHost(s->results);
+    cudaFreeHost(s->host_results);
+    cudaFree(s->device_results);
     cudaFree(s->adjusted);
     mem_free(s->order);
     mem_free(s);
@@ -48,23 +49,19 @@ void draw_free(cuda_backend *cb) {
 
 /* ---- room: grows with what is asked, so that steps of one kind allocate once ---- */
 
-static int grow_pinned(void **host, size_t bytes) {
-    cudaFreeHost(*host);
-    *host = NULL;
-    return (int)cudaMallocHost(host, bytes);
-}
-
 static int grow_pair(void **host, void **device, size_t bytes) {
+    cudaFreeHost(*host);
     cudaFree(*device);
-    *device = NULL;
-    int code = grow_pinned(host, bytes);
+    *host = *device = NULL;
+    int code = (int)cudaMallocHost(host, bytes);
     return code == cudaSuccess ? (int)cudaMalloc(device, bytes) : code;
 }
 
 static int reserve(cuda_draws *s, int n_rows, size_t vocab, size_t bytes) {
     int code = cudaSuccess;
     if (n_rows > s->max_results) {
-        code = grow_pinned((void **)&s->results, (size_t)n_rows * sizeof(sampled));
+        code = grow_pair((void **)&s->host_results, (void **)&s->device_results,
+                         (size_t)n_rows * sizeof(sampled));
         s->max_results = code == cudaSuccess ? n_rows : 0;
     }
     size_t adjusted = (size_t)n_rows * (vocab + 2 * SAMPLE_SLICES) * sizeof(float);
@@ -205,15 +202,14 @@ static int launch(cuda_backend *cb, sampled *out, const cuda_buf *logits, const 
         return cudaErrorMemoryAllocation;
     s->out = out;
     s->n_out = n;
-    const uint8_t *block = s->host; /* rows alone are few bytes: a copy would wait for the network's end */
-    if (bytes > (size_t)n * sizeof(sample_job)) {
-        block = s->device;
-        code = cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, cb->stream);
-    }
-    if (code != cudaSuccess)
-        return code;
-    return sample_launch(&cb->lane, s->results, logits->data, logits->stride, (int)vocab, block, n,
-                         s->adjusted);
+    code = cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, cb->stream);
+    if (code == cudaSuccess)
+        code = sample_launch(&cb->lane, s->device_results, logits->data, logits->stride, (int)vocab,
+                             s->device, n, s->adjusted);
+    if (code == cudaSuccess)
+        code = cudaMemcpyAsync(s->host_results, s->device_results, (size_t)n * sizeof(sampled),
+                               cudaMemcpyDeviceToHost, cb->stream);
+    return code;
 }
 
 static void sample(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
@@ -229,7 +225,7 @@ static void sample(backend *be, sampled *out, const buf *logits, const sample_ro
 void draw_deliver(cuda_backend *cb) {
     cuda_draws *s = cb->draws;
     if (s->out && cb->failed == cudaSuccess && cb->failed_status == NIB_OK)
-        memcpy(s->out, s->results, (size_t)s->n_out * sizeof *s->out);
+        memcpy(s->out, s->host_results, (size_t)s->n_out * sizeof *s->out);
     s->out = NULL;
 }
 

@@ -85,18 +85,31 @@ template <int THREADS> GEMM_DEV void consumers_barrier() { /* of those that hold
     asm volatile("bar.sync 10,%0;" ::"n"(THREADS) : "memory");
 }
 
-template <int THREADS, int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
+/* Two sums of E4M3 products on their way to another block: FP16, times 2^-18, so that sums of 2^16 k stay finite (336 * 448 each). It
+ * rounds to 2^-12, where quantizing the activations has rounded to 2^-4, and halves what is moved. */
+GEMM_DEV float pack_sums(float a, float b) {
+    const __half2 v = __floats2half2_rn(a * 0x1p-18f, b * 0x1p-18f);
+    return __uint_as_float(*(const uint32_t *)&v);
+}
+
+GEMM_DEV float2 unpack_sums(float v) {
+    const uint32_t bits = __float_as_uint(v);
+    const float2 f = __half22float2(*(const __half2 *)&bits);
+    return make_float2(f.x * 0x1p18f, f.y * 0x1p18f);
+}
+
+template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
     float *to = a.partial + (size_t)blockIdx.x * REGISTERS * THREADS + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < REGISTERS; i++)
-        to[i * THREADS] = d[i];
+    for (int i = 0; i < REGISTERS; i += 1 + HALVES)
+        to[i / (1 + HALVES) * THREADS] = HALVES ? pack_sums(d[i], d[i + HALVES]) : d[i];
     consumers_barrier<THREADS>(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
     if (threadIdx.x == 0)
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
 }
 
 /* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
-template <int THREADS, int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
+template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
     const int first = block_of_unit(a, r.tile * a.stages), end = (int)blockIdx.x;
     for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
         uint32_t raised;
@@ -112,8 +125,13 @@ template <int THREADS, int REGISTERS> GEMM_DEV void collect_sums(const wgmma_arg
     for (int block = first; block < end; block++) {
         const float *from = a.partial + (size_t)block * REGISTERS * THREADS + threadIdx.x;
 #pragma unroll
-        for (int i = 0; i < REGISTERS; i++)
-            d[i] += __ldcg(from + i * THREADS);
+        for (int i = 0; i < REGISTERS; i += 1 + HALVES) {
+            const float v = __ldcg(from + i / (1 + HALVES) * THREADS);
+            const float2 two = HALVES ? unpack_sums(v) : make_float2(v, 0.0f);
+            d[i] += two.x;
+            if (HALVES)
+                d[i + HALVES] += two.y;
+        }
     }
 }
 

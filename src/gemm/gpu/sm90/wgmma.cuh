@@ -462,10 +462,10 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
             cluster_wait();
             last.send_others(v);
         } else if (r.last < a.stages) {
-            leave_sums<plan::consumers>(a, v);
+            leave_sums<E4M3, plan::consumers>(a, v);
             continue;
         } else if (r.first > 0) {
-            collect_sums<plan::consumers>(a, r, v);
+            collect_sums<E4M3, plan::consumers>(a, r, v);
         }
         const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
         if (E4M3) {

@@ -111,6 +111,8 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     const span sp = split_span(job.p, position, blockIdx.x, job.n_splits);
     const int columns = min(COLUMNS, group - chunk * COLUMNS), column = chunk * COLUMNS + g;
     const int first_head = kv_head * group + chunk * COLUMNS;
+    kv_view kv = job.kv;
+    kv.format = F; /* which the compiler knows */
     auto cell = [&](int page, int key) {
         return ((size_t)page * job.p.n_kv_heads + kv_head) * KV_PAGE + key % KV_PAGE;
     };
@@ -129,7 +131,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     if (MAKES)
         made.turn_angles(job.p, position, frequency, trig);
     if (early && key < sp.hi)
-        copy_tile<D, F>(here, job.kv, cell(page, key), lane);
+        copy_tile<D, F>(here, kv, cell(page, key), lane);
     if (MAKES || mean)
         __syncthreads();
     if (MAKES)
@@ -147,7 +149,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
             else
                 load_vector<D / 32, false>(v, in, (size_t)at * D, D, lane);
         };
-        made.make(job.p, job.kv, load, kv_head, sp.hi == sp.end, cell(last_page, position),
+        made.make(job.p, kv, load, kv_head, sp.hi == sp.end, cell(last_page, position),
                   position > 0 ? mean : nullptr, own, trig, &fresh, warp, lane);
         query = own + g * made.query;
     }
@@ -165,7 +167,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
                               MAKES ? made.PAD : 0, job.p.scale * LOG2E, columns, mean, lane);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     if (!early && key < sp.hi)
-        copy_tile<D, F>(here, job.kv, cell(page, key), lane);
+        copy_tile<D, F>(here, kv, cell(page, key), lane);
     int next_page = key + STRIDE < sp.hi ? pages[(key + STRIDE) / KV_PAGE] : 0;
     for (; key < sp.hi; key += STRIDE) {
         tile<D, F> x;
@@ -178,7 +180,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         }
         __syncwarp(); /* the tile is read: the next one may come */
         if (key + STRIDE < sp.hi)
-            copy_tile<D, F>(here, job.kv, cell(next_page, key + STRIDE), lane);
+            copy_tile<D, F>(here, kv, cell(next_page, key + STRIDE), lane);
         if (key + 2 * STRIDE < sp.hi)
             next_page = pages[(key + 2 * STRIDE) / KV_PAGE]; /* known before its tile's turn */
         take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, lost);

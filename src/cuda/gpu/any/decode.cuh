@@ -406,7 +406,8 @@ template <int D, int WARPS> struct maker {
     static constexpr int key_warp = WARPS - 1; /* stores the key */
     static_assert(D / 2 <= 32 * WARPS, "a thread an angle");
     turn<E> rope;
-    float growth; /* of queries */
+    float growth;       /* of queries */
+    __half2 factors[4]; /* of the lane's rows of scales */
 
     __device__ __forceinline__ static int place(int i) {
         return i + i / (D / 4) * PAD;
@@ -427,6 +428,7 @@ template <int D, int WARPS> struct maker {
     __device__ __forceinline__ void open(const attn_view &p, int position, const float *trig, int lane) {
         rope.open(trig, trig + p.n_freq, p.n_freq, p.interleaved, lane);
         growth = query_growth(p, position);
+        row_factors(factors, lane);
     }
 
     /* The head's queries into Q [group + 1, query], for the whole block; STORES: its key and value into CELL
@@ -503,8 +505,9 @@ template <int D, int WARPS> struct maker {
 #pragma unroll
             for (int j = 0; j < E; j++)
                 key[j] = __fsub_rn(key[j], mean[lane + 32 * j]);
+        const uint32_t most_bits = largest_bits<E>(key);
         if (searched) {
-            put_errors(key, q, group, errors, first, lane);
+            put_errors(key, __uint_as_float(most_bits), q, group, errors, first, lane);
             if (!makes) {
                 asm volatile("bar.arrive 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
                 return;
@@ -518,26 +521,26 @@ template <int D, int WARPS> struct maker {
                 error = __fadd_rn(error, errors[lane + 32 * j]);
             return least_step(error, lane);
         };
-        const coded<E> as =
-            F == KV_FP8 ? encode_fp8<E>(p, true, key, step) : encode<E>(p, F, true, key, key, lane);
+        const coded<E> as = F == KV_FP8 ? encode_fp8<E>(p, true, key, most_bits, step)
+                                        : encode<E>(p, F, true, key, key, lane);
         put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
         put_cell<E>(as, kv, true, cell, D, lane);
     }
 
     /* Each lane's ERRORS[lane + 32 j], j = FIRST and the next EACH, of the key's elements there under the
-     * lane's scale; the weights are the squares of the GROUP queries at Q. */
-    __device__ __forceinline__ static void put_errors(const float (&key)[E], const float *q, int group,
-                                                      float *errors, int first, int lane) {
+     * lane's scale, MOST the key's largest magnitude; the weights are the squares of the GROUP queries at
+     * Q. */
+    __device__ __forceinline__ void put_errors(const float (&key)[E], float most, const float *q, int group,
+                                               float *errors, int first, int lane) const {
         float w[E] = {};
+#pragma unroll 1
         for (int v = 0; v < group; v++)
 #pragma unroll
             for (int j = 0; j < E; j++) {
                 const float x = q[v * query + place(lane + 32 * j)];
                 w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
             }
-        const float unit = 448.0f / __uint_as_float(largest_bits<E>(key)), shares = weight_shares<E>(w, D);
-        __half2 factors[4];
-        row_factors(factors, lane);
+        const float shares = weight_shares<E>(w, D), unit = unit_of(most);
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             float x = key[0], of_x = w[0];

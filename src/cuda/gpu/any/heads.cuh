@@ -125,14 +125,15 @@ template <int E> __device__ __forceinline__ float weight_shares(const float (&w)
 #pragma unroll
     for (int j = 0; j < E; j++)
         sum += w[j];
-    return (float)d / warp_sum(sum);
+    return __fdividef((float)d, warp_sum(sum));
 }
 
 /* The error that 32 elements, a lane's MINE as weighed() has it, make under the lane's scale, beside which
- * errors of other scales are in units of their squares. */
+ * errors of other scales are in units of their squares. Rolled: where a row is made alone every line of code
+ * is new, and comes slower than it runs. */
 __device__ __forceinline__ float lane_error(uint32_t mine, const __half2 (&factors)[4], int lane) {
     float sums[2][4] = {};
-#pragma unroll
+#pragma unroll 1
     for (int half = 0; half < 32; half += 16) {
         uint32_t from[4], x[2], w[2];
 #pragma unroll
@@ -161,16 +162,21 @@ __device__ __forceinline__ float least_step(float error, int lane) {
     return lane_step(__ffs(__ballot_sync(~0u, bits == __reduce_min_sync(~0u, bits))) - 1);
 }
 
-/* The step of the key X; W: the squares of the group's queries. UNIT brings the largest element to 448. */
+/* What brings MOST to 448, but for its last bit; 0 above 2^126, where all steps then are alike. */
+__device__ __forceinline__ float unit_of(float most) {
+    return __fdividef(448.0f, most);
+}
+
+/* The step of the key X, whose largest magnitude is MOST; W: the squares of the group's queries. */
 template <int E>
-static __device__ float best_step(const float (&x)[E], const float (&w)[E], int d, float unit, int lane) {
+static __device__ float best_step(const float (&x)[E], const float (&w)[E], int d, float most, int lane) {
     const float shares = weight_shares<E>(w, d);
     __half2 factors[4];
     row_factors(factors, lane);
     float error = 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
-        error = __fadd_rn(error, lane_error(weighed(x[j], unit, w[j], shares), factors, lane));
+        error = __fadd_rn(error, lane_error(weighed(x[j], unit_of(most), w[j], shares), factors, lane));
     return least_step(error, lane);
 }
 
@@ -189,20 +195,19 @@ template <int E> __device__ __forceinline__ uint32_t largest_bits(const float (&
     return __reduce_max_sync(~0u, bits);
 }
 
-/* X in E4M3, and its scale. FIT(unit): of a key, the step that suits it where UNIT brings its
- * largest element to 448. */
+/* X in E4M3, and its scale; MOST_BITS: of its largest magnitude. FIT(most): of a key, the step that suits
+ * it. */
 template <int E, class Fit>
 static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E],
-                                                      const Fit &fit) {
+                                                      uint32_t most_bits, const Fit &fit) {
     coded<E> to;
-    const uint32_t bits = largest_bits<E>(x);
-    const bool finite = bits < 0x7f800000u, sound = finite && __uint_as_float(bits) >= 0x1p-100f;
-    const float fixed = is_k ? p.k_scale : p.v_scale;
-    float scale = __uint_as_float(bits) / 448.0f;
+    const float most = __uint_as_float(most_bits), fixed = is_k ? p.k_scale : p.v_scale;
+    const bool finite = most_bits < 0x7f800000u, sound = finite && most >= 0x1p-100f;
+    float scale = most / 448.0f;
     if (fixed != 0)
         scale = fixed;
     else if (is_k && sound)
-        scale *= fit(448.0f / __uint_as_float(bits));
+        scale *= fit(most);
     const float factor = sound ? 1.0f / scale : 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
@@ -216,8 +221,8 @@ template <int E>
 static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_k, const float (&x)[E],
                                   const float (&w)[E], int lane) {
     if (format == KV_FP8)
-        return encode_fp8<E>(p, is_k, x,
-                             [&](float unit) { return best_step<E>(x, w, p.head_dim, unit, lane); });
+        return encode_fp8<E>(p, is_k, x, largest_bits<E>(x),
+                             [&](float most) { return best_step<E>(x, w, p.head_dim, most, lane); });
     coded<E> to = {};
 #pragma unroll
     for (int j = 0; j < E; j++)

@@ -85,8 +85,8 @@ template <int THREADS> GEMM_DEV void consumers_barrier() { /* of those that hold
     asm volatile("bar.sync 10,%0;" ::"n"(THREADS) : "memory");
 }
 
-/* Two sums of E4M3 products on their way to another block: FP16, times 2^-18, so that sums of 2^16 k stay finite (336 * 448 each). It
- * rounds to 2^-12, where quantizing the activations has rounded to 2^-4, and halves what is moved. */
+/* Two sums of E4M3 products on their way to another block: FP16, times 2^-18, so that those of 114,000 k stay finite (336 * 448 each).
+ * It rounds to 2^-12, where quantizing the activations has rounded to 2^-4, and halves what is moved. */
 GEMM_DEV float pack_sums(float a, float b) {
     const __half2 v = __floats2half2_rn(a * 0x1p-18f, b * 0x1p-18f);
     return __uint_as_float(*(const uint32_t *)&v);

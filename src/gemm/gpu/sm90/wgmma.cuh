@@ -28,7 +28,8 @@
 #include "gemm/gpu/sm90/store.cuh"
 #include "gemm/gpu/sm90/tensor_map.cuh"
 
-#define MIN_STAGES 4 /* of a block's run */
+#define MIN_STAGES  4   /* of a block's run */
+#define MOST_HALVES 891 /* stages whose sums, of 336 * 448 each at most, are finite as halves (pack_sums) */
 
 /* CLUSTERS: blocks of a cluster share a tile, and what they send needs room */
 template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgmma_plan {
@@ -527,7 +528,7 @@ template <bool E4M3, int TOKENS, int ROWS = 128, bool GATED = false> static int 
         a.stages = min(step, all - a.first);
         if (a.first > 0)
             a.out.c = a.out.d, a.out.beta = 1.0f, a.out.bias = nullptr;
-        const bool cut = t->cut && all <= step;
+        const bool cut = t->cut && all <= step && (!E4M3 || all <= MOST_HALVES);
         const int blocks = min(tiles * (cut ? max(1, a.stages / MIN_STAGES) : 1), t->n_sms);
         a.cut_tiles = cut ? tiles_to_cut(tiles, blocks) : 0;
         const int e = launch_kernel(t, wgmma_gemm<E4M3, TOKENS, ROWS, false, GATED>, blocks, plan::threads, plan::shared, tokens, weights, a);

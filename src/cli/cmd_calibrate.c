@@ -85,7 +85,7 @@ static nib_status measure(const calibrate_args *a, const loaded *l, const mapfil
                            .interrupted = &cli_interrupted};
     imatrix_about about = {.dataset = a->text ? a->text : "nibble's built-in text",
                            .chunk_size = CALIBRATE_WINDOW};
-    nib_status status = chats ? tuned_read_chats(&set, l, a->text, a->max_tokens, err) : NIB_OK;
+    nib_status status = chats ? tuned_read_chats(&set, l, a->text, a->text, a->max_tokens, err) : NIB_OK;
     if (status == NIB_OK)
         status = calibrate(&heed, l->file, l->be, l->words, &o, &about.n_tokens, err);
     ui_bar_clear(bar);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/files.h"
+#include "cli/own_answers.h"
 #include "cli/plan.h"
 #include "cli/plan_measure.h"
 #include "cli/quantize_args.h"
@@ -40,6 +41,9 @@ typedef struct quantize_session {
     tuned tuned;
     tuned_smoothed smoothed;
     scratch scratch;
+    char *answered;    /* in it: the calibration with the model's own answers */
+    const char *calib; /* args->calib, or that */
+    size_t n_asked, n_ended;
     char *copy;     /* in it: the source smoothed, in BF16; FILE is then of it */
     const char *in; /* FILE's path: args->in, or the copy */
     convert_report copied;
@@ -53,16 +57,16 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     double from = clock_seconds();
     loaded_needs needs = {.no_model = true};
     nib_options compute = {.threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32};
-    const bool chats = s->args->calib && tuned_is_chats(s->args->calib);
+    const bool chats = s->calib && tuned_is_chats(s->calib);
     calib_set set = {0};
     mapfile map = {0};
     loaded *l;
-    if (s->args->calib && !chats)
-        NIB_TRY(tuned_open_text(&map, s->args->calib, err));
+    if (s->calib && !chats)
+        NIB_TRY(tuned_open_text(&map, s->calib, err));
     nib_status status = loaded_open(&l, s->in, &compute, &needs, err);
     if (status == NIB_OK) {
         if (chats)
-            status = tuned_read_chats(&set, l, s->args->calib, s->args->calib_tokens, err);
+            status = tuned_read_chats(&set, l, s->calib, s->args->calib, s->args->calib_tokens, err);
         calibrate_options o = {.set = chats ? &set : NULL,
                                .text = map.bytes ? (const char *)map.bytes : calibration_text,
                                .bytes = map.bytes ? map.size : calibration_text_bytes,
@@ -94,7 +98,8 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,
                        .out = a->out,
-                       .calib = a->calib,
+                       .calib = s->calib,
+                       .calib_name = a->calib,
                        .max_tokens = a->calib_tokens,
                        .method = of[method],
                        .threads = a->convert.threads,
@@ -161,6 +166,27 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
     return status;
 }
 
+/* ---- what is made of the input first ---- */
+
+/* *path: NAME in a directory that goes with the session. */
+static nib_status open_path(quantize_session *s, char **path, const char *name, nib_error *err) {
+    if (!s->scratch.directory)
+        NIB_TRY(scratch_open(&s->scratch, s->args->out, err));
+    *path = scratch_path(&s->scratch, name);
+    return *path ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", s->args->out);
+}
+
+/* Conversations that end with a question are answered by the model. */
+static nib_status answer_questions(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    NIB_TRY(open_path(s, &s->answered, "answered.jsonl", err));
+    NIB_TRY(own_answers(a->calib, a->in, a->convert.threads, s->answered, &s->bar, &s->n_asked, &s->n_ended,
+                        err));
+    if (s->n_asked)
+        s->calib = s->answered;
+    return NIB_OK;
+}
+
 /* What comes then is of a copy that is smoothed. */
 static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
@@ -173,10 +199,7 @@ static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
                                .threads = a->convert.threads,
                                .progress = ui_bar_progress(&s->bar),
                                .interrupted = &cli_interrupted};
-    NIB_TRY(scratch_open(&s->scratch, a->out, err));
-    s->copy = scratch_path(&s->scratch, gguf ? "smoothed.gguf" : "smoothed");
-    if (!s->copy)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->out);
+    NIB_TRY(open_path(s, &s->copy, gguf ? "smoothed.gguf" : "smoothed", err));
     NIB_TRY(convert(s->file, s->copy, &o, &s->copied, err));
     s->args->convert.smoothing = NULL;
     tuned_close(&s->tuned, true);
@@ -197,7 +220,8 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,
                        .out = a->out,
-                       .calib = a->calib,
+                       .calib = s->calib,
+                       .calib_name = a->calib,
                        .max_tokens = a->calib_tokens,
                        .threads = a->convert.threads,
                        .bar = &s->bar};
@@ -213,7 +237,8 @@ static plan_options plan_options_of(quantize_session *s) {
     const quantize_args *a = s->args;
     return (plan_options){.in = s->in,
                           .out = a->out,
-                          .calib = a->calib,
+                          .calib = s->calib,
+                          .calib_name = a->calib,
                           .max_tokens = a->calib_tokens,
                           .bits = a->bits,
                           .size_bytes = a->size,
@@ -279,6 +304,8 @@ static nib_status print(quantize_session *s, nib_error *err) {
                                .to_gguf = a->convert.out == OUT_GGUF,
                                .imatrix = a->imatrix != NULL,
                                .n_tokens = s->n_tokens,
+                               .n_asked = s->n_asked,
+                               .n_ended = s->n_ended,
                                .calibrate_s = s->calibrate_s + s->tuned.seconds,
                                .convert_s = s->report.seconds - s->tuned.seconds,
                                .tuned = &s->tuned,
@@ -299,10 +326,21 @@ static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
     return a->save_plan ? files_try_output(a->save_plan, err) : NIB_OK;
 }
 
+static nib_status prepare_input(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    const bool chats = a->calib && tuned_is_chats(a->calib);
+    if (chats || a->smooth) /* before it takes long */
+        NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
+    if (chats)
+        NIB_TRY(answer_questions(s, err));
+    return a->smooth ? smooth(s, err) : NIB_OK;
+}
+
 static nib_status run(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     NIB_TRY(check_save_plan(a, err));
     s->in = a->in;
+    s->calib = a->calib;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
     a->convert.also_read[0] = a->calib ? a->calib : a->imatrix;
@@ -311,10 +349,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
-    if (a->smooth) {
-        NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err)); /* before it takes long */
-        NIB_TRY(smooth(s, err));
-    }
+    NIB_TRY(prepare_input(s, err));
     if (a->plan) {
         NIB_TRY(plan_read(&s->plan, s->file, a->plan, err));
         a->convert.formats = s->plan.formats;
@@ -357,6 +392,7 @@ int cmd_quantize(int argc, char **argv) {
     calibrate_free(&session.heed);
     model_file_close(session.file);
     mem_free(session.copy);
+    mem_free(session.answered);
     scratch_close(&session.scratch);
     quantize_args_free(&args);
     return cli_finish_output(failed);

@@ -24,6 +24,7 @@ typedef struct plan_options {
     const char *in, *out; /* the model, and where the result goes: what is kept meanwhile lies beside it */
     const char
         *calib; /* a text, or conversations where the name ends in .jsonl; NULL: the text inside nibble */
+    const char *calib_name;         /* in sentences and in the plan */
     size_t max_tokens;              /* of it, PLAN_MIN_TOKENS at least; some hundred are enough */
     double bits;                    /* per weight of the linear layers, all together; 0: size_bytes says */
     uint64_t size_bytes;            /* of the files that hold tensors, at most */

@@ -42,16 +42,16 @@ static nib_status cut_text(eval_text *out, const tokenizer *words, const char *t
     }
 }
 
-static nib_status read_chats(eval_text *out, const loaded *l, const char *path, int n_windows,
-                             nib_error *err) {
+static nib_status read_chats(eval_text *out, const loaded *l, const char *path, const char *name,
+                             int n_windows, nib_error *err) {
     calib_set set = {0};
     const size_t wanted = (size_t)n_windows * WINDOW;
-    nib_status status = tuned_read_chats(&set, l, path, wanted, err);
+    nib_status status = tuned_read_chats(&set, l, path, name, wanted, err);
     const size_t n = set.n_windows ? set.starts[set.n_windows] : 0;
     if (status == NIB_OK && n < PLAN_MIN_TOKENS)
         status =
             nib_fail(err, NIB_BAD_ARGUMENT, "%s: the conversations give %zu tokens; a plan takes %d at least",
-                     path, n, PLAN_MIN_TOKENS);
+                     name, n, PLAN_MIN_TOKENS);
     if (status == NIB_OK) {
         *out = (eval_text){.tokens = set.ids,
                            .n_ctx = WINDOW,
@@ -72,7 +72,7 @@ static nib_status open_windows(eval_text *out, const loaded *l, const plan_optio
     if (!o->calib)
         return cut_text(out, l->words, calibration_text, calibration_text_bytes, n, BUILT_IN, err);
     if (tuned_is_chats(o->calib))
-        return read_chats(out, l, o->calib, n, err);
+        return read_chats(out, l, o->calib, o->calib_name, n, err);
     NIB_TRY(tuned_open_text(&map, o->calib, err));
     const nib_status status = cut_text(out, l->words, (const char *)map.bytes, map.size, n, o->calib, err);
     mapfile_close(&map);
@@ -84,7 +84,7 @@ static nib_status measure(plan *p, const loaded *l, const plan_options *o, nib_e
     scratch kept = {0};
     char *base = NULL;
     NIB_TRY(open_windows(&windows, l, o, err));
-    p->text = o->calib ? o->calib : BUILT_IN;
+    p->text = o->calib ? o->calib_name : BUILT_IN;
     p->n_tokens = windows.n_chunks * windows.n_ctx;
     nib_status status = scratch_open(&kept, o->out, err);
     if (status == NIB_OK && !(base = scratch_path(&kept, "base.kld")))

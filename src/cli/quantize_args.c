@@ -52,7 +52,8 @@ static const struct argp_option options[] = {
      "model",
      1},
     {"calib", KEY_CALIB, "FILE", 0,
-     "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
+     "What to calibrate with: a text, or conversations in a .jsonl file, where the model first answers those "
+     "that end with a question (default: a text inside the program)",
      1},
     {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
     {"fp8-exact", KEY_FP8_EXACT, NULL, 0,

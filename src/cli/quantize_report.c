@@ -122,6 +122,9 @@ static void print_text(const quantize_report *r, const ui_table *t) {
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
            r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
+    if (r->n_asked)
+        printf("The model answered %zu of %zu questions to an end; the others were left out.\n", r->n_ended,
+               r->n_asked);
     tuned_print(r->tuned);
     tuned_smoothed_print(r->smoothed);
     print_notes(r);
@@ -145,6 +148,7 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
            "%llu,\n",
            r->n_tokens, r->calibrate_s, r->convert_s, peak_bytes());
+    printf(" \"questions\": %zu, \"answered\": %zu,\n", r->n_asked, r->n_ended);
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            c->n_quantized, c->n_repacked, c->tied_is_quantized ? "true" : "false",
            c->head_is_untied ? "true" : "false");

@@ -16,8 +16,9 @@ typedef struct quantize_report {
     const char *asked;      /* the method that was asked for; NULL: auto */
     const char *sweep_note; /* why auto took sweep, or NULL */
     bool fp8_exact, to_gguf;
-    bool imatrix;    /* in place of a calibration: n_tokens are what it was made of */
-    size_t n_tokens; /* of the calibration */
+    bool imatrix;            /* in place of a calibration: n_tokens are what it was made of */
+    size_t n_tokens;         /* of the calibration */
+    size_t n_asked, n_ended; /* its questions, and how many of them the model answered to an end */
     double calibrate_s, convert_s;
     const tuned *tuned;
     const tuned_smoothed *smoothed;

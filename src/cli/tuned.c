@@ -36,15 +36,15 @@ bool tuned_is_chats(const char *path) {
     return n > 6 && strcmp(path + n - 6, ".jsonl") == 0;
 }
 
-nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, size_t max_tokens,
-                            nib_error *err) {
+nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, const char *name,
+                            size_t max_tokens, nib_error *err) {
     mapfile map = {0};
     if (!l->chat)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", path,
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", name,
                         l->chat_problem.text);
     NIB_TRY(tuned_open_text(&map, path, err));
     const nib_status status =
-        calib_set_chats(set, l->words, l->chat, (const char *)map.bytes, map.size, max_tokens, path, err);
+        calib_set_chats(set, l->words, l->chat, (const char *)map.bytes, map.size, max_tokens, name, err);
     mapfile_close(&map);
     return status;
 }
@@ -55,13 +55,13 @@ static nib_status read_set(tuned *t, nib_error *err) {
     if (!t->calib)
         return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
     if (tuned_is_chats(t->calib)) {
-        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->max_tokens, err));
+        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->calib_name, t->max_tokens, err));
         return t->set.n_windows > 1
                    ? NIB_OK
                    : nib_fail(err, NIB_BAD_ARGUMENT,
                               "%s: makes one window to calibrate with; expected 2 at least (more "
                               "conversations), since one is held out to judge",
-                              t->calib);
+                              t->calib_name);
     }
     NIB_TRY(tuned_open_text(&map, t->calib, err));
     const nib_status status =

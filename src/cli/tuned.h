@@ -19,6 +19,7 @@ typedef struct tuned {
     const model_file *file;
     const char *in, *out;
     const char *calib; /* a text, or conversations where the name ends in .jsonl; NULL: those inside nibble */
+    const char *calib_name; /* in sentences */
     size_t max_tokens;
     tune_method method;
     int threads;
@@ -64,8 +65,8 @@ void tuned_print_json(const tuned *t); /* an array, a line per matrix */
 /* Whether a calibration's file holds conversations (.jsonl), and its windows in the form of L's chat
  * template. */
 bool tuned_is_chats(const char *path);
-nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, size_t max_tokens,
-                            nib_error *err);
+nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, const char *name,
+                            size_t max_tokens, nib_error *err);
 /* A text in UTF-8, mapped. */
 nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err);
 

@@ -268,6 +268,23 @@ def test_conversations(nibble, smollm2, tmp_path, method):
     assert len(report["chosen"]) == (7 if method == "local" else 0) and report["calibration_tokens"] > 12 * 20
 
 
+def test_own_answers(nibble, smollm2, tmp_path):
+    """A question is answered as `nibble run` answers it, and then it is a conversation like any other."""
+    questions = ["What is the capital of France?", "What is 2 + 2?", "Say hello."]
+    asked = [[{"role": "user", "content": q}] for q in questions]
+    told = [[{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]]
+    answers = [json.loads(nibble("run", smollm2, "-p", q, "--seed", i + 1, "-n", 256, "--json").stdout) for i, q in enumerate(questions)]
+    ended = [[*ask, {"role": "assistant", "content": a["message"]["content"]}] for ask, a in zip(asked, answers) if a["finish_reason"] == "stop"]
+    assert ended
+    for name, talks in (("asked", asked + told), ("answered", ended + told)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"messages": t}) + "\n" for t in talks))
+        report = json.loads(nibble("quantize", smollm2, tmp_path / f"{name}.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
+                                   "--calib", tmp_path / f"{name}.jsonl", "--json").stdout)
+        assert [report["questions"], report["answered"]] == ([3, len(ended)] if name == "asked" else [0, 0])
+    assert filecmp.cmp(tmp_path / "asked.gguf", tmp_path / "answered.gguf", shallow=False)
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
+
+
 @pytest.mark.parametrize("lines, words", [("\n", "holds no conversation"), ("", "talk.jsonl"),
                                           ('{"messages": [{"role": "user", "content": "Hi"}]}\n', "2 at least")])
 def test_too_few_conversations(nibble, smollm2, tmp_path, lines, words):

@@ -2,6 +2,7 @@
  *
  * nibble quantize: a model file or directory in, a quantized one out, and a short report (quantize_report.h).
  */
+#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -67,6 +68,8 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     if (status == NIB_OK) {
         if (chats)
             status = tuned_read_chats(&set, l, s->calib, s->args->calib, s->args->calib_tokens, err);
+        if (status == NIB_OK && s->n_asked)
+            status = tuned_add_text(&set, l, s->args->calib_tokens, err);
         calibrate_options o = {.set = chats ? &set : NULL,
                                .text = map.bytes ? (const char *)map.bytes : calibration_text,
                                .bytes = map.bytes ? map.size : calibration_text_bytes,
@@ -100,6 +103,7 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
                        .out = a->out,
                        .calib = s->calib,
                        .calib_name = a->calib,
+                       .and_text = s->n_asked > 0,
                        .max_tokens = a->calib_tokens,
                        .method = of[method],
                        .threads = a->convert.threads,
@@ -187,19 +191,45 @@ static nib_status answer_questions(quantize_session *s, nib_error *err) {
     return NIB_OK;
 }
 
-/* What comes then is of a copy that is smoothed. */
+/* The last name of PATH, which an output made of it may be called by. */
+static void last_part(const char *path, char *name, size_t room) {
+    size_t end = strlen(path), begin;
+    while (end > 0 && path[end - 1] == '/')
+        end--;
+    for (begin = end; begin > 0 && path[begin - 1] != '/';)
+        begin--;
+    snprintf(name, room, "%.*s", (int)(end - begin), path + begin);
+    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        snprintf(name, room, "model");
+}
+
+/* The smoothed copy is of the source's kind where that can hold it. */
+static convert_options copy_options(quantize_session *s) {
+    const convert_options *c = &s->args->convert;
+    const bool gguf =
+        s->file->format == FORMAT_GGUF || family_get(s->file->hp.family)->defaults.norm_plus_one;
+    return (convert_options){.format = QF_BF16,
+                             .method = QM_RTN,
+                             .embed = c->embed,
+                             .out = gguf ? OUT_GGUF : OUT_MODELOPT,
+                             .smoothing = s->smoothed.powers,
+                             .threads = c->threads,
+                             .progress = ui_bar_progress(&s->bar),
+                             .interrupted = &cli_interrupted};
+}
+
+/* A name for the copy, and room for it. */
+static nib_status prepare_copy(quantize_session *s, nib_error *err) {
+    char name[256];
+    const convert_options o = copy_options(s);
+    last_part(s->args->in, name, sizeof name);
+    NIB_TRY(open_path(s, &s->copy, name, err));
+    return convert_try_output(s->file, s->copy, &o, err);
+}
+
+/* What comes then is of the copy. */
 static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
-    const quantize_args *a = s->args;
-    const bool gguf = a->convert.out == OUT_GGUF;
-    const convert_options o = {.format = QF_BF16,
-                               .method = QM_RTN,
-                               .embed = a->convert.embed,
-                               .out = gguf ? OUT_GGUF : OUT_MODELOPT,
-                               .smoothing = s->smoothed.powers,
-                               .threads = a->convert.threads,
-                               .progress = ui_bar_progress(&s->bar),
-                               .interrupted = &cli_interrupted};
-    NIB_TRY(open_path(s, &s->copy, gguf ? "smoothed.gguf" : "smoothed", err));
+    const convert_options o = copy_options(s);
     NIB_TRY(convert(s->file, s->copy, &o, &s->copied, err));
     s->args->convert.smoothing = NULL;
     tuned_close(&s->tuned, true);
@@ -217,11 +247,14 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
             "%s: its norms are stored as w of 1 + w, which a directory in BF16 could not hold smoothed; "
             "write a .gguf file",
             a->out);
+    if (a->convert.format != QF_BF16)
+        NIB_TRY(prepare_copy(s, err));
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,
                        .out = a->out,
                        .calib = s->calib,
                        .calib_name = a->calib,
+                       .and_text = s->n_asked > 0,
                        .max_tokens = a->calib_tokens,
                        .threads = a->convert.threads,
                        .bar = &s->bar};
@@ -230,7 +263,7 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     s->n_tokens = s->tuned.n_tokens;
     s->calibrate_s = s->smoothed.seconds;
     s->args->convert.smoothing = s->smoothed.powers;
-    return a->convert.format == QF_BF16 ? NIB_OK : stand_on_copy(s, err);
+    return s->copy ? stand_on_copy(s, err) : NIB_OK;
 }
 
 static plan_options plan_options_of(quantize_session *s) {
@@ -328,7 +361,8 @@ static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
 
 static nib_status prepare_input(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
-    const bool chats = a->calib && tuned_is_chats(a->calib);
+    const bool chats =
+        a->calib && tuned_is_chats(a->calib) && (a->smooth || convert_quantizes(s->file, &a->convert));
     if (chats || a->smooth) /* before it takes long */
         NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     if (chats)

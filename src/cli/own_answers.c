@@ -41,12 +41,13 @@ static bool ends_with_user(const json_t *messages) {
     return role && strcmp(role, "user") == 0;
 }
 
-/* JSON that is no conversation is told by who calibrates with it. */
+/* A blank line counts. JSON that is no conversation is told by who calibrates with it. */
 static nib_status read_line(answers *a, size_t number, const char *line, size_t n, nib_error *err) {
     talked *t = &a->talks[a->n];
     nib_error problem = {{0}};
     t->line = number;
-    while (n > 0 && strchr(" \t\r", *line))
+    a->n++;
+    while (n > 0 && (*line == ' ' || *line == '\t' || *line == '\r'))
         line++, n--;
     if (n == 0)
         return NIB_OK;
@@ -56,7 +57,6 @@ static nib_status read_line(answers *a, size_t number, const char *line, size_t 
     t->messages = json_is_object(t->whole) ? json_object_get(t->whole, "messages") : t->whole;
     t->asks = ends_with_user(t->messages);
     a->n_asked += t->asks;
-    a->n++;
     return NIB_OK;
 }
 
@@ -83,11 +83,11 @@ static nib_status write_lines(const answers *a, const char *out, nib_error *err)
     nib_status status = NIB_OK;
     for (size_t i = 0; i < a->n && status == NIB_OK; i++) {
         const talked *t = &a->talks[i];
-        if (t->asks && !t->ended)
-            continue;
-        char *line = json_dumps(t->whole, JSON_COMPACT);
-        status = line ? outfile_write(f, line, strlen(line), err)
-                      : nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", out);
+        const bool blank = !t->whole || (t->asks && !t->ended); /* and lines keep their numbers */
+        char *line = blank ? NULL : json_dumps(t->whole, JSON_COMPACT);
+        if (!blank)
+            status = line ? outfile_write(f, line, strlen(line), err)
+                          : nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", out);
         if (status == NIB_OK)
             status = outfile_write(f, "\n", 1, err);
         json_text_free(line);
@@ -116,19 +116,25 @@ static nib_status submit(answers *a, talked *t, uint64_t seed, nib_error *err) {
                                    .seed = seed};
     const nib_request_options o = {
         .size = sizeof o, .prompt = ids, .n_prompt = n, .max_tokens = MOST_TOKENS, .sampling = &sampling};
-    if (status == NIB_OK)
+    if (status == NIB_OK) {
         status = nib_submit(a->engine, &o, &t->request, err);
+        if (status == NIB_BAD_ARGUMENT) /* longer than the model reads: it has no answer */
+            status = NIB_OK;
+    }
     nib_free(ids);
     json_text_free(messages);
     return status;
 }
 
 static nib_status add_text(talked *t, const char *text, size_t n, nib_error *err) {
+    if (n == 0 && t->answer)
+        return NIB_OK;
     char *more = mem_resize(t->answer, t->n_answer + n + 1, 1);
     if (!more)
         return nib_fail(err, NIB_NO_MEMORY, "out of memory for an answer");
     t->answer = more;
-    memcpy(more + t->n_answer, text, n);
+    if (n)
+        memcpy(more + t->n_answer, text, n);
     t->n_answer += n;
     more[t->n_answer] = '\0';
     return NIB_OK;

@@ -53,7 +53,7 @@ static const struct argp_option options[] = {
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file, where the model first answers those "
-     "that end with a question (default: a text inside the program)",
+     "that end with a question, and the text inside the program is read as well (default: that text)",
      1},
     {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
     {"fp8-exact", KEY_FP8_EXACT, NULL, 0,
@@ -93,7 +93,7 @@ static const struct argp_option options[] = {
     {"smooth", KEY_SMOOTH, NULL, 0,
      "First move what makes channels larger than others from the norms into the matrices that read them, by "
      "powers of two and as far as it helps NVFP4 weights and activations; with --format bf16 no more than "
-     "that",
+     "that. For activations in NVFP4; and for weights, with a calibration text of one's own",
      1},
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "

@@ -49,6 +49,13 @@ nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, c
     return status;
 }
 
+nib_status tuned_add_text(calib_set *set, const loaded *l, size_t max_tokens, nib_error *err) {
+    const size_t left = max_tokens > set->n_tokens ? max_tokens - set->n_tokens : 0;
+    return left < CALIB_SET_WINDOW
+               ? NIB_OK
+               : calib_set_text(set, l->words, calibration_text, calibration_text_bytes, left, err);
+}
+
 static nib_status read_set(tuned *t, nib_error *err) {
     mapfile map = {0};
     const tokenizer *words = t->l->words;
@@ -56,6 +63,8 @@ static nib_status read_set(tuned *t, nib_error *err) {
         return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
     if (tuned_is_chats(t->calib)) {
         NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->calib_name, t->max_tokens, err));
+        if (t->and_text)
+            NIB_TRY(tuned_add_text(&t->set, t->l, t->max_tokens, err));
         return t->set.n_windows > 1
                    ? NIB_OK
                    : nib_fail(err, NIB_BAD_ARGUMENT,

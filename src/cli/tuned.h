@@ -20,6 +20,7 @@ typedef struct tuned {
     const char *in, *out;
     const char *calib; /* a text, or conversations where the name ends in .jsonl; NULL: those inside nibble */
     const char *calib_name; /* in sentences */
+    bool and_text;          /* conversations, and the text inside nibble */
     size_t max_tokens;
     tune_method method;
     int threads;
@@ -44,6 +45,9 @@ nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_e
 void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journal is not needed */
 /* Removes what a stopped run for the output OUT left, whatever its method. */
 void tuned_discard(const char *out);
+
+/* The text inside nibble as well, as far as MAX_TOKENS leave room. */
+nib_status tuned_add_text(calib_set *set, const loaded *l, size_t max_tokens, nib_error *err);
 
 /* --smooth: what to move from the norms into the matrices that read them, by T, which is open. */
 typedef struct tuned_smoothed {

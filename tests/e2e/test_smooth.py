@@ -93,9 +93,10 @@ def test_one_command_is_two(nibble, tmp_path, text, source, out, flags):
     if source == "gguf":
         nibble("quantize", model, tmp_path / "in.gguf", "--format", "q8_0")
         model = tmp_path / "in.gguf"
-    first, second, kind = tmp_path / f"first-{out}", tmp_path / f"second-{out}", tmp_path / f"wide-{out}"
+    first, second, kind = tmp_path / f"first-{out}", tmp_path / f"second-{out}", tmp_path / "wide" / model.name
     calibrated = ["--calib", text] if "fp8" not in flags else []
     told = json.loads(nibble("quantize", model, first, "--smooth", *flags, "--calib", text, "--json").stdout)
+    kind.parent.mkdir()
     nibble("quantize", model, kind, "--format", "bf16", "--smooth", "--calib", text)
     nibble("quantize", kind, second, *flags, *calibrated)
     name = "" if out.endswith(".gguf") else "model.safetensors"

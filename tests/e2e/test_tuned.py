@@ -279,14 +279,17 @@ def test_own_answers(nibble, smollm2, tmp_path):
     for name, talks in (("asked", asked + told), ("answered", ended + told)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"messages": t}) + "\n" for t in talks))
         report = json.loads(nibble("quantize", smollm2, tmp_path / f"{name}.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
-                                   "--calib", tmp_path / f"{name}.jsonl", "--json").stdout)
+                                   "--calib", tmp_path / f"{name}.jsonl", "--calib-tokens", 128, "--json").stdout)
         assert [report["questions"], report["answered"]] == ([3, len(ended)] if name == "asked" else [0, 0])
     assert filecmp.cmp(tmp_path / "asked.gguf", tmp_path / "answered.gguf", shallow=False)
+    report = json.loads(nibble("quantize", smollm2, tmp_path / "both.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
+                               "--calib", tmp_path / "asked.jsonl", "--json").stdout)
+    assert report["calibration_tokens"] > 8000  # the text inside the program as well
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
 
 
 @pytest.mark.parametrize("lines, words", [("\n", "holds no conversation"), ("", "talk.jsonl"),
-                                          ('{"messages": [{"role": "user", "content": "Hi"}]}\n', "2 at least")])
+                                          ('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]}\n', "2 at least")])
 def test_too_few_conversations(nibble, smollm2, tmp_path, lines, words):
     talk, out = tmp_path / "talk.jsonl", tmp_path / "out.gguf"
     talk.write_text(lines)

@@ -92,10 +92,13 @@ GEMM_DEV void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar) 
                  : "memory");
 }
 
+/* How long L2 keeps what a copy reads, as createpolicy makes it. */
+enum : uint64_t { EVICT_FIRST = 0x12f0000000000000, EVICT_NORMAL = 0x1000000000000000 };
+
 /* What nobody reads again soon: it leaves L2 before what is read more often. */
 GEMM_DEV void bulk_copy_once(uint32_t to, const void *from, int bytes, uint32_t bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0],[%1],%2,[%3],%4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar), "l"(0x12f0000000000000ull) /* evict first, as createpolicy makes it */
+                 "l"(from), "r"(bytes), "r"(bar), "l"(EVICT_FIRST)
                  : "memory");
 }
 

@@ -107,9 +107,9 @@ template <int GROUPS, int STAGES, bool GATED> struct few_feeder {
             barrier_wait(empty + 8 * at, parity[w]);
         if (copies) {
             barrier_expect(bar, BYTES);
-            tensor_copy(to, map, 0, group, row_tile, bar);
+            tensor_copy(to, map, 0, group, row_tile, bar, true);
             if (GATED)
-                tensor_copy(to + BYTES / 2, map, 0, group, half + row_tile, bar);
+                tensor_copy(to + BYTES / 2, map, 0, group, half + row_tile, bar, true);
         }
         if (++stage[w] == STAGES) {
             stage[w] = 0;

@@ -15,9 +15,11 @@ GEMM_DEV void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uin
                  : "memory");
 }
 
-GEMM_DEV void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, int z, uint32_t bar) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3,%4}],[%5];" ::"r"(to),
-                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(bar)
+/* READ_ONCE: it leaves L2 before what is read more often. */
+GEMM_DEV void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, int z, uint32_t bar, bool read_once) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0],[%1,{%2,%3,%4}],[%5],%6;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(bar), "l"(read_once ? EVICT_FIRST : EVICT_NORMAL)
                  : "memory");
 }
 

@@ -330,9 +330,10 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct pro
             if (apart)
                 barrier_expect(bar, plan::weight_bytes);
             const int box = plan::row_tiles / (GATED ? 2 : 1);
-            tensor_copy(at, weights_map, 0, k, r.row_tile * box, bar);
+            tensor_copy(at, weights_map, 0, k, r.row_tile * box, bar, a.token_tiles == 1);
             if (GATED)
-                tensor_copy(at + plan::weight_bytes / 2, weights_map, 0, k, a.n / 32 + r.row_tile * box, bar);
+                tensor_copy(at + plan::weight_bytes / 2, weights_map, 0, k, a.n / 32 + r.row_tile * box, bar,
+                            a.token_tiles == 1);
         }
         k = k + 1 == a.groups ? 0 : k + 1;
     }

@@ -123,8 +123,8 @@ static void print_text(const quantize_report *r, const ui_table *t) {
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
            r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
     if (r->n_asked)
-        printf("The model answered %zu of %zu questions to an end; the others were left out.\n", r->n_ended,
-               r->n_asked);
+        printf("The model answered %zu of %zu questions to an end%s.\n", r->n_ended, r->n_asked,
+               r->n_ended < r->n_asked ? "; the others were left out" : "");
     tuned_print(r->tuned);
     tuned_smoothed_print(r->smoothed);
     print_notes(r);

@@ -88,14 +88,11 @@ __device__ __forceinline__ int unit_place(int unit) {
     return unit ^ (unit >> 3 & 7);
 }
 
-/* It leaves L2 before what is read more than once a step. */
 __device__ __forceinline__ void copy_unit(uint8_t *to, const void *from) {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
-                     (uint32_t)__cvta_generic_to_shared(to)),
-                 "l"(from), "l"(policy)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
 }
 
 /* Until all have come; the warp meets. */

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Check that the machine code of the GPU kernels holds the tensor-core instruction that each was written for.
+"""Check that the machine code of the GPU kernels holds the tensor-core instruction that each was written for, and none that
+is illegal: CUDA 13.0's assembler gave cp.async with a cache hint a descriptor at an odd register.
 
 Reads the objects of a CUDA build with cuobjdump (CUDA toolkit); prints one line a kernel file and generation, exits 1 when
-one lacks its instruction. Generations that the build left out (NIBBLE_CUDA_ARCHS) are said, not failed.
+one lacks its instruction or has an illegal one. Generations that the build left out (NIBBLE_CUDA_ARCHS) are said, not failed.
 
 usage: check_sass.py [BUILD]      (default build/cuda; CUOBJDUMP names the tool)
 """
@@ -16,7 +17,9 @@ import sys
 
 # file -> generation -> instruction (SASS mnemonic, as a regular expression)
 HMMA = r"HMMA\.16816\.F32\.BF16"
+ILLEGAL = r"desc\[UR\d*[13579]\]"
 WANTED = {
+    "cuda/gpu/any/decode.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/gemv.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/gemv16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
@@ -58,8 +61,9 @@ def main():
                 print(f"{source} {generation}: not in this build")
                 continue
             count = len(re.findall(instruction, found[generation]))
-            print(f"{source} {generation}: {count} x {instruction}")
-            bad += count == 0
+            illegal = len(re.findall(ILLEGAL, found[generation]))
+            print(f"{source} {generation}: {count} x {instruction}{f', {illegal} illegal' if illegal else ''}")
+            bad += count == 0 or illegal > 0
     return bad > 0
 
 

@@ -119,6 +119,7 @@ static void check(backend *be, way how, branched *const *parts, size_t n_parts, 
             const double value = how == PLAIN   ? row[i]
                                  : how == ADDED ? row[i] + 1
                                                 : row[i] / (1 + exp(-row[i])) * row[ROWS + i];
+            assert_true(isfinite(got[t * cols + i])); /* fmax would take what is no number for the least */
             worst = fmax(worst, fabs((double)got[t * cols + i] - value));
             most = fmax(most, fabs(value));
         }

@@ -233,10 +233,14 @@ static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
     NIB_TRY(convert(s->file, s->copy, &o, &s->copied, err));
     s->args->convert.smoothing = NULL;
     tuned_close(&s->tuned, true);
+    model_file *copy;
+    NIB_TRY(model_file_open(&copy, s->copy, err));
+    const nib_status status = plan_move(&s->plan, s->file, copy, err);
     model_file_close(s->file);
-    s->file = NULL;
+    s->file = copy;
     s->in = s->copy;
-    return model_file_open(&s->file, s->copy, err);
+    s->args->convert.formats = s->plan.formats;
+    return status;
 }
 
 static nib_status smooth(quantize_session *s, nib_error *err) {
@@ -383,11 +387,10 @@ static nib_status run(quantize_session *s, nib_error *err) {
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
-    NIB_TRY(prepare_input(s, err));
-    if (a->plan) {
+    if (a->plan)
         NIB_TRY(plan_read(&s->plan, s->file, a->plan, err));
-        a->convert.formats = s->plan.formats;
-    }
+    a->convert.formats = s->plan.formats;
+    NIB_TRY(prepare_input(s, err));
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     NIB_TRY(look_at_size(s, err));
     NIB_TRY(choose_method(s, err));

@@ -118,7 +118,7 @@ static nib_status submit(answers *a, talked *t, uint64_t seed, nib_error *err) {
         .size = sizeof o, .prompt = ids, .n_prompt = n, .max_tokens = MOST_TOKENS, .sampling = &sampling};
     if (status == NIB_OK) {
         status = nib_submit(a->engine, &o, &t->request, err);
-        if (status == NIB_BAD_ARGUMENT) /* longer than the model reads: it has no answer */
+        if (status == NIB_BAD_ARGUMENT) /* longer than an engine reads by default: it has no answer */
             status = NIB_OK;
     }
     nib_free(ids);

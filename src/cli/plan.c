@@ -15,6 +15,7 @@
 #include "cli/files.h"
 #include "cli/plan_measure.h"
 #include "convert/recipe.h"
+#include "store/names.h"
 
 static const char *const names[] = {
     [QF_NVFP4] = "nvfp4", [QF_MXFP4] = "mxfp4", [QF_FP8] = "fp8",  [QF_Q5_0] = "q5_0",
@@ -171,6 +172,26 @@ static nib_status read_format(quant_format *out, const char *path, size_t part, 
                              : "missing");
 }
 
+/* The linear layer at AT; n_tensors: FILE has none there. */
+static size_t find_place(const model_file *file, place at) {
+    size_t i = 0;
+    while (i < file->n_tensors && !(place_is_linear(at.slot) && place_equal(file->tensors[i].place, at)))
+        i++;
+    return i;
+}
+
+/* By FILE's name, or by the other container's: a plan made with --smooth has the copy's. */
+static size_t find_linear(const model_file *file, const char *name) {
+    place at;
+    for (size_t i = 0; i < file->n_tensors; i++)
+        if (strcmp(file->tensors[i].name, name) == 0)
+            return place_is_linear(file->tensors[i].place.slot) ? i : file->n_tensors;
+    if (names_from_gguf(file->hp.family, strview_of(name), &at) ||
+        names_from_hf(file->hp.family, strview_of(name), &at))
+        return find_place(file, at);
+    return file->n_tensors;
+}
+
 static nib_status read_part(plan *p, const model_file *file, const char *path, size_t i, const json_t *part,
                             bool *seen, nib_error *err) {
     const json_t *tensors = json_object_get(part, "tensors");
@@ -180,10 +201,8 @@ static nib_status read_part(plan *p, const model_file *file, const char *path, s
         return nib_fail(err, NIB_BAD_FILE, "%s: part %zu: \"tensors\" is no list of names", path, i);
     for (size_t j = 0; j < json_array_size(tensors); j++) {
         const char *name = json_string_value(json_array_get(tensors, j));
-        size_t k = 0;
-        while (name && k < file->n_tensors && strcmp(file->tensors[k].name, name) != 0)
-            k++;
-        if (!name || k == file->n_tensors || !place_is_linear(file->tensors[k].place.slot))
+        const size_t k = name ? find_linear(file, name) : file->n_tensors;
+        if (k == file->n_tensors)
             return nib_fail(
                 err, NIB_BAD_FILE,
                 "%s: part %zu names %s, which is no linear layer of %s (the head's format is --head's)", path,
@@ -218,6 +237,22 @@ nib_status plan_read(plan *out, const model_file *file, const char *path, nib_er
     const nib_status status = read_parts(out, file, path, root, err);
     json_decref(root);
     return status;
+}
+
+nib_status plan_move(plan *p, const model_file *from, const model_file *to, nib_error *err) {
+    if (!p->formats)
+        return NIB_OK;
+    quant_format *formats = mem_array(to->n_tensors, sizeof *formats);
+    if (!formats)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory for a plan", from->path);
+    for (size_t i = 0; i < from->n_tensors; i++) {
+        const size_t k = find_place(to, from->tensors[i].place);
+        if (k < to->n_tensors)
+            formats[k] = p->formats[i];
+    }
+    mem_free(p->formats);
+    p->formats = formats;
+    return NIB_OK;
 }
 
 /* ---- writing ---- */

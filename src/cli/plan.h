@@ -48,8 +48,10 @@ typedef struct plan {
 } plan;
 
 nib_status plan_choose(plan *out, const model_file *file, const plan_options *options, nib_error *err);
-/* Names that FILE has not, or that are no linear layer's, are refused. */
+/* Names that stand for no linear layer of FILE, in a GGUF file's words or in a directory's, are refused. */
 nib_status plan_read(plan *out, const model_file *file, const char *path, nib_error *err);
+/* A plan for FROM becomes one for TO, which was made of it; an empty one stays empty. */
+nib_status plan_move(plan *p, const model_file *from, const model_file *to, nib_error *err);
 nib_status plan_write(const plan *p, const char *path, nib_error *err);
 void plan_print(const plan *p);                        /* nothing where it was read */
 void plan_print_json(const plan *p, const char *path); /* an object, or null */

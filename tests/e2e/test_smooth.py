@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_quantize import DIM, LAYERS, make_model, ml_dtypes, np, safetensors_numpy
+from test_quantize import DIM, LAYERS, gguf, make_model, ml_dtypes, np, safetensors_numpy
 from test_tuned import text  # noqa: F401 (a fixture)
 
 SAME = ["--activations", "f32", "--kv-cache-dtype", "fp32", "--ctx", "64", "--json"]
@@ -104,6 +104,31 @@ def test_one_command_is_two(nibble, tmp_path, text, source, out, flags):
     assert len(told["smoothed"]) == 2 * LAYERS
     assert told["bytes_before"] == json.loads(nibble("quantize", model, tmp_path / f"third-{out}", "--json").stdout)["bytes_before"]
     assert sorted(p.name for p in tmp_path.iterdir() if ".part" in p.name) == []
+
+
+@pytest.mark.parametrize("part, words", [
+    ({"tensors": ["model.norm.weight"], "format": "bf16"}, "names model.norm.weight, which is no linear layer of source "),
+    ({"tensors": ["model.layers.0.mlp.up_proj.weight"], "format": "fp8"}, "cannot hold FP8"),
+])
+def test_a_plan_is_looked_at_first(nibble, tmp_path, part, words):
+    """Before anything is smoothed, which this text would not do for; and with the names that were given."""
+    make_model(tmp_path / "source")
+    (tmp_path / "short").write_text("too few")
+    (tmp_path / "plan").write_text(json.dumps({"nibble_plan": 1, "parts": [part]}))
+    done = nibble("quantize", "source", "out.gguf", "--smooth", "--plan", "plan", "--calib", "short", check=False, cwd=tmp_path)
+    assert done.returncode == 1 and words in done.stderr and ".part" not in done.stderr, done.stderr
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_plan_names_the_source_or_its_copy(nibble, tmp_path, text, family):
+    """Which of a network with norms of 1 + w is a GGUF file: what --save-plan wrote is read again."""
+    source = make_model(tmp_path / "source", family)
+    for name in "model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight":
+        (tmp_path / "plan").write_text(json.dumps({"nibble_plan": 1, "parts": [{"tensors": [name], "format": "q8_0"}]}))
+        nibble("quantize", source, tmp_path / "out.gguf", "--smooth", "--plan", tmp_path / "plan", "--method", "sweep", "--calib", text)
+        kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors if t.name.startswith("blk.")}
+        assert [n for n, kind in kinds.items() if kind == "Q8_0"] == ["blk.1.ffn_down.weight"]
 
 
 @pytest.mark.parametrize("flags", [["--smooth", "--imatrix", "a"], ["--format", "bf16", "--smooth", "--keep", "a"]])

@@ -153,7 +153,8 @@ long long cli_integer_flag(const struct argp_state *state, const char *flag, con
 }
 
 int cli_context_flag(const struct argp_state *state, const char *text) {
-    return strcmp(text, "0") == 0 ? INT32_MAX : (int)cli_integer_flag(state, "-c", text, 16, 1 << 20);
+    return strcmp(text, "0") == 0 ? INT32_MAX
+                                  : (int)cli_integer_flag(state, "-c (but for 0)", text, 16, 1 << 20);
 }
 
 double cli_real_flag(const struct argp_state *state, const char *flag, const char *text, double min,

@@ -171,9 +171,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->chat = key == KEY_CHAT ? CHAT_ON : CHAT_OFF;
         return 0;
     case 'n':
-        a->answer.max_tokens = strcmp(arg, "-1") == 0 /* llama.cpp's "until it ends" */
-                                   ? 1 << 20
-                                   : (int)cli_integer_flag(state, "--max-tokens", arg, 1, 1 << 20);
+        a->answer.max_tokens =
+            strcmp(arg, "-1") == 0 /* llama.cpp's "until it ends" */
+                ? 1 << 20
+                : (int)cli_integer_flag(state, "--max-tokens (but for -1)", arg, 1, 1 << 20);
         return 0;
     case KEY_JSON_SCHEMA:
     case KEY_GRAMMAR:

@@ -128,6 +128,12 @@ def test_wrong_usage(nibble, arguments):
     assert done.stderr.strip() and not done.stdout
 
 
+@pytest.mark.parametrize("flag, wrong, allowed", [("-n", "-2", "-1"), ("-c", "-1", "0")])
+def test_a_range_names_what_lies_beside_it(nibble, flag, wrong, allowed):
+    done = nibble("run", "m", "hi", flag, wrong, check=False)
+    assert done.returncode == 2 and f"(but for {allowed}) takes a whole number" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [
     ["run", "MODEL", "Hello", "--max-model-len", "100000"],
     ["run", "MODEL", "the cat " * 400, "--no-chat"],

@@ -51,11 +51,6 @@ static const rope_table *rope_for(cpu_backend *cb, const attn_params *p) {
     return t;
 }
 
-/* Is there a norm over all heads? Those of a head are done with it. */
-static bool norms_rows(const attn_params *p) {
-    return p->q_norm && p->q_norm->n != (size_t)p->head_dim;
-}
-
 /* q and k of a row each by the norm over all their heads, in place. */
 static void run_row_norms(const cpu_backend *cb, const cpu_op *op, size_t begin, size_t end, void *scratch) {
     (void)scratch;
@@ -80,7 +75,7 @@ static void push_row_norms(cpu_backend *cb, const buf *qkv, const attn_params *p
 static void norm_and_rotate(const cpu_backend *cb, const cpu_op *op, float *dst, const float *src,
                             const float *norm, size_t row) {
     size_t d = (size_t)op->attn->head_dim, n = op->rope ? op->rope->inv_freq->n : 0;
-    if (norm && !norms_rows(op->attn))
+    if (norm && !attn_norms_rows(op->attn))
         cb->k.rmsnorm(dst, src, norm, op->attn->norm_eps, d);
     else
         memcpy(dst, src, d * sizeof *dst);
@@ -283,7 +278,7 @@ void kvstore_qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_
     size_t h = (size_t)p->n_heads, g = (size_t)p->n_kv_heads;
     const kv_cache *kv = kv_group(c, p->group);
     const rope_table *rope = rope_for(cb, p);
-    if (norms_rows(p))
+    if (attn_norms_rows(p))
         push_row_norms(cb, qkv, p);
     queue_push(cb, &(cpu_op){.run = run_store,
                              .kind = CPU_OP_QK_NORM_ROPE_STORE,

@@ -45,11 +45,6 @@ static void place_batch(finder *f, int pos) {
     f->seq.n_pages = (pos + f->b.n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-/* Norms over all heads were done where their values lie, so not again. */
-static bool norms_rows(const attn_params *p) {
-    return p->q_norm && p->q_norm->n != (size_t)p->head_dim;
-}
-
 /* The queries of IN, rotated as at positions from POS on, in OUT and f->qkv. */
 static nib_status rotate_at(finder *f, buf *out, const buf *in, const attn_params *p, int pos,
                             nib_error *err) {
@@ -80,7 +75,7 @@ static nib_status add_queries(finder *f, const attn_params *p, int pos, size_t f
     const size_t d = (size_t)p->head_dim, cols = f->m->q->cols, group = cols / f->width;
     attn_params own = *p;
     own.group = own.layer = 0;
-    if (norms_rows(p))
+    if (attn_norms_rows(p)) /* done where the values lie, so not again; keys' below likewise */
         own.q_norm = own.k_norm = NULL;
     NIB_TRY(rotate_at(f, f->m->q, f->m->qkv, &own, pos, err));
     for (size_t r = first; r < (size_t)f->b.n_rows; r++)
@@ -97,7 +92,7 @@ static nib_status add_layer(finder *f, const layer_weights *l, channel *to, nib_
     const int at = f->seq.pos, reach = m->hp->context_len < FURTHEST ? m->hp->context_len : FURTHEST;
     attn_params as_queries = l->attn;
     as_queries.n_heads = as_queries.n_kv_heads;
-    if (norms_rows(&as_queries))
+    if (attn_norms_rows(&as_queries))
         as_queries.k_norm = NULL;
     as_queries.q_norm = as_queries.k_norm;
     as_queries.query_log = 0;

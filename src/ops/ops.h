@@ -108,6 +108,11 @@ typedef struct attn_params {
     const vec *qk_balance;
 } attn_params;
 
+/* Whether q's and k's norms are over all heads: done before anything is done by heads. */
+static inline bool attn_norms_rows(const attn_params *p) {
+    return p->q_norm && p->q_norm->n != (size_t)p->head_dim;
+}
+
 /* What a layer is made of. */
 typedef struct layer_parts {
     const weight *qkv, *attn_out, *gate_up, *down;

@@ -4,13 +4,8 @@
  */
 #include "cuda/gpu/state.h"
 
-/* Norms of q and k over all heads at once: a kernel of their own. */
-bool attend_norms_all_heads(const attn_params *p) {
-    return p->q_norm && (p->q_norm->n != (size_t)p->head_dim || p->k_norm->n != (size_t)p->head_dim);
-}
-
 attn_view attend_view(const attn_params *p) {
-    const bool per_head = !attend_norms_all_heads(p);
+    const bool per_head = !attn_norms_rows(p);
     return (attn_view){.n_heads = p->n_heads,
                        .n_kv_heads = p->n_kv_heads,
                        .head_dim = p->head_dim,
@@ -53,7 +48,7 @@ static void make_queries(cuda_backend *cb, cuda_buf *q, const cuda_buf *qkv, con
     const int n_rows = (int)q->head.rows;
     int code = cudaSuccess;
     step_op(cb, CALL_QKV);
-    if (attend_norms_all_heads(p))
+    if (attn_norms_rows(p))
         code = qk_norm_launch(&cb->lane, opcalls_view(qkv), f32(p->q_norm), f32(p->k_norm), p->q_norm->n,
                               p->k_norm->n, p->norm_eps, n_rows);
     if (code == cudaSuccess)
@@ -78,7 +73,7 @@ static void qk_norm_rope_store(backend *be, buf *q, const buf *qkv, const attn_p
     if (cb->waiting.out || cb->unmade.q || cb->lacking || cb->unadded.x)
         opcalls_settle(cb);
     to->gone = false;
-    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || attend_norms_all_heads(p) ||
+    if (cb->be.mode == COMPUTE_EXACT || cb->table.n_alone != (int)q->rows || attn_norms_rows(p) ||
         !decode_makes(&cb->lane, &view, layer_of(pages, p).format, (int)q->rows)) {
         opcalls_settle(cb);
         make_queries(cb, to, from, p, pages);

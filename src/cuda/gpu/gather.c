@@ -109,7 +109,7 @@ static bool takes_matrices(const layer_parts *l) {
 
 static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k, bool branches) {
     const attn_view view = attend_view(p);
-    return !attend_norms_all_heads(p) && p->n_kv_heads <= MOST_KV_HEADS &&
+    return !attn_norms_rows(p) && p->n_kv_heads <= MOST_KV_HEADS &&
            decode_makes(&cb->lane, &view, KV_FP8, 1) &&
            pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k, branches) &&
            pass_resides(&cb->lane, &view, hidden, max_k, branches);

@@ -309,7 +309,6 @@ static inline const float *f32(const vec *v) {
 void attend_set(backend *be);
 void attend_settle(cuda_backend *cb); /* makes queries that wait for attention */
 attn_view attend_view(const attn_params *p);
-bool attend_norms_all_heads(const attn_params *p); /* norms of q and k are not per head */
 
 /* ---- cuda.c ---- */
 void cuda_describe(cuda_backend *cb); /* what computes, for people */

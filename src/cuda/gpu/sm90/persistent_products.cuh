@@ -42,14 +42,6 @@ struct slice {
 
 typedef warp_ring<STAGES, UNIT_BYTES> weights_ring;
 
-/* Weights are read once a step: what else lies in L2 is to stay there. */
-__device__ __forceinline__ void copy_once(uint32_t to, const uint8_t *from, int bytes, uint32_t bar) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar), "l"(0x12f0000000000000) /* evict first */
-                 : "memory");
-}
-
 /* What a warp's ring is filled with next: the units of its slice, row tile by row tile, op by op. Of one
  * lane; what changes with a tile lies in shared memory, for registers are short. */
 struct feed {
@@ -90,7 +82,7 @@ struct feed {
         if (units > 1) {
             units--;
             barrier_expect(bar, UNIT_BYTES);
-            copy_once(to, at, UNIT_BYTES, bar);
+            bulk_copy_once(to, at, UNIT_BYTES, bar);
             at += UNIT_BYTES;
             return;
         }
@@ -98,7 +90,7 @@ struct feed {
             return;
         const int4 now = *(const int4 *)p; /* to_next, both, all_units, last_bytes */
         barrier_expect(bar, now.w);
-        copy_once(to, at, now.w, bar);
+        bulk_copy_once(to, at, now.w, bar);
         at += now.w + now.x;
         units = now.z;
         p->to_next = now.y - now.x;

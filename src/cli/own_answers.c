@@ -13,7 +13,7 @@
 #include "cli/cli.h"
 #include "cli/tuned.h"
 
-enum { MOST_TOKENS = 256, AT_ONCE = 16, LOOK_MS = 200 };
+enum { AT_ONCE = 16, LOOK_MS = 200 };
 
 typedef struct talked {
     json_t *whole, *messages; /* messages: of whole, borrowed */
@@ -114,8 +114,11 @@ static nib_status submit(answers *a, talked *t, uint64_t seed, nib_error *err) {
                                    .top_p = 0.95f,
                                    .min_p = 0.05f,
                                    .seed = seed};
-    const nib_request_options o = {
-        .size = sizeof o, .prompt = ids, .n_prompt = n, .max_tokens = MOST_TOKENS, .sampling = &sampling};
+    const nib_request_options o = {.size = sizeof o,
+                                   .prompt = ids,
+                                   .n_prompt = n,
+                                   .max_tokens = OWN_ANSWER_TOKENS,
+                                   .sampling = &sampling};
     if (status == NIB_OK) {
         status = nib_submit(a->engine, &o, &t->request, err);
         if (status == NIB_BAD_ARGUMENT) /* longer than an engine reads by default: it has no answer */
@@ -198,10 +201,12 @@ static nib_status answer_all(answers *a, const char *in, int threads, nib_error 
         return nib_fail(err, status, "%s: conversations need a chat template: %s", a->path, problem.text);
     for (size_t i = 0; i < a->n; i += AT_ONCE)
         NIB_TRY(answer_some(a, i, i + AT_ONCE < a->n ? i + AT_ONCE : a->n, err));
-    return a->n_ended ? NIB_OK
-                      : nib_fail(err, NIB_BAD_ARGUMENT,
-                                 "%s: %s ends none of its answers within %d tokens; expected some", a->path,
-                                 in, MOST_TOKENS);
+    return a->n_ended
+               ? NIB_OK
+               : nib_fail(err, NIB_BAD_ARGUMENT,
+                          "%s: none of its questions is answered by %s: each is longer than it reads by "
+                          "default, or its answer has no end within %d tokens; expected some",
+                          a->path, in, OWN_ANSWER_TOKENS);
 }
 
 nib_status own_answers(const char *path, const char *in, int threads, const char *out, ui_bar *bar, size_t *n,

@@ -10,8 +10,10 @@
 #include "cli/ui.h"
 #include "nibble.h"
 
+enum { OWN_ANSWER_TOKENS = 256 }; /* at most */
+
 /* A conversation a line in PATH. *n is how many are unanswered; where there are such all lines are written to
- * OUT, blank where the model IN did not end its answer within 256 tokens, and *n_ended are answered. Sampled
+ * OUT, blank where the model IN did not end its answer within that, and *n_ended are answered. Sampled
  * as `nibble run` does, the n-th with the seed n, so that the same model, file and processor give the same
  * answers. */
 nib_status own_answers(const char *path, const char *in, int threads, const char *out, ui_bar *bar, size_t *n,

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
+#include "cli/own_answers.h"
+
 static const char *dtype_text(dtype t) {
     return t == DT_NONE ? "mixed" : dtype_get(t)->name;
 }
@@ -122,9 +124,13 @@ static void print_text(const quantize_report *r, const ui_table *t) {
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
            r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
-    if (r->n_asked)
-        printf("The model answered %zu of %zu questions to an end%s.\n", r->n_ended, r->n_asked,
-               r->n_ended < r->n_asked ? "; the others were left out" : "");
+    if (r->n_asked && r->n_ended == r->n_asked)
+        printf("The model answered all %zu questions to an end.\n", r->n_asked);
+    else if (r->n_asked)
+        printf("The model answered %zu of %zu questions to an end; the others, longer than it reads by "
+               "default or "
+               "unfinished after %d tokens, were left out.\n",
+               r->n_ended, r->n_asked, OWN_ANSWER_TOKENS);
     tuned_print(r->tuned);
     tuned_smoothed_print(r->smoothed);
     print_notes(r);

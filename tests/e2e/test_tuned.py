@@ -288,6 +288,14 @@ def test_own_answers(nibble, smollm2, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
 
 
+def test_questions_that_do_not_fit(nibble, smollm2, tmp_path):
+    talk = tmp_path / "long.jsonl"
+    talk.write_text(json.dumps([{"role": "user", "content": "word " * 9000}]) + "\n")
+    done = nibble("quantize", smollm2, tmp_path / "out.gguf", "--method", "weighted", "--calib", talk, check=False)
+    assert done.returncode == 1 and f"{talk}: none of its questions" in done.stderr and "longer than it reads by default" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
+
+
 @pytest.mark.parametrize("lines, words", [("\n", "holds no conversation"), ("", "talk.jsonl"),
                                           ('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]}\n', "2 at least")])
 def test_too_few_conversations(nibble, smollm2, tmp_path, lines, words):

@@ -111,7 +111,13 @@ nib_status tuned_open(tuned *t, nib_error *err) {
     return t->journal ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
 }
 
-static tune_options options_of(const tuned *t) {
+static void goes_on(void *context, int n_done, int n_layers) {
+    const tuned *t = context;
+    ui_bar_clear(t->bar);
+    fprintf(stderr, "goes on from %s: %d of %d layers are done\n", t->journal, n_done, n_layers);
+}
+
+static tune_options options_of(tuned *t) {
     return (tune_options){.method = t->method,
                           .ids = t->set.ids,
                           .starts = t->set.starts,
@@ -120,6 +126,8 @@ static tune_options options_of(const tuned *t) {
                           .memory_bytes = ACTIVATION_BYTES,
                           .journal = t->journal,
                           .progress = ui_bar_progress(t->bar),
+                          .goes_on = goes_on,
+                          .context = t,
                           .interrupted = &cli_interrupted};
 }
 
@@ -196,7 +204,7 @@ void tuned_print_json(const tuned *t) {
 
 /* ---- smoothing ---- */
 
-nib_status tuned_smooth(tuned_smoothed *out, const tuned *t, nib_error *err) {
+nib_status tuned_smooth(tuned_smoothed *out, tuned *t, nib_error *err) {
     const double from = clock_seconds();
     const tune_options o = options_of(t);
     NIB_TRY(smoothing_find(&out->found, t->file, t->l->be, &o, err));

@@ -56,7 +56,7 @@ typedef struct tuned_smoothed {
     double seconds;
 } tuned_smoothed;
 
-nib_status tuned_smooth(tuned_smoothed *out, const tuned *t, nib_error *err);
+nib_status tuned_smooth(tuned_smoothed *out, tuned *t, nib_error *err);
 void tuned_smoothed_print(const tuned_smoothed *s); /* nothing where nothing was smoothed */
 void tuned_smoothed_print_json(const tuned_smoothed *s);
 void tuned_smoothed_free(tuned_smoothed *s);

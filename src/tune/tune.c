@@ -5,6 +5,7 @@
  */
 #include "tune/tune.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/mapfile.h"
@@ -29,6 +30,7 @@ typedef struct tune {
     pool *pool;
     journal journal;
     journal_entry *entries; /* [n] */
+    bool *kept;             /* [n] whose codes a stopped run has left there */
 
     walk_text text;
     walk now, source; /* by the view; by FILE, where what was lost is to be made good */
@@ -72,7 +74,8 @@ static nib_status open_lists(tune *t, nib_error *err) {
     t->stand_ins = mem_array(t->file->n_tensors, sizeof *t->stand_ins);
     t->made = mem_array(t->n, sizeof *t->made);
     t->entries = mem_array(t->n, sizeof *t->entries);
-    if (!t->stand_ins || !t->made || !t->entries)
+    t->kept = mem_array(t->n, sizeof *t->kept);
+    if (!t->stand_ins || !t->made || !t->entries || !t->kept)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", t->file->path);
     for (size_t i = 0; i < t->n; i++) {
         const tensor *m = t->matrices[i].t;
@@ -89,6 +92,8 @@ static nib_status open_all(tune *t, nib_error *err) {
     NIB_TRY(open_lists(t, err));
     NIB_TRY(pool_new(&t->pool, t->o->threads, err));
     NIB_TRY(journal_open(&t->journal, path, fingerprint(t), t->entries, t->n, err));
+    for (size_t i = 0; i < t->n; i++)
+        t->kept[i] = journal_has(&t->journal, i);
     for (int at = 0; at < N_SITES; at++)
         t->strength[at] = CHOOSE_FIRST;
     t->view = *t->file;
@@ -128,6 +133,45 @@ static size_t find_readers(const tune *t, walk_site at, int layer, size_t found[
     return n;
 }
 
+/* Of a batch at a site, where the source's inputs are seen too or not, and of its matrices' choice: in steps
+ * of half a layer on a batch, which take as long as choosing for 10 columns or 5. */
+static size_t moment_steps(const tune *t) {
+    return t->with_source ? 2 : 1;
+}
+
+static size_t choice_steps(const tune *t, size_t cols) {
+    return cols / (t->with_source ? 5 : 10) + 1;
+}
+
+/* What is to be done at a site: nothing where a stopped run has left all codes. */
+static uint64_t site_steps(const tune *t, walk_site at, int layer) {
+    size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
+    bool done = true;
+    for (size_t i = 0; i < n; i++)
+        done &= t->kept[found[i]];
+    return done ? 0 : t->text.n_batches * moment_steps(t) + choice_steps(t, t->matrices[found[0]].t->cols);
+}
+
+/* The work ahead; what is behind is told. */
+static void look_ahead(tune *t) {
+    const int n_layers = t->file->hp.n_layers;
+    int n_done = 0;
+    bool any = false;
+    for (size_t i = 0; i < t->n; i++)
+        any |= t->kept[i];
+    t->total =
+        site_steps(t, SITE_HEAD, 0) + t->text.n_batches * (t->with_source ? 8 : 4) * (uint64_t)n_layers;
+    for (int layer = 0; layer < n_layers; layer++) {
+        uint64_t ahead = 0;
+        for (int at = SITE_QKV; at < SITE_HEAD; at++)
+            ahead += site_steps(t, (walk_site)at, layer);
+        t->total += ahead;
+        n_done += ahead == 0;
+    }
+    if (any && t->o->goes_on)
+        t->o->goes_on(t->o->context, n_done, n_layers);
+}
+
 static nib_status tick(tune *t, size_t steps, nib_error *err) {
     NIB_TRY(stop_check(t->o->interrupted, err));
     t->done += steps;
@@ -135,8 +179,9 @@ static nib_status tick(tune *t, size_t steps, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status tick_batch(void *t, nib_error *err) {
-    return tick(t, 1, err);
+static nib_status tick_batch(void *context, nib_error *err) {
+    tune *t = context;
+    return tick(t, moment_steps(t), err);
 }
 
 static nib_status choose_readers(tune *t, walk_site at, const size_t *found, size_t n, nib_error *err) {
@@ -194,11 +239,8 @@ static void stand_in(tune *t, walk_site at, size_t i) {
 
 static nib_status run_site(tune *t, walk_site at, int layer, nib_error *err) {
     size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
-    bool there = true;
-    for (size_t i = 0; i < n; i++)
-        there &= journal_has(&t->journal, found[i]);
-    if (there)
-        return tick(t, 3 * t->text.n_batches, err);
+    if (site_steps(t, at, layer) == 0)
+        return NIB_OK;
     moments_job job = {.train = &t->train,
                        .test = &t->test,
                        .now = &t->now,
@@ -216,7 +258,7 @@ static nib_status run_site(tune *t, walk_site at, int layer, nib_error *err) {
     moments_close(&t->train);
     moments_close(&t->test);
     NIB_TRY(status);
-    return tick(t, 2 * t->text.n_batches, err);
+    return tick(t, choice_steps(t, job.cols), err);
 }
 
 static nib_status choose_site(tune *t, walk_site at, int layer, nib_error *err) {
@@ -261,11 +303,12 @@ static nib_status run_layer(tune *t, int layer, nib_error *err) {
 static nib_status run_all(tune *t, nib_error *err) {
     int n_layers = t->file->hp.n_layers;
     NIB_TRY(open_all(t, err));
-    t->total = (uint64_t)t->text.n_batches * ((t->with_source ? 20 : 16) * (uint64_t)n_layers +
-                                              3); /* four sites of 3, four steps of 1 or 2 */
+    look_ahead(t);
     for (int layer = 0; layer < n_layers; layer++)
         NIB_TRY(run_layer(t, layer, err));
-    return choose_site(t, SITE_HEAD, 0, err);
+    NIB_TRY(choose_site(t, SITE_HEAD, 0, err));
+    assert(t->done == t->total);
+    return NIB_OK;
 }
 
 nib_status tune_run(tune **out, const model_file *file, backend *be, tune_matrix *matrices, size_t n,
@@ -299,6 +342,7 @@ void tune_close(tune *t, bool remove_journal) {
     mem_free(t->stand_ins);
     mem_free(t->made);
     mem_free(t->entries);
+    mem_free(t->kept);
     walk_text_free(&t->text);
     mem_free(t);
 }

@@ -68,6 +68,10 @@ typedef struct tune_options {
     size_t memory_bytes; /* activations beyond it lie on disk */
     const char *journal; /* path; what spills is beside it */
     progress progress;
+    /* Told once where a stopped run's journal is gone on from: layers whose codes are all there. NULL: nobody
+     * listens. */
+    void (*goes_on)(void *context, int n_done, int n_layers);
+    void *context;                            /* goes_on's */
     const volatile sig_atomic_t *interrupted; /* becomes non-zero: NIB_CANCELLED; may be NULL */
 } tune_options;
 

@@ -92,7 +92,7 @@ def deep(tmp_path, monkeypatch):
 def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep, format):
     source, n = deep
     flags = ["--format", format, "--method", "gptq", "--calib", text, "--threads", "1"]
-    nibble("quantize", source, tmp_path / "whole.gguf", *flags)
+    assert "goes on" not in nibble("quantize", source, tmp_path / "whole.gguf", *flags).stderr
     out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
     for least in (3, 20):
         process = subprocess.Popen([nibble_path, "quantize", source, out, *map(str, flags)],
@@ -103,7 +103,8 @@ def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep, format)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert marks(journal, n) >= least and not out.exists()
-    nibble("quantize", source, out, *flags)
+    done = marks(journal, n) // 7
+    assert nibble("quantize", source, out, *flags).stderr == f"goes on from {journal}: {done} of 8 layers are done\n"
     assert filecmp.cmp(tmp_path / "whole.gguf", out, shallow=False)
     assert not list(tmp_path.glob("*.tuning*"))
 

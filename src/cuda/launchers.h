@@ -215,8 +215,8 @@ typedef struct sample_job {
     uint32_t adjust_at, n_adjust, bias_at, n_bias, mask_at; /* mask_at 0: every token is allowed */
 } sample_job;
 
-/* results[r] of logits row r; BLOCK: N_ROWS sample_jobs and their lists. ROOM: [n_rows, vocab + 2
- * SAMPLE_SLICES]. */
+/* results[r] of logits row r; BLOCK: N_ROWS sample_jobs and their lists. Both may be pinned memory of the
+ * host. ROOM: [n_rows, vocab + 2 SAMPLE_SLICES]. */
 #define SAMPLE_SLICES 32
 int sample_launch(const cuda_lane *lane, sampled *results, const float *logits, size_t stride, int vocab,
                   const void *block, int n_rows, float *room);

@@ -16,8 +16,8 @@
 typedef struct cuda_draws {
     uint8_t *host, *device; /* rows, then lists and masks */
     size_t bytes;
-    sampled *host_results, *device_results;
-    float *adjusted; /* the kernels' room */
+    sampled *results; /* pinned: kernels write there */
+    float *adjusted;  /* the kernels' room */
     size_t adjusted_bytes;
     int max_results;
 
@@ -39,8 +39,7 @@ void draw_free(cuda_backend *cb) {
         return;
     cudaFreeHost(s->host);
     cudaFree(s->device);
-    cudaFreeHost(s->host_results);
-    cudaFree(s->device_results);
+    cudaFreeHost(s->results);
     cudaFree(s->adjusted);
     mem_free(s->order);
     mem_free(s);
@@ -49,19 +48,23 @@ void draw_free(cuda_backend *cb) {
 
 /* ---- room: grows with what is asked, so that steps of one kind allocate once ---- */
 
-static int grow_pair(void **host, void **device, size_t bytes) {
+static int grow_pinned(void **host, size_t bytes) {
     cudaFreeHost(*host);
+    *host = NULL;
+    return (int)cudaMallocHost(host, bytes);
+}
+
+static int grow_pair(void **host, void **device, size_t bytes) {
     cudaFree(*device);
-    *host = *device = NULL;
-    int code = (int)cudaMallocHost(host, bytes);
+    *device = NULL;
+    int code = grow_pinned(host, bytes);
     return code == cudaSuccess ? (int)cudaMalloc(device, bytes) : code;
 }
 
 static int reserve(cuda_draws *s, int n_rows, size_t vocab, size_t bytes) {
     int code = cudaSuccess;
     if (n_rows > s->max_results) {
-        code = grow_pair((void **)&s->host_results, (void **)&s->device_results,
-                         (size_t)n_rows * sizeof(sampled));
+        code = grow_pinned((void **)&s->results, (size_t)n_rows * sizeof(sampled));
         s->max_results = code == cudaSuccess ? n_rows : 0;
     }
     size_t adjusted = (size_t)n_rows * (vocab + 2 * SAMPLE_SLICES) * sizeof(float);
@@ -202,14 +205,15 @@ static int launch(cuda_backend *cb, sampled *out, const cuda_buf *logits, const 
         return cudaErrorMemoryAllocation;
     s->out = out;
     s->n_out = n;
-    code = cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, cb->stream);
-    if (code == cudaSuccess)
-        code = sample_launch(&cb->lane, s->device_results, logits->data, logits->stride, (int)vocab,
-                             s->device, n, s->adjusted);
-    if (code == cudaSuccess)
-        code = cudaMemcpyAsync(s->host_results, s->device_results, (size_t)n * sizeof(sampled),
-                               cudaMemcpyDeviceToHost, cb->stream);
-    return code;
+    const uint8_t *block = s->host; /* rows alone are few bytes: a copy would wait for the network's end */
+    if (bytes > (size_t)n * sizeof(sample_job)) {
+        block = s->device;
+        code = cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, cb->stream);
+    }
+    if (code != cudaSuccess)
+        return code;
+    return sample_launch(&cb->lane, s->results, logits->data, logits->stride, (int)vocab, block, n,
+                         s->adjusted);
 }
 
 static void sample(backend *be, sampled *out, const buf *logits, const sample_row *rows) {
@@ -225,7 +229,7 @@ static void sample(backend *be, sampled *out, const buf *logits, const sample_ro
 void draw_deliver(cuda_backend *cb) {
     cuda_draws *s = cb->draws;
     if (s->out && cb->failed == cudaSuccess && cb->failed_status == NIB_OK)
-        memcpy(s->out, s->host_results, (size_t)s->n_out * sizeof *s->out);
+        memcpy(s->out, s->results, (size_t)s->n_out * sizeof *s->out);
     s->out = NULL;
 }
 

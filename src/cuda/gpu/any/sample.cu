@@ -112,6 +112,17 @@ static __device__ double uniform(u64 seed, u64 n) {
     return (double)(z >> 11) * 0x1p-53;
 }
 
+/* A row's job to shared memory, in one read: it may lie with the host. All threads call. */
+static __device__ const sample_job *fetch_job(const uint8_t *block, size_t row) {
+    __shared__ sample_job job;
+    static_assert(sizeof job % 4 == 0, "copied by words");
+    const uint32_t *from = (const uint32_t *)((const sample_job *)block + row);
+    for (unsigned i = threadIdx.x; i < sizeof job / 4; i += blockDim.x)
+        ((uint32_t *)&job)[i] = from[i];
+    __syncthreads();
+    return &job;
+}
+
 /* ---- 1: bias, mask, penalties ---- */
 
 __device__ __forceinline__ bool is_plain(const sample_job *job) {
@@ -157,7 +168,7 @@ static __global__ void __launch_bounds__(SLICE_THREADS)
     survey_rows(const float *logits, size_t stride, int vocab, const uint8_t *block, float *adjusted,
                 entry *slices) {
     __shared__ entry warps[SLICE_THREADS / 32];
-    const sample_job *job = (const sample_job *)block + blockIdx.y;
+    const sample_job *job = fetch_job(block, blockIdx.y);
     const int each = (vocab + SLICES - 1) / SLICES, first = blockIdx.x * each, end = min(vocab, first + each);
     const bool plain = is_plain(job);
     const uint32_t *mask = job->mask_at ? (const uint32_t *)(block + job->mask_at) : NULL;
@@ -237,23 +248,28 @@ static __device__ void find_head(const row &r, float max, float per_logit, scrat
             continue;
         int b = bin_of(max, per_logit, v);
         atomicAdd(&s->counts[b], 1);
-        atomicAdd(&s->weights[b], weight_of(r.job, max, v));
+        if (const u64 weight = weight_of(r.job, max, v))
+            atomicAdd(&s->weights[b], weight);
     }
     __syncthreads();
+    static_assert(BINS == 2 * THREADS, "two bins a thread");
+    const int b = 2 * threadIdx.x;
+    const u64 weights[2] = {s->weights[b], s->weights[b + 1]};
+    const int counts[2] = {s->counts[b], s->counts[b + 1]};
+    u64 total, all;
+    u64 sum = block_before(weights[0] + weights[1], s, &total);
+    u64 n = block_before(counts[0] + counts[1], s, &all);
     if (threadIdx.x == 0) {
-        u64 total = 0, sum = 0;
-        int n = 0, b = 0;
-        for (int i = 0; i < BINS; i++)
-            total += s->weights[i];
-        for (; b < BINS - 1; b++) {
-            n += s->counts[b];
-            sum += s->weights[b];
-            if (r.job->top_k > 0 ? n >= r.job->top_k : (double)sum >= (double)r.job->top_p * (double)total)
-                break;
-        }
-        s->bin = b;
+        s->bin = BINS - 1;
         s->total = total;
         s->n = 0;
+    }
+    __syncthreads();
+    for (int i = 0; i < 2; i++) {
+        sum += weights[i];
+        n += counts[i];
+        if (r.job->top_k > 0 ? n >= r.job->top_k : (double)sum >= (double)r.job->top_p * (double)total)
+            atomicMin(&s->bin, b + i);
     }
     __syncthreads();
 }
@@ -397,7 +413,7 @@ static __global__ void __launch_bounds__(THREADS)
     extern __shared__ uint4 shared[];
     scratch *s = (scratch *)shared;
     const size_t n = blockIdx.x;
-    const sample_job *job = (const sample_job *)block + n;
+    const sample_job *job = fetch_job(block, n);
     if (threadIdx.x == 0)
         s->n = 0;
     pdl_wait();

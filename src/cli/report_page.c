@@ -74,12 +74,49 @@ static const char *last_part(const char *path) {
     return slash && slash[1] ? slash + 1 : path;
 }
 
+/* ---- errors ---- */
+
+static double relative(double error, double norm) {
+    return norm > 0 ? sqrt(error / norm) : NAN;
+}
+
+double report_page_weights_error(const report_page *p, size_t i) {
+    const survey_matrix *m = &p->survey->matrices[i];
+    return m->of ? relative(m->error, m->norm) : NAN;
+}
+
+double report_page_outputs_error(const report_page *p, size_t i) {
+    return p->outputs ? relative(p->outputs[i].error, p->outputs[i].norm) : NAN;
+}
+
+/* Geometric mean over the matrices in layers. */
+static double mean_error(const report_page *p, double (*error_of)(const report_page *, size_t)) {
+    double logs = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < p->survey->n; i++) {
+        const double e = error_of(p, i);
+        if (p->survey->matrices[i].t->place.layer < 0 || !(e > 0))
+            continue;
+        logs += log(e);
+        n++;
+    }
+    return n ? 100 * exp(logs / (double)n) : NAN;
+}
+
 /* ---- what it is ---- */
 
 static void fact(FILE *out, const char *name, const char *value) {
     fprintf(out, "<dt>%s</dt><dd>", name);
     report_page_text(out, value);
     fputs("</dd>\n", out);
+}
+
+static void fact_error(FILE *out, const char *name, double percent) {
+    char text[64];
+    if (!isfinite(percent))
+        return;
+    snprintf(text, sizeof text, "%.2f %% (geometric mean of the layers' matrices)", percent);
+    fact(out, name, text);
 }
 
 static void write_facts(FILE *out, const report_page *p) {
@@ -108,6 +145,8 @@ static void write_facts(FILE *out, const report_page *p) {
         snprintf(text, sizeof text, "%s, %.2f of it", ui_bytes((char[32]){0}, 32, p->source->file_bytes),
                  (double)p->file->file_bytes / (double)p->source->file_bytes);
         fact(out, "its file", text);
+        fact_error(out, "error of outputs", mean_error(p, report_page_outputs_error));
+        fact_error(out, "error of weights", mean_error(p, report_page_weights_error));
     }
     fputs("</dl>\n", out);
 }
@@ -159,7 +198,9 @@ static void write_tensors(FILE *out, const report_page *p) {
           "<th>tensor scale</th>",
           out);
     if (p->source)
-        fputs("<th class=\"words\">source</th><th>error, %</th>", out);
+        fputs(p->outputs ? "<th class=\"words\">source</th><th>error of outputs, %</th><th>of weights, %</th>"
+                         : "<th class=\"words\">source</th><th>error of weights, %</th>",
+              out);
     fputs("</tr></thead><tbody>\n", out);
     for (size_t i = 0; i < p->survey->n; i++) {
         const survey_matrix *m = &p->survey->matrices[i];
@@ -177,7 +218,9 @@ static void write_tensors(FILE *out, const report_page *p) {
         if (p->source) {
             fprintf(out, "<td class=\"words\">%s</td>",
                     m->of ? model_file_format_name(p->source, m->of) : "");
-            write_number(out, m->of && m->norm > 0 ? 100 * sqrt(m->error / m->norm) : NAN, "%.3f");
+            if (p->outputs)
+                write_number(out, 100 * report_page_outputs_error(p, i), "%.3f");
+            write_number(out, 100 * report_page_weights_error(p, i), "%.3f");
         }
         fputs("</tr>\n", out);
     }
@@ -185,14 +228,24 @@ static void write_tensors(FILE *out, const report_page *p) {
 }
 
 static void write_map(FILE *out, const report_page *p) {
+    static const char outputs[] =
+        "Relative error ‖W x − Ŵ x̂‖ / ‖W x‖ of what each matrix gives, on a text that passes through "
+        "both networks: x is what it reads in the source's, x̂ in this one. The stronger the colour, the "
+        "more. "
+        "The error of weights stands in the table below.";
+    static const char weights[] =
+        "Relative error ‖w − ŵ‖ / ‖w‖ of each matrix's weights against its source; the stronger the colour, "
+        "the more. It is no measure of methods that look at inputs (weighted, local, gptq, best): these give "
+        "up "
+        "some of it so that outputs lose less, which --text FILE shows.";
     fputs("<section id=\"map\"><h2>Layer by layer</h2>\n<p>", out);
-    fputs(p->source ? "Relative error ‖w − ŵ‖ / ‖w‖ of each matrix against its source; the stronger the "
-                      "colour, the more."
-                    : "Bits per weight of each matrix; the stronger the colour, the more.",
+    fputs(p->outputs  ? outputs
+          : p->source ? weights
+                      : "Bits per weight of each matrix; the stronger the colour, the more.",
           out);
     fputs("</p>\n", out);
     fputs("<div class=\"scroll wide\">", out);
-    report_plots_map(out, p->survey, p->source != NULL);
+    report_plots_map(out, p);
     fputs("</div>\n", out);
     fputs("</section>\n", out);
 }

@@ -10,6 +10,7 @@
 
 #include "cli/findings.h"
 #include "eval/survey.h"
+#include "tune/outputs.h"
 
 #define REPORT_MAX_EVALS 64
 
@@ -24,9 +25,14 @@ typedef struct report_page {
     const model_file *file, *source; /* source: NULL, or what was compared with */
     const findings *counted;
     const survey *survey;
+    const outputs_pair *outputs; /* [survey->n], or NULL: no text was given */
     const report_eval *evals;
     size_t n_evals;
 } report_page;
+
+/* Relative error of matrix I against the source's, of weights and of outputs: NAN where there is none. */
+double report_page_weights_error(const report_page *p, size_t i);
+double report_page_outputs_error(const report_page *p, size_t i);
 
 void report_page_write(FILE *out, const report_page *p);
 

@@ -47,10 +47,11 @@ static const slot kinds[] = {SLOT_Q,    SLOT_K,  SLOT_V,       SLOT_QKV, SLOT_O,
                              SLOT_GATE, SLOT_UP, SLOT_GATE_UP, SLOT_DOWN};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
-static double value_of(const survey_matrix *m, bool errors) {
-    if (!errors)
+static double value_of(const report_page *p, size_t i) {
+    const survey_matrix *m = &p->survey->matrices[i];
+    if (!p->source)
         return 8.0 * (double)m->bytes / (double)m->elements;
-    return m->of && m->norm > 0 ? sqrt(m->error / m->norm) : NAN;
+    return p->outputs ? report_page_outputs_error(p, i) : report_page_weights_error(p, i);
 }
 
 static bool has_kind(const survey *s, slot kind) {
@@ -60,18 +61,18 @@ static bool has_kind(const survey *s, slot kind) {
     return false;
 }
 
-static void write_cell(FILE *out, const survey_matrix *m, bool errors, double least, double most, double x,
+static void write_cell(FILE *out, const report_page *p, size_t i, double least, double most, double x,
                        double y, double w, double h) {
-    const double v = value_of(m, errors), share = most > least ? (v - least) / (most - least) : 1;
+    const double v = value_of(p, i), share = most > least ? (v - least) / (most - least) : 1;
     if (!isfinite(v))
         return;
     fprintf(out,
             "<rect class=\"heat\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
             "fill-opacity=\"%.3f\"><title>",
             x, y, w, h, 0.08 + 0.92 * share);
-    report_page_text(out, m->t->name);
-    fprintf(out, errors ? ": %.3f %%</title></rect>\n" : ": %.2f bits</title></rect>\n",
-            errors ? 100 * v : v);
+    report_page_text(out, p->survey->matrices[i].t->name);
+    fprintf(out, p->source ? ": %.3f %%</title></rect>\n" : ": %.2f bits</title></rect>\n",
+            p->source ? 100 * v : v);
 }
 
 static void write_legend(FILE *out, bool errors, double least, double most, double y) {
@@ -88,15 +89,17 @@ static void write_legend(FILE *out, bool errors, double least, double most, doub
             y + 11, errors ? 100 * least : least, y + 11, errors ? 100 * most : most);
 }
 
-void report_plots_map(FILE *out, const survey *s, bool errors) {
+void report_plots_map(FILE *out, const report_page *p) {
     enum { NAMES = 90, WIDTH = 790, ROW = 24 };
+    const survey *s = p->survey;
+    const bool errors = p->source != NULL;
     double least = INFINITY, most = 0;
     int layers = 0, rows[SLOT_COUNT], n_rows = 0;
     for (int k = 0; k < N_KINDS; k++)
         rows[kinds[k]] = has_kind(s, kinds[k]) ? n_rows++ : -1;
     for (size_t i = 0; i < s->n; i++) {
         const survey_matrix *m = &s->matrices[i];
-        const double v = value_of(m, errors);
+        const double v = value_of(p, i);
         if (m->t->place.layer < 0 || !isfinite(v))
             continue;
         layers = m->t->place.layer >= layers ? m->t->place.layer + 1 : layers;
@@ -113,13 +116,12 @@ void report_plots_map(FILE *out, const survey *s, bool errors) {
             fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", NAMES - 8,
                     rows[kinds[k]] * ROW + 16, slot_name(kinds[k]));
     for (size_t i = 0; i < s->n; i++) {
-        const place p = s->matrices[i].t->place;
+        const place at = s->matrices[i].t->place;
         bool linear = false;
         for (int k = 0; k < N_KINDS; k++)
-            linear |= p.slot == kinds[k];
-        if (linear && p.layer >= 0)
-            write_cell(out, &s->matrices[i], errors, least, most, NAMES + p.layer * w, rows[p.slot] * ROW,
-                       w - 1, ROW - 2);
+            linear |= at.slot == kinds[k];
+        if (linear && at.layer >= 0)
+            write_cell(out, p, i, least, most, NAMES + at.layer * w, rows[at.slot] * ROW, w - 1, ROW - 2);
     }
     for (int l = 0; l<layers; l += layers> 40 ? 10 : 5)
         fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", NAMES + (l + 0.5) * w,

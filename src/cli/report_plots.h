@@ -10,8 +10,8 @@
 
 /* Mean KLD of each result that has one. */
 void report_plots_bars(FILE *out, const report_eval *evals, size_t n);
-/* Kinds of linear layers by layers: relative error, or bits per weight. */
-void report_plots_map(FILE *out, const survey *s, bool errors);
+/* Kinds of linear layers by layers: relative error of outputs or else of weights, or bits per weight. */
+void report_plots_map(FILE *out, const report_page *p);
 /* E2M1 codes of all FP4 matrices, by value. */
 void report_plots_codes(FILE *out, const survey *s);
 /* A histogram of block scales for each kind of matrix. */

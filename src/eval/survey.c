@@ -29,7 +29,6 @@ typedef struct surveying {
     const survey_matrix *m;
     const tensor *of; /* the source's matrix, or NULL */
     size_t row_bytes;
-    int heads;         /* rows are q or k in the other order than the source's, so many heads; 0: the same */
     counts *counts;    /* [threads] */
     double (*sums)[2]; /* [rows] norm, error */
 } surveying;
@@ -68,15 +67,6 @@ static void count_row(const surveying *s, size_t r, counts *c) {
     }
 }
 
-/* The row of the source that row R is: GGUF files of some families hold q and k in pairs (2i, 2i + 1). */
-static size_t source_row(const surveying *s, size_t r) {
-    if (!s->heads)
-        return r;
-    const size_t d = s->m->t->rows / (size_t)s->heads, head = r / d, i = r % d;
-    return head * d +
-           (s->file->format == FORMAT_GGUF ? i % 2 * (d / 2) + i / 2 : i % (d / 2) * 2 + i / (d / 2));
-}
-
 static void survey_rows(void *arg, int thread, size_t begin, size_t end) {
     const surveying *s = arg;
     counts *c = &s->counts[thread];
@@ -88,7 +78,7 @@ static void survey_rows(void *arg, int thread, size_t begin, size_t end) {
             continue;
         double *sums = s->sums[r];
         tensor_decode_row(s->m->t, r, c->row);
-        tensor_decode_row(s->of, source_row(s, r), c->from);
+        tensor_decode_row(s->of, row_order_find(s->m->order, s->m->t->rows, r), c->from);
         sums[0] = sums[1] = 0;
         for (size_t i = 0; i < cols; i++) {
             const double w = c->from[i], d = (double)c->row[i] - w;
@@ -100,13 +90,13 @@ static void survey_rows(void *arg, int thread, size_t begin, size_t end) {
 
 /* ---- matrices ---- */
 
-static nib_status find_source(surveying *s, nib_error *err) {
+static nib_status find_source(surveying *s, row_order *order, nib_error *err) {
     const tensor *t = s->m->t;
     const hparams *hp = &s->file->hp;
     s->of = s->source ? model_file_find(s->source, t->place) : NULL;
     if (s->source && !s->of && t->place.slot == SLOT_HEAD) /* it was tied */
         s->of = model_file_find(s->source, place_of(SLOT_EMBED, PLACE_NO_LAYER));
-    s->heads = 0;
+    *order = (row_order){.pairs = s->file->format == FORMAT_GGUF};
     if (!s->of)
         return NIB_OK;
     if (s->of->rows != t->rows || s->of->cols != t->cols || !dtype_get(s->of->dtype)->is_weight)
@@ -120,9 +110,9 @@ static nib_status find_source(surveying *s, nib_error *err) {
         s->of = NULL;
     const bool swapped = other && s->file->has_network && family_get(hp->family)->gguf_interleaved;
     if (swapped && t->place.slot == SLOT_Q)
-        s->heads = hp->n_heads;
+        order->heads = (size_t)hp->n_heads;
     if (swapped && t->place.slot == SLOT_K)
-        s->heads = hp->n_kv_heads;
+        order->heads = (size_t)hp->n_kv_heads;
     return NIB_OK;
 }
 
@@ -154,7 +144,7 @@ static nib_status survey_one(surveying *s, survey_matrix *m, nib_error *err) {
     const tensor *t = m->t;
     const bool whole = dtype_bytes(t->dtype, t->cols, &s->row_bytes);
     s->m = m;
-    NIB_TRY(find_source(s, err));
+    NIB_TRY(find_source(s, &m->order, err));
     m->fp4 = whole && (dtype_is_nvfp4(t->dtype) || dtype_is_mxfp4(t->dtype));
     m->mx = dtype_is_mxfp4(t->dtype);
     m->of = s->of;

@@ -7,6 +7,7 @@
 #define EVAL_SURVEY_H
 
 #include "base/progress.h"
+#include "nouns/row_order.h"
 #include "store/model_file.h"
 
 typedef struct survey_matrix {
@@ -16,6 +17,7 @@ typedef struct survey_matrix {
     bool mx;                  /* scales are E8M0, else E4M3 */
     uint64_t scales[256], codes[16];
     const tensor *of;   /* the source's, or NULL */
+    row_order order;    /* of t's rows in it */
     double norm, error; /* sums of w^2 and (w - w^)^2 over the source's w */
 } survey_matrix;
 

@@ -17,6 +17,8 @@ np = pytest.importorskip("numpy")
 EVAL = {"model": "/some/where/<b>&\"name\"-SmolLM2-135M-Instruct-NVFP4.gguf", "activations": "nvfp4", "kv_cache_dtype": "fp8",
         "ppl": 12.5, "ppl_error": 0.5, "kld": 0.1234, "kld_error": 0.002, "ppl_base": 11.875, "same_top": 0.815}
 
+TEXT = "".join(f"{a}and{b}/then;" for a in range(20) for b in range(3))
+
 
 @pytest.fixture(scope="module")
 def made(nibble, tmp_path_factory):
@@ -30,6 +32,9 @@ def made(nibble, tmp_path_factory):
         told = nibble("report", root / name, "--source", source, "--eval", root / "kld.json", "--eval", root / "ppl.json",
                       "-o", root / f"{name}.html").stdout
         assert f"{1 + len(LINEARS) * LAYERS} matrices" in told
+    (root / "text").write_text(TEXT)
+    for name in ("out", "out.gguf", "source"):
+        nibble("report", root / name, "--source", source, "--text", root / "text", "-o", root / f"{name}-outputs.html")
     return root
 
 
@@ -48,6 +53,41 @@ def test_errors_are_numpys(made):
             want = 100 * np.linalg.norm(values - w) / np.linalg.norm(w)
             assert found.pop(f"{stem}.weight") == pytest.approx(want, abs=6e-4)
     assert not found
+
+
+def test_outputs_errors_are_numpys(made, nibble):
+    """Of what the first layer's q, k and v give, whose inputs are the norm of the embeddings."""
+    found = titles((made / "out-outputs.html").read_text())
+    source = {name: array.astype(np.float64) for name, array in weights("llama").items()}
+    ids = [int(i) for i in nibble("tokenize", made / "source", "--ids", TEXT).stdout.split()]
+    stride = -(-len(ids) // 128)
+    x = source["model.embed_tokens.weight"][ids][stride // 2::stride]
+    x *= source["model.layers.0.input_layernorm.weight"] / np.sqrt((x ** 2).mean(1, keepdims=True) + 1e-5)
+    values = directory_values(made / "out")
+    for part in "qkv":
+        stem = f"model.layers.0.self_attn.{part}_proj"
+        want = x @ source[f"{stem}.weight"].T
+        assert found[f"{stem}.weight"] == pytest.approx(
+            100 * np.linalg.norm(want - x @ values[stem].T) / np.linalg.norm(want), abs=2e-3)
+
+
+def test_outputs_errors_of_containers_and_of_the_source_itself(made):
+    directory, file, same = (titles((made / f"{name}-outputs.html").read_text()) for name in ("out", "out.gguf", "source"))
+    assert len(directory) == len(file) == len(LINEARS) * LAYERS and not any(same.values())
+    for layer in range(LAYERS):
+        for hf, name in LINEARS.items():
+            assert file[f"blk.{layer}.{name}.weight"] == pytest.approx(directory[f"model.layers.{layer}.{hf}.weight"], abs=2e-3)
+
+
+def test_outputs_say_who_lost_less(made, nibble):
+    """gptq gives up some of the weights for the outputs."""
+    means = {}
+    for method in ("rtn", "gptq"):
+        nibble("quantize", made / "source", made / method, "--method", method, *(["--calib", made / "text"] if method == "gptq" else []))
+        nibble("report", made / method, "--source", made / "source", "--text", made / "text", "-o", made / "method.html")
+        means[method] = {what: float(mean) for what, mean in re.findall(r"error of (\w+)</dt><dd>([\d.]+) %", (made / "method.html").read_text())}
+    assert means["gptq"]["outputs"] < 0.9 * means["rtn"]["outputs"], means
+    assert means["gptq"]["weights"] > means["rtn"]["weights"], means
 
 
 def test_bits_are_those_of_inspect(made, nibble):
@@ -86,6 +126,7 @@ def test_it_stands_alone(made):
     (["out", "--eval", "source/config.json"], "no result of nibble eval"),
     (["out.gguf", "-o", "out.gguf"], "is what is read"),
     (["none"], "none"),
+    (["out", "--source", "source", "--text", "source/tokenizer_config.json"], "tokenizer_config.json: the calibration text has"),
 ])
 def test_refusals(made, nibble, arguments, words):
     before = (made / "out.gguf").read_bytes()
@@ -93,6 +134,11 @@ def test_refusals(made, nibble, arguments, words):
     done = nibble("report", *arguments, *flags, check=False, cwd=made)
     assert done.returncode == 1 and words in done.stderr and not (made / "bad.html").exists()
     assert (made / "out.gguf").read_bytes() == before
+
+
+def test_a_text_needs_a_source(made, nibble):
+    done = nibble("report", "out", "--text", "text", "-o", "bad.html", check=False, cwd=made)
+    assert done.returncode == 2 and "--text belongs to --source" in done.stderr
 
 
 def test_in_a_browser(made):

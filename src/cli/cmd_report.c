@@ -83,8 +83,7 @@ static const struct argp argp = {
            "HTML file that needs no network, for a screen or for paper.\v"
            "Examples:\n"
            "  nibble eval kld out.gguf --base model.gguf --text wiki.test.txt --json > kld.json\n"
-           "  nibble report model-nvfp4.gguf --source model.gguf --text wiki.test.txt --eval kld.json -o "
-           "report.html",
+           "  nibble report out.gguf --source model.gguf --text wiki.test.txt --eval kld.json -o page.html",
 };
 
 /* ---- results of eval ---- */

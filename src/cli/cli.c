@@ -152,6 +152,14 @@ long long cli_integer_flag(const struct argp_state *state, const char *flag, con
     return value;
 }
 
+const char *cli_optional_number(struct argp_state *state, const char *arg) {
+    const char *next = state->next < state->argc ? state->argv[state->next] : "";
+    if (arg || !*next || next[strspn(next, "0123456789")])
+        return arg;
+    state->next++;
+    return next;
+}
+
 int cli_context_flag(const struct argp_state *state, const char *text) {
     return strcmp(text, "0") == 0 ? INT32_MAX
                                   : (int)cli_integer_flag(state, "-c (but for 0)", text, 16, 1 << 20);

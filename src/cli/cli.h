@@ -72,6 +72,8 @@ bool cli_real(const char *text, double min, double max, double *out);
 /* The same inside an argp parser: a bad number is a usage error that names FLAG and the range. */
 long long cli_integer_flag(const struct argp_state *state, const char *flag, const char *text, long long min,
                            long long max);
+/* ARG, the value of a flag that may have one, or the number that follows the flag as a word of its own. */
+const char *cli_optional_number(struct argp_state *state, const char *arg);
 int cli_context_flag(const struct argp_state *state, const char *text); /* of -c: llama.cpp's 0 is all */
 double cli_real_flag(const struct argp_state *state, const char *flag, const char *text, double min,
                      double max);

@@ -134,6 +134,7 @@ static const cli_member members[] = {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     bench_args *a = state->input;
+    const char *number;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->compute;
@@ -158,7 +159,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->format = (ui_table_format)cli_choice_flag(state, "--output", arg, ui_table_formats);
         return 0;
     case KEY_LOAD:
-        a->n_streams = arg ? (int)cli_integer_flag(state, "--server-load", arg, 1, LOAD_MAX_STREAMS) : 8;
+        number = cli_optional_number(state, arg);
+        a->n_streams =
+            number ? (int)cli_integer_flag(state, "--server-load", number, 1, LOAD_MAX_STREAMS) : 8;
         return 0;
     case KEY_SHAPE:
         if (!shape_file_is(arg))

@@ -91,6 +91,7 @@ static void settle(emulated *e, const struct argp_state *state) {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     emulated *e = state->input;
+    const char *order;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &e->options;
@@ -102,9 +103,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_kv(e, state, arg);
         return 0;
     case KEY_ROTATE:
-        e->rotate_qk = arg ? (int)cli_integer_flag(state, "--rotate-qk", arg, 2, MAX_ORDER) : WHOLE_HEAD;
+        order = cli_optional_number(state, arg);
+        e->rotate_qk = order ? (int)cli_integer_flag(state, "--rotate-qk", order, 2, MAX_ORDER) : WHOLE_HEAD;
         if (e->rotate_qk & (e->rotate_qk - 1))
-            argp_error(state, "--rotate-qk takes a power of two, not '%s'", arg);
+            argp_error(state, "--rotate-qk takes a power of two, not '%s'", order);
         return 0;
     case ARGP_KEY_END:
         settle(e, state);

@@ -104,6 +104,7 @@ def test_help_lists_commands_with_examples(nibble):
     ["eval", "ppl", "m", "--text", "t", "--weights", "fp4"],
     ["eval", "ppl", "m", "--text", "t", "--rotate-qk"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--rotate-qk=12"],
+    ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--rotate-qk", "12"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--activations", "int8"],
     ["eval", "ppl", "m", "--text", "t", "--kv-cache-dtype", "nvfp4", "--device", "cuda"],
     ["eval", "ppl", "m", "--text", "t", "--activations", "mxfp4", "--device", "cuda:0"],
@@ -126,6 +127,18 @@ def test_wrong_usage(nibble, arguments):
     done = nibble(*arguments, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() and not done.stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["eval", "ppl", "none", "--text", "t", "--kv-cache-dtype", "nvfp4", "--rotate-qk", "64"],
+    ["eval", "ppl", "--rotate-qk", "64", "none", "--text", "t", "--kv-cache-dtype", "nvfp4"],
+    ["eval", "ppl", "--kv-cache-dtype", "nvfp4", "--rotate-qk", "none", "--text", "t"],
+    ["bench", "--server-load", "2", "none"],
+    ["bench", "none", "--server-load", "2"],
+])
+def test_a_value_that_may_be_left_out_may_be_a_word_of_its_own(nibble, arguments):
+    done = nibble(*arguments, check=False)
+    assert done.returncode == 1 and "none" in done.stderr
 
 
 @pytest.mark.parametrize("flag, wrong, allowed", [("-n", "-2", "-1"), ("-c", "-1", "0")])

@@ -71,7 +71,8 @@ def test_emulated_cache(nibble, tiny, text):
     turned = kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4", "--rotate-qk")
     assert turned["kv_cache_dtype"] == "nvfp4-rotated" and turned["kld"] != plain["kld"]
     size = turned["rotate_qk"]  # of a head
-    assert kld(nibble, tiny, text, *flags, "--kv-cache-dtype", "nvfp4", f"--rotate-qk={size}")["kld"] == turned["kld"]
+    for order in (["--rotate-qk", size], [f"--rotate-qk={size}"]):
+        assert kld(nibble, tiny, text, *flags, *order, "--kv-cache-dtype", "nvfp4")["kld"] == turned["kld"]
     done = nibble("eval", "ppl", tiny, "--text", text, *flags[2:], "--kv-cache-dtype", "nvfp4", f"--rotate-qk={2 * size}",
                   check=False)
     assert done.returncode == 1 and f"--rotate-qk={2 * size} does not divide the heads' size" in done.stderr

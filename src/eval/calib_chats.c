@@ -15,8 +15,10 @@ static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *
     chat_request q = {.messages = messages, .no_generation_prompt = true};
     chat_prompt prompt = {0};
     token_list list = {0};
-    nib_status status = messages ? chat_render(c, &q, &prompt, err)
+    nib_status status = messages ? chat_check_roles(messages, err)
                                  : nib_fail(err, NIB_BAD_FILE, "expected an object with \"messages\"");
+    if (status == NIB_OK)
+        status = chat_render(c, &q, &prompt, err);
     if (status == NIB_OK)
         status = chat_encode(words, &prompt, &list, err);
     size_t room = max_tokens ? max_tokens - s->n_tokens : list.n;

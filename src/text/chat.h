@@ -62,6 +62,10 @@ void chat_prompt_free(chat_prompt *p);
 /* Appends the prompt's ids. Control tokens are looked for in the template's bytes alone. */
 nib_status chat_encode(const tokenizer *t, const chat_prompt *p, token_list *out, nib_error *err);
 
+/* Whether every message of a list has a role that somebody's template knows: NIB_BAD_ARGUMENT names the first
+ * that has none. */
+nib_status chat_check_roles(const json_t *messages, nib_error *err);
+
 /* The messages of the C API (nibble.h) as JSON; freed with json_decref. Contents may be any bytes. */
 nib_status chat_messages(const nib_message *messages, size_t n, json_t **out, nib_error *err);
 

@@ -161,6 +161,16 @@ static nib_status check_known_role(const char *role, size_t i, nib_error *err) {
         i, role);
 }
 
+nib_status chat_check_roles(const json_t *messages, nib_error *err) {
+    size_t i;
+    const json_t *message;
+    json_array_foreach(messages, i, message) {
+        NIB_TRY(check_role(message, i, err));
+        NIB_TRY(check_known_role(json_string_value(json_object_get(message, "role")), i, err));
+    }
+    return NIB_OK;
+}
+
 static nib_status add_message(json_t *all, const nib_message *m, nib_error *err) {
     json_t *role, *content, *message = json_object();
     if (!message || json_array_append_new(all, message) != 0)

@@ -313,6 +313,18 @@ def test_too_few_conversations(nibble, smollm2, tmp_path, lines, words):
         assert not out.exists()
 
 
+@pytest.mark.parametrize("role, words", [("asistant", "message 1 of the conversation has the role \"asistant\", expected system, developer, user, assistant or tool"),
+                                         (7, "message 1 of the conversation is no object with a role")])
+def test_a_role_that_no_template_knows_is_refused(nibble, smollm2, tmp_path, role, words):
+    talk, out = tmp_path / "talk.jsonl", tmp_path / "out.gguf"
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
+    talk.write_text("".join(json.dumps({"messages": [said[0], {**said[1], "role": r}]}) + "\n" for r in ("assistant", role)))
+    for command in (["calibrate", smollm2, "--text", talk, "-o", out], ["quantize", smollm2, out, "--method", "gptq", "--calib", talk]):
+        done = nibble(*command, check=False)
+        assert done.returncode == 1 and done.stderr == f"nibble: {talk}: line 2: {words}\n", (command, done.stderr)
+        assert not out.exists()
+
+
 def test_memory_is_that_of_a_layer(nibble_path, tmp_path, text):
     peaks = [peak_bytes(nibble_path, write_deep_model(tmp_path / f"{n}.gguf", n), tmp_path / "out.gguf", "--method", "gptq",
                         "--calib", text, "--calib-tokens", 200, "--keep", "blk.[1-9]*", "--threads", 1) for n in (3, 13)]

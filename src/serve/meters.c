@@ -165,7 +165,8 @@ static void write_iterations(const page *p, const nib_stats *s) {
               p->labels, (unsigned long long)s->step_rows, p->labels, sum);
 }
 
-static void write_engine(const page *p, const nib_stats *s) {
+/* Sequences, and where they lie. */
+static void write_sequences(const page *p, const nib_stats *s) {
     const double used = s->kv_pages ? 1 - (double)s->kv_pages_free / s->kv_pages : 0;
     write_value(p, "vllm", "num_requests_running", "gauge", "Sequences that are computed", s->running);
     write_value(p, "vllm", "num_requests_waiting", "gauge", "Sequences that wait", s->waiting);
@@ -179,6 +180,9 @@ static void write_engine(const page *p, const nib_stats *s) {
     write_label(p, "vllm:engine_sleep_state", "sleep_state", "awake", s->rest != NIB_REST_SLEEP);
     write_label(p, "vllm:engine_sleep_state", "sleep_state", "weights_offloaded", 0);
     write_label(p, "vllm:engine_sleep_state", "sleep_state", "discard_all", s->rest == NIB_REST_SLEEP);
+}
+
+static void write_tokens(const page *p, const nib_stats *s) {
     write_value(p, "vllm", "prompt_tokens_total", "counter", "Tokens of prompts", (double)s->prompt_tokens);
     write_head(p, "vllm", "prompt_tokens_by_source_total", "counter",
                "Tokens of prompts by where they came from");
@@ -194,6 +198,9 @@ static void write_engine(const page *p, const nib_stats *s) {
                 (double)s->prefix_queries);
     write_value(p, "vllm", "prefix_cache_hits_total", "counter", "And found", (double)s->prefix_hits);
     write_value(p, "vllm", "num_preemptions_total", "counter", "Sequences put back", (double)s->preemptions);
+}
+
+static void write_guesses(const page *p, const nib_stats *s) {
     write_value(p, "vllm", "spec_decode_num_drafts_total", "counter", "Times that tokens were guessed ahead",
                 (double)s->drafts);
     write_value(p, "vllm", "spec_decode_num_draft_tokens_total", "counter", "Tokens that were guessed",
@@ -205,13 +212,18 @@ static void write_engine(const page *p, const nib_stats *s) {
     for (int i = 0; i < NIB_STATS_POSITIONS; i++)
         write_label(p, "vllm:spec_decode_num_accepted_tokens_per_pos_total", "position",
                     (char[]){(char)('0' + i), 0}, s->right_by_position[i]);
-    write_value(p, "vllm", "corrupted_requests_total", "counter",
-                "Requests that failed as the network's output was not a number", (double)s->corrupted);
-    write_iterations(p, s);
     write_value(p, "nibble", "draft_failures_total", "counter", "Steps in which the draft model failed",
                 (double)s->draft_failures);
+}
+
+static void write_failures(const page *p, const nib_stats *s) {
+    write_value(p, "vllm", "corrupted_requests_total", "counter",
+                "Requests that failed as the network's output was not a number", (double)s->corrupted);
     write_head(p, "vllm", "admission_rejections_total", "counter", "Requests that were refused");
     write_label(p, "vllm:admission_rejections_total", "reason", "queue_full", s->refused);
+}
+
+static void write_llama_counts(const page *p, const nib_stats *s) {
     write_value(p, "llamacpp", "prompt_tokens_total", "counter", "Tokens of prompts that were computed",
                 (double)(s->prompt_tokens - s->cached_prompt_tokens));
     write_value(p, "llamacpp", "tokens_predicted_total", "counter", "Tokens of answers",
@@ -221,6 +233,9 @@ static void write_engine(const page *p, const nib_stats *s) {
                 s->steps ? (double)s->step_rows / (double)s->steps : 0);
     write_value(p, "llamacpp", "requests_processing", "gauge", "Sequences that are computed", s->running);
     write_value(p, "llamacpp", "requests_deferred", "gauge", "Sequences that wait", s->waiting);
+}
+
+static void write_own(const page *p, const nib_stats *s) {
     write_value(p, "nibble", "steps_total", "counter", "Steps", (double)s->steps);
     write_value(p, "nibble", "step_rows_total", "counter", "Tokens that were computed in steps",
                 (double)s->step_rows);
@@ -228,6 +243,16 @@ static void write_engine(const page *p, const nib_stats *s) {
     write_value(p, "nibble", "kv_pages", "gauge", "Pages of the KV cache", s->kv_pages);
     write_value(p, "nibble", "kv_pages_remembered", "gauge", "Free pages that serve the prefix cache",
                 s->kv_pages_remembered);
+}
+
+static void write_engine(const page *p, const nib_stats *s) {
+    write_sequences(p, s);
+    write_tokens(p, s);
+    write_guesses(p, s);
+    write_failures(p, s);
+    write_iterations(p, s);
+    write_llama_counts(p, s);
+    write_own(p, s);
 }
 
 static double rate(double n, double seconds) {

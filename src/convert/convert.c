@@ -275,6 +275,10 @@ static void fill_report(convert_run *run, convert_report *report) {
             continue;
         add_to_group(run, i, report, errors, norms);
         report->n_quantized += item->e.action == ENCODE_QUANTIZE;
+        if (item->e.action == ENCODE_QUANTIZE && recipe_casts(item)) {
+            report->n_cast++;
+            report->n_cast_changed += run->errors[i].changed;
+        }
         report->n_widened += widened && item->e.t->dtype != DT_F32;
         report->n_repacked += item->e.action == ENCODE_REPACK;
         report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;

@@ -79,6 +79,8 @@ typedef struct convert_report {
     double bits_per_weight_all;
     double bits_per_weight_linear; /* of the linear layers, kept ones too */
     int n_quantized, n_repacked;   /* tensors: chosen anew, moved with every value kept */
+    int n_cast;                    /* of the former: MXFP4 that became NVFP4 */
+    uint64_t n_cast_changed;       /* values of these that NVFP4's range of block scales made others */
     bool tied_is_quantized;        /* the embedding too, because it is the head as well */
     bool head_is_untied;           /* the source's head was its embedding; the output has one of its own */
     int n_split;         /* q, k and v of a layer, or gate and up, that differ in quantized format */

@@ -293,11 +293,12 @@ static bool quantize_row(const workshop *w, bench *b, size_t row, unsigned char 
 }
 
 static encode_error row_error(const encode_item *item, const float *x, const float *back, size_t n) {
-    encode_error e = {0, 0, 0, 0};
+    encode_error e = {0};
     for (size_t i = 0; i < n; i++) {
         double d = (double)x[i] - (double)back[i];
         e.norm += (double)x[i] * (double)x[i];
         e.error += d * d;
+        e.changed += d != 0;
         if (item->weights) {
             e.weighted_norm += (double)item->weights[i] * (double)x[i] * (double)x[i];
             e.weighted_error += (double)item->weights[i] * d * d;
@@ -342,7 +343,7 @@ static void encode_rows(void *arg, int thread, size_t begin, size_t end) {
     const chunk *c = arg;
     workshop *w = c->w;
     for (size_t i = begin; i < end; i++) {
-        w->row_sums[i] = (encode_error){0, 0, 0, 0};
+        w->row_sums[i] = (encode_error){0};
         w->row_bad[i] =
             !encode_row(w, &w->benches[thread], c->first + i, w->out + i * w->row_bytes,
                         c->scales ? c->scales + (c->first + i) * c->scale_cols : NULL, &w->row_sums[i]);
@@ -361,6 +362,7 @@ static nib_status encode_chunk(workshop *w, size_t first, size_t n, uint8_t *sca
                             w->job->where, first + i, QUOTEZ(item->t->name));
         sums->norm += w->row_sums[i].norm;
         sums->error += w->row_sums[i].error;
+        sums->changed += w->row_sums[i].changed;
         sums->weighted_norm += w->row_sums[i].weighted_norm;
         sums->weighted_error += w->row_sums[i].weighted_error;
     }
@@ -387,7 +389,7 @@ nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, 
     const tensor *t = job->item->t;
     size_t row_bytes;
     workshop w;
-    *sums = (encode_error){0, 0, 0, 0};
+    *sums = (encode_error){0};
     if (job->item->action == ENCODE_CARRY)
         return copy_bytes(job, sink, err);
     bool whole = dtype_bytes(job->item->to, t->cols, &row_bytes);

@@ -51,6 +51,7 @@ typedef struct encode_sink {
 typedef struct encode_error { /* sums over the tensor's elements */
     double norm, error;       /* w^2, (w - w^)^2 */
     double weighted_norm, weighted_error;
+    uint64_t changed; /* w^ is not w */
 } encode_error;
 
 typedef struct encode_job {

@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "cli/files.h"
 #include "cli/report_page.h"
+#include "cli/report_read.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "engine/loaded.h"
@@ -21,13 +22,13 @@
 #define TEXT_TOKENS 2048 /* of --text */
 
 typedef struct report_args {
-    const char *path, *source, *text, *out;
-    const char *evals[REPORT_MAX_EVALS];
-    size_t n_evals;
+    const char *path, *source, *text, *plan, *out;
+    const char *evals[REPORT_MAX_EVALS], *benches[REPORT_MAX_EVALS];
+    size_t n_evals, n_benches;
     int threads;
 } report_args;
 
-enum { KEY_SOURCE = 0x3000, KEY_EVAL, KEY_TEXT };
+enum { KEY_SOURCE = 0x3000, KEY_EVAL, KEY_TEXT, KEY_BENCH, KEY_PLAN };
 
 static const struct argp_option options[] = {
     {"output", 'o', "FILE", 0, "The page: one HTML file", 0},
@@ -39,6 +40,10 @@ static const struct argp_option options[] = {
      0},
     {"eval", KEY_EVAL, "FILE", 0,
      "A result of nibble eval --json, of this file or another to compare with; may be given again", 0},
+    {"bench", KEY_BENCH, "FILE", 0,
+     "A result of nibble bench -o json, of this file or another to compare with; may be given again", 0},
+    {"plan", KEY_PLAN, "FILE", 0,
+     "What quantize --save-plan wrote for OUT: what each part of the network costs the predictions alone", 0},
     {"threads", 't', "N", 0, "Threads (default: physical cores)", 0},
     {0}};
 
@@ -46,16 +51,25 @@ static const cli_member members[] = {
     {'o', CLI_WORD, offsetof(report_args, out), NULL, 0, 0},
     {KEY_SOURCE, CLI_WORD, offsetof(report_args, source), NULL, 0, 0},
     {KEY_TEXT, CLI_WORD, offsetof(report_args, text), NULL, 0, 0},
+    {KEY_PLAN, CLI_WORD, offsetof(report_args, plan), NULL, 0, 0},
     {'t', CLI_INT, offsetof(report_args, threads), "--threads", 1, CLI_MAX_THREADS},
     {0}};
+
+static void add_file(const struct argp_state *state, const char *flag, const char *file, const char **files,
+                     size_t *n) {
+    if (*n == REPORT_MAX_EVALS)
+        argp_error(state, "%s is taken %d times at most", flag, REPORT_MAX_EVALS);
+    files[(*n)++] = file;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     report_args *a = state->input;
     switch (key) {
     case KEY_EVAL:
-        if (a->n_evals == REPORT_MAX_EVALS)
-            argp_error(state, "--eval is taken %d times at most", REPORT_MAX_EVALS);
-        a->evals[a->n_evals++] = arg;
+        add_file(state, "--eval", arg, a->evals, &a->n_evals);
+        return 0;
+    case KEY_BENCH:
+        add_file(state, "--bench", arg, a->benches, &a->n_benches);
         return 0;
     case ARGP_KEY_ARG:
         cli_one_argument(state, "OUT", arg, &a->path);
@@ -85,49 +99,6 @@ static const struct argp argp = {
            "  nibble eval kld out.gguf --base model.gguf --text wiki.test.txt --json > kld.json\n"
            "  nibble report out.gguf --source model.gguf --text wiki.test.txt --eval kld.json -o page.html",
 };
-
-/* ---- results of eval ---- */
-
-static double number(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
-static const char *text_of(const json_t *root, const char *key) {
-    const char *text = json_string_value(json_object_get(root, key));
-    return text ? text : "";
-}
-
-/* The model's file without folders, and the formats of activations and cache. */
-static void name_eval(report_eval *e, const json_t *root) {
-    const char *path = text_of(root, "model");
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/')
-        n--;
-    size_t from = n;
-    while (from > 0 && path[from - 1] != '/')
-        from--;
-    snprintf(e->name, sizeof e->name, "%.*s (%.12s, cache %.16s)", (int)(n - from > 48 ? 48 : n - from),
-             path + from, text_of(root, "activations"), text_of(root, "kv_cache_dtype"));
-}
-
-static nib_status read_eval(report_eval *e, const char *path, nib_error *err) {
-    json_t *root;
-    NIB_TRY(files_read_json(path, &root, err));
-    *e = (report_eval){.kld = number(root, "kld"),
-                       .kld_error = number(root, "kld_error"),
-                       .ppl = number(root, "ppl"),
-                       .ppl_error = number(root, "ppl_error"),
-                       .ppl_base = number(root, "ppl_base"),
-                       .same_top = number(root, "same_top")};
-    const bool sound = json_is_object(root) && *text_of(root, "model") && isfinite(e->ppl);
-    if (sound)
-        name_eval(e, root);
-    json_decref(root);
-    return sound ? NIB_OK
-                 : nib_fail(err, NIB_BAD_FILE, "%s: no result of nibble eval --json (\"model\" and \"ppl\")",
-                            path);
-}
 
 /* ---- outputs ---- */
 
@@ -215,24 +186,35 @@ static bool stop(void *context) {
     return cli_interrupted;
 }
 
-static nib_status check_paths(const report_args *a, report_eval *evals, nib_error *err) {
-    NIB_TRY(files_check_output(a->out, a->path, err));
-    NIB_TRY(files_check_output(a->out, a->source, err));
-    NIB_TRY(files_check_output(a->out, a->text, err));
+/* What the page shows beside what is computed for it. */
+typedef struct results {
+    report_eval evals[REPORT_MAX_EVALS];
+    report_speed speeds[REPORT_MAX_SPEEDS];
+    size_t n_speeds;
+} results;
+
+static nib_status read_results(results *r, const report_args *a, nib_error *err) {
+    const char *const read[] = {a->path, a->source, a->text, a->plan};
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++)
+        NIB_TRY(files_check_output(a->out, read[i], err));
     for (size_t i = 0; i < a->n_evals; i++) {
         NIB_TRY(files_check_output(a->out, a->evals[i], err));
-        NIB_TRY(read_eval(&evals[i], a->evals[i], err));
+        NIB_TRY(report_read_eval(&r->evals[i], a->evals[i], err));
+    }
+    for (size_t i = 0; i < a->n_benches; i++) {
+        NIB_TRY(files_check_output(a->out, a->benches[i], err));
+        NIB_TRY(report_read_speeds(r->speeds, &r->n_speeds, a->benches[i], err));
     }
     return NIB_OK;
 }
 
-static nib_status run(const report_args *a, model_file **file, model_file **source, ui_bar *bar,
+static nib_status run(const report_args *a, results *r, model_file **file, model_file **source, ui_bar *bar,
                       nib_error *err) {
-    report_eval evals[REPORT_MAX_EVALS];
     survey found = {0};
     findings counted = {0};
     outputs_pair *outputs = NULL;
-    NIB_TRY(check_paths(a, evals, err));
+    double *costs = NULL;
+    NIB_TRY(read_results(r, a, err));
     NIB_TRY(model_file_open(file, a->path, err));
     if (a->source)
         NIB_TRY(model_file_open(source, a->source, err));
@@ -240,32 +222,39 @@ static nib_status run(const report_args *a, model_file **file, model_file **sour
     o.progress.stop = stop;
     NIB_TRY(survey_make(&found, *file, &o, err));
     ui_bar_clear(bar);
-    nib_status status = compare_outputs(&outputs, &found, a, *file, bar, err);
+    nib_status status = a->plan ? report_read_plan(&costs, &found, a->plan, err) : NIB_OK;
+    if (status == NIB_OK)
+        status = compare_outputs(&outputs, &found, a, *file, bar, err);
     const report_page page = {.file = *file,
                               .source = *source,
                               .counted = &counted,
                               .survey = &found,
                               .outputs = outputs,
-                              .evals = evals,
-                              .n_evals = a->n_evals};
+                              .costs = costs,
+                              .evals = r->evals,
+                              .n_evals = a->n_evals,
+                              .speeds = r->speeds,
+                              .n_speeds = r->n_speeds};
     if (status == NIB_OK)
         status = findings_count(&counted, *file, err);
     if (status == NIB_OK)
         status = write_page(&page, a->out, err);
     findings_close(&counted);
     mem_free(outputs);
+    mem_free(costs);
     survey_free(&found);
     return status;
 }
 
 int cmd_report(int argc, char **argv) {
     report_args args = {0};
+    results read = {0};
     model_file *file = NULL, *source = NULL;
     ui_bar bar = {0};
     nib_error err = {{0}};
     cli_parse(&argp, argc, argv, &args);
     cli_catch_interrupt(false);
-    const nib_status status = run(&args, &file, &source, &bar, &err);
+    const nib_status status = run(&args, &read, &file, &source, &bar, &err);
     ui_bar_clear(&bar);
     model_file_close(source);
     model_file_close(file);

@@ -38,7 +38,7 @@ static const char head[] =
     "th, td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right; "
     "white-space: nowrap; }\n"
     "th:first-child, td:first-child, .words { text-align: left; }\n"
-    "#kld th, #kld td:first-child { white-space: normal; }\n"
+    "#kld th, #kld td:first-child, #speed th, #speed td:first-child { white-space: normal; }\n"
     "dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 1rem 0; } "
     "dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }\n"
     "svg { display: block; width: 100%; height: auto; margin-bottom: .5rem; } .wide svg { min-width: 34rem; "
@@ -80,13 +80,22 @@ static double relative(double error, double norm) {
     return norm > 0 ? sqrt(error / norm) : NAN;
 }
 
-double report_page_weights_error(const report_page *p, size_t i) {
+static double weights_error(const report_page *p, size_t i) {
     const survey_matrix *m = &p->survey->matrices[i];
     return m->of ? relative(m->error, m->norm) : NAN;
 }
 
-double report_page_outputs_error(const report_page *p, size_t i) {
+static double outputs_error(const report_page *p, size_t i) {
     return p->outputs ? relative(p->outputs[i].error, p->outputs[i].norm) : NAN;
+}
+
+static double bits_of(const report_page *p, size_t i) {
+    const survey_matrix *m = &p->survey->matrices[i];
+    return 8.0 * (double)m->bytes / (double)m->elements;
+}
+
+static double cost_of(const report_page *p, size_t i) {
+    return p->costs[i];
 }
 
 /* Geometric mean over the matrices in layers. */
@@ -145,8 +154,8 @@ static void write_facts(FILE *out, const report_page *p) {
         snprintf(text, sizeof text, "%s, %.2f of it", ui_bytes((char[32]){0}, 32, p->source->file_bytes),
                  (double)p->file->file_bytes / (double)p->source->file_bytes);
         fact(out, "its file", text);
-        fact_error(out, "error of outputs", mean_error(p, report_page_outputs_error));
-        fact_error(out, "error of weights", mean_error(p, report_page_weights_error));
+        fact_error(out, "error of outputs", mean_error(p, outputs_error));
+        fact_error(out, "error of weights", mean_error(p, weights_error));
     }
     fputs("</dl>\n", out);
 }
@@ -189,6 +198,31 @@ static void write_evals(FILE *out, const report_page *p) {
     fputs("</tbody></table></div></section>\n", out);
 }
 
+static void write_speeds(FILE *out, const report_page *p) {
+    if (!p->n_speeds)
+        return;
+    fputs("<section id=\"speed\"><h2>How fast it is</h2>\n<p>As nibble bench measured it: ppN reads N "
+          "tokens, tgN "
+          "writes N; tokens per second, and how much of the memory's read bandwidth that takes.</p>\n"
+          "<div class=\"scroll\"><table><thead><tr><th>measured</th><th>test</th><th>threads</th>"
+          "<th>tokens/s</th><th>±</th><th>GB/s</th><th>of the bandwidth, %</th></tr></thead><tbody>\n",
+          out);
+    for (size_t i = 0; i < p->n_speeds; i++) {
+        const report_speed *s = &p->speeds[i];
+        fputs("<tr><td>", out);
+        report_page_text(out, s->name);
+        fputs("</td><td>", out);
+        report_page_text(out, s->test);
+        fprintf(out, "</td><td>%d</td>", s->threads);
+        write_number(out, s->tokens_per_s, "%.1f");
+        write_number(out, s->deviation, "%.1f");
+        write_number(out, s->gb_per_s, "%.2f");
+        write_number(out, s->percent, "%.1f");
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table></div></section>\n", out);
+}
+
 /* ---- every tensor ---- */
 
 static void write_tensors(FILE *out, const report_page *p) {
@@ -219,8 +253,8 @@ static void write_tensors(FILE *out, const report_page *p) {
             fprintf(out, "<td class=\"words\">%s</td>",
                     m->of ? model_file_format_name(p->source, m->of) : "");
             if (p->outputs)
-                write_number(out, 100 * report_page_outputs_error(p, i), "%.3f");
-            write_number(out, 100 * report_page_weights_error(p, i), "%.3f");
+                write_number(out, 100 * outputs_error(p, i), "%.3f");
+            write_number(out, 100 * weights_error(p, i), "%.3f");
         }
         fputs("</tr>\n", out);
     }
@@ -228,6 +262,9 @@ static void write_tensors(FILE *out, const report_page *p) {
 }
 
 static void write_map(FILE *out, const report_page *p) {
+    static const report_map outputs_map = {"Relative error of outputs", outputs_error, 100, 3, 2, " %", " %"},
+                            weights_map = {"Relative error", weights_error, 100, 3, 2, " %", " %"},
+                            bits_map = {"Bits per weight", bits_of, 1, 2, 2, " bits", ""};
     static const char outputs[] =
         "Relative error ‖W x − Ŵ x̂‖ / ‖W x‖ of what each matrix gives, on a text that passes through "
         "both networks: x is what it reads in the source's, x̂ in this one. The stronger the colour, the "
@@ -245,9 +282,23 @@ static void write_map(FILE *out, const report_page *p) {
           out);
     fputs("</p>\n", out);
     fputs("<div class=\"scroll wide\">", out);
-    report_plots_map(out, p);
+    report_plots_map(out, p, p->outputs ? &outputs_map : p->source ? &weights_map : &bits_map);
     fputs("</div>\n", out);
     fputs("</section>\n", out);
+}
+
+static void write_costs(FILE *out, const report_page *p) {
+    static const report_map map = {"KLD", cost_of, 1, 5, 5, "", ""};
+    if (!p->costs)
+        return;
+    fputs(
+        "<section id=\"costs\"><h2>What each part costs alone</h2>\n<p>Mean KLD of the predictions with one "
+        "part of the network stored as it is here and all else as it was, as the plan has it (nibble "
+        "quantize "
+        "--save-plan). Matrices of a part share their number.</p>\n<div class=\"scroll wide\">",
+        out);
+    report_plots_map(out, p, &map);
+    fputs("</div></section>\n", out);
 }
 
 static void write_counts(FILE *out, const report_page *p) {
@@ -279,7 +330,9 @@ void report_page_write(FILE *out, const report_page *p) {
     fputs("</h1>\n", out);
     write_facts(out, p);
     write_evals(out, p);
+    write_speeds(out, p);
     write_map(out, p);
+    write_costs(out, p);
     write_counts(out, p);
     write_tensors(out, p);
     fputs("<p>Made by nibble " NIB_VERSION ".</p>\n</body></html>\n", out);

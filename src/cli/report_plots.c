@@ -47,13 +47,6 @@ static const slot kinds[] = {SLOT_Q,    SLOT_K,  SLOT_V,       SLOT_QKV, SLOT_O,
                              SLOT_GATE, SLOT_UP, SLOT_GATE_UP, SLOT_DOWN};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
-static double value_of(const report_page *p, size_t i) {
-    const survey_matrix *m = &p->survey->matrices[i];
-    if (!p->source)
-        return 8.0 * (double)m->bytes / (double)m->elements;
-    return p->outputs ? report_page_outputs_error(p, i) : report_page_weights_error(p, i);
-}
-
 static bool has_kind(const survey *s, slot kind) {
     for (size_t i = 0; i < s->n; i++)
         if (s->matrices[i].t->place.slot == kind)
@@ -61,9 +54,9 @@ static bool has_kind(const survey *s, slot kind) {
     return false;
 }
 
-static void write_cell(FILE *out, const report_page *p, size_t i, double least, double most, double x,
-                       double y, double w, double h) {
-    const double v = value_of(p, i), share = most > least ? (v - least) / (most - least) : 1;
+static void write_cell(FILE *out, const report_page *p, const report_map *map, size_t i, double least,
+                       double most, double x, double y, double w, double h) {
+    const double v = map->value(p, i), share = most > least ? (v - least) / (most - least) : 1;
     if (!isfinite(v))
         return;
     fprintf(out,
@@ -71,35 +64,31 @@ static void write_cell(FILE *out, const report_page *p, size_t i, double least, 
             "fill-opacity=\"%.3f\"><title>",
             x, y, w, h, 0.08 + 0.92 * share);
     report_page_text(out, p->survey->matrices[i].t->name);
-    fprintf(out, p->source ? ": %.3f %%</title></rect>\n" : ": %.2f bits</title></rect>\n",
-            p->source ? 100 * v : v);
+    fprintf(out, ": %.*f%s</title></rect>\n", map->digits, map->factor * v, map->unit);
 }
 
-static void write_legend(FILE *out, bool errors, double least, double most, double y) {
+static void write_legend(FILE *out, const report_map *map, double least, double most, double y) {
     for (int i = 0; i <= 10; i++)
         fprintf(out,
                 "<rect class=\"heat\" x=\"%d\" y=\"%.0f\" width=\"14\" height=\"12\" fill-opacity=\"%.3f\"/>",
                 150 + 14 * i, y, 0.08 + 0.092 * i);
     fprintf(out,
-            errors
-                ? "<text x=\"142\" y=\"%.0f\" text-anchor=\"end\">%.2f %%</text><text x=\"312\" y=\"%.0f\">"
-                  "%.2f %%</text>\n"
-                : "<text x=\"142\" y=\"%.0f\" text-anchor=\"end\">%.2f</text><text x=\"312\" y=\"%.0f\">%.2f"
-                  "</text>\n",
-            y + 11, errors ? 100 * least : least, y + 11, errors ? 100 * most : most);
+            "<text x=\"142\" y=\"%.0f\" text-anchor=\"end\">%.*f%s</text><text x=\"312\" y=\"%.0f\">%.*f%s"
+            "</text>\n",
+            y + 11, map->legend_digits, map->factor * least, map->legend_unit, y + 11, map->legend_digits,
+            map->factor * most, map->legend_unit);
 }
 
-void report_plots_map(FILE *out, const report_page *p) {
+void report_plots_map(FILE *out, const report_page *p, const report_map *map) {
     enum { NAMES = 90, WIDTH = 790, ROW = 24 };
     const survey *s = p->survey;
-    const bool errors = p->source != NULL;
     double least = INFINITY, most = 0;
     int layers = 0, rows[SLOT_COUNT], n_rows = 0;
     for (int k = 0; k < N_KINDS; k++)
         rows[kinds[k]] = has_kind(s, kinds[k]) ? n_rows++ : -1;
     for (size_t i = 0; i < s->n; i++) {
         const survey_matrix *m = &s->matrices[i];
-        const double v = value_of(p, i);
+        const double v = map->value(p, i);
         if (m->t->place.layer < 0 || !isfinite(v))
             continue;
         layers = m->t->place.layer >= layers ? m->t->place.layer + 1 : layers;
@@ -110,7 +99,7 @@ void report_plots_map(FILE *out, const report_page *p) {
         return;
     const double w = (double)WIDTH / layers;
     fprintf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s by layer\">\n", NAMES + WIDTH + 10,
-            n_rows * ROW + 60, errors ? "Relative error" : "Bits per weight");
+            n_rows * ROW + 60, map->label);
     for (int k = 0; k < N_KINDS; k++)
         if (rows[kinds[k]] >= 0)
             fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", NAMES - 8,
@@ -121,12 +110,13 @@ void report_plots_map(FILE *out, const report_page *p) {
         for (int k = 0; k < N_KINDS; k++)
             linear |= at.slot == kinds[k];
         if (linear && at.layer >= 0)
-            write_cell(out, p, i, least, most, NAMES + at.layer * w, rows[at.slot] * ROW, w - 1, ROW - 2);
+            write_cell(out, p, map, i, least, most, NAMES + at.layer * w, rows[at.slot] * ROW, w - 1,
+                       ROW - 2);
     }
     for (int l = 0; l<layers; l += layers> 40 ? 10 : 5)
         fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", NAMES + (l + 0.5) * w,
                 n_rows * ROW + 14, l);
-    write_legend(out, errors, least, most, n_rows * ROW + 34);
+    write_legend(out, map, least, most, n_rows * ROW + 34);
     fputs("</svg>\n", out);
 }
 

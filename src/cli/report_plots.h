@@ -10,8 +10,17 @@
 
 /* Mean KLD of each result that has one. */
 void report_plots_bars(FILE *out, const report_eval *evals, size_t n);
-/* Kinds of linear layers by layers: relative error of outputs or else of weights, or bits per weight. */
-void report_plots_map(FILE *out, const report_page *p);
+/* What a map shows of a matrix, and how its numbers are written: in cells, and at the legend's ends. */
+typedef struct report_map {
+    const char *label;
+    double (*value)(const report_page *p, size_t i); /* NAN: nothing */
+    double factor;
+    int digits, legend_digits;
+    const char *unit, *legend_unit;
+} report_map;
+
+/* Kinds of linear layers by layers. */
+void report_plots_map(FILE *out, const report_page *p, const report_map *map);
 /* E2M1 codes of all FP4 matrices, by value. */
 void report_plots_codes(FILE *out, const survey *s);
 /* A histogram of block scales for each kind of matrix. */

@@ -17,6 +17,9 @@ np = pytest.importorskip("numpy")
 EVAL = {"model": "/some/where/<b>&\"name\"-SmolLM2-135M-Instruct-NVFP4.gguf", "activations": "nvfp4", "kv_cache_dtype": "fp8",
         "ppl": 12.5, "ppl_error": 0.5, "kld": 0.1234, "kld_error": 0.002, "ppl_base": 11.875, "same_top": 0.815}
 
+SPEED = {"model": "/x/<i>tiny.gguf", "activations": "int8", "kv_cache_dtype": "bf16", "n_threads": 2, "test": "tg128", "avg_ts": 66.94,
+         "stddev_ts": 0.25, "gb_per_s": 6.461, "bandwidth_percent": 65.96}
+COSTS = {f"model.layers.{layer}.{linear}.weight": 0.001 * (1 + layer) for layer in range(LAYERS) for linear in LINEARS}
 TEXT = "".join(f"{a}and{b}/then;" for a in range(20) for b in range(3))
 
 
@@ -28,9 +31,12 @@ def made(nibble, tmp_path_factory):
     nibble("quantize", source, root / "out.gguf", "--method", "sweep")
     (root / "kld.json").write_text(json.dumps(EVAL))
     (root / "ppl.json").write_text(json.dumps({key: EVAL[key] for key in ("model", "activations", "ppl", "ppl_error")}))
+    (root / "bench.json").write_text(json.dumps([SPEED, {**SPEED, "test": "pp512", "avg_ts": 1868}]))
+    (root / "plan.json").write_text(json.dumps({"nibble_plan": 1, "parts": [{"tensors": [name], "format": "nvfp4", "kld": kld}
+                                                                            for name, kld in COSTS.items()]}))
     for name in ("out", "out.gguf"):
         told = nibble("report", root / name, "--source", source, "--eval", root / "kld.json", "--eval", root / "ppl.json",
-                      "-o", root / f"{name}.html").stdout
+                      "--bench", root / "bench.json", "--plan", root / "plan.json", "-o", root / f"{name}.html").stdout
         assert f"{1 + len(LINEARS) * LAYERS} matrices" in told
     (root / "text").write_text(TEXT)
     for name in ("out", "out.gguf", "source"):
@@ -90,6 +96,17 @@ def test_outputs_say_who_lost_less(made, nibble):
     assert means["gptq"]["weights"] > means["rtn"]["weights"], means
 
 
+def test_speeds_and_costs_are_those_of_the_files(made):
+    """A plan names matrices in the source's words, also for a file of the other container."""
+    for name in ("out", "out.gguf"):
+        page = (made / f"{name}.html").read_text()
+        assert "<td>&lt;i&gt;tiny.gguf (int8, cache bf16)</td><td>tg128</td><td>2</td><td>66.9</td><td>0.2</td><td>6.46</td><td>66.0</td>" in page
+        assert "<td>pp512</td><td>2</td><td>1868.0</td>" in page
+        found = re.findall(r"<title>([\w.]+): (0\.00\d+)</title>", page)
+        assert len(found) == len(COSTS) and sorted({float(kld) for _, kld in found}) == [0.001, 0.002]
+        assert all(float(kld) == COSTS[tensor] for tensor, kld in found if name == "out")
+
+
 def test_bits_are_those_of_inspect(made, nibble):
     told = re.search("bits per weight</dt><dd>(.*?)</dd>", (made / "out.gguf.html").read_text())[1]
     assert told in nibble("inspect", made / "out.gguf").stdout and told.endswith("4.50 in the linear layers")
@@ -126,6 +143,10 @@ def test_it_stands_alone(made):
     (["out", "--eval", "source/config.json"], "no result of nibble eval"),
     (["out.gguf", "-o", "out.gguf"], "is what is read"),
     (["none"], "none"),
+    (["out", "--bench", "kld.json"], "no result of nibble bench"),
+    (["out", "--bench", "source/config.json"], "no result of nibble bench"),
+    (["out", "--plan", "kld.json"], "no plan of quantize --save-plan"),
+    (["out.gguf", "--plan", "plan.json"], "--source says what it was made for"),
     (["out", "--source", "source", "--text", "source/tokenizer_config.json"], "tokenizer_config.json: the calibration text has"),
 ])
 def test_refusals(made, nibble, arguments, words):
@@ -152,7 +173,7 @@ def test_in_a_browser(made):
             ask = browser.execute_script
             assert ask("return document.documentElement.scrollWidth") <= width
             assert ask("return [...document.querySelectorAll('section')].map(s => s.id)") == [
-                "kld", "map", "codes", "scales", "tensors"]
+                "kld", "speed", "map", "costs", "codes", "scales", "tensors"]
             assert ask("return [...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 15)")
             assert ask("return document.querySelectorAll('#tensors tbody tr').length") == 1 + len(LINEARS) * LAYERS
             assert width < 1280 or ask("return (t => t.scrollWidth <= t.parentNode.clientWidth)(document.querySelector('#kld table'))")

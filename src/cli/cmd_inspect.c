@@ -6,16 +6,21 @@
 #include "cli/cli.h"
 #include "cli/inspect_json.h"
 #include "cli/inspect_text.h"
+#include "store/shape_file.h"
 
 typedef struct inspect_args {
-    const char *path;
+    const char *path, *shape;
     bool json, tensors, fit;
 } inspect_args;
+
+enum { KEY_SHAPE = 0x3000 };
 
 static const struct argp_option options[] = {
     {"json", 'j', NULL, 0, "Print JSON", 0},
     {"tensors", 't', NULL, 0, "Also list every tensor", 0},
     {"fit", 'f', NULL, 0, "Also what it takes on GPUs of several kinds, and what their memory allows", 0},
+    {"shape", KEY_SHAPE, "NAME", 0,
+     "In place of PATH, a network of NVFP4 that nobody has to have: " SHAPE_NAMES, 0},
     {0}};
 
 static const cli_member members[] = {{'j', CLI_SWITCH, offsetof(inspect_args, json), NULL, 0, 0},
@@ -29,9 +34,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_ARG:
         cli_one_argument(state, "PATH", arg, &a->path);
         return 0;
+    case KEY_SHAPE:
+        if (!shape_file_is(arg))
+            argp_error(state, "no shape '%s'; expected " SHAPE_NAMES, arg);
+        a->shape = arg;
+        return 0;
     case ARGP_KEY_END:
-        if (!a->path)
-            argp_error(state, "expected a PATH");
+        if (!a->path == !a->shape)
+            argp_error(state,
+                       a->path ? "a PATH and --shape are two models; expected one" : "expected a PATH");
         return 0;
     default:
         return cli_store(state, members, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
@@ -41,11 +52,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .args_doc = "PATH",
+    .args_doc = "[PATH]",
     .doc = "Tells what PATH holds (a GGUF file, a safetensors file or a model directory): family, sizes, "
            "formats, bits per weight, tokenizer, chat template, and what it takes to run.\v"
-           "Example:\n"
-           "  nibble inspect model.gguf --tensors",
+           "Examples:\n"
+           "  nibble inspect model.gguf --tensors\n"
+           "  nibble inspect --shape llama3-70b --fit",
 };
 
 static bool print(const findings *r, const inspect_args *a) {
@@ -59,13 +71,14 @@ int cmd_inspect(int argc, char **argv) {
     cli_parse(&argp, argc, argv, &args);
     nib_error err = {""};
     model_file *f;
-    nib_status status = model_file_open(&f, args.path, &err);
+    nib_status status =
+        args.shape ? shape_file_open(&f, args.shape, &err) : model_file_open(&f, args.path, &err);
     if (status != NIB_OK)
         return cli_fail(status, &err);
     findings r;
     status = findings_open(&r, f, &err);
     if (status == NIB_OK && !print(&r, &args))
-        status = nib_fail(&err, NIB_NO_MEMORY, "%s: no memory for a summary", args.path);
+        status = nib_fail(&err, NIB_NO_MEMORY, "%s: no memory for a summary", f->path);
     findings_close(&r);
     model_file_close(f);
     return status == NIB_OK ? CLI_OK : cli_fail(status, &err);

@@ -86,9 +86,12 @@ static json_t *file_json(const findings *r) {
     const model_file *f = r->f;
     json_t *root = json_pack(
         "{s:o, s:s, s:s, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "path", text_json(f->path), "format",
-        f->gguf ? "gguf" : "safetensors", "name", findings_name(f).text, "files", (int)f->n_files,
-        "file_bytes", (json_int_t)f->file_bytes, "weights", (json_int_t)r->elements, "bits_per_weight",
-        findings_bits(f->file_bytes, r->elements), "bits_per_weight_quantized",
+        f->n_files == 0 ? "shape"
+        : f->gguf       ? "gguf"
+                        : "safetensors",
+        "name", findings_name(f).text, "files", (int)f->n_files, "file_bytes", (json_int_t)f->file_bytes,
+        "weights", (json_int_t)r->elements, "bits_per_weight", findings_bits(f->file_bytes, r->elements),
+        "bits_per_weight_quantized",
         r->quant_elements ? json_real(findings_bits(r->quant_bytes, r->quant_elements)) : json_null(),
         "bits_per_weight_linear",
         r->linear_elements ? json_real(findings_bits(r->linear_bytes, r->linear_elements)) : json_null(),

@@ -21,6 +21,10 @@ static const char *plural(int n) {
 static const char *format_line(const model_file *f, char *text, size_t size) {
     static const char *const conventions[] = {"", "", ", ModelOpt", ", compressed-tensors"};
     char bytes[32];
+    if (f->n_files == 0) {
+        snprintf(text, size, "none: a shape");
+        return text;
+    }
     if (f->gguf)
         snprintf(text, size, "GGUF v%u, ", f->gguf->version);
     else

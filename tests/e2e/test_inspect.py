@@ -2,6 +2,7 @@
 """nibble inspect against the reference readers of both formats, and its sums against its parts."""
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -97,6 +98,16 @@ def test_scales_belong_to_their_tensor(nibble, name, bytes_, scale):
     check_sums(found)
     up = next(t for t in found["tensors"] if t["group"] == "ffn_up")
     assert up["shape"] == [8, 32] and up["bytes"] == bytes_ and up["tensor_scale"] == scale
+
+
+def test_a_shape_needs_no_files(nibble):
+    """70 billion weights of NVFP4 do not fit on 24 GB, and the table says where they do."""
+    told = nibble("inspect", "--shape", "llama3-70b", "--fit").stdout
+    assert "file       none: a shape" in told and re.search(r"RTX 4090 .*does not fit: weights, activations and context take 4\d", told)
+    found = json.loads(nibble("inspect", "--shape", "llama3-70b", "--fit", "--json").stdout)
+    assert found["format"] == "shape" and [card["gpu"] for card in found["fit"]["gpus"] if not card["fits"]] == ["RTX 4090", "RTX 5090"]
+    assert nibble("inspect", "a", "--shape", "qwen3-8b", check=False).returncode == 2
+    assert nibble("inspect", "--shape", "qwen4-8b", check=False).returncode == 2
 
 
 def test_wrong_usage(nibble, tmp_path):

@@ -48,6 +48,7 @@ typedef struct quantize_session {
     char *copy;     /* in it: the source smoothed, in BF16; FILE is then of it */
     const char *in; /* FILE's path: args->in, or the copy */
     convert_report copied;
+    float *reach; /* for --input-scale */
     plan plan;
     double spare_bits; /* that --size leaves for it */
     ui_bar bar;
@@ -270,6 +271,28 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
     return s->copy ? stand_on_copy(s, err) : NIB_OK;
 }
 
+/* The largest inputs, for static scales of them. */
+static nib_status find_reach(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    if (!(a->convert.input_room > 0))
+        return NIB_OK;
+    s->tuned = (tuned){.file = s->file,
+                       .in = s->in,
+                       .out = a->out,
+                       .calib = s->calib,
+                       .calib_name = a->calib,
+                       .and_text = s->n_asked > 0,
+                       .max_tokens = a->calib_tokens,
+                       .threads = a->convert.threads,
+                       .bar = &s->bar};
+    NIB_TRY(tuned_open(&s->tuned, err));
+    const nib_status status = tuned_reach(&s->reach, &s->tuned, err);
+    s->n_tokens = s->tuned.n_tokens;
+    tuned_close(&s->tuned, true);
+    s->args->convert.reach = s->reach;
+    return status;
+}
+
 static plan_options plan_options_of(quantize_session *s) {
     const quantize_args *a = s->args;
     return (plan_options){.in = s->in,
@@ -392,6 +415,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     a->convert.formats = s->plan.formats;
     NIB_TRY(prepare_input(s, err));
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
+    NIB_TRY(find_reach(s, err));
     NIB_TRY(look_at_size(s, err));
     NIB_TRY(choose_method(s, err));
     NIB_TRY(make_plan(s, err));
@@ -429,6 +453,7 @@ int cmd_quantize(int argc, char **argv) {
     calibrate_free(&session.heed);
     model_file_close(session.file);
     mem_free(session.copy);
+    mem_free(session.reach);
     mem_free(session.answered);
     scratch_close(&session.scratch);
     quantize_args_free(&args);

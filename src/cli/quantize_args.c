@@ -36,6 +36,7 @@ enum {
     KEY_SAVE_PLAN,
     KEY_SMOOTH,
     KEY_SVD_RANK,
+    KEY_INPUT_SCALE,
     KEY_JSON
 };
 
@@ -69,6 +70,11 @@ static const struct argp_option options[] = {
      "a GGUF file's blocks, bf16",
      1},
     {"keep", KEY_KEEP, "GLOB", 0, "Leave tensors of this name as they are; may be given again", 1},
+    {"input-scale", KEY_INPUT_SCALE, "ROOM", 0,
+     "Beside every layer in NVFP4 or FP8 a static scale of its inputs, for engines that round activations "
+     "and "
+     "find no scale by themselves: ROOM (1 to 64) times what the largest input of a calibration needs",
+     1},
     {"imatrix", KEY_IMATRIX, "FILE", 0,
      "What --method weighted weighs errors with, from a file of nibble calibrate or llama.cpp, in place of a "
      "calibration",
@@ -203,6 +209,15 @@ static void check_rank(const struct argp_state *state, const quantize_args *a) {
         argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");
 }
 
+static void check_calib(const struct argp_state *state, const quantize_args *a, bool blocks) {
+    const bool reads = a->smooth || quantize_has_budget(a) || a->convert.input_room > 0;
+    if (a->convert.input_room > 0 && a->convert.format != QF_NVFP4 && a->convert.format != QF_FP8)
+        argp_error(state, "--input-scale is for nvfp4 and fp8; %s has none", formats[a->convert.format]);
+    if ((a->calib || a->calib_tokens) && !reads &&
+        (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
+        argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
+}
+
 static void check(const struct argp_state *state, quantize_args *a) {
     if (!a->in || !a->out)
         argp_error(state, "expected IN and OUT");
@@ -237,9 +252,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
                    methods[a->method]);
     if (a->smooth && (a->convert.n_keep || a->imatrix))
         argp_error(state, "--smooth goes without --keep and --imatrix");
-    if ((a->calib || a->calib_tokens) && !a->smooth && !quantize_has_budget(a) &&
-        (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
-        argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
+    check_calib(state, a, blocks);
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
         argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
     if (a->imatrix && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
@@ -288,6 +301,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_BITS:
         a->bits = cli_real_flag(state, "--bits", arg, PLAN_MIN_BITS, PLAN_MAX_BITS);
+        return 0;
+    case KEY_INPUT_SCALE:
+        c->input_room = cli_real_flag(state, "--input-scale", arg, 1, 64);
         return 0;
     case KEY_SIZE:
         a->size = parse_size(state, arg);

@@ -80,6 +80,8 @@ static void print_notes(const quantize_report *r) {
         printf(
             "The source stores its linear layers in fewer bits: the output is larger and no better. Quantize "
             "the unquantized model instead.\n");
+    if (c->n_input_scales)
+        printf("%d layers have a static scale of their inputs (input_scale).\n", c->n_input_scales);
     if (c->n_cast)
         printf("%d tensors were MXFP4: %llu of their values changed%s.\n", c->n_cast,
                (unsigned long long)c->n_cast_changed,
@@ -162,8 +164,8 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            c->n_quantized, c->n_repacked, c->tied_is_quantized ? "true" : "false",
            c->head_is_untied ? "true" : "false");
-    printf(" \"from_mxfp4\": %d, \"changed_values\": %llu,\n \"plan\": ", c->n_cast,
-           (unsigned long long)c->n_cast_changed);
+    printf(" \"input_scales\": %d, \"from_mxfp4\": %d, \"changed_values\": %llu,\n \"plan\": ",
+           c->n_input_scales, c->n_cast, (unsigned long long)c->n_cast_changed);
     plan_print_json(r->plan, r->plan_path);
     printf(",\n \"chosen\": ");
     tuned_print_json(r->tuned);

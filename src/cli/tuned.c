@@ -14,6 +14,7 @@
 #include "cli/files.h"
 #include "eval/calibrate.h"
 #include "tune/journal.h"
+#include "tune/reach.h"
 
 #define ACTIVATION_BYTES ((size_t)640 << 20) /* more of them lie on disk */
 
@@ -252,4 +253,16 @@ void tuned_smoothed_free(tuned_smoothed *s) {
     smoothing_free(&s->found);
     mem_free(s->powers);
     *s = (tuned_smoothed){0};
+}
+
+/* ---- scales of inputs ---- */
+
+nib_status tuned_reach(float **reach, tuned *t, nib_error *err) {
+    const tune_options o = options_of(t);
+    *reach = mem_array((size_t)t->file->hp.n_layers * SLOT_COUNT, sizeof **reach);
+    if (!*reach)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %d layers", t->file->hp.n_layers);
+    const nib_status status = reach_find(*reach, t->file, t->l->be, &o, err);
+    ui_bar_clear(t->bar);
+    return status;
 }

@@ -61,6 +61,9 @@ void tuned_smoothed_print(const tuned_smoothed *s); /* nothing where nothing was
 void tuned_smoothed_print_json(const tuned_smoothed *s);
 void tuned_smoothed_free(tuned_smoothed *s);
 
+/* --input-scale: *reach [n_layers * SLOT_COUNT], freed with mem_free, of T, which is open (tune/reach.h). */
+nib_status tuned_reach(float **reach, tuned *t, nib_error *err);
+
 /* For the report: by how much the held-out error of all matrices together is below the sweep's, and which
  * ways were taken. */
 void tuned_print(const tuned *t);

@@ -32,7 +32,7 @@ typedef struct convert_run {
     uint64_t *bytes_after; /* [recipe.n] elements and scales as written */
     uint64_t done, total;  /* elements, for the progress */
     uint64_t file_bytes;   /* of the files that hold tensors */
-    int n_scales_rounded;
+    int n_scales_rounded, n_input_scales;
 } convert_run;
 
 static encode_job job_of(convert_run *run, size_t i) {
@@ -185,6 +185,18 @@ static nib_status find_divisors(convert_run *run, const encode_item *e, export_i
     return NIB_OK;
 }
 
+/* What a static scale of E's inputs has to span is the largest of them, and room. */
+static float input_scale_of(convert_run *run, const encode_item *e) {
+    const convert_options *o = run->o;
+    const bool fp8 = e->to == DT_F8_E4M3 && !(e->action == ENCODE_REPACK && e->t->row_scales);
+    const bool coded = e->action == ENCODE_QUANTIZE || e->action == ENCODE_REPACK;
+    if (!o->reach || !coded || !place_is_linear(e->slot) || !(fp8 || dtype_is_nvfp4(e->to)))
+        return e->t->input_scale;
+    const float reach = o->reach[(size_t)e->t->place.layer * SLOT_COUNT + e->slot];
+    run->n_input_scales += reach > 0;
+    return (float)(o->input_room * (double)reach / (fp8 ? 448 : NVFP4_MAX));
+}
+
 static nib_status plan_items(convert_run *run, nib_error *err) {
     for (size_t i = 0; i < run->recipe.n; i++) {
         const recipe_item *item = &run->recipe.items[i];
@@ -199,7 +211,7 @@ static nib_status plan_items(convert_run *run, nib_error *err) {
                            .tensor_scale = e->action == ENCODE_QUANTIZE ? e->search.tensor_scale
                                            : e->action == ENCODE_CAST   ? 1.0f
                                                                         : e->t->tensor_scale,
-                           .input_scale = e->t->input_scale,
+                           .input_scale = input_scale_of(run, e),
                            .row_scales = e->action == ENCODE_REPACK ? e->t->row_scales : NULL,
                            .rank = e->branch.rank};
         x->n_dims = dims_of(e, x->dims);
@@ -300,6 +312,7 @@ static void fill_report(convert_run *run, convert_report *report) {
     report->bits_per_weight_linear =
         linear_elements ? 8.0 * (double)linear_bytes / (double)linear_elements : 0;
     report->n_scales_unread = run->recipe.n_scales_unread;
+    report->n_input_scales = run->n_input_scales;
     report->head_is_untied = run->recipe.unties_head;
     report->n_misfits = run->recipe.n_misfits;
     report->n_rounded = run->recipe.n_rounded;

@@ -57,8 +57,12 @@ typedef struct convert_options {
      * columns of the matrices that read it: powers of two [dim]. FORMAT is QF_BF16, and norms are not
      * written as w of 1 + w; NULL: nothing. */
     const int8_t *const *smoothing; /* [2 * n_layers] */
-    const char *also_read[2];       /* further files that the output must not replace; NULL: none */
-    int threads;                    /* callers know the machine's cores; 0 counts as 1 */
+    /* Largest inputs of the linear layers, [layer * SLOT_COUNT + slot]: NVFP4 and FP8 layers get an
+     * input_scale of INPUT_ROOM times as much; NULL: they have the source's, if any. */
+    const float *reach;
+    double input_room;
+    const char *also_read[2]; /* further files that the output must not replace; NULL: none */
+    int threads;              /* callers know the machine's cores; 0 counts as 1 */
     progress progress;
     const volatile sig_atomic_t *interrupted; /* becomes non-zero: stop, leave nothing; may be NULL */
 } convert_options;
@@ -90,6 +94,7 @@ typedef struct convert_report {
     int n_widened;       /* kept matrices that only FP32 holds with every value */
     int n_scales_unread; /* tensor scales of a GGUF file that llama.cpp does not read where they are needed */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
+    int n_input_scales;   /* layers that got an input_scale */
     double seconds;
 } convert_report;
 

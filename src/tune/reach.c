@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See reach.h.
+ */
+#include "tune/reach.h"
+
+#include <math.h>
+
+#include "base/stop.h"
+#include "tune/walk.h"
+
+typedef struct reaching {
+    const model_file *file;
+    const tune_options *o;
+    float *reach;
+    walk_text text;
+    walk now;
+    uint64_t done, total;
+} reaching;
+
+static size_t cols_of(const hparams *hp, walk_site at) {
+    return at == SITE_O      ? (size_t)hp->n_heads * (size_t)hp->head_dim
+           : at == SITE_DOWN ? (size_t)hp->ffn_dim
+                             : (size_t)hp->dim;
+}
+
+static nib_status look(reaching *r, walk_site at, int layer, nib_error *err) {
+    static const slot readers[][5] = {[SITE_QKV] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_QKV, SLOT_NONE},
+                                      [SITE_O] = {SLOT_O, SLOT_NONE},
+                                      [SITE_GATE_UP] = {SLOT_GATE, SLOT_UP, SLOT_GATE_UP, SLOT_NONE},
+                                      [SITE_DOWN] = {SLOT_DOWN, SLOT_NONE}};
+    const size_t cols = cols_of(&r->file->hp, at);
+    float most = 0;
+    bool finite = true;
+    for (size_t i = 0; i < r->text.n_batches; i++) {
+        const float *x;
+        NIB_TRY(walk_input(&r->now, at, layer, i, &x, err));
+        for (size_t j = 0; j < (size_t)r->text.batches[i].n_rows * cols; j++) {
+            most = fmaxf(most, fabsf(x[j]));
+            finite &= isfinite(x[j]) != 0;
+        }
+        walk_leave(&r->now, i);
+    }
+    if (!finite)
+        return nib_fail(err, NIB_BAD_FILE,
+                        "%s: the inputs of layer %d are no finite numbers: a damaged model", r->file->path,
+                        layer);
+    for (const slot *s = readers[at]; *s != SLOT_NONE; s++)
+        r->reach[(size_t)layer * SLOT_COUNT + *s] = most;
+    return NIB_OK;
+}
+
+static nib_status step(reaching *r, half_kind kind, int layer, bool second, nib_error *err) {
+    NIB_TRY(walk_begin(&r->now, kind, layer, err));
+    nib_status status = NIB_OK;
+    for (size_t i = 0; i < r->text.n_batches && status == NIB_OK; i++) {
+        status = stop_check(r->o->interrupted, err);
+        if (status == NIB_OK)
+            status = walk_step(&r->now, kind, layer, second, i, err);
+        progress_report(&r->o->progress, "looking at inputs", ++r->done, r->total);
+    }
+    walk_end(&r->now, kind, layer);
+    return status;
+}
+
+static nib_status run_all(reaching *r, backend *be, nib_error *err) {
+    const hparams *hp = &r->file->hp;
+    NIB_TRY(walk_text_cut(&r->text, r->o, r->file, err));
+    r->total = (uint64_t)r->text.n_batches * 4 * (uint64_t)hp->n_layers;
+    const bool on_disk = r->text.n_rows * walk_row_floats(hp) > r->o->memory_bytes / sizeof(float);
+    NIB_TRY(walk_open(&r->now, &r->text, r->file, be, on_disk, r->o->journal, err));
+    for (int layer = 0; layer < hp->n_layers; layer++)
+        for (int at = SITE_QKV; at < SITE_HEAD; at++) {
+            const half_kind kind = at < SITE_GATE_UP ? HALF_ATTENTION : HALF_MLP;
+            NIB_TRY(look(r, (walk_site)at, layer, err));
+            NIB_TRY(step(r, kind, layer, at == SITE_O || at == SITE_DOWN, err));
+        }
+    return NIB_OK;
+}
+
+nib_status reach_find(float *reach, const model_file *file, backend *be, const tune_options *options,
+                      nib_error *err) {
+    NIB_TRY(model_file_need_network(file, err));
+    reaching r = {.file = file, .o = options, .reach = reach};
+    const nib_status status = run_all(&r, be, err);
+    walk_close(&r.now);
+    walk_text_free(&r.text);
+    return status;
+}

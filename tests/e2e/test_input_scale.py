@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nibble quantize --input-scale: static scales of inputs are what the largest input of the calibration needs, in every
+container, with room above it; layers that are multiplied as one have one; an evaluation computes under them."""
+import json
+
+import pytest
+
+from test_quantize import LAYERS, LINEARS, make_model, np, raw_tensors, weights
+
+TEXT = "".join(f"{a}and{b}/then;" for a in range(20) for b in range(3))
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    return tmp_path / "text"
+
+
+def scales_of(directory, suffix=".input_scale"):
+    return {name[:-len(suffix)]: float(array.reshape(())) for name, (_, array) in raw_tensors(directory / "model.safetensors").items()
+            if name.endswith(suffix)}
+
+
+@pytest.mark.parametrize("format, most, algo", [("nvfp4", 2688, "NVFP4"), ("fp8", 448, "FP8")])
+def test_a_directory(nibble, tmp_path, text, format, most, algo):
+    source = make_model(tmp_path / "source")
+    told = nibble("quantize", source, tmp_path / "out", "--format", format, "--input-scale", 2, "--calib", text, "--json").stdout
+    assert json.loads(told)["input_scales"] == len(LINEARS) * LAYERS
+    found = scales_of(tmp_path / "out")
+    assert len(found) == len(LINEARS) * LAYERS
+    tensors = {name: array.astype(np.float64) for name, array in weights("llama").items()}
+    ids = [int(i) for i in nibble("tokenize", source, "--ids", TEXT).stdout.split()]
+    x = tensors["model.embed_tokens.weight"][ids]
+    x *= tensors["model.layers.0.input_layernorm.weight"] / np.sqrt((x ** 2).mean(1, keepdims=True) + 1e-5)
+    assert found["model.layers.0.self_attn.q_proj"] == pytest.approx(2 * np.abs(x).max() / most, rel=1e-5)
+    for layer in range(LAYERS):
+        for joined in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
+            assert len({found[f"model.layers.{layer}.{name}"] for name in joined}) == 1
+    assert json.loads((tmp_path / "out" / "hf_quant_config.json").read_text())["quantization"]["quant_algo"] == algo
+    plain = nibble("quantize", source, tmp_path / "plain", "--format", format, *(["--calib", text] if format == "nvfp4" else [])).stdout
+    assert "input_scale" not in plain and not scales_of(tmp_path / "plain")
+
+
+def test_every_container_has_them(nibble, tmp_path, text):
+    source = make_model(tmp_path / "source", "qwen3")
+    flags = ["--method", "rtn", "--input-scale", 1.5, "--calib", text]
+    for out in ("out", "out.gguf"):
+        nibble("quantize", source, tmp_path / out, *flags)
+    nibble("quantize", source, tmp_path / "ct", *flags, "--compressed-tensors")
+    nibble("quantize", tmp_path / "out.gguf", tmp_path / "again")
+    found = scales_of(tmp_path / "out")
+    assert len(found) == len(LINEARS) * LAYERS and scales_of(tmp_path / "again") == found
+    divisors = scales_of(tmp_path / "ct", ".input_global_scale")
+    assert divisors.keys() == found.keys()
+    assert all(1 / divisors[name] == pytest.approx(found[name], rel=1e-6) for name in found)
+
+
+def test_an_evaluation_computes_under_them(nibble, tmp_path, text):
+    """With room enough they change little; without any room nothing of the calibration saturates."""
+    source = make_model(tmp_path / "source")
+    kld = {}
+    for room in (None, 1, 64):
+        out = tmp_path / f"room-{room}"
+        nibble("quantize", source, out, "--method", "rtn", *([] if room is None else ["--input-scale", room, "--calib", text]))
+        kld[room] = json.loads(nibble("eval", "kld", out, "--base", source, "--text", text, "--ctx", 32, "--activations", "nvfp4",
+                                      "--json").stdout)["kld"]
+    assert len(set(kld.values())) == 3 and kld[1] < 1.5 * kld[None] and kld[64] < 3 * kld[None], kld
+
+
+@pytest.mark.parametrize("flags", [["--format", "mxfp4", "--input-scale", "2"], ["--input-scale", "0.5"], ["--input-scale", "x"]])
+def test_wrong_usage(nibble, flags):
+    done = nibble("quantize", "in", "out", *flags, check=False)
+    assert done.returncode == 2 and "--input-scale" in done.stderr

@@ -48,7 +48,7 @@ typedef struct quantize_session {
     char *copy;     /* in it: the source smoothed, in BF16; FILE is then of it */
     const char *in; /* FILE's path: args->in, or the copy */
     convert_report copied;
-    float *reach; /* for --input-scale */
+    float *reach; /* for --input-scale and --kv-scales */
     plan plan;
     double spare_bits; /* that --size leaves for it */
     ui_bar bar;
@@ -274,7 +274,7 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
 /* The largest inputs, for static scales of them. */
 static nib_status find_reach(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
-    if (!(a->convert.input_room > 0))
+    if (!quantize_has_reach(a))
         return NIB_OK;
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,

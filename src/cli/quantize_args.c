@@ -37,6 +37,7 @@ enum {
     KEY_SMOOTH,
     KEY_SVD_RANK,
     KEY_INPUT_SCALE,
+    KEY_KV_SCALES,
     KEY_JSON
 };
 
@@ -74,6 +75,10 @@ static const struct argp_option options[] = {
      "Beside every layer in NVFP4 or FP8 a static scale of its inputs, for engines that round activations "
      "and "
      "find no scale by themselves: ROOM (1 to 64) times what the largest input of a calibration needs",
+     1},
+    {"kv-scales", KEY_KV_SCALES, NULL, 0,
+     "In a directory: beside every k and v the scale of an FP8 cache, by the largest key and value of a "
+     "calibration (nibble's own caches are better without: they find a scale for each vector)",
      1},
     {"imatrix", KEY_IMATRIX, "FILE", 0,
      "What --method weighted weighs errors with, from a file of nibble calibrate or llama.cpp, in place of a "
@@ -210,7 +215,7 @@ static void check_rank(const struct argp_state *state, const quantize_args *a) {
 }
 
 static void check_calib(const struct argp_state *state, const quantize_args *a, bool blocks) {
-    const bool reads = a->smooth || quantize_has_budget(a) || a->convert.input_room > 0;
+    const bool reads = a->smooth || quantize_has_budget(a) || quantize_has_reach(a);
     if (a->convert.input_room > 0 && a->convert.format != QF_NVFP4 && a->convert.format != QF_FP8)
         argp_error(state, "--input-scale is for nvfp4 and fp8; %s has none", formats[a->convert.format]);
     if ((a->calib || a->calib_tokens) && !reads &&
@@ -228,6 +233,8 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "a .gguf file cannot hold FP8 tensors; write a directory, or take q8_0 or q5_0");
     const bool q5_0 = a->convert.format == QF_Q5_0 || a->convert.head == HEAD_Q5_0;
     const bool q8_0 = a->convert.format == QF_Q8_0 || a->convert.head == HEAD_Q8_0;
+    if (gguf && a->convert.kv_scales)
+        argp_error(state, "--kv-scales is for a directory; a .gguf file has no place for them");
     if (!gguf && (q5_0 || q8_0))
         argp_error(state,
                    "OUT, %s, would be a directory; only a .gguf file holds %s tensors: let its name end in "
@@ -271,6 +278,7 @@ static const cli_member members[] = {
     {KEY_PLAN, CLI_WORD, offsetof(quantize_args, plan), NULL, 0, 0},
     {KEY_SAVE_PLAN, CLI_WORD, offsetof(quantize_args, save_plan), NULL, 0, 0},
     {KEY_FP8_EXACT, CLI_SWITCH, offsetof(quantize_args, convert.fp8_exact), NULL, 0, 0},
+    {KEY_KV_SCALES, CLI_SWITCH, offsetof(quantize_args, convert.kv_scales), NULL, 0, 0},
     {KEY_APART, CLI_SWITCH, offsetof(quantize_args, apart), NULL, 0, 0},
     {KEY_SMOOTH, CLI_SWITCH, offsetof(quantize_args, smooth), NULL, 0, 0},
     {KEY_COMPRESSED, CLI_SWITCH, offsetof(quantize_args, compressed_tensors), NULL, 0, 0},

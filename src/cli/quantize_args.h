@@ -45,6 +45,11 @@ static inline bool quantize_is_tuned(method_choice m) {
     return m >= METHOD_LOCAL;
 }
 
+/* --input-scale or --kv-scales. */
+static inline bool quantize_has_reach(const quantize_args *a) {
+    return a->convert.input_room > 0 || a->convert.kv_scales;
+}
+
 /* --bits or --size. */
 static inline bool quantize_has_budget(const quantize_args *a) {
     return a->bits > 0 || a->size;

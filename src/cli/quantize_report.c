@@ -82,6 +82,8 @@ static void print_notes(const quantize_report *r) {
             "the unquantized model instead.\n");
     if (c->n_input_scales)
         printf("%d layers have a static scale of their inputs (input_scale).\n", c->n_input_scales);
+    if (c->n_kv_scales)
+        printf("%d layers have scales of an FP8 cache (k_scale, v_scale).\n", c->n_kv_scales);
     if (c->n_cast)
         printf("%d tensors were MXFP4: %llu of their values changed%s.\n", c->n_cast,
                (unsigned long long)c->n_cast_changed,

@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "base/quote.h"
 #include "convert/branches.h"
+#include "convert/kv_scales.h"
 #include "convert/sources.h"
 #include "num/nvfp4.h"
 
@@ -190,7 +191,8 @@ static float input_scale_of(convert_run *run, const encode_item *e) {
     const convert_options *o = run->o;
     const bool fp8 = e->to == DT_F8_E4M3 && !(e->action == ENCODE_REPACK && e->t->row_scales);
     const bool coded = e->action == ENCODE_QUANTIZE || e->action == ENCODE_REPACK;
-    if (!o->reach || !coded || !place_is_linear(e->slot) || !(fp8 || dtype_is_nvfp4(e->to)))
+    if (!(o->input_room > 0) || !o->reach || !coded || !place_is_linear(e->slot) ||
+        !(fp8 || dtype_is_nvfp4(e->to)))
         return e->t->input_scale;
     const float reach = o->reach[(size_t)e->t->place.layer * SLOT_COUNT + e->slot];
     run->n_input_scales += reach > 0;
@@ -293,6 +295,7 @@ static void fill_report(convert_run *run, convert_report *report) {
         }
         report->n_widened += widened && item->e.t->dtype != DT_F32;
         report->n_repacked += item->e.action == ENCODE_REPACK;
+        report->n_kv_scales += item->e.t->place.slot == SLOT_K_SCALE;
         report->tied_is_quantized |= item->e.slot == SLOT_EMBED && run->recipe.embed_is_head && made;
         bytes += run->bytes_after[i];
         elements += n;
@@ -333,6 +336,8 @@ static nib_status convert_all(convert_run *run, nib_error *err) {
     }
     NIB_TRY(measure(run, err));
     NIB_TRY(choose_scales(run, err));
+    if (run->o->kv_scales)
+        NIB_TRY(kv_scales_add(&run->recipe, run->o->reach, err));
     NIB_TRY(choose_codes(run, err));
     for (size_t i = 0; i < r->n; i++)
         run->total += r->items[i].beside ? (uint64_t)r->items[i].e.t->rows * r->items[i].e.t->cols : 0;

@@ -60,7 +60,9 @@ typedef struct convert_options {
     /* Largest inputs of the linear layers, [layer * SLOT_COUNT + slot]: NVFP4 and FP8 layers get an
      * input_scale of INPUT_ROOM times as much; NULL: they have the source's, if any. */
     const float *reach;
-    double input_room;
+    double input_room; /* 0: none is written */
+    bool kv_scales; /* also k_scale and v_scale of an FP8 cache, of the reach of keys and values; not in GGUF
+                     */
     const char *also_read[2]; /* further files that the output must not replace; NULL: none */
     int threads;              /* callers know the machine's cores; 0 counts as 1 */
     progress progress;
@@ -94,7 +96,8 @@ typedef struct convert_report {
     int n_widened;       /* kept matrices that only FP32 holds with every value */
     int n_scales_unread; /* tensor scales of a GGUF file that llama.cpp does not read where they are needed */
     int n_scales_rounded; /* scales copied as divisors that have no exact reciprocal: one FP32 step apart */
-    int n_input_scales;   /* layers that got an input_scale */
+    int n_input_scales,
+        n_kv_scales; /* matrices beside which an input_scale stands anew, layers with a k_scale */
     double seconds;
 } convert_report;
 

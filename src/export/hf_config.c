@@ -67,6 +67,7 @@ typedef struct survey {
     size_t counts[ALGO_COUNT];
     int n_algos;
     algo single;     /* when n_algos == 1 */
+    bool kv_scales;  /* of an FP8 cache stand beside */
     size_t rank;     /* of the branches of ALGO_NVFP4_SVD, all alike */
     json_t *exclude; /* list of modules left as they are; owned */
 } survey;
@@ -82,6 +83,7 @@ static nib_status survey_make(survey *s, const export_plan *plan, nib_error *err
         const export_item *item = &plan->items[i];
         algo a = algo_of(item);
         s->counts[a]++;
+        s->kv_scales |= item->t->place.slot == SLOT_K_SCALE;
         s->rank = item->rank ? item->rank : s->rank;
         head |= item->slot == SLOT_HEAD && a != ALGO_NONE;
         if (a == ALGO_NONE && item->t->n_dims == 2 && item->slot != SLOT_EMBED && item->slot != SLOT_HEAD) {
@@ -135,9 +137,9 @@ static void set_rank(json_t *q, const survey *s) {
 
 static json_t *modelopt_file(const export_plan *plan, const survey *s) {
     bool mixed = s->n_algos > 1;
-    json_t *q =
-        json_pack("{s:s, s:n, s:O}", "quant_algo", mixed ? "MIXED_PRECISION" : words_of[s->single].modelopt,
-                  "kv_cache_quant_algo", "exclude_modules", s->exclude);
+    json_t *q = json_pack("{s:s, s:o, s:O}", "quant_algo",
+                          mixed ? "MIXED_PRECISION" : words_of[s->single].modelopt, "kv_cache_quant_algo",
+                          s->kv_scales ? json_string("FP8") : json_null(), "exclude_modules", s->exclude);
     if (!mixed && words_of[s->single].group_size)
         json_object_set_new(q, "group_size", json_integer(words_of[s->single].group_size));
     if (mixed)
@@ -174,6 +176,9 @@ static json_t *modelopt_config(const export_plan *plan, const survey *s) {
                   "config_groups", groups, "producer", "name", "nibble", "version", NIB_VERSION);
     if (s->n_algos > 1)
         json_object_set_new(q, "quantized_layers", quantized_layers(plan));
+    if (s->kv_scales)
+        json_object_set_new(q, "kv_cache_scheme",
+                            json_pack("{s:b, s:i, s:s}", "dynamic", 0, "num_bits", 8, "type", "float"));
     set_rank(q, s);
     return q;
 }
@@ -192,6 +197,12 @@ static json_t *ct_scheme(const algo_words *w, const char *dynamic) {
     return scheme;
 }
 
+static json_t *kv_scheme(const survey *s) {
+    return s->kv_scales ? json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type", "float", "strategy",
+                                    "tensor", "symmetric", 1, "dynamic", 0)
+                        : json_null();
+}
+
 static json_t *ct_config(const export_plan *plan, const survey *s) {
     json_t *groups = json_object();
     int n = 0;
@@ -207,10 +218,10 @@ static json_t *ct_config(const export_plan *plan, const survey *s) {
                                       "weights", ct_scheme(w, NULL), "input_activations", inputs,
                                       "output_activations", "format", w->format));
     }
-    return json_pack("{s:s, s:s, s:s, s:n, s:n, s:O, s:o}", "quant_method", "compressed-tensors", "format",
+    return json_pack("{s:s, s:s, s:s, s:o, s:n, s:O, s:o}", "quant_method", "compressed-tensors", "format",
                      s->n_algos > 1 ? "mixed-precision" : words_of[s->single].format, "quantization_status",
-                     "compressed", "kv_cache_scheme", "global_compression_ratio", "ignore", s->exclude,
-                     "config_groups", groups);
+                     "compressed", "kv_cache_scheme", kv_scheme(s), "global_compression_ratio", "ignore",
+                     s->exclude, "config_groups", groups);
 }
 
 /* ---- config.json of a GGUF source ---- */

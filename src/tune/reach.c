@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "base/mem.h"
 #include "base/stop.h"
 #include "tune/walk.h"
 
@@ -13,6 +14,7 @@ typedef struct reaching {
     const model_file *file;
     const tune_options *o;
     float *reach;
+    float *keys, *values; /* [WALK_MAX_ROWS, n_kv_heads * head_dim] */
     walk_text text;
     walk now;
     uint64_t done, total;
@@ -50,6 +52,24 @@ static nib_status look(reaching *r, walk_site at, int layer, nib_error *err) {
     return NIB_OK;
 }
 
+static float most_of(const float *x, size_t n) {
+    float most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
+/* Of batch I, which attention was computed of last. */
+static nib_status look_at_keys(reaching *r, int layer, size_t i, nib_error *err) {
+    const batch *b = &r->text.batches[i];
+    const size_t n = (size_t)b->n_rows * (size_t)r->file->hp.n_kv_heads * (size_t)r->file->hp.head_dim;
+    float *to = r->reach + (size_t)layer * SLOT_COUNT;
+    NIB_TRY(halves_keys(r->now.net, layer, b, r->keys, r->values, err));
+    to[SLOT_K_SCALE] = fmaxf(to[SLOT_K_SCALE], most_of(r->keys, n));
+    to[SLOT_V_SCALE] = fmaxf(to[SLOT_V_SCALE], most_of(r->values, n));
+    return NIB_OK;
+}
+
 static nib_status step(reaching *r, half_kind kind, int layer, bool second, nib_error *err) {
     NIB_TRY(walk_begin(&r->now, kind, layer, err));
     nib_status status = NIB_OK;
@@ -57,6 +77,8 @@ static nib_status step(reaching *r, half_kind kind, int layer, bool second, nib_
         status = stop_check(r->o->interrupted, err);
         if (status == NIB_OK)
             status = walk_step(&r->now, kind, layer, second, i, err);
+        if (status == NIB_OK && kind == HALF_ATTENTION && !second)
+            status = look_at_keys(r, layer, i, err);
         progress_report(&r->o->progress, "looking at inputs", ++r->done, r->total);
     }
     walk_end(&r->now, kind, layer);
@@ -67,6 +89,11 @@ static nib_status run_all(reaching *r, backend *be, nib_error *err) {
     const hparams *hp = &r->file->hp;
     NIB_TRY(walk_text_cut(&r->text, r->o, r->file, err));
     r->total = (uint64_t)r->text.n_batches * 4 * (uint64_t)hp->n_layers;
+    const size_t width = (size_t)hp->n_kv_heads * (size_t)hp->head_dim;
+    r->keys = mem_array(WALK_MAX_ROWS, width * sizeof *r->keys);
+    r->values = mem_array(WALK_MAX_ROWS, width * sizeof *r->values);
+    if (!r->keys || !r->values)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to look at its inputs", r->file->path);
     const bool on_disk = r->text.n_rows * walk_row_floats(hp) > r->o->memory_bytes / sizeof(float);
     NIB_TRY(walk_open(&r->now, &r->text, r->file, be, on_disk, r->o->journal, err));
     for (int layer = 0; layer < hp->n_layers; layer++)
@@ -84,6 +111,8 @@ nib_status reach_find(float *reach, const model_file *file, backend *be, const t
     reaching r = {.file = file, .o = options, .reach = reach};
     const nib_status status = run_all(&r, be, err);
     walk_close(&r.now);
+    mem_free(r.keys);
+    mem_free(r.values);
     walk_text_free(&r.text);
     return status;
 }

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_quantize import LAYERS, LINEARS, make_model, np, raw_tensors, weights
+from test_quantize import HEAD_DIM, KV, LAYERS, LINEARS, make_model, np, raw_tensors, weights
 
 TEXT = "".join(f"{a}and{b}/then;" for a in range(20) for b in range(3))
 
@@ -67,7 +67,58 @@ def test_an_evaluation_computes_under_them(nibble, tmp_path, text):
     assert len(set(kld.values())) == 3 and kld[1] < 1.5 * kld[None] and kld[64] < 3 * kld[None], kld
 
 
+def turned(x, positions, theta=10000.0):
+    """RoPE of heads [rows, heads, dim], pairs (i, i + dim / 2)."""
+    half = x.shape[-1] // 2
+    angle = positions[:, None] * theta ** (-np.arange(half) / half)
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+@pytest.mark.parametrize("flags, quantization", [(["--format", "bf16"], None), ([], "hf"), (["--compressed-tensors"], "ct")])
+def test_scales_of_a_cache(nibble, tmp_path, text, flags, quantization):
+    """The first layer's are numpy's, of keys as they are stored; an FP8 cache is computed under them."""
+    source = make_model(tmp_path / "source")
+    nibble("quantize", source, tmp_path / "out", "--kv-scales", "--calib", text, *flags)
+    keys, values = (scales_of(tmp_path / "out", suffix) for suffix in (".k_scale", ".v_scale"))
+    assert len(keys) == len(values) == LAYERS and not scales_of(tmp_path / "out")
+    tensors = {name: array.astype(np.float64) for name, array in weights("llama").items()}
+    ids = [int(i) for i in nibble("tokenize", source, "--ids", TEXT).stdout.split()]
+    x = tensors["model.embed_tokens.weight"][ids]
+    x *= tensors["model.layers.0.input_layernorm.weight"] / np.sqrt((x ** 2).mean(1, keepdims=True) + 1e-5)
+    window = len(ids) // 8
+    k = (x @ tensors["model.layers.0.self_attn.k_proj.weight"].T).reshape(len(ids), KV, HEAD_DIM)
+    v = x @ tensors["model.layers.0.self_attn.v_proj.weight"].T
+    assert keys["model.layers.0.self_attn.k_proj"] == pytest.approx(np.abs(turned(k, np.arange(len(ids)) % window)).max() / 448, rel=1e-4)
+    assert values["model.layers.0.self_attn.v_proj"] == pytest.approx(np.abs(v).max() / 448, rel=1e-5)
+    if quantization == "hf":
+        assert json.loads((tmp_path / "out" / "hf_quant_config.json").read_text())["quantization"]["kv_cache_quant_algo"] == "FP8"
+        again = scales_of(tmp_path / "again", ".k_scale") if nibble("quantize", tmp_path / "out", tmp_path / "again") else {}
+        assert again == keys  # a source's are carried
+        nibble("quantize", source, tmp_path / "plain", "--method", "weighted", "--calib", text)
+        kld = [json.loads(nibble("eval", "kld", tmp_path / name, "--base", source, "--text", text, "--ctx", 32, "--activations", "f32",
+                                 "--kv-cache-dtype", "fp8", "--json").stdout)["kld"] for name in ("plain", "out")]
+        assert kld[0] != kld[1] < 2 * kld[0]
+    if quantization == "ct":
+        scheme = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["kv_cache_scheme"]
+        assert scheme["num_bits"] == 8 and scheme["dynamic"] is False
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_norms_of_keys_count(nibble, tmp_path, text, family):
+    """Normed keys have the size that the norm gives them: an element is at most sqrt(dim) times its weights' largest."""
+    source = make_model(tmp_path / "source", family)
+    out = tmp_path / "out"
+    nibble("quantize", source, out, "--kv-scales", "--calib", text, "--format", "fp8")
+    for stem, scale in scales_of(out, ".k_scale").items():
+        norm = weights(family)[f"{stem.replace('k_proj', 'k_norm')}.weight"].astype(np.float64) + (family == "gemma3_text")
+        assert 0.3 < scale * 448 < HEAD_DIM ** 0.5 * np.abs(norm).max() * 2 ** 0.5
+
+
 @pytest.mark.parametrize("flags", [["--format", "mxfp4", "--input-scale", "2"], ["--input-scale", "0.5"], ["--input-scale", "x"]])
 def test_wrong_usage(nibble, flags):
     done = nibble("quantize", "in", "out", *flags, check=False)
     assert done.returncode == 2 and "--input-scale" in done.stderr
+    done = nibble("quantize", "in", "out.gguf", "--kv-scales", check=False)
+    assert done.returncode == 2 and "--kv-scales is for a directory" in done.stderr

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * KV scales: the numbers beside k and v that an FP8 cache's codes are multiplied with, which engines of
+ * directories read. Caller: convert.
+ */
+#ifndef CONVERT_KV_SCALES_H
+#define CONVERT_KV_SCALES_H
+
+#include "convert/recipe.h"
+
+/* Appends k_scale and v_scale of every layer of R, a directory's: REACH [layer * SLOT_COUNT + SLOT_K_SCALE
+ * and SLOT_V_SCALE] / 448. The source's go. Items change places: nothing points at them yet. */
+nib_status kv_scales_add(recipe *r, const float *reach, nib_error *err);
+
+#endif

@@ -67,7 +67,7 @@ typedef struct nib_error {
 /* ---- options: zero means the default; what is out of range is refused (NIB_BAD_ARGUMENT) ---- */
 
 typedef enum nib_activations {
-    NIB_ACTIVATIONS_AUTO = 0, /* int8 on a CPU; on a GPU fp8 where it has the cores for it, else bf16 */
+    NIB_ACTIVATIONS_AUTO = 0, /* int8 on a CPU, bf16 on a GPU */
     NIB_ACTIVATIONS_F32,      /* exact: the quantized weights' values times FP32 activations */
     /* Integers: 8 bits with a scale per 16 for matrix products; attention too, where the rung is faster so
      * (13-bit queries, 12-bit keys, 8-bit weights and values, whatever the cache stores). */

@@ -28,6 +28,15 @@ static double percent_of_bandwidth(const bench_row *row) {
     return rate > 0 ? 100e9 * gb_per_s(&row->result) / rate : 0;
 }
 
+static double tflops(const bench_row *row) {
+    return row->result.flops_per_token * row->result.tokens_per_s / 1e12;
+}
+
+static double percent_of_tensor_cores(const bench_row *row) {
+    const double most = row->setup->tensor_flops;
+    return most > 0 ? 100e12 * tflops(row) / most : 0;
+}
+
 static bool fill_md(const bench_table *s, ui_table *t) {
     char size[32], name[64];
     bool ok = true;
@@ -42,7 +51,10 @@ static bool fill_md(const bench_table *s, ui_table *t) {
              ui_table_add(t, "%s", name) && ui_table_add(t, "%.2f ± %.2f", r->tokens_per_s, r->deviation) &&
              ui_table_add(t, "%.2f", r->bytes_per_token / 1e6) && ui_table_add(t, "%.2f", gb_per_s(r)) &&
              ui_table_add(t, "%.2f", setup->read_bandwidth / 1e9) &&
-             ui_table_add(t, "%.1f %%", percent_of_bandwidth(&s->rows[i]));
+             ui_table_add(t, "%.1f %%", percent_of_bandwidth(&s->rows[i])) &&
+             ui_table_add(t, "%.3g", tflops(&s->rows[i])) &&
+             (setup->tensor_flops > 0 ? ui_table_add(t, "%.1f %%", percent_of_tensor_cores(&s->rows[i]))
+                                      : ui_table_add(t, "-"));
     }
     return ok;
 }
@@ -66,7 +78,9 @@ static bool fill_data(const bench_table *s, ui_table *t) {
              ui_table_add(t, "%.3f", r->deviation) && ui_table_add(t, "%.3f", r->median) &&
              ui_table_add(t, "%.0f", r->bytes_per_token) && ui_table_add(t, "%.3f", gb_per_s(r)) &&
              ui_table_add(t, "%.3f", setup->read_bandwidth / 1e9) &&
-             ui_table_add(t, "%.2f", percent_of_bandwidth(&s->rows[i]));
+             ui_table_add(t, "%.2f", percent_of_bandwidth(&s->rows[i])) &&
+             ui_table_add(t, "%.5g", tflops(&s->rows[i])) &&
+             ui_table_add(t, "%.2f", percent_of_tensor_cores(&s->rows[i]));
     }
     return ok;
 }
@@ -95,12 +109,19 @@ static void print_note(const bench_table *s, FILE *out) {
             "ran; measure again on a quiet machine.\n");
 }
 
-static const ui_column md_columns[] = {{"model", "model", false},    {"size", "size", true},
-                                       {"params", "params", true},   {"backend", "backend", false},
-                                       {"threads", "threads", true}, {"test", "test", true},
-                                       {"t/s", "t_s", true},         {"MB/token", "mb_token", true},
-                                       {"GB/s", "gb_s", true},       {"readable GB/s", "readable", true},
-                                       {"of it", "of_it", true}};
+static const ui_column md_columns[] = {{"model", "model", false},
+                                       {"size", "size", true},
+                                       {"params", "params", true},
+                                       {"backend", "backend", false},
+                                       {"threads", "threads", true},
+                                       {"test", "test", true},
+                                       {"t/s", "t_s", true},
+                                       {"MB/token", "mb_token", true},
+                                       {"GB/s", "gb_s", true},
+                                       {"readable GB/s", "readable", true},
+                                       {"of it", "of_it", true},
+                                       {"TFLOP/s", "tflop_s", true},
+                                       {"of tensor cores", "of_tensor", true}};
 
 static const ui_column data_columns[] = {{"", "model", false},
                                          {"", "model_size", true},
@@ -121,7 +142,9 @@ static const ui_column data_columns[] = {{"", "model", false},
                                          {"", "bytes_per_token", true},
                                          {"", "gb_per_s", true},
                                          {"", "read_bandwidth_gb_per_s", true},
-                                         {"", "bandwidth_percent", true}};
+                                         {"", "bandwidth_percent", true},
+                                         {"", "tflop_per_s", true},
+                                         {"", "tensor_percent", true}};
 
 /* Where the time of one test went; on standard error when standard output is to be read by a program. */
 static bool print_profile(const bench_table *s, const bench_row *row) {

@@ -17,6 +17,7 @@ typedef struct bench_setup {
     nib_options compute; /* as it was decided */
     int threads;
     double read_bandwidth; /* bytes per second */
+    double tensor_flops;   /* of what multiplies, per second; 0: not known */
 } bench_setup;
 
 /* One line of the table. */

@@ -218,15 +218,19 @@ static const char *base_name(const char *path) {
     return slash && slash[1] ? slash + 1 : path;
 }
 
-/* Of what computes: bytes per second. */
-static double read_bandwidth(const loaded *l) {
+/* The most that what computes can do. */
+static void find_limits(const loaded *l, bench_setup *setup) {
     device_info list[BACKEND_MAX_DEVICES];
     size_t n = 0;
     const char *colon = l->options.device ? strchr(l->options.device, ':') : NULL;
     const size_t device = colon ? (size_t)atoi(colon + 1) : 0;
-    if (strcmp(l->be->name, "cuda") != 0)
-        return cpu_read_bandwidth(l->threads);
-    return backends_gpus(list, &n, true, NULL) == NIB_OK && device < n ? list[device].read_bandwidth : 0;
+    if (strcmp(l->be->name, "cuda") != 0) {
+        setup->read_bandwidth = cpu_read_bandwidth(l->threads);
+    } else if (backends_gpus(list, &n, true, NULL) == NIB_OK && device < n) {
+        setup->read_bandwidth = list[device].read_bandwidth;
+        setup->tensor_flops =
+            list[device].tensor_flops * (l->options.activations == NIB_ACTIVATIONS_FP8 ? 2 : 1);
+    }
 }
 
 static nib_status setup_open(bench_session *s, int m, int threads, nib_error *err) {
@@ -247,8 +251,8 @@ static nib_status setup_open(bench_session *s, int m, int threads, nib_error *er
                            .file_bytes = s->model->file->file_bytes,
                            .n_parameters = count_parameters(s->model->file),
                            .compute = s->model->options,
-                           .threads = s->model->threads,
-                           .read_bandwidth = read_bandwidth(s->model)};
+                           .threads = s->model->threads};
+    find_limits(s->model, setup);
     snprintf(setup->path, sizeof setup->path, "%s", s->model->be->path);
     return NIB_OK;
 }

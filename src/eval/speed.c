@@ -4,6 +4,7 @@
  */
 #include "eval/speed.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -19,15 +20,23 @@ int speed_pages(const speed_test *t) {
     return t->n_seqs * seq_pages(t);
 }
 
-double speed_kv_bytes(const hparams *hp, double bytes_per_position, int pos) {
-    double bytes = 0;
+/* Positions that N_ROWS tokens from POS on see, each its own, summed over the layers. */
+static double seen_by(const hparams *hp, int pos, int n_rows) {
+    double sum = 0;
     for (int layer = 0; layer < hp->n_layers; layer++) {
-        int seen = pos + 1;
-        if (hp->sliding_window > 0 && hp->local[layer] && seen > hp->sliding_window)
-            seen = hp->sliding_window;
-        bytes += seen * bytes_per_position / hp->n_layers;
+        const int window = hp->sliding_window > 0 && hp->local[layer] ? hp->sliding_window : INT_MAX;
+        const int growing = window - pos <= 0 ? 0 : window - pos < n_rows ? window - pos : n_rows;
+        sum += growing * (pos + (growing + 1) / 2.0) + (double)(n_rows - growing) * window;
     }
-    return bytes;
+    return sum;
+}
+
+double speed_kv_bytes(const hparams *hp, double bytes_per_position, int pos) {
+    return seen_by(hp, pos, 1) * bytes_per_position / hp->n_layers;
+}
+
+double speed_attention_flops(const hparams *hp, int pos, int n_rows) {
+    return 4.0 * hp->n_heads * hp->head_dim * seen_by(hp, pos, n_rows);
 }
 
 typedef struct speed_session {
@@ -45,7 +54,7 @@ typedef struct speed_session {
     const progress *p;
     const volatile sig_atomic_t *stop;
     double weight_bytes, kv_bytes_per_position;
-    double bytes; /* moved since last set to 0 */
+    double bytes, flops; /* moved and computed since last set to 0 */
 } speed_session;
 
 static nib_status step(speed_session *s, const batch *b, nib_error *err) {
@@ -53,9 +62,12 @@ static nib_status step(speed_session *s, const batch *b, nib_error *err) {
     model_begin(s->m, b, b->n_out ? s->rows : NULL, b->n_out ? s->drawn : NULL);
     NIB_TRY(model_wait(s->m, NULL, err));
     s->bytes += s->weight_bytes;
-    for (int i = 0; i < b->n_seqs; i++)
-        s->bytes += speed_kv_bytes(model_hparams(s->m), s->kv_bytes_per_position,
-                                   b->seqs[i].pos + b->seqs[i].n_rows - 1);
+    s->flops += model_flops(s->m, b->n_rows, b->n_out);
+    for (int i = 0; i < b->n_seqs; i++) {
+        const batch_seq *seq = &b->seqs[i];
+        s->bytes += speed_kv_bytes(model_hparams(s->m), s->kv_bytes_per_position, seq->pos + seq->n_rows - 1);
+        s->flops += speed_attention_flops(model_hparams(s->m), seq->pos, seq->n_rows);
+    }
     s->done += (uint64_t)b->n_rows;
     progress_report(s->p, "measuring", s->done, s->total);
     return NIB_OK;
@@ -109,7 +121,7 @@ static nib_status write_answers(speed_session *s, int pos, int n, nib_error *err
 static nib_status run_once(speed_session *s, double *seconds, nib_error *err) {
     const speed_test *t = s->test;
     double start = clock_seconds();
-    s->bytes = 0;
+    s->bytes = s->flops = 0;
     if (t->n_prompt > 0)
         NIB_TRY(feed(s, 0, t->depth, t->n_prompt, err));
     else
@@ -150,6 +162,7 @@ static nib_status run_test(speed_session *s, speed_result *out, nib_error *err) 
         rates[i] = n / (seconds > 0 ? seconds : 1e-9);
     }
     out->bytes_per_token = s->bytes / n;
+    out->flops_per_token = s->flops / n;
     summarize(rates, t->repeats, out);
     return NIB_OK;
 }

@@ -30,6 +30,7 @@ typedef struct speed_result {
         deviation; /* of all sequences: mean and sample standard deviation over the repeats */
     double median;
     double bytes_per_token; /* all weights once per batch, and its keys and values once */
+    double flops_per_token; /* multiplications and additions, those masked away not counted */
 } speed_result;
 
 /* KV pages of a test, of every cache group. */
@@ -41,5 +42,8 @@ nib_status speed_run(model *m, const model_limits *limits, const speed_test *tes
 
 /* Bytes of keys and values read by one token at position POS. */
 double speed_kv_bytes(const hparams *hp, double bytes_per_position, int pos);
+
+/* Of the scores and sums of N_ROWS tokens from position POS on. */
+double speed_attention_flops(const hparams *hp, int pos, int n_rows);
 
 #endif

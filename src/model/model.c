@@ -260,6 +260,12 @@ size_t model_bytes_per_token(const model *m) {
     return weights_bytes_per_token(&m->w, m->hp);
 }
 
+double model_flops(const model *m, int n_rows, int n_out) {
+    const weight *head = m->w.head;
+    return 2.0 * n_rows * (double)weights_products(&m->w, m->hp) +
+           2.0 * n_out * (double)head->rows * (double)head->cols;
+}
+
 size_t model_kv_bytes(const model *m) {
     return m->cache->bytes;
 }

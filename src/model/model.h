@@ -71,6 +71,8 @@ void model_copy_page(model *m, int group, int32_t to, int32_t from);
 const hparams *model_hparams(const model *m);
 size_t model_weight_bytes(const model *m);    /* packed, all weights */
 size_t model_bytes_per_token(const model *m); /* weights that one decoded token reads */
+/* Multiplications and additions of the matrix products of a batch, attention's left out. */
+double model_flops(const model *m, int n_rows, int n_out);
 size_t model_kv_bytes(const model *m);
 
 #endif

@@ -451,6 +451,17 @@ size_t weights_bytes(const weights *w, const hparams *hp) {
     return layer_bytes(w, hp) + w->embed->bytes + (w->head != w->embed ? w->head->bytes : 0);
 }
 
+size_t weights_products(const weights *w, const hparams *hp) {
+    size_t n = 0;
+    for (int i = 0; i < hp->n_layers; i++) {
+        const weight *const all[] = {w->layers[i].qkv, w->layers[i].attn_out, w->layers[i].gate_up,
+                                     w->layers[i].down};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            n += all[j]->rows * all[j]->cols;
+    }
+    return n;
+}
+
 size_t weights_bytes_per_token(const weights *w, const hparams *hp) {
     return layer_bytes(w, hp) + w->head->bytes + w->embed->bytes / w->embed->rows;
 }

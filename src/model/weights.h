@@ -57,5 +57,7 @@ void weights_free(weights *w, const hparams *hp, backend *be); /* safe on a zero
 /* Bytes packed, all of them; and those that computing one token reads: every matrix and one embedding row. */
 size_t weights_bytes(const weights *w, const hparams *hp);
 size_t weights_bytes_per_token(const weights *w, const hparams *hp);
+/* Elements of all layers' matrices: what one row is multiplied with, less the head. */
+size_t weights_products(const weights *w, const hparams *hp);
 
 #endif

@@ -10,7 +10,7 @@
 #include "ops/ops.h"
 
 #define BACKEND_PLUGIN_ABI                                                                                   \
-    (0x6e620000u + 4) /* grows with every change of ops.h, batch.h, sampling.h or tensor.h */
+    (0x6e620000u + 5) /* grows with every change of ops.h, batch.h, sampling.h or tensor.h */
 #define NIBBLE_PLUGIN_SYMBOL "nibble_plugin"
 #define NIBBLE_CUDA_LIBRARY  "libnibble_cuda.so"
 #define BACKEND_MAX_DEVICES  16
@@ -27,6 +27,7 @@ typedef struct device_info {
     int major, minor;      /* compute capability */
     size_t memory, free;   /* bytes */
     double read_bandwidth; /* bytes per second, measured; 0: not asked for */
+    double tensor_flops;   /* BF16, per second at the highest clock; FP8 is twice that; 0: not known */
     bool run_here;         /* these kernels have run on this generation; else only their emulation has */
     char paths[512];       /* which kernels each format takes, a line each */
 } device_info;

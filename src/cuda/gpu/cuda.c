@@ -169,6 +169,15 @@ static double read_bandwidth(int device, int n_sms, size_t free_bytes) {
     return best < 1e8f ? (double)bytes / ((double)best * 1e-3) : 0;
 }
 
+/* Dense BF16 with FP32 sums: operations a clock of a multiprocessor, by the data sheets of A100, H100 and
+ * B200. GeForce and workstation cards share their numbers (8.9, 12.0) but not their rate. */
+static double tensor_flops(int device, int n_sms, int arch) {
+    int khz = 0;
+    cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, device);
+    const double a_clock = arch == 80 ? 2048 : arch == 90 ? 4096 : arch == 100 || arch == 103 ? 8192 : 0;
+    return a_clock * n_sms * khz * 1e3;
+}
+
 static void describe_paths(device_info *d, int arch) {
     if (!supported(arch)) {
         snprintf(d->paths, sizeof d->paths, "no kernels for this generation\n");
@@ -197,6 +206,7 @@ static nib_status plugin_devices(device_info list[BACKEND_MAX_DEVICES], size_t *
         snprintf(d->name, sizeof d->name, "%.90s", p.name);
         CUDA_TRY(cudaMemGetInfo(&d->free, &d->memory), err, "reading a device's memory");
         d->read_bandwidth = measure ? read_bandwidth(i, p.multiProcessorCount, d->free) : 0;
+        d->tensor_flops = tensor_flops(i, p.multiProcessorCount, 10 * p.major + p.minor);
         describe_paths(d, 10 * p.major + p.minor);
         (*n)++;
     }

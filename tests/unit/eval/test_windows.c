@@ -105,6 +105,11 @@ size_t model_bytes_per_token(const model *m) {
     return 1000;
 }
 
+double model_flops(const model *m, int n_rows, int n_out) {
+    (void)m;
+    return 1e6 * n_rows + 1e3 * n_out;
+}
+
 size_t model_kv_bytes(const model *m) {
     (void)m;
     return 64 * KV_PAGE_TOKENS * 20; /* 64 pages, 20 bytes per position */
@@ -577,6 +582,8 @@ static void test_speed(void **unused) {
             assert_int_equal(m->seen[i * 2 * KV_PAGE_TOKENS + pos] >= 0, pos < 72);
     /* weights once a step, for three tokens */
     assert_true(fabs(r.bytes_per_token - (2000 + 10 * 3 * (16 + 71 + 16 + 72)) / 6.0) < 1e-9);
+    const double attention = speed_attention_flops(model_hparams(m), 70, 2);
+    assert_true(fabs(r.flops_per_token - (6e6 + 6e3 + 3 * attention) / 6) < 1e-6);
     side.n_seqs = 4;
     assert_int_equal(speed_run(m, &l, &side, NULL, NULL, &r, &err), NIB_BAD_ARGUMENT);
     tg.depth = 64 * KV_PAGE_TOKENS;

@@ -30,13 +30,15 @@ template <bool BRANCHES> __device__ __forceinline__ bool is_output(const pass_op
     return op.kind == (BRANCHES ? PASS_BRANCH : PASS_ADD);
 }
 
-/* The groups of K that a warp owns. */
+/* The groups of K that a warp owns. Every fourth warp is on the same scheduler, whose instructions bind: so
+ * those with one group more are neighbours. */
 struct slice {
     int first, n;
 
     __device__ __forceinline__ slice(int groups, int warp) {
-        first = (int)((unsigned)(warp * groups) / WARPS);
-        n = (int)((unsigned)((warp + 1) * groups) / WARPS) - first;
+        const int least = (int)((unsigned)groups / WARPS), more = groups % WARPS;
+        first = warp * least + min(warp, more);
+        n = least + (warp < more);
     }
 };
 

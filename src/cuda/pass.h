@@ -40,10 +40,10 @@ typedef struct pass_op {
             const float *bias;  /* [n] or NULL */
             const float *scale; /* the tensor's */
             float eps;
-            int32_t k, groups; /* columns; groups of 128 */
-            int32_t rounds,
-                rest;     /* row tiles (PASS_GATED: pairs) of a block, and blocks that have one more */
-            int32_t twin; /* PASS_GATED: tiles from one of the gate to its twin of up; else 0 */
+            int32_t k, groups;   /* columns; groups of 128 */
+            int32_t rounds;      /* row tiles (PASS_GATED: pairs) of a block */
+            int16_t rest, first; /* blocks that have one more; who has the first (of PASS_BRANCH's lists) */
+            int32_t twin;        /* PASS_GATED: tiles from one of the gate to its twin of up; else 0 */
         } product;
         struct {
             const float *q_norm, *k_norm, *k_mean; /* of the view, but a layer's own */

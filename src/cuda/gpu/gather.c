@@ -192,8 +192,11 @@ static void set_product(pass *p, pass_op *op, const cuda_weight *w, const gemm_n
     op->product.k = (int)packed->k;
     op->product.groups = (int)gemm_groups(packed->k);
     op->product.rounds = tiles / p->n_blocks;
-    op->product.rest = tiles % p->n_blocks;
+    op->product.rest = (int16_t)(tiles % p->n_blocks);
     op->product.twin = op->kind == PASS_GATED ? tiles : 0;
+    /* blocks with one more tile of the output are late, and have no more of what comes next */
+    op->product.first =
+        (int16_t)(p->branches && op->kind == PASS_GATED ? p->hidden / GEMM_ROW_TILE % p->n_blocks : 0);
     p->max_k = op->product.k > p->max_k ? op->product.k : p->max_k;
 }
 

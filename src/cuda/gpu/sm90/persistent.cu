@@ -43,9 +43,9 @@ static __global__ void __launch_bounds__(THREADS, 1) persistent(const __grid_con
     if (elected()) {
         feed::plan *plan = plan_of(shared, warp);
         plan->op = 0;
-        next.open(a, plan, warp);
+        next.open<BRANCHES>(a, plan, warp);
         for (int s = 0; s < STAGES; s++)
-            next.put(a, plan, ring.data + s * UNIT_BYTES, ring.bars + 8 * s, warp);
+            next.put<BRANCHES>(a, plan, ring.data + s * UNIT_BYTES, ring.bars + 8 * s, warp);
     }
     if (threadIdx.x < 16)
         *(uint4 *)(shared + room::zeros + threadIdx.x * 16) = make_uint4(0, 0, 0, 0);

@@ -71,17 +71,18 @@ static __device__ __forceinline__ float collect_normed(const float *w, const uin
     return squares;
 }
 
-/* The same of BF16 that was handed over; up to four loads of a lane are on their way. */
+/* The same of BF16 that was handed over; up to LOADS of a lane are on their way. */
+template <int LOADS>
 static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t tags, uint8_t *to, int first,
                                                      int count, int k) {
     const int lane = threadIdx.x & 31;
-    for (int at = 0; at < count; at += 1024) {
-        uint4 u[4];
+    for (int at = 0; at < count; at += 256 * LOADS) {
+        uint4 u[LOADS];
         uint32_t missing;
         do {
             missing = 0;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < LOADS; j++) {
                 const int i = at + j * 256 + lane * 8;
                 if (i < count && first + i < k) {
                     u[j] = ask(x + first + i);
@@ -92,7 +93,7 @@ static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t
             }
         } while (again(missing));
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < LOADS; j++) {
             const int i = at + j * 256 + lane * 8;
             if (i < count)
                 *(uint4 *)(to + 2 * i) = make_uint4(handed_pair(u[j].x), handed_pair(u[j].y),
@@ -123,12 +124,12 @@ __device__ __forceinline__ float over_rms(float squares, int n, float eps) {
     return over * (1.5f - 0.5f * mean * over * over); /* Newton: the last bits */
 }
 
-enum { HELD = 2, MOST_STREAM = WARPS * HELD * 256 }; /* lots of 256 elements that a warp holds */
+enum { HELD = 3, MOST_STREAM = WARPS * HELD * 128 }; /* lots of 128 elements that a warp holds */
 
-/* Eight elements of a lane: of the branch, of the stream before it, of the branch's norm and of the op's. */
+/* Four elements of a lane: of the branch, of the stream before it, of the branch's norm and of the op's. */
 struct joint {
-    uint4 y[2], x[2];
-    float4 behind[2], before[2];
+    uint4 y, x;
+    float4 behind, before;
 };
 
 __device__ __forceinline__ float4 handed_four(const uint4 &v) {
@@ -145,41 +146,47 @@ __device__ __forceinline__ float4 add_normed(const float4 &x, const float4 &y, f
                        fmaf(y.z * factor, w.z, x.z), fmaf(y.w * factor, w.w, x.w));
 }
 
-/* The lots of a lane, COUNT elements from FIRST for the warp, as soon as they are there. */
+/* A lane's lots, of which LEFT elements from E on are the warp's, as soon as they are there. */
 static __device__ __forceinline__ void await_branch(joint (&v)[HELD], const pass &a, int i, uint32_t tags,
-                                                    int first, int count) {
+                                                    int e, int left) {
     const pass_op &op = a.ops[i];
     const bool plain = i == 3; /* the first op that reads a branch */
-    const uint32_t *branch = a.places[op.from],
-                   *stream = plain ? (const uint32_t *)a.stream : a.places[op.from ^ 1] + a.hidden;
-    const uint32_t tag = tags >> op.from & 1, before = tags >> (op.from ^ 1) & 1;
+    const float *behind = a.ops[i - 1].product.norm + e, *before = op.product.norm + e;
+    const uint32_t *branch = a.places[op.from] + e,
+                   *stream = (plain ? (const uint32_t *)a.stream : a.places[op.from ^ 1] + a.hidden) + e;
+    const uint32_t tag = tags >> op.from & 1, before_tag = tags >> (op.from ^ 1) & 1;
     uint32_t missing;
 #pragma unroll
     for (int h = 0; h < HELD; h++) {
-        const int at = h * 256 + (threadIdx.x & 31) * 8;
         v[h] = {};
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-            if (at < count && first + at < a.hidden) {
-                v[h].behind[j] = load_once(a.ops[i - 1].product.norm + first + at + 4 * j);
-                v[h].before[j] = load_once(op.product.norm + first + at + 4 * j);
-            }
+        if (128 * h < left) {
+            v[h].behind = load_once(behind + 128 * h);
+            v[h].before = load_once(before + 128 * h);
+            v[h].x = ask(stream + 128 * h);
+        }
     }
     do {
+#pragma unroll
+        for (int h = 0; h < HELD; h++) /* all on their way before one is looked at */
+            if (128 * h < left)
+                v[h].y = ask(branch + 128 * h);
         missing = 0;
 #pragma unroll
-        for (int h = 0; h < HELD; h++) {
-            const int at = h * 256 + (threadIdx.x & 31) * 8;
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-                if (at < count && first + at < a.hidden) {
-                    v[h].y[j] = ask(branch + first + at + 4 * j);
-                    v[h].x[j] = ask(stream + first + at + 4 * j);
-                    missing |= floats_missing(v[h].y[j], tag);
-                    missing |= plain ? 0 : floats_missing(v[h].x[j], before);
-                }
-        }
+        for (int h = 0; h < HELD; h++)
+            missing |= 128 * h < left ? floats_missing(v[h].y, tag) : 0;
     } while (again(missing & 1));
+    while (!plain) { /* the stream came long before */
+        missing = 0;
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            missing |= 128 * h < left ? floats_missing(v[h].x, before_tag) : 0;
+        if (!again(missing & 1))
+            break;
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            if (128 * h < left)
+                v[h].x = ask(stream + 128 * h);
+    }
 }
 
 /* COUNT elements from FIRST of the stream, to which the norm of the branch before op I is added here, times
@@ -187,15 +194,13 @@ static __device__ __forceinline__ void await_branch(joint (&v)[HELD], const pass
 static __device__ __forceinline__ float collect_joined(const pass &a, int i, uint32_t tags, uint8_t *shared,
                                                        uint8_t *to, int first, int count) {
     const pass_op &op = a.ops[i], &branch = a.ops[i - 1];
-    const int lane = threadIdx.x & 31, share = (a.hidden / 8 + (int)gridDim.x - 1) / (int)gridDim.x * 8;
+    const int lane = threadIdx.x & 31, share = (a.hidden / 4 + (int)gridDim.x - 1) / (int)gridDim.x * 4;
     joint v[HELD];
-    await_branch(v, a, i, tags, first, count);
+    await_branch(v, a, i, tags, first + lane * 4, min(count, a.hidden - first) - lane * 4);
     float squares = 0.0f;
 #pragma unroll
     for (int h = 0; h < HELD; h++)
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-            squares = dot(handed_four(v[h].y[j]), handed_four(v[h].y[j]), squares);
+        squares = dot(handed_four(v[h].y), handed_four(v[h].y), squares);
     squares = warp_sum(squares);
     if (lane == 0)
         ((float *)(shared + room::branch))[threadIdx.x >> 5] = squares;
@@ -204,23 +209,18 @@ static __device__ __forceinline__ float collect_joined(const pass &a, int i, uin
     squares = 0.0f;
 #pragma unroll
     for (int h = 0; h < HELD; h++) {
-        const int at = h * 256 + lane * 8, e = first + at;
-        const bool mine =
-            at < count && e < a.hidden && (unsigned)(e - (int)blockIdx.x * share) < (unsigned)share;
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const float4 s =
-                add_normed(handed_four(v[h].x[j]), handed_four(v[h].y[j]), factor, v[h].behind[j]);
-            const float4 w = v[h].before[j];
-            squares = dot(s, s, squares);
-            if (at < count)
-                *(uint2 *)(to + 2 * at + 8 * j) =
-                    make_uint2(lifted_pair(s.x * w.x, s.y * w.y), lifted_pair(s.z * w.z, s.w * w.w));
-            if (mine)
-                hand_four(a.places[op.from] + a.hidden + e + 4 * j, s, tags >> op.from & 1);
-            if (mine && branch.plain)
-                ((float4 *)branch.plain)[e / 4 + j] = s;
-        }
+        const int at = h * 128 + lane * 4, e = first + at;
+        const float4 s = add_normed(handed_four(v[h].x), handed_four(v[h].y), factor, v[h].behind);
+        const float4 w = v[h].before;
+        squares = dot(s, s, squares);
+        if (at < count)
+            *(uint2 *)(to + 2 * at) =
+                make_uint2(lifted_pair(s.x * w.x, s.y * w.y), lifted_pair(s.z * w.z, s.w * w.w));
+        if (at >= count || e >= a.hidden || (unsigned)(e - (int)blockIdx.x * share) >= (unsigned)share)
+            continue;
+        hand_four(a.places[op.from] + a.hidden + e, s, tags >> op.from & 1);
+        if (branch.plain)
+            ((float4 *)branch.plain)[e / 4] = s;
     }
     return squares;
 }

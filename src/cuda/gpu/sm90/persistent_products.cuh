@@ -13,17 +13,23 @@
 
 /* ---- weights ---- */
 
+/* This block's number among those that the row tiles of OP go round. */
+template <bool BRANCHES> __device__ __forceinline__ int turn_of(const pass_op &op) {
+    const int turn = (int)blockIdx.x - (BRANCHES ? op.product.first : 0);
+    return BRANCHES && turn < 0 ? turn + (int)gridDim.x : turn;
+}
+
 /* Row tiles of this block. */
-__device__ __forceinline__ int tiles_of(const pass_op &op) {
-    const int n = op.product.rounds + ((int)blockIdx.x < op.product.rest);
+template <bool BRANCHES> __device__ __forceinline__ int tiles_of(const pass_op &op) {
+    const int n = op.product.rounds + (turn_of<BRANCHES>(op) < op.product.rest);
     return op.kind == PASS_GATED ? 2 * n : n;
 }
 
 /* Row tile I of this block: of the gated unit tiles of the gate and their twins of up in turn. */
-__device__ __forceinline__ int tile_of(const pass_op &op, int i) {
+template <bool BRANCHES> __device__ __forceinline__ int tile_of(const pass_op &op, int i) {
     if (op.kind != PASS_GATED)
-        return (int)blockIdx.x + i * (int)gridDim.x;
-    return (int)blockIdx.x + i / 2 * (int)gridDim.x + i % 2 * op.product.twin;
+        return turn_of<BRANCHES>(op) + i * (int)gridDim.x;
+    return turn_of<BRANCHES>(op) + i / 2 * (int)gridDim.x + i % 2 * op.product.twin;
 }
 
 template <bool BRANCHES> __device__ __forceinline__ bool is_output(const pass_op &op) {
@@ -56,20 +62,20 @@ struct feed {
     int units, tiles; /* left of the tile, of the op; units 0: nothing is left at all */
 
     /* From P's op on, the next that has some for this warp. */
-    __device__ __forceinline__ void open(const pass &a, plan *p, int warp) {
+    template <bool BRANCHES> __device__ __forceinline__ void open(const pass &a, plan *p, int warp) {
         units = 0;
         for (int op = p->op; op < a.n_ops; op++) {
             const pass_op &o = a.ops[op];
             if (o.kind == PASS_ATTEND)
                 continue;
             const slice s(o.product.groups, warp);
-            tiles = tiles_of(o);
+            tiles = tiles_of<BRANCHES>(o);
             if (s.n == 0 || tiles <= 0)
                 continue;
             const int bytes = s.n * GEMM_GROUP_BYTES, tile = o.product.groups * GEMM_GROUP_BYTES;
             const int round = (int)gridDim.x * tile;
             units = (s.n + 1) / UNIT;
-            at = o.product.w + (size_t)blockIdx.x * tile + s.first * GEMM_GROUP_BYTES;
+            at = o.product.w + (size_t)turn_of<BRANCHES>(o) * tile + s.first * GEMM_GROUP_BYTES;
             p->to_next = (o.kind == PASS_GATED ? o.product.twin * tile : round) - bytes;
             p->both = o.kind == PASS_GATED ? round - 2 * bytes : 2 * p->to_next;
             p->all_units = units;
@@ -80,6 +86,7 @@ struct feed {
         }
     }
 
+    template <bool BRANCHES>
     __device__ __forceinline__ void put(const pass &a, plan *p, uint32_t to, uint32_t bar, int warp) {
         if (units > 1) {
             units--;
@@ -99,7 +106,7 @@ struct feed {
         if (--tiles > 0)
             return;
         p->op++;
-        open(a, p, warp);
+        open<BRANCHES>(a, p, warp);
     }
 };
 
@@ -138,7 +145,7 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
     if (!is_output<BRANCHES>(op))
         factor *= over_rms(all_warps(shared + room::squares), op.product.k, op.product.eps);
     v *= 0x1p62f * factor;
-    const int row = tile_of(op, tile + threadIdx.x / 16) * GEMM_ROW_TILE + threadIdx.x % 16;
+    const int row = tile_of<BRANCHES>(op, tile + threadIdx.x / 16) * GEMM_ROW_TILE + threadIdx.x % 16;
     if (op.kind == PASS_GATED) { /* slots come in pairs */
         const float up = __shfl_down_sync(~0u, v, 16);
         if ((threadIdx.x & 31) < 16)
@@ -178,8 +185,8 @@ static __device__ __forceinline__ float bring(const pass &a, const pass_op &op, 
     const int first = s.first * GEMM_GROUP_K, count = s.n * GEMM_GROUP_K;
     const uint32_t tag = tags >> op.from & 1;
     if (is_output<BRANCHES>(op)) {
-        collect_pairs((const uint16_t *)a.places[op.from], tag ? BF16_TAGS : 0, to, first, count,
-                      op.product.k);
+        collect_pairs<BRANCHES ? 6 : 4>((const uint16_t *)a.places[op.from], tag ? BF16_TAGS : 0, to, first,
+                                        count, op.product.k);
         return 0.0f;
     }
     const bool plain = op.from == PASS_NOWHERE;
@@ -194,7 +201,7 @@ static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op
                                                 weights_ring &ring, feed &next, uint8_t *shared, int warp,
                                                 int lane) {
     const slice s(op.product.groups, warp);
-    const int n_tiles = tiles_of(op);
+    const int n_tiles = tiles_of<BRANCHES>(op);
     memo *known = memo_of(shared, warp);
     const uint32_t tags = turn_tag(known, op.to, lane);
     if (n_tiles <= 0 && !BRANCHES)
@@ -225,7 +232,7 @@ static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op
                             x + step, step, acc);
             const int free = ring.release();
             if (elected())
-                next.put(a, plan_of(shared, warp), stage, ring.bars + 8 * free, warp);
+                next.put<BRANCHES>(a, plan_of(shared, warp), stage, ring.bars + 8 * free, warp);
         }
         leave_sums(mine_at, acc, t);
         if (i == 0 && !is_output<BRANCHES>(op)) {

@@ -2,7 +2,7 @@
  *
  * Attention's kernels against FP64 on the host: norm, rotation and storing of keys and values in every cache
  * format; then attention over what was stored, with decode rows and prompts in one batch, windows, groups,
- * pages in random order, poisoned outputs.
+ * pages in random order, poisoned outputs, behind what others left in the pages: values that are no numbers.
  */
 #include "cuda/launchers.h"
 #include "gpu_check.h"
@@ -364,6 +364,97 @@ static void check_poisoned(const world *w, act_view out) {
     free(got), free(sound);
 }
 
+/* ---- values that are no number ---- */
+
+/* The batch's rows with such values, NaN and infinity, in the rows with BROKEN (NULL: in all), on the device.
+ */
+static void *break_values(const world *w, const bool *broken) {
+    const size_t d = (size_t)w->p.head_dim, n = (size_t)w->n_rows * w->qkv_cols;
+    float *qkv = malloc(n * 4);
+    memcpy(qkv, w->qkv, n * 4);
+    for (int r = 0; r < w->n_rows; r++)
+        for (int h = 0; h < w->p.n_kv_heads && (!broken || broken[r]); h++) {
+            float *value = qkv + (size_t)r * w->qkv_cols + (size_t)(w->p.n_heads + w->p.n_kv_heads + h) * d;
+            value[(size_t)(r * 7 + h) % d] = (r + h) % 2 ? NAN : -INFINITY;
+        }
+    void *to = to_device(qkv, n * 4);
+    free(qkv);
+    return to;
+}
+
+/* A step whose rows are the tokens behind the end of their sequences, where there is room in the page. */
+static step_view step_behind(const world *w) {
+    int32_t *at = malloc((size_t)w->n_rows * 4);
+    for (int s = 0, row = 0; s < w->n_seqs; s++)
+        for (int i = 0; i < w->seqs[s].n_rows; i++, row++) {
+            const int end = w->seqs[s].pos + w->seqs[s].n_rows;
+            at[row] = end % KV_PAGE ? end : w->positions[row];
+        }
+    step_view step = w->step;
+    step.positions = to_device(at, (size_t)w->n_rows * 4);
+    free(at);
+    return step;
+}
+
+static bool makes_all(const world *w) {
+    return w->n_alone == w->n_rows && decode_supports(&w->p, w->kv.format) &&
+           decode_makes(&lane, &w->p, w->kv.format, w->n_alone);
+}
+
+/* Where this step's rows will end others have left values that are no numbers. */
+static void leave_broken(const world *w) {
+    step_view step = step_behind(w);
+    act_view qkv = {ACT_F32, break_values(w, NULL), NULL, w->qkv_cols};
+    CK(qkv_launch(&lane, w->d_q, w->q_cols, qkv, &w->p, &w->kv, &step, w->n_rows));
+    if (makes_all(w)) {
+        act_view out = {ACT_F32, w->d_q, NULL, w->q_cols};
+        CK(decode_make_launch(&lane, out, qkv, &w->p, &w->kv, &step, w->n_alone));
+    }
+    CK(cudaDeviceSynchronize());
+    cudaFree((void *)step.positions), cudaFree(qkv.data);
+}
+
+/* Of OUT all rows that see a broken one are NaN, all others numbers. */
+static void check_seen(const world *w, const bool *broken, act_view out, const char *what) {
+    const size_t n = (size_t)w->n_rows * w->q_cols;
+    float *got = from_device(out.data, n * 4);
+    int wrong = 0;
+    for (int s = 0, row = 0; s < w->n_seqs; row += w->seqs[s++].n_rows)
+        for (int r = row; r < row + w->seqs[s].n_rows; r++) {
+            bool sees = false;
+            for (int b = row; b <= r; b++)
+                sees = sees || (broken[b] && (w->p.window == 0 || r - b < w->p.window));
+            for (size_t i = 0; i < w->q_cols; i++)
+                wrong +=
+                    sees ? !isnan(got[(size_t)r * w->q_cols + i]) : !isfinite(got[(size_t)r * w->q_cols + i]);
+        }
+    check_error(what, wrong, 0);
+    free(got);
+}
+
+/* A row in the middle of each sequence has such a value. */
+static void check_broken(const world *w, act_view out) {
+    bool *broken = calloc((size_t)w->n_rows, sizeof *broken);
+    for (int s = 0, row = 0; s < w->n_seqs; row += w->seqs[s++].n_rows)
+        broken[row + w->seqs[s].n_rows / 2] = true;
+    act_view qkv = {ACT_F32, break_values(w, broken), NULL, w->qkv_cols};
+    cuda_lane plain = lane;
+    memset(plain.clusters, 0, sizeof plain.clusters);
+    plain.wgmma = false;
+    CK(qkv_launch(&lane, w->d_q, w->q_cols, qkv, &w->p, &w->kv, &w->step, w->n_rows));
+    run_fast(&plain, w, out);
+    check_seen(w, broken, out, "a value that is no number, on any GPU");
+    run_fast(&lane, w, out);
+    check_seen(w, broken, out, "a value that is no number");
+    if (makes_all(w)) {
+        poison_cells(w);
+        CK(decode_make_launch(&lane, out, qkv, &w->p, &w->kv, &w->step, w->n_alone));
+        check_seen(w, broken, out, "a value that is no number, made");
+    }
+    cudaFree(qkv.data);
+    free(broken);
+}
+
 static void check_attention(const world *w, check_family *exact, check_family *fast) {
     size_t n = (size_t)w->n_rows * w->q_cols;
     double *want = attend(w);
@@ -379,6 +470,7 @@ static void check_attention(const world *w, check_family *exact, check_family *f
         check_fast(w, out, want, true, fast);
         check_made(w, out);
         check_poisoned(w, out);
+        check_broken(w, out);
     }
     cudaFree(out.data);
     free(want);
@@ -438,6 +530,7 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
             w.qkv[i] = bf16_to_f32(bf16_from_f32(w.qkv[i]));
         w.d_qkv = to_device(w.qkv, (size_t)w.n_rows * w.qkv_cols * 4);
         w.d_q = to_device(NULL, (size_t)w.n_rows * w.q_cols * 4);
+        leave_broken(&w);
         store_rows(&w);
         check_stored(&w, stored, stored8);
         if (d % 4 == 0)

@@ -453,8 +453,9 @@ template <int D, int WARPS> struct maker {
             fetch(x, w, first);
         if (!SPREAD && first + WARPS < n)
             fetch(next, next_w, first + WARPS);
+        bool lost = false; /* of BF16, a value that is not finite */
         for (int v = first; v < n; v += SPREAD ? n : WARPS) {
-            put_vector<F>(p, kv, x, w, v, group, cell, q, fresh, lane);
+            lost |= !put_vector<F>(p, kv, x, w, v, group, cell, q, fresh, lane);
             if constexpr (!SPREAD) {
 #pragma unroll
                 for (int j = 0; j < E; j++)
@@ -463,21 +464,25 @@ template <int D, int WARPS> struct maker {
                     fetch(next, next_w, v + 2 * WARPS);
             }
         }
-        __syncthreads();
+        if (F == KV_BF16)
+            lost = __syncthreads_or(lost);
+        else
+            __syncthreads();
         if (stores)
-            put_key<F>(p, kv, cell, mean, q, group, errors, fresh, warp, lane);
+            put_key<F>(p, kv, cell, mean, lost, q, group, errors, fresh, warp, lane);
     }
 
-    /* Vector V, which came as X: a query or the key to its place in Q, the value to CELL and FRESH. */
+    /* Vector V, which came as X: a query or the key to its place in Q, the value to CELL and FRESH; false
+     * where a value is lost (heads.cuh). */
     template <kv_format F>
-    __device__ __forceinline__ void put_vector(const attn_view &p, const kv_view &kv, float (&x)[E],
+    __device__ __forceinline__ bool put_vector(const attn_view &p, const kv_view &kv, float (&x)[E],
                                                const float (&w)[E], int v, int group, size_t cell, float *q,
                                                newcomer<D, F> *fresh, int lane) {
         if (v > group) {
             const coded<E> as = encode<E>(p, F, false, x, x, lane);
             put_coded<E>(as, F, fresh->v, &fresh->v_scale, D, lane);
             put_cell<E>(as, kv, false, cell, D, lane);
-            return;
+            return F != KV_BF16 || as.scale == as.scale;
         }
         if (v < group ? p.q_norm : p.k_norm)
             norm<E>(x, w, p.norm_eps, D);
@@ -485,14 +490,15 @@ template <int D, int WARPS> struct maker {
 #pragma unroll
         for (int j = 0; j < E; j++)
             q[v * query + place(lane + 32 * j)] = v < group ? x[j] * growth : x[j];
+        return true;
     }
 
     /* The key behind the GROUP queries at Q, less MEAN, into CELL and FRESH: a warp's work, for whose
      * scale others work. */
     template <kv_format F>
     __device__ __forceinline__ void put_key(const attn_view &p, const kv_view &kv, size_t cell,
-                                            const float *mean, const float *q, int group, float *errors,
-                                            newcomer<D, F> *fresh, int warp, int lane) {
+                                            const float *mean, bool lost, const float *q, int group,
+                                            float *errors, newcomer<D, F> *fresh, int warp, int lane) {
         const bool makes = warp == key_warp, searched = F == KV_FP8 && p.k_scale == 0;
         const int first = (warp - (WARPS - SEARCHERS)) * EACH;
         if (!makes && !(searched && first >= 0))
@@ -505,6 +511,8 @@ template <int D, int WARPS> struct maker {
 #pragma unroll
             for (int j = 0; j < E; j++)
                 key[j] = __fsub_rn(key[j], mean[lane + 32 * j]);
+        if (F == KV_BF16)
+            tell_lost<E>(key, lost);
         const uint32_t most_bits = largest_bits<E>(key);
         if (searched) {
             put_errors(key, __uint_as_float(most_bits), q, group, errors, first, lane);

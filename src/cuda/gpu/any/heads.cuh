@@ -8,6 +8,9 @@
  * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter), as on
  * a CPU. A vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN. Where the
  * checkpoint has scales of its own they stand in their place.
+ *
+ * What lies in a page is a number but for keys and scales: attention multiplies values that a row does not
+ * see by 0. So a BF16 value that is not finite is stored as zeros, and its key as NaN.
  */
 #ifndef CUDA_HEADS_CUH
 #define CUDA_HEADS_CUH
@@ -180,7 +183,7 @@ static __device__ float best_step(const float (&x)[E], const float (&w)[E], int 
     return least_step(error, lane);
 }
 
-/* A vector as the cache stores it: element lane + 32 j; FP8 codes (with their scale) or BF16. */
+/* A vector as the cache stores it: element lane + 32 j; FP8 codes with their scale or BF16. */
 template <int E> struct coded {
     uint32_t code[E];
     float scale;
@@ -216,7 +219,8 @@ static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool i
     return to;
 }
 
-/* X as FORMAT, FP8 or BF16, has it. W: of a key, the squares of its group's queries. */
+/* X as FORMAT, FP8 or BF16, has it; the scale is NaN where a value is not finite. W: of a key, the squares of
+ * its group's queries. */
 template <int E>
 static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_k, const float (&x)[E],
                                   const float (&w)[E], int lane) {
@@ -224,9 +228,18 @@ static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_
         return encode_fp8<E>(p, is_k, x, largest_bits<E>(x),
                              [&](float most) { return best_step<E>(x, w, p.head_dim, most, lane); });
     coded<E> to = {};
+    bool finite = true;
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        to.code[j] = __bfloat16_as_ushort(__float2bfloat16_rn(x[j]));
+        finite = finite && (to.code[j] & 0x7f80) != 0x7f80;
+    }
+    if (is_k || __all_sync(~0u, finite))
+        return to;
 #pragma unroll
     for (int j = 0; j < E; j++)
-        to.code[j] = __bfloat16_as_ushort(__float2bfloat16_rn(x[j]));
+        to.code[j] = 0;
+    to.scale = __uint_as_float(0x7fc00000u);
     return to;
 }
 
@@ -255,18 +268,27 @@ static __device__ void put_cell(const coded<E> &x, const kv_view &kv, bool is_k,
                  kv.format == KV_FP8 ? (is_k ? kv.k_scales : kv.v_scales) + cell : nullptr, d, lane);
 }
 
-/* X into token cell CELL of keys or values. */
+/* X into token cell CELL of keys or values; false where its key has to tell that it is lost. */
 template <int E>
-static __device__ void store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell,
+static __device__ bool store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell,
                              const float (&x)[E], const float (&w)[E], int lane) {
     if (kv.format != KV_F32) {
-        put_cell<E>(encode<E>(p, kv.format, is_k, x, w, lane), kv, is_k, cell, p.head_dim, lane);
-        return;
+        const coded<E> as = encode<E>(p, kv.format, is_k, x, w, lane);
+        put_cell<E>(as, kv, is_k, cell, p.head_dim, lane);
+        return kv.format == KV_FP8 || as.scale == as.scale;
     }
 #pragma unroll
     for (int j = 0; j < E; j++)
         if (lane + 32 * j < p.head_dim)
             ((float *)(is_k ? kv.k : kv.v))[cell * p.head_dim + lane + 32 * j] = x[j];
+    return true;
+}
+
+/* The key X of a value that is lost. */
+template <int E> __device__ __forceinline__ void tell_lost(float (&x)[E], bool lost) {
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        x[j] = lost ? __uint_as_float(0x7fc00000u) : x[j];
 }
 
 #endif

@@ -23,11 +23,12 @@ typedef struct qkv_job {
     int heads, members; /* of a block: KV heads, and warps of each */
 } qkv_job;
 
-/* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]. Every thread calls. */
+/* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]; whether a value is LOST.
+ * Every thread of the block, which is one KV head's, calls. */
 template <int E>
-static __device__ void gather_squares(float (&w)[E], float *room, int first_warp, int members, int warp,
+static __device__ bool gather_squares(float (&w)[E], float *room, bool lost, int members, int warp,
                                       int lane) {
-    __syncthreads();
+    lost = __syncthreads_or(lost);
 #pragma unroll
     for (int j = 0; j < E; j++)
         room[warp * 32 * E + lane + 32 * j] = w[j];
@@ -36,9 +37,10 @@ static __device__ void gather_squares(float (&w)[E], float *room, int first_warp
     for (int j = 0; j < E; j++) {
         float sum = 0;
         for (int m = 0; m < members; m++)
-            sum = __fadd_rn(sum, room[(first_warp + m) * 32 * E + lane + 32 * j]);
+            sum = __fadd_rn(sum, room[m * 32 * E + lane + 32 * j]);
         w[j] = sum;
     }
+    return lost;
 }
 
 template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row(const qkv_job &job) {
@@ -79,7 +81,7 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
     };
     if (there && member < group + 2)
         load_vector<E, BF16>(next, in, vector(member), d, lane);
-    bool has_key = false;
+    bool has_key = false, lost = false; /* its value */
     for (int v = member; there && v < group + 2; v += members) {
         float x[E];
 #pragma unroll
@@ -111,13 +113,15 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
                 key[j] = mean ? __fsub_rn(x[j], key[j]) : x[j];
             has_key = true;
         } else {
-            store<E>(p, job.kv, false, cell, x, w, lane);
+            lost = !store<E>(p, job.kv, false, cell, x, w, lane);
         }
     }
     if (members > 1)
-        gather_squares<E>(w, room, warp - member, min(members, group), warp, lane);
-    if (has_key)
+        lost = gather_squares<E>(w, room, lost, min(members, group), warp, lane);
+    if (has_key) {
+        tell_lost<E>(key, lost);
         store<E>(p, job.kv, true, cell, key, w, lane);
+    }
 }
 
 template <int E, bool BF16> static __global__ void __launch_bounds__(MAX_WARPS * 32) split_few(qkv_job job) {

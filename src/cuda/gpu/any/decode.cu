@@ -118,6 +118,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     };
     int key = sp.lo + 16 * warp;
     uint8_t *here = shared + warp * each; /* the warp's tile */
+    const uint64_t hint = read_once();
     const bool early =
         MAKES || key + 16 < sp.end; /* the first one has no key that the kernel before stores */
     const int page = key < sp.hi ? pages[key / KV_PAGE] : 0,
@@ -131,7 +132,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
     if (MAKES)
         made.turn_angles(job.p, position, frequency, trig);
     if (early && key < sp.hi)
-        copy_tile<D, F>(here, kv, cell(page, key), lane);
+        copy_tile<D, F>(here, kv, cell(page, key), hint, lane);
     if (MAKES || mean)
         __syncthreads();
     if (MAKES)
@@ -167,7 +168,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
                               MAKES ? made.PAD : 0, job.p.scale * LOG2E, columns, mean, lane);
     running<D> r = {{}, {NO_SCORE, NO_SCORE}, {}};
     if (!early && key < sp.hi)
-        copy_tile<D, F>(here, kv, cell(page, key), lane);
+        copy_tile<D, F>(here, kv, cell(page, key), hint, lane);
     int next_page = key + STRIDE < sp.hi ? pages[(key + STRIDE) / KV_PAGE] : 0;
     for (; key < sp.hi; key += STRIDE) {
         tile<D, F> x;
@@ -180,7 +181,7 @@ static __global__ void __launch_bounds__(WARPS * 32, (D <= 128 ? 16 : 8) / WARPS
         }
         __syncwarp(); /* the tile is read: the next one may come */
         if (key + STRIDE < sp.hi)
-            copy_tile<D, F>(here, kv, cell(next_page, key + STRIDE), lane);
+            copy_tile<D, F>(here, kv, cell(next_page, key + STRIDE), hint, lane);
         if (key + 2 * STRIDE < sp.hi)
             next_page = pages[(key + 2 * STRIDE) / KV_PAGE]; /* known before its tile's turn */
         take_tile<D, F>(&r, x, q, key + g, sp, job.p.cap, lost);

@@ -88,11 +88,25 @@ __device__ __forceinline__ int unit_place(int unit) {
     return unit ^ (unit >> 3 & 7);
 }
 
-__device__ __forceinline__ void copy_unit(uint8_t *to, const void *from) {
-    asm volatile(
-        "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-        "l"(from)
-        : "memory");
+/* A hint for copy_unit: what is read once a step leaves L2 first. */
+__device__ __forceinline__ uint64_t read_once() {
+    uint64_t hint = 0;
+#if __CUDA_ARCH__ == 900
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
+#endif
+    return hint;
+}
+
+/* TO: an address in shared memory. Made of a generic one it became, with a hint, an illegal instruction of
+ * every other copy (CUDA 13.0's assembler; tests/tools/check_sass.py looks for them). */
+__device__ __forceinline__ void copy_unit(uint32_t to, const void *from, uint64_t hint) {
+#if __CUDA_ARCH__ == 900
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "l"(hint)
+                 : "memory");
+#else
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+#endif
 }
 
 /* Until all have come; the warp meets. */
@@ -101,21 +115,23 @@ __device__ __forceinline__ void wait_copies() {
     __syncwarp();
 }
 
-/* The tile that begins at CELL, to TO. */
+/* The tile that begins at CELL, to PLACE. */
 template <int D, kv_format F>
-__device__ __forceinline__ void copy_tile(uint8_t *to, const kv_view &kv, size_t cell, int lane) {
+__device__ __forceinline__ void copy_tile(uint8_t *place, const kv_view &kv, size_t cell, uint64_t hint,
+                                          int lane) {
     constexpr int vectors = staged<D, F>::vectors;
+    const uint32_t to = (uint32_t)__cvta_generic_to_shared(place);
     const uint8_t *k = (const uint8_t *)kv.k + cell * (vectors / 16) + 16 * lane;
     const uint8_t *v = (const uint8_t *)kv.v + cell * (vectors / 16) + 16 * lane;
 #pragma unroll
     for (int i = 0; i < vectors / 512; i++) {
-        uint8_t *at = to + 16 * unit_place(lane + 32 * i);
-        copy_unit(at, k + 512 * i);
-        copy_unit(at + vectors, v + 512 * i);
+        const uint32_t at = to + 16 * unit_place(lane + 32 * i);
+        copy_unit(at, k + 512 * i, hint);
+        copy_unit(at + vectors, v + 512 * i, hint);
     }
     if (F == KV_FP8 && lane < 8)
         copy_unit(to + 2 * vectors + 16 * lane,
-                  (lane < 4 ? kv.k_scales : kv.v_scales) + cell + 4 * (lane & 3));
+                  (lane < 4 ? kv.k_scales : kv.v_scales) + cell + 4 * (lane & 3), hint);
 }
 
 /* WORDS from byte AT on of keys or values. */

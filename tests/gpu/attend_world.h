@@ -152,13 +152,15 @@ static float value_element(texture t, int i, int position) {
     }
 }
 
-/* X [D] as the format has it at CELL of codes and scales. */
-static void store(const world *w, void *codes, float *scales, size_t cell, const float *x) {
+/* X [D] as the format has it at CELL of keys or values. */
+static void store(const world *w, bool is_k, size_t cell, const float *x) {
+    void *codes = here(is_k ? w->kv.k : w->kv.v);
+    float *scales = here(is_k ? w->kv.k_scales : w->kv.v_scales);
     const size_t d = (size_t)w->p.head_dim;
     float most = 0;
     for (size_t i = 0; i < d; i++)
         most = fmaxf(most, fabsf(x[i]));
-    scales[cell] = most / 448;
+    scales[cell] = is_k ? key_scale(most / 448) : most / 448;
     for (size_t i = 0; i < d; i++)
         if (w->kv.format == KV_FP8)
             ((uint8_t *)codes)[cell * d + i] = most > 0 ? e4m3_from_f32_sat(x[i] / scales[cell]) : 0;
@@ -226,8 +228,8 @@ static void fill(world *w, const batch *b, texture t) {
                 }
                 if (at < seen)
                     continue;
-                store(w, here(w->kv.k), here(w->kv.k_scales), cell_at(w, row, h, at), x);
-                store(w, here(w->kv.v), here(w->kv.v_scales), cell_at(w, row, h, at), y);
+                store(w, true, cell_at(w, row, h, at), x);
+                store(w, false, cell_at(w, row, h, at), y);
             }
     }
     for (int r = 0; r < w->n_rows; r++)

@@ -86,6 +86,8 @@ static void make_cache(world *w, kv_format format) {
     n = w->cells * d;
     uint8_t *k = malloc(n * each), *v = malloc(n * each);
     float *ks = malloc(w->cells * 4), *vs = malloc(w->cells * 4);
+    const float k_unit = w->p.k_scale != 0 ? w->p.k_scale : 0.01f,
+                v_unit = w->p.v_scale != 0 ? w->p.v_scale : 0.01f;
     for (size_t i = 0; i < n; i++) {
         float a = rnd_normal(), b = rnd_normal();
         if (format == KV_F32) {
@@ -93,12 +95,14 @@ static void make_cache(world *w, kv_format format) {
         } else if (format == KV_BF16) {
             ((uint16_t *)k)[i] = bf16_from_f32(a), ((uint16_t *)v)[i] = bf16_from_f32(b);
         } else {
-            k[i] = e4m3_from_f32_sat(a * 100), v[i] = e4m3_from_f32_sat(b * 100);
+            k[i] = e4m3_from_f32_sat(a / k_unit), v[i] = e4m3_from_f32_sat(b / v_unit);
         }
     }
     for (size_t i = 0; i < w->cells; i++) {
-        ks[i] = (0.5f + fabsf(rnd_uniform())) / 100;
-        vs[i] = (0.5f + fabsf(rnd_uniform())) / 100;
+        ks[i] = key_scale((0.5f + fabsf(rnd_uniform())) * k_unit);
+        vs[i] = (0.5f + fabsf(rnd_uniform())) * v_unit;
+        ks[i] = w->p.k_scale != 0 ? w->p.k_scale : ks[i];
+        vs[i] = w->p.v_scale != 0 ? w->p.v_scale : vs[i];
     }
     w->kv = (kv_view){format, to_device(k, n * each), to_device(v, n * each), to_device(ks, w->cells * 4),
                       to_device(vs, w->cells * 4)};

@@ -39,6 +39,15 @@ static inline float rnd_normal(void) {
     return (rnd_uniform() + rnd_uniform() + rnd_uniform()) * 1.0f;
 }
 
+/* SCALE with 11 bits, which a key's in a cache has. */
+static inline float key_scale(float scale) {
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 0x1000) & 0xffffe000u;
+    memcpy(&scale, &bits, sizeof bits);
+    return scale;
+}
+
 static inline float *rnd_floats(size_t n, float scale) {
     float *x = malloc((n + 1) * sizeof *x);
     for (size_t i = 0; i < n; i++)

@@ -5,9 +5,9 @@
  * itself where rows are few.
  *
  * FP8: a value's scale brings its largest element to 448; a key's is the best of 32 within an octave by
- * squared error, weighted by the token's own squared queries (docs/notes/kv-fp8.md: only keys matter), as on
- * a CPU. A vector below 2^-100 is stored as zeros, one that is not finite gets the scale NaN. Where the
- * checkpoint has scales of its own they stand in their place.
+ * squared error, with 11 bits, which FP16 has too, weighted by the token's own squared queries
+ * (docs/notes/kv-fp8.md: only keys matter), as on a CPU. A vector below 2^-100 is stored as zeros, one that
+ * is not finite gets the scale NaN. Where the checkpoint has scales of its own they stand in their place.
  *
  * What lies in a page is a number but for keys and scales: attention multiplies values that a row does not
  * see by 0. So a BF16 value that is not finite is stored as zeros, and its key as NaN.
@@ -198,6 +198,11 @@ template <int E> __device__ __forceinline__ uint32_t largest_bits(const float (&
     return __reduce_max_sync(~0u, bits);
 }
 
+/* X > 0 with 11 bits. */
+__device__ __forceinline__ float fp16_bits(float x) {
+    return __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000u);
+}
+
 /* X in E4M3, and its scale; MOST_BITS: of its largest magnitude. FIT(most): of a key, the step that suits
  * it. */
 template <int E, class Fit>
@@ -210,7 +215,7 @@ static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool i
     if (fixed != 0)
         scale = fixed;
     else if (is_k && sound)
-        scale *= fit(most);
+        scale = fp16_bits(scale * fit(most));
     const float factor = sound ? 1.0f / scale : 0;
 #pragma unroll
     for (int j = 0; j < E; j++)

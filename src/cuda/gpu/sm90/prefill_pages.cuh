@@ -8,6 +8,9 @@
  * bytes with the 128-byte swizzle, keys as an operand whose k (the dimension) is contiguous, values as one
  * whose n (the dimension) is, so both are stored alike. Not loaded through registers: loads on their way
  * share a scoreboard, so a page that was to come early was waited for at once. Shared bytes: 1,792 D + 96.
+ *
+ * Scales are FP16 here: a key's was stored with as many bits as that has (heads.cuh), for an error of it is
+ * one of its whole score; what FP16 leaves of a checkpoint's own one is multiplied into the queries.
  */
 #ifndef CUDA_PREFILL_PAGES_CUH
 #define CUDA_PREFILL_PAGES_CUH
@@ -122,57 +125,41 @@ __device__ __forceinline__ uint8_t *from_shared(uint32_t address) {
     return (uint8_t *)__cvta_shared_to_generic(address);
 }
 
-/* Two scales of FP16 in a word are one scale twice; REST is what FP16 leaves of it. */
-typedef struct operand_scale {
-    uint32_t scale, rest;
-} operand_scale;
-
-__device__ __forceinline__ operand_scale make_scale(float v) {
-    const float rest = v - __half2float(__float2half_rn(v));
-    return {operand<KV_FP8>::pack(v, v), operand<KV_FP8>::pack(rest, rest)};
-}
-
-/* Two E4M3 times a scale as FP16. EXACT: rounded once, for an error of a key's scale is one of its whole
- * score.
- */
-template <bool EXACT> __device__ __forceinline__ uint32_t scaled(uint16_t codes, operand_scale f) {
-    uint32_t x = e4m3x2_to_half2(codes), y = 0;
-    if (EXACT) {
-        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(f.rest));
-        asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(x) : "r"(x), "r"(f.scale), "r"(y));
-    } else {
-        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(x), "r"(f.scale));
-    }
+/* Two E4M3 times a scale (FP16, twice) as FP16. */
+__device__ __forceinline__ uint32_t scaled(uint16_t codes, uint32_t scale) {
+    uint32_t x;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(e4m3x2_to_half2(codes)), "r"(scale));
     return x;
 }
 
-template <bool EXACT>
-__device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi, operand_scale f) {
+__device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi, uint32_t scale) {
     uint16_t c[4]; /* in PTX, for C's shifts would stay shifts */
     asm("mov.b32 {%0, %1}, %2;" : "=h"(c[0]), "=h"(c[1]) : "r"(lo));
     asm("mov.b32 {%0, %1}, %2;" : "=h"(c[2]), "=h"(c[3]) : "r"(hi));
-    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(scaled<EXACT>(c[0], f)),
-                 "r"(scaled<EXACT>(c[1], f)), "r"(scaled<EXACT>(c[2], f)), "r"(scaled<EXACT>(c[3], f))
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(scaled(c[0], scale)),
+                 "r"(scaled(c[1], scale)), "r"(scaled(c[2], scale)), "r"(scaled(c[3], scale))
                  : "memory");
 }
 
 template <int D> struct producer {
     ring<D> at;
     int entry, entry_phase;                       /* staged, to be converted next */
-    int asked;                                    /* to be asked for next */
+    int asked;                                    /* to be asked for next: keys, and values behind */
     float k_scale[STEP / 32], v_scale[STEP / 32]; /* of keys t / 4 + 32 i of the next step */
 
-    /* Keys or values of two pages into a staged entry. A warp calls. */
-    __device__ __forceinline__ void ask(const attn_job &job, const page_pair &pages, int head, bool keys) {
-        const int id0 = __shfl_sync(~0u, pages.id[0], 0), id1 = __shfl_sync(~0u, pages.id[1], 0);
-        const size_t bytes = KV_PAGE * D, stride = job.p.n_kv_heads * bytes;
-        const uint8_t *from = (const uint8_t *)(keys ? job.kv.k : job.kv.v) + head * bytes;
+    /* Keys and values of two pages into staged entries, a page of them by each WARP: it waits behind a copy.
+     */
+    __device__ __forceinline__ void ask(const attn_job &job, const page_pair &pages, int head, int warp) {
+        const int second = warp & 1, entry = asked + warp / 2;
+        const int id = __shfl_sync(~0u, second ? pages.id[1] : pages.id[0], 0);
+        const uint32_t bytes = KV_PAGE * D;
+        const uint8_t *from = (const uint8_t *)(warp < 2 ? job.kv.k : job.kv.v);
         if (elected()) {
-            barrier_expect(at.came(asked), ring<D>::staged_bytes);
-            bulk_copy(at.staged_at(asked), from + id0 * stride, bytes, at.came(asked));
-            bulk_copy(at.staged_at(asked) + bytes, from + id1 * stride, bytes, at.came(asked));
+            barrier_expect(at.came(entry), bytes);
+            bulk_copy(at.staged_at(entry) + second * bytes,
+                      from + ((size_t)id * job.p.n_kv_heads + head) * bytes, bytes, at.came(entry));
         }
-        asked = asked + 1 == STAGED ? 0 : asked + 1;
+        asked = asked + 2 == STAGED ? 0 : asked + 2;
     }
 
     __device__ __forceinline__ void load_scales(const attn_job &job, const page_pair &pages, int head,
@@ -188,22 +175,21 @@ template <int D> struct producer {
 
     /* What lies past the LAST position may be anything; a value that is no number is told by its key, for all
      * weights meet all values, and only scores are masked. KEY0: of the step. */
-    __device__ __forceinline__ void make_scales(operand_scale (&k)[STEP / 32], operand_scale (&v)[STEP / 32],
-                                                int key0, int last, int t) {
+    __device__ __forceinline__ void make_scales(uint32_t (&k)[STEP / 32], uint32_t (&v)[STEP / 32], int key0,
+                                                int last, int t) const {
 #pragma unroll
         for (int i = 0; i < STEP / 32; i++) {
             const bool there = key0 + t / 4 + 32 * i <= last, sound = v_scale[i] == v_scale[i];
             const float ks = there ? (sound ? k_scale[i] : v_scale[i]) : 0,
                         vs = there && sound ? v_scale[i] * LIFT : 0;
-            k[i] = make_scale(ks);
-            v[i] = make_scale(vs);
+            k[i] = operand<KV_FP8>::pack(ks, ks);
+            v[i] = operand<KV_FP8>::pack(vs, vs);
         }
     }
 
     /* The next entry into the next slot, 16 bytes a unit. Of eight lanes four take half of a key, four the
      * other half of the next: they read all banks, and write eight different chunks of 16 bytes. */
-    template <bool KEYS>
-    __device__ __forceinline__ void convert(const operand_scale (&scales)[STEP / 32], int t) {
+    __device__ __forceinline__ void convert(const uint32_t (&scales)[STEP / 32], int t) {
         constexpr int halves = D / 64, units = STEP * D / 16 / 128;
         const int key = t >> 2, m = t & 3;
         uint32_t from[halves], to[halves];
@@ -221,9 +207,8 @@ template <int D> struct producer {
             x[i] = lds128(from[i % halves] + i / halves * 32 * D);
 #pragma unroll
         for (int i = 0; i < units; i++) {
-            put_eight<KEYS>(to[i % halves] + i / halves * 32 * 128, x[i].x, x[i].y, scales[i / halves]);
-            put_eight<KEYS>((to[i % halves] ^ 16) + i / halves * 32 * 128, x[i].z, x[i].w,
-                            scales[i / halves]);
+            put_eight(to[i % halves] + i / halves * 32 * 128, x[i].x, x[i].y, scales[i / halves]);
+            put_eight((to[i % halves] ^ 16) + i / halves * 32 * 128, x[i].z, x[i].w, scales[i / halves]);
         }
     }
 
@@ -251,43 +236,37 @@ template <int D> struct producer {
 /* A step's keys, then its values; those of the step behind it are on their way. */
 template <int D>
 static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_job &job, const run &r,
-                                                   int head, int t, bool asks) {
+                                                   int head, int t, int warp) {
     const int32_t *pages = job.step.page_table + job.step.first_page[r.first];
     page_pair next = pages_at(pages, r.page, r.last_page);
     p.load_scales(job, next, head, t);
-    if (asks) {
-        p.ask(job, next, head, true);
-        p.ask(job, next, head, false);
-    }
+    p.ask(job, next, head, warp);
     next = pages_at(pages, r.page + 2, r.last_page);
 #pragma unroll 1
     for (int page = r.page; page <= r.last_page; page += 2) {
-        operand_scale k[STEP / 32], v[STEP / 32];
+        uint32_t k[STEP / 32], v[STEP / 32];
         p.make_scales(k, v, page * KV_PAGE, r.last, t);
         p.load_scales(job, next, head, t);
-        if (asks && page + 2 <= r.last_page) {
-            p.ask(job, next, head, true);
-            p.ask(job, next, head, false);
-        }
+        if (page + 2 <= r.last_page)
+            p.ask(job, next, head, warp);
         next = pages_at(pages, page + 4, r.last_page);
-        p.template convert<true>(k, t);
+        p.convert(k, t);
         if (page == 0)
             p.take_first_mean(job, head, t);
         p.pass_on();
-        p.template convert<false>(v, t);
+        p.convert(v, t);
         p.pass_on();
     }
 }
 
 template <int D> static __device__ void produce(const attn_job &job, ring<D> at) {
-    const int t = threadIdx.x & 127;
-    const bool asks = __shfl_sync(~0u, t >> 5, 0) == 0;
+    const int t = threadIdx.x & 127, warp = __shfl_sync(~0u, t >> 5, 0);
     producer<D> p = {at, 0, 0, 0};
     p.at.phase = 1; /* the ring is empty */
     tile of;
     for (int round = 0; find_tile(job, round, &of); round++)
         for (run r = {}; find_run(job, of.first, of.end, &r); of.first = r.end)
-            produce_run(p, job, r, of.head, t, asks);
+            produce_run(p, job, r, of.head, t, warp);
 }
 
 #endif

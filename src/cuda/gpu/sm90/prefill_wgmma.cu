@@ -14,7 +14,7 @@
  * tensor cores' time, a cycle an instruction (docs/notes/prefill-attention.md), so a score has two such
  * instructions and its conversion: no maximum is taken where the sum of a lane's weights shows that they are
  * small enough against an old reference, which serves as well as the maximum does. Steps on an edge are
- * masked. 2,048 rows behind 14,336 others of Qwen3-8B's shape: 820 us, 630 TFLOP/s (H200, 2026-11-30).
+ * masked. 2,048 rows behind 14,336 others of Qwen3-8B's shape: 940 us, 550 TFLOP/s (H200, 2026-12-01).
  */
 #include "cuda/gpu/sm90/prefill_pages.cuh"
 #include "gemm/gpu/sm90/wgmma_ops.cuh"
@@ -309,7 +309,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_pro
             barrier_init(at.empty() + 8 * i, 4 * CONSUMERS);
         }
         for (int i = 0; i < STAGED; i++)
-            barrier_init(at.came(i), 1);
+            barrier_init(at.came(i), 2);
         barrier_fence();
     }
     __syncthreads();
@@ -341,9 +341,16 @@ extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p
            p->n_heads % p->n_kv_heads == 0 && p->n_heads / p->n_kv_heads <= TILE;
 }
 
+/* What FP16 leaves of a checkpoint's scale of keys, as a factor. */
+static float left_by_fp16(float scale) {
+    const float stored = __half2float(__float2half_rn(scale));
+    return stored > 0 ? scale / stored : 1.0f;
+}
+
 extern "C" int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const float *q, size_t q_stride,
                                     const attn_view *p, const kv_view *kv, const step_view *step,
                                     int n_rows) {
     attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
+    job.p.scale *= left_by_fp16(p->k_scale); /* of queries */
     return p->head_dim == 64 ? launch<64>(lane, job) : launch<128>(lane, job);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A batch of random tokens, layer by layer; keys are rotated as if they were queries, which a backend gives
- * back, as at other positions too, so that what turns has no mean. See key_means.h.
+ * back, as at other positions too, so that what turns has no mean; these lie the denser the nearer they are
+ * to the start, where more keys are. See key_means.h.
  */
 #include "model/key_means.h"
 
@@ -106,7 +107,7 @@ static nib_status add_layer(finder *f, const layer_weights *l, channel *to, nib_
     m->be->buf_write(m->be, f->in, f->rows, n, NULL);
     nib_status status = NIB_OK;
     for (int i = 0; i < PLACES && status == NIB_OK; i++) {
-        const int pos = at + i * (reach - f->n_tokens) / (PLACES - 1);
+        const int pos = at + i * i * (reach - f->n_tokens) / ((PLACES - 1) * (PLACES - 1));
         status = add_keys(f, &as_queries, pos, at == 0, to, err);
         if (status == NIB_OK && m->be->qk_rotation)
             status = add_queries(f, &l->attn, pos, at == 0, to, err);

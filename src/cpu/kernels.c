@@ -15,6 +15,7 @@ void kernels_init(cpu_kernels *k, uint32_t features) {
     rows_ref_init(k);
     attn_ref_init(k);
     k->fp8_scale = kvscale_fit;
+    k->fp8_steer = kvscale_steer;
     matmul_ref_init(&k->matmul);
 #if defined(__x86_64__)
     if (features & NIB_CPU_AVX2) {

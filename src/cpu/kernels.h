@@ -82,6 +82,8 @@ typedef struct cpu_kernels {
     void (*to_fp8)(uint8_t *dst, float factor, const float *x, size_t n);
 
     float (*fp8_scale)(const float *x, const float *weights, size_t n); /* kvscale_fit */
+    void (*fp8_steer)(float *x, float scale, const float *weights, const float *along,
+                      size_t n); /* kvscale_steer */
 
     /* reads n bytes (a multiple of 1024) and returns something made of them all: measures memory */
     uint64_t (*read_all)(const void *src, size_t n);

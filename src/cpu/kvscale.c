@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The search for any machine, and the weights. See kvscale.h.
+ * The search and the steering for any machine, and the weights. See kvscale.h.
  */
 #include "cpu/kvscale.h"
 
@@ -10,20 +10,30 @@
 
 /* How much of the queries' mean square a dimension weighs beside its own; docs/notes/kv-fp8.md. */
 static const float mean_share = 0.1f;
+static const float sum_share = 0.3f; /* r of kvscale.h */
 
 float kvscale_fit(const float *x, const float *weights, size_t n) {
     return weights ? search(x, weights, n) : search(x, NULL, n);
 }
 
-void kvscale_weigh(float *weights, const float *queries, size_t n_queries, size_t n) {
+void kvscale_steer(float *x, float scale, const float *weights, const float *along, size_t n) {
+    steer(x, scale, weights, along, n);
+}
+
+void kvscale_weigh(float *weights, float *along, const float *queries, size_t n_queries, size_t n) {
+    const float part = sqrtf(sum_share / (float)n_queries);
     float sum = 0;
     memset(weights, 0, n * sizeof *weights);
+    memset(along, 0, n * sizeof *along);
     for (size_t h = 0; h < n_queries; h++)
         for (size_t i = 0; i < n; i++) {
             float square = queries[h * n + i] * queries[h * n + i];
             weights[i] += square;
+            along[i] += queries[h * n + i];
             sum += square;
         }
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         weights[i] += mean_share * sum / (float)n;
+        along[i] *= part;
+    }
 }

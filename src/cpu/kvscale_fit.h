@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The search for a scale of kvscale.h, eight running sums in vectors of the compiler's. kvscale.c compiles it
- * for any machine, avx2/kvscale_avx2.c for AVX2: the same operations in the same order, so a cache holds the
- * same codes whatever the rung.
+ * The search for a scale of kvscale.h, and the steering of a key, eight running sums in vectors of the
+ * compiler's. kvscale.c compiles it for any machine, avx2/kvscale_avx2.c for AVX2: the same operations in the
+ * same order, so a cache holds the same codes whatever the rung.
  */
 #ifndef CPU_KVSCALE_FIT_H
 #define CPU_KVSCALE_FIT_H
@@ -20,16 +20,24 @@ enum { LANES = 8 };
 typedef float floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t words __attribute__((vector_size(LANES * sizeof(float))));
 
-/* sums += w (v^ - v)^2, where v, |v| <= 448, is rounded to E4M3: adding 1.5 * 2^20 times the power of two
- * below it (no less than that of the smallest normal number) leaves 3 bits of fraction. */
-static inline void add_mistakes(floats *sums, const float *x, const float *weights, float factor) {
-    floats v, w, power;
-    memcpy(&v, x, sizeof v);
-    v *= factor;
+/* v^, v rounded to E4M3, |v| <= 448: adding 1.5 * 2^20 times the power of two below it (no less than that of
+ * the smallest normal number) leaves 3 bits of fraction. POWER: that power. */
+static inline void rounded(floats *to, const floats *from, floats *power) {
+    floats v = *from;
     words bits = (words)v & 0x7f800000, least = (words){0} + (int32_t)f32_bits(0x1p-6f), above = bits > least;
     bits = (bits & above) | (least & ~above);
-    memcpy(&power, &bits, sizeof power);
-    floats magic = power * 0x1.8p20f, e = ((v + magic) - magic) - v;
+    memcpy(power, &bits, sizeof *power);
+    floats magic = *power * 0x1.8p20f;
+    *to = (v + magic) - magic;
+}
+
+/* sums += w (v^ - v)^2. */
+static inline void add_mistakes(floats *sums, const float *x, const float *weights, float factor) {
+    floats v, w, power, e;
+    memcpy(&v, x, sizeof v);
+    v *= factor;
+    rounded(&e, &v, &power);
+    e -= v;
     if (weights) {
         memcpy(&w, weights, sizeof w);
         *sums += w * (e * e);
@@ -89,6 +97,88 @@ static inline float search(const float *x, const float *weights, size_t n) {
         }
     }
     return best;
+}
+
+/* ---- the other side ---- */
+
+/* What lies at X, and zeros behind the N that there are. */
+static inline void up_to(floats *to, const float *x, size_t n) {
+    *to = (floats){0};
+    if (n >= LANES)
+        memcpy(to, x, sizeof *to);
+    else
+        memcpy(to, x, n * sizeof *x);
+}
+
+/* In units of the scale, for LANES elements: their codes' other neighbour, what taking it adds to s, and to
+ * the rest of kvscale.h's sum. */
+typedef struct way {
+    floats to, turn, cost;
+} way;
+
+/* The sum of along * e for codes that are the nearest. */
+static inline float find_ways(way *ways, const float *x, float factor, const float *weights,
+                              const float *along, size_t n) {
+    floats sums = {0};
+    for (size_t i = 0; i < n; i += LANES, ways++) {
+        floats v, u, w, near, power;
+        up_to(&v, x + i, n - i);
+        up_to(&u, along + i, n - i);
+        up_to(&w, weights + i, n - i);
+        v *= factor;
+        rounded(&near, &v, &power);
+        floats e = near - v, step = power * 0.125f;
+        words above = e > 0;
+        step = (floats)(((words)step) ^ (above & INT32_MIN));
+        ways->to = near + step;
+        floats other = ways->to - v;
+        ways->turn = u * step;
+        ways->cost = w * (other * other - e * e) + ways->turn * ways->turn;
+        sums += u * e;
+        words out = ((words)ways->to & 0x7fffffff) > (int32_t)f32_bits(448);
+        ways->cost = (floats)(((words)ways->cost & ~out) | (out & (int32_t)f32_bits(INFINITY)));
+    }
+    float s = 0;
+    for (size_t l = 0; l < LANES; l++)
+        s += sums[l];
+    return s;
+}
+
+/* The element whose other neighbour makes the sum smallest, or N where none makes it smaller. */
+static inline size_t best_way(const way *ways, float s, size_t n) {
+    floats least = {0};
+    words at = {0};
+    for (size_t i = 0; i < n; i += LANES) {
+        const way *w = ways + i / LANES;
+        floats change = w->cost + (2 * s) * w->turn;
+        words better = change < least;
+        least = (floats)(((words)change & better) | ((words)least & ~better));
+        at = ((int32_t)i & better) | (at & ~better);
+    }
+    float change = 0;
+    size_t found = n;
+    for (size_t l = 0; l < LANES; l++)
+        if (least[l] < change) {
+            change = least[l];
+            found = (size_t)at[l] + l;
+        }
+    return found;
+}
+
+static inline void steer(float *x, float scale, const float *weights, const float *along, size_t n) {
+    way ways[KVSCALE_MAX_DIM / LANES];
+    if (!(scale > 0) || n > KVSCALE_MAX_DIM)
+        return;
+    float s = find_ways(ways, x, 1.0f / scale, weights, along, n);
+    for (int i = 0; i < KVSCALE_TURNS; i++) {
+        const size_t found = best_way(ways, s, n), l = found % LANES;
+        if (found == n)
+            return;
+        way *w = &ways[found / LANES];
+        x[found] = w->to[l] * scale;
+        s += w->turn[l];
+        w->cost[l] = INFINITY;
+    }
 }
 
 #endif

@@ -223,7 +223,7 @@ static void rotate_head(const cpu_backend *cb, const cpu_op *op, const page_run 
     }
 }
 
-/* Keys of KV head HEAD of the rows of RUN. The scales of those in FP8, where none is given, go by their
+/* Keys of KV head HEAD of the rows of RUN. The codes of those in FP8, where no scale is given, go by their
  * queries, which are made first. */
 static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const page_run *run, size_t head,
                                   float *scratch) {
@@ -249,8 +249,10 @@ static void rotate_and_store_keys(const cpu_backend *cb, const cpu_op *op, const
         for (size_t i = 0; i < n && p->k_scale != 0; i++)
             scales[i] = p->k_scale;
         for (size_t i = 0; i < n && p->k_scale == 0; i++) {
-            kvscale_weigh(room, act_row(op->out, row + i) + head * group * d, group, d);
+            float *along = room + d;
+            kvscale_weigh(room, along, act_row(op->out, row + i) + head * group * d, group, d);
             scales[i] = cb->k.fp8_scale(k + i * d, room, d);
+            cb->k.fp8_steer(k + i * d, scales[i], room, along, d);
         }
     }
     if (cb->round_kv)

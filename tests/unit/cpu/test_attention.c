@@ -284,12 +284,12 @@ static void test_int_mode(void **state) {
         }
 }
 
-/* FP8 keys are the same keys in FP32, rounded to the nearest at the scale that kvscale.h finds for them and
- * for their own group's queries. */
+/* FP8 keys are the same keys in FP32, rounded at the scale that kvscale.h finds for them and for their own
+ * group's queries, and steered along these. */
 static void test_fp8_keys(void **state) {
     (void)state;
     enum { ROWS = 70 };
-    static float weights[ATTN_INT_MAX_DIM];
+    static float weights[ATTN_INT_MAX_DIM], along[ATTN_INT_MAX_DIM];
     for (size_t s = 0; s < OP_N_SHAPES; s++)
         for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
             const op_shape *shape = &op_shapes[s];
@@ -310,8 +310,9 @@ static void test_fp8_keys(void **state) {
                     for (size_t i = 0; i < d; i++)
                         k[i] = (float)fixture_kv_at(exact.kv, true, LAYER, page, (int)head, t, i);
                     const float *queries = fixture_row(exact.q, row) + head * group * d;
-                    kvscale_weigh(weights, queries, group, d);
+                    kvscale_weigh(weights, along, queries, group, d);
                     float scale = kvscale_fit(k, weights, d);
+                    kvscale_steer(k, scale, weights, along, d);
                     for (size_t i = 0; i < d; i++)
                         if (fixture_kv_at(fp8.kv, true, LAYER, page, (int)head, t, i) !=
                             (double)e4m3_to_f32(e4m3_from_f32_sat(k[i] * (1.0f / scale))) * scale)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Scales of FP8 keys and values: what a caller may rely on for any vector, that the search finds the best of
- * the scales it tries, and that every rung finds the same.
+ * the scales it tries, that a steered key is what the rule says, and that every rung finds the same.
  */
 #include "cpu_fixture.h"
 
@@ -53,11 +53,114 @@ static void test_the_best_is_found(void **state) {
 
 static void test_weights(void **state) {
     (void)state;
-    float queries[2 * 4] = {1, 2, 0, 0, 0, 2, 3, 0}, weights[4];
-    kvscale_weigh(weights, queries, 2, 4);
+    float queries[2 * 4] = {1, 2, 0, 0, 0, 2, 3, 0}, weights[4], along[4];
+    kvscale_weigh(weights, along, queries, 2, 4);
     float share = weights[3];
     assert_true(share > 0);
     assert_true(weights[0] == 1 + share && weights[1] == 8 + share && weights[2] == 9 + share);
+    assert_true(along[0] > 0 && along[3] == 0);
+    assert_true(fabsf(along[1] - 4 * along[0]) < 1e-6f && fabsf(along[2] - 3 * along[0]) < 1e-6f);
+}
+
+/* ---- steering ---- */
+
+static double nearest(double x) {
+    return (double)e4m3_to_f32(e4m3_from_f32_sat((float)x));
+}
+
+/* The code beside x's nearest one that x lies towards, in units of the scale. */
+static double other_side(double x) {
+    const uint8_t code = e4m3_from_f32_sat((float)fabs(x));
+    const int beside = code + (fabs(x) >= nearest(fabs(x)) ? 1 : -1);
+    return copysign(beside < 0x7f ? (double)e4m3_to_f32((uint8_t)beside) : 480, x);
+}
+
+/* (sum along e)^2 of what Y [n] stores of x, in units of the scale. */
+static double together(const double *x, const double *y, const float *along, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += along[i] * (y[i] - x[i]);
+    return sum * sum;
+}
+
+/* sum w e^2 + (sum along e)^2 */
+static double steered_error(const double *x, const double *y, const float *w, const float *along, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += w[i] * (y[i] - x[i]) * (y[i] - x[i]);
+    return sum + together(x, y, along, n);
+}
+
+/* The rule of kvscale.h, of X and Y in units of the scale. */
+static void steer_plainly(const double *x, double *y, const float *w, const float *along, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = nearest(x[i]);
+    for (int turn = 0; turn < KVSCALE_TURNS; turn++) {
+        double least = steered_error(x, y, w, along, n);
+        size_t at = n;
+        for (size_t i = 0; i < n; i++) {
+            const double was = y[i];
+            if (was != nearest(x[i]) || fabs(other_side(x[i])) > 448)
+                continue;
+            y[i] = other_side(x[i]);
+            const double error = steered_error(x, y, w, along, n);
+            at = error < least ? i : at;
+            least = fmin(least, error);
+            y[i] = was;
+        }
+        if (at == n)
+            return;
+        y[at] = other_side(x[at]);
+    }
+}
+
+static void test_steering(void **state) {
+    (void)state;
+    uint64_t random = 9;
+    double plain = 0, steered = 0;
+    for (int t = 0; t < TRIALS; t++) {
+        float x[N], queries[3 * N], w[N], along[N];
+        double in[N], want[N], near[N], got[N];
+        const size_t n = t % 3 ? N : 13;
+        for (size_t i = 0; i < n; i++)
+            x[i] = fixture_normal(&random) * (i % 16 == 3 ? 20.0f : i % 16 == 5 ? 0.002f : 1.0f);
+        for (size_t i = 0; i < 3 * n; i++)
+            queries[i] = fixture_normal(&random) * (i % n % 8 == 5 ? 5.0f : 1.0f);
+        kvscale_weigh(w, along, queries, 3, n);
+        const float scale = kvscale_fit(x, w, n);
+        for (size_t i = 0; i < n; i++) {
+            in[i] = x[i] * (1.0f / scale);
+            near[i] = nearest(in[i]);
+        }
+        steer_plainly(in, want, w, along, n);
+        kvscale_steer(x, scale, w, along, n);
+        for (size_t i = 0; i < n; i++)
+            got[i] = nearest(x[i] * (1.0f / scale));
+        const double error = steered_error(in, got, w, along, n);
+        if (fabs(error - steered_error(in, want, w, along, n)) > 1e-4 * error)
+            fail_msg("trial %d: %g instead of %g", t, error, steered_error(in, want, w, along, n));
+        assert_true(error <= steered_error(in, near, w, along, n) * 1.0001);
+        plain += together(in, near, along, n);
+        steered += together(in, got, along, n);
+    }
+    print_message("the square of what a steered key's mistakes add up to: %.3f of nearest codes'\n",
+                  steered / plain);
+    assert_true(steered < 0.5 * plain);
+}
+
+/* X [n] steered by every rung. */
+static void check_steered(const float *x, float scale, const float *weights, size_t n) {
+    float along[LONGEST], want[LONGEST], got[LONGEST];
+    fixture_fill(along, n, PATTERN_NORMAL, 2.0f, n);
+    memcpy(want, x, n * sizeof *x);
+    kvscale_steer(want, scale, weights, along, n);
+    for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
+        cpu_kernels kernels;
+        kernels_init(&kernels, fixture_rungs[rung]);
+        memcpy(got, x, n * sizeof *x);
+        kernels.fp8_steer(got, scale, weights, along, n);
+        assert_memory_equal(got, want, n * sizeof *x);
+    }
 }
 
 /* Vectors of any length, weighted or not; some tiny, some not finite. */
@@ -84,6 +187,8 @@ static void test_rungs(void **state) {
                     assert_true((scale == 0) == (largest(x, n) < KV_FP8_TINY));
                     assert_true(largest(x, n) <= 448.001f * scale || scale == 0);
                 }
+                if (w)
+                    check_steered(x, scale, w, n);
                 for (size_t rung = 0; rung < fixture_n_rungs(); rung++) {
                     cpu_kernels kernels;
                     kernels_init(&kernels, fixture_rungs[rung]);
@@ -131,9 +236,8 @@ static void test_given_scales(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_best_is_found),
-        cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_rungs),
+        cmocka_unit_test(test_the_best_is_found), cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_steering),          cmocka_unit_test(test_rungs),
         cmocka_unit_test(test_given_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

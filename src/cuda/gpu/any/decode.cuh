@@ -495,7 +495,7 @@ template <int D, int WARPS> struct maker {
                                                const float (&w)[E], int v, int group, size_t cell, float *q,
                                                newcomer<D, F> *fresh, int lane) {
         if (v > group) {
-            const coded<E> as = encode<E>(p, F, false, x, x, lane);
+            const coded<E> as = encode<E>(p, F, false, x, gauge<E>{}, lane);
             put_coded<E>(as, F, fresh->v, &fresh->v_scale, D, lane);
             put_cell<E>(as, kv, false, cell, D, lane);
             return F != KV_BF16 || as.scale == as.scale;
@@ -530,8 +530,15 @@ template <int D, int WARPS> struct maker {
         if (F == KV_BF16)
             tell_lost<E>(key, lost);
         const uint32_t most_bits = largest_bits<E>(key);
+        gauge<E> of = {};
         if (searched) {
-            put_errors(key, __uint_as_float(most_bits), q, group, errors, first, lane);
+#pragma unroll 1
+            for (int v = 0; v < group; v++)
+#pragma unroll
+                for (int j = 0; j < E; j++)
+                    of.add(j, q[v * query + place(lane + 32 * j)]);
+            of.close(D);
+            put_errors(key, __uint_as_float(most_bits), of, errors, first, lane);
             if (!makes) {
                 asm volatile("bar.arrive 2, %0;" ::"n"(32 * SEARCHERS) : "memory");
                 return;
@@ -545,33 +552,24 @@ template <int D, int WARPS> struct maker {
                 error = __fadd_rn(error, errors[lane + 32 * j]);
             return least_step(error, lane);
         };
-        const coded<E> as = F == KV_FP8 ? encode_fp8<E>(p, true, key, most_bits, step)
-                                        : encode<E>(p, F, true, key, key, lane);
+        const coded<E> as = F == KV_FP8 ? encode_fp8<E>(p, true, key, most_bits, of, step, lane)
+                                        : encode<E>(p, F, true, key, of, lane);
         put_coded<E>(as, F, fresh->k, &fresh->k_scale, D, lane);
         put_cell<E>(as, kv, true, cell, D, lane);
     }
 
     /* Each lane's ERRORS[lane + 32 j], j = FIRST and the next EACH, of the key's elements there under the
-     * lane's scale, MOST the key's largest magnitude; the weights are the squares of the GROUP queries at
-     * Q. */
-    __device__ __forceinline__ void put_errors(const float (&key)[E], float most, const float *q, int group,
+     * lane's scale, MOST the key's largest magnitude. */
+    __device__ __forceinline__ void put_errors(const float (&key)[E], float most, const gauge<E> &of,
                                                float *errors, int first, int lane) const {
-        float w[E] = {};
-#pragma unroll 1
-        for (int v = 0; v < group; v++)
-#pragma unroll
-            for (int j = 0; j < E; j++) {
-                const float x = q[v * query + place(lane + 32 * j)];
-                w[j] = __fadd_rn(w[j], __fmul_rn(x, x));
-            }
-        const float shares = weight_shares<E>(w, D), unit = unit_of(most);
+        const float unit = unit_of(most);
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            float x = key[0], of_x = w[0];
+            float x = key[0], of_x = of.squares[0];
 #pragma unroll
             for (int j = 1; j < E; j++)
-                x = j == first + i ? key[j] : x, of_x = j == first + i ? w[j] : of_x;
-            errors[lane + 32 * (first + i)] = lane_error(weighed(x, unit, of_x, shares), factors, lane);
+                x = j == first + i ? key[j] : x, of_x = j == first + i ? of.squares[j] : of_x;
+            errors[lane + 32 * (first + i)] = lane_error(weighed(x, unit, of_x, of.shares), factors, lane);
         }
         __syncwarp();
     }

@@ -6,8 +6,10 @@
  *
  * FP8: a value's scale brings its largest element to 448; a key's is the best of 32 within an octave by
  * squared error, with 11 bits, which FP16 has too, weighted by the token's own squared queries
- * (docs/notes/kv-fp8.md: only keys matter), as on a CPU. A vector below 2^-100 is stored as zeros, one that
- * is not finite gets the scale NaN. Where the checkpoint has scales of its own they stand in their place.
+ * (docs/notes/kv-fp8.md: only keys matter), and a few of its elements then go to their code on the other
+ * side, both as on a CPU (cpu/kvscale.h) but for the 11 bits. A vector below 2^-100 is stored as zeros, one
+ * that is not finite gets the scale NaN. Where the checkpoint has scales of its own they stand in their
+ * place.
  *
  * What lies in a page is a number but for keys and scales: attention multiplies values that a row does not
  * see by 0. So a BF16 value that is not finite is stored as zeros, and its key as NaN.
@@ -18,6 +20,8 @@
 #include "cuda/gpu/any/kernel.cuh"
 
 #define MEAN_SHARE 0.1f /* of the queries' mean square in a dimension's weight */
+#define SUM_SHARE  0.3f /* of the square of what a key's mistakes add up to beside those of each */
+#define TURNS      2    /* elements of a key that may go to their other side */
 
 /* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
 template <int E, bool BF16 = false>
@@ -76,6 +80,26 @@ template <int E> struct turn {
     }
 };
 
+/* What a key's mistakes meet, from its group's queries in their order: the sums of their squares and of
+ * themselves, and what brings the former to a mean of 1. Roundings are written out. */
+template <int E> struct gauge {
+    float squares[E], sum[E], shares;
+
+    __device__ __forceinline__ void add(int j, float q) {
+        squares[j] = __fadd_rn(squares[j], __fmul_rn(q, q));
+        sum[j] = __fadd_rn(sum[j], q);
+    }
+
+    /* When all queries are in. */
+    __device__ __forceinline__ void close(int d) {
+        float all = 0;
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            all += squares[j];
+        shares = __fdividef((float)d, warp_sum(all));
+    }
+};
+
 /* What the key of KV head HEAD at POSITION is stored less, [head_dim]; NULL: nothing. */
 __device__ __forceinline__ const float *key_mean(const attn_view &p, int head, int position) {
     return p.k_mean && position > 0 ? p.k_mean + (size_t)head * p.head_dim : nullptr;
@@ -122,15 +146,6 @@ __device__ __forceinline__ uint32_t weighed(float x, float unit, float w, float 
     return *(const uint32_t *)&both;
 }
 
-/* What brings the weights W to a mean of 1. */
-template <int E> __device__ __forceinline__ float weight_shares(const float (&w)[E], int d) {
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < E; j++)
-        sum += w[j];
-    return __fdividef((float)d, warp_sum(sum));
-}
-
 /* The error that 32 elements, a lane's MINE as weighed() has it, make under the lane's scale, beside which
  * errors of other scales are in units of their squares. Rolled: where a row is made alone every line of code
  * is new, and comes slower than it runs. */
@@ -170,16 +185,16 @@ __device__ __forceinline__ float unit_of(float most) {
     return __fdividef(448.0f, most);
 }
 
-/* The step of the key X, whose largest magnitude is MOST; W: the squares of the group's queries. */
+/* The step of the key X, whose largest magnitude is MOST. */
 template <int E>
-static __device__ float best_step(const float (&x)[E], const float (&w)[E], int d, float most, int lane) {
-    const float shares = weight_shares<E>(w, d);
+static __device__ float best_step(const float (&x)[E], const gauge<E> &of, float most, int lane) {
     __half2 factors[4];
     row_factors(factors, lane);
     float error = 0;
 #pragma unroll
     for (int j = 0; j < E; j++)
-        error = __fadd_rn(error, lane_error(weighed(x[j], unit_of(most), w[j], shares), factors, lane));
+        error = __fadd_rn(error,
+                          lane_error(weighed(x[j], unit_of(most), of.squares[j], of.shares), factors, lane));
     return least_step(error, lane);
 }
 
@@ -188,6 +203,66 @@ template <int E> struct coded {
     uint32_t code[E];
     float scale;
 };
+
+/* What taking the code on its other side changes for one element of a key: in the sum of along * e, and in
+ * the rest of what is to be small. */
+typedef struct other_side {
+    uint32_t code;
+    float turn, cost;
+} other_side;
+
+/* V has CODE, E beside it. */
+__device__ __forceinline__ other_side other_side_of(float v, uint32_t code, float weight, float along,
+                                                    float *e) {
+    const float near = from_e4m3((uint8_t)code);
+    const uint32_t beside = (code & 0x7f) + (fabsf(v) >= fabsf(near) ? 1 : -1);
+    const float there = from_e4m3((uint8_t)(code & 0x80 | beside)), other = __fsub_rn(there, v);
+    *e = __fsub_rn(near, v);
+    other_side way = {code & 0x80 | beside, __fmul_rn(along, __fsub_rn(there, near)), INFINITY};
+    if (beside < 0x7f) /* else NaN */
+        way.cost = __fmaf_rn(weight, __fsub_rn(__fmul_rn(other, other), __fmul_rn(*e, *e)),
+                             __fmul_rn(way.turn, way.turn));
+    return way;
+}
+
+/* TURNS elements at most of the key X, whose codes are the nearest under 1 / FACTOR, go to their other side,
+ * one after the other the one that makes sum w e^2 + SUM_SHARE / GROUP (sum q e)^2 smallest. */
+template <int E>
+static __device__ __forceinline__ void steer(coded<E> &to, const float (&x)[E], float factor,
+                                             const gauge<E> &of, int group, int lane) {
+    const float part = sqrtf(__fdividef(__fmul_rn(SUM_SHARE, of.shares), (float)group));
+    other_side ways[E];
+    float s = 0;
+#pragma unroll
+    for (int j = 0; j < E; j++) {
+        float e;
+        const float along = __fmul_rn(of.sum[j], part);
+        ways[j] = other_side_of(__fmul_rn(x[j], factor), to.code[j],
+                                __fmaf_rn(of.squares[j], of.shares, MEAN_SHARE), along, &e);
+        s = __fmaf_rn(along, e, s);
+    }
+    s = warp_sum(s);
+#pragma unroll 1
+    for (int i = 0; i < TURNS; i++) {
+        float least = 0, turn = 0;
+        int at = -1;
+#pragma unroll
+        for (int j = 0; j < E; j++) {
+            const float change = __fmaf_rn(2 * s, ways[j].turn, ways[j].cost);
+            if (change < least)
+                least = change, turn = ways[j].turn, at = j;
+        }
+        const uint32_t gain = __float_as_uint(-least), most = __reduce_max_sync(~0u, at < 0 ? 0 : gain);
+        if (most == 0)
+            return;
+        const int winner = __ffs(__ballot_sync(~0u, at >= 0 && gain == most)) - 1;
+        s = __fadd_rn(s, __shfl_sync(~0u, turn, winner));
+#pragma unroll
+        for (int j = 0; j < E; j++)
+            if (lane == winner && j == at)
+                to.code[j] = ways[j].code, ways[j].cost = INFINITY;
+    }
+}
 
 /* The bits of the largest |x|: their order is that of the values, and NaN is the largest. */
 template <int E> __device__ __forceinline__ uint32_t largest_bits(const float (&x)[E]) {
@@ -203,11 +278,12 @@ __device__ __forceinline__ float fp16_bits(float x) {
     return __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000u);
 }
 
-/* X in E4M3, and its scale; MOST_BITS: of its largest magnitude. FIT(most): of a key, the step that suits
+/* X in E4M3, and its scale; MOST_BITS: of its largest magnitude. OF a key, and FIT(most), the step that suits
  * it. */
 template <int E, class Fit>
 static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool is_k, const float (&x)[E],
-                                                      uint32_t most_bits, const Fit &fit) {
+                                                      uint32_t most_bits, const gauge<E> &of, const Fit &fit,
+                                                      int lane) {
     coded<E> to;
     const float most = __uint_as_float(most_bits), fixed = is_k ? p.k_scale : p.v_scale;
     const bool finite = most_bits < 0x7f800000u, sound = finite && most >= 0x1p-100f;
@@ -220,18 +296,20 @@ static __device__ __forceinline__ coded<E> encode_fp8(const attn_view &p, bool i
 #pragma unroll
     for (int j = 0; j < E; j++)
         to.code[j] = sound ? to_e4m3(x[j] * factor) : 0;
+    if (is_k && sound && fixed == 0)
+        steer<E>(to, x, factor, of, p.n_heads / p.n_kv_heads, lane);
     to.scale = sound ? scale : finite ? 0.0f : __uint_as_float(0x7fc00000u);
     return to;
 }
 
-/* X as FORMAT, FP8 or BF16, has it; the scale is NaN where a value is not finite. W: of a key, the squares of
- * its group's queries. */
+/* X as FORMAT, FP8 or BF16, has it; the scale is NaN where a value is not finite. OF: a key's. */
 template <int E>
 static __device__ coded<E> encode(const attn_view &p, kv_format format, bool is_k, const float (&x)[E],
-                                  const float (&w)[E], int lane) {
+                                  const gauge<E> &of, int lane) {
     if (format == KV_FP8)
-        return encode_fp8<E>(p, is_k, x, largest_bits<E>(x),
-                             [&](float most) { return best_step<E>(x, w, p.head_dim, most, lane); });
+        return encode_fp8<E>(
+            p, is_k, x, largest_bits<E>(x), of, [&](float most) { return best_step<E>(x, of, most, lane); },
+            lane);
     coded<E> to = {};
     bool finite = true;
 #pragma unroll
@@ -276,9 +354,9 @@ static __device__ void put_cell(const coded<E> &x, const kv_view &kv, bool is_k,
 /* X into token cell CELL of keys or values; false where its key has to tell that it is lost. */
 template <int E>
 static __device__ bool store(const attn_view &p, const kv_view &kv, bool is_k, size_t cell,
-                             const float (&x)[E], const float (&w)[E], int lane) {
+                             const float (&x)[E], const gauge<E> &of, int lane) {
     if (kv.format != KV_F32) {
-        const coded<E> as = encode<E>(p, kv.format, is_k, x, w, lane);
+        const coded<E> as = encode<E>(p, kv.format, is_k, x, of, lane);
         put_cell<E>(as, kv, is_k, cell, p.head_dim, lane);
         return kv.format == KV_FP8 || as.scale == as.scale;
     }

@@ -26,8 +26,7 @@ typedef struct qkv_job {
 /* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]; whether a value is LOST.
  * Every thread of the block, which is one KV head's, calls. */
 template <int E>
-static __device__ bool gather_squares(float (&w)[E], float *room, bool lost, int members, int warp,
-                                      int lane) {
+static __device__ bool gather(float (&w)[E], float *room, bool lost, int members, int warp, int lane) {
     lost = __syncthreads_or(lost);
 #pragma unroll
     for (int j = 0; j < E; j++)
@@ -61,7 +60,8 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
         sines[i] = sine * p.rope_scale;
     }
     const float growth = query_growth(p, position);
-    float q_norm[E] = {}, k_norm[E] = {}, next[E], key[E], w[E] = {};
+    float q_norm[E] = {}, k_norm[E] = {}, next[E], key[E];
+    gauge<E> of = {};
     if (p.q_norm)
         load_vector<E>(q_norm, p.q_norm, 0, d, lane);
     if (p.k_norm)
@@ -102,7 +102,7 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
                 x[j] *= growth;
                 if (lane + 32 * j < d)
                     q[lane + 32 * j] = x[j];
-                w[j] = __fadd_rn(w[j], __fmul_rn(x[j], x[j]));
+                of.add(j, x[j]);
             }
         } else if (v == group) {
             const float *mean = key_mean(p, head, position);
@@ -113,14 +113,17 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
                 key[j] = mean ? __fsub_rn(x[j], key[j]) : x[j];
             has_key = true;
         } else {
-            lost = !store<E>(p, job.kv, false, cell, x, w, lane);
+            lost = !store<E>(p, job.kv, false, cell, x, of, lane);
         }
     }
-    if (members > 1)
-        lost = gather_squares<E>(w, room, lost, min(members, group), warp, lane);
+    if (members > 1) {
+        lost = gather<E>(of.squares, room, lost, min(members, group), warp, lane);
+        gather<E>(of.sum, room, lost, min(members, group), warp, lane);
+    }
     if (has_key) {
         tell_lost<E>(key, lost);
-        store<E>(p, job.kv, true, cell, key, w, lane);
+        of.close(d);
+        store<E>(p, job.kv, true, cell, key, of, lane);
     }
 }
 

@@ -4,6 +4,7 @@
  * usage: bench_gemm KINDS_MASK M,M,.. NxK ...     (the table of these: nibble gemm --bench)
  *        bench_gemm experts M,M,.. NxK ...        (8 of 128 experts a token)
  *        bench_gemm w4a8|w4a16 M,M,.. NxK ...     (Hopper: prepared, every tile and way to share K)
+ *        bench_gemm w4a8-whole|w4a16-whole ...    (the same with the activations' preparation)
  *        bench_gemm quantize ROWS,ROWS,.. COLUMNS ...
  */
 #include <stdbool.h>
@@ -43,8 +44,8 @@ static nib_status print_experts(const run *r, size_t m, size_t n, size_t k, nib_
 
 static nib_status print_tiles(const run *r, size_t m, size_t n, size_t k, nib_error *err) {
     bench_tile rows[BENCH_TILES];
-    nib_status status =
-        bench_tiles(r->b, m, n, k, strcmp(r->what, "w4a8") ? NIB_GEMM_W4A16 : NIB_GEMM_W4A8, rows, err);
+    const nib_gemm_mode mode = strncmp(r->what, "w4a8", 4) ? NIB_GEMM_W4A16 : NIB_GEMM_W4A8;
+    nib_status status = bench_tiles(r->b, m, n, k, mode, strstr(r->what, "-whole") != NULL, rows, err);
     for (int i = 0; i < BENCH_TILES && status == NIB_OK; i++)
         if (rows[i].us > 0.0)
             printf("%zu,%zu,%zu,%d,%d,%.2f,%s,%d\n", n, k, m, rows[i].tile_tokens, rows[i].k_slices,
@@ -73,6 +74,8 @@ int main(int argc, char **argv) {
          print_experts},
         {"w4a8", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
         {"w4a16", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
+        {"w4a8-whole", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
+        {"w4a16-whole", "n,k,m,tile_tokens,blocks_a_tile_or_0_cut,us,chosen,tile_rows", print_tiles},
         {"quantize",
          "rows,columns,copy_us,rtn_us,rtn_with_amax_us,rtn_share_of_copy_percent,with_amax_percent",
          print_quantizer},
@@ -85,7 +88,7 @@ int main(int argc, char **argv) {
     size_t part = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 4) {
-        fprintf(stderr, "usage: bench_gemm KINDS_MASK|experts|w4a8|w4a16 M,M,.. NxK ...\n"
+        fprintf(stderr, "usage: bench_gemm KINDS_MASK|experts|w4a8[-whole]|w4a16[-whole] M,M,.. NxK ...\n"
                         "       bench_gemm quantize ROWS,ROWS,.. COLUMNS ...\n");
         return 2;
     }

@@ -52,16 +52,16 @@ typedef struct bench_quantizer {
 } bench_quantizer;
 nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *out, nib_error *err);
 
-/* Hopper: the product alone, on prepared activations, by the tiles and ways to share K that may be the
- * fastest. K_SLICES: blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0 for the other forms.
- * CHOSEN: by gemm_choose. */
+/* Hopper: the product alone, on prepared activations, or WHOLE, with their preparation, by the tiles and ways
+ * to share K that may be the fastest. K_SLICES: blocks of a cluster, 1 for whole tiles, 0 for cut ones; US 0
+ * for the other forms. CHOSEN: by gemm_choose. */
 #define BENCH_TILES 23
 typedef struct bench_tile {
     int tile_tokens, tile_rows, k_slices;
     bool chosen;
     double us;
 } bench_tile;
-nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode, bool whole,
                        bench_tile rows[BENCH_TILES], nib_error *err);
 
 #endif

@@ -424,20 +424,29 @@ nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *o
 
 typedef struct tile_setting {
     gemm_task task;
-    bool fp8;
+    bool fp8, whole; /* WHOLE: every launch prepares its activations */
 } tile_setting;
+
+static nib_status prepare_tile(setting *s, const tile_setting *t, nib_error *err) {
+    return check_cuda(gemm_prepare_launch(t->fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, s->a, NIB_GEMM_BF16,
+                                          (int)s->m, (int)s->k, s->k, 1, s->workspace, NULL, s->a_scale,
+                                          t->task.flags, t->task.n_sms, true, s->b->stream),
+                      "benchmark", err);
+}
 
 static nib_status run_tile(setting *s, int i, nib_error *err) {
     const tile_setting *t = s->own;
     gemm_task task = t->task;
     task.w = s->weights[i % s->n_copies]->data;
     task.out.tensor_scale = gemm_tensor_scale(task.w, s->n, s->k);
+    if (t->whole)
+        NIB_TRY(prepare_tile(s, t, err));
     CUDA_TRY(t->fp8 ? gemm_wgmma_e4m3(&task) : gemm_wgmma_bf16(&task));
     return NIB_OK;
 }
 
 /* The workspace holds prepared activations, then partial sums, then flags. */
-static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, nib_error *err) {
+static nib_status time_tiles(setting *s, nib_gemm_mode mode, bool whole, bench_tile *rows, nib_error *err) {
     static const int forms[BENCH_TILES][3] = {
         {32, 128, 0},  {32, 128, 1},  {32, 128, 2},  {64, 128, 0},  {64, 128, 1},  {64, 128, 2},
         {64, 128, 3},  {64, 128, 4},  {64, 192, 0},  {64, 192, 1},  {64, 192, 2},  {64, 192, 3},
@@ -447,14 +456,12 @@ static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, n
     size_t groups = gemm_groups(s->k), prepared = s->m * groups * GEMM_GROUP_K * 2 + 256;
     size_t partial = (size_t)g->n_sms * 128 * 256 * sizeof(float);
     gemm_choice c;
-    tile_setting t = {.fp8 = mode == NIB_GEMM_W4A8};
+    tile_setting t = {.fp8 = mode == NIB_GEMM_W4A8, .whole = whole};
     NIB_TRY(gemm_choose(g->arch, g->n_sms, mode, false, s->m, s->n, s->k, &c, err));
     cudaFree(s->workspace);
     s->workspace = NULL;
     CUDA_TRY(cudaMalloc(&s->workspace, prepared + partial + (size_t)g->n_sms * 4 + 512));
     char *sums = (char *)s->workspace + prepared / 256 * 256;
-    NIB_TRY(gemm_prepare(g, t.fp8 ? GEMM_A_E4M3_MMA : GEMM_A_BF16_MMA, s->a, NIB_GEMM_BF16, s->m, s->k, 0,
-                         s->workspace, s->a_scale, s->b->stream, err));
     s->own = &t;
     t.task = (gemm_task){.a = s->workspace,
                          .m = (int)s->m,
@@ -470,7 +477,7 @@ static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, n
                          .dependent = true,
                          .tensor_map = g->tensor_map,
                          .stream = s->b->stream};
-    CUDA_TRY(gemm_zero_flags(&t.task)); /* who has seen a flag lowers it */
+    NIB_TRY(prepare_tile(s, &t, err)); /* flags too: who has seen one lowers it */
     nib_status status = NIB_OK;
     for (int i = 0; i < BENCH_TILES && status == NIB_OK; i++) {
         const int rows_of_tile = forms[i][1], ranks = forms[i][2];
@@ -493,7 +500,7 @@ static nib_status time_tiles(setting *s, nib_gemm_mode mode, bench_tile *rows, n
     return status;
 }
 
-nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode, bool whole,
                        bench_tile rows[BENCH_TILES], nib_error *err) {
     setting s = {.b = b, .m = m, .n = n, .k = k};
     if (b->g->arch != 90 || (mode != NIB_GEMM_W4A8 && mode != NIB_GEMM_W4A16))
@@ -501,7 +508,7 @@ nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mod
     NIB_TRY(check_device(b->g, err));
     nib_status status = set_up(&s, 1u << BENCH_W4A8, err);
     if (status == NIB_OK)
-        status = time_tiles(&s, mode, rows, err);
+        status = time_tiles(&s, mode, whole, rows, err);
     tear_down(&s);
     return status;
 }

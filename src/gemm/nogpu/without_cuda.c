@@ -120,8 +120,8 @@ nib_status bench_quantize(bench *b, size_t rows, size_t cols, bench_quantizer *o
     return no_cuda(err);
 }
 
-nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode,
+nib_status bench_tiles(bench *b, size_t m, size_t n, size_t k, nib_gemm_mode mode, bool whole,
                        bench_tile rows[BENCH_TILES], nib_error *err) {
-    (void)b, (void)m, (void)n, (void)k, (void)mode, (void)rows;
+    (void)b, (void)m, (void)n, (void)k, (void)mode, (void)whole, (void)rows;
     return no_cuda(err);
 }

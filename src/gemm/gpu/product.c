@@ -3,8 +3,6 @@
  * Products: the call is checked, a kernel chosen, the workspace laid out (prepared activations, their token
  * scales, partial sums), and the kernels enqueued.
  */
-#include <string.h>
-
 #include "base/status.h"
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
@@ -67,38 +65,33 @@ static nib_status check_pointers(const nib_gemm_product *p, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, product_plan *out, nib_error *err) {
-    bool fp8 = p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA;
-    bool split = p->a_type == NIB_GEMM_F16 || p->a_type == NIB_GEMM_F32;
-    nib_gemm_mode mode = p->mode;
-    memset(out, 0, sizeof *out);
-    out->terms = 1;
-    NIB_TRY(check_form(p, err));
-    if (mode == NIB_GEMM_AUTO && p->a_type == NIB_GEMM_NVFP4)
-        mode = NIB_GEMM_W4A4;
-    if ((p->a_type == NIB_GEMM_NVFP4) != (mode == NIB_GEMM_W4A4) && (p->a_type > NIB_GEMM_F32))
+/* The mode that P's activations make of the one asked for. */
+static nib_status mode_of(const nib_gemm_product *p, nib_gemm_mode *mode, nib_error *err) {
+    const bool fp8 = p->a_type == NIB_GEMM_E4M3 || p->a_type == GEMM_A_E4M3_MMA;
+    const bool split = p->a_type == NIB_GEMM_F16 || p->a_type == NIB_GEMM_F32;
+    *mode = p->mode;
+    if (*mode == NIB_GEMM_AUTO && p->a_type == NIB_GEMM_NVFP4)
+        *mode = NIB_GEMM_W4A4;
+    if ((p->a_type == NIB_GEMM_NVFP4) != (*mode == NIB_GEMM_W4A4) && (p->a_type > NIB_GEMM_F32))
         return nib_fail(err, NIB_BAD_ARGUMENT,
                         "NVFP4 activations are for mode w4a4, E4M3 and prepared ones for others");
-    if (fp8 && mode == NIB_GEMM_W4A16)
+    if (fp8 && *mode == NIB_GEMM_W4A16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a16 with E4M3 activations: expected BF16, F16 or F32");
-    if (p->a_type == GEMM_A_BF16_MMA && mode == NIB_GEMM_W4A8)
+    if (p->a_type == GEMM_A_BF16_MMA && *mode == NIB_GEMM_W4A8)
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a8 with prepared BF16 activations");
-    if (mode == NIB_GEMM_AUTO && fp8)
-        mode = NIB_GEMM_W4A8;
-    if (mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && p->m <= 16)))
-        mode = NIB_GEMM_W4A16;
-    NIB_TRY(gemm_choose_on(g, mode, p->a_type == NIB_GEMM_BF16, p->m, p->weight->n, p->weight->k,
-                           &out->choice, err));
-    gemm_kernel kernel = out->choice.kernel;
-    if (kernel == GEMM_KERNEL_BLASLT) {
-        if (p->a_type == NIB_GEMM_NVFP4 && lda_of(p) != p->weight->k)
-            return nib_fail(err, NIB_UNSUPPORTED,
-                            "w4a4 on this GPU with NVFP4 activations: lda = %zu: expected k = %zu", lda_of(p),
-                            p->weight->k);
-        out->native_bytes = native_bytes(p);
-        return NIB_OK;
-    }
-    size_t width = gemm_groups(p->weight->k) * GEMM_GROUP_K;
+    if (*mode == NIB_GEMM_AUTO && fp8)
+        *mode = NIB_GEMM_W4A8;
+    if (*mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && p->m <= 16)))
+        *mode = NIB_GEMM_W4A16;
+    return NIB_OK;
+}
+
+/* How the chosen kernel takes P's activations, and the bytes of what is made of them. */
+static nib_status plan_activations(const nib_gemm *g, const nib_gemm_product *p, product_plan *out,
+                                   nib_error *err) {
+    const gemm_kernel kernel = out->choice.kernel;
+    const size_t k = p->weight->k, width = gemm_groups(k) * GEMM_GROUP_K;
+    const int terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
     if (is_e4m3(kernel)) {
         out->prepare_to = GEMM_A_E4M3_MMA;
         out->prepare = p->a_type != GEMM_A_E4M3_MMA;
@@ -107,33 +100,52 @@ static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, produc
     } else if (kernel == GEMM_KERNEL_TILE_E2M1) {
         out->prepare_to = NIB_GEMM_NVFP4;
         out->prepare = p->a_type != NIB_GEMM_NVFP4;
-        out->prepared_bytes = p->m * p->weight->k / 2;
-        out->scale_bytes = 256 + round_up(p->m * p->weight->k / 16, 256); /* the tensor's, then the blocks' */
+        out->prepared_bytes = p->m * k / 2;
+        out->scale_bytes = 256 + round_up(p->m * k / 16, 256); /* the tensor's, then the blocks' */
     } else if (kernel == GEMM_KERNEL_WGMMA_BF16) {
         out->prepare_to = GEMM_A_BF16_MMA;
         out->prepare = p->a_type != GEMM_A_BF16_MMA;
-        out->terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
-        out->prepared_bytes = p->m * width * 2 * (size_t)out->terms;
+        out->terms = terms;
+        out->prepared_bytes = p->m * width * 2 * (size_t)terms;
         if (p->d_type == NIB_GEMM_F32)
-            gemm_choose_exact_sums(g->n_sms, p->m, p->weight->n,
-                                   gemm_groups(p->weight->k) * (size_t)out->terms, &out->choice);
+            gemm_choose_exact_sums(g->n_sms, p->m, p->weight->n, gemm_groups(k) * (size_t)terms,
+                                   &out->choice);
     } else if (kernel == GEMM_KERNEL_TILE_BF16) { /* takes BF16 in the natural order */
         if (p->a_type == GEMM_A_BF16_MMA)
             return nib_fail(err, NIB_UNSUPPORTED, "prepared BF16 activations are Hopper's");
         out->prepare_to = NIB_GEMM_BF16;
-        out->prepare = split;
-        out->terms = p->a_type == NIB_GEMM_F16 ? 2 : p->a_type == NIB_GEMM_F32 ? 3 : 1;
-        out->prepared_bytes = split ? p->m * width * 2 * (size_t)out->terms : 0;
+        out->prepare = terms > 1;
+        out->terms = terms;
+        out->prepared_bytes = p->m * width * 2 * (size_t)terms;
     }
     if (!out->prepare)
         out->prepared_bytes = out->scale_bytes = 0;
     out->prepared_bytes = round_up(out->prepared_bytes, 256);
-    if (is_wgmma(kernel)) {
+    return NIB_OK;
+}
+
+static nib_status make_plan(const nib_gemm *g, const nib_gemm_product *p, product_plan *out, nib_error *err) {
+    const nib_gemm_weight *w = p->weight;
+    nib_gemm_mode mode;
+    *out = (product_plan){.terms = 1};
+    NIB_TRY(check_form(p, err));
+    NIB_TRY(mode_of(p, &mode, err));
+    NIB_TRY(gemm_choose_on(g, mode, p->a_type == NIB_GEMM_BF16, p->m, w->n, w->k, &out->choice, err));
+    if (out->choice.kernel == GEMM_KERNEL_BLASLT) {
+        if (p->a_type == NIB_GEMM_NVFP4 && lda_of(p) != w->k)
+            return nib_fail(err, NIB_UNSUPPORTED,
+                            "w4a4 on this GPU with NVFP4 activations: lda = %zu: expected k = %zu", lda_of(p),
+                            w->k);
+        out->native_bytes = native_bytes(p);
+        return NIB_OK;
+    }
+    NIB_TRY(plan_activations(g, p, out, err));
+    if (is_wgmma(out->choice.kernel)) {
         out->flag_bytes = round_up((size_t)g->n_sms * sizeof(uint32_t), 256);
         out->partial_bytes = (size_t)g->n_sms * (size_t)out->choice.tile_rows *
                              (size_t)out->choice.tile_tokens * sizeof(float);
-    } else if (kernel == GEMM_KERNEL_GEMV16 && out->choice.k_slices > 1)
-        out->partial_bytes = (size_t)out->choice.k_slices * p->m * p->weight->n * sizeof(float);
+    } else if (out->choice.kernel == GEMM_KERNEL_GEMV16 && out->choice.k_slices > 1)
+        out->partial_bytes = (size_t)out->choice.k_slices * p->m * w->n * sizeof(float);
     return NIB_OK;
 }
 

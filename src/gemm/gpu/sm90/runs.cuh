@@ -21,7 +21,7 @@ struct wgmma_args {
     int row_tiles, token_tiles;
     int ranks;          /* blocks of a cluster, which share a tile; 1: none */
     int cut_tiles;      /* without clusters, the first CUT_TILES tiles are cut into runs */
-    float *partial;     /* [blocks][TOKENS / 2][consumers] */
+    float *partial;     /* [blocks][TOKENS / 2 * consumers], see sums_of */
     uint32_t *flags;    /* [blocks], zero */
     gemm_out out;
     bool gelu; /* of gated products */
@@ -98,11 +98,19 @@ GEMM_DEV float2 unpack_sums(float v) {
     return make_float2(f.x * 0x1p18f, f.y * 0x1p18f);
 }
 
+/* 16 bytes of a thread's at a time: [block][REGISTERS / (HALVES ? 8 : 4)][THREADS] */
+template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV float4 *sums_of(const wgmma_args &a, int block) {
+    return (float4 *)(a.partial + (size_t)block * REGISTERS * THREADS) + threadIdx.x;
+}
+
 template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void leave_sums(const wgmma_args &a, const float (&d)[REGISTERS]) {
-    float *to = a.partial + (size_t)blockIdx.x * REGISTERS * THREADS + threadIdx.x;
+    const int each = HALVES ? 8 : 4;
+    float4 *to = sums_of<HALVES, THREADS, REGISTERS>(a, blockIdx.x);
 #pragma unroll
-    for (int i = 0; i < REGISTERS; i += 1 + HALVES)
-        to[i / (1 + HALVES) * THREADS] = HALVES ? pack_sums(d[i], d[i + HALVES]) : d[i];
+    for (int i = 0; i < REGISTERS; i += each)
+        to[i / each * THREADS] = HALVES ? make_float4(pack_sums(d[i], d[i + 1]), pack_sums(d[i + 2], d[i + 3]),
+                                                      pack_sums(d[i + each - 4], d[i + each - 3]), pack_sums(d[i + each - 2], d[i + each - 1]))
+                                        : make_float4(d[i], d[i + 1], d[i + 2], d[i + 3]);
     consumers_barrier<THREADS>(); /* the release of one thread then holds for all: a fence of each would take a microsecond more */
     if (threadIdx.x == 0)
         asm volatile("st.release.gpu.global.u32 [%0],1;" ::"l"(a.flags + blockIdx.x) : "memory");
@@ -110,7 +118,7 @@ template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void leave_sums(cons
 
 /* d += the sums that the blocks before left of tile R. A warp looks at all their flags at once. */
 template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void collect_sums(const wgmma_args &a, const run &r, float (&d)[REGISTERS]) {
-    const int first = block_of_unit(a, r.tile * a.stages), end = (int)blockIdx.x;
+    const int first = block_of_unit(a, r.tile * a.stages), end = (int)blockIdx.x, each = HALVES ? 8 : 4;
     for (int block = first + (threadIdx.x & 31); block < end; block += 32) {
         uint32_t raised;
         do
@@ -123,14 +131,20 @@ template <bool HALVES, int THREADS, int REGISTERS> GEMM_DEV void collect_sums(co
     for (int block = first + (int)threadIdx.x; block < end; block += THREADS)
         asm volatile("st.relaxed.gpu.global.u32 [%0],0;" ::"l"(a.flags + block) : "memory");
     for (int block = first; block < end; block++) {
-        const float *from = a.partial + (size_t)block * REGISTERS * THREADS + threadIdx.x;
+        const float4 *from = sums_of<HALVES, THREADS, REGISTERS>(a, block);
 #pragma unroll
-        for (int i = 0; i < REGISTERS; i += 1 + HALVES) {
-            const float v = __ldcg(from + i / (1 + HALVES) * THREADS);
-            const float2 two = HALVES ? unpack_sums(v) : make_float2(v, 0.0f);
-            d[i] += two.x;
-            if (HALVES)
-                d[i + HALVES] += two.y;
+        for (int i = 0; i < REGISTERS; i += each) {
+            const float4 v = __ldcg(from + i / each * THREADS);
+            const float w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                if (HALVES) {
+                    const float2 two = unpack_sums(w[e]);
+                    d[i + 2 * e] += two.x, d[i + 2 * e + 1] += two.y;
+                } else {
+                    d[i + e] += w[e];
+                }
+            }
         }
     }
 }

@@ -72,6 +72,23 @@ GEMM_DEV void store_fragments_16(const gemm_out &o, int m, int token, int row, c
     }
 }
 
+/* The same without C and bias: no branches, so that the exchanges overlap. */
+template <int COUNT>
+GEMM_DEV void store_plain_bf16(const gemm_out &o, int m, int token, int row, const float4 (&v)[COUNT]) {
+    const int g = threadIdx.x >> 2 & 7, t = threadIdx.x & 3;
+    uint16_t *to = (uint16_t *)o.d + (size_t)(token + g) * o.ldd + row + 4 * t;
+    uint32_t x[COUNT], y[COUNT];
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+        x[j] = transpose_8x8(pack_pair(v[j].x, v[j].y, NIB_GEMM_BF16));
+        y[j] = transpose_8x8(pack_pair(v[j].z, v[j].w, NIB_GEMM_BF16));
+    }
+#pragma unroll
+    for (int j = 0; j < COUNT; j++, to += (size_t)8 * o.ldd)
+        if (token + g + 8 * j < m)
+            asm volatile("st.global.v2.b32 [%0],{%1,%2};" ::"l"(to), "r"(x[j]), "r"(y[j]) : "memory"); /* from C it may become two */
+}
+
 /* For the product behind (GEMM_A_BF16_MMA): four rows of a token lie in two places of their 64. */
 GEMM_DEV void store_prepared(const gemm_out &o, int m, int token, int row, const float4 &v) {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;

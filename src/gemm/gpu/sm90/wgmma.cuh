@@ -63,52 +63,64 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct wgm
 };
 
 /* The sums D of 16 rows x TOKENS, 8 tokens (a unit) after another: d[4 j ..] = (row r0: tokens 8 j + 2 t, + 1), (row r1: the
- * same). Token scales are in shared memory. In a cluster, a block stores its share of the units and adds what the others
- * sent of them, in the order of ranks. */
-template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
-    static const int units = TOKENS / 8;
-    static const int batch = TOKENS >= 128 ? (CLUSTERS && WARPS > 8 ? 2 : 4) : CLUSTERS ? 1 : TOKENS / 32; /* divides every share */
-    int rank, ranks, warp;      /* of the cluster; of the block */
-    uint32_t received, arrived; /* [other ranks][WARPS][a rank's share of the units] of 512 bytes, and their barrier */
+ * same). Token scales are in shared memory. Of a cluster's RANKS blocks (1: no cluster) each stores its share of the units and adds what
+ * the others sent of them, in the order of ranks. What is here is executed once a tile, by all warps at a time: constants, no branches. */
+template <bool E4M3, int TOKENS, int WARPS, int RANKS> struct tile_store {
+    static const int units = TOKENS / 8, share = (units + RANKS - 1) / RANKS;
+    static const int batch = share % 4 == 0 ? 4 : share % 3 == 0 ? 3 : share;
+    int rank, warp;             /* of the cluster; of the block */
+    uint32_t received, arrived; /* [other ranks][WARPS][share] of 512 bytes, and their barrier */
 
     GEMM_DEV void send_others(const float (&d)[TOKENS / 2]) const {
-        const int share = (units + ranks - 1) / ranks, lane = threadIdx.x & 31;
 #pragma unroll
-        for (int j = 0; j < units; j++) {
-            const int to = j / share;
-            if (to != rank) {
-                const int slot = rank - (rank > to);
-                send(in_block(received + ((slot * WARPS + warp) * share + j - to * share) * 512 + lane * 16, to), in_block(arrived, to),
-                     d + 4 * j);
-            }
+        for (int to = 0; to < RANKS; to++) {
+            if (to == rank)
+                continue;
+            const int slot = rank - (rank > to);
+            const uint32_t at = in_block(received + (slot * WARPS + warp) * share * 512 + (threadIdx.x & 31) * 16, to);
+            const uint32_t bar = in_block(arrived, to);
+#pragma unroll
+            for (int j = 0; j < share && to * share + j < units; j++)
+                send(at + j * 512, bar, d + 4 * (to * share + j));
+        }
+    }
+
+    GEMM_DEV void take_own(const float (&d)[TOKENS / 2], float (&own)[4 * share]) const {
+#pragma unroll
+        for (int i = 0; i < 4 * share; i++) {
+            own[i] = d[i];
+#pragma unroll
+            for (int r = 1; r < RANKS; r++)
+                if (4 * share * r + i < TOKENS / 2)
+                    own[i] = rank == r ? d[4 * share * r + i] : own[i];
         }
     }
 
     GEMM_DEV float4 sum(int j, const float *own) const {
-        float4 v = make_float4(own[0], own[1], own[2], own[3]);
-        if (!CLUSTERS)
-            return v;
-        const int share = (units + ranks - 1) / ranks, lane = threadIdx.x & 31;
+        if (RANKS == 1)
+            return make_float4(own[0], own[1], own[2], own[3]);
+        const uint32_t at = received + (warp * share + j) * 512 + (threadIdx.x & 31) * 16;
         float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (int r = 0; r < ranks; r++) {
-            float4 u = v;
-            if (r != rank) {
-                const uint4 w = lds128(received + (((r - (r > rank)) * WARPS + warp) * share + j - rank * share) * 512 + lane * 16);
-                u = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
-            }
-            all.x += u.x, all.y += u.y, all.z += u.z, all.w += u.w;
+        uint4 w[RANKS];
+#pragma unroll
+        for (int r = 0; r < RANKS - 1; r++)
+            w[r] = lds128(at + r * WARPS * share * 512);
+#pragma unroll
+        for (int r = 0; r < RANKS; r++) {
+            if (r == rank)
+                all.x += own[0], all.y += own[1], all.z += own[2], all.w += own[3];
+            if (r < RANKS - 1)
+                all.x += __uint_as_float(w[r].x), all.y += __uint_as_float(w[r].y), all.z += __uint_as_float(w[r].z),
+                    all.w += __uint_as_float(w[r].w);
         }
         return all;
     }
 
-    GEMM_DEV void store(const wgmma_args &a, int first, int row, const float (&d)[TOKENS / 2], uint32_t scales, float factor) const {
-        const int share = (units + ranks - 1) / ranks;
-        if (row >= a.n)
-            return;
+    template <bool PLAIN>
+    GEMM_DEV void store_share(const gemm_out &o, int m, int token, int row, const float (&own)[4 * share], uint32_t scales,
+                              float factor) const {
 #pragma unroll
-        for (int jb = 0; jb < units; jb += batch) {
-            if (CLUSTERS && jb / share != rank)
-                continue;
+        for (int jb = 0; jb < share; jb += batch) {
             float4 v[batch];
 #pragma unroll
             for (int j = 0; j < batch; j++) {
@@ -117,13 +129,41 @@ template <bool E4M3, int TOKENS, int WARPS, bool CLUSTERS> struct tile_store {
                     const uint2 s = lds64(scales + ((jb + j) * 8 + 2 * (threadIdx.x & 3)) * 4);
                     x *= __uint_as_float(s.x), y *= __uint_as_float(s.y);
                 }
-                v[j] = sum(jb + j, d + 4 * (jb + j));
+                v[j] = sum(jb + j, own + 4 * (jb + j));
                 v[j].x *= x, v[j].y *= y, v[j].z *= x, v[j].w *= y;
             }
-            store_fragments(a.out, a.m, first + jb * 8, row, v);
+            if (PLAIN)
+                store_plain_bf16(o, m, token + jb * 8, row, v);
+            else
+                store_fragments(o, m, token + jb * 8, row, v);
         }
     }
+
+    /* Of tokens below M. */
+    GEMM_DEV void store(const gemm_out &o, int m, int token, int row, const float (&d)[TOKENS / 2], uint32_t scales, float factor) const {
+        float own[4 * share];
+        take_own(d, own);
+        m = min(m, token + TOKENS); /* the last rank's share may be less */
+        token += rank * share * 8, scales += rank * share * 32;
+        if (o.type == NIB_GEMM_BF16 && !o.c && !o.bias)
+            store_share<true>(o, m, token, row, own, scales, factor);
+        else
+            store_share<false>(o, m, token, row, own, scales, factor);
+    }
 };
+
+/* F of the number of a cluster's blocks, as a constant. */
+template <int RANKS> struct constant_ranks {
+    static const int n = RANKS;
+};
+template <int MOST, class F> GEMM_DEV void with_ranks(int ranks, const F &f) {
+    if (MOST >= 4 && ranks == 4)
+        f(constant_ranks<4>());
+    else if (MOST >= 4 && ranks == 3)
+        f(constant_ranks<3>());
+    else
+        f(constant_ranks<2>());
+}
 
 /* barrier_wait by a whole warp. The vote tells the compiler that all lanes leave together: behind a branch of each lane's own it would
  * keep the descriptors in vector registers, two instructions to move each. */
@@ -380,74 +420,124 @@ template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED> struct pro
     }
 };
 
-template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED>
-__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>::bound, 1)
-    wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
-               const __grid_constant__ wgmma_args a) {
-    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
-    extern __shared__ __align__(1024) uint8_t shared[];
-    uint8_t *extra = shared + plan::stages * plan::stage;
-    const uint32_t base = __shfl_sync(~0u, shared_address(shared), 0), full = base + plan::stages * plan::stage + 1024;
-    const uint32_t empty = full + 8 * plan::stages, arrived = empty + 8 * plan::stages, first = arrived + 8, token_scales = full + 256;
-    const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0), lane = threadIdx.x & 31;
+/* Where things stand in a block's shared memory: the ring, the table of folded scales, barriers, two sets of token scales, sums from
+ * other blocks, then from other warps. */
+template <class PLAN, int TOKENS> struct shared_places {
+    uint32_t base, full, empty, arrived, first, token_scales;
+    const uint2 *lut;
 
-    if (warpgroup == plan::warpgroups) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(plan::producer_registers));
-        const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == plan::consumers / 32;
-        if (feeds && lane == 0) {
-            prefetch_map(&weights_map);
-            prefetch_map(&tokens_map);
-            for (int s = 0; s < plan::stages; s++) {
-                barrier_init(full + 8 * s, 1);
-                barrier_init(empty + 8 * s, plan::row_tiles);
-            }
-            barrier_init(arrived, 1);
-            for (int i = 0; i < plan::pairs; i++)
-                barrier_init(first + 8 * i, 1);
-            barrier_fence();
-            if (CLUSTERS) {
-                cluster_barrier_fence();
-                const int units = plan::mine / 8, share = (units + a.ranks - 1) / a.ranks, rank = (int)blockIdx.x % a.ranks;
-                barrier_expect(arrived, max(0, min(share, units - rank * share)) * (a.ranks - 1) * plan::consumers * 16);
-            }
-        }
-        __syncwarp();
-        asm volatile("bar.arrive 11,%0;" ::"n"(plan::threads) : "memory"); /* the barriers stand */
-        if (CLUSTERS)
-            cluster_arrive(); /* the others may send */
-        if (feeds) {
-            producer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> p = {&tokens_map, &weights_map, base, full, empty, first, lane == 0};
-            p.feed(a);
-            dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
-        }
-        if (CLUSTERS)
-            cluster_wait();
-        return;
+    GEMM_DEV explicit shared_places(uint8_t *shared) {
+        lut = (const uint2 *)(shared + PLAN::stages * PLAN::stage);
+        base = __shfl_sync(~0u, shared_address(shared), 0), full = base + PLAN::stages * PLAN::stage + 1024;
+        empty = full + 8 * PLAN::stages, arrived = empty + 8 * PLAN::stages, first = arrived + 8, token_scales = full + 256;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(plan::consumer_registers));
-    const float tensor_scale = load_scale(a.out.tensor_scale); /* used after the sums: it may come late */
-    if (E4M3)
-        build_lut((uint2 *)extra);
-    asm volatile("bar.sync 11,%0;" ::"n"(plan::threads) : "memory");
+    GEMM_DEV uint32_t received() const {
+        return token_scales + 2 * TOKENS * 4;
+    }
+
+    GEMM_DEV uint32_t merge() const { /* this thread's 16 bytes */
+        return received() + PLAN::received + threadIdx.x * 16;
+    }
+
+    /* By one lane. RANKS: blocks of the cluster, 0: none. */
+    GEMM_DEV void open_barriers(int ranks) const {
+        for (int s = 0; s < PLAN::stages; s++) {
+            barrier_init(full + 8 * s, 1);
+            barrier_init(empty + 8 * s, PLAN::row_tiles);
+        }
+        barrier_init(arrived, 1);
+        for (int i = 0; i < PLAN::pairs; i++)
+            barrier_init(first + 8 * i, 1);
+        barrier_fence();
+        if (ranks) {
+            cluster_barrier_fence();
+            const int units = PLAN::mine / 8, share = (units + ranks - 1) / ranks, rank = (int)blockIdx.x % ranks;
+            barrier_expect(arrived, max(0, min(share, units - rank * share)) * (ranks - 1) * PLAN::consumers * 16);
+        }
+    }
+};
+
+/* The warpgroup of which one warp feeds the ring. */
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED>
+GEMM_DEV void produce(const CUtensorMap &tokens_map, const CUtensorMap &weights_map, const wgmma_args &a,
+                      const shared_places<wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>, TOKENS> &at) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
+    const bool feeds = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0) == plan::consumers / 32;
+    const int lane = threadIdx.x & 31;
+    if (feeds && lane == 0) {
+        prefetch_map(&weights_map);
+        prefetch_map(&tokens_map);
+        at.open_barriers(CLUSTERS ? a.ranks : 0);
+    }
+    __syncwarp();
+    asm volatile("bar.arrive 11,%0;" ::"n"(plan::threads) : "memory"); /* the barriers stand */
     if (CLUSTERS)
-        cluster_arrive(); /* waited for before the first sum is sent */
-    const int pair = plan::pairs > 1 ? warpgroup >> 1 : 0, all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles; /* row tile of 16 */
+        cluster_arrive(); /* the others may send */
+    if (feeds) {
+        producer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> p = {&tokens_map, &weights_map, at.base, at.full, at.empty, at.first, lane == 0};
+        p.feed(a);
+        dependents_go(); /* not before: the next kernel's blocks would crowd on the multiprocessors that end first */
+    }
+    if (CLUSTERS)
+        cluster_wait();
+}
+
+/* The end of a tile: the sums V of this warp's ROW on and the tokens from TOKEN on, whose scales are at SCALES, meet those of other
+ * blocks and are stored. */
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED, int REGISTERS>
+GEMM_DEV void end_run(const wgmma_args &a, const run &r, const shared_places<wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>, TOKENS> &at,
+                      int rank, int token, int row, float (&v)[REGISTERS], uint32_t scales, float factor) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
+    const int all = (int)threadIdx.x >> 5, warp = all % plan::row_tiles;
+    if constexpr (CLUSTERS) {
+        cluster_wait();
+        with_ranks<plan::most_ranks>(a.ranks, [&](auto ranks) {
+            tile_store<E4M3, plan::mine, plan::consumers / 32, ranks.n>{rank, all, at.received(), at.arrived}.send_others(v);
+        });
+        consumers_barrier<plan::consumers>();
+        barrier_wait(at.arrived, 0);
+        with_ranks<plan::most_ranks>(a.ranks, [&](auto ranks) {
+            if (row < a.n)
+                tile_store<E4M3, plan::mine, plan::consumers / 32, ranks.n>{rank, all, at.received(), at.arrived}.store(
+                    a.out, a.m, token, row, v, scales, factor);
+        });
+        return;
+    }
+    if (r.last < a.stages) {
+        leave_sums<E4M3, plan::consumers>(a, v);
+        return;
+    }
+    if (r.first > 0)
+        collect_sums<E4M3, plan::consumers>(a, r, v);
+    else if (E4M3)
+        consumers_barrier<plan::consumers>();
+    if constexpr (GATED)
+        store_gated<E4M3, plan::row_tiles>(a, token, r.row_tile * (ROWS / 2), warp, at.merge(), v, scales, factor);
+    else if (row < a.n)
+        tile_store<E4M3, plan::mine, plan::consumers / 32, 1>{}.store(a.out, a.m, token, row, v, scales, factor);
+}
+
+/* A warpgroup that multiplies. */
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED>
+GEMM_DEV void consume(const wgmma_args &a, int warpgroup, float tensor_scale,
+                      const shared_places<wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>, TOKENS> &at) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
+    const int lane = threadIdx.x & 31, pair = plan::pairs > 1 ? warpgroup >> 1 : 0;
+    const int warp = ((int)threadIdx.x >> 5) % plan::row_tiles; /* row tile of 16 */
     consumer<E4M3, TOKENS, ROWS, CLUSTERS, GATED> c;
-    c.lane16 = base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
-    c.tokens = descriptor_low(base + plan::weight_room), c.full = full, c.empty = empty, c.lut = (const uint2 *)extra;
-    const tile_store<E4M3, plan::mine, plan::consumers / 32, CLUSTERS> last = {
-        CLUSTERS ? (int)blockIdx.x % a.ranks : 0, a.ranks, all, token_scales + 2 * TOKENS * 4, arrived};
-    const uint32_t merge = token_scales + 2 * TOKENS * 4 + plan::received + threadIdx.x * 16;
+    c.lane16 = at.base + warp * GEMM_GROUP_BYTES + lane * 16, c.scales = at.base + warp * GEMM_GROUP_BYTES + 1024 + lane * 4;
+    c.tokens = descriptor_low(at.base + plan::weight_room), c.full = at.full, c.empty = at.empty, c.lut = at.lut;
+    const int rank = CLUSTERS ? (int)blockIdx.x % a.ranks : 0;
     runs work(a);
     run r;
-    int stored = 0; /* tiles of the runs before */
+    int set = 0; /* of token scales: two, so that one barrier a run is enough */
     c.stage = pair, c.phase = 0;
     for (bool early = true; __any_sync(~0u, work.next(a, r)); early = false) { /* a vote: see warp_waits */
-        const int count = r.last - r.first;
+        const int count = r.last - r.first, token = r.token_tile * TOKENS + pair * plan::mine, row = r.row_tile * ROWS + warp * 16;
         uint32_t a0[16];
         if (plan::pairs == 1 || count > pair)
-            c.begin(a0, early ? first + 8 * pair : full + 8 * c.stage);
+            c.begin(a0, early ? at.first + 8 * pair : at.full + 8 * c.stage);
         dependency_wait();
         float token_scale = 0.0f, d[TOKENS / 2];
         if (E4M3 && threadIdx.x < TOKENS)
@@ -459,31 +549,36 @@ __global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED
         if (plan::pairs == 1 || each > 0)
             c.sum(d, a0, each);
         float v[plan::mine / 2];
-        merge_pairs<TOKENS, plan::pairs>(merge, pair, d, v);
-        if (CLUSTERS) {
-            cluster_wait();
-            last.send_others(v);
-        } else if (r.last < a.stages) {
-            leave_sums<E4M3, plan::consumers>(a, v);
-            continue;
-        } else if (r.first > 0) {
-            collect_sums<E4M3, plan::consumers>(a, r, v);
-        }
-        const uint32_t scales = token_scales + (stored++ & 1) * TOKENS * 4; /* two sets, so that one barrier is enough */
-        if (E4M3) {
-            if (threadIdx.x < TOKENS)
-                asm volatile("st.shared.f32 [%0],%1;" ::"r"(scales + threadIdx.x * 4), "f"(token_scale) : "memory");
-            consumers_barrier<plan::consumers>();
-        }
-        if (CLUSTERS)
-            barrier_wait(arrived, 0);
-        const float factor = (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale);
-        if constexpr (GATED)
-            store_gated<E4M3, plan::row_tiles>(a, r.token_tile * TOKENS, r.row_tile * (ROWS / 2), warp, merge, v, scales, factor);
-        else
-            last.store(a, r.token_tile * TOKENS + pair * plan::mine, r.row_tile * ROWS + warp * 16, v, scales + pair * plan::mine * 4,
-                   factor);
+        merge_pairs<TOKENS, plan::pairs>(at.merge(), pair, d, v);
+        const uint32_t scales = at.token_scales + (set++ & 1) * TOKENS * 4;
+        if (E4M3 && threadIdx.x < TOKENS)
+            asm volatile("st.shared.f32 [%0],%1;" ::"r"(scales + threadIdx.x * 4), "f"(token_scale) : "memory");
+        end_run<E4M3, TOKENS, ROWS, CLUSTERS, GATED>(a, r, at, rank, token, row, v, scales + pair * plan::mine * 4,
+                                                     (E4M3 ? 8.0f : 0x1p17f) * (a.out.alpha * tensor_scale));
     }
+}
+
+template <bool E4M3, int TOKENS, int ROWS, bool CLUSTERS, bool GATED>
+__global__ void __launch_bounds__(wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>::bound, 1)
+    wgmma_gemm(const __grid_constant__ CUtensorMap tokens_map, const __grid_constant__ CUtensorMap weights_map,
+               const __grid_constant__ wgmma_args a) {
+    using plan = wgmma_plan<E4M3, TOKENS, ROWS, CLUSTERS, GATED>;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const shared_places<plan, TOKENS> at(shared);
+    const int warpgroup = __shfl_sync(~0u, (int)threadIdx.x >> 7, 0);
+    if (warpgroup == plan::warpgroups) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(plan::producer_registers));
+        produce<E4M3, TOKENS, ROWS, CLUSTERS, GATED>(tokens_map, weights_map, a, at);
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(plan::consumer_registers));
+    const float tensor_scale = load_scale(a.out.tensor_scale); /* used after the sums: it may come late */
+    if (E4M3)
+        build_lut((uint2 *)at.lut);
+    asm volatile("bar.sync 11,%0;" ::"n"(plan::threads) : "memory");
+    if (CLUSTERS)
+        cluster_arrive(); /* waited for before the first sum is sent */
+    consume<E4M3, TOKENS, ROWS, CLUSTERS, GATED>(a, warpgroup, tensor_scale, at);
 }
 
 /* Tiles that are cut: all of fewer than a wave; else what stands over whole waves, with one wave, if that is much. */

@@ -96,7 +96,8 @@ static void test_tall_tiles_on_hopper(void **state) {
         {NIB_GEMM_W4A16, 64, 24576, 4096, 64, 192, 1},   {NIB_GEMM_W4A8, 64, 24576, 4096, 64, 192, 1},
         {NIB_GEMM_W4A16, 128, 24576, 4096, 128, 192, 1}, {NIB_GEMM_W4A8, 256, 2880, 7680, 128, 192, 4},
         {NIB_GEMM_W4A8, 256, 6144, 4096, 128, 192, 2},   {NIB_GEMM_W4A16, 64, 4096, 4096, 64, 128, 3},
-        {NIB_GEMM_W4A8, 512, 2880, 2880, 128, 128, 1},
+        {NIB_GEMM_W4A8, 512, 2880, 2880, 128, 192, 2},   {NIB_GEMM_W4A8, 512, 2880, 7680, 128, 192, 2},
+        {NIB_GEMM_W4A8, 256, 2880, 2880, 128, 128, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gemm_choice c;

@@ -30,6 +30,7 @@ static const char one_token[] = "one token is bound by memory";
 static const char ahead[] = "all of its weights are there before the kernel before has ended";
 static const char few_tokens[] = "16 tokens cost little more than one";
 static const char resident[] = "one launch, K over a cluster";
+static const char unproven[] = "exact until a faster row has run on this GPU";
 static const char twice[] = "FP8 has twice the rate of BF16";
 
 static const row table[] = {
@@ -39,6 +40,7 @@ static const row table[] = {
     {80, 121, NIB_GEMM_AUTO, 2, 16, true, GEMM_KERNEL_GEMV16, W4A16, few_tokens},
     {90, 90, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, twice},
     {89, 89, NIB_GEMM_AUTO, 17, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, twice},
+    {120, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, unproven},
     {80, 121, NIB_GEMM_AUTO, 1, ANY_M, false, GEMM_KERNEL_TILE_BF16, W4A16, "no faster row for this GPU"},
 
     {90, 90, NIB_GEMM_W4A16, 1, 1, true, GEMM_KERNEL_PAIRS, W4A16, ahead},

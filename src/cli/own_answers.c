@@ -51,10 +51,12 @@ static nib_status read_line(answers *a, size_t number, const char *line, size_t 
         line++, n--;
     if (n == 0)
         return NIB_OK;
-    const nib_status status = json_read(&t->whole, line, n, "this conversation", &problem);
+    nib_status status = json_read(&t->whole, line, n, "this conversation", &problem);
+    t->messages = json_is_object(t->whole) ? json_object_get(t->whole, "messages") : t->whole;
+    if (status == NIB_OK)
+        status = chat_check_roles(t->messages, &problem);
     if (status != NIB_OK)
         return nib_fail(err, status, "%s: line %zu: %s", a->path, number, problem.text);
-    t->messages = json_is_object(t->whole) ? json_object_get(t->whole, "messages") : t->whole;
     t->asks = ends_with_user(t->messages);
     a->n_asked += t->asks;
     return NIB_OK;
@@ -209,6 +211,37 @@ static nib_status answer_all(answers *a, const char *in, int threads, nib_error 
                           a->path, in, OWN_ANSWER_TOKENS);
 }
 
+/* ---- what is left out ---- */
+
+/* Who was answered at all fits. */
+static bool is_left_out(const talked *t, bool fits) {
+    return t->asks && !t->ended && (t->answer != NULL) == fits;
+}
+
+/* By their lines: "FILE: left out, WHY: lines 3, 7-9". */
+static void tell_left_out(const answers *a, bool fits) {
+    size_t n = 0;
+    for (size_t i = 0, last; i < a->n; i = last + 1) {
+        last = i;
+        if (!is_left_out(&a->talks[i], fits))
+            continue;
+        while (last + 1 < a->n && is_left_out(&a->talks[last + 1], fits))
+            last++;
+        if (n++)
+            fputs(", ", stderr);
+        else if (fits)
+            fprintf(stderr, "%s: left out, as their answers have no end within %d tokens: lines ", a->path,
+                    OWN_ANSWER_TOKENS);
+        else
+            fprintf(stderr, "%s: left out, as the model reads no more by default: lines ", a->path);
+        fprintf(stderr, "%zu", a->talks[i].line);
+        if (last > i)
+            fprintf(stderr, "-%zu", a->talks[last].line);
+    }
+    if (n)
+        fputc('\n', stderr);
+}
+
 nib_status own_answers(const char *path, const char *in, int threads, const char *out, ui_bar *bar, size_t *n,
                        size_t *n_ended, nib_error *err) {
     answers a = {.path = path, .bar = bar};
@@ -218,6 +251,8 @@ nib_status own_answers(const char *path, const char *in, int threads, const char
     if (status == NIB_OK && a.n_asked)
         status = answer_all(&a, in, threads, err);
     ui_bar_clear(bar);
+    for (int fits = 0; status == NIB_OK && fits < 2; fits++)
+        tell_left_out(&a, fits);
     if (status == NIB_OK && a.n_asked)
         status = write_lines(&a, out, err);
     *n = a.n_asked;

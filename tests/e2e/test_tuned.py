@@ -282,6 +282,13 @@ def test_own_answers(nibble, smollm2, tmp_path):
         report = json.loads(nibble("quantize", smollm2, tmp_path / f"{name}.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
                                    "--calib", tmp_path / f"{name}.jsonl", "--calib-tokens", 128, "--json").stdout)
         assert [report["questions"], report["answered"]] == ([3, len(ended)] if name == "asked" else [0, 0])
+    long = [[{"role": "user", "content": "word " * 9000}]]
+    (tmp_path / "some.jsonl").write_text("\n" + "".join(json.dumps({"messages": t}) + "\n" for t in long + asked + long + long))
+    told_of = nibble("quantize", smollm2, tmp_path / "some.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
+                     "--calib", tmp_path / "some.jsonl", "--calib-tokens", 128).stderr
+    assert f"{tmp_path / 'some.jsonl'}: left out, as the model reads no more by default: lines 2, 6-7\n" in told_of
+    unended = [str(3 + i) for i, a in enumerate(answers) if a["finish_reason"] != "stop"]
+    assert bool(unended) == ("have no end within" in told_of)
     assert filecmp.cmp(tmp_path / "asked.gguf", tmp_path / "answered.gguf", shallow=False)
     report = json.loads(nibble("quantize", smollm2, tmp_path / "both.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
                                "--calib", tmp_path / "asked.jsonl", "--json").stdout)
@@ -294,6 +301,9 @@ def test_questions_that_do_not_fit(nibble, smollm2, tmp_path):
     talk.write_text(json.dumps([{"role": "user", "content": "word " * 9000}]) + "\n")
     done = nibble("quantize", smollm2, tmp_path / "out.gguf", "--method", "weighted", "--calib", talk, check=False)
     assert done.returncode == 1 and f"{talk}: none of its questions" in done.stderr and "longer than it reads by default" in done.stderr
+    talk.write_text(talk.read_text() + json.dumps([{"role": "user", "content": "Hi"}, {"role": "asistant", "content": "Hi"}]) + "\n")
+    done = nibble("quantize", smollm2, tmp_path / "out.gguf", "--method", "weighted", "--calib", talk, check=False)
+    assert done.returncode == 1 and f'{talk}: line 2: message 1 of the conversation has the role "asistant"' in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
 
 

@@ -54,7 +54,8 @@ static const struct argp argp = {
     .parser = parse,
     .args_doc = "[PATH]",
     .doc = "Tells what PATH holds (a GGUF file, a safetensors file or a model directory): family, sizes, "
-           "formats, bits per weight, tokenizer, chat template, and what it takes to run.\v"
+           "formats, bits per weight, tokenizer, chat template, what it takes to run, and what computes it "
+           "here.\v"
            "Examples:\n"
            "  nibble inspect model.gguf --tensors\n"
            "  nibble inspect --shape llama3-70b --fit",

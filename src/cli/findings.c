@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "cpu/cpu.h"
+#include "engine/backends.h"
 #include "engine/loaded.h"
 #include "store/gguf.h"
 
@@ -89,13 +90,16 @@ double findings_bits(uint64_t bytes, uint64_t elements) {
 }
 
 /* As this machine computes when no flag says otherwise. */
-static nib_status measure_kv(findings *r, nib_error *err) {
+static nib_status look_here(findings *r, nib_error *err) {
     backend *be;
     if (!r->f->has_network)
         return NIB_OK;
     NIB_TRY(cpu_open(&be, &(cpu_options){.threads = 1}, err));
     r->kv_bf16 = loaded_page_bytes(be, &r->f->hp, NIB_KV_BF16) / KV_PAGE_TOKENS;
     r->kv_fp8 = loaded_page_bytes(be, &r->f->hp, NIB_KV_FP8) / KV_PAGE_TOKENS;
+    be->close(be);
+    NIB_TRY(backends_open(&be, &(nib_options){.size = sizeof(nib_options)}, &(int){0}, err));
+    memcpy(r->computed, be->path, sizeof r->computed);
     be->close(be);
     return NIB_OK;
 }
@@ -116,7 +120,7 @@ size_t findings_extent(const tensor *t, int d) {
 nib_status findings_open(findings *out, const model_file *f, nib_error *err) {
     NIB_TRY(findings_count(out, f, err));
     NIB_TRY(open_words(out, err));
-    return measure_kv(out, err);
+    return look_here(out, err);
 }
 
 void findings_close(findings *r) {

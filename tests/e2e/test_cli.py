@@ -261,6 +261,13 @@ def test_fit_needs_no_gpu(nibble, tree):
     assert told["weight_bytes"] > 0 and card["memory_bytes"] == 24e9
 
 
+def test_inspect_tells_what_computes(nibble, tree):
+    model = tree / "tests/golden/models/llama-words"
+    told = json.loads(nibble("inspect", model, "--json").stdout)["computed"]
+    assert told and f"\ncomputed   {told}\n" in nibble("inspect", model).stdout
+    assert f"compute  {told}, KV cache " in nibble("run", model, "-p", "a", "-n", "1", "--verbose").stderr
+
+
 def test_a_file_that_may_not_grow(nibble_path, tree, tmp_path):
     done = subprocess.run(["bash", "-c", 'ulimit -f 1; exec "$0" inspect "$1" --tensors > "$2"', nibble_path,
                            tree / "tests/golden/models/llama-words", tmp_path / "out"], capture_output=True, text=True)

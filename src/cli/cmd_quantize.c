@@ -276,6 +276,7 @@ static nib_status find_reach(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     if (!quantize_has_reach(a))
         return NIB_OK;
+    tuned_close(&s->tuned, true); /* smoothing's, where no copy was made */
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,
                        .out = a->out,

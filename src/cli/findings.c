@@ -98,7 +98,9 @@ static nib_status look_here(findings *r, nib_error *err) {
     r->kv_bf16 = loaded_page_bytes(be, &r->f->hp, NIB_KV_BF16) / KV_PAGE_TOKENS;
     r->kv_fp8 = loaded_page_bytes(be, &r->f->hp, NIB_KV_FP8) / KV_PAGE_TOKENS;
     be->close(be);
-    NIB_TRY(backends_open(&be, &(nib_options){.size = sizeof(nib_options)}, &(int){0}, err));
+    nib_error problem; /* a GPU that is taken is no reason not to tell what a file holds */
+    if (backends_open(&be, &(nib_options){.size = sizeof(nib_options)}, &(int){0}, &problem) != NIB_OK)
+        return NIB_OK;
     memcpy(r->computed, be->path, sizeof r->computed);
     be->close(be);
     return NIB_OK;

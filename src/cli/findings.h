@@ -28,7 +28,7 @@ typedef struct findings {
     uint64_t linear_elements, linear_bytes;
     uint64_t run_bytes;      /* tensors of the network */
     size_t kv_bf16, kv_fp8;  /* bytes of one position in all layers */
-    char computed[160];      /* which kernels compute which formats here; "": no network */
+    char computed[160];      /* which kernels compute which formats here; "": no network, or none does */
     tokenizer *words;        /* NULL: none */
     nib_error words_problem; /* why there is no tokenizer, when the file has one */
     chat *chat;              /* NULL: no template that can be used */

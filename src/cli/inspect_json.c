@@ -143,7 +143,7 @@ bool inspect_json_print(const findings *r, bool tensors, bool fit) {
     bool fits = root && json_object_set_new(root, "tokenizer", words_json(r)) == 0;
     if (fits && r->f->has_network)
         fits =
-            json_object_set_new(root, "computed", text_json(r->computed)) == 0 &&
+            json_object_set_new(root, "computed", *r->computed ? text_json(r->computed) : json_null()) == 0 &&
             json_object_set_new(root, "weight_bytes", json_integer((json_int_t)r->run_bytes)) == 0 &&
             json_object_set_new(root, "kv_bytes_per_token_bf16", json_integer((json_int_t)r->kv_bf16)) == 0 &&
             json_object_set_new(root, "kv_bytes_per_token_fp8", json_integer((json_int_t)r->kv_fp8)) == 0;

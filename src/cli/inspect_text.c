@@ -92,7 +92,8 @@ static void print_run(const findings *r) {
     printf("to run     weights %s, and KV cache per 1k tokens %s (bf16) or %s (fp8)\n",
            ui_bytes(weights, sizeof weights, r->run_bytes), ui_bytes(bf16, sizeof bf16, 1024 * r->kv_bf16),
            ui_bytes(fp8, sizeof fp8, 1024 * r->kv_fp8));
-    printf("computed   %s\n", r->computed);
+    if (*r->computed)
+        printf("computed   %s\n", r->computed);
 }
 
 /* ", rank 32" where a low-rank branch stands beside; else "". */

@@ -166,8 +166,9 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            c->n_quantized, c->n_repacked, c->tied_is_quantized ? "true" : "false",
            c->head_is_untied ? "true" : "false");
-    printf(" \"input_scales\": %d, \"from_mxfp4\": %d, \"changed_values\": %llu,\n \"plan\": ",
-           c->n_input_scales, c->n_cast, (unsigned long long)c->n_cast_changed);
+    printf(" \"input_scales\": %d, \"kv_scales\": %d, \"from_mxfp4\": %d, \"changed_values\": %llu,\n "
+           "\"plan\": ",
+           c->n_input_scales, c->n_kv_scales, c->n_cast, (unsigned long long)c->n_cast_changed);
     plan_print_json(r->plan, r->plan_path);
     printf(",\n \"chosen\": ");
     tuned_print_json(r->tuned);

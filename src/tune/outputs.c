@@ -58,7 +58,8 @@ static bool reads_site(const comparing *c, const outputs_pair *p, walk_site at, 
     return s == SLOT_HEAD || (s == SLOT_EMBED && !has_head);
 }
 
-/* Rows of W's inputs at a site as columns: not a window's first, which is like no other. */
+/* Rows of W's inputs at a site as columns: of a text of more than KEPT not a window's first, which is like no
+ * other. */
 static nib_status keep(comparing *c, walk *w, walk_site at, int layer, size_t cols, float *to,
                        nib_error *err) {
     c->n_kept = 0;

@@ -76,11 +76,12 @@ def turned(x, positions, theta=10000.0):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-@pytest.mark.parametrize("flags, quantization", [(["--format", "bf16"], None), ([], "hf"), (["--compressed-tensors"], "ct")])
+@pytest.mark.parametrize("flags, quantization", [(["--format", "bf16"], None), (["--format", "bf16", "--smooth"], None), ([], "hf"), (["--compressed-tensors"], "ct")])
 def test_scales_of_a_cache(nibble, tmp_path, text, flags, quantization):
     """The first layer's are numpy's, of keys as they are stored; an FP8 cache is computed under them."""
     source = make_model(tmp_path / "source")
-    nibble("quantize", source, tmp_path / "out", "--kv-scales", "--calib", text, *flags)
+    told = nibble("quantize", source, tmp_path / "out", "--kv-scales", "--calib", text, "--json", *flags).stdout
+    assert json.loads(told)["kv_scales"] == LAYERS
     keys, values = (scales_of(tmp_path / "out", suffix) for suffix in (".k_scale", ".v_scale"))
     assert len(keys) == len(values) == LAYERS and not scales_of(tmp_path / "out")
     tensors = {name: array.astype(np.float64) for name, array in weights("llama").items()}

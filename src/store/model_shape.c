@@ -33,8 +33,8 @@ static nib_status check_cache_scale(model_file *f, const tensor *t, nib_error *e
     if (f->n_notes == 0 || !strstr(f->notes[f->n_notes - 1], "KV cache in FP8"))
         return model_add_note(
             f, err,
-            "%s: holds scales for a KV cache in FP8 (%s): used on a CPU with --kv-cache-dtype "
-            "fp8; a GPU fits its own to what the cache holds",
+            "%s: holds scales for a KV cache in FP8 (%s): used with --kv-cache-dtype fp8, on a GPU by "
+            "default",
             f->path, QUOTEZ(t->name));
     return NIB_OK;
 }

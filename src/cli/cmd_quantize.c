@@ -277,6 +277,7 @@ static nib_status find_reach(quantize_session *s, nib_error *err) {
     if (!quantize_has_reach(a))
         return NIB_OK;
     tuned_close(&s->tuned, true); /* smoothing's, where no copy was made */
+    const double from = clock_seconds();
     s->tuned = (tuned){.file = s->file,
                        .in = s->in,
                        .out = a->out,
@@ -289,6 +290,7 @@ static nib_status find_reach(quantize_session *s, nib_error *err) {
     NIB_TRY(tuned_open(&s->tuned, err));
     const nib_status status = tuned_reach(&s->reach, &s->tuned, err);
     s->n_tokens = s->tuned.n_tokens;
+    s->calibrate_s += clock_seconds() - from;
     tuned_close(&s->tuned, true);
     s->args->convert.reach = s->reach;
     return status;

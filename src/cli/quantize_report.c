@@ -81,7 +81,7 @@ static void print_notes(const quantize_report *r) {
             "The source stores its linear layers in fewer bits: the output is larger and no better. Quantize "
             "the unquantized model instead.\n");
     if (c->n_input_scales)
-        printf("%d layers have a static scale of their inputs (input_scale).\n", c->n_input_scales);
+        printf("%d matrices have a static scale of their inputs (input_scale).\n", c->n_input_scales);
     if (c->n_kv_scales)
         printf("%d layers have scales of an FP8 cache (k_scale, v_scale).\n", c->n_kv_scales);
     if (c->n_cast)

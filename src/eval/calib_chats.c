@@ -33,6 +33,7 @@ static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *
 nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, const char *lines,
                            size_t bytes, size_t max_tokens, const char *where, nib_error *err) {
     const char *end = lines + bytes;
+    const size_t n_before = s->n_tokens, first = s->n_windows;
     for (size_t line = 1; lines < end && (max_tokens == 0 || s->n_tokens < max_tokens); line++) {
         const char *stop = memchr(lines, '\n', (size_t)(end - lines));
         size_t n = (size_t)((stop ? stop : end) - lines), blanks = 0;
@@ -45,8 +46,10 @@ nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, 
             return nib_fail(err, status, "%s: line %zu: %s", where, line, problem.text);
         lines += n + 1;
     }
-    if (s->n_tokens == 0)
+    if (s->n_tokens == n_before)
         return nib_fail(err, NIB_BAD_FILE,
                         "%s: holds no conversation; expected one a line, {\"messages\": [...]}", where);
+    calib_set_join(s, first, tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1);
+    s->n_chats = s->n_windows;
     return NIB_OK;
 }

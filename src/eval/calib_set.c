@@ -28,6 +28,12 @@ nib_status calib_set_encode(const tokenizer *words, const char *text, size_t byt
     }
 }
 
+/* Of a text of so many tokens: a short one is cut into eight. */
+static size_t window_of(size_t n_tokens) {
+    const size_t part = n_tokens / LEAST_WINDOWS;
+    return part < CALIB_SET_WINDOW ? part : CALIB_SET_WINDOW;
+}
+
 nib_status calib_set_append(calib_set *s, const int32_t *ids, size_t n, size_t window, int32_t bos,
                             nib_error *err) {
     size_t per_window = window - (bos >= 0), more = (n + per_window - 1) / per_window;
@@ -53,6 +59,22 @@ nib_status calib_set_append(calib_set *s, const int32_t *ids, size_t n, size_t w
     return NIB_OK;
 }
 
+void calib_set_join(calib_set *s, size_t first, int32_t bos) {
+    const size_t limit = window_of(s->starts[s->n_windows] - s->starts[first]);
+    size_t n = first, at = s->starts[first], from = at;
+    for (size_t w = first; w < s->n_windows; w++) {
+        const size_t end = s->starts[w + 1];
+        const bool joins = n > first && at - s->starts[n - 1] + (end - from) <= limit;
+        from += joins && s->ids[from] == bos;
+        memmove(s->ids + at, s->ids + from, (end - from) * sizeof *s->ids);
+        at += end - from;
+        n += !joins;
+        s->starts[n] = at;
+        from = end;
+    }
+    s->n_windows = n;
+}
+
 nib_status calib_set_text(calib_set *s, const tokenizer *words, const char *text, size_t bytes,
                           size_t max_tokens, nib_error *err) {
     token_list list = {0};
@@ -63,9 +85,8 @@ nib_status calib_set_text(calib_set *s, const tokenizer *words, const char *text
         status = nib_fail(err, NIB_BAD_ARGUMENT,
                           "the calibration text has %zu tokens; expected %d at least, better 40,000", n,
                           LEAST_TOKENS);
-    size_t window = n / LEAST_WINDOWS < CALIB_SET_WINDOW ? n / LEAST_WINDOWS : CALIB_SET_WINDOW;
     if (status == NIB_OK)
-        status = calib_set_append(s, list.ids, n, window, bos, err);
+        status = calib_set_append(s, list.ids, n, window_of(n), bos, err);
     token_list_free(&list);
     return status;
 }

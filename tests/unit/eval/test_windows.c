@@ -539,6 +539,40 @@ static void test_calibration_text(void **unused) {
     assert_true(n > 28000 && n < 36000);
 }
 
+/* Conversations become full windows; what stands before them, and one that is longer, stay. */
+static void test_join(void **unused) {
+    (void)unused;
+    calib_set s = {0};
+    nib_error err;
+    int32_t ids[600];
+    for (int i = 0; i < 600; i++)
+        ids[i] = i + 1;
+    assert_int_equal(calib_set_append(&s, ids, 7, 512, -1, &err), NIB_OK);
+    assert_int_equal(calib_set_append(&s, ids, 5, 512, -1, &err), NIB_OK);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(calib_set_append(&s, ids, i == 4 ? 70 : 10, 512, -1, &err), NIB_OK);
+    calib_set_join(&s, 2, 1); /* 150 ids: windows of 18 at most, but for the long one */
+    assert_int_equal(s.n_windows, 2 + 9);
+    assert_int_equal(s.starts[2], 12);
+    calib_set_free(&s);
+
+    for (int i = 0; i < 60; i++)
+        assert_int_equal(calib_set_append(&s, ids, i == 4 ? 600 : 100, 512, -1, &err), NIB_OK);
+    assert_int_equal(s.n_windows, 61);
+    calib_set_join(&s, 0, 1);
+    assert_int_equal(s.starts[1], 100 + 3 * 99); /* the fifth is cut, and takes no other */
+    assert_int_equal(s.starts[2] - s.starts[1], 512);
+    assert_int_equal(s.starts[3] - s.starts[2], 88 + 4 * 99);
+    assert_int_equal(s.ids[0], 1);
+    assert_int_equal(s.ids[100], 2);
+    assert_int_equal(s.ids[s.starts[2]], 513);
+    assert_int_equal(s.ids[s.starts[2] + 88], 2);
+    assert_int_equal(s.ids[s.starts[3]], 1);
+    for (size_t w = 0; w < s.n_windows; w++)
+        assert_true(s.starts[w + 1] - s.starts[w] <= 512 && s.starts[w + 1] > s.starts[w]);
+    calib_set_free(&s);
+}
+
 static int warm;
 static void count_warm(void *context) {
     (void)context;
@@ -602,6 +636,7 @@ int main(void) {
                                        cmocka_unit_test(test_calibrate_damaged),
                                        cmocka_unit_test(test_calibrate_long_text),
                                        cmocka_unit_test(test_calibration_text),
+                                       cmocka_unit_test(test_join),
                                        cmocka_unit_test(test_speed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@ typedef struct gathering {
     const moments_job *job;
     size_t cols, dim;
     bool with_r;
-    float *d, *r; /* [WALK_MAX_ROWS, cols], [WALK_MAX_ROWS, dim] */
+    float *x, *d, *r; /* [WALK_MAX_ROWS, cols], the same, [WALK_MAX_ROWS, dim] */
 } gathering;
 
 static nib_status no_memory(const gathering *g, nib_error *err) {
@@ -54,16 +54,20 @@ static void finish_moments(moments *m, const gathering *g) {
 }
 
 static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
-    const size_t rows = (size_t)g->job->now->text->batches[i].n_rows;
-    moments *m = g->job->now->text->held_out[i] ? g->job->test : g->job->train;
-    const float *x, *wanted;
-    NIB_TRY(walk_input(g->job->now, g->job->at, g->job->layer, i, &x, err));
+    const walk_text *text = g->job->now->text;
+    const size_t rows = (size_t)text->batches[i].n_rows;
+    const float by = text->by[i], *read, *wanted;
+    moments *m = text->held_out[i] ? g->job->test : g->job->train;
+    float *x = g->x;
+    NIB_TRY(walk_input(g->job->now, g->job->at, g->job->layer, i, &read, err));
+    for (size_t j = 0; j < rows * g->cols; j++)
+        x[j] = read[j] * by;
     gram_add(&m->h, NULL, x, rows);
     if (!g->job->source)
         return NIB_OK;
     NIB_TRY(walk_input(g->job->source, g->job->at, g->job->layer, i, &wanted, err));
     for (size_t j = 0; j < rows * g->cols; j++)
-        g->d[j] = wanted[j] - x[j];
+        g->d[j] = (wanted[j] - read[j]) * by;
     gram_add(&m->c, g->d, x, rows);
     if (m == g->job->test)
         gram_add(&m->d, NULL, g->d, rows);
@@ -71,7 +75,7 @@ static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
         return NIB_OK;
     const float *to = walk_residual(g->job->source, i), *from = walk_residual(g->job->now, i);
     for (size_t j = 0; j < rows * g->dim; j++)
-        g->r[j] = (to[j] - from[j]) / g->job->hp->residual_scale;
+        g->r[j] = (to[j] - from[j]) / g->job->hp->residual_scale * by;
     gram_add(&m->r, g->r, x, rows);
     if (m != g->job->test)
         return NIB_OK;
@@ -83,7 +87,7 @@ static nib_status add_batch(const gathering *g, size_t i, nib_error *err) {
 
 static nib_status gather(const gathering *g, nib_error *err) {
     const moments_job *job = g->job;
-    if (job->source && (!g->d || !g->r))
+    if (!g->x || (job->source && (!g->d || !g->r)))
         return no_memory(g, err);
     NIB_TRY(open_moments(job->train, g, err));
     NIB_TRY(open_moments(job->test, g, err));
@@ -104,11 +108,13 @@ nib_status moments_gather(const moments_job *job, nib_error *err) {
                    .cols = job->cols,
                    .dim = (size_t)job->hp->dim,
                    .with_r = (job->at == SITE_O || job->at == SITE_DOWN) && job->hp->norms == NORM_BEFORE};
+    g.x = mem_array(g.cols, WALK_MAX_ROWS * sizeof *g.x);
     if (job->source) {
         g.d = mem_array(g.cols, WALK_MAX_ROWS * sizeof *g.d);
         g.r = mem_array(g.dim, WALK_MAX_ROWS * sizeof *g.r);
     }
     nib_status status = gather(&g, err);
+    mem_free(g.x);
     mem_free(g.d);
     mem_free(g.r);
     return status;

@@ -51,6 +51,8 @@ static uint64_t fingerprint(const tune *t) {
     h = journal_hash(h, &o->method, sizeof o->method);
     h = journal_hash(h, o->starts, (o->n_windows + 1) * sizeof *o->starts);
     h = journal_hash(h, o->ids, o->starts[o->n_windows] * sizeof *o->ids);
+    if (o->counts)
+        h = journal_hash(h, o->counts, o->n_windows * sizeof *o->counts);
     h = journal_hash(h, t->be->path, strlen(t->be->path));
     for (size_t i = 0; i < t->file->n_tensors; i++) {
         const tensor *w = &t->file->tensors[i];

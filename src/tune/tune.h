@@ -63,7 +63,8 @@ typedef struct tune_options {
     /* Window w is ids [starts[w], starts[w + 1]): TUNE_WINDOW at most; starts [n_windows + 1]. */
     const int32_t *ids;
     const size_t *starts;
-    size_t n_windows; /* 2 at least */
+    size_t n_windows;    /* 2 at least */
+    const float *counts; /* [n_windows] for how many like it a window counts; NULL: one each */
     int threads;
     size_t memory_bytes; /* activations beyond it lie on disk */
     const char *journal; /* path; what spills is beside it */

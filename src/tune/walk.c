@@ -4,6 +4,8 @@
  */
 #include "tune/walk.h"
 
+#include <math.h>
+
 #include "base/mem.h"
 
 #define HOLD_OUT 8 /* one window in so many */
@@ -38,6 +40,7 @@ static void cut_window(walk_text *t, const tune_options *o, size_t w) {
             (batch){.tokens = o->ids + at, .n_rows = (int32_t)n, .seqs = &t->seqs[i], .n_seqs = 1};
         t->first_row[i] = t->n_rows;
         t->held_out[i] = held_out;
+        t->by[i] = o->counts ? sqrtf(o->counts[w]) : 1;
         t->n_rows += n;
     }
 }
@@ -51,7 +54,8 @@ nib_status walk_text_cut(walk_text *t, const tune_options *o, const model_file *
     t->seqs = mem_array(most, sizeof *t->seqs);
     t->first_row = mem_array(most, sizeof *t->first_row);
     t->held_out = mem_array(most, sizeof *t->held_out);
-    if (!t->batches || !t->seqs || !t->first_row || !t->held_out)
+    t->by = mem_array(most, sizeof *t->by);
+    if (!t->batches || !t->seqs || !t->first_row || !t->held_out || !t->by)
         return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", file->path);
     for (int i = 0; i < WALK_PAGES; i++)
         t->pages[i] = i;
@@ -65,6 +69,7 @@ void walk_text_free(walk_text *t) {
     mem_free(t->seqs);
     mem_free(t->first_row);
     mem_free(t->held_out);
+    mem_free(t->by);
 }
 
 /* ---- the walk ---- */

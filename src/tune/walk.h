@@ -23,6 +23,7 @@ typedef struct walk_text {
     batch_seq *seqs;
     size_t *first_row; /* [n_batches] */
     bool *held_out;    /* [n_batches] one window in eight */
+    float *by;         /* [n_batches] what its rows are multiplied with in second moments */
     size_t n_batches, n_rows;
     int32_t pages[WALK_PAGES];
 } walk_text;

@@ -27,6 +27,8 @@
 
 #define MAX_CALIBRATION_TOKENS ((size_t)49152)
 #define AUTO_GPTQ_WEIGHTS      150000000.0 /* of linear layers: about a minute on two cores */
+#define ASKED_WEIGHTS          1e9         /* of linear layers of a model that has time to answer questions */
+#define ASKED_TOKENS           2048 /* of a calibration that has room for the text beside the answers */
 
 /* ---- calibration ---- */
 
@@ -36,17 +38,20 @@ typedef struct quantize_session {
     importance heed;
     size_t n_tokens; /* of the calibration */
     double calibrate_s;
-    const char *sweep_note; /* why auto took sweep, or NULL */
-    nib_error sweep_reason;
+    const char *sweep_note;   /* why auto took sweep, or NULL */
+    const char *unasked_note; /* why the program's own questions were not answered, or NULL */
+    nib_error sweep_reason, unasked_reason;
     method_choice used; /* of METHODS, with auto decided */
     tuned tuned;
     tuned_smoothed smoothed;
     scratch scratch;
-    char *answered;    /* in it: the calibration with the model's own answers */
-    const char *calib; /* args->calib, or that */
-    size_t n_asked, n_ended;
-    char *copy;     /* in it: the source smoothed, in BF16; FILE is then of it */
-    const char *in; /* FILE's path: args->in, or the copy */
+    char *answered;         /* in it: the calibration with the model's own answers */
+    const char *calib;      /* args->calib, or that */
+    const char *calib_name; /* in sentences */
+    size_t chat_tokens;     /* of it, where it holds conversations */
+    own_answered own;       /* what the model was asked for it */
+    char *copy;             /* in it: the source smoothed, in BF16; FILE is then of it */
+    const char *in;         /* FILE's path: args->in, or the copy */
     convert_report copied;
     float *reach; /* for --input-scale and --kv-scales */
     plan plan;
@@ -68,8 +73,8 @@ static nib_status run_calibration(quantize_session *s, nib_error *err) {
     nib_status status = loaded_open(&l, s->in, &compute, &needs, err);
     if (status == NIB_OK) {
         if (chats)
-            status = tuned_read_chats(&set, l, s->calib, s->args->calib, s->args->calib_tokens, err);
-        if (status == NIB_OK && s->n_asked)
+            status = tuned_read_chats(&set, l, s->calib, s->calib_name, s->chat_tokens, err);
+        if (status == NIB_OK && s->own.n)
             status = tuned_add_text(&set, l, s->args->calib_tokens, err);
         calibrate_options o = {.set = chats ? &set : NULL,
                                .text = map.bytes ? (const char *)map.bytes : calibration_text,
@@ -95,20 +100,27 @@ static nib_status read_imatrix(quantize_session *s, nib_error *err) {
     return NIB_OK;
 }
 
+static tuned tuned_of(quantize_session *s, tune_method method) {
+    const quantize_args *a = s->args;
+    return (tuned){.file = s->file,
+                   .in = s->in,
+                   .out = a->out,
+                   .calib = s->calib,
+                   .calib_name = s->calib_name,
+                   .and_text = s->own.n > 0,
+                   .even = !a->calib,
+                   .max_tokens = a->calib_tokens,
+                   .chat_tokens = s->chat_tokens,
+                   .method = method,
+                   .threads = a->convert.threads,
+                   .bar = &s->bar};
+}
+
 static nib_status open_tuned(quantize_session *s, method_choice method, nib_error *err) {
     static const tune_method of[] = {
         [METHOD_LOCAL] = TUNE_LOCAL, [METHOD_GPTQ] = TUNE_GPTQ, [METHOD_BEST] = TUNE_BEST};
     const quantize_args *a = s->args;
-    s->tuned = (tuned){.file = s->file,
-                       .in = s->in,
-                       .out = a->out,
-                       .calib = s->calib,
-                       .calib_name = a->calib,
-                       .and_text = s->n_asked > 0,
-                       .max_tokens = a->calib_tokens,
-                       .method = of[method],
-                       .threads = a->convert.threads,
-                       .bar = &s->bar};
+    s->tuned = tuned_of(s, of[method]);
     NIB_TRY(tuned_open(&s->tuned, err));
     s->args->convert.choose = tuned_choose;
     s->args->convert.choose_context = &s->tuned;
@@ -116,20 +128,24 @@ static nib_status open_tuned(quantize_session *s, method_choice method, nib_erro
     return convert_try_output(s->file, a->out, &a->convert, err); /* with room for what is kept beside it */
 }
 
+static double linear_weights(const model_file *file) {
+    double weights = 0;
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        const tensor *t = &file->tensors[i];
+        if (place_is_linear(t->place.slot))
+            weights += (double)t->rows * (double)t->cols;
+    }
+    return weights;
+}
+
 /* The best method that a model of this size has time for. */
 static method_choice auto_method(const quantize_session *s) {
     const quantize_args *a = s->args;
-    double weights = 0;
     if ((a->convert.format != QF_NVFP4 && a->convert.format != QF_Q5_0) || a->imatrix)
         return METHOD_WEIGHTED;
     if (a->convert.svd_rank) /* whose codes are chosen layer by layer */
         return METHOD_GPTQ;
-    for (size_t i = 0; i < s->file->n_tensors; i++) {
-        const tensor *t = &s->file->tensors[i];
-        if (place_is_linear(t->place.slot))
-            weights += (double)t->rows * (double)t->cols;
-    }
-    return weights <= AUTO_GPTQ_WEIGHTS ? METHOD_GPTQ : METHOD_WEIGHTED;
+    return linear_weights(s->file) <= AUTO_GPTQ_WEIGHTS ? METHOD_GPTQ : METHOD_WEIGHTED;
 }
 
 static nib_status prepare_method(quantize_session *s, nib_error *err) {
@@ -185,11 +201,29 @@ static nib_status open_path(quantize_session *s, char **path, const char *name, 
 static nib_status answer_questions(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     NIB_TRY(open_path(s, &s->answered, "answered.jsonl", err));
-    NIB_TRY(own_answers(a->calib, a->in, a->convert.threads, s->answered, &s->bar, &s->n_asked, &s->n_ended,
-                        err));
-    if (s->n_asked)
+    const own_asked asked = {.path = a->calib,
+                             .in = a->in,
+                             .out = s->answered,
+                             .max_tokens = s->chat_tokens,
+                             .threads = a->convert.threads,
+                             .bar = &s->bar};
+    const nib_status status = own_answers(&asked, &s->own, err);
+    if (!a->calib && (status == NIB_UNSUPPORTED || status == NIB_BAD_FILE || status == NIB_BAD_ARGUMENT)) {
+        s->unasked_reason = *err; /* a model with a template that nibble does not render: by the text alone */
+        s->unasked_note = s->unasked_reason.text;
+        s->own = (own_answered){0};
+        return NIB_OK;
+    }
+    if (s->own.n && (a->calib || s->own.n_ended))
         s->calib = s->answered;
-    return NIB_OK;
+    return status;
+}
+
+/* Does the model answer the program's own questions? */
+static bool asks_own(const quantize_session *s) {
+    const quantize_args *a = s->args;
+    return a->method == METHOD_BEST && !a->calib && a->calib_tokens >= ASKED_TOKENS &&
+           s->file->words.chat_template.n && linear_weights(s->file) <= ASKED_WEIGHTS;
 }
 
 /* The last name of PATH, which an output made of it may be called by. */
@@ -254,15 +288,7 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
             a->out);
     if (a->convert.format != QF_BF16)
         NIB_TRY(prepare_copy(s, err));
-    s->tuned = (tuned){.file = s->file,
-                       .in = s->in,
-                       .out = a->out,
-                       .calib = s->calib,
-                       .calib_name = a->calib,
-                       .and_text = s->n_asked > 0,
-                       .max_tokens = a->calib_tokens,
-                       .threads = a->convert.threads,
-                       .bar = &s->bar};
+    s->tuned = tuned_of(s, TUNE_GPTQ);
     NIB_TRY(tuned_open(&s->tuned, err));
     NIB_TRY(tuned_smooth(&s->smoothed, &s->tuned, err));
     s->n_tokens = s->tuned.n_tokens;
@@ -278,15 +304,7 @@ static nib_status find_reach(quantize_session *s, nib_error *err) {
         return NIB_OK;
     tuned_close(&s->tuned, true); /* smoothing's, where no copy was made */
     const double from = clock_seconds();
-    s->tuned = (tuned){.file = s->file,
-                       .in = s->in,
-                       .out = a->out,
-                       .calib = s->calib,
-                       .calib_name = a->calib,
-                       .and_text = s->n_asked > 0,
-                       .max_tokens = a->calib_tokens,
-                       .threads = a->convert.threads,
-                       .bar = &s->bar};
+    s->tuned = tuned_of(s, TUNE_GPTQ);
     NIB_TRY(tuned_open(&s->tuned, err));
     const nib_status status = tuned_reach(&s->reach, &s->tuned, err);
     s->n_tokens = s->tuned.n_tokens;
@@ -300,8 +318,8 @@ static plan_options plan_options_of(quantize_session *s) {
     const quantize_args *a = s->args;
     return (plan_options){.in = s->in,
                           .out = a->out,
-                          .calib = s->calib,
-                          .calib_name = a->calib,
+                          .calib = a->calib ? s->calib : NULL,
+                          .calib_name = s->calib_name,
                           .max_tokens = a->calib_tokens,
                           .bits = a->bits,
                           .size_bytes = a->size,
@@ -363,12 +381,12 @@ static nib_status print(quantize_session *s, nib_error *err) {
                                .method = method_text(s),
                                .asked = a->method == METHOD_AUTO ? NULL : quantize_method_name(a->method),
                                .sweep_note = s->sweep_note,
+                               .unasked_note = s->unasked_note,
                                .fp8_exact = a->convert.fp8_exact,
                                .to_gguf = a->convert.out == OUT_GGUF,
                                .imatrix = a->imatrix != NULL,
                                .n_tokens = s->n_tokens,
-                               .n_asked = s->n_asked,
-                               .n_ended = s->n_ended,
+                               .own = s->own,
                                .calibrate_s = s->calibrate_s + s->tuned.seconds,
                                .convert_s = s->report.seconds - s->tuned.seconds,
                                .tuned = &s->tuned,
@@ -391,8 +409,8 @@ static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
 
 static nib_status prepare_input(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
-    const bool chats =
-        a->calib && tuned_is_chats(a->calib) && (a->smooth || convert_quantizes(s->file, &a->convert));
+    const bool calibrates = a->smooth || convert_quantizes(s->file, &a->convert);
+    const bool chats = calibrates && (a->calib ? tuned_is_chats(a->calib) : asks_own(s));
     if (chats || a->smooth) /* before it takes long */
         NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
     if (chats)
@@ -405,12 +423,14 @@ static nib_status run(quantize_session *s, nib_error *err) {
     NIB_TRY(check_save_plan(a, err));
     s->in = a->in;
     s->calib = a->calib;
+    s->calib_name = a->calib ? a->calib : OWN_QUESTIONS;
     NIB_TRY(model_file_open(&s->file, a->in, err));
     a->convert.keep = a->keep;
     a->convert.also_read[0] = a->calib ? a->calib : a->imatrix;
     a->convert.also_read[1] = a->plan;
     if (a->calib_tokens == 0)
         a->calib_tokens = MAX_CALIBRATION_TOKENS;
+    s->chat_tokens = a->calib ? a->calib_tokens : a->calib_tokens / 4 * 3; /* room for the text */
     if (a->convert.threads == 0)
         a->convert.threads = cores_physical();
     if (a->plan)

@@ -6,12 +6,14 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
 #include "base/outfile.h"
 #include "cli/cli.h"
 #include "cli/tuned.h"
+#include "eval/calibrate.h"
 
 enum { AT_ONCE = 16, LOOK_MS = 200 };
 
@@ -25,12 +27,13 @@ typedef struct talked {
 } talked;
 
 typedef struct answers {
-    const char *path;
-    talked *talks; /* [n] */
-    size_t n, n_asked, n_done, n_ended;
+    const own_asked *asked;
+    const char *name; /* in sentences */
+    talked *talks;    /* [n] */
+    size_t n, n_asks, n_asked, n_ended;
+    size_t n_tokens; /* of what is answered */
     nib_engine *engine;
     nib_chat *chat;
-    ui_bar *bar;
 } answers;
 
 /* ---- the file ---- */
@@ -56,9 +59,9 @@ static nib_status read_line(answers *a, size_t number, const char *line, size_t 
     if (status == NIB_OK)
         status = chat_check_roles(t->messages, &problem);
     if (status != NIB_OK)
-        return nib_fail(err, status, "%s: line %zu: %s", a->path, number, problem.text);
+        return nib_fail(err, status, "%s: line %zu: %s", a->name, number, problem.text);
     t->asks = ends_with_user(t->messages);
-    a->n_asked += t->asks;
+    a->n_asks += t->asks;
     return NIB_OK;
 }
 
@@ -69,7 +72,7 @@ static nib_status read_lines(answers *a, const char *text, size_t bytes, nib_err
         n += *p == '\n';
     a->talks = mem_array(n, sizeof *a->talks);
     if (!a->talks)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->path);
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->name);
     for (size_t line = 1; text < end; line++) {
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         const size_t length = (size_t)((stop ? stop : end) - text);
@@ -77,6 +80,32 @@ static nib_status read_lines(answers *a, const char *text, size_t bytes, nib_err
         text += length + 1;
     }
     return NIB_OK;
+}
+
+static nib_status read_own(answers *a, nib_error *err) {
+    a->talks = mem_array(n_calibration_questions, sizeof *a->talks);
+    bool whole = a->talks != NULL;
+    for (; whole && a->n < n_calibration_questions; a->n++) {
+        talked *t = &a->talks[a->n];
+        t->whole =
+            json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", calibration_questions[a->n]);
+        t->messages = json_object_get(t->whole, "messages");
+        t->line = a->n + 1;
+        t->asks = true;
+        whole = t->whole != NULL;
+    }
+    a->n_asks = a->n;
+    return whole ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->name);
+}
+
+static nib_status read_asked(answers *a, nib_error *err) {
+    mapfile map = {0};
+    if (!a->asked->path)
+        return read_own(a, err);
+    NIB_TRY(tuned_open_text(&map, a->asked->path, err));
+    const nib_status status = read_lines(a, (const char *)map.bytes, map.size, err);
+    mapfile_close(&map);
+    return status;
 }
 
 static nib_status write_lines(const answers *a, const char *out, nib_error *err) {
@@ -107,7 +136,7 @@ static nib_status submit(answers *a, talked *t, uint64_t seed, nib_error *err) {
     int32_t *ids = NULL;
     size_t n = 0;
     if (!messages)
-        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->path);
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->name);
     const nib_conversation c = {.size = sizeof c, .messages = messages};
     nib_status status = nib_chat_render(a->chat, &c, &ids, &n, NULL, err);
     const nib_sampling sampling = {.size = sizeof sampling,
@@ -146,7 +175,7 @@ static nib_status add_text(talked *t, const char *text, size_t n, nib_error *err
 }
 
 /* Until it ends. */
-static nib_status follow(talked *t, nib_error *err) {
+static nib_status follow(answers *a, talked *t, nib_error *err) {
     for (;;) {
         nib_event e = {.size = sizeof e};
         if (cli_interrupted)
@@ -160,6 +189,7 @@ static nib_status follow(talked *t, nib_error *err) {
         if (e.reason == NIB_END_FAILED)
             return nib_fail(err, e.status, "%s", e.error);
         t->ended = e.reason == NIB_END_STOP;
+        a->n_tokens += t->ended ? (size_t)e.n_prompt + (size_t)e.n_generated : 0;
         break;
     }
     json_t *answer = json_pack("{s:s, s:s}", "role", "assistant", "content", t->answer);
@@ -178,15 +208,16 @@ static nib_status answer_some(answers *a, size_t first, size_t end, nib_error *e
     for (size_t i = first; i < end && status == NIB_OK; i++) {
         status = a->talks[i].asks ? submit(a, &a->talks[i], i + 1, &problem) : NIB_OK;
         if (status != NIB_OK)
-            nib_fail(err, status, "%s: line %zu: %s", a->path, a->talks[i].line, problem.text);
+            nib_fail(err, status, "%s: line %zu: %s", a->name, a->talks[i].line, problem.text);
     }
     for (size_t i = first; i < end; i++) {
         talked *t = &a->talks[i];
+        a->n_asked += t->asks;
         if (status == NIB_OK && t->request) {
-            status = follow(t, err);
+            status = follow(a, t, err);
             a->n_ended += t->ended;
-            const progress p = ui_bar_progress(a->bar);
-            progress_report(&p, "answering", ++a->n_done, a->n_asked);
+            const progress p = ui_bar_progress(a->asked->bar);
+            progress_report(&p, "answering", a->n_asked, a->n_asks);
         }
         nib_release(t->request);
         t->request = NULL;
@@ -194,21 +225,24 @@ static nib_status answer_some(answers *a, size_t first, size_t end, nib_error *e
     return status;
 }
 
-static nib_status answer_all(answers *a, const char *in, int threads, nib_error *err) {
-    const nib_options o = {.size = sizeof o, .device = "cpu", .threads = threads, .max_num_seqs = AT_ONCE};
-    NIB_TRY(nib_open(&a->engine, in, &o, err));
+static nib_status answer_all(answers *a, nib_error *err) {
+    const nib_options o = {
+        .size = sizeof o, .device = "cpu", .threads = a->asked->threads, .max_num_seqs = AT_ONCE};
+    NIB_TRY(nib_open(&a->engine, a->asked->in, &o, err));
     nib_error problem = {{0}};
     const nib_status status = nib_chat_open(&a->chat, a->engine, NULL, &problem);
     if (status != NIB_OK)
-        return nib_fail(err, status, "%s: conversations need a chat template: %s", a->path, problem.text);
-    for (size_t i = 0; i < a->n; i += AT_ONCE)
+        return nib_fail(err, status, "%s: conversations need a chat template: %s", a->name, problem.text);
+    size_t i = 0;
+    for (; i < a->n && a->n_tokens < a->asked->max_tokens; i += AT_ONCE)
         NIB_TRY(answer_some(a, i, i + AT_ONCE < a->n ? i + AT_ONCE : a->n, err));
-    return a->n_ended
+    a->n = i < a->n ? i : a->n;
+    return a->n_ended || !a->asked->path
                ? NIB_OK
                : nib_fail(err, NIB_BAD_ARGUMENT,
                           "%s: none of its questions is answered by %s: each is longer than it reads by "
                           "default, or its answer has no end within %d tokens; expected some",
-                          a->path, in, OWN_ANSWER_TOKENS);
+                          a->name, a->asked->in, OWN_ANSWER_TOKENS);
 }
 
 /* ---- what is left out ---- */
@@ -230,10 +264,10 @@ static void tell_left_out(const answers *a, bool fits) {
         if (n++)
             fputs(", ", stderr);
         else if (fits)
-            fprintf(stderr, "%s: left out, as their answers have no end within %d tokens: lines ", a->path,
+            fprintf(stderr, "%s: left out, as their answers have no end within %d tokens: lines ", a->name,
                     OWN_ANSWER_TOKENS);
         else
-            fprintf(stderr, "%s: left out, as the model reads no more by default: lines ", a->path);
+            fprintf(stderr, "%s: left out, as the model reads no more by default: lines ", a->name);
         fprintf(stderr, "%zu", a->talks[i].line);
         if (last > i)
             fprintf(stderr, "-%zu", a->talks[last].line);
@@ -242,28 +276,25 @@ static void tell_left_out(const answers *a, bool fits) {
         fputc('\n', stderr);
 }
 
-nib_status own_answers(const char *path, const char *in, int threads, const char *out, ui_bar *bar, size_t *n,
-                       size_t *n_ended, nib_error *err) {
-    answers a = {.path = path, .bar = bar};
-    mapfile map = {0};
-    NIB_TRY(tuned_open_text(&map, path, err));
-    nib_status status = read_lines(&a, (const char *)map.bytes, map.size, err);
-    if (status == NIB_OK && a.n_asked)
-        status = answer_all(&a, in, threads, err);
-    ui_bar_clear(bar);
-    for (int fits = 0; status == NIB_OK && fits < 2; fits++)
+nib_status own_answers(const own_asked *asked, own_answered *out, nib_error *err) {
+    const double from = clock_seconds();
+    answers a = {.asked = asked, .name = asked->path ? asked->path : OWN_QUESTIONS};
+    nib_status status = read_asked(&a, err);
+    const size_t n_read = a.n;
+    if (status == NIB_OK && a.n_asks)
+        status = answer_all(&a, err);
+    ui_bar_clear(asked->bar);
+    for (int fits = 0; status == NIB_OK && asked->path && fits < 2; fits++)
         tell_left_out(&a, fits);
     if (status == NIB_OK && a.n_asked)
-        status = write_lines(&a, out, err);
-    *n = a.n_asked;
-    *n_ended = a.n_ended;
+        status = write_lines(&a, asked->out, err);
+    *out = (own_answered){a.n_asked, a.n_ended, clock_seconds() - from};
     nib_chat_close(a.chat);
     nib_close(a.engine);
-    for (size_t i = 0; i < a.n; i++) {
+    for (size_t i = 0; i < n_read; i++) {
         json_decref(a.talks[i].whole);
         mem_free(a.talks[i].answer);
     }
     mem_free(a.talks);
-    mapfile_close(&map);
     return status;
 }

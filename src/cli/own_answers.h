@@ -10,13 +10,28 @@
 #include "cli/ui.h"
 #include "nibble.h"
 
+#define OWN_QUESTIONS "the program's own questions" /* in sentences */
+
 enum { OWN_ANSWER_TOKENS = 256 }; /* at most */
 
-/* A conversation a line in PATH. *n is how many are unanswered; where there are such all lines are written to
- * OUT, blank where the model IN did not end its answer within that, and *n_ended are answered. Sampled
- * as `nibble run` does, the n-th with the seed n, so that the same model, file and processor give the same
- * answers. */
-nib_status own_answers(const char *path, const char *in, int threads, const char *out, ui_bar *bar, size_t *n,
-                       size_t *n_ended, nib_error *err);
+typedef struct own_asked {
+    const char *path;  /* a conversation a line; NULL: the questions inside the program */
+    const char *in;    /* the model */
+    const char *out;   /* where it is written */
+    size_t max_tokens; /* once the conversations have so many, the rest is left out */
+    int threads;
+    ui_bar *bar;
+} own_asked;
+
+typedef struct own_answered {
+    size_t n;       /* conversations that end with a question, and were put to the model */
+    size_t n_ended; /* it answered */
+    double seconds;
+} own_answered;
+
+/* Where there are such, all conversations are written to OUT, a line each, blank where the model did not end
+ * its answer within that. Sampled as `nibble run` does, the n-th with the seed n, so that the same model,
+ * file and processor give the same answers, for any number of threads. */
+nib_status own_answers(const own_asked *asked, own_answered *out, nib_error *err);
 
 #endif

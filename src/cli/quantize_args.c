@@ -55,7 +55,10 @@ static const struct argp_option options[] = {
      1},
     {"calib", KEY_CALIB, "FILE", 0,
      "What to calibrate with: a text, or conversations in a .jsonl file, where the model first answers those "
-     "that end with a question, and the text inside the program is read as well (default: that text)",
+     "that end with a question, and the text inside the program is read as well (default: that text; for "
+     "--method best also what the model, where it has a chat template and at most a billion weights in "
+     "linear "
+     "layers, answers to questions inside the program)",
      1},
     {"calib-tokens", KEY_CALIB_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 1},
     {"fp8-exact", KEY_FP8_EXACT, NULL, 0,

@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
-#include "cli/own_answers.h"
-
 static const char *dtype_text(dtype t) {
     return t == DT_NONE ? "mixed" : dtype_get(t)->name;
 }
@@ -56,6 +54,9 @@ static void print_notes(const quantize_report *r) {
     const convert_report *c = r->done;
     if (r->sweep_note)
         printf("Method sweep, because nibble cannot run the model: %s\n", r->sweep_note);
+    if (r->unasked_note)
+        printf("Calibrated with the built-in text alone, because the model was not asked: %s\n",
+               r->unasked_note);
     if (r->size && c->bytes_after > r->size)
         printf("That is %llu bytes more than was asked for.\n",
                (unsigned long long)(c->bytes_after - r->size));
@@ -132,13 +133,13 @@ static void print_text(const quantize_report *r, const ui_table *t) {
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",
            r->convert_s, ui_bytes(peak, sizeof peak, peak_bytes()));
-    if (r->n_asked && r->n_ended == r->n_asked)
-        printf("The model answered all %zu questions to an end.\n", r->n_asked);
-    else if (r->n_asked)
-        printf("The model answered %zu of %zu questions to an end; the others, longer than it reads by "
-               "default or "
-               "unfinished after %d tokens, were left out.\n",
-               r->n_ended, r->n_asked, OWN_ANSWER_TOKENS);
+    if (r->own.n && r->own.n_ended == r->own.n)
+        printf("The model answered all %zu questions to an end, in %.1f s.\n", r->own.n, r->own.seconds);
+    else if (r->own.n)
+        printf(
+            "The model answered %zu of %zu questions to an end, in %.1f s; the others, longer than it reads "
+            "by default or unfinished after %d tokens, were left out.\n",
+            r->own.n_ended, r->own.n, r->own.seconds, OWN_ANSWER_TOKENS);
     tuned_print(r->tuned);
     tuned_smoothed_print(r->smoothed);
     print_notes(r);
@@ -162,7 +163,8 @@ static void print_json(const quantize_report *r, const ui_table *t) {
     printf(" \"calibration_tokens\": %zu, \"calibration_seconds\": %.3f, \"seconds\": %.3f, \"peak_bytes\": "
            "%llu,\n",
            r->n_tokens, r->calibrate_s, r->convert_s, peak_bytes());
-    printf(" \"questions\": %zu, \"answered\": %zu,\n", r->n_asked, r->n_ended);
+    printf(" \"questions\": %zu, \"answered\": %zu, \"answering_seconds\": %.3f,\n", r->own.n, r->own.n_ended,
+           r->own.seconds);
     printf(" \"quantized\": %d, \"repacked\": %d, \"tied_embedding_quantized\": %s, \"head_untied\": %s,\n",
            c->n_quantized, c->n_repacked, c->tied_is_quantized ? "true" : "false",
            c->head_is_untied ? "true" : "false");

@@ -5,6 +5,7 @@
 #ifndef CLI_QUANTIZE_REPORT_H
 #define CLI_QUANTIZE_REPORT_H
 
+#include "cli/own_answers.h"
 #include "cli/plan.h"
 #include "cli/tuned.h"
 
@@ -12,13 +13,14 @@ typedef struct quantize_report {
     const char *in, *out;
     const char *plan_path; /* read or written; NULL: none */
     const char *format;
-    const char *method;     /* what chose the codes */
-    const char *asked;      /* the method that was asked for; NULL: auto */
-    const char *sweep_note; /* why auto took sweep, or NULL */
+    const char *method;       /* what chose the codes */
+    const char *asked;        /* the method that was asked for; NULL: auto */
+    const char *sweep_note;   /* why auto took sweep, or NULL */
+    const char *unasked_note; /* why the program's own questions were not answered, or NULL */
     bool fp8_exact, to_gguf;
-    bool imatrix;            /* in place of a calibration: n_tokens are what it was made of */
-    size_t n_tokens;         /* of the calibration */
-    size_t n_asked, n_ended; /* its questions, and how many of them the model answered to an end */
+    bool imatrix;     /* in place of a calibration: n_tokens are what it was made of */
+    size_t n_tokens;  /* of the calibration */
+    own_answered own; /* its questions */
     double calibrate_s, convert_s;
     const tuned *tuned;
     const tuned_smoothed *smoothed;

@@ -57,15 +57,31 @@ nib_status tuned_add_text(calib_set *set, const loaded *l, size_t max_tokens, ni
                : calib_set_text(set, l->words, calibration_text, calibration_text_bytes, left, err);
 }
 
+/* What is not the model's answers is not lost among them. */
+static nib_status count_evenly(tuned *t, nib_error *err) {
+    const calib_set *s = &t->set;
+    const size_t chats = s->starts[s->n_chats], text = s->starts[s->n_windows] - chats;
+    if (text == 0 || text >= chats)
+        return NIB_OK;
+    t->counts = mem_array(s->n_windows, sizeof *t->counts);
+    if (!t->counts)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for %zu windows", s->n_windows);
+    for (size_t w = 0; w < s->n_windows; w++)
+        t->counts[w] = w < s->n_chats ? 1 : (float)chats / (float)text;
+    return NIB_OK;
+}
+
 static nib_status read_set(tuned *t, nib_error *err) {
     mapfile map = {0};
     const tokenizer *words = t->l->words;
     if (!t->calib)
         return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
     if (tuned_is_chats(t->calib)) {
-        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->calib_name, t->max_tokens, err));
+        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->calib_name, t->chat_tokens, err));
         if (t->and_text)
             NIB_TRY(tuned_add_text(&t->set, t->l, t->max_tokens, err));
+        if (t->even)
+            NIB_TRY(count_evenly(t, err));
         return t->set.n_windows > 1
                    ? NIB_OK
                    : nib_fail(err, NIB_BAD_ARGUMENT,
@@ -123,6 +139,7 @@ static tune_options options_of(tuned *t) {
                           .ids = t->set.ids,
                           .starts = t->set.starts,
                           .n_windows = t->set.n_windows,
+                          .counts = t->counts,
                           .threads = t->threads,
                           .memory_bytes = ACTIVATION_BYTES,
                           .journal = t->journal,
@@ -162,6 +179,7 @@ void tuned_close(tuned *t, bool done) {
     tune_close(t->t, done);
     loaded_close(t->l);
     calib_set_free(&t->set);
+    mem_free(t->counts);
     mem_free(t->matrices);
     mem_free(t->journal);
     *t = (tuned){0};

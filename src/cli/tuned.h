@@ -19,9 +19,10 @@ typedef struct tuned {
     const model_file *file;
     const char *in, *out;
     const char *calib; /* a text, or conversations where the name ends in .jsonl; NULL: those inside nibble */
-    const char *calib_name; /* in sentences */
-    bool and_text;          /* conversations, and the text inside nibble */
-    size_t max_tokens;
+    const char *calib_name;         /* in sentences */
+    bool and_text;                  /* conversations, and the text inside nibble */
+    bool even;                      /* which counts as much as they do, where it is shorter */
+    size_t max_tokens, chat_tokens; /* in all; of conversations */
     tune_method method;
     int threads;
     ui_bar *bar;
@@ -33,6 +34,7 @@ typedef struct tuned {
 
     loaded *l;
     calib_set set;
+    float *counts; /* of its windows; NULL: one each */
     tune *t;
     char *journal;
 } tuned;

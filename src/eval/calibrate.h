@@ -18,6 +18,9 @@
 /* The text written for the project, of several kinds: prose, dialogue, code, lists, other languages. */
 extern const char calibration_text[];
 extern const size_t calibration_text_bytes;
+/* Questions that a chat model is asked, to calibrate it with its own answers. */
+extern const char *const calibration_questions[];
+extern const size_t n_calibration_questions;
 
 typedef struct calibrate_options {
     const calib_set *set; /* windows of CALIBRATE_WINDOW tokens at most; NULL: the text */

@@ -4,6 +4,8 @@ number of threads, a killed run that goes on where it was, conversations as cali
 import filecmp
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -294,6 +296,53 @@ def test_own_answers(nibble, smollm2, tmp_path):
                                "--calib", tmp_path / "asked.jsonl", "--json").stdout)
     assert report["calibration_tokens"] > 8000  # the text inside the program as well
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
+
+
+def test_the_program_s_own_questions(nibble, nibble_path, smollm2, tmp_path, text):
+    """A chat model answers them for `best`, the same for any number of threads, and again after a kill."""
+    flags = ["--method", "best", "--keep", "blk.[1-9]*", "--json"]
+    small = [*flags, "--calib-tokens", 2048]
+    for threads in (1, 2):
+        report = json.loads(nibble("quantize", smollm2, tmp_path / f"{threads}.gguf", *small, "--threads", threads).stdout)
+        assert 16 <= report["answered"] <= report["questions"] < 256 and report["answering_seconds"] > 0
+        assert 1500 < report["calibration_tokens"] <= 2048
+    assert filecmp.cmp(tmp_path / "1.gguf", tmp_path / "2.gguf", shallow=False)
+    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    process = subprocess.Popen([nibble_path, "quantize", smollm2, out, *map(str, small)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while marks(journal, 7) < 3:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    nibble("quantize", smollm2, out, *small)
+    assert filecmp.cmp(tmp_path / "1.gguf", out, shallow=False)
+    assert not [p for p in tmp_path.iterdir() if p.suffix in (".tuning", ".part")]
+    for given in (["--calib", text], ["--calib-tokens", 1024], ["--method", "gptq", "--calib-tokens", 2048]):
+        assert json.loads(nibble("quantize", smollm2, out, *flags, *given).stdout)["questions"] == 0
+
+
+def test_who_is_not_asked(nibble, tmp_path):
+    """A model without a chat template, and one whose template says no."""
+    source = make_model(tmp_path / "source", "llama")
+    report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", "--method", "best", "--calib-tokens", 2048, "--json").stdout)
+    assert report["questions"] == 0 and report["calibration_tokens"] == 2048
+    config = source / "tokenizer_config.json"
+    config.write_text(json.dumps({**(json.loads(config.read_text()) if config.exists() else {}), "chat_template": "{{ raise_exception('not I') }}"}))
+    told = nibble("quantize", source, tmp_path / "again.gguf", "--method", "best", "--calib-tokens", 2048).stdout
+    assert "the model was not asked: " in told and "not I" in told
+    with open(tmp_path / "out.gguf", "rb") as a, open(tmp_path / "again.gguf", "rb") as b:
+        assert a.read()[-4096:] == b.read()[-4096:]  # the metadata has the template
+
+
+def test_no_question_is_one_that_files_are_judged_by():
+    tree = pathlib.Path(__file__).resolve().parents[2]
+    source = (tree / "src" / "eval" / "calibration_questions.c").read_text()
+    own = [json.loads(line.strip().rstrip(",")) for line in source.splitlines() if line.startswith('    "')]
+    judged = [json.loads(line)["messages"][0]["content"] for line in (tree / "bench" / "texts" / "asked.jsonl").read_text().splitlines()]
+    for name in ("questions", "tasks"):
+        judged += [line.split(" | ")[-2] for line in (tree / "tests" / "e2e" / f"{name}.txt").read_text().splitlines()]
+    plain = [[re.sub(r"\W+", " ", q).strip().lower() for q in questions] for questions in (own, judged)]
+    assert len(own) == len(set(plain[0])) == 256 and not set(plain[0]) & set(plain[1])
 
 
 def test_questions_that_do_not_fit(nibble, smollm2, tmp_path):

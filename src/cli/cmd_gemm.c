@@ -82,6 +82,7 @@ static const cli_member members[] = {{KEY_EXPLAIN, CLI_SWITCH, offsetof(gemm_arg
                                      {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
+    static const char *const names[] = {"M", "N", "K"};
     gemm_args *a = state->input;
     switch (key) {
     case KEY_MODE:
@@ -99,7 +100,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_ARG:
         if (a->n_numbers == 3)
             argp_error(state, "M N K are expected; '%s' is one argument too many", arg);
-        a->numbers[a->n_numbers++] = (size_t)cli_integer_flag(state, "M N K", arg, 1, 1 << 24);
+        a->numbers[a->n_numbers] = (size_t)cli_integer_flag(state, names[a->n_numbers], arg, 1, 1 << 24);
+        if (a->n_numbers > 0 && a->numbers[a->n_numbers] % 16 != 0)
+            argp_error(state, "%s takes a multiple of 16, not '%s'", names[a->n_numbers], arg);
+        a->n_numbers++;
         return 0;
     case ARGP_KEY_END:
         check(state, a);

@@ -16,9 +16,10 @@
 #define BAR_WIDTH         24
 #define LINE_SECONDS      30.0 /* between two lines where there is no terminal */
 
-/* "3 min left", or nothing at the beginning. */
-static void time_left(char left[32], double part, double seconds) {
-    const double remaining = part > 0.01 ? seconds * (1 - part) / part : 0;
+/* "3 min left", or nothing at the beginning; by what was done since the bar's first report. */
+static void time_left(char left[32], const ui_bar *bar, uint64_t done, uint64_t total, double now) {
+    const double part = done > bar->done ? (double)(done - bar->done) / (double)(total - bar->done) : 0;
+    const double remaining = part > 0.01 ? (now - bar->started) * (1 - part) / part : 0;
     left[0] = 0;
     if (remaining >= 90)
         snprintf(left, 32, "%.0f min left", remaining / 60);
@@ -26,14 +27,15 @@ static void time_left(char left[32], double part, double seconds) {
         snprintf(left, 32, "%.0f s left", remaining);
 }
 
-static void draw(ui_bar *bar, const char *what, double part, double seconds) {
+static void draw(ui_bar *bar, const char *what, uint64_t done, uint64_t total, double now) {
+    const double part = done >= total ? 1 : (double)done / (double)total;
     int full = (int)(part * BAR_WIDTH);
     char marks[BAR_WIDTH + 1];
     for (int i = 0; i < BAR_WIDTH; i++)
         marks[i] = i < full ? '#' : '.';
     marks[BAR_WIDTH] = 0;
     char left[32];
-    time_left(left, part, seconds);
+    time_left(left, bar, done, total, now);
     struct winsize window;
     int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
     char line[256];
@@ -46,10 +48,11 @@ static void draw(ui_bar *bar, const char *what, double part, double seconds) {
 }
 
 /* The moment; a new stage of the work begins at it. */
-static double enter(ui_bar *bar, const char *what) {
+static double enter(ui_bar *bar, const char *what, uint64_t done) {
     const double now = clock_seconds();
     if (bar->what != what) {
         bar->what = what;
+        bar->done = done;
         bar->started = bar->drawn = now;
     }
     return now;
@@ -57,25 +60,25 @@ static double enter(ui_bar *bar, const char *what) {
 
 static void report(void *context, const char *what, uint64_t done, uint64_t total) {
     ui_bar *bar = context;
-    const double now = enter(bar, what);
+    const double now = enter(bar, what, done);
     bool last = done >= total;
     if (now - bar->started < BAR_AFTER_SECONDS || total == 0)
         return;
     if (!last && now - bar->drawn < BAR_EVERY_SECONDS)
         return;
     bar->drawn = now;
-    draw(bar, what, last ? 1 : (double)done / (double)total, now - bar->started);
+    draw(bar, what, done, total, now);
 }
 
 /* For a log. */
 static void report_line(void *context, const char *what, uint64_t done, uint64_t total) {
     ui_bar *bar = context;
-    const double now = enter(bar, what);
+    const double now = enter(bar, what, done);
     char left[32];
     if (done >= total || now - bar->drawn < LINE_SECONDS)
         return;
     bar->drawn = now;
-    time_left(left, (double)done / (double)total, now - bar->started);
+    time_left(left, bar, done, total, now);
     fprintf(stderr, "%s: %.0f%%%s%s\n", what, 100 * (double)done / (double)total, *left ? ", " : "", left);
 }
 

@@ -16,6 +16,7 @@
  * ui_bar_clear afterwards. */
 typedef struct ui_bar {
     const char *what;
+    uint64_t done;         /* when it began */
     double started, drawn; /* seconds */
     bool visible;
 } ui_bar;

@@ -145,33 +145,42 @@ static size_t choice_steps(const tune *t, size_t cols) {
     return cols / (t->with_source ? 5 : 10) + 1;
 }
 
-/* What is to be done at a site: nothing where a stopped run has left all codes. */
+/* Of a site; 0 where no matrix reads it. */
 static uint64_t site_steps(const tune *t, walk_site at, int layer) {
     size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
-    bool done = true;
-    for (size_t i = 0; i < n; i++)
-        done &= t->kept[found[i]];
-    return done ? 0 : t->text.n_batches * moment_steps(t) + choice_steps(t, t->matrices[found[0]].t->cols);
+    return n ? t->text.n_batches * moment_steps(t) + choice_steps(t, t->matrices[found[0]].t->cols) : 0;
 }
 
-/* The work ahead; what is behind is told. */
+/* Nothing is to be chosen at a site: a stopped run has left all codes. */
+static bool is_kept(const tune *t, walk_site at, int layer) {
+    size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
+    for (size_t i = 0; i < n; i++)
+        if (!t->kept[found[i]])
+            return false;
+    return true;
+}
+
+/* All the work, and what is behind. */
 static void look_ahead(tune *t) {
     const int n_layers = t->file->hp.n_layers;
-    int n_done = 0;
-    bool any = false;
-    for (size_t i = 0; i < t->n; i++)
-        any |= t->kept[i];
-    t->total =
-        site_steps(t, SITE_HEAD, 0) + t->text.n_batches * (t->with_source ? 8 : 4) * (uint64_t)n_layers;
+    int n_kept = 0;
+    const uint64_t head = site_steps(t, SITE_HEAD, 0);
+    t->done = is_kept(t, SITE_HEAD, 0) ? head : 0;
+    t->total = head + t->text.n_batches * (t->with_source ? 8 : 4) * (uint64_t)n_layers;
     for (int layer = 0; layer < n_layers; layer++) {
-        uint64_t ahead = 0;
-        for (int at = SITE_QKV; at < SITE_HEAD; at++)
-            ahead += site_steps(t, (walk_site)at, layer);
-        t->total += ahead;
-        n_done += ahead == 0;
+        bool kept = true;
+        for (int at = SITE_QKV; at < SITE_HEAD; at++) {
+            const uint64_t steps = site_steps(t, (walk_site)at, layer);
+            const bool behind = is_kept(t, (walk_site)at, layer);
+            t->total += steps;
+            t->done += behind ? steps : 0;
+            kept &= behind;
+        }
+        n_kept += kept;
     }
-    if (any && t->o->goes_on)
-        t->o->goes_on(t->o->context, n_done, n_layers);
+    if (t->done > 0 && t->o->goes_on)
+        t->o->goes_on(t->o->context, n_kept, n_layers);
+    progress_report(&t->o->progress, "quantizing layer by layer", t->done, t->total);
 }
 
 static nib_status tick(tune *t, size_t steps, nib_error *err) {
@@ -241,7 +250,7 @@ static void stand_in(tune *t, walk_site at, size_t i) {
 
 static nib_status run_site(tune *t, walk_site at, int layer, nib_error *err) {
     size_t found[MAX_READERS], n = find_readers(t, at, layer, found);
-    if (site_steps(t, at, layer) == 0)
+    if (is_kept(t, at, layer))
         return NIB_OK;
     moments_job job = {.train = &t->train,
                        .test = &t->test,

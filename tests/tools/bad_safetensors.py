@@ -136,9 +136,9 @@ def directories():
        lambda d: d.tensors.__setitem__("x.weight", ("BF16", [1 << 50, 0, 256], b"")), command="quantize")
     hf("hf-norm-of-0", "{}: tensor model.norm.weight has the shape [1, 0], expected [1, 8]",
        lambda d: d.tensors.__setitem__("model.norm.weight", ("F16", [0], b"")))
-    hf("kv-scale-nan", "{}: tensor model.layers.0.self_attn.k_proj.k_scale is no single number above 0",
+    hf("kv-scale-nan", "{}: tensor model.layers.0.self_attn.k_proj.k_scale is no single number from 6e-08 to 16000",
        lambda d: d.tensors.__setitem__("model.layers.0.self_attn.k_proj.k_scale", ("F32", [], struct.pack("<f", NAN))))
-    hf("kv-scales-of-two", "{}: tensor model.layers.0.self_attn.v_scale is no single number above 0",
+    hf("kv-scales-of-two", "{}: tensor model.layers.0.self_attn.v_scale is no single number from 6e-08 to 16000",
        lambda d: d.tensors.__setitem__("model.layers.0.self_attn.v_scale", ("F32", [2], None)))
     hf("hf-untied", "{}: tensor lm_head.weight is missing", lambda d: d.config.__setitem__("tie_word_embeddings", False))
     hf("hf-two-prefixes", "{}: tensors model.norm.weight and language_model.model.norm.weight are the same part of the network",

@@ -278,7 +278,7 @@ static nib_status stand_on_copy(quantize_session *s, nib_error *err) {
     return status;
 }
 
-static nib_status smooth(quantize_session *s, nib_error *err) {
+static nib_status prepare_smoothing(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     if (a->convert.out != OUT_GGUF && family_get(s->file->hp.family)->defaults.norm_plus_one)
         return nib_fail(
@@ -286,8 +286,10 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
             "%s: its norms are stored as w of 1 + w, which a directory in BF16 could not hold smoothed; "
             "write a .gguf file",
             a->out);
-    if (a->convert.format != QF_BF16)
-        NIB_TRY(prepare_copy(s, err));
+    return a->convert.format != QF_BF16 ? prepare_copy(s, err) : NIB_OK;
+}
+
+static nib_status smooth(quantize_session *s, nib_error *err) {
     s->tuned = tuned_of(s, TUNE_GPTQ);
     NIB_TRY(tuned_open(&s->tuned, err));
     NIB_TRY(tuned_smooth(&s->smoothed, &s->tuned, err));
@@ -407,12 +409,31 @@ static nib_status check_save_plan(const quantize_args *a, nib_error *err) {
     return a->save_plan ? files_try_output(a->save_plan, err) : NIB_OK;
 }
 
+/* For the output, and for the codes that are kept beside it by a method that was asked for by name. */
+static nib_status ask_for_room(const quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    convert_options o = a->convert;
+    char *journal = NULL;
+    if (a->method == METHOD_LOCAL || a->method == METHOD_GPTQ || a->method == METHOD_BEST) {
+        journal = tuned_journal_of(a->out);
+        if (!journal)
+            return nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
+        o.choose = tuned_choose;
+        o.choose_path = journal;
+    }
+    const nib_status status = convert_try_output(s->file, a->out, &o, err);
+    mem_free(journal);
+    return status;
+}
+
 static nib_status prepare_input(quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     const bool calibrates = a->smooth || convert_quantizes(s->file, &a->convert);
     const bool chats = calibrates && (a->calib ? tuned_is_chats(a->calib) : asks_own(s));
     if (chats || a->smooth) /* before it takes long */
-        NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
+        NIB_TRY(ask_for_room(s, err));
+    if (a->smooth)
+        NIB_TRY(prepare_smoothing(s, err));
     if (chats)
         NIB_TRY(answer_questions(s, err));
     return a->smooth ? smooth(s, err) : NIB_OK;

@@ -96,8 +96,7 @@ static nib_status read_set(tuned *t, nib_error *err) {
     return status;
 }
 
-/* OUT.tuning, freed with mem_free; NULL: no memory. */
-static char *journal_of(const char *out) {
+char *tuned_journal_of(const char *out) {
     static const char suffix[] = ".tuning";
     size_t n = strlen(out);
     while (n > 1 && out[n - 1] == '/')
@@ -111,7 +110,7 @@ static char *journal_of(const char *out) {
 }
 
 void tuned_discard(const char *out) {
-    char *path = journal_of(out);
+    char *path = tuned_journal_of(out);
     if (path)
         journal_discard(path);
     mem_free(path);
@@ -124,7 +123,7 @@ nib_status tuned_open(tuned *t, nib_error *err) {
     NIB_TRY(loaded_open(&t->l, t->in, &compute, &needs, err));
     NIB_TRY(read_set(t, err));
     t->n_tokens = t->set.n_tokens;
-    t->journal = journal_of(t->out);
+    t->journal = tuned_journal_of(t->out);
     return t->journal ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
 }
 

@@ -42,6 +42,8 @@ typedef struct tuned {
 /* Model and text are there and the model can be computed: asked before anything is written. NIB_UNSUPPORTED:
  * nibble does not run the model. */
 nib_status tuned_open(tuned *t, nib_error *err);
+/* OUT.tuning, freed with mem_free; NULL: no memory. */
+char *tuned_journal_of(const char *out);
 /* convert's hook: CONTEXT is a tuned. */
 nib_status tuned_choose(void *context, convert_matrix *matrices, size_t n, nib_error *err);
 void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journal is not needed */

@@ -462,7 +462,7 @@ def test_room_is_asked_for_first(nibble, smollm2, tmp_path, room, words, flags):
     finally:
         subprocess.run(["umount", tmp_path], check=True)
     assert done.returncode == 1 and not done.stdout
-    beside = r" with .*/out.gguf.tuning meanwhile" if room == "120" else ""
+    beside = r" with .*/out.gguf.tuning meanwhile" if room != "200" else ""
     of = rf"\.out\.gguf\.nibble-\S*/{smollm2.name}" if room == "200" else "out.gguf"
     assert re.fullmatch(rf"nibble: .*/{of}: takes at least \d+\.\d MB{beside}, and its file system has {words} MB left\n", done.stderr)
 

@@ -28,7 +28,9 @@ typedef struct comparing {
     uint64_t done, total;
 } comparing;
 
-static nib_status tick(comparing *c, nib_error *err) {
+static nib_status tick(void *context, size_t i, nib_error *err) {
+    comparing *c = context;
+    (void)i;
     NIB_TRY(stop_check(c->o->interrupted, err));
     progress_report(&c->o->progress, "comparing outputs", ++c->done, c->total);
     return NIB_OK;
@@ -38,24 +40,12 @@ static nib_status tick(comparing *c, nib_error *err) {
 
 static bool reads_site(const comparing *c, const outputs_pair *p, walk_site at, int layer) {
     const slot s = p->t->place.slot;
-    bool has_head = false;
-    if (!p->of || (at != SITE_HEAD && p->t->place.layer != layer))
+    if (!p->of || !walk_reads(at, s) || (at != SITE_HEAD && p->t->place.layer != layer))
         return false;
-    switch (at) {
-    case SITE_QKV:
-        return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV;
-    case SITE_O:
-        return s == SLOT_O;
-    case SITE_GATE_UP:
-        return s == SLOT_GATE || s == SLOT_UP || s == SLOT_GATE_UP;
-    case SITE_DOWN:
-        return s == SLOT_DOWN;
-    case SITE_HEAD:
-        break;
-    }
-    for (size_t i = 0; i < c->n; i++)
+    bool has_head = false;
+    for (size_t i = 0; i < c->n && s == SLOT_EMBED; i++)
         has_head |= c->pairs[i].t->place.slot == SLOT_HEAD;
-    return s == SLOT_HEAD || (s == SLOT_EMBED && !has_head);
+    return !has_head;
 }
 
 /* Rows of W's inputs at a site as columns: of a text of more than KEPT not a window's first, which is like no
@@ -131,25 +121,13 @@ static nib_status compare_site(comparing *c, walk_site at, int layer, nib_error 
 
 /* ---- the walk ---- */
 
-static nib_status step(comparing *c, walk *w, half_kind kind, int layer, bool second, nib_error *err) {
-    NIB_TRY(walk_begin(w, kind, layer, err));
-    nib_status status = NIB_OK;
-    for (size_t i = 0; i < c->text.n_batches && status == NIB_OK; i++) {
-        status = walk_step(w, kind, layer, second, i, err);
-        if (status == NIB_OK)
-            status = tick(c, err);
-    }
-    walk_end(w, kind, layer);
-    return status;
-}
-
 static nib_status run_layer(comparing *c, int layer, nib_error *err) {
     static const walk_site sites[] = {SITE_QKV, SITE_O, SITE_GATE_UP, SITE_DOWN};
     for (int k = 0; k < 4; k++) {
         const half_kind kind = k < 2 ? HALF_ATTENTION : HALF_MLP;
         NIB_TRY(compare_site(c, sites[k], layer, err));
-        NIB_TRY(step(c, &c->now, kind, layer, k % 2, err));
-        NIB_TRY(step(c, &c->source, kind, layer, k % 2, err));
+        NIB_TRY(walk_half(&c->now, kind, layer, k % 2, tick, c, err));
+        NIB_TRY(walk_half(&c->source, kind, layer, k % 2, tick, c, err));
     }
     return NIB_OK;
 }

@@ -17,6 +17,7 @@ typedef struct reaching {
     float *keys, *values; /* [WALK_MAX_ROWS, n_kv_heads * head_dim] */
     walk_text text;
     walk now;
+    int layer; /* at hand */
     uint64_t done, total;
 } reaching;
 
@@ -27,10 +28,6 @@ static size_t cols_of(const hparams *hp, walk_site at) {
 }
 
 static nib_status look(reaching *r, walk_site at, int layer, nib_error *err) {
-    static const slot readers[][5] = {[SITE_QKV] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_QKV, SLOT_NONE},
-                                      [SITE_O] = {SLOT_O, SLOT_NONE},
-                                      [SITE_GATE_UP] = {SLOT_GATE, SLOT_UP, SLOT_GATE_UP, SLOT_NONE},
-                                      [SITE_DOWN] = {SLOT_DOWN, SLOT_NONE}};
     const size_t cols = cols_of(&r->file->hp, at);
     float most = 0;
     bool finite = true;
@@ -47,8 +44,9 @@ static nib_status look(reaching *r, walk_site at, int layer, nib_error *err) {
         return nib_fail(err, NIB_BAD_FILE,
                         "%s: the inputs of layer %d are no finite numbers: a damaged model", r->file->path,
                         layer);
-    for (const slot *s = readers[at]; *s != SLOT_NONE; s++)
-        r->reach[(size_t)layer * SLOT_COUNT + *s] = most;
+    for (int s = 0; s < SLOT_COUNT; s++)
+        if (walk_reads(at, (slot)s))
+            r->reach[(size_t)layer * SLOT_COUNT + (size_t)s] = most;
     return NIB_OK;
 }
 
@@ -59,30 +57,24 @@ static float most_of(const float *x, size_t n) {
     return most;
 }
 
-/* Of batch I, which attention was computed of last. */
-static nib_status look_at_keys(reaching *r, int layer, size_t i, nib_error *err) {
-    const batch *b = &r->text.batches[i];
-    const size_t n = (size_t)b->n_rows * (size_t)r->file->hp.n_kv_heads * (size_t)r->file->hp.head_dim;
-    float *to = r->reach + (size_t)layer * SLOT_COUNT;
-    NIB_TRY(halves_keys(r->now.net, layer, b, r->keys, r->values, err));
-    to[SLOT_K_SCALE] = fmaxf(to[SLOT_K_SCALE], most_of(r->keys, n));
-    to[SLOT_V_SCALE] = fmaxf(to[SLOT_V_SCALE], most_of(r->values, n));
+static nib_status tick(void *context, size_t i, nib_error *err) {
+    reaching *r = context;
+    (void)i;
+    NIB_TRY(stop_check(r->o->interrupted, err));
+    progress_report(&r->o->progress, "looking at inputs", ++r->done, r->total);
     return NIB_OK;
 }
 
-static nib_status step(reaching *r, half_kind kind, int layer, bool second, nib_error *err) {
-    NIB_TRY(walk_begin(&r->now, kind, layer, err));
-    nib_status status = NIB_OK;
-    for (size_t i = 0; i < r->text.n_batches && status == NIB_OK; i++) {
-        status = stop_check(r->o->interrupted, err);
-        if (status == NIB_OK)
-            status = walk_step(&r->now, kind, layer, second, i, err);
-        if (status == NIB_OK && kind == HALF_ATTENTION && !second)
-            status = look_at_keys(r, layer, i, err);
-        progress_report(&r->o->progress, "looking at inputs", ++r->done, r->total);
-    }
-    walk_end(&r->now, kind, layer);
-    return status;
+/* Of batch I, which attention was computed of last. */
+static nib_status look_at_keys(void *context, size_t i, nib_error *err) {
+    reaching *r = context;
+    const batch *b = &r->text.batches[i];
+    const size_t n = (size_t)b->n_rows * (size_t)r->file->hp.n_kv_heads * (size_t)r->file->hp.head_dim;
+    float *to = r->reach + (size_t)r->layer * SLOT_COUNT;
+    NIB_TRY(halves_keys(r->now.net, r->layer, b, r->keys, r->values, err));
+    to[SLOT_K_SCALE] = fmaxf(to[SLOT_K_SCALE], most_of(r->keys, n));
+    to[SLOT_V_SCALE] = fmaxf(to[SLOT_V_SCALE], most_of(r->values, n));
+    return tick(r, i, err);
 }
 
 static nib_status run_all(reaching *r, backend *be, nib_error *err) {
@@ -99,8 +91,10 @@ static nib_status run_all(reaching *r, backend *be, nib_error *err) {
     for (int layer = 0; layer < hp->n_layers; layer++)
         for (int at = SITE_QKV; at < SITE_HEAD; at++) {
             const half_kind kind = at < SITE_GATE_UP ? HALF_ATTENTION : HALF_MLP;
+            r->layer = layer;
             NIB_TRY(look(r, (walk_site)at, layer, err));
-            NIB_TRY(step(r, kind, layer, at == SITE_O || at == SITE_DOWN, err));
+            NIB_TRY(walk_half(&r->now, kind, layer, at == SITE_O || at == SITE_DOWN,
+                              at == SITE_QKV ? look_at_keys : tick, r, err));
         }
     return NIB_OK;
 }

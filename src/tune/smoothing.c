@@ -47,20 +47,19 @@ typedef struct smoother {
     uint64_t done, total;
 } smoother;
 
-static nib_status tick(smoother *s, nib_error *err) {
+static nib_status tick(void *context, size_t i, nib_error *err) {
+    smoother *s = context;
+    (void)i;
     NIB_TRY(stop_check(s->o->interrupted, err));
     progress_report(&s->o->progress, "smoothing", ++s->done, s->total);
     return NIB_OK;
 }
 
 static void find_readers(smoother *s, bool mlp, int layer) {
-    static const slot attention[] = {SLOT_Q, SLOT_K, SLOT_V, SLOT_QKV},
-                      gated[] = {SLOT_GATE, SLOT_UP, SLOT_GATE_UP};
-    const slot *slots = mlp ? gated : attention;
-    const size_t n = mlp ? sizeof gated / sizeof *gated : sizeof attention / sizeof *attention;
     s->n_readers = 0;
-    for (size_t i = 0; i < n && s->n_readers < MAX_READERS; i++) {
-        const tensor *t = model_file_find(s->file, place_of(slots[i], layer));
+    for (int i = 0; i < SLOT_COUNT && s->n_readers < MAX_READERS; i++) {
+        const bool reads = walk_reads(mlp ? SITE_GATE_UP : SITE_QKV, (slot)i);
+        const tensor *t = reads ? model_file_find(s->file, place_of((slot)i, layer)) : NULL;
         if (t)
             s->readers[s->n_readers++] = t;
     }
@@ -85,7 +84,7 @@ static nib_status look(smoother *s, bool mlp, int layer, nib_error *err) {
                 memcpy(s->kept + s->n_kept++ * s->dim, row, s->dim * sizeof *row);
         }
         walk_leave(&s->now, i);
-        NIB_TRY(tick(s, err));
+        NIB_TRY(tick(s, i, err));
     }
     for (size_t i = 0; i < s->n_readers; i++)
         for (size_t r = 0; r < s->readers[i]->rows; r++) {
@@ -227,18 +226,8 @@ static nib_status run_half(smoother *s, bool mlp, int layer, nib_error *err) {
     find_readers(s, mlp, layer);
     NIB_TRY(look(s, mlp, layer, err));
     NIB_TRY(search(s, &s->out->norms[2 * layer + mlp], err));
-    for (int second = 0; second < 2; second++) {
-        NIB_TRY(walk_begin(&s->now, kind, layer, err));
-        nib_status status = NIB_OK;
-        for (size_t i = 0; i < s->text.n_batches && status == NIB_OK; i++) {
-            status = walk_step(&s->now, kind, layer, second, i, err);
-            if (status == NIB_OK)
-                status = tick(s, err);
-        }
-        walk_end(&s->now, kind, layer);
-        NIB_TRY(status);
-    }
-    return NIB_OK;
+    NIB_TRY(walk_half(&s->now, kind, layer, false, tick, s, err));
+    return walk_half(&s->now, kind, layer, true, tick, s, err);
 }
 
 static nib_status open_all(smoother *s, nib_error *err) {

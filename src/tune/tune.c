@@ -110,21 +110,7 @@ static nib_status open_all(tune *t, nib_error *err) {
 /* ---- the sites ---- */
 
 static bool reads_site(const tune_matrix *m, walk_site at, int layer) {
-    slot s = m->slot;
-    if (at == SITE_HEAD)
-        return s == SLOT_HEAD || s == SLOT_EMBED;
-    if (m->t->place.layer != layer)
-        return false;
-    switch (at) {
-    case SITE_QKV:
-        return s == SLOT_Q || s == SLOT_K || s == SLOT_V;
-    case SITE_O:
-        return s == SLOT_O;
-    case SITE_GATE_UP:
-        return s == SLOT_GATE || s == SLOT_UP;
-    default:
-        return s == SLOT_DOWN;
-    }
+    return walk_reads(at, m->slot) && (at == SITE_HEAD || m->t->place.layer == layer);
 }
 
 static size_t find_readers(const tune *t, walk_site at, int layer, size_t found[MAX_READERS]) {
@@ -282,22 +268,15 @@ static nib_status choose_site(tune *t, walk_site at, int layer, nib_error *err) 
 
 /* ---- the walk ---- */
 
-/* A step of half a layer over all batches, with the matrices as they are now. */
-static nib_status step_walk(tune *t, walk *w, half_kind kind, int layer, bool second, nib_error *err) {
-    NIB_TRY(walk_begin(w, kind, layer, err));
-    nib_status status = NIB_OK;
-    for (size_t i = 0; i < t->text.n_batches && status == NIB_OK; i++) {
-        status = walk_step(w, kind, layer, second, i, err);
-        if (status == NIB_OK)
-            status = tick(t, 1, err);
-    }
-    walk_end(w, kind, layer);
-    return status;
+static nib_status after_step(void *context, size_t i, nib_error *err) {
+    (void)i;
+    return tick(context, 1, err);
 }
 
+/* With the matrices as they are now. */
 static nib_status run_step(tune *t, half_kind kind, int layer, bool second, nib_error *err) {
-    NIB_TRY(step_walk(t, &t->now, kind, layer, second, err));
-    return t->with_source ? step_walk(t, &t->source, kind, layer, second, err) : NIB_OK;
+    NIB_TRY(walk_half(&t->now, kind, layer, second, after_step, t, err));
+    return t->with_source ? walk_half(&t->source, kind, layer, second, after_step, t, err) : NIB_OK;
 }
 
 static nib_status run_layer(tune *t, int layer, nib_error *err) {

@@ -74,6 +74,22 @@ void walk_text_free(walk_text *t) {
 
 /* ---- the walk ---- */
 
+bool walk_reads(walk_site at, slot s) {
+    switch (at) {
+    case SITE_QKV:
+        return s == SLOT_Q || s == SLOT_K || s == SLOT_V || s == SLOT_QKV;
+    case SITE_O:
+        return s == SLOT_O;
+    case SITE_GATE_UP:
+        return s == SLOT_GATE || s == SLOT_UP || s == SLOT_GATE_UP;
+    case SITE_DOWN:
+        return s == SLOT_DOWN;
+    case SITE_HEAD:
+        break;
+    }
+    return s == SLOT_HEAD || s == SLOT_EMBED;
+}
+
 static size_t widest_inner(const hparams *hp) {
     size_t a = (size_t)hp->n_heads * (size_t)hp->head_dim, f = (size_t)hp->ffn_dim;
     return a > f ? a : f;
@@ -148,11 +164,7 @@ const float *walk_residual(const walk *w, size_t i) {
     return x_of(w, i);
 }
 
-nib_status walk_begin(walk *w, half_kind kind, int layer, nib_error *err) {
-    return halves_bind(w->net, kind, layer, err);
-}
-
-nib_status walk_step(walk *w, half_kind kind, int layer, bool second, size_t i, nib_error *err) {
+static nib_status step(walk *w, half_kind kind, int layer, bool second, size_t i, nib_error *err) {
     const batch *b = &w->text->batches[i];
     nib_status status = second ? halves_add(w->net, kind, layer, b, inner_of(w, i, kind), x_of(w, i), err)
                                : halves_inner(w->net, kind, layer, b, x_of(w, i), inner_of(w, i, kind), err);
@@ -160,12 +172,21 @@ nib_status walk_step(walk *w, half_kind kind, int layer, bool second, size_t i, 
     return status;
 }
 
-void walk_end(walk *w, half_kind kind, int layer) {
-    halves_unbind(w->net, kind, layer);
-}
-
 void walk_leave(const walk *w, size_t i) {
     size_t rows = (size_t)w->text->batches[i].n_rows;
     stream_leave(&w->x, w->text->first_row[i] * w->dim, rows * w->dim);
     stream_leave(&w->inner, w->text->first_row[i] * w->inner_cols, rows * w->inner_cols);
+}
+
+nib_status walk_half(walk *w, half_kind kind, int layer, bool second, walk_after *after, void *context,
+                     nib_error *err) {
+    NIB_TRY(halves_bind(w->net, kind, layer, err));
+    nib_status status = NIB_OK;
+    for (size_t i = 0; i < w->text->n_batches && status == NIB_OK; i++) {
+        status = step(w, kind, layer, second, i, err);
+        if (status == NIB_OK)
+            status = after(context, i, err);
+    }
+    halves_unbind(w->net, kind, layer);
+    return status;
 }

@@ -17,6 +17,9 @@
 typedef enum walk_site { SITE_QKV = 0, SITE_O, SITE_GATE_UP, SITE_DOWN, SITE_HEAD } walk_site;
 enum { N_SITES = SITE_HEAD + 1 };
 
+/* Whether matrices of a slot read what stands at a site; the embedding does where it is the head. */
+bool walk_reads(walk_site at, slot s);
+
 /* The windows of a text as batches, in their order. */
 typedef struct walk_text {
     batch *batches; /* [n_batches] */
@@ -52,10 +55,10 @@ void walk_close(walk *w); /* safe on a zeroed walk */
 nib_status walk_input(walk *w, walk_site at, int layer, size_t i, const float **out, nib_error *err);
 const float *walk_residual(const walk *w, size_t i); /* of batch I: [rows, dim] */
 
-/* Between begin and end: the first step of half a layer, or the second, on every batch. */
-nib_status walk_begin(walk *w, half_kind kind, int layer, nib_error *err);
-nib_status walk_step(walk *w, half_kind kind, int layer, bool second, size_t i, nib_error *err);
-void walk_end(walk *w, half_kind kind, int layer);
+/* The first step of half a layer, or the second, on every batch; behind each AFTER(CONTEXT, batch). */
+typedef nib_status walk_after(void *context, size_t i, nib_error *err);
+nib_status walk_half(walk *w, half_kind kind, int layer, bool second, walk_after *after, void *context,
+                     nib_error *err);
 
 void walk_leave(const walk *w, size_t i); /* batch I is done with for now */
 

@@ -32,9 +32,9 @@ static double tflops(const bench_row *row) {
     return row->result.flops_per_token * row->result.tokens_per_s / 1e12;
 }
 
+/* Where their rate is known. */
 static double percent_of_tensor_cores(const bench_row *row) {
-    const double most = row->setup->tensor_flops;
-    return most > 0 ? 100e12 * tflops(row) / most : 0;
+    return 100e12 * tflops(row) / row->setup->tensor_flops;
 }
 
 static bool fill_md(const bench_table *s, ui_table *t) {
@@ -80,7 +80,8 @@ static bool fill_data(const bench_table *s, ui_table *t) {
              ui_table_add(t, "%.3f", setup->read_bandwidth / 1e9) &&
              ui_table_add(t, "%.2f", percent_of_bandwidth(&s->rows[i])) &&
              ui_table_add(t, "%.5g", tflops(&s->rows[i])) &&
-             ui_table_add(t, "%.2f", percent_of_tensor_cores(&s->rows[i]));
+             (setup->tensor_flops > 0 ? ui_table_add(t, "%.2f", percent_of_tensor_cores(&s->rows[i]))
+                                      : ui_table_add(t, "%s", "")); /* not known */
     }
     return ok;
 }

@@ -60,9 +60,8 @@ typedef struct convert_options {
     /* Largest inputs of the linear layers, [layer * SLOT_COUNT + slot]: NVFP4 and FP8 layers get an
      * input_scale of INPUT_ROOM times as much; NULL: they have the source's, if any. */
     const float *reach;
-    double input_room; /* 0: none is written */
-    bool kv_scales; /* also k_scale and v_scale of an FP8 cache, of the reach of keys and values; not in GGUF
-                     */
+    double input_room;        /* 0: none is written */
+    bool kv_scales;           /* also k_scale and v_scale of an FP8 cache by REACH; not in GGUF */
     const char *also_read[2]; /* further files that the output must not replace; NULL: none */
     int threads;              /* callers know the machine's cores; 0 counts as 1 */
     progress progress;

@@ -4,6 +4,7 @@
  */
 #include "convert/kv_scales.h"
 
+#include <math.h>
 #include <string.h>
 
 static bool is_scale(const recipe_item *item) {
@@ -28,7 +29,7 @@ static bool fill(recipe *r, recipe_item *item, const recipe_item *owner, const f
     if (!value || !t || !name)
         return false;
     const float reached = reach[(size_t)layer * SLOT_COUNT + s];
-    *value = reached > 0 ? reached / 448.0f : 1;
+    *value = reached > 0 ? fminf(fmaxf(reached / 448.0f, CACHE_SCALE_LEAST), CACHE_SCALE_MOST) : 1;
     *t = tensor_beside(owner->e.t, DT_F32, value, 1, 1);
     t->n_dims = 1;
     t->name = name;

@@ -42,6 +42,10 @@ typedef enum slot {
     SLOT_COUNT
 } slot;
 
+/* What the latter two may be: kernels have them in FP16, times 4. */
+#define CACHE_SCALE_LEAST 6e-8f
+#define CACHE_SCALE_MOST  16000.0f
+
 const char *slot_name(slot s); /* "attn_q", ... for reports */
 
 /* A matrix of a layer that activations are multiplied with, alone or joined. */

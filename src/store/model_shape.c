@@ -4,7 +4,6 @@
  * needs, and none that its family does not have. What is missing or misshapen is a damaged file; what nibble
  * cannot read (an unknown block format) is a note.
  */
-
 #include "base/quote.h"
 #include "nouns/family.h"
 #include "store/model_parts.h"
@@ -17,10 +16,6 @@ static bool is_rope_table(const hparams *hp, slot s) {
     return s == SLOT_ROPE_FREQS && family_get(hp->family)->rope_freqs;
 }
 
-/* Of a scale for caches in FP8: kernels have it in FP16, times 4. */
-#define LEAST_CACHE_SCALE 6e-8f
-#define MOST_CACHE_SCALE  16000.0f
-
 /* A number beside the network, which computes without it: a scale for caches in FP8. */
 static bool is_cache_scale(slot s) {
     return s == SLOT_K_SCALE || s == SLOT_V_SCALE;
@@ -30,9 +25,9 @@ static nib_status check_cache_scale(model_file *f, const tensor *t, nib_error *e
     float scale = 0;
     if (t->rows * t->cols == 1 && dtype_get(t->dtype)->is_weight)
         tensor_decode_row(t, 0, &scale);
-    if (!(scale >= LEAST_CACHE_SCALE && scale <= MOST_CACHE_SCALE))
+    if (!(scale >= CACHE_SCALE_LEAST && scale <= CACHE_SCALE_MOST))
         return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s is no single number from %g to %g", f->path,
-                        QUOTEZ(t->name), (double)LEAST_CACHE_SCALE, (double)MOST_CACHE_SCALE);
+                        QUOTEZ(t->name), (double)CACHE_SCALE_LEAST, (double)CACHE_SCALE_MOST);
     if (f->n_notes == 0 || !strstr(f->notes[f->n_notes - 1], "KV cache in FP8"))
         return model_add_note(
             f, err,

@@ -7,10 +7,7 @@
 #include <string.h>
 
 #include "cpu/kvscale_fit.h"
-
-/* How much of the queries' mean square a dimension weighs beside its own; docs/notes/kv-fp8.md. */
-static const float mean_share = 0.1f;
-static const float sum_share = 0.3f; /* r of kvscale.h */
+#include "ops/kv_fp8.h"
 
 float kvscale_fit(const float *x, const float *weights, size_t n) {
     return weights ? search(x, weights, n) : search(x, NULL, n);
@@ -21,7 +18,7 @@ void kvscale_steer(float *x, float scale, const float *weights, const float *alo
 }
 
 void kvscale_weigh(float *weights, float *along, const float *queries, size_t n_queries, size_t n) {
-    const float part = sqrtf(sum_share / (float)n_queries);
+    const float part = sqrtf(KV_FP8_SUM_SHARE / (float)n_queries);
     float sum = 0;
     memset(weights, 0, n * sizeof *weights);
     memset(along, 0, n * sizeof *along);
@@ -33,7 +30,7 @@ void kvscale_weigh(float *weights, float *along, const float *queries, size_t n_
             sum += square;
         }
     for (size_t i = 0; i < n; i++) {
-        weights[i] += mean_share * sum / (float)n;
+        weights[i] += KV_FP8_MEAN_SHARE * sum / (float)n;
         along[i] *= part;
     }
 }

@@ -7,7 +7,7 @@
  * with the smallest sum of w (x - x^)^2 is taken. For keys w is the mean square of what the query multiplies
  * each dimension by, known from the token's own queries; docs/notes/kv-fp8.md has what that is worth.
  *
- * A score sees the mistakes e of a key together, as sum q e: under that scale KVSCALE_TURNS elements may go
+ * A score sees the mistakes e of a key together, as sum q e: under that scale KV_FP8_TURNS elements may go
  * to the code on their other side, one after the other the one that makes sum w e^2 + r (sum q e)^2 smallest.
  */
 #ifndef CPU_KVSCALE_H
@@ -17,7 +17,6 @@
 
 #define KVSCALE_STEPS 32 /* scales that are tried: (1 + i / KVSCALE_STEPS) times the smallest */
 
-#define KVSCALE_TURNS   2   /* elements that may */
 #define KVSCALE_MAX_DIM 512 /* longer keys stay with their nearest codes */
 
 /* x [n]; WEIGHTS [n] >= 0, or NULL: all 1. 0 when no |x| reaches KV_FP8_TINY, NaN when x is not finite: then

@@ -13,6 +13,7 @@
 #include "cpu/kv.h"
 #include "cpu/kvscale.h"
 #include "num/bf16.h"
+#include "ops/kv_fp8.h"
 
 enum { LANES = 8 };
 
@@ -170,7 +171,7 @@ static inline void steer(float *x, float scale, const float *weights, const floa
     if (!(scale > 0) || n > KVSCALE_MAX_DIM)
         return;
     float s = find_ways(ways, x, 1.0f / scale, weights, along, n);
-    for (int i = 0; i < KVSCALE_TURNS; i++) {
+    for (int i = 0; i < KV_FP8_TURNS; i++) {
         const size_t found = best_way(ways, s, n), l = found % LANES;
         if (found == n)
             return;

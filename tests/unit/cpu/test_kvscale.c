@@ -7,6 +7,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/kv.h"
+#include "ops/kv_fp8.h"
 
 enum { N = 64, LONGEST = 256, TRIALS = 200 };
 
@@ -95,7 +96,7 @@ static double steered_error(const double *x, const double *y, const float *w, co
 static void steer_plainly(const double *x, double *y, const float *w, const float *along, size_t n) {
     for (size_t i = 0; i < n; i++)
         y[i] = nearest(x[i]);
-    for (int turn = 0; turn < KVSCALE_TURNS; turn++) {
+    for (int turn = 0; turn < KV_FP8_TURNS; turn++) {
         double least = steered_error(x, y, w, along, n);
         size_t at = n;
         for (size_t i = 0; i < n; i++) {

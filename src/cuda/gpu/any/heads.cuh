@@ -7,21 +7,18 @@
  * FP8: a value's scale brings its largest element to 448; a key's is the best of 32 within an octave by
  * squared error, with 11 bits, which FP16 has too, weighted by the token's own squared queries
  * (docs/notes/kv-fp8.md: only keys matter), and a few of its elements then go to their code on the other
- * side, both as on a CPU (cpu/kvscale.h) but for the 11 bits. A vector below 2^-100 is stored as zeros, one
- * that is not finite gets the scale NaN. Where the checkpoint has scales of its own they stand in their
- * place.
+ * side, both as on a CPU (cpu/kvscale.h, ops/kv_fp8.h) but for the 11 bits. A vector below 2^-100 is stored
+ * as zeros, one that is not finite gets the scale NaN. Where the checkpoint has scales of its own they stand
+ * in their place.
  *
- * What lies in a page is a number but for keys and scales: attention multiplies values that a row does not
- * see by 0. So a BF16 value that is not finite is stored as zeros, and its key as NaN.
+ * What lies in an FP8 or BF16 page is a number but for keys and scales: attention multiplies values that a
+ * row does not see by 0. So a BF16 value that is not finite is stored as zeros, and its key as NaN.
  */
 #ifndef CUDA_HEADS_CUH
 #define CUDA_HEADS_CUH
 
 #include "cuda/gpu/any/kernel.cuh"
-
-#define MEAN_SHARE 0.1f /* of the queries' mean square in a dimension's weight */
-#define SUM_SHARE  0.3f /* of the square of what a key's mistakes add up to beside those of each */
-#define TURNS      2    /* elements of a key that may go to their other side */
+#include "ops/kv_fp8.h"
 
 /* Element lane + 32 j of a vector [d] at element AT; zeros past its end. */
 template <int E, bool BF16 = false>
@@ -142,7 +139,7 @@ __device__ __forceinline__ uint32_t squared_mistakes(__half2 x, __half2 factor) 
 
 /* What a mistake in an element weighs is W, what UNIT makes of it X: both in FP16. SHARES: of a weight. */
 __device__ __forceinline__ uint32_t weighed(float x, float unit, float w, float shares) {
-    const __half2 both = __floats2half2_rn(__fmul_rn(x, unit), __fmaf_rn(w, shares, MEAN_SHARE));
+    const __half2 both = __floats2half2_rn(__fmul_rn(x, unit), __fmaf_rn(w, shares, KV_FP8_MEAN_SHARE));
     return *(const uint32_t *)&both;
 }
 
@@ -225,12 +222,12 @@ __device__ __forceinline__ other_side other_side_of(float v, uint32_t code, floa
     return way;
 }
 
-/* TURNS elements at most of the key X, whose codes are the nearest under 1 / FACTOR, go to their other side,
- * one after the other the one that makes sum w e^2 + SUM_SHARE / GROUP (sum q e)^2 smallest. */
+/* KV_FP8_TURNS elements at most of the key X, whose codes are the nearest under 1 / FACTOR, go to their other
+ * side, one after the other the one that makes sum w e^2 + KV_FP8_SUM_SHARE / GROUP (sum q e)^2 smallest. */
 template <int E>
 static __device__ __forceinline__ void steer(coded<E> &to, const float (&x)[E], float factor,
                                              const gauge<E> &of, int group, int lane) {
-    const float part = sqrtf(__fdividef(__fmul_rn(SUM_SHARE, of.shares), (float)group));
+    const float part = sqrtf(__fdividef(__fmul_rn(KV_FP8_SUM_SHARE, of.shares), (float)group));
     other_side ways[E];
     float s = 0;
 #pragma unroll
@@ -238,12 +235,12 @@ static __device__ __forceinline__ void steer(coded<E> &to, const float (&x)[E], 
         float e;
         const float along = __fmul_rn(of.sum[j], part);
         ways[j] = other_side_of(__fmul_rn(x[j], factor), to.code[j],
-                                __fmaf_rn(of.squares[j], of.shares, MEAN_SHARE), along, &e);
+                                __fmaf_rn(of.squares[j], of.shares, KV_FP8_MEAN_SHARE), along, &e);
         s = __fmaf_rn(along, e, s);
     }
     s = warp_sum(s);
 #pragma unroll 1
-    for (int i = 0; i < TURNS; i++) {
+    for (int i = 0; i < KV_FP8_TURNS; i++) {
         float least = 0, turn = 0;
         int at = -1;
 #pragma unroll

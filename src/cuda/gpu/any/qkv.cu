@@ -23,7 +23,7 @@ typedef struct qkv_job {
     int heads, members; /* of a block: KV heads, and warps of each */
 } qkv_job;
 
-/* W: the sum of what the group's warps have, queries in order; ROOM [warps, 32 E]; whether a value is LOST.
+/* W: the sum of what the group's warps have, warps in order; ROOM [warps, 32 E]; whether a value is LOST.
  * Every thread of the block, which is one KV head's, calls. */
 template <int E>
 static __device__ bool gather(float (&w)[E], float *room, bool lost, int members, int warp, int lane) {

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkers find what they are for: each test makes a small tree with one fault in it."""
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -88,3 +90,60 @@ def test_a_wrong_export_is_found(tree):
     assert done.returncode == 1
     assert "gguf.c:6: 'open_it' is exported" in done.stdout
     assert "gguf_open" not in done.stdout
+
+
+@pytest.fixture
+def machine_code(tmp_path):
+    """A build whose objects are what the disassembler, here cat, says of them: all that check_sass.py looks for."""
+    sys.path.insert(0, str(TOOLS))
+    import check_sass
+    for source, wanted in check_sass.WANTED.items():
+        path = tmp_path / f"CMakeFiles/room.dir/src/{source}.o"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for generation, instructions in wanted.items():
+            lines.append(f"arch = {generation}")
+            for one in [instructions] if isinstance(instructions, str) else instructions:
+                lines.append(one.replace("\\", "").replace(".*", "."))
+        path.write_text("\n".join(lines) + "\n")
+    (tmp_path / "cuobjdump").write_text('#!/bin/sh\ncat "$2"\n')
+    (tmp_path / "cuobjdump").chmod(0o755)
+    return tmp_path
+
+
+def run_check_sass(build):
+    return subprocess.run([sys.executable, TOOLS / "check_sass.py", build], capture_output=True, text=True,
+                          env={**os.environ, "CUOBJDUMP": str(build / "cuobjdump")})
+
+
+@pytest.mark.parametrize("source, old, new, words", [
+    ("any/gemv.cu", "", "", ""),
+    ("any/gemv.cu", "arch = sm_90\nHMMA", "arch = sm_90\nFFMA", "any/gemv.cu sm_90: 0 x HMMA"),
+    ("sm89/tile_e4m3.cu", "QMMA.16832", "HMMA.16816", r"sm_120: 0 x QMMA\.16832"),
+    ("sm90/few.cu", "arch", "LDG desc[UR5][R2.64]\narch", ""),
+    ("sm90/few.cu", "HGMMA", "LDG desc[UR5][R2.64]\nHGMMA", "sm90/few.cu sm_90: 1 illegal"),
+])
+def test_a_missing_instruction_is_found(machine_code, source, old, new, words):
+    path = machine_code / f"CMakeFiles/room.dir/src/gemm/gpu/{source}.o"
+    path.write_text(path.read_text().replace(old, new))
+    done = run_check_sass(machine_code)
+    assert done.returncode == bool(words), done.stdout
+    assert words in done.stdout
+
+
+def test_a_missing_object_is_found(machine_code):
+    (machine_code / "CMakeFiles/room.dir/src/gemm/gpu/sm90/pairs.cu.o").unlink()
+    done = run_check_sass(machine_code)
+    assert done.returncode == 1
+    assert "sm90/pairs.cu: no object" in done.stdout
+
+
+def test_a_missing_disassembler_is_said(tmp_path):
+    if shutil.which("/usr/local/cuda/bin/cuobjdump"):
+        pytest.skip("there is a cuobjdump that does not stand in PATH")
+    tool = tmp_path / "tests/tools/check_sass.py"
+    tool.parent.mkdir(parents=True)
+    tool.write_text((TOOLS / "check_sass.py").read_text())
+    done = subprocess.run([sys.executable, tool], capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == 0
+    assert done.stdout.startswith("SKIPPED [1] no cuobjdump")

@@ -16,17 +16,19 @@ typedef struct shape_row {
     const char *name;
     family family;
     int dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab;
-    int window, period; /* all layers but each PERIOD-th see WINDOW keys; 0: all keys */
+    int window, period;                /* all layers but each PERIOD-th see WINDOW keys; 0: all keys */
+    float theta, theta_local, stretch; /* RoPE's base; of the layers with a window; by what the others'
+                                          positions are divided, 0: nothing */
     bool tied;
 } shape_row;
 
 static const shape_row shape_rows[] = {
-    {"smollm2-135m", FAMILY_LLAMA, 576, 30, 9, 3, 64, 1536, 49152, 0, 0, false},
-    {"qwen3-8b", FAMILY_QWEN3, 4096, 36, 32, 8, 128, 12288, 151936, 0, 0, false},
-    {"llama3-8b", FAMILY_LLAMA, 4096, 32, 32, 8, 128, 14336, 128256, 0, 0, false},
-    {"gemma3-27b", FAMILY_GEMMA3, 5376, 62, 32, 16, 128, 21504, 262208, 1024, 6, true},
-    {"qwen3-32b", FAMILY_QWEN3, 5120, 64, 64, 8, 128, 25600, 151936, 0, 0, false},
-    {"llama3-70b", FAMILY_LLAMA, 8192, 80, 64, 8, 128, 28672, 128256, 0, 0, false},
+    {"smollm2-135m", FAMILY_LLAMA, 576, 30, 9, 3, 64, 1536, 49152, 0, 0, 1e5f, 1e5f, 0, false},
+    {"qwen3-8b", FAMILY_QWEN3, 4096, 36, 32, 8, 128, 12288, 151936, 0, 0, 1e6f, 1e6f, 0, false},
+    {"llama3-8b", FAMILY_LLAMA, 4096, 32, 32, 8, 128, 14336, 128256, 0, 0, 5e5f, 5e5f, 0, false},
+    {"gemma3-27b", FAMILY_GEMMA3, 5376, 62, 32, 16, 128, 21504, 262208, 1024, 6, 1e6f, 1e4f, 8, true},
+    {"qwen3-32b", FAMILY_QWEN3, 5120, 64, 64, 8, 128, 25600, 151936, 0, 0, 1e6f, 1e6f, 0, false},
+    {"llama3-70b", FAMILY_LLAMA, 8192, 80, 64, 8, 128, 28672, 128256, 0, 0, 5e5f, 5e5f, 0, false},
 };
 
 /* What the tensors point at. */
@@ -47,6 +49,9 @@ static hparams hparams_of(const shape_row *r) {
     hp.embed_scale = hp.embed_scale > 0 ? hp.embed_scale : 1;
     hp.residual_scale = hp.logit_scale = 1;
     hp.sliding_window = r->window;
+    hp.rope.theta = r->theta, hp.rope_local.theta = r->theta_local;
+    if (r->stretch > 0)
+        hp.rope.kind = ROPE_LINEAR, hp.rope.factor = r->stretch;
     for (int i = 0; i < r->n_layers; i++)
         hp.local[i] = r->period > 0 && (i + 1) % r->period != 0;
     return hp;

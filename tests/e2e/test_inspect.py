@@ -105,6 +105,7 @@ def test_a_shape_needs_no_files(nibble):
     told = nibble("inspect", "--shape", "llama3-70b", "--fit").stdout
     assert "file       none: a shape" in told and re.search(r"RTX 4090 .*does not fit: weights, activations and context take 4\d", told)
     found = json.loads(nibble("inspect", "--shape", "llama3-70b", "--fit", "--json").stdout)
+    assert found["network"]["rope_theta"] == 500000  # Llama 3's, not a family's default
     assert found["format"] == "shape" and [card["gpu"] for card in found["fit"]["gpus"] if not card["fits"]] == ["RTX 4090", "RTX 5090"]
     assert nibble("inspect", "a", "--shape", "qwen3-8b", check=False).returncode == 2
     assert nibble("inspect", "--shape", "qwen4-8b", check=False).returncode == 2

@@ -176,8 +176,12 @@ static nib_status write_page(const report_page *page, const char *path, nib_erro
             outfile_abandon(file);
     }
     free(text);
-    if (status == NIB_OK)
-        printf("%s: %zu matrices\n", path, page->survey->n);
+    if (status == NIB_OK) {
+        printf("%s: %zu matrices", path, page->survey->n);
+        if (report_page_lost(page))
+            printf(", outputs of %zu are no numbers", report_page_lost(page));
+        putchar('\n');
+    }
     return status;
 }
 

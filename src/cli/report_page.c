@@ -45,7 +45,8 @@ static const char head[] =
     "} svg text { fill: var(--quiet); "
     "font: 12px system-ui, 'DejaVu Sans', sans-serif; } .bar { fill: var(--bar); } .heat { fill: "
     "var(--heat); } "
-    ".axis { stroke: var(--line); } .strong { fill: var(--text) !important; }\n"
+    ".axis { stroke: var(--line); } .lost { fill: none; stroke: var(--heat); stroke-dasharray: 3 2; } "
+    ".strong { fill: var(--text) !important; }\n"
     ".small { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }\n"
     "</style>\n<title>";
 
@@ -76,7 +77,10 @@ static const char *last_part(const char *path) {
 
 /* ---- errors ---- */
 
+/* NAN: nothing was compared; INFINITY: what was is no number. */
 static double relative(double error, double norm) {
+    if (!isfinite(error) || !isfinite(norm))
+        return INFINITY;
     return norm > 0 ? sqrt(error / norm) : NAN;
 }
 
@@ -98,13 +102,20 @@ static double cost_of(const report_page *p, size_t i) {
     return p->costs[i];
 }
 
+size_t report_page_lost(const report_page *p) {
+    size_t n = 0;
+    for (size_t i = 0; i < p->survey->n; i++)
+        n += isinf(outputs_error(p, i)) != 0;
+    return n;
+}
+
 /* Geometric mean over the matrices in layers. */
 static double mean_error(const report_page *p, double (*error_of)(const report_page *, size_t)) {
     double logs = 0;
     size_t n = 0;
     for (size_t i = 0; i < p->survey->n; i++) {
         const double e = error_of(p, i);
-        if (p->survey->matrices[i].t->place.layer < 0 || !(e > 0))
+        if (p->survey->matrices[i].t->place.layer < 0 || !(e > 0) || isinf(e))
             continue;
         logs += log(e);
         n++;
@@ -155,6 +166,12 @@ static void write_facts(FILE *out, const report_page *p) {
                  (double)p->file->file_bytes / (double)p->source->file_bytes);
         fact(out, "its file", text);
         fact_error(out, "error of outputs", mean_error(p, outputs_error));
+        if (report_page_lost(p)) {
+            snprintf(text, sizeof text,
+                     "of %zu of %zu matrices, in one of the two networks; means are of the others",
+                     report_page_lost(p), p->survey->n);
+            fact(out, "outputs are no numbers", text);
+        }
         fact_error(out, "error of weights", mean_error(p, weights_error));
     }
     fputs("</dl>\n", out);
@@ -164,7 +181,9 @@ static void write_facts(FILE *out, const report_page *p) {
 
 static void write_number(FILE *out, double value, const char *format) {
     fputs("<td>", out);
-    if (isfinite(value))
+    if (isinf(value))
+        fputs("no number", out);
+    else if (!isnan(value))
         fprintf(out, format, value);
     fputs("</td>", out);
 }

@@ -43,6 +43,8 @@ typedef struct report_page {
 } report_page;
 
 void report_page_write(FILE *out, const report_page *p);
+/* Of how many matrices the outputs are no numbers (NaN, infinite), in one of the two networks. */
+size_t report_page_lost(const report_page *p);
 
 /* TEXT with what HTML takes for marks written out. */
 void report_page_text(FILE *out, const char *text);

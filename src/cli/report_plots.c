@@ -57,8 +57,15 @@ static bool has_kind(const survey *s, slot kind) {
 static void write_cell(FILE *out, const report_page *p, const report_map *map, size_t i, double least,
                        double most, double x, double y, double w, double h) {
     const double v = map->value(p, i), share = most > least ? (v - least) / (most - least) : 1;
-    if (!isfinite(v))
+    if (isnan(v))
         return;
+    if (isinf(v)) {
+        fprintf(out, "<rect class=\"lost\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"><title>",
+                x + 0.5, y + 0.5, w - 1, h - 1);
+        report_page_text(out, p->survey->matrices[i].t->name);
+        fputs(": no number</title></rect>\n", out);
+        return;
+    }
     fprintf(out,
             "<rect class=\"heat\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
             "fill-opacity=\"%.3f\"><title>",
@@ -89,9 +96,11 @@ void report_plots_map(FILE *out, const report_page *p, const report_map *map) {
     for (size_t i = 0; i < s->n; i++) {
         const survey_matrix *m = &s->matrices[i];
         const double v = map->value(p, i);
-        if (m->t->place.layer < 0 || !isfinite(v))
+        if (m->t->place.layer < 0 || isnan(v))
             continue;
         layers = m->t->place.layer >= layers ? m->t->place.layer + 1 : layers;
+        if (isinf(v))
+            continue;
         least = fmin(least, v);
         most = fmax(most, v);
     }
@@ -116,7 +125,8 @@ void report_plots_map(FILE *out, const report_page *p, const report_map *map) {
     for (int l = 0; l<layers; l += layers> 40 ? 10 : 5)
         fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", NAMES + (l + 0.5) * w,
                 n_rows * ROW + 14, l);
-    write_legend(out, map, least, most, n_rows * ROW + 34);
+    if (isfinite(least))
+        write_legend(out, map, least, most, n_rows * ROW + 34);
     fputs("</svg>\n", out);
 }
 

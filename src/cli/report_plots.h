@@ -13,7 +13,7 @@ void report_plots_bars(FILE *out, const report_eval *evals, size_t n);
 /* What a map shows of a matrix, and how its numbers are written: in cells, and at the legend's ends. */
 typedef struct report_map {
     const char *label;
-    double (*value)(const report_page *p, size_t i); /* NAN: nothing */
+    double (*value)(const report_page *p, size_t i); /* NAN: nothing; INFINITY: no number came out */
     double factor;
     int digits, legend_digits;
     const char *unit, *legend_unit;

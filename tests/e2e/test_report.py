@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
+import safetensors.numpy
 
 from browser import open_browser, screen
 from test_quantize import LAYERS, LINEARS, directory_values, make_model, raw_tensors, weights
@@ -83,6 +85,24 @@ def test_outputs_errors_of_containers_and_of_the_source_itself(made):
     for layer in range(LAYERS):
         for hf, name in LINEARS.items():
             assert file[f"blk.{layer}.{name}.weight"] == pytest.approx(directory[f"model.layers.{layer}.{hf}.weight"], abs=2e-3)
+
+
+def test_outputs_that_are_no_numbers_are_said(made, nibble):
+    """A weight that is NaN: what its matrix gives, and everything behind it; the mean is of what is before."""
+    tensors = safetensors.numpy.load_file(made / "source" / "model.safetensors")
+    down = tensors["model.layers.0.mlp.down_proj.weight"] = tensors["model.layers.0.mlp.down_proj.weight"].copy()
+    down[3, 5] = np.nan
+    shutil.copytree(made / "source", made / "no-number")
+    safetensors.numpy.save_file(tensors, made / "no-number" / "model.safetensors", {"format": "pt"})
+    told = nibble("report", made / "out", "--source", made / "no-number", "--text", made / "text", "-o", made / "no-number.html").stdout
+    lost = len(LINEARS) * (LAYERS - 1) + 1 + 1  # down, the layers behind it, the head
+    page = (made / "no-number.html").read_text()
+    assert told == f"{made / 'no-number.html'}: {1 + len(LINEARS) * LAYERS} matrices, outputs of {lost} are no numbers\n"
+    assert f"<dt>outputs are no numbers</dt><dd>of {lost} of {1 + len(LINEARS) * LAYERS} matrices" in page
+    assert len(re.findall("<title>[^<]*: no number</title>", page)) == lost - 1 and page.count("<td>no number</td>") == lost + 1  # of weights: down's
+    whole = titles((made / "out-outputs.html").read_text())
+    seen = titles(page)
+    assert len(seen) == len(LINEARS) - 1 and all(seen[name] == whole[name] for name in seen)
 
 
 def test_outputs_say_who_lost_less(made, nibble):

@@ -98,10 +98,11 @@ typedef struct nib_gemm_product {
                     launch where they are used */
 } nib_gemm_product;
 
-/* Experts: rows offsets[e] .. offsets[e + 1] of a and d belong to weights[e], which all have one shape. The
- * offsets are read on the device only; offsets[0] is 0 and the last is at most product.m. */
+/* Experts: rows offsets[e] .. offsets[e + 1] of a and d belong to weights[e], which all have one shape, and
+ * have bias[e] added. The offsets are read on the device only; offsets[0] is 0 and the last is at most
+ * product.m. */
 typedef struct nib_gemm_group {
-    nib_gemm_product product;  /* its weight is weights[0]; c and bias NULL */
+    nib_gemm_product product;  /* its weight is weights[0]; bias [n_experts, n] of d's type or NULL; c NULL */
     size_t n_experts;          /* up to 1024 */
     const int32_t *offsets;    /* device, [n_experts + 1] */
     const void *const *packed; /* device, [n_experts]: nib_gemm_weight_data of each. Read, as weights are,

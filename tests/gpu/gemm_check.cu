@@ -95,6 +95,11 @@ __global__ void compare(places p, const void *d, int d_type, size_t ldd, const d
     }
 }
 
+__global__ void add_bias(double *truth, int rows, int n, const void *bias, int type) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < (size_t)rows * n; i += (size_t)gridDim.x * blockDim.x)
+        truth[i] += value(bias, i % n, type);
+}
+
 __global__ void fill(void *x, int type, size_t n, uint32_t seed) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
         uint32_t h = (uint32_t)i * 2654435761u + seed;

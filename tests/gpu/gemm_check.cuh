@@ -105,6 +105,9 @@ __global__ void oracle(places p, const uint8_t *codes, const uint8_t *scales, co
 /* e[0] += squared error, e[1] += squared truth, e[2] += outputs that are no number (of all of d). */
 __global__ void compare(places p, const void *d, int d_type, size_t ldd, const double *truth, double add, double *e);
 
+/* TRUTH [rows, n] += BIAS [n] of TYPE. */
+__global__ void add_bias(double *truth, int rows, int n, const void *bias, int type);
+
 /* N random numbers of a normal distribution. */
 __global__ void fill(void *x, int type, size_t n, uint32_t seed);
 

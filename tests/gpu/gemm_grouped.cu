@@ -64,21 +64,23 @@ static void run_case(const experts_case &c, const nib_gemm_group &p, enum way wa
     }
     gemm_task t = {};
     t.a = c.a, t.m = (int)p.product.m, t.n = (int)c.n, t.k = (int)c.k, t.groups = (int)gemm_groups(c.k), t.lda = (int)c.k;
-    t.out.d = p.product.d, t.out.alpha = 1, t.out.ldd = (int)p.product.ldd, t.out.type = p.product.d_type;
+    t.out.d = p.product.d, t.out.bias = p.product.bias, t.out.alpha = 1, t.out.ldd = (int)p.product.ldd, t.out.type = p.product.d_type;
     t.n_sms = way >= LONG_PAIRS ? 5 : ctx->n_sms, t.max_shared = ctx->max_shared, t.dependent = ctx->arch >= 90;
     const bool pairs = (way == PAIRS || way == LONG_PAIRS) && ctx->arch == 90 && gemm_pairs_serves(&t, &p);
     const bool long_runs = way == LONG_RUNS && ctx->arch == 90 && gemm_experts_serves(&t, &p);
     CUDA((cudaError_t)(pairs ? gemm_pairs(&t, &p) : long_runs ? gemm_experts(&t, &p) : gemm_grouped(&t, &p)));
 }
 
-static void check_case(const experts_case &c, nib_gemm_type type, double bound, enum way way) {
+static void check_case(const experts_case &c, nib_gemm_type type, double bound, enum way way, bool with_bias) {
     const size_t ldd = c.n + MORE, each = type_bytes(type), bytes = (c.m + MORE_ROWS) * ldd * each;
-    uint8_t *d = device<uint8_t>(bytes);
+    uint8_t *d = device<uint8_t>(bytes), *bias = device<uint8_t>(c.counts.size() * c.n * each);
     std::vector<uint8_t> got[2] = {std::vector<uint8_t>(bytes), std::vector<uint8_t>(bytes)};
     nib_gemm_group p = {};
     p.product.weight = c.w[0].w, p.product.m = c.m + MORE_ROWS, p.product.a = c.a, p.product.d = d, p.product.d_type = type;
     p.product.ldd = ldd, p.n_experts = c.counts.size(), p.offsets = c.dev_offsets, p.packed = c.dev_packed;
     p.offsets_stand = way == CHOSEN_EARLY || way >= LONG_PAIRS;
+    p.product.bias = with_bias ? bias : nullptr;
+    fill<<<64, 256>>>(bias, type, c.counts.size() * c.n, 12);
     for (auto &bytes_of : got) {
         CUDA(cudaMemset(d, 0xff, bytes));
         run_case(c, p, way);
@@ -92,16 +94,18 @@ static void check_case(const experts_case &c, nib_gemm_type type, double bound, 
             const weight &w = c.w[e % WEIGHTS];
             oracle<<<(unsigned)((c.counts[e] * c.n + 7) / 8), 256>>>(at, w.codes, w.scales, w.tensor_scale, (int)c.k,
                                                                      c.a + c.offsets[e] * c.k, NIB_GEMM_BF16, c.k, nullptr, false, truth);
+            if (with_bias)
+                add_bias<<<64, 256>>>(truth, c.counts[e], (int)c.n, bias + e * c.n * each, type);
             compare<<<(unsigned)((c.counts[e] * c.n + 255) / 256), 256>>>(at, d + c.offsets[e] * ldd * each, type, ldd, truth, 0, e3);
         }
     CUDA(cudaMemcpy(h, e3, 24, cudaMemcpyDeviceToHost));
     const bool repeats = got[0] == got[1], kept = others_untouched(got[0], c.m, c.n, each);
     const double error = sqrt(h[0] / (h[1] > 0 ? h[1] : 1));
     char what[200];
-    snprintf(what, sizeof what, "grouped %zu of %zux%zu, %zu tokens, type %d, way %d: relative L2 %.1e, %.0f not numbers%s%s", c.counts.size(), c.n,
-             c.k, c.m, (int)type, (int)way, error, h[2], repeats ? "" : ", DOES NOT REPEAT", kept ? "" : ", OTHERS' BYTES WRITTEN");
+    snprintf(what, sizeof what, "grouped %zu of %zux%zu, %zu tokens, type %d, way %d%s: relative L2 %.1e, %.0f not numbers%s%s", c.counts.size(), c.n,
+             c.k, c.m, (int)type, (int)way, with_bias ? ", bias" : "", error, h[2], repeats ? "" : ", DOES NOT REPEAT", kept ? "" : ", OTHERS' BYTES WRITTEN");
     check(error <= bound && h[2] == 0 && repeats && kept, what);
-    for (void *q : {(void *)d, (void *)truth, (void *)e3})
+    for (void *q : {(void *)d, (void *)bias, (void *)truth, (void *)e3})
         cudaFree(q);
 }
 
@@ -109,8 +113,10 @@ static void check_experts(size_t n, size_t k, const std::vector<int> &counts) {
     experts_case c = open_case(n, k, counts);
     printf("grouped: %zu of %zux%zu, %zu tokens\n", counts.size(), n, k, c.m); /* a hang shows where */
     for (int way = CHOSEN; way < WAYS; way++) {
-        check_case(c, NIB_GEMM_F32, 2e-6, (enum way)way);
-        check_case(c, NIB_GEMM_BF16, 3e-3, (enum way)way);
+        check_case(c, NIB_GEMM_F32, 2e-6, (enum way)way, false);
+        check_case(c, NIB_GEMM_F32, 2e-6, (enum way)way, true);
+        check_case(c, NIB_GEMM_BF16, 3e-3, (enum way)way, false);
+        check_case(c, way % 2 ? NIB_GEMM_F16 : NIB_GEMM_BF16, 3e-3, (enum way)way, true);
     }
     close_case(&c);
 }
@@ -169,6 +175,19 @@ static void check_late(size_t n, size_t k, const std::vector<int> &counts, bool 
     close_case(&c);
 }
 
+static void check_refused(void) {
+    experts_case c = open_case(48, 176, std::vector<int>(7, 1));
+    nib_gemm_group p = {};
+    p.product.weight = c.w[0].w, p.product.m = c.m, p.product.a = p.product.d = c.a, p.product.c = c.a;
+    p.n_experts = 7, p.offsets = c.dev_offsets, p.packed = c.dev_packed;
+    check(nib_gemm_grouped(ctx, &p, nullptr, 0, nullptr, &err) == NIB_BAD_ARGUMENT && strstr(err.text, "and no c"),
+          "grouped: c is refused");
+    p.product.c = nullptr, p.product.mode = NIB_GEMM_W4A8;
+    check(nib_gemm_grouped(ctx, &p, nullptr, 0, nullptr, &err) == NIB_UNSUPPORTED && strstr(err.text, "w4a16"),
+          "grouped: w4a8 is refused by name");
+    close_case(&c);
+}
+
 /* SHORTLY: the small shapes alone. On Hopper most have few tokens an expert, for experts.cu. */
 void test_grouped(bool shortly) {
     /* the third: how often the seven experts come, enough of them for a block's teams; the fourth: the most tokens of one */
@@ -187,13 +206,15 @@ void test_grouped(bool shortly) {
             counts[e] = std::min(some[(e + e / 7) % 7], (int)shape[3]);
         check_experts(shape[0], shape[1], counts);
     }
+    check_refused();
     for (int many : {0, 1, 5, 40, 127}) { /* so many experts have a token, from the last one on; none: nothing is written */
         std::vector<int> counts(128, 0);
         for (int i = 0; i < many; i++)
             counts[127 - i] = 1 + i % 3;
         check_experts(shortly ? 64 : 768, shortly ? 256 : 2048, counts);
         check_experts(shortly ? 64 : 2048, shortly ? 128 : 768, counts);
-    }    for (int most : {1, 2, 9, 40}) /* tokens of an expert */
+    }
+    for (int most : {1, 2, 9, 40}) /* tokens of an expert */
         for (bool captured : {false, true}) {
             std::vector<int> counts(128, 0);
             for (int e = 3; e < 128; e += 9)

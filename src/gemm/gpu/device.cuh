@@ -216,6 +216,16 @@ GEMM_DEV void store_result(const gemm_out &o, int token, int row, float v) {
         ((__half *)o.d)[i] = __float2half(v);
 }
 
+/* The bias of ROW of an EXPERT, [experts, N], or 0; where it is read early, O is stored without_bias. */
+GEMM_DEV float expert_bias(const gemm_out &o, int n, int expert, int row) {
+    return o.bias ? load_float(o.bias, (size_t)expert * n + row, o.type) : 0.0f;
+}
+
+GEMM_DEV gemm_out without_bias(gemm_out o) {
+    o.bias = nullptr;
+    return o;
+}
+
 /* ---- launching ---- */
 
 /* With programmatic dependent launch where the GPU has it; captured graphs keep it. */

@@ -291,10 +291,9 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
         return NIB_OK;
     NIB_TRY(check_form(q, err));
     NIB_TRY(check_pointers(q, err));
-    if (p->n_experts > 1024 || !p->offsets || !p->packed || q->c || q->bias)
-        return nib_fail(
-            err, NIB_BAD_ARGUMENT,
-            "nib_gemm_grouped: expected up to 1024 experts, offsets, packed, and neither c nor bias");
+    if (p->n_experts > 1024 || !p->offsets || !p->packed || q->c)
+        return nib_fail(err, NIB_BAD_ARGUMENT,
+                        "nib_gemm_grouped: expected up to 1024 experts, offsets, packed, and no c");
     if (q->a_type != NIB_GEMM_BF16 || (q->mode != NIB_GEMM_AUTO && q->mode != NIB_GEMM_W4A16))
         return nib_fail(err, NIB_UNSUPPORTED,
                         "nib_gemm_grouped: expected BF16 activations and w4a16 (or auto)");
@@ -306,6 +305,7 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
                    .groups = (int)gemm_groups(w->k),
                    .lda = (int)lda_of(q),
                    .out = {.d = q->d,
+                           .bias = q->bias,
                            .alpha = q->alpha != 0.0f ? q->alpha : 1.0f,
                            .ldd = (int)ldd_of(q),
                            .type = (int)q->d_type},

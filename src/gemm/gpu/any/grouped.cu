@@ -32,16 +32,18 @@ struct table {
     int *starts;            /* [experts + 1] items before */
     int *rows;              /* [experts] first row */
     int *ends;              /* [experts] */
+    int *expert;            /* [experts] which one it is */
     int *count;
 
-    static const int each = sizeof(uint8_t *) + 3 * sizeof(int), more = 2 * sizeof(int); /* bytes an expert, and once */
+    static const int each = sizeof(uint8_t *) + 4 * sizeof(int), more = 2 * sizeof(int); /* bytes an expert, and once */
 
     GEMM_DEV table(uint8_t *at, int experts) {
         packed = (const uint8_t **)at;
         starts = (int *)(packed + experts);
         rows = starts + experts + 1;
         ends = rows + experts;
-        count = ends + experts;
+        expert = ends + experts;
+        count = expert + experts;
     }
 
     GEMM_DEV int find(int item) const { /* the entry that holds ITEM */
@@ -91,6 +93,7 @@ template <int TILES> GEMM_DEV void make_table(const grouped_args &a, const table
             t.starts[at] = (int)(uint32_t)before;
             t.rows[at] = edge[i];
             t.ends[at] = edge[i + 1];
+            t.expert[at] = first + i;
             t.packed[at] = packed[i];
         }
         before += word(i);
@@ -249,8 +252,10 @@ static __global__ void __launch_bounds__(WARPS * 32, 2) grouped(const __grid_con
 #pragma unroll
                 for (int w = 0; w < MEMBERS; w++)
                     v += mine[w * SUMS + i];
-                if (pair * 32 + i % 32 < a.n)
-                    store_result(a.out, row + i / 32, pair * 32 + i % 32, v * factor);
+                const int column = pair * 32 + i % 32; /* of d */
+                if (column < a.n)
+                    store_result(without_bias(a.out), row + i / 32, column,
+                                 fmaf(v, factor, expert_bias(a.out, a.n, known.expert[chunk_at], column)));
             }
         }
         base = chunk_end;

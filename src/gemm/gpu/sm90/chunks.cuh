@@ -12,7 +12,8 @@
 
 struct chunk {
     const uint8_t *packed;
-    int row, rows; /* of x and d */
+    int row;                     /* of x and d */
+    unsigned short rows, expert; /* how many; whose */
 };
 
 /* A block's items: how many, the first one's place in its chunk, and how many chunks they are of. */
@@ -79,15 +80,17 @@ template <int TOKENS> struct four_experts {
         before -= mine;
     }
 
-    /* Those of COUNT chunks from the FIRST on that are the lane's. */
-    GEMM_DEV void write(int first, int count, chunk *to) const {
+    /* Those of COUNT chunks from the FIRST on that are the lane's. BASE: as counted. */
+    GEMM_DEV void write(int base, int first, int count, chunk *to) const {
+        const int expert = base + 4 * (int)(threadIdx.x & 31);
         int at = before - first;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int n = chunks(i), tokens = edge[i + 1] - edge[i];
 #pragma unroll 1
             for (int c = max(0, -at); c < min(n, count - at); c++)
-                to[at + c] = {packed[i], edge[i] + c * TOKENS, min(TOKENS, tokens - c * TOKENS)};
+                to[at + c] = {packed[i], edge[i] + c * TOKENS, (unsigned short)min(TOKENS, tokens - c * TOKENS),
+                              (unsigned short)(expert + i)};
             at += n;
         }
     }
@@ -114,13 +117,13 @@ template <int TOKENS> GEMM_DEV void make_run(const chunk_source &a, run *r, chun
     const int each = divided(items, a.over_blocks), rest = items - each * (int)gridDim.x;
     const int first = block * each + min(block, rest), last = first + each + (block < rest);
     const int first_chunk = divided(first, a.over_items), count = last > first ? divided(last - 1, a.over_items) - first_chunk + 1 : 0;
-    e.write(first_chunk, count, chunks);
+    e.write(0, first_chunk, count, chunks);
     int before = e.all;
 #pragma unroll 1
     for (int base = 128; base < a.experts && before < first_chunk + count; base += 128) {
         more.find(a, base);
         more.count(a, base);
-        more.write(first_chunk - before, count, chunks);
+        more.write(base, first_chunk - before, count, chunks);
         before += more.all;
     }
     if ((threadIdx.x & 31) == 0)

@@ -207,6 +207,12 @@ template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a
         const chunk c = b.chunks[w.chunk];
         const float tensor_scale = *(const float *)(c.packed + a.scale_offset); /* on its way while the sums are waited for */
         const int set = p.at * PLAN::teams + team, bar = 8 * (set * STORERS + which);
+        float bias[2][2]; /* of rows r0, r1: likewise */
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = (w.tile + 2 * which + i / 2) * 16 + gemm_tile_row(lane >> 2, i % 2);
+            bias[i / 2][i % 2] = row < 16 * a.row_tiles ? expert_bias(a.out, 16 * a.row_tiles, c.expert, row) : 0.0f;
+        }
         float4 v[2] = {};
         barrier_wait(b.bars + PLAN::summed + bar, p.parity);
 #pragma unroll
@@ -224,9 +230,10 @@ template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int tile = w.tile + 2 * which + i;
-            const float4 result[1] = {make_float4(v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor)};
+            const float4 result[1] = {make_float4(fmaf(v[i].x, factor, bias[i][0]), fmaf(v[i].y, factor, bias[i][0]),
+                                                  fmaf(v[i].z, factor, bias[i][1]), fmaf(v[i].w, factor, bias[i][1]))};
             if (tile < a.row_tiles)
-                store_fragments(a.out, c.row + c.rows, c.row, tile * 16, result);
+                store_fragments(without_bias(a.out), c.row + c.rows, c.row, tile * 16, result);
         }
         if (++team == PLAN::teams) {
             team = 0;

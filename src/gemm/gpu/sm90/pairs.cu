@@ -122,6 +122,7 @@ template <bool DENSE> GEMM_DEV void store(const pairs_args &a, const pairs_block
     for (int i = which; i < r.items; i += STORERS, w.next(STORERS, a.row_tiles), p.next(STORERS, a.slots)) {
         const chunk c = DENSE ? a.dense : b.chunks[w.chunk];
         const float scale = load_scale((const float *)(c.packed + a.scale_offset)); /* on its way while the sums are waited for */
+        const float bias = expert_bias(a.out, 16 * a.row_tiles, c.expert, w.tile * 16 + row); /* likewise */
         float v[4] = {};
         barrier_wait(b.summed + 8 * p.at, p.parity);
 #pragma unroll 4
@@ -133,9 +134,9 @@ template <bool DENSE> GEMM_DEV void store(const pairs_args &a, const pairs_block
         __syncwarp();
         if (lane == 0)
             barrier_arrive(b.taken + 8 * p.at);
-        const float sum = add_lanes(v) * (0x1p62f * (a.out.alpha * scale));
+        const float sum = fmaf(add_lanes(v), 0x1p62f * (a.out.alpha * scale), bias);
         if (token < c.rows)
-            store_result(a.out, c.row + token, w.tile * 16 + row, sum);
+            store_result(without_bias(a.out), c.row + token, w.tile * 16 + row, sum);
     }
 }
 
@@ -333,7 +334,7 @@ template <int GROUPS, bool DENSE> static int launch(const gemm_task *t, const ni
                           slots,
                           gemm_scale_offset((size_t)t->n, (size_t)t->k),
                           t->out,
-                          {(const uint8_t *)t->w, 0, t->m}};
+                          {(const uint8_t *)t->w, 0, (unsigned short)t->m, 0}};
     return launch_kernel(t, pairs<GROUPS, DENSE>, t->n_sms, THREADS, fixed + stages * (item + 16), a);
 }
 

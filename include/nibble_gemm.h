@@ -31,12 +31,15 @@ typedef struct nib_gemm_weight nib_gemm_weight; /* one packed weight, [n, k] */
 /* A mode is asked for and never swapped: what the device has no kernel for is NIB_UNSUPPORTED, and the words
  * name what it has.
  *
- * W4A8 rounds a weight's value times its block scale / 8 to E4M3, whose smallest number is 2^-9. */
+ * W4A8 rounds a weight's value times its block scale / 8 to E4M3, whose smallest number is 2^-9. W4A8_EXACT
+ * rounds no weight. */
 typedef enum nib_gemm_mode {
-    NIB_GEMM_AUTO = 0, /* what nib_gemm_explain says: the fastest of the device, accuracy W4A8 or better */
-    NIB_GEMM_W4A16,    /* exact: the weights' values times the activations, FP32 sums */
-    NIB_GEMM_W4A8,     /* activations E4M3 per token; weights' values times block scale rounded to E4M3 */
-    NIB_GEMM_W4A4      /* activations NVFP4; Blackwell */
+    NIB_GEMM_AUTO = 0,  /* what nib_gemm_explain says: the fastest of the device, accuracy W4A8 or better */
+    NIB_GEMM_W4A16,     /* exact: the weights' values times the activations, FP32 sums */
+    NIB_GEMM_W4A8,      /* activations E4M3 per token; weights' values times block scale rounded to E4M3 */
+    NIB_GEMM_W4A4,      /* activations NVFP4; Blackwell */
+    NIB_GEMM_W4A8_EXACT /* as W4A8, weights as they are: sums of 16 k times their block's scale, FP32; Ada and
+                           Blackwell GeForce */
 } nib_gemm_mode;
 
 typedef enum nib_gemm_type {

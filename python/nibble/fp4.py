@@ -151,7 +151,8 @@ def _product_numpy(x, weight, mode):
 
 
 def fp4_cached_linear(x, cache, bias=None, mode="auto"):
-    """x [..., k] times the cached weight [n, k], transposed, plus bias [n]. mode: auto, w4a16, w4a8, w4a4 (NumPy: auto, w4a16)."""
+    """x [..., k] times the cached weight [n, k], transposed, plus bias [n]. mode: auto, w4a16, w4a8, w4a8-exact, w4a4
+    (NumPy: auto, w4a16)."""
     weight = getattr(cache, "weight", cache)
     if not isinstance(weight, FP4Weight):
         raise TypeError(f"a {type(cache).__name__}: expected an FP4WeightCache or an FP4Weight (fp4_linear takes an array)")

@@ -5,7 +5,7 @@ import os
 import pathlib
 import threading
 
-MODES = {"auto": 0, "w4a16": 1, "w4a8": 2, "w4a4": 3}
+MODES = {"auto": 0, "w4a16": 1, "w4a8": 2, "w4a4": 3, "w4a8-exact": 4}
 METHODS = {"rtn": 0, "4over6": 1, "sweep": 2, "fp8-exact": 3}
 BF16, F16, F32, E4M3, NVFP4 = range(5)
 FROM_NVFP4, FROM_NVFP4_GGUF, FROM_MXFP4, FROM_MXFP4_GGUF, FROM_BF16, FROM_F16, FROM_F32 = range(7)

@@ -25,12 +25,12 @@ typedef struct gemm_args {
 
 enum { KEY_EXPLAIN = 0x4000, KEY_BENCH, KEY_ARCH, KEY_DEVICE, KEY_MODE, KEY_SHAPES };
 
-static const char *const modes[] = {"auto", "w4a16", "w4a8", "w4a4", NULL};
+static const char *const modes[] = {"auto", "w4a16", "w4a8", "w4a4", "w4a8-exact", NULL};
 
 static const struct argp_option options[] = {
     {"explain", KEY_EXPLAIN, NULL, 0, "Say which kernel runs for M tokens and a weight [N, K], and why", 1},
     {"bench", KEY_BENCH, NULL, 0, "Measure products beside cuBLAS on this GPU", 1},
-    {"mode", KEY_MODE, "auto|w4a16|w4a8|w4a4", 0, "The precision asked for (default auto)", 2},
+    {"mode", KEY_MODE, "auto|w4a16|w4a8|w4a8-exact|w4a4", 0, "The precision asked for (default auto)", 2},
     {"arch", KEY_ARCH, "CC", 0, "Explain for this compute capability, such as 90; needs no GPU", 2},
     {"device", KEY_DEVICE, "N", 0, "The GPU (default 0)", 2},
     {"shapes", KEY_SHAPES, "NxK,...", 0, "Weights to measure (default: those of an 8B model)", 3},

@@ -25,6 +25,7 @@ typedef struct row {
 #define RUN_ARCH        90 /* what these kernels have run on; elsewhere their emulations' tests stand in */
 #define W4A16           NIB_GEMM_W4A16
 #define W4A8            NIB_GEMM_W4A8
+#define W4A8_EXACT      NIB_GEMM_W4A8_EXACT
 
 static const char one_token[] = "one token is bound by memory";
 static const char ahead[] = "all of its weights are there before the kernel before has ended";
@@ -54,6 +55,8 @@ static const row table[] = {
     {90, 90, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_WGMMA_E4M3, W4A8, "asked for"},
     {89, 89, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
     {120, 121, NIB_GEMM_W4A8, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3, W4A8, "asked for"},
+    {89, 89, W4A8_EXACT, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3_EXACT, W4A8_EXACT, "asked for"},
+    {120, 121, W4A8_EXACT, 1, ANY_M, false, GEMM_KERNEL_TILE_E4M3_EXACT, W4A8_EXACT, "asked for"},
     {100, 103, NIB_GEMM_W4A4, 1, ANY_M, false, GEMM_KERNEL_BLASLT, NIB_GEMM_W4A4, "asked for"},
     {120, 121, NIB_GEMM_W4A4, 1, ANY_M, false, GEMM_KERNEL_TILE_E2M1, NIB_GEMM_W4A4, "asked for"},
 };
@@ -69,9 +72,11 @@ static const char *const kernel_names[GEMM_KERNEL_COUNT] = {
     [GEMM_KERNEL_TILE_E2M1] = "tile (mma.sync m16n8k64 mxf4nvf4)",
     [GEMM_KERNEL_BLASLT] = "cuBLASLt (NVFP4; weights unpacked into the workspace for each product)",
     [GEMM_KERNEL_TILE_E4M3] = "tile (mma.sync m16n8k32 E4M3, scales folded)",
+    [GEMM_KERNEL_TILE_E4M3_EXACT] = "tile (mma.sync m16n8k16 E4M3, block scales in FP32)",
 };
 
-static const char *const mode_names[] = {"auto", "w4a16", "w4a8", "w4a4"};
+static const char *const mode_names[] = {"auto", "w4a16", "w4a8", "w4a4", "w4a8-exact"};
+#define LAST_MODE NIB_GEMM_W4A8_EXACT
 
 static size_t ceil_div(size_t a, size_t b) {
     return (a + b - 1) / b;
@@ -201,7 +206,7 @@ void gemm_choose_exact_sums(int n_sms, size_t m, size_t n, size_t groups, gemm_c
 static void list_modes(int arch, char *text, size_t bytes) {
     size_t used = 0;
     text[0] = '\0';
-    for (int mode = NIB_GEMM_W4A16; mode <= NIB_GEMM_W4A4; mode++)
+    for (int mode = NIB_GEMM_W4A16; mode <= LAST_MODE; mode++)
         for (size_t i = 0; i < sizeof table / sizeof *table; i++)
             if (table[i].mode == (nib_gemm_mode)mode && arch >= table[i].first_arch &&
                 arch <= table[i].last_arch) {
@@ -216,8 +221,9 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
     char modes[64];
     if (n == 0 || k == 0 || n % 16 || k % 16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "n = %zu, k = %zu: expected multiples of 16", n, k);
-    if ((unsigned)mode > NIB_GEMM_W4A4)
-        return nib_fail(err, NIB_BAD_ARGUMENT, "mode %d: there are auto, w4a16, w4a8 and w4a4", (int)mode);
+    if ((unsigned)mode > LAST_MODE)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "mode %d: there are auto, w4a16, w4a8, w4a4 and w4a8-exact",
+                        (int)mode);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const row *r = &table[i];
         if (r->mode != mode || arch < r->first_arch || arch > r->last_arch || m < r->first_m ||
@@ -248,7 +254,7 @@ nib_status gemm_choose(int arch, int n_sms, nib_gemm_mode mode, bool plain, size
         } else if (c->kernel == GEMM_KERNEL_WGMMA_BF16 || c->kernel == GEMM_KERNEL_WGMMA_E4M3) {
             choose_tile(c, n_sms, m, n, gemm_groups(k), gemm_groups(k));
         } else if (c->kernel == GEMM_KERNEL_TILE_BF16 || c->kernel == GEMM_KERNEL_TILE_E4M3 ||
-                   c->kernel == GEMM_KERNEL_TILE_E2M1) {
+                   c->kernel == GEMM_KERNEL_TILE_E4M3_EXACT || c->kernel == GEMM_KERNEL_TILE_E2M1) {
             c->tile_tokens = 64;
         }
         return NIB_OK;

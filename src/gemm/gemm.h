@@ -142,10 +142,11 @@ typedef enum gemm_kernel {
     GEMM_KERNEL_FEW,        /* Hopper, M = 2..32, wgmma, K over a cluster */
     GEMM_KERNEL_WGMMA_BF16, /* Hopper, weights as the register operand */
     GEMM_KERNEL_WGMMA_E4M3,
-    GEMM_KERNEL_TILE_BF16, /* mma.sync, 128 rows x 64 tokens */
-    GEMM_KERNEL_TILE_E4M3, /* mma.sync E4M3: Ada */
-    GEMM_KERNEL_TILE_E2M1, /* mma.sync E2M1 with block scales: Blackwell GeForce */
-    GEMM_KERNEL_BLASLT,    /* cuBLASLt's NVFP4 product: Blackwell of data centers */
+    GEMM_KERNEL_TILE_BF16,       /* mma.sync, 128 rows x 64 tokens */
+    GEMM_KERNEL_TILE_E4M3,       /* mma.sync E4M3: Ada */
+    GEMM_KERNEL_TILE_E2M1,       /* mma.sync E2M1 with block scales: Blackwell GeForce */
+    GEMM_KERNEL_BLASLT,          /* cuBLASLt's NVFP4 product: Blackwell of data centers */
+    GEMM_KERNEL_TILE_E4M3_EXACT, /* mma.sync E4M3 a scale block at a time */
     GEMM_KERNEL_COUNT
 } gemm_kernel;
 

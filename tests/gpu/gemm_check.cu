@@ -165,7 +165,7 @@ static run_result run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_ty
 
 void check_run(const weight &w, size_t m, nib_gemm_mode mode, nib_gemm_type a_type, nib_gemm_type d_type, int fold,
                double bound, double *worst, size_t pad) {
-    static const char *const modes[] = {"auto", "w4a16", "w4a8"}, *const types[] = {"bf16", "f16", "f32", "e4m3"};
+    static const char *const modes[] = {"auto", "w4a16", "w4a8", "w4a4", "w4a8-exact"}, *const types[] = {"bf16", "f16", "f32", "e4m3"};
     const run_result r = run(w, m, mode, a_type, d_type, fold, pad);
     char what[200];
     snprintf(what, sizeof what, "%s %zux%zu m %zu a %s d %s pad %zu: relative L2 %.2e (bound %.0e), %.0f not numbers, %s",

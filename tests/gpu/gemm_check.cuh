@@ -131,6 +131,7 @@ void test_grouped(bool shortly);
 void test_wgmma_forms(void);
 void test_few_forms(void);
 void test_other_generations(void);
+void test_w4a8_exact(void);
 void test_w4a4(void);
 void test_native(void);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The FP4 products on a GPU against FP64 over the same quantized operands, through the public API alone.
- * usage: gpu_gemm [--quick | short | grouped | wgmma]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
+ * usage: gpu_gemm [--quick | short | grouped | wgmma | others]; prints one line a group of checks and exits 1 when one failed, 0 with "SKIP" without a GPU.
  *
  * Small products are compared whole, large ones at 64 x 64 places. Outputs and workspaces are filled with NaN before
  * every run, weights hold zero blocks, blocks of one outlier, largest codes, subnormal and 448 scales.
@@ -105,9 +105,11 @@ int main(int argc, char **argv) {
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;
     }
-    const bool tiles = argc > 1 && !strcmp(argv[1], "wgmma");
-    if (tiles || (argc > 1 && !strcmp(argv[1], "grouped"))) {
-        tiles ? test_wgmma_forms() : test_grouped(false);
+    const bool tiles = argc > 1 && !strcmp(argv[1], "wgmma"), others = argc > 1 && !strcmp(argv[1], "others");
+    if (tiles || others || (argc > 1 && !strcmp(argv[1], "grouped"))) {
+        tiles ? test_wgmma_forms() : others ? test_other_generations() : test_grouped(false);
+        if (others)
+            test_w4a8_exact();
         nib_gemm_close(ctx);
         printf("%d checks, %d failed\n", n_checks, n_failed);
         return n_failed > 0;
@@ -123,6 +125,7 @@ int main(int argc, char **argv) {
     test_wgmma_forms();
     test_few_forms();
     test_other_generations();
+    test_w4a8_exact();
     test_w4a4();
     test_native();
     test_products(quick);

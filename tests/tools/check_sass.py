@@ -36,7 +36,8 @@ WANTED = {
     "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
     "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90": r"HGMMA\.64x256x16\.F32\.BF16"},
     "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120": r"OMMA.*16864.*E2M1"},
-    "gemm/gpu/sm89/tile_e4m3.cu": dict.fromkeys(("sm_89", "sm_120"), r"QMMA\.16832\.F32\.E4M3\.E4M3"),
+    "gemm/gpu/sm89/tile_e4m3.cu": dict.fromkeys(("sm_89", "sm_120"), (r"QMMA\.16832\.F32\.E4M3\.E4M3",
+                                                                    r"QMMA\.16816\.F32\.E4M3\.E4M3")),
 }
 
 

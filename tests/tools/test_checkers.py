@@ -119,7 +119,7 @@ def run_check_sass(build):
 @pytest.mark.parametrize("source, old, new, words", [
     ("any/gemv.cu", "", "", ""),
     ("any/gemv.cu", "arch = sm_90\nHMMA", "arch = sm_90\nFFMA", "any/gemv.cu sm_90: 0 x HMMA"),
-    ("sm89/tile_e4m3.cu", "QMMA.16832", "HMMA.16816", r"sm_120: 0 x QMMA\.16832"),
+    ("sm89/tile_e4m3.cu", "QMMA.16816", "HMMA.16816", r"sm_120: 0 x QMMA\.16816"),
     ("sm90/few.cu", "arch", "LDG desc[UR5][R2.64]\narch", ""),
     ("sm90/few.cu", "HGMMA", "LDG desc[UR5][R2.64]\nHGMMA", "sm90/few.cu sm_90: 1 illegal"),
 ])

@@ -56,6 +56,7 @@ int gemm_wgmma_e4m3_gated(const gemm_task *t);
 int gemm_wgmma_e4m3(const gemm_task *t);
 int gemm_tile_bf16(const gemm_task *t);
 int gemm_tile_e4m3(const gemm_task *t);
+int gemm_tile_e4m3_exact(const gemm_task *t);
 int gemm_tile_e2m1(const gemm_task *t);
 
 /* T without a weight: P names them. */

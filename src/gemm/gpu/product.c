@@ -21,7 +21,7 @@ static size_t round_up(size_t x, size_t to) {
 }
 
 static bool is_e4m3(gemm_kernel k) {
-    return k == GEMM_KERNEL_WGMMA_E4M3 || k == GEMM_KERNEL_TILE_E4M3;
+    return k == GEMM_KERNEL_WGMMA_E4M3 || k == GEMM_KERNEL_TILE_E4M3 || k == GEMM_KERNEL_TILE_E4M3_EXACT;
 }
 
 static bool is_wgmma(gemm_kernel k) {
@@ -77,7 +77,7 @@ static nib_status mode_of(const nib_gemm_product *p, nib_gemm_mode *mode, nib_er
                         "NVFP4 activations are for mode w4a4, E4M3 and prepared ones for others");
     if (fp8 && *mode == NIB_GEMM_W4A16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a16 with E4M3 activations: expected BF16, F16 or F32");
-    if (p->a_type == GEMM_A_BF16_MMA && *mode == NIB_GEMM_W4A8)
+    if (p->a_type == GEMM_A_BF16_MMA && (*mode == NIB_GEMM_W4A8 || *mode == NIB_GEMM_W4A8_EXACT))
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a8 with prepared BF16 activations");
     if (*mode == NIB_GEMM_AUTO && fp8)
         *mode = NIB_GEMM_W4A8;
@@ -174,6 +174,8 @@ static int launch(const gemm_choice *c, const gemm_task *t) {
         return gemm_tile_bf16(t);
     case GEMM_KERNEL_TILE_E2M1:
         return gemm_tile_e2m1(t);
+    case GEMM_KERNEL_TILE_E4M3_EXACT:
+        return gemm_tile_e4m3_exact(t);
     default:
         return gemm_tile_e4m3(t);
     }

@@ -148,6 +148,19 @@ static void test_a_mode_is_never_swapped(void **state) {
     assert_non_null(strstr(err.text, "8.0 has no w4a8: it has w4a16"));
     assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "it has w4a16 and w4a8"));
+    assert_int_equal(gemm_choose(90, 132, NIB_GEMM_W4A8_EXACT, true, 64, 4096, 4096, &c, &err),
+                     NIB_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "9.0 has no w4a8-exact: it has w4a16 and w4a8"));
+    for (size_t a = 0; a < N_ARCHS; a++) { /* where FP8 goes through mma.sync, for any number of tokens */
+        const bool has = archs[a] == 89 || archs[a] >= 120;
+        for (size_t m = 1; m <= 512; m *= 8) {
+            assert_int_equal(gemm_choose(archs[a], 128, NIB_GEMM_W4A8_EXACT, m % 2, m, 48, 176, &c, &err),
+                             has ? NIB_OK : NIB_UNSUPPORTED);
+            if (has)
+                assert_true(c.kernel == GEMM_KERNEL_TILE_E4M3_EXACT && c.mode == NIB_GEMM_W4A8_EXACT &&
+                            !c.run_here);
+        }
+    }
     assert_int_equal(gemm_choose(120, 170, NIB_GEMM_W4A4, true, 64, 4096, 4096, &c, &err), NIB_OK);
     assert_true(c.kernel == GEMM_KERNEL_TILE_E2M1 && c.mode == NIB_GEMM_W4A4 && !c.run_here);
     for (int arch = 100; arch <= 103; arch += 3) {
@@ -234,6 +247,10 @@ static void test_explain_needs_no_gpu(void **state) {
     assert_int_equal(nib_gemm_explain(NULL, 100, NIB_GEMM_W4A4, 512, 4096, 4096, text, sizeof text, &err),
                      NIB_OK);
     assert_non_null(strstr(text, "cuBLASLt (NVFP4; weights unpacked"));
+    assert_non_null(strstr(text, "Not yet run on this GPU"));
+    assert_int_equal(nib_gemm_explain(NULL, 89, NIB_GEMM_W4A8_EXACT, 64, 4096, 4096, text, sizeof text, &err),
+                     NIB_OK);
+    assert_non_null(strstr(text, "w4a8-exact.\nKernel: tile (mma.sync m16n8k16 E4M3, block scales in FP32)"));
     assert_non_null(strstr(text, "Not yet run on this GPU"));
     assert_int_equal(nib_gemm_explain(NULL, 0, NIB_GEMM_AUTO, 1, 4096, 4096, text, sizeof text, &err),
                      NIB_BAD_ARGUMENT);

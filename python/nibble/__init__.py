@@ -8,12 +8,13 @@ synchronization (sync=True excepted, which asks for one).
     cache = nibble.FP4WeightCache(weight)              # [n, k], quantized once
     y = nibble.fp4_cached_linear(x, cache, bias)       # x [..., k] -> [..., n]
     layer = nibble.Linear.from_float(torch_linear)     # a torch.nn.Module
+    y = nibble.FP4Experts(weights, bias)(x, offsets)   # rows of x sorted by expert
 """
-from .fp4 import (FP4Weight, FP4WeightCache, cleanup, explain, fp4_cached_linear, fp4_linear, fp4_matmul, fp4_quantize,
+from .fp4 import (FP4Experts, FP4Weight, FP4WeightCache, cleanup, explain, fp4_cached_linear, fp4_linear, fp4_matmul, fp4_quantize,
                   prealloc, sync)
 from .library import NibbleError
 
-__all__ = ["FP4Weight", "FP4WeightCache", "Linear", "NibbleError", "cleanup", "explain", "fp4_cached_linear", "fp4_linear",
+__all__ = ["FP4Experts", "FP4Weight", "FP4WeightCache", "Linear", "NibbleError", "cleanup", "explain", "fp4_cached_linear", "fp4_linear",
            "fp4_matmul", "fp4_quantize", "prealloc", "sync"]
 __version__ = "0.1.0"
 

@@ -198,6 +198,50 @@ class FP4WeightCache:
     __call__ = forward
 
 
+class FP4Experts:
+    """Weights of experts, all [n, k], and a bias [experts, n] or None: FP4Weights on one GPU, or of NumPy."""
+
+    def __init__(self, weights, bias=None):
+        self.weights, self.bias = list(weights), bias
+        if not self.weights or len({(w.n, w.k, w.packed is None or w.packed.device) for w in self.weights}) != 1:
+            raise NibbleError("experts of different shapes or places: expected one or more of one shape, all on one GPU or of NumPy")
+        self.n, self.k = self.weights[0].n, self.weights[0].k
+        _check_shape("bias", bias, (len(self.weights), self.n))
+        if self.weights[0].packed is not None:
+            self.pointers = torch.tensor([w.packed.data_ptr() for w in self.weights], device=self.weights[0].packed.device)
+
+    def __call__(self, x, offsets):
+        """x [m, k], BF16 on a GPU, of which rows offsets[e] .. offsets[e + 1] (int32 [experts + 1], beside x) are expert e's ->
+        [m, n], 0 in rows past the last offset. Exact (w4a16). The offsets are read on the GPU alone."""
+        experts = len(self.weights)
+        _check_shape("offsets", offsets, (experts + 1,))
+        _check_shape("x", x, (x.shape[0], self.k))
+        if self.weights[0].packed is not None:
+            return self._on_gpu(x, offsets)
+        y = np.zeros((len(x), self.n), np.float32)
+        for e, weight in enumerate(self.weights):
+            rows = slice(offsets[e], offsets[e + 1])
+            y[rows] = _product_numpy(x[rows], weight, "w4a16") + (0 if self.bias is None else np.asarray(self.bias)[e])
+        return y.astype(np.asarray(x).dtype)
+
+    def _on_gpu(self, x, offsets):
+        device, m = self.pointers.device, x.shape[0]
+        wanted = [(x, torch.bfloat16), (offsets, torch.int32)] + ([] if self.bias is None else [(self.bias, x.dtype)])
+        if any(t.device != device or t.dtype != dtype or not t.is_contiguous() for t, dtype in wanted):
+            raise NibbleError(f"x, offsets and bias: expected contiguous tensors of bfloat16, int32 and bfloat16 on {device}")
+        d = torch.zeros(m, self.n, dtype=x.dtype, device=device)
+        with torch.cuda.device(device), library.Weight(device.index, self.n, self.k, self.weights[0].packed.data_ptr()) as w:
+            bias = None if self.bias is None else self.bias.data_ptr()
+            p = library.Group(library.Product(weight=w, m=m, a=x.data_ptr(), a_type=library.BF16, d=d.data_ptr(), bias=bias),
+                              len(self.weights), offsets.data_ptr(), self.pointers.data_ptr())
+            g = library.context(device.index)
+            size = library.library().nib_gemm_grouped_workspace_bytes(g, ctypes.byref(p))
+            workspace = torch.empty(size, dtype=torch.uint8, device=device)
+            library.call("nib_gemm_grouped", g, ctypes.byref(p), ctypes.c_void_p(workspace.data_ptr()), ctypes.c_size_t(size),
+                         _stream(device))
+        return d
+
+
 def prealloc(max_m, max_n, max_k, device=None):
     """Lets PyTorch's allocator hold the memory that a product of this size takes, so that the first one is not slow."""
     x = torch.zeros(max_m, max_k, dtype=torch.bfloat16, device=device or "cuda")

@@ -33,6 +33,11 @@ class Product(ctypes.Structure):
                 ("beta", ctypes.c_float), ("flags", ctypes.c_void_p)]
 
 
+class Group(ctypes.Structure):
+    _fields_ = [("product", Product), ("n_experts", ctypes.c_size_t), ("offsets", ctypes.c_void_p), ("packed", ctypes.c_void_p),
+                ("offsets_stand", ctypes.c_bool)]
+
+
 def _load():
     names = [os.environ.get("NIBBLE_LIBRARY"), pathlib.Path(__file__).with_name("libnibble_gemm.so"), "libnibble.so.0"]
     tried = []
@@ -55,7 +60,7 @@ def library():
     with _library_lock:
         if _library is None:
             lib = _load()
-            for name in ("nib_gemm_packed_bytes", "nib_gemm_workspace_bytes"):
+            for name in ("nib_gemm_packed_bytes", "nib_gemm_workspace_bytes", "nib_gemm_grouped_workspace_bytes"):
                 getattr(lib, name).restype = ctypes.c_size_t
             lib.nib_gemm_packed_bytes.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
             lib.nib_gemm_weight_free.argtypes = [ctypes.c_void_p]

@@ -84,8 +84,34 @@ def test_shapes_are_checked():
         nibble.fp4_cached_linear(x, w)
 
 
+def experts_case(counts):
+    """Weights [48, 176], a bias each, offsets, and x with two rows more than the experts have."""
+    weights = [values(48, 176, seed=e) for e in range(len(counts))]
+    rng = np.random.default_rng(3)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return weights, rng.normal(size=(len(counts), 48)).astype(np.float32), offsets, rng.normal(size=(offsets[-1] + 2, 176)).astype(np.float32)
+
+
+def test_experts():
+    counts = [1, 0, 3, 9]
+    weights, bias, offsets, x = experts_case(counts)
+    experts = [nibble.fp4_quantize(w) for w in weights]
+    y = nibble.FP4Experts(experts, bias)(x, offsets)
+    for row, e in enumerate(np.repeat(range(4), counts)):
+        assert np.allclose(y[row], experts[e].dequantize() @ x[row] + bias[e], atol=1e-5)
+    assert y.shape == (15, 48) and not y[13:].any()
+    assert np.allclose(nibble.FP4Experts(experts)(x, offsets)[0], y[0] - bias[0], atol=1e-5)
+    with pytest.raises(nibble.NibbleError, match=r"bias of shape \(4, 3\): expected \(4, 48\)"):
+        nibble.FP4Experts(experts, np.zeros((4, 3)))
+    with pytest.raises(nibble.NibbleError, match=r"offsets of shape \(4,\): expected \(5,\)"):
+        nibble.FP4Experts(experts)(x, offsets[1:])
+    with pytest.raises(nibble.NibbleError, match="experts of different shapes"):
+        nibble.FP4Experts([*experts, nibble.fp4_quantize(values(64, 176))])
+
+
 def test_explain_needs_no_gpu():
     assert "w4a16" in nibble.explain(1, 4096, 4096, arch=90)
+    assert "m16n8k16 E4M3, block scales in FP32" in nibble.explain(64, 4096, 4096, mode="w4a8-exact", arch=89)
     with pytest.raises(nibble.NibbleError, match="has no w4a4"):
         nibble.explain(1, 4096, 4096, mode="w4a4", arch=80)
     if torch is None or not torch.cuda.is_available():
@@ -106,6 +132,24 @@ def test_gpu_equals_numpy():
     x = values(640, 1152)
     cpu, gpu = nibble.fp4_quantize(x), nibble.fp4_quantize(torch.from_numpy(x).cuda())
     assert np.array_equal(cpu.dequantize(), gpu.dequantize().cpu().numpy())
+
+
+@on_gpu
+@pytest.mark.parametrize("counts", [[1, 0, 3, 9], [2] * 40, [1] + [0] * 120, [70, 0, 200]])
+def test_experts_on_a_gpu(counts):
+    weights, bias, offsets, x = experts_case(counts)
+    x, bias = torch.from_numpy(x).cuda().bfloat16(), torch.from_numpy(bias).cuda().bfloat16()
+    experts = [nibble.fp4_quantize(torch.from_numpy(w).cuda()) for w in weights]
+    there = torch.from_numpy(offsets).cuda()
+    for b in (bias, None):
+        y = nibble.FP4Experts(experts, b)(x, there)
+        truth = torch.zeros(y.shape, dtype=torch.float64, device="cuda")
+        for e, weight in enumerate(experts):
+            rows = slice(offsets[e], offsets[e + 1])
+            truth[rows] = x[rows].double() @ weight.dequantize().double().T + (0 if b is None else b[e].double())
+        assert ((y.double() - truth).norm() / truth.norm()).item() < 4e-3 and not y[offsets[-1]:].any()
+    with pytest.raises(nibble.NibbleError, match="expected contiguous tensors of bfloat16, int32"):
+        nibble.FP4Experts(experts, bias)(x, there.long())
 
 
 @on_gpu

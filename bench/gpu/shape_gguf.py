@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a GGUF file of one of `nibble bench --shape`'s networks: random NVFP4 in every matrix, as llama.cpp reads it
-(block of 64: four E4M3 scales, 32 bytes of codes), without a vocabulary. For measuring llama.cpp beside nibble.
+(block of 64: four E4M3 scales, 32 bytes of codes), without a vocabulary. For measuring llama.cpp beside nibble. With a
+RANK each matrix of a layer has a low-rank branch beside it, as `nibble quantize --svd-rank RANK` writes it.
 
-usage: shape_gguf.py qwen3-8b|gemma3-27b FILE
+usage: shape_gguf.py qwen3-8b|gemma3-27b FILE [RANK]
 """
 import os
 import struct
 import sys
 
-ALIGNMENT, F32, NVFP4 = 32, 0, 40  # general.alignment's default; ggml.h: enum ggml_type
+ALIGNMENT, F32, BF16, NVFP4 = 32, 0, 30, 40  # general.alignment's default; ggml.h: enum ggml_type
 PIECE = 36 << 20  # random bytes, repeated: what differs in place is what costs time
 SHAPES = {
     "qwen3-8b": dict(arch="qwen3", dim=4096, layers=36, heads=32, kv_heads=8, head_dim=128, ffn=12288, vocab=151936),
@@ -32,8 +33,8 @@ def metadata(shape):
     return values
 
 
-def tensors(shape):
-    """Name -> (columns, rows); a vector has one row."""
+def tensors(shape, rank):
+    """Name -> (columns, rows, format); a vector has one row."""
     dim, q, kv = shape["dim"], shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
     out = {"token_embd.weight": (dim, shape["vocab"]), "output_norm.weight": (dim, 1)}
     if not shape.get("tied"):
@@ -46,7 +47,10 @@ def tensors(shape):
         if shape["arch"] == "gemma3":
             layer |= {"post_attention_norm": (dim, 1), "post_ffw_norm": (dim, 1)}
         out |= {f"blk.{i}.{name}.weight": size for name, size in layer.items()}
-    return out
+        for name, (cols, rows) in layer.items() if rank else ():
+            if rows > 1:
+                out |= {f"blk.{i}.{name}.svdquant_lora_a": (cols, rank, BF16), f"blk.{i}.{name}.svdquant_lora_b": (rank, rows, BF16)}
+    return {name: (*size, F32 if size[1] == 1 else NVFP4)[:3] for name, size in out.items()}
 
 
 def string(text):
@@ -60,48 +64,48 @@ def value(v):
     return struct.pack("<If", 6, v) if isinstance(v, float) else struct.pack("<II", 4, v)
 
 
-def random_blocks():
-    """PIECE bytes of blocks: codes of any value, scales of 2^-6 to 2^-5 (weights of about 0.06)."""
+def random_bytes():
+    """Format -> PIECE bytes: codes of any value under scales of 2^-6 to 2^-5 (weights of about 0.06); BF16 of 2^-9 to
+    2^-7; ones."""
     data = bytearray(os.urandom(PIECE))
     for at in range(4):
         data[at::36] = bytes(8 + (b & 7) for b in data[at::36])
-    return bytes(data)
+    narrow = bytearray(os.urandom(PIECE))
+    narrow[1::2] = bytes(0x3b | b & 0x80 for b in narrow[1::2])
+    return {NVFP4: bytes(data), BF16: bytes(narrow), F32: struct.pack("<f", 1) * (PIECE // 4)}
 
 
-def n_bytes(cols, rows):
-    return cols * 4 if rows == 1 else cols * rows // 64 * 36
+def n_bytes(cols, rows, form):
+    return cols * rows // 64 * 36 if form == NVFP4 else cols * rows * (4 if form == F32 else 2)
 
 
 def padded(n):
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def write(path, shape):
-    values, sizes = metadata(shape), tensors(shape)
+def write(path, shape, rank):
+    values, sizes = metadata(shape), tensors(shape, rank)
     head, offset = b"GGUF" + struct.pack("<IQQ", 3, len(sizes), len(values)), 0
     for key, v in values.items():
         head += string(key) + value(v)
-    for name, (cols, rows) in sizes.items():
+    for name, (cols, rows, form) in sizes.items():
         dims = (cols,) if rows == 1 else (cols, rows)
-        head += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, F32 if rows == 1 else NVFP4, offset)
-        offset += padded(n_bytes(cols, rows))
-    blocks = random_blocks()
+        head += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, form, offset)
+        offset += padded(n_bytes(cols, rows, form))
+    pieces = random_bytes()
     with open(path, "wb") as out:
         out.write(head.ljust(padded(len(head)), b"\0"))
-        for cols, rows in sizes.values():
-            left = n_bytes(cols, rows)
-            if rows == 1:
-                out.write(struct.pack("<f", 1) * cols)
-            else:
-                for at in range(0, left, PIECE):
-                    out.write(memoryview(blocks)[:min(PIECE, left - at)])
+        for size in sizes.values():
+            left = n_bytes(*size)
+            for at in range(0, left, PIECE):
+                out.write(memoryview(pieces[size[2]])[:min(PIECE, left - at)])
             out.write(bytes(padded(left) - left))
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in SHAPES:
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in SHAPES or not all(n.isdigit() for n in sys.argv[3:]):
         sys.exit(__doc__)
-    write(sys.argv[2] + ".part", SHAPES[sys.argv[1]])
+    write(sys.argv[2] + ".part", SHAPES[sys.argv[1]], int(sys.argv[3]) if sys.argv[3:] else 0)
     os.rename(sys.argv[2] + ".part", sys.argv[2])
 
 

@@ -239,8 +239,10 @@ static nib_status setup_open(bench_session *s, int m, int threads, nib_error *er
     nib_options compute = a->compute;
     compute.threads = threads;
     compute.max_num_seqs = longest_of(&a->batch);
-    const loaded_needs needs = {
-        .max_len = longest_test(a), .n_kv_pages = most_pages(a), .is_shape = a->is_shape[m]};
+    const loaded_needs needs = {.max_len = longest_test(a),
+                                .n_kv_pages = most_pages(a),
+                                .no_words = true,
+                                .is_shape = a->is_shape[m]};
     NIB_TRY(loaded_open(&s->model, path, &compute, &needs, err));
     const int context_len = s->model->file->hp.context_len;
     if (longest_test(a) > context_len)

@@ -200,7 +200,7 @@ static nib_status open_parts(loaded *l, const char *path, const loaded_needs *ne
     if (l->options.max_model_len == INT32_MAX)
         l->options.max_model_len = l->file->hp.context_len;
     NIB_TRY(check_length(&l->options, path, &l->file->hp, err));
-    if (!needs->is_shape)
+    if (!needs->is_shape && !needs->no_words)
         NIB_TRY(open_words(l, err));
     if (!l->be)
         NIB_TRY(backends_open(&l->be, &l->options, &l->threads, err));

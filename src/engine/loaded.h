@@ -18,6 +18,7 @@ typedef struct loaded_needs {
     int max_rows;     /* of one batch; 0: max_num_batched_tokens */
     int max_out;      /* rows whose logits one batch may ask for; 0: max_num_seqs */
     bool no_model;    /* file, words and backend only */
+    bool no_words;    /* neither tokenizer nor template, which the file may lack */
     bool own_weights; /* the files are not touched once it is open */
     int max_len;      /* of one sequence; 0: max_model_len */
     int n_kv_pages;   /* 0: as many as max_num_seqs sequences may want, within a budget of memory */

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 
@@ -73,6 +74,14 @@ def test_a_shape_needs_no_files(nibble):
     assert done.returncode == 1 and "smollm2-135m: takes " in done.stderr and "GB are available" in done.stderr
     done = nibble("bench", "--shape", "smollm2-135m", "--server-load", check=False)
     assert done.returncode == 2 and "a shape has no words" in done.stderr
+
+
+def test_words_are_not_needed(nibble, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    assert "holds no tokenizer" in nibble("run", tmp_path / "model", "-p", "a", check=False).stderr
+    rows = json.loads(nibble("bench", tmp_path / "model", *QUICK, "-r", 1, "-o", "json").stdout)
+    assert [row["test"] for row in rows] == ["pp8", "tg4"]
 
 
 def test_longer_than_the_model(nibble, tiny):

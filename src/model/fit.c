@@ -31,7 +31,8 @@ static double tensor_bytes(const tensor *t) {
     if (!dtype_is_nvfp4(t->dtype))
         return (double)tensor_total_bytes(t);
     double groups = (double)((t->cols + GROUP_K - 1) / GROUP_K);
-    return (double)t->rows * groups * (GROUP_K * 4.5 / 8) + 16; /* K is padded to whole groups */
+    return (double)t->rows * groups * (GROUP_K * 4.5 / 8) + 16 + /* K is padded to whole groups */
+           (double)tensor_branch_bytes(t);
 }
 
 static size_t element_bytes(nib_kv_dtype t) {
@@ -63,11 +64,13 @@ static double activation_bytes(const hparams *hp, const fit_options *o) {
 void fit_needs(const model_file *f, fit_options *o, fit_plan *p) {
     const hparams *hp = &f->hp;
     *p = (fit_plan){.context = CONTEXT_BYTES};
+    size_t rank = 0; /* of the widest branch: what lies between its two matrices, of each part */
     set_defaults(hp, o);
     for (size_t i = 0; i < f->n_tensors; i++) {
         const tensor *t = &f->tensors[i];
         if (t->place.slot == SLOT_NONE)
             continue;
+        rank = t->branch.rank > rank ? t->branch.rank : rank;
         p->weights += tensor_bytes(t);
         if (t->place.slot != SLOT_EMBED || hp->tied)
             p->token += tensor_bytes(t);
@@ -75,7 +78,8 @@ void fit_needs(const model_file *f, fit_options *o, fit_plan *p) {
     double element = (double)element_bytes(o->kv_dtype),
            scale = o->kv_dtype == NIB_KV_FP8 ? sizeof(float) : 0;
     double row = 2.0 * hp->n_kv_heads * (hp->head_dim * element + scale);
-    p->activations = activation_bytes(hp, o);
+    p->activations =
+        activation_bytes(hp, o) + 4.0 * o->max_num_batched_tokens * WEIGHT_MAX_PARTS * (double)rank;
     p->kv_page = KV_PAGE_TOKENS * row * hp->n_layers;
     for (int layer = 0; layer < hp->n_layers; layer++) { /* a window's pages are given back */
         int seen = hp->local[layer] && hp->sliding_window < o->max_model_len

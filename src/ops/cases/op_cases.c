@@ -39,6 +39,8 @@ bool op_case_fits(const backend *be, const op_setting *s) {
         return false; /* wide shapes say nothing more of a cap */
     if (s->op == OP_attention && s->variant == RIG_KEY_MEAN && !be->key_means)
         return false;
+    if (s->variant == RIG_BRANCHES && !be->branches) /* a product's: others have fewer variants */
+        return false;
     size_t bytes, inputs = (size_t)(s->op == OP_matmul_add ? s->shape->ffn_dim : s->shape->dim);
     return !f->format || dtype_bytes(f->format(s->variant), inputs, &bytes);
 }
@@ -144,6 +146,20 @@ static nib_status make_tensor(op_case *c, tensor *t, dtype type, size_t rows, si
     return NIB_OK;
 }
 
+/* Beside T; no step of a product's kernels divides the rank. */
+static nib_status make_branch(op_case *c, tensor *t, size_t rank) {
+    uint16_t *down = op_rig_memory(c, rank * t->cols, sizeof *down),
+             *up = op_rig_memory(c, t->rows * rank, sizeof *up);
+    if (!down || !up)
+        return NIB_NO_MEMORY;
+    for (size_t i = 0; i < rank * t->cols; i++)
+        down[i] = bf16_from_f32(next_normal(c));
+    for (size_t i = 0; i < t->rows * rank; i++)
+        up[i] = bf16_from_f32(next_normal(c));
+    t->branch = (tensor_branch){rank, down, up, 0.07f};
+    return NIB_OK;
+}
+
 nib_status op_rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_parts, size_t cols) {
     tensor parts[WEIGHT_MAX_PARTS];
     const tensor *list[WEIGHT_MAX_PARTS];
@@ -151,7 +167,9 @@ nib_status op_rig_weight(op_case *c, dtype type, const size_t *rows, size_t n_pa
     for (size_t i = 0; i < n_parts; i++) {
         NIB_TRY(make_tensor(c, &parts[i], type, rows[i], cols));
         if (type == DT_NVFP4)
-            parts[i].tensor_scale = i ? 0.11f : 0.37f;
+            parts[i].tensor_scale = i && c->s.variant != RIG_BRANCHES ? 0.11f : 0.37f;
+        if (c->s.variant == RIG_BRANCHES && (i == 0 || i + 1 == n_parts))
+            NIB_TRY(make_branch(c, &parts[i], i ? 5 : 33));
         list[i] = &parts[i];
         all += rows[i];
     }

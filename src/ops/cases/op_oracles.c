@@ -12,11 +12,12 @@
 
 static dtype weight_format(int variant) {
     static const dtype formats[] = {DT_F32, DT_NVFP4, DT_Q8_0, DT_BF16};
-    return formats[variant % 4];
+    return variant == RIG_BRANCHES ? DT_NVFP4 : formats[variant % 4];
 }
 
-static const char *const format_names[] = {"f32",        "nvfp4",        "q8_0",        "bf16",
-                                           "f32 + bias", "nvfp4 + bias", "q8_0 + bias", "bf16 + bias"};
+static const char *const format_names[] = {"f32",         "nvfp4",       "q8_0",
+                                           "bf16",        "f32 + bias",  "nvfp4 + bias",
+                                           "q8_0 + bias", "bf16 + bias", "nvfp4 + branches"};
 static const char *const plain_names[] = {"f32"};
 
 /* ---- embed ---- */
@@ -146,7 +147,7 @@ static nib_status product_open(op_case *c, const size_t *rows, size_t n_parts, s
 }
 
 static nib_status open_bias(op_case *c) {
-    return c->s.variant < 4 ? NIB_OK : op_rig_vec(c, 0, c->w->rows, 0.5f);
+    return c->s.variant < 4 || c->s.variant == RIG_BRANCHES ? NIB_OK : op_rig_vec(c, 0, c->w->rows, 0.5f);
 }
 
 /* In eight sums, which the compiler takes side by side. Most of what the oracles do is done here, over memory
@@ -218,14 +219,14 @@ static void matmul_add_want(op_case *c, size_t row, double *out) {
         out[o] += c->y[row * c->dim + o];
 }
 
-const op_fns op_fns_matmul = {.n_variants = 8,
+const op_fns op_fns_matmul = {.n_variants = 9,
                               .names = format_names,
                               .format = weight_format,
                               .open = matmul_open,
                               .queue = matmul_queue,
                               .want = matmul_want,
                               .condition = product_condition};
-const op_fns op_fns_matmul_add = {.n_variants = 8,
+const op_fns op_fns_matmul_add = {.n_variants = 9,
                                   .names = format_names,
                                   .format = weight_format,
                                   .open = matmul_add_open,
@@ -235,8 +236,9 @@ const op_fns op_fns_matmul_add = {.n_variants = 8,
 
 /* ---- gated product: even formats through SiLU, odd ones through GELU ---- */
 
-static const char *const glu_names[] = {"f32, silu", "nvfp4, gelu", "q8_0, silu", "bf16, gelu",
-                                        "f32, gelu", "nvfp4, silu", "q8_0, gelu", "bf16, silu"};
+static const char *const glu_names[] = {"f32, silu",  "nvfp4, gelu", "q8_0, silu",
+                                        "bf16, gelu", "f32, gelu",   "nvfp4, silu",
+                                        "q8_0, gelu", "bf16, silu",  "nvfp4 + branches, silu"};
 
 static glu_kind glu_of(int variant) {
     return (variant + variant / 4) % 2 ? GLU_GELU_TANH : GLU_SILU;
@@ -278,7 +280,7 @@ static double matmul_glu_condition(const op_case *c, size_t row, const double *w
     return sqrt(moved / size);
 }
 
-const op_fns op_fns_matmul_glu = {.n_variants = 8,
+const op_fns op_fns_matmul_glu = {.n_variants = 9,
                                   .names = glu_names,
                                   .format = weight_format,
                                   .open = matmul_glu_open,

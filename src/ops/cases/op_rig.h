@@ -47,6 +47,8 @@ struct op_case {
  * position. */
 #define RIG_CAPPED    6
 #define RIG_QUERY_LOG 6
+/* That of products whose NVFP4 weight has low-rank branches beside the first part and the last. */
+#define RIG_BRANCHES 8
 /* That of attention whose keys are stored less a mean. */
 #define RIG_KEY_MEAN 7
 

@@ -119,11 +119,27 @@ static void test_windows(void **state) {
     assert_true(p.kv_one == row * (5 * (1024 + 64) + 8192));
 }
 
+/* A low-rank branch is two BF16 matrices more, read for each token, and what lies between them. */
+static void test_branches(void **state) {
+    (void)state;
+    made m;
+    fit_options o = {.max_num_batched_tokens = 512};
+    fit_plan without, with;
+    make(&m, 36, 4096, 12288, 32, 8, 151936);
+    fit_needs(&m.f, &o, &without);
+    m.t[2].branch.rank = 32;
+    fit_needs(&m.f, &o, &with);
+    const double more = 32.0 * 2 * ((double)m.t[2].rows + 4096);
+    assert_true(with.weights == without.weights + more && with.token == without.token + more);
+    assert_true(with.activations == without.activations + 512.0 * 4 * 3 * 32);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_8b),
         cmocka_unit_test(test_70b),
         cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_branches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -181,6 +181,10 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
 nib_status nib_gemm_explain(const nib_gemm *g, int arch, nib_gemm_mode mode, size_t m, size_t n, size_t k,
                             char *text, size_t text_bytes, nib_error *err);
 
+/* The same of experts on G's GPU. Of P's pointers it looks at the weight alone. */
+nib_status nib_gemm_grouped_explain(const nib_gemm *g, const nib_gemm_group *p, char *text, size_t text_bytes,
+                                    nib_error *err);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

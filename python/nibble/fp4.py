@@ -224,6 +224,16 @@ class FP4Experts:
             y[rows] = _product_numpy(x[rows], weight, "w4a16") + (0 if self.bias is None else np.asarray(self.bias)[e])
         return y.astype(np.asarray(x).dtype)
 
+    def explain(self, m):
+        """Which kernel multiplies m rows of all experts on this GPU, and why."""
+        if self.weights[0].packed is None:
+            raise NibbleError("experts of NumPy arrays: there is no kernel to explain")
+        text, device = ctypes.create_string_buffer(1024), self.pointers.device
+        with torch.cuda.device(device), library.Weight(device.index, self.n, self.k, self.weights[0].packed.data_ptr()) as w:
+            p = library.Group(library.Product(weight=w, m=m), len(self.weights))
+            library.call("nib_gemm_grouped_explain", library.context(device.index), ctypes.byref(p), text, ctypes.c_size_t(len(text)))
+        return text.value.decode()
+
     def _on_gpu(self, x, offsets):
         device, m = self.pointers.device, x.shape[0]
         wanted = [(x, torch.bfloat16), (offsets, torch.int32)] + ([] if self.bias is None else [(self.bias, x.dtype)])

@@ -105,6 +105,8 @@ def test_experts():
         nibble.FP4Experts(experts, np.zeros((4, 3)))
     with pytest.raises(nibble.NibbleError, match=r"offsets of shape \(4,\): expected \(5,\)"):
         nibble.FP4Experts(experts)(x, offsets[1:])
+    with pytest.raises(nibble.NibbleError, match="no kernel to explain"):
+        nibble.FP4Experts(experts).explain(4)
     with pytest.raises(nibble.NibbleError, match="experts of different shapes"):
         nibble.FP4Experts([*experts, nibble.fp4_quantize(values(64, 176))])
 
@@ -148,6 +150,7 @@ def test_experts_on_a_gpu(counts):
             rows = slice(offsets[e], offsets[e + 1])
             truth[rows] = x[rows].double() @ weight.dequantize().double().T + (0 if b is None else b[e].double())
         assert ((y.double() - truth).norm() / truth.norm()).item() < 4e-3 and not y[offsets[-1]:].any()
+    assert f"{len(counts)} experts [48, 176] x 64 tokens" in nibble.FP4Experts(experts).explain(64)
     with pytest.raises(nibble.NibbleError, match="expected contiguous tensors of bfloat16, int32"):
         nibble.FP4Experts(experts, bias)(x, there.long())
 

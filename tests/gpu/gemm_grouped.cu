@@ -175,6 +175,23 @@ static void check_late(size_t n, size_t k, const std::vector<int> &counts, bool 
     close_case(&c);
 }
 
+/* One line a kernel, and that it is the kernel for so many tokens. */
+static void check_explained(void) {
+    experts_case c = open_case(768, 2048, std::vector<int>(7, 1));
+    nib_gemm_group p = {};
+    char text[1024];
+    p.product.weight = c.w[0].w, p.n_experts = 128;
+    for (size_t m : {8, 512}) {
+        p.product.m = m;
+        OK(nib_gemm_grouped_explain(ctx, &p, text, sizeof text, &err));
+        printf("%s\n", text);
+        check(ctx->arch != 90 || strstr(text, m == 8 ? "Kernel: pairs" : "Kernel: experts"), "grouped: explained");
+    }
+    p.product.mode = NIB_GEMM_W4A4;
+    check(nib_gemm_grouped_explain(ctx, &p, text, sizeof text, &err) == NIB_UNSUPPORTED, "grouped: what is refused is not explained");
+    close_case(&c);
+}
+
 static void check_refused(void) {
     experts_case c = open_case(48, 176, std::vector<int>(7, 1));
     nib_gemm_group p = {};
@@ -190,13 +207,14 @@ static void check_refused(void) {
 
 /* SHORTLY: the small shapes alone. On Hopper most have few tokens an expert, for experts.cu. */
 void test_grouped(bool shortly) {
-    /* the third: how often the seven experts come, enough of them for a block's teams; the fourth: the most tokens of one */
+    /* the third: how often the seven experts come, enough of them for a block's teams; the fourth: the most tokens of one, and from 10 on chunks of 16 */
     const size_t shapes[][4] = {{48, 176, 1, 40},   {208, 1152, 1, 8},   {768, 2048, 1, 40},  {176, 12288, 1, 40}, {768, 2048, 12, 40},
                                 {1040, 768, 12, 40}, {48, 176, 100, 40},  {768, 2048, 1, 9},   {768, 2048, 12, 9},  {1040, 768, 12, 9},
                                 {48, 176, 100, 3},   {2048, 640, 5, 9},   {176, 4096, 3, 9},   {176, 7168, 2, 9},   {304, 1664, 4, 9},
                                 {64, 128, 2, 9},     {768, 2048, 5, 9},   {1040, 768, 5, 9},   {16, 16, 146, 9},    {16, 2048, 146, 9},
                                 {2880, 2880, 1, 9},  {1536, 4096, 2, 9},  {1040, 1536, 5, 9},  {304, 512, 5, 9},
-                                {176, 4608, 2, 9}};
+                                {176, 4608, 2, 9},   {2048, 640, 5, 40},  {1040, 1536, 2, 40}, {304, 1664, 4, 40},
+                                {2880, 2880, 1, 40}, {176, 4096, 1, 40}};
     const int some[] = {0, 1, 3, 8, 9, 0, 40};
     for (auto &shape : shapes) {
         if (shortly && shape[0] * shape[1] * shape[2] > 300000)
@@ -207,6 +225,7 @@ void test_grouped(bool shortly) {
         check_experts(shape[0], shape[1], counts);
     }
     check_refused();
+    check_explained();
     for (int many : {0, 1, 5, 40, 127}) { /* so many experts have a token, from the last one on; none: nothing is written */
         std::vector<int> counts(128, 0);
         for (int i = 0; i < many; i++)

@@ -3,6 +3,8 @@
  * Products: the call is checked, a kernel chosen, the workspace laid out (prepared activations, their token
  * scales, partial sums), and the kernels enqueued.
  */
+#include <stdio.h>
+
 #include "base/status.h"
 #include "gemm/gpu/check.h"
 #include "gemm/gpu/launch.h"
@@ -279,6 +281,59 @@ nib_status gemm_prepare(const nib_gemm *g, nib_gemm_type to, const void *x, nib_
                       "gemm_prepare", err);
 }
 
+/* ---- experts ---- */
+
+typedef struct grouped_choice {
+    int (*launch)(const gemm_task *t, const nib_gemm_group *p);
+    const char *name, *why;
+} grouped_choice;
+
+static grouped_choice choose_grouped(const nib_gemm *g, const gemm_task *t, const nib_gemm_group *p) {
+    if (g->arch == 90 && 2 * p->product.m <= p->n_experts && gemm_pairs_serves(t, p))
+        return (grouped_choice){
+            gemm_pairs, "pairs (mma.sync m16n8k16 BF16, block-diagonal activations, two tokens at a time)",
+            "few experts have more than two tokens"};
+    if (g->arch == 90 && gemm_experts_serves(t, p))
+        return (grouped_choice){gemm_experts, "experts (wgmma BF16, 8 tokens of an expert at a time)",
+                                "what decodes and multiplies waits for nothing else"};
+    return (grouped_choice){
+        gemm_grouped, "grouped (mma.sync m16n8k16 BF16, 8 or 16 tokens of an expert at a time)",
+        g->arch == 90 ? "8 tokens do not fit beside the weights" : "the one for this GPU"};
+}
+
+/* What can be said without P's pointers. */
+static nib_status check_group(const nib_gemm_group *p, nib_error *err) {
+    const nib_gemm_product *q = &p->product;
+    NIB_TRY(check_form(q, err));
+    if (p->n_experts > 1024)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_grouped: %zu experts: expected up to 1024",
+                        p->n_experts);
+    if (q->a_type != NIB_GEMM_BF16 || (q->mode != NIB_GEMM_AUTO && q->mode != NIB_GEMM_W4A16))
+        return nib_fail(err, NIB_UNSUPPORTED,
+                        "nib_gemm_grouped: expected BF16 activations and w4a16 (or auto)");
+    return NIB_OK;
+}
+
+static gemm_task grouped_task(const nib_gemm *g, const nib_gemm_group *p, void *stream) {
+    const nib_gemm_product *q = &p->product;
+    const nib_gemm_weight *w = q->weight;
+    return (gemm_task){.a = q->a,
+                       .m = (int)q->m,
+                       .n = (int)w->n,
+                       .k = (int)w->k,
+                       .groups = (int)gemm_groups(w->k),
+                       .lda = (int)lda_of(q),
+                       .out = {.d = q->d,
+                               .bias = q->bias,
+                               .alpha = q->alpha != 0.0f ? q->alpha : 1.0f,
+                               .ldd = (int)ldd_of(q),
+                               .type = (int)q->d_type},
+                       .n_sms = g->n_sms,
+                       .max_shared = g->max_shared,
+                       .dependent = g->arch >= 90,
+                       .stream = stream};
+}
+
 size_t nib_gemm_grouped_workspace_bytes(const nib_gemm *g, const nib_gemm_group *p) {
     (void)g, (void)p;
     return 0; /* the kernel keeps its sums on the chip */
@@ -287,38 +342,29 @@ size_t nib_gemm_grouped_workspace_bytes(const nib_gemm *g, const nib_gemm_group 
 nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspace, size_t workspace_bytes,
                             void *stream, nib_error *err) {
     const nib_gemm_product *q = &p->product;
-    const nib_gemm_weight *w = q->weight;
     (void)workspace, (void)workspace_bytes;
     if (q->m == 0 || p->n_experts == 0)
         return NIB_OK;
-    NIB_TRY(check_form(q, err));
+    NIB_TRY(check_group(p, err));
     NIB_TRY(check_pointers(q, err));
-    if (p->n_experts > 1024 || !p->offsets || !p->packed || q->c)
-        return nib_fail(err, NIB_BAD_ARGUMENT,
-                        "nib_gemm_grouped: expected up to 1024 experts, offsets, packed, and no c");
-    if (q->a_type != NIB_GEMM_BF16 || (q->mode != NIB_GEMM_AUTO && q->mode != NIB_GEMM_W4A16))
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "nib_gemm_grouped: expected BF16 activations and w4a16 (or auto)");
+    if (!p->offsets || !p->packed || q->c)
+        return nib_fail(err, NIB_BAD_ARGUMENT, "nib_gemm_grouped: expected offsets and packed, and no c");
     NIB_TRY(check_device(g, err));
-    gemm_task t = {.a = q->a,
-                   .m = (int)q->m,
-                   .n = (int)w->n,
-                   .k = (int)w->k,
-                   .groups = (int)gemm_groups(w->k),
-                   .lda = (int)lda_of(q),
-                   .out = {.d = q->d,
-                           .bias = q->bias,
-                           .alpha = q->alpha != 0.0f ? q->alpha : 1.0f,
-                           .ldd = (int)ldd_of(q),
-                           .type = (int)q->d_type},
-                   .n_sms = g->n_sms,
-                   .max_shared = g->max_shared,
-                   .dependent = g->arch >= 90,
-                   .stream = stream};
-    bool pairs = g->arch == 90 && 2 * q->m <= p->n_experts && gemm_pairs_serves(&t, p);
-    bool few = g->arch == 90 && gemm_experts_serves(&t, p);
-    return check_cuda(pairs ? gemm_pairs(&t, p)
-                      : few ? gemm_experts(&t, p)
-                            : gemm_grouped(&t, p),
-                      "nib_gemm_grouped", err);
+    const gemm_task t = grouped_task(g, p, stream);
+    return check_cuda(choose_grouped(g, &t, p).launch(&t, p), "nib_gemm_grouped", err);
+}
+
+nib_status nib_gemm_grouped_explain(const nib_gemm *g, const nib_gemm_group *p, char *text, size_t text_bytes,
+                                    nib_error *err) {
+    NIB_TRY(check_group(p, err));
+    const gemm_task t = grouped_task(g, p, NULL);
+    const grouped_choice c = choose_grouped(g, &t, p);
+    gemm_choice one; /* expert: it knows what has run here */
+    NIB_TRY(gemm_choose(g->arch, g->n_sms, NIB_GEMM_W4A16, true, 1, p->product.weight->n,
+                        p->product.weight->k, &one, err));
+    snprintf(text, text_bytes,
+             "%zu experts [%d, %d] x %d tokens on compute capability %d.%d, %s: w4a16.\nKernel: %s; %s.%s",
+             p->n_experts, t.n, t.k, t.m, g->arch / 10, g->arch % 10, g->name, c.name, c.why,
+             one.run_here ? "" : " Not yet run on this GPU.");
+    return NIB_OK;
 }

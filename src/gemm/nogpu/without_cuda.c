@@ -91,6 +91,12 @@ nib_status nib_gemm_grouped(nib_gemm *g, const nib_gemm_group *p, void *workspac
     return no_cuda(err);
 }
 
+nib_status nib_gemm_grouped_explain(const nib_gemm *g, const nib_gemm_group *p, char *text, size_t text_bytes,
+                                    nib_error *err) {
+    (void)g, (void)p, (void)text, (void)text_bytes;
+    return no_cuda(err);
+}
+
 nib_status bench_open(int device, bench **out, bench_device *facts, nib_error *err) {
     (void)device, (void)facts;
     *out = NULL;

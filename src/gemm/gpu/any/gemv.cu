@@ -229,7 +229,7 @@ template <int STAGES, gemv_kind KIND> static int launch(const gemm_task *t, cons
 static int run_alone(const gemm_task *t, const gemv_args &a, size_t each) {
     if (each <= 128 * 1024 && 2 * (shared_bytes(5, a.groups) + 1024) <= (size_t)t->max_shared)
         return launch<5, PLAIN>(t, a, 1);
-    return each > 384 * 1024 ? launch<3, PLAIN>(t, a, 2) : launch<2, PLAIN>(t, a, 2);
+    return launch<2, PLAIN>(t, a, 2);
 }
 
 /* Two blocks fit on a multiprocessor. In a network's chain the shortest products have one: the next kernel's blocks take the other place and

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Hopper, experts with few tokens each: exact. Weights are the register operand of wgmma, 8 tokens its N.
+ * Hopper, experts: exact. Weights are the register operand of wgmma, 8 or (where experts have more) 16 tokens its N.
  *
- * A chunk is up to 8 tokens of one expert, an item 64 rows x a chunk. The items of all chunks stand in a row, and each block
+ * A chunk is up to so many tokens of one expert, an item 64 rows x a chunk. The items of all chunks stand in a row, and each block
  * takes an equal run of them; teams of PARTS warpgroups take a run's items in turn, the parts of a team share K. These do
  * nothing but decode and multiply. What they need is done by warps of their own, each as far ahead as there is room:
  *   feeders      one a warpgroup: its ring of weights, GROUPS of 128 k of 64 rows a stage, over the ends of items
@@ -27,12 +27,9 @@
 #define THREADS         (32 * WARPS)
 #define MATH_REGISTERS  96 /* of the 80 x 24 warps of the launch */
 #define OTHER_REGISTERS 48
-#define TOKENS          8
-#define ITEM_TILES      4         /* row tiles */
-#define SPAN            8         /* groups that tensor cores sum before FP32 takes over */
-#define SLOTS           2         /* of sums, a team */
-#define SUMS            2048      /* bytes, of a part: 64 rows x 8 tokens */
-#define GROUP_TOKENS    2048      /* bytes: 128 k of a chunk */
+#define ITEM_TILES      4 /* row tiles */
+#define SPAN            8 /* groups that tensor cores sum before FP32 takes over */
+#define SLOTS           2 /* of sums, a team */
 
 struct experts_args {
     chunk_source source;
@@ -44,7 +41,10 @@ struct experts_args {
 };
 
 /* Shared memory: tokens, rings, sums, then what this names: barriers, 8 bytes each, the run, and its chunks. */
-template <int PARTS, int GROUPS, int STAGES> struct experts_plan {
+template <int TOKENS, int PARTS, int GROUPS, int STAGES> struct experts_plan {
+    static const int eights = TOKENS / 8;
+    static const int sums = eights * 2048;         /* bytes, of a part: 64 rows x TOKENS */
+    static const int group_tokens = eights * 2048; /* bytes: 128 k of a chunk */
     static const int teams = WARPGROUPS / PARTS, stage = ITEM_TILES * GROUPS * GEMM_GROUP_BYTES, ring = STAGES * stage;
     static const int full = 0, empty = full + 8 * WARPGROUPS * STAGES; /* of the rings */
     static const int summed = empty + 8 * WARPGROUPS * STAGES, taken = summed + 8 * SLOTS * teams * STORERS;
@@ -64,7 +64,7 @@ template <int PARTS, int GROUPS, int STAGES> struct experts_plan {
 
     static int shared(const gemm_task *t, size_t experts, int buffers) {
         const size_t chunks_of_all = min((size_t)t->m, experts + t->m / TOKENS);
-        return buffers * t->groups * GROUP_TOKENS + WARPGROUPS * (ring + SLOTS * SUMS) + chunks +
+        return buffers * t->groups * group_tokens + WARPGROUPS * (ring + SLOTS * sums) + chunks +
                (int)((chunks_of_all / t->n_sms + 3) * sizeof(chunk));
     }
 };
@@ -132,8 +132,9 @@ template <int BYTES> GEMM_DEV void copy_stage(uint32_t to, uint64_t from, uint32
 }
 
 /* The weights of one warpgroup. */
-template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void feed(const experts_args &a, const experts_block &b, int warpgroup) {
-    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+template <int TOKENS, int PARTS, int GROUPS, int STAGES>
+GEMM_DEV void feed(const experts_args &a, const experts_block &b, int warpgroup) {
+    using plan = experts_plan<TOKENS, PARTS, GROUPS, STAGES>;
     const int part = warpgroup % PARTS, units = a.groups / GROUPS;
     const int begin = part * units / PARTS, end = (part + 1) * units / PARTS;
     const uint32_t ring = b.rings + warpgroup * plan::ring, bars = b.bars + 8 * warpgroup * STAGES, row_bytes = a.groups * GEMM_GROUP_BYTES;
@@ -160,17 +161,17 @@ GEMM_DEV void copy_pair(uint32_t to, const __nv_bfloat16 *from, int bytes) { /* 
     asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
-/* 8 x 64 k of a token, from the FIRST 64 on, of COLUMNS; zeros past K. A lane's TO and FROM are those of the token. */
-GEMM_DEV void copy_eight(uint32_t to, const __nv_bfloat16 *from, int first, int columns, int k) {
+/* 8 x 64 k of a token, BYTES apart, from the FIRST 64 on, of COLUMNS; zeros past K. A lane's TO and FROM are those of the token. */
+template <int BYTES> GEMM_DEV void copy_eight(uint32_t to, const __nv_bfloat16 *from, int first, int columns, int k) {
     if (first * 64 + 512 <= k) {
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            copy_pair(to + first * 1024 + i * 1024, from + first * 64 + i * 64, 4);
+            copy_pair(to + first * BYTES + i * BYTES, from + first * 64 + i * 64, 4);
     } else {
 #pragma unroll 1
         for (int i = first; i < min(first + 8, columns); i++) {
             const bool inside = i * 64 + 2 * (int)(threadIdx.x & 31) < k;
-            copy_pair(to + i * 1024, from + (inside ? i * 64 : -2 * (int)(threadIdx.x & 31)), inside ? 4 : 0);
+            copy_pair(to + i * BYTES, from + (inside ? i * 64 : -2 * (int)(threadIdx.x & 31)), inside ? 4 : 0);
         }
     }
 }
@@ -188,7 +189,8 @@ template <class PLAN> GEMM_DEV void bring_tokens(const experts_args &a, const ex
         barrier_wait(b.bars + PLAN::gone + 8 * p.at, p.parity);
         for (int j = 0; j < now.rows; j++, from += a.lda)
             for (int first = 8 * warp; first < columns; first += 8 * TOKEN_WARPS)
-                copy_eight(b.tokens + p.at * a.groups * GROUP_TOKENS + (word ^ j << 4) + j * 128, from, first, columns, a.k);
+                copy_eight<PLAN::group_tokens / 2>(b.tokens + p.at * a.groups * PLAN::group_tokens + (word ^ (j & 7) << 4) + j * 128,
+                                                   from, first, columns, a.k);
         asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(b.bars + PLAN::come + 8 * p.at) : "memory");
         __syncwarp();
         if (c == 0 && lane == 0)
@@ -207,22 +209,28 @@ template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a
         const chunk c = b.chunks[w.chunk];
         const float tensor_scale = *(const float *)(c.packed + a.scale_offset); /* on its way while the sums are waited for */
         const int set = p.at * PLAN::teams + team, bar = 8 * (set * STORERS + which);
-        float bias[2][2]; /* of rows r0, r1: likewise */
+        float bias[2][2] = {}; /* of rows r0, r1: likewise */
+        if (a.out.bias) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int row = (w.tile + 2 * which + i / 2) * 16 + gemm_tile_row(lane >> 2, i % 2);
-            bias[i / 2][i % 2] = row < 16 * a.row_tiles ? expert_bias(a.out, 16 * a.row_tiles, c.expert, row) : 0.0f;
+            for (int i = 0; i < 4; i++) {
+                const int row = (w.tile + 2 * which + i / 2) * 16 + gemm_tile_row(lane >> 2, i % 2);
+                if (row < 16 * a.row_tiles)
+                    bias[i / 2][i % 2] = expert_bias(a.out, 16 * a.row_tiles, c.expert, row);
+            }
         }
-        float4 v[2] = {};
+        float4 v[2][PLAN::eights] = {};
         barrier_wait(b.bars + PLAN::summed + bar, p.parity);
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                const uint4 u = lds128(b.sums + (set * PARTS + part) * SUMS + (2 * which + i) * 512 + lane * 16);
-                v[i].x += __uint_as_float(u.x), v[i].y += __uint_as_float(u.y);
-                v[i].z += __uint_as_float(u.z), v[i].w += __uint_as_float(u.w);
-            }
+            for (int part = 0; part < PARTS; part++)
+#pragma unroll
+                for (int n = 0; n < PLAN::eights; n++) {
+                    const int at = (set * PARTS + part) * PLAN::sums + ((2 * which + i) * PLAN::eights + n) * 512;
+                    const uint4 u = lds128(b.sums + at + lane * 16);
+                    v[i][n].x += __uint_as_float(u.x), v[i][n].y += __uint_as_float(u.y);
+                    v[i][n].z += __uint_as_float(u.z), v[i][n].w += __uint_as_float(u.w);
+                }
         __syncwarp();
         if (lane == 0)
             barrier_arrive(b.bars + PLAN::taken + bar);
@@ -230,10 +238,12 @@ template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int tile = w.tile + 2 * which + i;
-            const float4 result[1] = {make_float4(fmaf(v[i].x, factor, bias[i][0]), fmaf(v[i].y, factor, bias[i][0]),
-                                                  fmaf(v[i].z, factor, bias[i][1]), fmaf(v[i].w, factor, bias[i][1]))};
+#pragma unroll
+            for (int n = 0; n < PLAN::eights; n++)
+                v[i][n] = make_float4(fmaf(v[i][n].x, factor, bias[i][0]), fmaf(v[i][n].y, factor, bias[i][0]),
+                                      fmaf(v[i][n].z, factor, bias[i][1]), fmaf(v[i][n].w, factor, bias[i][1]));
             if (tile < a.row_tiles)
-                store_fragments(without_bias(a.out), c.row + c.rows, c.row, tile * 16, result);
+                store_fragments(without_bias(a.out), c.row + c.rows, c.row, tile * 16, v[i]);
         }
         if (++team == PLAN::teams) {
             team = 0;
@@ -267,8 +277,9 @@ template <class PLAN> struct held_tokens {
     }
 };
 
-template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const experts_args &a, const experts_block &b, int warpgroup, int member) {
-    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+template <int TOKENS, int PARTS, int GROUPS, int STAGES>
+GEMM_DEV void multiply(const experts_args &a, const experts_block &b, int warpgroup, int member) {
+    using plan = experts_plan<TOKENS, PARTS, GROUPS, STAGES>;
     const int team = warpgroup / PARTS, part = warpgroup % PARTS, units = a.groups / GROUPS, lane = threadIdx.x & 31;
     const int begin = part * units / PARTS * GROUPS, end = (part + 1) * units / PARTS * GROUPS;
     static_assert(SPAN % GROUPS == 0, "a span is whole stages, or warps would wait for one that nobody fills");
@@ -281,17 +292,17 @@ template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const expert
             held.hold(w.chunk);
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         }
-        const uint32_t low = descriptor_low(b.tokens + held.p.at * a.groups * GROUP_TOKENS);
-        float sum[4] = {};
+        const uint32_t low = descriptor_low(b.tokens + held.p.at * a.groups * plan::group_tokens);
+        float sum[TOKENS / 2] = {};
 #pragma unroll 1
         for (int g0 = begin; g0 < end; g0 += SPAN) {
             const int g1 = min(g0 + SPAN, end);
-            float d[4] = {};
+            float d[TOKENS / 2] = {};
 #pragma unroll 1
             for (int g = g0; g < g1; g += GROUPS) {
                 uint32_t f[2][16];
                 const uint32_t weights = ring + s.at * plan::stage + member * GROUPS * GEMM_GROUP_BYTES;
-                const uint32_t codes = weights + lane * 16, scales = weights + 1024 + lane * 4, x = low + (g * GROUP_TOKENS >> 4);
+                const uint32_t codes = weights + lane * 16, scales = weights + 1024 + lane * 4, x = low + (g * plan::group_tokens >> 4);
                 barrier_wait(bars + plan::full + 8 * s.at, s.parity);
 #pragma unroll
                 for (int i = 0; i < 2 * GROUPS; i++) { /* 64 k each */
@@ -300,7 +311,7 @@ template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const expert
                     wgmma_fence();
 #pragma unroll
                     for (int j = 0; j < 4; j++)
-                        wgmma_bf16(d, f[i % 2] + 4 * j, descriptor_at(x + ((i * 1024 + 32 * j) >> 4)));
+                        wgmma_bf16(d, f[i % 2] + 4 * j, descriptor_at(x + ((i * plan::group_tokens / 2 + 32 * j) >> 4)));
                     wgmma_commit();
                     wgmma_wait<1>();
                 }
@@ -311,12 +322,15 @@ template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const expert
             }
             wgmma_wait<0>();
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < TOKENS / 2; i++)
                 sum[i] += d[i];
         }
         const int set = slot.at * plan::teams + team, bar = 8 * (set * STORERS + (member >> 1));
         barrier_wait(b.bars + plan::taken + bar, slot.parity);
-        sts128(b.sums + (set * PARTS + part) * SUMS + member * 512 + lane * 16, make_float4(sum[0], sum[1], sum[2], sum[3]));
+#pragma unroll
+        for (int n = 0; n < plan::eights; n++)
+            sts128(b.sums + (set * PARTS + part) * plan::sums + (member * plan::eights + n) * 512 + lane * 16,
+                   make_float4(sum[4 * n], sum[4 * n + 1], sum[4 * n + 2], sum[4 * n + 3]));
         __syncwarp();
         if (lane == 0)
             barrier_arrive(b.bars + plan::summed + bar);
@@ -325,16 +339,16 @@ template <int PARTS, int GROUPS, int STAGES> GEMM_DEV void multiply(const expert
     held.hold(b.items.chunks); /* others may need the room */
 }
 
-template <int PARTS, int GROUPS, int STAGES>
+template <int TOKENS, int PARTS, int GROUPS, int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_constant__ experts_args a) {
-    using plan = experts_plan<PARTS, GROUPS, STAGES>;
+    using plan = experts_plan<TOKENS, PARTS, GROUPS, STAGES>;
     extern __shared__ __align__(1024) uint8_t shared[];
     const int warp = uniform((int)threadIdx.x >> 5), other = warp - MATH_WARPS;
     experts_block b;
     b.tokens = uniform((int)shared_address(shared));
-    b.rings = b.tokens + a.buffers * a.groups * GROUP_TOKENS;
+    b.rings = b.tokens + a.buffers * a.groups * plan::group_tokens;
     b.sums = b.rings + WARPGROUPS * plan::ring;
-    b.bars = b.sums + WARPGROUPS * SLOTS * SUMS;
+    b.bars = b.sums + WARPGROUPS * SLOTS * plan::sums;
     run *r = (run *)(shared + (b.bars - b.tokens) + plan::the_run);
     chunk *chunks = (chunk *)(shared + (b.bars - b.tokens) + plan::chunks);
     b.chunks = chunks;
@@ -352,7 +366,7 @@ static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_consta
     if (warp < MATH_WARPS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MATH_REGISTERS));
         wait_for_run();
-        multiply<PARTS, GROUPS, STAGES>(a, b, warp >> 2, warp & 3);
+        multiply<TOKENS, PARTS, GROUPS, STAGES>(a, b, warp >> 2, warp & 3);
         return;
     }
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(OTHER_REGISTERS));
@@ -364,18 +378,18 @@ static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_consta
     if (other >= FEEDERS)
         dependency_wait();
     if (other < FEEDERS)
-        feed<PARTS, GROUPS, STAGES>(a, b, other);
+        feed<TOKENS, PARTS, GROUPS, STAGES>(a, b, other);
     else if (other < FEEDERS + TOKEN_WARPS)
         bring_tokens<plan>(a, b, other - FEEDERS);
     else
         store_items<PARTS, plan>(a, b, other - FEEDERS - TOKEN_WARPS);
 }
 
-template <int PARTS, int GROUPS, int STAGES> static bool fits(const gemm_task *t, const nib_gemm_group *p, int buffers) {
-    return experts_plan<PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers) <= t->max_shared;
+template <int TOKENS, int PARTS, int GROUPS, int STAGES> static bool fits(const gemm_task *t, const nib_gemm_group *p, int buffers) {
+    return experts_plan<TOKENS, PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers) <= t->max_shared;
 }
 
-template <int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *t, const nib_gemm_group *p, int buffers) {
+template <int TOKENS, int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *t, const nib_gemm_group *p, int buffers) {
     const experts_args a = {make_source(p, t->n_sms, items_of(t->n / 16)),
                             (const __nv_bfloat16 *)t->a,
                             t->k,
@@ -385,18 +399,22 @@ template <int PARTS, int GROUPS, int STAGES> static int launch(const gemm_task *
                             buffers,
                             gemm_scale_offset((size_t)t->n, (size_t)t->k),
                             t->out};
-    return launch_kernel(t, experts<PARTS, GROUPS, STAGES>, t->n_sms, THREADS,
-                         experts_plan<PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers), a);
+    return launch_kernel(t, experts<TOKENS, PARTS, GROUPS, STAGES>, t->n_sms, THREADS,
+                         experts_plan<TOKENS, PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers), a);
 }
 
-/* Rings of 4 groups a warpgroup; the next tokens beside these where they have room. */
+/* Rings of 4 groups a warpgroup; the next tokens beside these where they have room. 16 tokens a chunk where experts have as many
+ * and they fit. */
 template <int PARTS, int GROUPS> static int launch_fitting(const gemm_task *t, const nib_gemm_group *p) {
-    return launch<PARTS, GROUPS, 4 / GROUPS>(t, p, fits<PARTS, GROUPS, 4 / GROUPS>(t, p, 2) ? 2 : 1);
+    constexpr int STAGES = 4 / GROUPS;
+    if ((size_t)t->m > p->n_experts * 6 && fits<16, PARTS, GROUPS, STAGES>(t, p, 1))
+        return launch<16, PARTS, GROUPS, STAGES>(t, p, fits<16, PARTS, GROUPS, STAGES>(t, p, 2) ? 2 : 1);
+    return launch<8, PARTS, GROUPS, STAGES>(t, p, fits<8, PARTS, GROUPS, STAGES>(t, p, 2) ? 2 : 1);
 }
 
 extern "C" bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p) {
-    const size_t items = min((size_t)t->m, p->n_experts + t->m / TOKENS) * ((t->n + 16 * ITEM_TILES - 1) / (16 * ITEM_TILES));
-    return items <= MOST_ITEMS && fits<4, 1, 4>(t, p, 1); /* the form of the most barriers */
+    const size_t items = min((size_t)t->m, p->n_experts + t->m / 8) * ((t->n + 16 * ITEM_TILES - 1) / (16 * ITEM_TILES));
+    return items <= MOST_ITEMS && fits<8, 4, 1, 4>(t, p, 1); /* the form of the most barriers */
 }
 
 /* K is shared by no more warpgroups than have two stages each. */

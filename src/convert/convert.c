@@ -374,7 +374,9 @@ static nib_status least_bytes(const model_file *in, const convert_options *optio
     recipe r;
     convert_options plain = *options;
     plain.method = QM_SWEEP; /* no calibration yet */
-    const nib_status status = recipe_make(&r, in, &plain, err);
+    nib_status status = recipe_make(&r, in, &plain, err);
+    if (status == NIB_OK && options->kv_scales)
+        status = kv_scales_check(&r, err);
     uint64_t chosen = 0;
     *bytes = 0;
     for (size_t i = 0; status == NIB_OK && i < r.n; i++) {

@@ -39,14 +39,24 @@ static bool fill(recipe *r, recipe_item *item, const recipe_item *owner, const f
     return true;
 }
 
-nib_status kv_scales_add(recipe *r, const float *reach, nib_error *err) {
-    size_t n = 0, at = 0;
+static size_t count_owners(const recipe *r) {
+    size_t n = 0;
     for (size_t i = 0; i < r->n; i++)
         n += has_scale(&r->items[i]);
-    if (n == 0)
-        return nib_fail(err, NIB_UNSUPPORTED,
-                        "expected layers with a k and a v of their own, to put the scales of "
-                        "a cache beside");
+    return n;
+}
+
+nib_status kv_scales_check(const recipe *r, nib_error *err) {
+    return count_owners(r) ? NIB_OK
+                           : nib_fail(err, NIB_UNSUPPORTED,
+                                      "expected layers with a k and a v of their own, to put the scales of "
+                                      "a cache beside; q, k and v are one matrix here");
+}
+
+nib_status kv_scales_add(recipe *r, const float *reach, nib_error *err) {
+    const size_t n = count_owners(r);
+    size_t at = 0;
+    NIB_TRY(kv_scales_check(r, err));
     recipe_item *items = arena_alloc(&r->arena, r->n + n, sizeof *items);
     bool whole = items != NULL;
     for (size_t i = 0; whole && i < r->n; i++)

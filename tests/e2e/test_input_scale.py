@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_quantize import HEAD_DIM, KV, LAYERS, LINEARS, make_model, np, raw_tensors, weights
+from test_quantize import HEAD_DIM, KV, LAYERS, LINEARS, make_joined, make_model, np, raw_tensors, weights
 
 TEXT = "".join(f"{a}and{b}/then;" for a in range(20) for b in range(3))
 
@@ -123,3 +123,12 @@ def test_wrong_usage(nibble, flags):
     assert done.returncode == 2 and "--input-scale" in done.stderr
     done = nibble("quantize", "in", "out.gguf", "--kv-scales", check=False)
     assert done.returncode == 2 and "--kv-scales is for a directory" in done.stderr
+
+
+def test_joined_matrices_have_no_place_for_scales_of_a_cache(nibble, tmp_path):
+    """Said before anything is calibrated, for which this text would not do."""
+    (tmp_path / "short").write_text("too few")
+    source = make_joined(tmp_path / "source")
+    for flags in ([], ["--smooth"], ["--method", "best"]):
+        done = nibble("quantize", source, tmp_path / "out", "--kv-scales", "--calib", tmp_path / "short", *flags, check=False)
+        assert done.returncode == 1 and "q, k and v are one matrix here" in done.stderr and not (tmp_path / "out").exists(), done.stderr

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import test_quantize
-from test_quantize import gguf, make_model, np, raw_tensors, safetensors_numpy, weights
+from test_quantize import gguf, make_joined, make_model, np, raw_tensors, safetensors_numpy, weights
 
 FORMATS = {"U8": "nvfp4", "F8_E4M3": "fp8", "BF16": "bf16"}
 
@@ -290,15 +290,7 @@ def test_fp8_beside_nvfp4_is_told(planned, nibble):
 def test_joined_matrices_and_an_imatrix(planned, nibble, tmp_path):
     """What Phi 3 stores as one matrix is weighted by an importance matrix as by the calibration that made it."""
     root, _, _ = planned
-    source, tensors = make_model(tmp_path / "phi3"), weights("llama")
-    for layer in range(2):
-        for joined, names in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
-            at, half = f"model.layers.{layer}.", joined.split(".")[0]
-            tensors[f"{at}{joined}_proj.weight"] = np.concatenate(
-                [tensors.pop(f"{at}{half}.{name}_proj.weight") for name in names])
-    safetensors_numpy.save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    config = {**json.loads((source / "config.json").read_text()), "model_type": "phi3", "pad_token_id": 0}
-    (source / "config.json").write_text(json.dumps(config))
+    source = make_joined(tmp_path / "phi3")
     nibble("calibrate", source, "--text", root / "text", "-o", tmp_path / "im")
     kld = []
     for flags in (["--calib", root / "text"], ["--imatrix", tmp_path / "im"]):

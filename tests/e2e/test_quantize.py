@@ -89,6 +89,21 @@ def make_model(directory, family="llama"):
     return directory
 
 
+def make_joined(directory):
+    """As Phi 3 stores it: q, k and v in one matrix, gate and up in one."""
+    make_model(directory)
+    tensors = weights("llama")
+    for layer in range(LAYERS):
+        for joined, names in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
+            at, half = f"model.layers.{layer}.", joined.split(".")[0]
+            tensors[f"{at}{joined}_proj.weight"] = np.concatenate(
+                [tensors.pop(f"{at}{half}.{name}_proj.weight") for name in names])
+    safetensors_numpy.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    config = {**json.loads((directory / "config.json").read_text()), "model_type": "phi3", "pad_token_id": 0}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
 def raw_tensors(path):
     """Name -> (dtype name, array) straight from the file, FP8 as bytes."""
     data = path.read_bytes()

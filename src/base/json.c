@@ -69,8 +69,9 @@ static void soften_integers(char *text, size_t n) {
     }
 }
 
+/* LINE: of WHERE; 0: the text's own are told. */
 static nib_status parse(json_t **out, const void *bytes, size_t n, size_t flags, const char *where,
-                        nib_error *err) {
+                        size_t line, nib_error *err) {
     json_error_t problem = {0};
     *out = NULL;
     if (!there_is_memory(n))
@@ -89,16 +90,22 @@ static nib_status parse(json_t **out, const void *bytes, size_t n, size_t flags,
     if (json_error_code(&problem) == json_error_out_of_memory || problem.text[0] == '\0')
         return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", where);
     const bool is_nul = json_error_code(&problem) == json_error_null_character;
-    return nib_fail(err, NIB_BAD_FILE, "%s: not valid JSON%s, line %d: %s", where, is_nul ? " here" : "",
-                    problem.line, is_nul ? "a text holds \\u0000; expected none" : problem.text);
+    return nib_fail(err, NIB_BAD_FILE, "%s: not valid JSON%s, line %zu: %s", where, is_nul ? " here" : "",
+                    line ? line : (size_t)problem.line,
+                    is_nul ? "a text holds \\u0000; expected none" : problem.text);
 }
 
 nib_status json_read(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {
-    return parse(out, bytes, n, JSON_REJECT_DUPLICATES, where, err);
+    return parse(out, bytes, n, JSON_REJECT_DUPLICATES, where, 0, err);
+}
+
+nib_status json_read_line(json_t **out, const void *bytes, size_t n, const char *where, size_t line,
+                          nib_error *err) {
+    return parse(out, bytes, n, JSON_REJECT_DUPLICATES, where, line, err);
 }
 
 nib_status json_read_written(json_t **out, const void *bytes, size_t n, const char *where, nib_error *err) {
-    return parse(out, bytes, n, 0, where, err);
+    return parse(out, bytes, n, 0, where, 0, err);
 }
 
 void json_text_free(char *text) {

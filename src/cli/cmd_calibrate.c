@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * nibble calibrate: what the inputs of a network's linear layers look like over a text, as an importance
- * matrix of llama.cpp's format: made once, for many quantizations, here and there.
+ * matrix of llama.cpp's format and what nibble keeps beside it: made once, for many quantizations, here and
+ * there.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/mapfile.h"
+#include "base/cores.h"
+#include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/files.h"
+#include "cli/own_answers.h"
+#include "cli/scratch.h"
 #include "cli/tuned.h"
 #include "cli/ui.h"
 #include "engine/loaded.h"
@@ -28,7 +32,8 @@ enum { KEY_TEXT = 0x3000, KEY_TOKENS };
 
 static const struct argp_option options[] = {
     {"text", KEY_TEXT, "FILE", 0,
-     "What to calibrate with: a text, or conversations in a .jsonl file (default: a text inside the program)",
+     "What to calibrate with: a text, or conversations in a .jsonl file, where the model first answers those "
+     "that end with a question, and the text inside the program is read as well (default: that text)",
      0},
     {"tokens", KEY_TOKENS, "N", 0, "Its first N tokens at most (default: 49152)", 0},
     {"output", 'o', "FILE", 0, "The importance matrix: a GGUF file", 0},
@@ -64,67 +69,100 @@ static const struct argp argp = {
     .parser = parse,
     .args_doc = "MODEL -o FILE",
     .doc =
-        "Runs a text through MODEL and writes the mean square of every input channel of its linear layers: "
-        "an importance matrix, which `nibble quantize --imatrix` and llama.cpp's quantizer take.\v"
+        "Runs a text through MODEL and writes what the inputs of its linear layers look like: an importance "
+        "matrix (the mean square of every channel), which llama.cpp's quantizer takes too, and beside it the "
+        "second moments inside blocks of 16 channels and the largest inputs, keys and values. `nibble "
+        "quantize --imatrix` takes all of it in place of a calibration.\v"
         "Examples:\n"
         "  nibble calibrate model.gguf --text mine.txt -o model.imatrix.gguf\n"
-        "  nibble quantize model.gguf model-nvfp4.gguf --imatrix model.imatrix.gguf",
+        "  nibble quantize model.gguf model-nvfp4.gguf --imatrix model.imatrix.gguf --method local",
 };
 
-static nib_status measure(const calibrate_args *a, const loaded *l, const mapfile *map, ui_bar *bar,
-                          nib_error *err) {
-    const bool chats = a->text && tuned_is_chats(a->text);
-    importance heed = {0};
+typedef struct calibrate_session {
+    const calibrate_args *args;
+    tuned_text from;
+    own_answered own;
+    scratch scratch;
+    char *answered; /* in it: the conversations with the model's own answers */
+    ui_bar bar;
+} calibrate_session;
+
+/* Conversations that end with a question are answered by the model, as quantize does. */
+static nib_status answer_questions(calibrate_session *s, nib_error *err) {
+    const calibrate_args *a = s->args;
+    NIB_TRY(scratch_open(&s->scratch, a->out, err));
+    s->answered = scratch_path(&s->scratch, "answered.jsonl");
+    if (!s->answered)
+        return nib_fail(err, NIB_NO_MEMORY, "%s: out of memory", a->out);
+    const own_asked asked = {.path = a->text,
+                             .in = a->model,
+                             .out = s->answered,
+                             .max_tokens = a->max_tokens,
+                             .threads = a->threads ? a->threads : cores_physical(),
+                             .bar = &s->bar};
+    NIB_TRY(own_answers(&asked, &s->own, err));
+    if (s->own.n)
+        s->from.path = s->answered;
+    s->from.and_text = s->own.n > 0;
+    return NIB_OK;
+}
+
+static nib_status measure(calibrate_session *s, const loaded *l, nib_error *err) {
+    const calibrate_args *a = s->args;
+    input_stats stats = {0};
     calib_set set = {0};
     const double from = clock_seconds();
-    calibrate_options o = {.set = chats ? &set : NULL,
-                           .text = map->bytes ? (const char *)map->bytes : calibration_text,
-                           .bytes = map->bytes ? map->size : calibration_text_bytes,
-                           .max_tokens = a->max_tokens,
-                           .progress = ui_bar_progress(bar),
-                           .interrupted = &cli_interrupted};
-    imatrix_about about = {.dataset = a->text ? a->text : "nibble's built-in text",
-                           .chunk_size = CALIBRATE_WINDOW};
-    nib_status status = chats ? tuned_read_chats(&set, l, a->text, a->text, a->max_tokens, err) : NIB_OK;
+    const calibrate_options o = {.looks = true,
+                                 .threads = a->threads ? a->threads : cores_physical(),
+                                 .progress = ui_bar_progress(&s->bar),
+                                 .interrupted = &cli_interrupted};
+    nib_status status = tuned_read_set(&set, l, &s->from, err);
     if (status == NIB_OK)
-        status = calibrate(&heed, l->file, l->be, l->words, &o, &about.n_tokens, err);
-    ui_bar_clear(bar);
+        status = calibrate(&stats, l->file, l->be, &set, &o, err);
+    ui_bar_clear(&s->bar);
+    imatrix_about about = {.dataset = s->from.name,
+                           .n_tokens = set.n_tokens,
+                           .n_windows = set.n_windows,
+                           .chunk_size = CALIB_SET_WINDOW};
     if (status == NIB_OK)
-        status = imatrix_write(&heed, l->file, a->out, &about, err);
+        status = imatrix_write(&stats, l->file, a->out, &about, err);
     if (status == NIB_OK)
         printf("%s: %zu layers, %zu tokens of %s, in %.1f s\n", a->out, about.n_tensors, about.n_tokens,
                about.dataset, clock_seconds() - from);
-    calibrate_free(&heed);
+    input_stats_free(&stats);
     calib_set_free(&set);
     return status;
 }
 
-static nib_status run(const calibrate_args *a, ui_bar *bar, nib_error *err) {
+static nib_status run(calibrate_session *s, nib_error *err) {
+    const calibrate_args *a = s->args;
     const nib_options compute = {.threads = a->threads, .activations = NIB_ACTIVATIONS_F32};
     const loaded_needs needs = {.no_model = true};
-    mapfile map = {0};
     loaded *l;
     NIB_TRY(files_check_output(a->out, a->model, err));
     NIB_TRY(files_check_output(a->out, a->text, err));
     NIB_TRY(files_try_output(a->out, err));
-    if (a->text && !tuned_is_chats(a->text))
-        NIB_TRY(tuned_open_text(&map, a->text, err));
-    nib_status status = loaded_open(&l, a->model, &compute, &needs, err);
-    if (status == NIB_OK) {
-        status = measure(a, l, &map, bar, err);
-        loaded_close(l);
-    }
-    mapfile_close(&map);
+    s->from = (tuned_text){.path = a->text,
+                           .name = a->text ? a->text : "nibble's built-in text",
+                           .max_tokens = a->max_tokens,
+                           .chat_tokens = a->max_tokens};
+    if (a->text && tuned_is_chats(a->text))
+        NIB_TRY(answer_questions(s, err));
+    NIB_TRY(loaded_open(&l, a->model, &compute, &needs, err));
+    const nib_status status = measure(s, l, err);
+    loaded_close(l);
     return status;
 }
 
 int cmd_calibrate(int argc, char **argv) {
     calibrate_args args = {.max_tokens = DEFAULT_TOKENS};
-    ui_bar bar = {0};
+    calibrate_session session = {.args = &args};
     nib_error err = {{0}};
     cli_parse(&argp, argc, argv, &args);
     cli_catch_interrupt(false);
-    const nib_status status = run(&args, &bar, &err);
-    ui_bar_clear(&bar);
+    const nib_status status = run(&session, &err);
+    ui_bar_clear(&session.bar);
+    mem_free(session.answered);
+    scratch_close(&session.scratch);
     return cli_finish_output(status == NIB_OK ? CLI_OK : cli_fail(status, &err));
 }

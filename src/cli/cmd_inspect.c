@@ -4,6 +4,7 @@
  * whole file (tensors, hyper-parameters, tokenizer), so what inspect accepts is sound.
  */
 #include "cli/cli.h"
+#include "cli/inspect_imatrix.h"
 #include "cli/inspect_json.h"
 #include "cli/inspect_text.h"
 #include "store/shape_file.h"
@@ -55,7 +56,7 @@ static const struct argp argp = {
     .args_doc = "[PATH]",
     .doc = "Tells what PATH holds (a GGUF file, a safetensors file or a model directory): family, sizes, "
            "formats, bits per weight, tokenizer, chat template, what it takes to run, and what computes it "
-           "here.\v"
+           "here; of an importance matrix which statistics of how many layers.\v"
            "Examples:\n"
            "  nibble inspect model.gguf --tensors\n"
            "  nibble inspect --shape llama3-70b --fit",
@@ -72,6 +73,10 @@ int cmd_inspect(int argc, char **argv) {
     cli_parse(&argp, argc, argv, &args);
     nib_error err = {""};
     model_file *f;
+    if (args.path && inspect_imatrix_is(args.path)) {
+        const nib_status told = inspect_imatrix_print(args.path, args.json, args.tensors, &err);
+        return told == NIB_OK ? CLI_OK : cli_fail(told, &err);
+    }
     nib_status status =
         args.shape ? shape_file_open(&f, args.shape, &err) : model_file_open(&f, args.path, &err);
     if (status != NIB_OK)

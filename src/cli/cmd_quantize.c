@@ -7,7 +7,6 @@
 
 #include "base/clock.h"
 #include "base/cores.h"
-#include "base/mapfile.h"
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/files.h"
@@ -35,6 +34,7 @@
 typedef struct quantize_session {
     quantize_args *args;
     model_file *file;
+    input_stats stats; /* of the calibration, or of --imatrix; nothing: not asked for yet */
     importance heed;
     size_t n_tokens; /* of the calibration */
     double calibrate_s;
@@ -60,67 +60,73 @@ typedef struct quantize_session {
     convert_report report;
 } quantize_session;
 
+static tuned_text text_of(const quantize_session *s) {
+    return (tuned_text){.path = s->calib,
+                        .name = s->calib_name,
+                        .and_text = s->own.n > 0,
+                        .max_tokens = s->args->calib_tokens,
+                        .chat_tokens = s->chat_tokens};
+}
+
 static nib_status run_calibration(quantize_session *s, nib_error *err) {
-    double from = clock_seconds();
-    loaded_needs needs = {.no_model = true};
-    nib_options compute = {.threads = s->args->convert.threads, .activations = NIB_ACTIVATIONS_F32};
-    const bool chats = s->calib && tuned_is_chats(s->calib);
+    const double from = clock_seconds();
+    const quantize_args *a = s->args;
+    const loaded_needs needs = {.no_model = true};
+    const nib_options compute = {.threads = a->convert.threads, .activations = NIB_ACTIVATIONS_F32};
+    const tuned_text text = text_of(s);
+    const calibrate_options o = {.looks = s->used == METHOD_LOCAL || quantize_has_reach(a),
+                                 .threads = a->convert.threads,
+                                 .progress = ui_bar_progress(&s->bar),
+                                 .interrupted = &cli_interrupted};
     calib_set set = {0};
-    mapfile map = {0};
     loaded *l;
-    if (s->calib && !chats)
-        NIB_TRY(tuned_open_text(&map, s->calib, err));
-    nib_status status = loaded_open(&l, s->in, &compute, &needs, err);
-    if (status == NIB_OK) {
-        if (chats)
-            status = tuned_read_chats(&set, l, s->calib, s->calib_name, s->chat_tokens, err);
-        if (status == NIB_OK && s->own.n)
-            status = tuned_add_text(&set, l, s->args->calib_tokens, err);
-        calibrate_options o = {.set = chats ? &set : NULL,
-                               .text = map.bytes ? (const char *)map.bytes : calibration_text,
-                               .bytes = map.bytes ? map.size : calibration_text_bytes,
-                               .max_tokens = s->args->calib_tokens,
-                               .progress = ui_bar_progress(&s->bar),
-                               .interrupted = &cli_interrupted};
-        if (status == NIB_OK)
-            status = calibrate(&s->heed, l->file, l->be, l->words, &o, &s->n_tokens, err);
-        ui_bar_clear(&s->bar);
-        loaded_close(l);
-    }
+    NIB_TRY(loaded_open(&l, s->in, &compute, &needs, err));
+    nib_status status = tuned_read_set(&set, l, &text, err);
+    if (status == NIB_OK)
+        status = calibrate(&s->stats, l->file, l->be, &set, &o, err);
+    s->n_tokens = set.n_tokens;
+    ui_bar_clear(&s->bar);
+    loaded_close(l);
     calib_set_free(&set);
-    mapfile_close(&map);
     s->calibrate_s += clock_seconds() - from;
     return status;
 }
 
 static nib_status read_imatrix(quantize_session *s, nib_error *err) {
+    const quantize_args *a = s->args;
+    const imatrix_needs needs = {.blocks = s->used == METHOD_LOCAL ? "--method local" : NULL,
+                                 .peaks = a->convert.input_room > 0 ? "--input-scale" : NULL,
+                                 .keys = a->convert.kv_scales ? "--kv-scales" : NULL,
+                                 .head = a->convert.head != HEAD_KEEP};
     imatrix_about about;
-    NIB_TRY(imatrix_read(&s->heed, s->file, s->args->imatrix, &about, err));
+    NIB_TRY(imatrix_read(&s->stats, s->file, a->imatrix, &about, err));
     s->n_tokens = about.n_tokens;
-    return NIB_OK;
+    return imatrix_check(&s->stats, s->file, a->imatrix, &needs, err);
+}
+
+/* What the inputs look like: once, for all who ask. */
+static nib_status look_at_inputs(quantize_session *s, nib_error *err) {
+    if (s->stats.of)
+        return NIB_OK;
+    NIB_TRY(model_file_need_network(s->file, err));
+    NIB_TRY(s->args->imatrix ? read_imatrix(s, err) : run_calibration(s, err));
+    return input_stats_importance(&s->heed, &s->stats, &s->file->hp, s->used == METHOD_LOCAL, err);
 }
 
 static tuned tuned_of(quantize_session *s, tune_method method) {
-    const quantize_args *a = s->args;
     return (tuned){.file = s->file,
                    .in = s->in,
-                   .out = a->out,
-                   .calib = s->calib,
-                   .calib_name = s->calib_name,
-                   .and_text = s->own.n > 0,
-                   .even = !a->calib,
-                   .max_tokens = a->calib_tokens,
-                   .chat_tokens = s->chat_tokens,
+                   .out = s->args->out,
+                   .calib = text_of(s),
+                   .even = !s->args->calib,
                    .method = method,
-                   .threads = a->convert.threads,
+                   .threads = s->args->convert.threads,
                    .bar = &s->bar};
 }
 
 static nib_status open_tuned(quantize_session *s, method_choice method, nib_error *err) {
-    static const tune_method of[] = {
-        [METHOD_LOCAL] = TUNE_LOCAL, [METHOD_GPTQ] = TUNE_GPTQ, [METHOD_BEST] = TUNE_BEST};
     const quantize_args *a = s->args;
-    s->tuned = tuned_of(s, of[method]);
+    s->tuned = tuned_of(s, method == METHOD_BEST ? TUNE_BEST : TUNE_GPTQ);
     NIB_TRY(tuned_open(&s->tuned, err));
     s->args->convert.choose = tuned_choose;
     s->args->convert.choose_context = &s->tuned;
@@ -152,28 +158,37 @@ static nib_status prepare_method(quantize_session *s, nib_error *err) {
     if (s->used < METHOD_WEIGHTED || !convert_quantizes(s->file, &s->args->convert))
         return NIB_OK;
     if (!quantize_is_tuned(s->used))
-        return s->args->imatrix ? read_imatrix(s, err) : run_calibration(s, err);
+        return look_at_inputs(s, err);
     NIB_TRY(open_tuned(s, s->used, err));
     if (quantize_has_budget(s->args)) /* what a part costs is measured with weighted codes */
-        NIB_TRY(run_calibration(s, err));
+        NIB_TRY(look_at_inputs(s, err));
     s->n_tokens = s->tuned.n_tokens;
     return NIB_OK;
 }
 
-/* The method that auto stands for, and what it needs. */
+/* FP8, Q8_0 and BF16: no block scales to choose. */
+static bool has_no_choice(const quantize_args *a) {
+    return a->convert.format == QF_FP8 || a->convert.format == QF_Q8_0 || a->convert.format == QF_BF16;
+}
+
+/* What auto stands for. */
+static void settle_method(quantize_session *s) {
+    const quantize_args *a = s->args;
+    s->used = has_no_choice(a) ? METHOD_RTN : a->method != METHOD_AUTO ? a->method : auto_method(s);
+}
+
+/* What the method needs. */
 static nib_status choose_method(quantize_session *s, nib_error *err) {
     quantize_args *a = s->args;
     convert_options *c = &a->convert;
     static const quant_method of[] = {
         [METHOD_RTN] = QM_RTN,           [METHOD_SWEEP] = QM_SWEEP, [METHOD_4OVER6] = QM_FOUR_OVER_SIX,
-        [METHOD_WEIGHTED] = QM_WEIGHTED, [METHOD_LOCAL] = QM_SWEEP, [METHOD_GPTQ] = QM_SWEEP,
+        [METHOD_WEIGHTED] = QM_WEIGHTED, [METHOD_LOCAL] = QM_LOCAL, [METHOD_GPTQ] = QM_SWEEP,
         [METHOD_BEST] = QM_SWEEP};
     c->importance = &s->heed;
-    s->used = METHOD_RTN;
-    c->method = QM_RTN; /* FP8, Q8_0 and BF16: no block scales to choose */
-    if (c->format == QF_FP8 || c->format == QF_Q8_0 || c->format == QF_BF16)
+    c->method = QM_RTN;
+    if (has_no_choice(a))
         return NIB_OK;
-    s->used = a->method != METHOD_AUTO ? a->method : auto_method(s);
     c->method = QM_SWEEP;
     nib_status status = prepare_method(s, err);
     const bool may_sweep = a->method == METHOD_AUTO && !a->calib && !a->imatrix && !c->svd_rank;
@@ -183,7 +198,7 @@ static nib_status choose_method(quantize_session *s, nib_error *err) {
         s->used = METHOD_SWEEP;
         status = NIB_OK;
     }
-    c->method = s->used == METHOD_WEIGHTED && !s->heed.mean_squares ? QM_SWEEP : of[s->used];
+    c->method = s->heed.mean_squares || s->used < METHOD_WEIGHTED ? of[s->used] : QM_SWEEP;
     return status;
 }
 
@@ -301,19 +316,13 @@ static nib_status smooth(quantize_session *s, nib_error *err) {
 
 /* The largest inputs, for static scales of them. */
 static nib_status find_reach(quantize_session *s, nib_error *err) {
-    const quantize_args *a = s->args;
-    if (!quantize_has_reach(a))
+    if (!quantize_has_reach(s->args))
         return NIB_OK;
     tuned_close(&s->tuned, true); /* smoothing's, where no copy was made */
-    const double from = clock_seconds();
-    s->tuned = tuned_of(s, TUNE_GPTQ);
-    NIB_TRY(tuned_open(&s->tuned, err));
-    const nib_status status = tuned_reach(&s->reach, &s->tuned, err);
-    s->n_tokens = s->tuned.n_tokens;
-    s->calibrate_s += clock_seconds() - from;
-    tuned_close(&s->tuned, true);
+    NIB_TRY(look_at_inputs(s, err));
+    NIB_TRY(input_stats_reach(&s->reach, &s->stats, err));
     s->args->convert.reach = s->reach;
-    return status;
+    return NIB_OK;
 }
 
 static plan_options plan_options_of(quantize_session *s) {
@@ -414,7 +423,7 @@ static nib_status ask_for_room(const quantize_session *s, nib_error *err) {
     const quantize_args *a = s->args;
     convert_options o = a->convert;
     char *journal = NULL;
-    if (a->method == METHOD_LOCAL || a->method == METHOD_GPTQ || a->method == METHOD_BEST) {
+    if (quantize_is_tuned(a->method)) {
         journal = tuned_journal_of(a->out);
         if (!journal)
             return nib_fail(err, NIB_NO_MEMORY, "no memory for a path");
@@ -459,6 +468,7 @@ static nib_status run(quantize_session *s, nib_error *err) {
     a->convert.formats = s->plan.formats;
     NIB_TRY(prepare_input(s, err));
     NIB_TRY(convert_try_output(s->file, a->out, &a->convert, err));
+    settle_method(s);
     NIB_TRY(find_reach(s, err));
     NIB_TRY(look_at_size(s, err));
     NIB_TRY(choose_method(s, err));
@@ -494,7 +504,8 @@ int cmd_quantize(int argc, char **argv) {
         tuned_discard(args.out);
     tuned_smoothed_free(&session.smoothed);
     plan_free(&session.plan);
-    calibrate_free(&session.heed);
+    input_stats_free(&session.stats);
+    input_stats_forget(&session.heed);
     model_file_close(session.file);
     mem_free(session.copy);
     mem_free(session.reach);

@@ -11,7 +11,7 @@ const cli_command cli_commands[] = {
      "nibble quantize model.gguf model-nvfp4.gguf"},
     {"eval", cmd_eval, "perplexity of a text, KL divergence from a base model",
      "nibble eval kld model-nvfp4.gguf --base model.gguf --text wiki.test.txt --chunks 60"},
-    {"calibrate", cmd_calibrate, "an importance matrix for quantizing, from a text",
+    {"calibrate", cmd_calibrate, "what inputs look like, for quantizing, from a text",
      "nibble calibrate model.gguf --text mine.txt -o model.imatrix.gguf"},
     {"report", cmd_report, "a page about a quantized file: formats, errors, scales",
      "nibble report model-nvfp4.gguf --source model.gguf -o report.html"},

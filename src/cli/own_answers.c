@@ -54,10 +54,9 @@ static nib_status read_line(answers *a, size_t number, const char *line, size_t 
         line++, n--;
     if (n == 0)
         return NIB_OK;
-    nib_status status = json_read(&t->whole, line, n, "this conversation", &problem);
+    NIB_TRY(json_read_line(&t->whole, line, n, a->name, number, err));
     t->messages = json_is_object(t->whole) ? json_object_get(t->whole, "messages") : t->whole;
-    if (status == NIB_OK)
-        status = chat_check_roles(t->messages, &problem);
+    const nib_status status = chat_check_roles(t->messages, &problem);
     if (status != NIB_OK)
         return nib_fail(err, status, "%s: line %zu: %s", a->name, number, problem.text);
     t->asks = ends_with_user(t->messages);

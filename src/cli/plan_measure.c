@@ -46,7 +46,8 @@ static nib_status read_chats(eval_text *out, const loaded *l, const char *path, 
                              int n_windows, nib_error *err) {
     calib_set set = {0};
     const size_t wanted = (size_t)n_windows * WINDOW;
-    nib_status status = tuned_read_chats(&set, l, path, name, wanted, err);
+    const tuned_text from = {.path = path, .name = name, .max_tokens = wanted, .chat_tokens = wanted};
+    nib_status status = tuned_read_set(&set, l, &from, err);
     const size_t n = set.n_windows ? set.starts[set.n_windows] : 0;
     if (status == NIB_OK && n < PLAN_MIN_TOKENS)
         status =

@@ -48,8 +48,9 @@ static const struct argp_option options[] = {
      1},
     {"method", KEY_METHOD, "auto|rtn|sweep|4over6|weighted|local|gptq|best", 0,
      "How block scales are chosen: rtn (largest magnitude), sweep (least squared error), 4over6, weighted "
-     "(error weighted with what the inputs look like in a calibration text), local, gptq or best (codes "
-     "chosen layer by layer as well: minutes), or auto (default): gptq where the linear layers have at most "
+     "(error weighted with what the inputs look like in a calibration text), local (codes too, by how the "
+     "inputs of a block go together), gptq or best (codes chosen layer by layer: minutes), or auto "
+     "(default): gptq where the linear layers have at most "
      "150 million weights and become nvfp4 or q5_0, else weighted, and sweep where nibble cannot run the "
      "model",
      1},
@@ -84,8 +85,8 @@ static const struct argp_option options[] = {
      "calibration (nibble's own caches are better without: they find a scale for each vector)",
      1},
     {"imatrix", KEY_IMATRIX, "FILE", 0,
-     "What --method weighted weighs errors with, from a file of nibble calibrate or llama.cpp, in place of a "
-     "calibration",
+     "In place of a calibration a file of nibble calibrate, for --method weighted and local, --input-scale "
+     "and --kv-scales, or of llama.cpp, for weighted",
      1},
     {"bits", KEY_BITS, "BITS", 0,
      "Bits per weight that the linear layers may take together, 4.5 (NVFP4) to 16: those whose loss costs "
@@ -111,7 +112,7 @@ static const struct argp_option options[] = {
      1},
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
-     "row and a column; with --method local, gptq (then the default) or best. nibble's CPU engine runs it, "
+     "row and a column; with --method gptq (then the default) or best. nibble's CPU engine runs it, "
      "its GPU engine and other programs refuse the file",
      1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
@@ -212,7 +213,7 @@ static void check_plan(const struct argp_state *state, const quantize_args *a) {
 static void check_rank(const struct argp_state *state, const quantize_args *a) {
     const bool chosen = a->method == METHOD_AUTO ? !a->imatrix : quantize_is_tuned(a->method);
     if (a->convert.svd_rank && (!chosen || a->convert.format != QF_NVFP4))
-        argp_error(state, "--svd-rank goes with --method local, gptq or best and --format nvfp4");
+        argp_error(state, "--svd-rank goes with --method gptq or best and --format nvfp4");
     if (a->convert.svd_rank && (a->compressed_tensors || quantize_has_budget(a) || a->plan))
         argp_error(state, "--svd-rank goes without --compressed-tensors, --bits, --size and --plan");
 }
@@ -224,6 +225,25 @@ static void check_calib(const struct argp_state *state, const quantize_args *a, 
     if ((a->calib || a->calib_tokens) && !reads &&
         (!blocks || (a->method > METHOD_AUTO && a->method < METHOD_WEIGHTED)))
         argp_error(state, "--calib and --calib-tokens are for --method weighted, local, gptq and best");
+}
+
+static void check_imatrix(const struct argp_state *state, const quantize_args *a, bool blocks) {
+    const bool weighs =
+        blocks && (a->method == METHOD_AUTO || a->method == METHOD_WEIGHTED || a->method == METHOD_LOCAL);
+    if (!a->imatrix)
+        return;
+    if (quantize_is_tuned(a->method))
+        argp_error(state,
+                   "--method %s chooses codes by how all inputs of a layer go together behind the layers "
+                   "quantized before it, which no --imatrix holds; give the text itself by --calib",
+                   methods[a->method]);
+    if (!weighs && !quantize_has_reach(a) && !quantize_has_budget(a))
+        argp_error(
+            state,
+            "--imatrix is for --method weighted and local, --bits, --size, --input-scale and --kv-scales");
+    if (a->calib || a->calib_tokens)
+        argp_error(state,
+                   "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
 }
 
 static void check(const struct argp_state *state, quantize_args *a) {
@@ -265,11 +285,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
     check_calib(state, a, blocks);
     if (a->convert.format == QF_BF16 && a->convert.head != HEAD_KEEP)
         argp_error(state, "--head %s does not go with --format bf16", heads[a->convert.head]);
-    if (a->imatrix && (!blocks || (a->method != METHOD_AUTO && a->method != METHOD_WEIGHTED)))
-        argp_error(state, "--imatrix is for --method weighted");
-    if (a->imatrix && (a->calib || a->calib_tokens))
-        argp_error(state,
-                   "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
+    check_imatrix(state, a, blocks);
     check_rank(state, a);
     check_plan(state, a);
     a->convert.out = gguf ? OUT_GGUF : a->compressed_tensors ? OUT_COMPRESSED_TENSORS : OUT_MODELOPT;

@@ -42,7 +42,7 @@ const char *quantize_method_name(method_choice m);
 
 /* Chosen layer by layer (cli/tuned.h). */
 static inline bool quantize_is_tuned(method_choice m) {
-    return m >= METHOD_LOCAL;
+    return m >= METHOD_GPTQ;
 }
 
 /* --input-scale or --kv-scales. */

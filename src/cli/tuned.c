@@ -14,7 +14,6 @@
 #include "cli/files.h"
 #include "eval/calibrate.h"
 #include "tune/journal.h"
-#include "tune/reach.h"
 
 #define ACTIVATION_BYTES ((size_t)640 << 20) /* more of them lie on disk */
 
@@ -37,24 +36,32 @@ bool tuned_is_chats(const char *path) {
     return n > 6 && strcmp(path + n - 6, ".jsonl") == 0;
 }
 
-nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, const char *name,
-                            size_t max_tokens, nib_error *err) {
+static nib_status read_chats(calib_set *set, const loaded *l, const tuned_text *from, nib_error *err) {
     mapfile map = {0};
     if (!l->chat)
-        return nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", name,
+        return nib_fail(err, NIB_UNSUPPORTED, "%s: conversations need a chat template: %s", from->name,
                         l->chat_problem.text);
-    NIB_TRY(tuned_open_text(&map, path, err));
-    const nib_status status =
-        calib_set_chats(set, l->words, l->chat, (const char *)map.bytes, map.size, max_tokens, name, err);
+    NIB_TRY(tuned_open_text(&map, from->path, err));
+    nib_status status = calib_set_chats(set, l->words, l->chat, (const char *)map.bytes, map.size,
+                                        from->chat_tokens, from->name, err);
     mapfile_close(&map);
+    const size_t left = from->max_tokens > set->n_tokens ? from->max_tokens - set->n_tokens : 0;
+    if (status == NIB_OK && from->and_text && left >= CALIB_SET_WINDOW)
+        status = calib_set_text(set, l->words, calibration_text, calibration_text_bytes, left, err);
     return status;
 }
 
-nib_status tuned_add_text(calib_set *set, const loaded *l, size_t max_tokens, nib_error *err) {
-    const size_t left = max_tokens > set->n_tokens ? max_tokens - set->n_tokens : 0;
-    return left < CALIB_SET_WINDOW
-               ? NIB_OK
-               : calib_set_text(set, l->words, calibration_text, calibration_text_bytes, left, err);
+nib_status tuned_read_set(calib_set *set, const loaded *l, const tuned_text *from, nib_error *err) {
+    mapfile map = {0};
+    if (!from->path)
+        return calib_set_text(set, l->words, calibration_text, calibration_text_bytes, from->max_tokens, err);
+    if (tuned_is_chats(from->path))
+        return read_chats(set, l, from, err);
+    NIB_TRY(tuned_open_text(&map, from->path, err));
+    const nib_status status =
+        calib_set_text(set, l->words, (const char *)map.bytes, map.size, from->max_tokens, err);
+    mapfile_close(&map);
+    return status;
 }
 
 /* What is not the model's answers is not lost among them. */
@@ -72,28 +79,15 @@ static nib_status count_evenly(tuned *t, nib_error *err) {
 }
 
 static nib_status read_set(tuned *t, nib_error *err) {
-    mapfile map = {0};
-    const tokenizer *words = t->l->words;
-    if (!t->calib)
-        return calib_set_text(&t->set, words, calibration_text, calibration_text_bytes, t->max_tokens, err);
-    if (tuned_is_chats(t->calib)) {
-        NIB_TRY(tuned_read_chats(&t->set, t->l, t->calib, t->calib_name, t->chat_tokens, err));
-        if (t->and_text)
-            NIB_TRY(tuned_add_text(&t->set, t->l, t->max_tokens, err));
-        if (t->even)
-            NIB_TRY(count_evenly(t, err));
-        return t->set.n_windows > 1
-                   ? NIB_OK
-                   : nib_fail(err, NIB_BAD_ARGUMENT,
-                              "%s: makes one window to calibrate with; expected 2 at least (more "
-                              "conversations), since one is held out to judge",
-                              t->calib_name);
-    }
-    NIB_TRY(tuned_open_text(&map, t->calib, err));
-    const nib_status status =
-        calib_set_text(&t->set, words, (const char *)map.bytes, map.size, t->max_tokens, err);
-    mapfile_close(&map);
-    return status;
+    NIB_TRY(tuned_read_set(&t->set, t->l, &t->calib, err));
+    if (t->even && t->set.n_chats)
+        NIB_TRY(count_evenly(t, err));
+    return t->set.n_windows > 1
+               ? NIB_OK
+               : nib_fail(err, NIB_BAD_ARGUMENT,
+                          "%s: makes one window to calibrate with; expected 2 at least (more "
+                          "conversations), since one is held out to judge",
+                          t->calib.name);
 }
 
 char *tuned_journal_of(const char *out) {
@@ -270,16 +264,4 @@ void tuned_smoothed_free(tuned_smoothed *s) {
     smoothing_free(&s->found);
     mem_free(s->powers);
     *s = (tuned_smoothed){0};
-}
-
-/* ---- scales of inputs ---- */
-
-nib_status tuned_reach(float **reach, tuned *t, nib_error *err) {
-    const tune_options o = options_of(t);
-    *reach = mem_array((size_t)t->file->hp.n_layers * SLOT_COUNT, sizeof **reach);
-    if (!*reach)
-        return nib_fail(err, NIB_NO_MEMORY, "no memory for %d layers", t->file->hp.n_layers);
-    const nib_status status = reach_find(*reach, t->file, t->l->be, &o, err);
-    ui_bar_clear(t->bar);
-    return status;
 }

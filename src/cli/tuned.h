@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tuned: what `nibble quantize --method gptq|local|best` does before it writes: the model is loaded, a
+ * Tuned: what `nibble quantize --method gptq|best` does before it writes: the model is loaded, a
  * calibration text made into windows, and the codes of every matrix chosen layer by layer (tune).
  */
 #ifndef CLI_TUNED_H
@@ -14,15 +14,25 @@
 #include "tune/smoothing.h"
 #include "tune/tune.h"
 
+/* Whether a calibration's file holds conversations (.jsonl). */
+bool tuned_is_chats(const char *path);
+
+/* What somebody calibrates with. */
+typedef struct tuned_text {
+    const char *path;               /* a text, or conversations; NULL: the text inside nibble */
+    const char *name;               /* in sentences */
+    bool and_text;                  /* conversations, and the text inside nibble as far as there is room */
+    size_t max_tokens, chat_tokens; /* in all; of conversations */
+} tuned_text;
+
+/* Its windows by L's tokenizer, and conversations in the form of L's chat template. */
+nib_status tuned_read_set(calib_set *set, const loaded *l, const tuned_text *from, nib_error *err);
 typedef struct tuned {
     /* given */
     const model_file *file;
     const char *in, *out;
-    const char *calib; /* a text, or conversations where the name ends in .jsonl; NULL: those inside nibble */
-    const char *calib_name;         /* in sentences */
-    bool and_text;                  /* conversations, and the text inside nibble */
-    bool even;                      /* which counts as much as they do, where it is shorter */
-    size_t max_tokens, chat_tokens; /* in all; of conversations */
+    tuned_text calib;
+    bool even; /* the text beside conversations counts as much as they do, where it is shorter */
     tune_method method;
     int threads;
     ui_bar *bar;
@@ -50,9 +60,6 @@ void tuned_close(tuned *t, bool done); /* DONE: the output is written, the journ
 /* Removes what a stopped run for the output OUT left, whatever its method. */
 void tuned_discard(const char *out);
 
-/* The text inside nibble as well, as far as MAX_TOKENS leave room. */
-nib_status tuned_add_text(calib_set *set, const loaded *l, size_t max_tokens, nib_error *err);
-
 /* --smooth: what to move from the norms into the matrices that read them, by T, which is open. */
 typedef struct tuned_smoothed {
     smoothing found;
@@ -65,19 +72,11 @@ void tuned_smoothed_print(const tuned_smoothed *s); /* nothing where nothing was
 void tuned_smoothed_print_json(const tuned_smoothed *s);
 void tuned_smoothed_free(tuned_smoothed *s);
 
-/* --input-scale: *reach [n_layers * SLOT_COUNT], freed with mem_free, of T, which is open (tune/reach.h). */
-nib_status tuned_reach(float **reach, tuned *t, nib_error *err);
-
 /* For the report: by how much the held-out error of all matrices together is below the sweep's, and which
  * ways were taken. */
 void tuned_print(const tuned *t);
 void tuned_print_json(const tuned *t); /* an array, a line per matrix */
 
-/* Whether a calibration's file holds conversations (.jsonl), and its windows in the form of L's chat
- * template. */
-bool tuned_is_chats(const char *path);
-nib_status tuned_read_chats(calib_set *set, const loaded *l, const char *path, const char *name,
-                            size_t max_tokens, nib_error *err);
 /* A text in UTF-8, mapped. */
 nib_status tuned_open_text(mapfile *map, const char *path, nib_error *err);
 

@@ -88,7 +88,8 @@ static void choose_unit(scale_search *s, quant_method method, const float *weigh
 
 static void choose_scale(convert_run *run, recipe_item *item, float amax) {
     bool ct = run->o->out == OUT_COMPRESSED_TENSORS;
-    quant_method method = run->o->method == QM_WEIGHTED && !item->e.weights ? QM_SWEEP : run->o->method;
+    const bool swept = run->o->method == QM_LOCAL || (run->o->method == QM_WEIGHTED && !item->e.weights);
+    quant_method method = swept ? QM_SWEEP : run->o->method;
     bool exact = run->o->fp8_exact && dtype_is_nvfp4(item->e.to);
     bool casts = recipe_casts(item);
     if (dtype_is_nvfp4(item->e.to) && item->unit_scale) {

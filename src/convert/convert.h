@@ -52,7 +52,7 @@ typedef struct convert_options {
     out_kind out;
     const char *const *keep; /* globs of tensor names left as they are */
     size_t n_keep;
-    const importance *importance; /* QM_WEIGHTED */
+    const importance *importance; /* QM_WEIGHTED, QM_LOCAL */
     /* What is moved from the norm before attention (2 * layer) and before the MLP (2 * layer + 1) into the
      * columns of the matrices that read it: powers of two [dim]. FORMAT is QF_BF16, and norms are not
      * written as w of 1 + w; NULL: nothing. */

@@ -131,12 +131,17 @@ static bool same_format(dtype stored, dtype wanted) {
            (dtype_is_mxfp4(stored) && dtype_is_mxfp4(wanted));
 }
 
-static const float *weights_of(const chef *c, const recipe_item *item) {
+/* What is known of the item's inputs. */
+static void find_importance(const chef *c, recipe_item *item) {
     const importance *i = c->o->importance;
-    int layer = item->e.t->place.layer < 0 ? 0 : item->e.t->place.layer;
-    if (c->o->method != QM_WEIGHTED || !i || layer >= i->n_layers)
-        return NULL;
-    return i->mean_squares[layer * SLOT_COUNT + (int)item->e.slot];
+    const int layer = item->e.t->place.layer < 0 ? 0 : item->e.t->place.layer;
+    const int at = layer * SLOT_COUNT + (int)item->e.slot;
+    if (!i || layer >= i->n_layers)
+        return;
+    if (c->o->method == QM_WEIGHTED)
+        item->e.weights = i->mean_squares[at];
+    if (c->o->method == QM_LOCAL && recipe_has_choice(item))
+        item->e.blocks = i->blocks[at];
 }
 
 /* llama.cpp has no name for a scale beside the token embedding (and refuses the file), and computes some
@@ -175,7 +180,7 @@ static nib_status quantize(const chef *c, recipe_item *item, quant_format format
             "%s: tensor %s is [%zu, %zu]; a low-rank branch beside it has a rank below %zu, not %zu",
             c->in->path, QUOTEZ(t->name), t->rows, t->cols, least, rank);
     item->unit_scale = is_scale_unread(c, item->e.slot);
-    item->e.weights = weights_of(c, item);
+    find_importance(c, item);
     item->group = joints_group(c->joined, c->r, item);
     return NIB_OK;
 }
@@ -305,6 +310,8 @@ static nib_status check_options(const chef *c) {
                         "4over6 chooses NVFP4 scales; MXFP4 has powers of two only");
     if (o->method == QM_WEIGHTED && !o->importance)
         return nib_fail(c->err, NIB_BAD_ARGUMENT, "the weighted method needs a calibration");
+    if (o->method == QM_LOCAL && !(o->importance && o->importance->blocks))
+        return nib_fail(c->err, NIB_BAD_ARGUMENT, "the local method needs a calibration");
     if (o->smoothing && (o->format != QF_BF16 || o->n_keep > 0))
         return nib_fail(c->err, NIB_BAD_ARGUMENT,
                         "smoothing changes norms and the matrices that read them, all of them and in BF16");

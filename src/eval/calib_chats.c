@@ -7,10 +7,8 @@
 #include "eval/calib_set.h"
 
 /* One line's conversation. */
-static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *c, const char *line, size_t n,
+static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *c, const json_t *whole,
                               size_t max_tokens, nib_error *err) {
-    json_t *whole;
-    NIB_TRY(json_read(&whole, line, n, "this conversation", err));
     const json_t *messages = json_is_object(whole) ? json_object_get(whole, "messages") : whole;
     chat_request q = {.messages = messages, .no_generation_prompt = true};
     chat_prompt prompt = {0};
@@ -26,7 +24,6 @@ static nib_status append_chat(calib_set *s, const tokenizer *words, const chat *
         status = calib_set_append(s, list.ids, list.n < room ? list.n : room, CALIB_SET_WINDOW, -1, err);
     token_list_free(&list);
     chat_prompt_free(&prompt);
-    json_decref(whole);
     return status;
 }
 
@@ -38,10 +35,13 @@ nib_status calib_set_chats(calib_set *s, const tokenizer *words, const chat *c, 
         const char *stop = memchr(lines, '\n', (size_t)(end - lines));
         size_t n = (size_t)((stop ? stop : end) - lines), blanks = 0;
         nib_error problem = {{0}};
+        json_t *whole = NULL;
         while (blanks < n && strchr(" \t\r", lines[blanks]))
             blanks++;
-        const nib_status status =
-            blanks < n ? append_chat(s, words, c, lines, n, max_tokens, &problem) : NIB_OK;
+        if (blanks < n)
+            NIB_TRY(json_read_line(&whole, lines, n, where, line, err));
+        const nib_status status = whole ? append_chat(s, words, c, whole, max_tokens, &problem) : NIB_OK;
+        json_decref(whole);
         if (status != NIB_OK)
             return nib_fail(err, status, "%s: line %zu: %s", where, line, problem.text);
         lines += n + 1;

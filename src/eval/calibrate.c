@@ -6,9 +6,9 @@
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
 #include "base/mem.h"
+#include "eval/input_look.h"
 
 #define MAX_ROWS   256
 #define OUT_ONE_IN 8 /* rows whose logits are computed, only so that the head's input is seen */
@@ -27,68 +27,66 @@ typedef struct calibration {
     double **sums; /* [n_layers * SLOT_COUNT], as layerwise_run wants them */
     size_t n_sums;
     size_t n_rows, n_out_rows; /* seen by the layers, by the head */
-    calib_set made;            /* of a text */
     const calib_set *set;      /* windows, each with its BOS */
-    int32_t pages[CALIBRATE_WINDOW / KV_PAGE_TOKENS];
+    int32_t pages[CALIB_SET_WINDOW / KV_PAGE_TOKENS];
+    /* where it looks: */
+    pool *team;
+    input_looker looker;
+    input_look *looks; /* [n_sums] of inputs */
+    float (*keys)[2];  /* [n_layers] the largest key and value */
 } calibration;
 
-/* Input channels of the slots whose input is observed; 0 for all others. */
-static size_t observed_cols(const hparams *hp, slot s, int layer) {
-    switch (s) {
-    case SLOT_Q:
-    case SLOT_GATE:
-        return (size_t)hp->dim;
-    case SLOT_O:
-        return (size_t)hp->n_heads * (size_t)hp->head_dim;
-    case SLOT_DOWN:
-        return (size_t)hp->ffn_dim;
-    case SLOT_HEAD:
-        return layer == 0 ? (size_t)hp->dim : 0;
-    default:
-        return 0;
-    }
-}
-
-/* The slot whose observed input is also this slot's input. */
-static slot input_of(slot s) {
-    switch (s) {
-    case SLOT_K:
-    case SLOT_V:
-    case SLOT_QKV:
-        return SLOT_Q;
-    case SLOT_UP:
-    case SLOT_GATE_UP:
-        return SLOT_GATE;
-    case SLOT_EMBED: /* as a tied head */
-        return SLOT_HEAD;
-    default:
-        return s;
-    }
+static nib_status no_memory(const calibration *c, nib_error *err) {
+    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", c->file->path);
 }
 
 static nib_status sums_new(calibration *c, nib_error *err) {
     c->n_sums = (size_t)c->hp->n_layers * SLOT_COUNT;
     c->sums = mem_array(c->n_sums, sizeof *c->sums);
-    if (!c->sums)
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the calibration of %d layers",
-                        c->hp->n_layers);
-    for (size_t i = 0; i < c->n_sums; i++) {
-        size_t cols = observed_cols(c->hp, (slot)(i % SLOT_COUNT), (int)(i / SLOT_COUNT));
+    for (size_t i = 0; c->sums && i < c->n_sums; i++) {
+        const size_t cols = input_stats_cols(c->hp, (slot)(i % SLOT_COUNT), (int)(i / SLOT_COUNT));
         if (cols && !(c->sums[i] = mem_array(cols, sizeof(double))))
-            return nib_fail(err, NIB_NO_MEMORY, "out of memory for the calibration of %d layers",
-                            c->hp->n_layers);
+            return no_memory(c, err);
+    }
+    return c->sums ? NIB_OK : no_memory(c, err);
+}
+
+static nib_status looks_new(calibration *c, nib_error *err) {
+    c->looks = mem_array(c->n_sums, sizeof *c->looks);
+    c->keys = mem_array((size_t)c->hp->n_layers, sizeof *c->keys);
+    if (!c->looks || !c->keys)
+        return no_memory(c, err);
+    NIB_TRY(pool_new(&c->team, c->o->threads > 1 ? c->o->threads : 1, err));
+    NIB_TRY(input_looker_open(&c->looker, c->team, err));
+    for (size_t i = 0; i < c->n_sums; i++) {
+        const size_t cols = input_stats_cols(c->hp, (slot)(i % SLOT_COUNT), (int)(i / SLOT_COUNT));
+        if (cols)
+            NIB_TRY(input_look_open(&c->looks[i], cols, err));
     }
     return NIB_OK;
 }
 
-static void sums_free(calibration *c) {
+static void close_all(calibration *c) {
     for (size_t i = 0; c->sums && i < c->n_sums; i++)
         mem_free(c->sums[i]);
+    for (size_t i = 0; c->looks && i < c->n_sums; i++)
+        input_look_close(&c->looks[i]);
+    input_looker_close(&c->looker);
+    pool_free(c->team);
     mem_free(c->sums);
+    mem_free(c->looks);
+    mem_free(c->keys);
 }
 
-static nib_status no_memory(const calibration *c, nib_error *err) {
-    return nib_fail(err, NIB_NO_MEMORY, "%s: no memory to calibrate it", c->file->path);
+static void look(void *context, int layer, slot s, const float *x, size_t rows) {
+    calibration *c = context;
+    if (s != SLOT_K_SCALE && s != SLOT_V_SCALE) {
+        input_look_add(&c->looks[(size_t)layer * SLOT_COUNT + s], &c->looker, x, rows);
+        return;
+    }
+    float *most = &c->keys[layer][s == SLOT_V_SCALE];
+    for (size_t i = 0; i < rows * (size_t)c->hp->n_kv_heads * (size_t)c->hp->head_dim; i++)
+        *most = fmaxf(*most, fabsf(x[i]));
 }
 
 static size_t total_rows(const calibration *c) {
@@ -101,10 +99,12 @@ static nib_status run_windows(calibration *c, size_t first, size_t end, batch *b
     const size_t *starts = c->set->starts;
     layerwise_job job = {.limits = {.max_rows = MAX_ROWS,
                                     .max_out = MAX_ROWS / OUT_ONE_IN,
-                                    .n_pages = CACHE_EVERY_GROUP(CALIBRATE_WINDOW / KV_PAGE_TOKENS),
+                                    .n_pages = CACHE_EVERY_GROUP(CALIB_SET_WINDOW / KV_PAGE_TOKENS),
                                     .kv_dtype = NIB_KV_FP32},
                          .batches = batches,
                          .sums = c->sums,
+                         .look = c->o->looks ? look : NULL,
+                         .context = c,
                          .progress = &c->o->progress,
                          .done = (uint64_t)starts[first] * (uint64_t)c->hp->n_layers,
                          .total = (uint64_t)total_rows(c) * (uint64_t)c->hp->n_layers,
@@ -139,10 +139,9 @@ static nib_status run_windows(calibration *c, size_t first, size_t end, batch *b
 
 /* In walks through the layers of as many windows as CALIBRATE_STREAM_BYTES hold, but one at least. */
 static nib_status run_all(calibration *c, nib_error *err) {
-    static_assert(CALIBRATE_WINDOW % MAX_ROWS == 0, "a window is whole batches");
-    static_assert(CALIB_SET_WINDOW <= CALIBRATE_WINDOW, "its pages hold a window");
-    const size_t window_bytes = CALIBRATE_WINDOW * (size_t)c->hp->dim * sizeof(float);
-    const size_t room = CALIBRATE_STREAM_BYTES / window_bytes * CALIBRATE_WINDOW; /* rows of one walk */
+    static_assert(CALIB_SET_WINDOW % MAX_ROWS == 0, "a window is whole batches");
+    const size_t window_bytes = CALIB_SET_WINDOW * (size_t)c->hp->dim * sizeof(float);
+    const size_t room = CALIBRATE_STREAM_BYTES / window_bytes * CALIB_SET_WINDOW; /* rows of one walk */
     const size_t *starts = c->set->starts, n_windows = c->set->n_windows;
     const size_t most = total_rows(c) / MAX_ROWS + n_windows;
     batch *batches = mem_array(most, sizeof *batches);
@@ -158,49 +157,50 @@ static nib_status run_all(calibration *c, nib_error *err) {
     return status;
 }
 
-static nib_status means_of(importance *out, const calibration *c, nib_error *err) {
-    out->n_layers = c->hp->n_layers;
-    out->mean_squares = mem_array(c->n_sums, sizeof *out->mean_squares);
-    if (!out->mean_squares)
-        return nib_fail(err, NIB_NO_MEMORY, "out of memory for the calibration of %d layers", out->n_layers);
-    for (size_t i = 0; i < c->n_sums; i++) {
-        slot s = (slot)(i % SLOT_COUNT), from = input_of(s);
-        int layer = (int)(i / SLOT_COUNT);
-        const double *sums = c->sums[(size_t)layer * SLOT_COUNT + from];
-        size_t cols = observed_cols(c->hp, from, layer), n = from == SLOT_HEAD ? c->n_out_rows : c->n_rows;
-        if (!sums || n == 0)
-            continue;
-        float *means = out->mean_squares[i] = mem_array(cols, sizeof(float));
-        if (!means)
-            return nib_fail(err, NIB_NO_MEMORY, "out of memory for the calibration of %d layers",
-                            out->n_layers);
-        for (size_t j = 0; j < cols; j++)
-            means[j] = (float)(sums[j] / (double)n);
-        for (size_t j = 0; j < cols; j++)
-            if (!isfinite(means[j]))
-                return nib_fail(err, NIB_BAD_FILE,
-                                "%s: the inputs of %s in layer %d are no finite numbers: a damaged model",
-                                c->file->path, slot_name(s), layer);
-    }
+/* ---- what comes of it ---- */
+
+static nib_status take_sums(input_stat *out, const double *sums, size_t n_rows, size_t cols, nib_error *err) {
+    out->count = (float)n_rows;
+    out->sums = mem_array(cols, sizeof *out->sums);
+    if (!out->sums)
+        return nib_fail(err, NIB_NO_MEMORY, "no memory for the statistics of %zu inputs", cols);
+    for (size_t j = 0; j < cols; j++)
+        out->sums[j] = (float)sums[j];
     return NIB_OK;
 }
 
-/* The text in windows of CALIBRATE_WINDOW, BOS first in each. */
-static nib_status cut_text(calibration *c, const tokenizer *words, nib_error *err) {
-    const calibrate_options *o = c->o;
-    const int32_t bos = tokenizer_adds_bos(words) ? tokenizer_bos(words) : -1;
-    token_list list = {0};
-    nib_status status = calib_set_encode(words, o->text, o->bytes, o->max_tokens, &list, err);
-    if (o->max_tokens && list.n > o->max_tokens)
-        list.n = o->max_tokens;
-    if (status == NIB_OK && list.n < 16)
-        status = nib_fail(err, NIB_BAD_ARGUMENT,
-                          "the calibration text has %zu tokens; expected 16 at least, better 4,000", list.n);
-    if (status == NIB_OK)
-        status = calib_set_append(&c->made, list.ids, list.n, CALIBRATE_WINDOW, bos, err);
-    token_list_free(&list);
-    c->set = &c->made;
-    return status;
+static nib_status check_sums(const calibration *c, const input_stat *stat, size_t cols, size_t i,
+                             nib_error *err) {
+    for (size_t j = 0; j < cols; j++)
+        if (!isfinite(stat->sums[j]))
+            return nib_fail(err, NIB_BAD_FILE,
+                            "%s: the inputs of %s in layer %d are no finite numbers: a damaged model",
+                            c->file->path, slot_name((slot)(i % SLOT_COUNT)), (int)(i / SLOT_COUNT));
+    return NIB_OK;
+}
+
+static nib_status finish(input_stats *out, const calibration *c, nib_error *err) {
+    NIB_TRY(input_stats_open(out, c->hp->n_layers, err));
+    for (size_t i = 0; i < c->n_sums; i++) {
+        const slot s = (slot)(i % SLOT_COUNT), from = input_stats_slot(s);
+        const int layer = (int)(i / SLOT_COUNT);
+        const double *sums = c->sums[(size_t)layer * SLOT_COUNT + from];
+        const size_t cols = input_stats_cols(c->hp, from, layer);
+        const size_t n = from == SLOT_HEAD ? c->n_out_rows : c->n_rows;
+        if (!sums || n == 0)
+            continue;
+        NIB_TRY(take_sums(&out->of[i], sums, n, cols, err));
+        NIB_TRY(check_sums(c, &out->of[i], cols, i, err));
+        if (c->looks && s == from)
+            NIB_TRY(input_look_finish(&c->looks[i], &out->of[i], err));
+    }
+    for (int layer = 0; layer < c->hp->n_layers && c->looks; layer++)
+        for (int values = 0; values < 2; values++) {
+            input_stat *stat = input_stats_at(out, values ? SLOT_V_SCALE : SLOT_K_SCALE, layer);
+            stat->peaks[0] = c->keys[layer][values];
+            stat->has_peaks = true;
+        }
+    return NIB_OK;
 }
 
 static nib_status check_ids(const calibration *c, nib_error *err) {
@@ -211,38 +211,26 @@ static nib_status check_ids(const calibration *c, nib_error *err) {
     return NIB_OK;
 }
 
-static nib_status run(calibration *c, const tokenizer *words, nib_error *err) {
-    if (c->o->set)
-        c->set = c->o->set;
-    else
-        NIB_TRY(cut_text(c, words, err));
+static nib_status run(calibration *c, nib_error *err) {
     assert(c->set->n_windows > 0);
     NIB_TRY(check_ids(c, err));
     NIB_TRY(sums_new(c, err));
+    if (c->o->looks)
+        NIB_TRY(looks_new(c, err));
     return run_all(c, err);
 }
 
-nib_status calibrate(importance *out, const model_file *file, backend *be, const tokenizer *words,
-                     const calibrate_options *options, size_t *n_tokens, nib_error *err) {
-    memset(out, 0, sizeof *out);
-    calibration c = {.file = file, .be = be, .hp = &file->hp, .o = options};
-    for (int i = 0; i < CALIBRATE_WINDOW / KV_PAGE_TOKENS; i++)
+nib_status calibrate(input_stats *out, const model_file *file, backend *be, const calib_set *set,
+                     const calibrate_options *options, nib_error *err) {
+    *out = (input_stats){0};
+    calibration c = {.file = file, .be = be, .hp = &file->hp, .o = options, .set = set};
+    for (int i = 0; i < CALIB_SET_WINDOW / KV_PAGE_TOKENS; i++)
         c.pages[i] = i;
-    nib_status status = run(&c, words, err);
+    nib_status status = run(&c, err);
     if (status == NIB_OK)
-        status = means_of(out, &c, err);
-    if (status == NIB_OK && n_tokens)
-        *n_tokens = c.set->n_tokens;
+        status = finish(out, &c, err);
     if (status != NIB_OK)
-        calibrate_free(out);
-    sums_free(&c);
-    calib_set_free(&c.made);
+        input_stats_free(out);
+    close_all(&c);
     return status;
-}
-
-void calibrate_free(importance *i) {
-    for (size_t k = 0; i->mean_squares && k < (size_t)i->n_layers * SLOT_COUNT; k++)
-        mem_free(i->mean_squares[k]);
-    mem_free(i->mean_squares);
-    memset(i, 0, sizeof *i);
 }

@@ -4,17 +4,12 @@
  */
 #include "model/halves.h"
 
-#include <assert.h>
-#include <string.h>
-
 #include "base/mem.h"
 #include "model/network.h"
 
 struct halves {
     const model_file *file;
     model *m;
-    buf *in, *turned; /* [max_rows, 3 * width], [max_rows, width] for halves_keys; NULL: not asked yet */
-    float *rows;      /* [max_rows, the wider of the joined q, k, v and 3 * width] */
 };
 
 static nib_status open_all(halves *h, backend *be, const model_limits *limits, nib_error *err) {
@@ -44,11 +39,6 @@ nib_status halves_open(halves **out, const model_file *file, backend *be, const 
 void halves_close(halves *h) {
     if (!h)
         return;
-    if (h->in)
-        h->m->be->buf_free(h->m->be, h->in);
-    if (h->turned)
-        h->m->be->buf_free(h->m->be, h->turned);
-    mem_free(h->rows);
     network_close(h->m);
     mem_free(h);
 }
@@ -119,46 +109,6 @@ nib_status halves_inner(halves *h, half_kind kind, int layer, const batch *b, co
         mlp_inner(m, l);
     }
     return finish(m, kind == HALF_ATTENTION ? m->a : m->g, inner, err);
-}
-
-static nib_status open_keys(halves *h, size_t width, nib_error *err) {
-    model *m = h->m;
-    const size_t n = (size_t)m->limits.max_rows, all = m->qkv->cols > 3 * width ? m->qkv->cols : 3 * width;
-    if (h->rows)
-        return NIB_OK;
-    NIB_TRY(m->be->buf_new(m->be, &h->in, BUF_F32, SPLIT_HEADS, n, 3 * width, err));
-    NIB_TRY(m->be->buf_new(m->be, &h->turned, BUF_F32, SPLIT_HEADS, n, width, err));
-    h->rows = mem_array(n, all * sizeof *h->rows);
-    return h->rows ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "%s: no memory for keys", h->file->path);
-}
-
-/* A backend gives queries back, so keys are turned as if they were queries, and are stored once more as they
- * were. */
-nib_status halves_keys(halves *h, int layer, const batch *b, float *keys, float *values, nib_error *err) {
-    model *m = h->m;
-    attn_params as_queries = m->w.layers[layer].attn;
-    const size_t n = (size_t)b->n_rows, w = (size_t)m->hp->n_kv_heads * (size_t)m->hp->head_dim;
-    const size_t all = m->qkv->cols;
-    NIB_TRY(open_keys(h, w, err));
-    as_queries.n_heads = as_queries.n_kv_heads;
-    if (attn_norms_rows(&as_queries)) /* done where the values lie, so not again */
-        as_queries.k_norm = NULL;
-    as_queries.q_norm = as_queries.k_norm;
-    as_queries.query_log = 0;
-    m->be->buf_read(m->be, m->qkv, h->rows);
-    for (size_t r = 0; r < n; r++) {
-        memcpy(keys + r * w, h->rows + r * all + all - 2 * w, w * sizeof *keys);
-        memcpy(values + r * w, h->rows + r * all + all - w, w * sizeof *values);
-    }
-    for (size_t r = 0; r < n; r++) {
-        memcpy(h->rows + r * 3 * w, keys + r * w, w * sizeof *keys);
-        memcpy(h->rows + r * 3 * w + w, keys + r * w, w * sizeof *keys);
-        memcpy(h->rows + r * 3 * w + 2 * w, values + r * w, w * sizeof *values);
-    }
-    m->be->buf_write(m->be, h->in, h->rows, n, NULL);
-    step_begin(m->be, b, 0);
-    op_qk_norm_rope_store(m->be, h->turned, h->in, &as_queries, m->cache);
-    return finish(m, h->turned, keys, err);
 }
 
 nib_status halves_add(halves *h, half_kind kind, int layer, const batch *b, const float *inner, float *x,

@@ -44,9 +44,6 @@ nib_status halves_input(halves *h, half_kind kind, int layer, const batch *b, co
 /* x -> inner [rows, halves_inner_cols]; the half is bound. */
 nib_status halves_inner(halves *h, half_kind kind, int layer, const batch *b, const float *x, float *inner,
                         nib_error *err);
-/* Of the batch that halves_inner computed last, whose half, attention's, is bound: keys as they are stored,
- * normed and turned, and values, each [rows, n_kv_heads * head_dim]. */
-nib_status halves_keys(halves *h, int layer, const batch *b, float *keys, float *values, nib_error *err);
 /* What the head reads, of every row: x [rows, dim] -> out [rows, dim]; needs no matrix. */
 nib_status halves_final(halves *h, const batch *b, const float *x, float *out, nib_error *err);
 /* x += ...; the half is bound. */

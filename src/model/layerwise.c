@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/stop.h"
+#include "model/key_rows.h"
 #include "model/network.h"
 
 typedef struct walk {
@@ -15,6 +16,8 @@ typedef struct walk {
     model *m;
     buf **x;        /* [n_batches] F32 [rows, dim] */
     vec **observed; /* the model's; those of one layer at a time */
+    key_rows keys;  /* for a look, and */
+    float *rows;    /* [max_rows, the widest input] */
     uint64_t done;
     nib_error *err;
 } walk;
@@ -30,6 +33,22 @@ static nib_status open_streams(walk *w) {
     return NIB_OK;
 }
 
+static size_t inputs_of(const hparams *hp, slot s) {
+    if (s == SLOT_O)
+        return (size_t)hp->n_heads * (size_t)hp->head_dim;
+    return (size_t)(s == SLOT_DOWN ? hp->ffn_dim : hp->dim);
+}
+
+static nib_status open_look(walk *w) {
+    size_t widest = inputs_of(w->m->hp, SLOT_Q);
+    for (slot s = SLOT_O; s <= SLOT_DOWN; s++)
+        widest = inputs_of(w->m->hp, s) > widest ? inputs_of(w->m->hp, s) : widest;
+    w->rows = mem_array((size_t)w->m->limits.max_rows, widest * sizeof *w->rows);
+    if (!w->rows)
+        return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to calibrate", w->file->path);
+    return key_rows_open(&w->keys, w->m, w->err);
+}
+
 static nib_status open_all(walk *w, backend *be) {
     NIB_TRY(network_open(&w->m, w->file, be, &w->job->limits, w->err));
     NIB_TRY(weights_bind_vectors(&w->m->w, w->m->limits.max_len, w->file, be, w->err));
@@ -37,10 +56,13 @@ static nib_status open_all(walk *w, backend *be) {
     if (!w->observed)
         return nib_fail(w->err, NIB_NO_MEMORY, "%s: no memory to calibrate", w->file->path);
     NIB_TRY(network_open_layer_cache(w->m, w->err));
-    return open_streams(w);
+    NIB_TRY(open_streams(w));
+    return w->job->look ? open_look(w) : NIB_OK;
 }
 
 static void close_all(walk *w) {
+    key_rows_close(&w->keys);
+    mem_free(w->rows);
     for (size_t i = 0; w->x && i < w->job->n_batches; i++)
         if (w->x[i])
             w->m->be->buf_free(w->m->be, w->x[i]);
@@ -52,12 +74,6 @@ static void close_all(walk *w) {
     if (w->m)
         w->m->x = NULL; /* one of those */
     network_close(w->m);
-}
-
-static size_t inputs_of(const hparams *hp, slot s) {
-    if (s == SLOT_O)
-        return (size_t)hp->n_heads * (size_t)hp->head_dim;
-    return (size_t)(s == SLOT_DOWN ? hp->ffn_dim : hp->dim);
 }
 
 /* The sums of LAYER that the job asks for begin where they stand, */
@@ -96,6 +112,31 @@ static void queue_part(model *m, weights_part part, int layer) {
     }
 }
 
+/* ---- looking at rows ---- */
+
+static void look_at(const walk *w, int layer, slot s, const buf *input, size_t rows) {
+    w->m->be->buf_read(w->m->be, input, w->rows);
+    w->job->look(w->job->context, layer, s, w->rows, rows);
+}
+
+/* What the part of a layer that batch B has just passed through has left where its matrices read it. */
+static nib_status look_at_part(walk *w, weights_part part, int layer, const batch *b) {
+    const size_t rows = (size_t)b->n_rows;
+    const bool attention = part == WEIGHTS_ATTENTION;
+    if (!w->job->look || part == WEIGHTS_EMBED)
+        return NIB_OK;
+    look_at(w, layer, attention ? SLOT_Q : SLOT_GATE, w->m->h, rows);
+    look_at(w, layer, attention ? SLOT_O : SLOT_DOWN, attention ? w->m->a : w->m->g, rows);
+    if (!attention)
+        return NIB_OK;
+    NIB_TRY(key_rows_read(&w->keys, layer, b, w->err));
+    w->job->look(w->job->context, layer, SLOT_K_SCALE, w->keys.keys, rows);
+    w->job->look(w->job->context, layer, SLOT_V_SCALE, w->keys.values, rows);
+    return NIB_OK;
+}
+
+/* ---- the walk ---- */
+
 /* One part of the network over all batches. */
 static nib_status run_part(walk *w, weights_part part, int layer) {
     model *m = w->m;
@@ -107,6 +148,7 @@ static nib_status run_part(walk *w, weights_part part, int layer) {
         step_begin(m->be, b, 0);
         queue_part(m, part, layer);
         NIB_TRY(step_finish(m->be, w->err));
+        NIB_TRY(look_at_part(w, part, layer, b));
         w->done += part == WEIGHTS_MLP ? (uint64_t)b->n_rows : 0;
         progress_report(w->job->progress, "calibrating", w->done, w->job->total);
     }
@@ -133,6 +175,8 @@ static nib_status run_final_norm(walk *w) {
         step_begin(m->be, &w->job->batches[i], 0);
         network_final_norm(m);
         NIB_TRY(step_finish(m->be, w->err));
+        if (w->job->look)
+            look_at(w, 0, SLOT_HEAD, m->h_out, (size_t)w->job->batches[i].n_out);
     }
     observe_to(w, 0);
     return NIB_OK;

@@ -22,6 +22,7 @@
 #include "num/gguf_blocks.h"
 #include "num/mxfp4.h"
 #include "num/nvfp4.h"
+#include "quant/gptq.h"
 #include "quant/q5_search.h"
 
 #define CHUNK_ELEMENTS ((size_t)4 << 20)
@@ -384,14 +385,11 @@ static nib_status copy_bytes(const encode_job *job, encode_sink sink, nib_error 
     return NIB_OK;
 }
 
-nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, encode_error *sums,
-                      nib_error *err) {
+static nib_status encode_rows_of(const encode_job *job, encode_sink sink, uint8_t *scales, encode_error *sums,
+                                 nib_error *err) {
     const tensor *t = job->item->t;
     size_t row_bytes;
     workshop w;
-    *sums = (encode_error){0};
-    if (job->item->action == ENCODE_CARRY)
-        return copy_bytes(job, sink, err);
     bool whole = dtype_bytes(job->item->to, t->cols, &row_bytes);
     assert(whole);
     (void)whole;
@@ -409,4 +407,48 @@ nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, 
     workshop_close(&w);
     mapfile_forget(t->data, t->bytes);
     return status;
+}
+
+/* ---- codes by blocks of second moments ---- */
+
+/* By all rows of the source at once; then they are encoded as codes that somebody else has chosen. */
+static nib_status encode_by_blocks(const encode_job *job, encode_sink sink, uint8_t *scales,
+                                   encode_error *sums, nib_error *err) {
+    const encode_item *item = job->item;
+    const tensor *t = item->t;
+    const gptq_grid grid = item->to == DT_Q5_0 ? GPTQ_Q5_0 : GPTQ_NVFP4;
+    const gptq_rows rows = {.t = t, .stride = 1, .n = t->rows};
+    uint8_t *codes = mem_array(t->rows, gptq_code_bytes(grid, t->cols));
+    uint8_t *code_scales = mem_array(t->rows, gptq_scale_bytes(grid, t->cols) + 1);
+    const gptq_codes out = {{item->search.tensor_scale, item->search.fp8_exact, grid}, codes, code_scales};
+    gptq_factor f = {0};
+    nib_status status =
+        codes && code_scales
+            ? gptq_factor_of_blocks(&f, item->blocks, t->cols, gptq_blocks_of(grid), GPTQ_LOCAL_SHRINK, err)
+            : nib_fail(err, NIB_NO_MEMORY, "%s: no memory to convert %s", job->where, QUOTEZ(t->name));
+    if (status == NIB_OK)
+        status = gptq_quantize(&rows, &f, out, job->pool, err);
+    encode_item chosen = *item;
+    encode_job with = *job;
+    chosen.codes = codes;
+    chosen.scales = code_scales;
+    with.item = &chosen;
+    if (status == NIB_OK)
+        status = encode_rows_of(&with, sink, scales, sums, err);
+    gptq_factor_free(&f);
+    mem_free(codes);
+    mem_free(code_scales);
+    return status;
+}
+
+nib_status encode_run(const encode_job *job, encode_sink sink, uint8_t *scales, encode_error *sums,
+                      nib_error *err) {
+    const encode_item *item = job->item;
+    *sums = (encode_error){0};
+    if (item->action == ENCODE_CARRY)
+        return copy_bytes(job, sink, err);
+    NIB_TRY(stop_check(job->interrupted, err));
+    return item->action == ENCODE_QUANTIZE && item->blocks && !item->codes
+               ? encode_by_blocks(job, sink, scales, sums, err)
+               : encode_rows_of(job, sink, scales, sums, err);
 }

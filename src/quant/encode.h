@@ -2,7 +2,8 @@
  *
  * Encode: reads a tensor of the source row by row, in the order and with the shift its item says, and gives
  * out its stored bytes in the new format, a few rows at a time. Memory: some rows, and the block scales of
- * one tensor. Rows are shared out to threads; the result does not depend on how many there are.
+ * one tensor, by QM_LOCAL its codes too. Rows are shared out to threads; the result does not depend on how
+ * many there are.
  */
 #ifndef QUANT_ENCODE_H
 #define QUANT_ENCODE_H
@@ -35,6 +36,7 @@ typedef struct encode_item {
         *powers;  /* [cols] after the shift column j is multiplied with 2^powers[j], or, where the item */
     bool divides; /* DIVIDES, divided by it; NULL: neither */
     const float *weights; /* E[x_j^2] or NULL */
+    const float *blocks;  /* E[x x^T] [cols, 16] of each 16 columns: choose codes (QM_LOCAL); or NULL */
     scale_search search;  /* ENCODE_QUANTIZE */
     /* ENCODE_QUANTIZE, NVFP4 and Q5_0: chosen elsewhere (tune), in the source's order of rows; NULL: by
      * search */

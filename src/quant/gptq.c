@@ -20,37 +20,82 @@
 
 /* ---- factors ---- */
 
+static double damp_of(double trace, size_t cols) {
+    return trace > 0 ? DAMP * trace / (double)cols : 1;
+}
+
 double gptq_damp(const double *h, size_t cols) {
     double trace = 0;
     for (size_t i = 0; i < cols; i++)
         trace += h[i * cols + i];
-    return trace > 0 ? DAMP * trace / (double)cols : 1;
+    return damp_of(trace, cols);
+}
+
+static nib_status open_factor(gptq_factor *out, size_t cols, gptq_reach reach, double shrink,
+                              nib_error *err) {
+    assert(cols % NVFP4_BLOCK == 0 && shrink >= 0 && shrink <= 1 && (!reach || cols % reach == 0));
+    *out = (gptq_factor){.cols = cols, .reach = reach};
+    out->u = mem_array(cols, (reach ? reach : cols) * sizeof *out->u);
+    return out->u ? NIB_OK
+                  : nib_fail(err, NIB_NO_MEMORY, "no memory for a matrix of %zu x %zu", cols,
+                             reach ? reach : cols);
+}
+
+static nib_status no_numbers(gptq_factor *out, nib_error *err) {
+    gptq_factor_free(out);
+    return nib_fail(err, NIB_BAD_FILE, "the inputs of a layer are no finite numbers: a damaged model");
+}
+
+/* OUT's blocks hold H's: shrunk, damped, factored. */
+static nib_status factor_blocks(gptq_factor *out, double shrink, nib_error *err) {
+    const size_t n = out->reach;
+    double room[DENSE_ROOM(GPTQ_WIDE_BLOCKS)], trace = 0;
+    for (size_t i = 0; i < out->cols; i++)
+        trace += out->u[i * n + i % n];
+    for (size_t i = 0; i < out->cols; i++)
+        for (size_t j = 0; j < n; j++)
+            if (j == i % n)
+                out->u[i * n + j] += damp_of(trace, out->cols);
+            else
+                out->u[i * n + j] *= 1 - shrink;
+    for (size_t first = 0; first < out->cols; first += n)
+        if (!dense_factor(out->u + first * n, n, room, NULL))
+            return no_numbers(out, err);
+    return NIB_OK;
+}
+
+nib_status gptq_factor_of_blocks(gptq_factor *out, const float *blocks, size_t cols, gptq_reach reach,
+                                 double shrink, nib_error *err) {
+    NIB_TRY(open_factor(out, cols, reach, shrink, err));
+    for (size_t i = 0; i < cols; i++)
+        for (size_t j = 0; j < GPTQ_BLOCKS; j++)
+            out->u[i * reach + i % reach / GPTQ_BLOCKS * GPTQ_BLOCKS + j] =
+                (double)blocks[i * GPTQ_BLOCKS + j];
+    return factor_blocks(out, shrink, err);
 }
 
 nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq_reach reach, double shrink,
                             pool *team, nib_error *err) {
-    assert(cols % NVFP4_BLOCK == 0 && shrink >= 0 && shrink <= 1);
-    *out = (gptq_factor){.cols = cols, .reach = reach};
+    NIB_TRY(open_factor(out, cols, reach, shrink, err));
+    if (reach != GPTQ_FULL) {
+        for (size_t i = 0; i < cols; i++)
+            memcpy(out->u + i * reach, h + i * cols + i / reach * reach, reach * sizeof *h);
+        return factor_blocks(out, shrink, err);
+    }
     double *room = mem_array(DENSE_ROOM(cols), sizeof *room);
-    out->u = mem_array(cols, cols * sizeof *out->u);
-    if (!out->u || !room) {
-        mem_free(room);
+    if (!room) {
         gptq_factor_free(out);
         return nib_fail(err, NIB_NO_MEMORY, "no memory for a matrix of %zu x %zu", cols, cols);
     }
-    double damp = gptq_damp(h, cols);
+    const double damp = gptq_damp(h, cols);
     for (size_t i = 0; i < cols; i++)
         for (size_t j = i; j < cols; j++) {
-            bool kept = reach == GPTQ_FULL || i / reach == j / reach;
-            double v = h[i * cols + j];
-            out->u[i * cols + j] = i == j ? v + damp : kept ? (1 - shrink) * v : 0;
+            const double v = h[i * cols + j];
+            out->u[i * cols + j] = i == j ? v + damp : (1 - shrink) * v;
         }
-    bool done = dense_factor(out->u, cols, room, team);
+    const bool done = dense_factor(out->u, cols, room, team);
     mem_free(room);
-    if (done)
-        return NIB_OK;
-    gptq_factor_free(out);
-    return nib_fail(err, NIB_BAD_FILE, "the inputs of a layer are no finite numbers: a damaged model");
+    return done ? NIB_OK : no_numbers(out, err);
 }
 
 void gptq_factor_free(gptq_factor *f) {
@@ -81,7 +126,10 @@ static void quantize_block(const quantizing *z, lanes_worker *k, size_t i, size_
     size_t cols = z->f->cols;
     lanes_block b;
     lanes_choice c;
-    lanes_block_load(&b, z->block, z->f->u + col * cols + col, cols);
+    if (z->f->reach == GPTQ_FULL)
+        lanes_block_load(&b, z->block, z->f->u + col * cols + col, cols);
+    else
+        lanes_block_load(&b, z->block, z->f->u + col * z->f->reach + col % z->f->reach, z->f->reach);
     lanes_choose(&b, (double(*)[LANES])(k->w + col * LANES), z->out.by, &c);
     memcpy(e, c.e, z->block * sizeof *c.e);
     for (size_t lane = 0; lane < n; lane++)
@@ -117,7 +165,8 @@ static void quantize_chunks(void *arg, int thread, size_t begin, size_t end) {
 nib_status gptq_quantize(const gptq_rows *rows, const gptq_factor *f, gptq_codes out, pool *team,
                          nib_error *err) {
     const size_t block = lanes_columns(out.by.grid);
-    assert(rows->t->cols == f->cols && f->cols % block == 0 && (out.by.grid || out.by.tensor_scale > 0));
+    assert(rows->t->cols == f->cols && f->cols % block == 0 && f->reach % block == 0);
+    assert(out.by.grid || out.by.tensor_scale > 0);
     lanes_crew c;
     NIB_TRY(lanes_open(&c, f->cols, team, err));
     quantizing z = {c.workers, rows, f, out, block};

@@ -34,9 +34,9 @@ typedef enum gptq_reach { GPTQ_FULL = 0, GPTQ_BLOCKS = 16, GPTQ_WIDE_BLOCKS = 32
 
 /* U of an H, for all matrices that read the same inputs. */
 typedef struct gptq_factor {
-    double *u; /* [cols, cols] upper */
+    double *u; /* upper: [cols, cols], or where U is zero outside its blocks these alone, [cols, reach] */
     size_t cols;
-    gptq_reach reach; /* U is zero outside its blocks */
+    gptq_reach reach;
 } gptq_factor;
 
 /* Of (1 - SHRINK) H + SHRINK diag(H), and a thousandth of the mean of the diagonal on it, so that inputs
@@ -44,6 +44,12 @@ typedef struct gptq_factor {
  * and of REACH. */
 nib_status gptq_factor_make(gptq_factor *out, const double *h, size_t cols, gptq_reach reach, double shrink,
                             pool *team, nib_error *err);
+#define GPTQ_LOCAL_SHRINK 0.05 /* of blocks, when they alone choose */
+
+/* The same from blocks alone: BLOCKS FP32 [cols, GPTQ_BLOCKS], H's row i within i's block; what they leave of
+ * a wider block is 0. */
+nib_status gptq_factor_of_blocks(gptq_factor *out, const float *blocks, size_t cols, gptq_reach reach,
+                                 double shrink, nib_error *err);
 void gptq_factor_free(gptq_factor *f);
 double gptq_damp(const double *h, size_t cols); /* what is added to the diagonal */
 

@@ -17,12 +17,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum quant_method { QM_RTN = 0, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED } quant_method;
+/* QM_LOCAL is encode's (GPTQ inside each block); a row without E[x x^T] is swept. */
+typedef enum quant_method { QM_RTN = 0, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED, QM_LOCAL } quant_method;
 
-/* E[x_j^2] per input channel of every linear layer, from calibration: the mean squares of the slot's input.
- * mean_squares[layer * SLOT_COUNT + slot] is FP32 [cols] or NULL (that tensor is quantized by sweep). */
+/* What the inputs of linear layers look like, from calibration, [layer * SLOT_COUNT + slot]: E[x_j^2] of each
+ * channel FP32 [cols], and E[x_i x_j] of the channels of a block FP32 [cols, 16]; NULL: not known (by
+ * QM_WEIGHTED, or QM_LOCAL, that tensor is swept). */
 typedef struct importance {
     float **mean_squares;
+    float **blocks; /* NULL: none */
     int n_layers;
 } importance;
 

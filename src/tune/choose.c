@@ -218,8 +218,8 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
     return NIB_OK;
 }
 
-/* Every matrix whose blocks the factor has by it; the first way of a method that has one replaces the sweep
- * whatever it loses. */
+/* Every matrix whose blocks the factor has by it; TUNE_GPTQ's one way replaces the sweep whatever it loses.
+ */
 static nib_status try_factor(const choose_job *job, const full *by, tune_way way, nib_error *err) {
     nib_status status = NIB_OK;
     for (size_t i = 0; i < job->n && status == NIB_OK; i++) {
@@ -236,7 +236,7 @@ static nib_status try_factor(const choose_job *job, const full *by, tune_way way
         status = way == TUNE_WAY_FULL
                      ? quantize_full(job, m, rows, by, r.codes, r.scales, err)
                      : gptq_quantize(&rows, &by->f, codes_of(m, r.codes, r.scales), job->pool, err);
-        if (job->method != TUNE_BEST)
+        if (job->method == TUNE_GPTQ)
             m->error = INFINITY;
         if (status == NIB_OK)
             status = try_way(job, i, &r, way, by, err);
@@ -324,18 +324,14 @@ static nib_status keep_sweep(const choose_job *job, nib_error *err) {
 }
 
 static nib_status choose_by(const choose_job *job, double *base, nib_error *err) {
-    bool by_all = job->method != TUNE_LOCAL;
-    if (by_all)
-        NIB_TRY(sweep_samples(job, base, err));
+    NIB_TRY(sweep_samples(job, base, err));
     NIB_TRY(find_lost(job, err));
     NIB_TRY(keep_sweep(job, err));
-    if (by_all)
-        NIB_TRY(try_full(job, base, err));
-    if (job->method != TUNE_GPTQ)
-        NIB_TRY(try_blocks(job, TUNE_WAY_BLOCKS, 0.05, err));
-    if (job->method == TUNE_BEST && strengths[*job->strength] < 1)
-        NIB_TRY(try_blocks(job, TUNE_WAY_DIAGONAL, 1, err));
-    return NIB_OK;
+    NIB_TRY(try_full(job, base, err));
+    if (job->method == TUNE_GPTQ)
+        return NIB_OK;
+    NIB_TRY(try_blocks(job, TUNE_WAY_BLOCKS, GPTQ_LOCAL_SHRINK, err));
+    return strengths[*job->strength] < 1 ? try_blocks(job, TUNE_WAY_DIAGONAL, 1, err) : NIB_OK;
 }
 
 nib_status choose_codes(const choose_job *job, nib_error *err) {

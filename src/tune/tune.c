@@ -46,7 +46,7 @@ typedef struct tune {
 static uint64_t fingerprint(const tune *t) {
     enum { PIECES = 16, PIECE = 4096 };
     const tune_options *o = t->o;
-    static const char version[] = "tune 8";
+    static const char version[] = "tune 9";
     uint64_t h = journal_hash(JOURNAL_SEED, version, sizeof version);
     h = journal_hash(h, &o->method, sizeof o->method);
     h = journal_hash(h, o->starts, (o->n_windows + 1) * sizeof *o->starts);

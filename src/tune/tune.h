@@ -32,8 +32,7 @@
 
 typedef enum tune_method {
     TUNE_GPTQ = 0, /* all of H, shrunk by what helps on held-out text */
-    TUNE_LOCAL,    /* its blocks, of a block's columns */
-    TUNE_BEST      /* the best of both, of its diagonal and of the sweep, tensor by tensor */
+    TUNE_BEST      /* the best of that, of its blocks, its diagonal and the sweep, tensor by tensor */
 } tune_method;
 
 typedef enum tune_way { TUNE_WAY_FULL = 0, TUNE_WAY_BLOCKS, TUNE_WAY_DIAGONAL, TUNE_WAY_SWEEP } tune_way;

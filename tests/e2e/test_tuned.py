@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nibble quantize --method gptq|local|best: never worse than the sweep on held-out text, the same file for any
+"""nibble quantize --method gptq|best: never worse than the sweep on held-out text, the same file for any
 number of threads, a killed run that goes on where it was, conversations as calibration text."""
 import filecmp
 import json
@@ -36,7 +36,7 @@ def chosen(report):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
-@pytest.mark.parametrize("method", ["gptq", "local", "best"])
+@pytest.mark.parametrize("method", ["gptq", "best"])
 def test_methods(nibble, tmp_path, text, family, method):
     source = make_model(tmp_path / "source", family)
     report = json.loads(nibble("quantize", source, tmp_path / "out", "--method", method, "--calib", text, "--json").stdout)
@@ -47,7 +47,7 @@ def test_methods(nibble, tmp_path, text, family, method):
         if method == "best":
             assert m["held_out_error"] <= m["sweep_error"], name
         assert m["share"] in ([0, 0.5, 1] if method == "best" else [0])
-        assert m["way"] in {"gptq": ["gptq"], "local": ["local"], "best": ["gptq", "local", "weighted", "sweep"]}[method]
+        assert m["way"] in {"gptq": ["gptq"], "best": ["gptq", "local", "weighted", "sweep"]}[method]
     mean = sum(m["held_out_error"] / m["sweep_error"] for m in layers.values()) / 14
     assert mean < 1, mean
     assert not list(tmp_path.glob("*.tuning*"))
@@ -156,18 +156,32 @@ def test_a_head_is_chosen_too(nibble, tmp_path, text, out, head):
     assert len(report["chosen"]) == 15 and len(heads) == 1 and heads[0]["held_out_error"] <= heads[0]["sweep_error"]
 
 
-@pytest.mark.parametrize("method", ["auto", "local", "best"])
+@pytest.mark.parametrize("method", ["auto", "best"])
 def test_q5_0(nibble, tmp_path, text, method):
     """Chosen layer by layer as NVFP4's codes are, better than the search of single blocks; auto is gptq."""
     source = make_model(tmp_path / "source", "llama")
     flags = ["--format", "q5_0", "--method", method, "--calib", text]
     report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", *flags, "--json").stdout)
-    ways = {"auto": {"gptq"}, "local": {"local"}, "best": {"gptq", "local", "weighted", "sweep"}}[method]
+    ways = {"auto": {"gptq"}, "best": {"gptq", "local", "weighted", "sweep"}}[method]
     assert len(report["chosen"]) == 14 and {m["way"] for m in report["chosen"]} <= ways
     assert sum(m["held_out_error"] / m["sweep_error"] for m in report["chosen"]) < 14
     assert sum(t.tensor_type.name == "Q5_0" for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors) == 14
     nibble("quantize", source, tmp_path / "again.gguf", *flags, "--threads", 3)
     assert filecmp.cmp(tmp_path / "out.gguf", tmp_path / "again.gguf", shallow=False)
+
+
+@pytest.mark.parametrize("out, flags", [("out", []), ("out.gguf", []), ("out.gguf", ["--format", "q5_0"])])
+def test_local(nibble, tmp_path, text, out, flags):
+    """Codes by the inputs' blocks: the outputs lose less than by the sweep; the same bytes for any number of threads."""
+    source = make_model(tmp_path / "source", "llama")
+    for name, method in ("sweep", "sweep"), ("local", "local"):
+        nibble("quantize", source, tmp_path / f"{name}-{out}", "--method", method, *flags, *([] if name == "sweep" else ["--calib", text]))
+    lost = [json.loads(nibble("eval", "kld", tmp_path / f"{name}-{out}", "--base", source, "--text", text, "--ctx", 64, "--activations",
+                              "f32", "--json").stdout)["kld"] for name in ("sweep", "local")] if out == "out" else [1, 0]
+    assert lost[1] < 0.9 * lost[0], lost
+    nibble("quantize", source, tmp_path / f"again-{out}", "--method", "local", *flags, "--calib", text, "--threads", 3)
+    name = "model.safetensors" if out == "out" else ""
+    assert filecmp.cmp(tmp_path / f"local-{out}" / name, tmp_path / f"again-{out}" / name, shallow=False)
 
 
 def in_tiles(source, directory):
@@ -253,7 +267,7 @@ def test_a_fifo_in_the_journal_s_place_stays(nibble, tmp_path):
     assert (tmp_path / "out.gguf.tuning").is_fifo()
 
 
-@pytest.mark.parametrize("method", ["local", "weighted"])
+@pytest.mark.parametrize("method", ["gptq", "weighted"])
 def test_conversations(nibble, smollm2, tmp_path, method):
     """Through the model's own template; unreadable lines are told by name."""
     lines = [json.dumps({"messages": [{"role": "user", "content": f"What is {i} plus {i}?"},
@@ -262,13 +276,18 @@ def test_conversations(nibble, smollm2, tmp_path, method):
     talk.write_text("\n".join(lines) + "\n[1, 2\n")
     flags = ["--method", method, "--calib", talk, "--keep", "blk.[1-9]*", "--json"]
     done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
-    assert done.returncode == 1 and f"{talk}: line 13: " in done.stderr
+    assert done.returncode == 1 and f"{talk}: not valid JSON, line 13: " in done.stderr and "line 1:" not in done.stderr
+    for role in ("wizard", ""):
+        talk.write_text("\n".join([*lines, json.dumps({"messages": [{"role": role, "content": "Hi"}]})]))
+        for command in (["quantize", smollm2, tmp_path / "out.gguf", *flags], ["calibrate", smollm2, "--text", talk, "-o", tmp_path / "out.gguf"]):
+            done = nibble(*command, check=False)
+            assert done.returncode == 1 and f'{talk}: line 13: message 0 of the conversation has the role "{role}"' in done.stderr
     talk.write_text("\n".join([*lines, '{"messages": [{"role": "user"}]}']))
     done = nibble("quantize", smollm2, tmp_path / "out.gguf", *flags, check=False)
     assert done.returncode == 1 and f"{talk}: line 13: " in done.stderr
     talk.write_text("\n".join(lines) + "\n\n")
     report = json.loads(nibble("quantize", smollm2, tmp_path / "out.gguf", *flags).stdout)
-    assert len(report["chosen"]) == (7 if method == "local" else 0) and report["calibration_tokens"] > 12 * 20
+    assert len(report["chosen"]) == (7 if method == "gptq" else 0) and report["calibration_tokens"] > 12 * 20
 
 
 def test_own_answers(nibble, smollm2, tmp_path):
@@ -289,9 +308,12 @@ def test_own_answers(nibble, smollm2, tmp_path):
     told_of = nibble("quantize", smollm2, tmp_path / "some.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
                      "--calib", tmp_path / "some.jsonl", "--calib-tokens", 128).stderr
     assert f"{tmp_path / 'some.jsonl'}: left out, as the model reads no more by default: lines 2, 6-7\n" in told_of
-    unended = [str(3 + i) for i, a in enumerate(answers) if a["finish_reason"] != "stop"]
-    assert bool(unended) == ("have no end within" in told_of)
+    again = [json.loads(nibble("run", smollm2, "-p", q, "--seed", i + 3, "-n", 256, "--json").stdout) for i, q in enumerate(questions)]  # by line
+    assert any(a["finish_reason"] != "stop" for a in again) == ("have no end within" in told_of)
     assert filecmp.cmp(tmp_path / "asked.gguf", tmp_path / "answered.gguf", shallow=False)
+    nibble("calibrate", smollm2, "--text", tmp_path / "asked.jsonl", "--tokens", 128, "-o", tmp_path / "im")  # and by calibrate
+    nibble("quantize", smollm2, tmp_path / "by-file.gguf", "--method", "weighted", "--keep", "blk.[1-9]*", "--imatrix", tmp_path / "im")
+    assert filecmp.cmp(tmp_path / "asked.gguf", tmp_path / "by-file.gguf", shallow=False)
     report = json.loads(nibble("quantize", smollm2, tmp_path / "both.gguf", "--method", "weighted", "--keep", "blk.[1-9]*",
                                "--calib", tmp_path / "asked.jsonl", "--json").stdout)
     assert report["calibration_tokens"] > 8000  # the text inside the program as well

@@ -194,7 +194,7 @@ static void test_tied_head(void **state) {
     static const quant_method methods[] = {QM_RTN, QM_SWEEP, QM_FOUR_OVER_SIX, QM_WEIGHTED};
     const char *hf = tiny_model("hf", FAMILY_GEMMA3, true, 0);
     float heed[TINY_DIM], *all[TINY_LAYERS * SLOT_COUNT] = {[SLOT_EMBED] = heed};
-    importance weights = {all, TINY_LAYERS};
+    importance weights = {.mean_squares = all, .n_layers = TINY_LAYERS};
     for (int i = 0; i < TINY_DIM; i++)
         heed[i] = i % 16 == 3 ? 100.0f : 0.01f;
     double errors[4];
@@ -500,7 +500,7 @@ static void test_weighted(void **state) {
         for (int s = SLOT_Q; s <= SLOT_DOWN; s++)
             if (s != SLOT_V) /* one without a calibration is swept */
                 all[layer * SLOT_COUNT + s] = heed;
-    importance weights = {all, TINY_LAYERS};
+    importance weights = {.mean_squares = all, .n_layers = TINY_LAYERS};
     convert_report sweep, weighted;
     make(hf, "s", (convert_options){.method = QM_SWEEP, .importance = &weights}, &sweep);
     make(hf, "w", (convert_options){.method = QM_WEIGHTED, .importance = &weights}, &weighted);

@@ -137,7 +137,7 @@ nib_status layerwise_run(const model_file *file, backend *be, const layerwise_jo
         assert_true(s->n_pages <= job->limits.n_pages[0]);
         assert_int_equal(s->n_pages, (s->pos + s->n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
         assert_true((s->pos == 0) == (b->tokens[0] == BOS));
-        walk.next_pos = (s->pos + s->n_rows) % CALIBRATE_WINDOW;
+        walk.next_pos = (s->pos + s->n_rows) % CALIB_SET_WINDOW;
         for (int r = 0; r < b->n_rows; r++)
             for (int c = 0; c < file->hp.dim && c < DIM; c++) {
                 job->sums[0 * SLOT_COUNT + SLOT_Q][c] += c;
@@ -426,24 +426,35 @@ static model_file formula_file(void) {
                                .vocab = VOCAB}};
 }
 
+/* N ids 'x' in windows of 512, BOS first in each. */
+static calib_set xs(size_t n) {
+    static int32_t ids[1000];
+    calib_set set = {0};
+    nib_error err;
+    for (size_t i = 0; i < n; i++)
+        ids[i] = 'x';
+    assert_int_equal(calib_set_append(&set, ids, n, CALIB_SET_WINDOW, BOS, &err), NIB_OK);
+    return set;
+}
+
 static void test_calibrate(void **unused) {
     (void)unused;
-    struct tokenizer t = {true};
     model_file file = formula_file();
-    char text[700];
-    memset(text, 'x', sizeof text);
-    calibrate_options o = {.text = text, .bytes = sizeof text, .max_tokens = 600};
+    calib_set set = xs(600);
+    calibrate_options o = {0};
+    input_stats stats;
     importance imp;
-    size_t n;
     nib_error err;
     memset(&walk, 0, sizeof walk);
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, &n, &err), NIB_OK);
-    assert_int_equal(n, 600);
+    assert_int_equal(calibrate(&stats, &file, NULL, &set, &o, &err), NIB_OK);
     assert_int_equal(walk.n_rows, 602); /* BOS in both windows: 512 + 90 */
     assert_int_equal(walk.n_runs, 1);
     assert_int_equal(walk.n_out, 32 + 32 + 11);
-    assert_int_equal(imp.n_layers, 2);
-    float down = (float)((600 * (double)'x' + 2 * BOS) / 602);
+    assert_int_equal(stats.n_layers, 2);
+    assert_true(stats.of[SLOT_Q].count == 602 && stats.of[SLOT_K].count == 602 && !stats.of[SLOT_Q].blocks);
+    assert_true(stats.of[SLOT_HEAD].count == 75 && stats.of[SLOT_EMBED].count == 75);
+    assert_int_equal(input_stats_importance(&imp, &stats, &file.hp, false, &err), NIB_OK);
+    const float down = (float)(600 * (double)'x' + 2 * BOS) / 602;
     for (int c = 0; c < DIM; c++) {
         assert_true(imp.mean_squares[SLOT_Q][c] == (float)c);
         assert_true(imp.mean_squares[SLOT_K][c] == (float)c && imp.mean_squares[SLOT_V][c] == (float)c);
@@ -453,76 +464,68 @@ static void test_calibrate(void **unused) {
     }
     assert_null(imp.mean_squares[SLOT_FFN_NORM]);
     assert_null(imp.mean_squares[SLOT_COUNT + SLOT_HEAD]);
-    calibrate_free(&imp);
+    input_stats_forget(&imp);
+    input_stats_free(&stats);
 
     /* Rows so wide that one walk holds one window: 512 and 90 */
     file.hp.dim = 100000;
     memset(&walk, 0, sizeof walk);
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_OK);
+    assert_int_equal(calibrate(&stats, &file, NULL, &set, &o, &err), NIB_OK);
     assert_true(walk.n_runs == 2 && walk.n_rows == 602);
-    assert_true(imp.mean_squares[SLOT_Q][3] == 3);
-    calibrate_free(&imp);
+    assert_true(stats.of[SLOT_Q].sums[3] == 3 * 602);
+    input_stats_free(&stats);
+    calib_set_free(&set);
 
     /* Windows of somebody else's: 300 and 2 */
     int32_t ids[302] = {[0] = BOS, [300] = BOS};
     size_t starts[] = {0, 300, 302};
-    const calib_set set = {.ids = ids, .starts = starts, .n_windows = 2, .n_tokens = 302};
-    o = (calibrate_options){.set = &set};
+    const calib_set others = {.ids = ids, .starts = starts, .n_windows = 2, .n_tokens = 302};
     memset(&walk, 0, sizeof walk);
     walk.of_any_length = true;
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, &n, &err), NIB_OK);
-    assert_true(n == 302 && walk.n_rows == 302 && walk.n_out == 32 + 5);
-    calibrate_free(&imp);
+    assert_int_equal(calibrate(&stats, &file, NULL, &others, &o, &err), NIB_OK);
+    assert_true(walk.n_rows == 302 && walk.n_out == 32 + 5);
+    input_stats_free(&stats);
 
-    o = (calibrate_options){.text = "short", .bytes = 5};
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_ARGUMENT);
-    o = (calibrate_options){.text = text, .bytes = sizeof text};
-    file.hp.vocab = 'x';
-    t.bos = false;
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_FILE);
+    file.hp.vocab = BOS; /* which lies outside */
+    assert_int_equal(calibrate(&stats, &file, NULL, &others, &o, &err), NIB_BAD_FILE);
 }
 
 /* A model whose layers compute no numbers gives no weights. */
 static void test_calibrate_damaged(void **unused) {
     (void)unused;
-    struct tokenizer t = {true};
     model_file file = formula_file();
-    char text[100];
-    memset(text, 'x', sizeof text);
-    calibrate_options o = {.text = text, .bytes = sizeof text};
+    calib_set set = xs(100);
+    const calibrate_options o = {0};
     static const float values[] = {NAN, INFINITY};
     for (size_t i = 0; i < 2; i++) {
-        importance imp;
+        input_stats stats;
         nib_error err;
         memset(&walk, 0, sizeof walk);
         damage = values[i];
-        assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, NULL, &err), NIB_BAD_FILE);
+        assert_int_equal(calibrate(&stats, &file, NULL, &set, &o, &err), NIB_BAD_FILE);
         assert_string_equal(
             err.text, "formula: the inputs of ffn_down in layer 1 are no finite numbers: a damaged model");
-        assert_null(imp.mean_squares);
+        assert_null(stats.of);
     }
     damage = 0;
+    calib_set_free(&set);
 }
 
 /* Of a long text only what its first max_tokens may take is tokenized, whole characters of it. */
-static void test_calibrate_long_text(void **unused) {
+static void test_set_of_a_long_text(void **unused) {
     (void)unused;
     struct tokenizer t = {true};
-    model_file file = formula_file();
     const size_t bytes = 3 << 20;
     char *text = malloc(bytes);
     for (size_t i = 0; i < bytes; i++)
         text[i] = i % 3 == 0 ? '\xE4' : '\x80';
-    file.hp.vocab = 1000;
-    calibrate_options o = {.text = text, .bytes = bytes, .max_tokens = 500};
-    importance imp;
-    size_t n;
+    calib_set set = {0};
     nib_error err;
-    memset(&walk, 0, sizeof walk);
-    assert_int_equal(calibrate(&imp, &file, NULL, &t, &o, &n, &err), NIB_OK);
-    assert_int_equal(n, 500);
+    assert_int_equal(calib_set_text(&set, &t, text, bytes, 500, &err), NIB_OK);
+    assert_true(set.n_tokens == 500 && set.n_windows == 9 && set.ids[0] == BOS);
     assert_true(n_bytes_encoded > 500 && n_bytes_encoded < 100000 && n_bytes_encoded % 3 == 0);
-    calibrate_free(&imp);
+    assert_int_equal(calib_set_text(&set, &t, "short", 5, 0, &err), NIB_BAD_ARGUMENT);
+    calib_set_free(&set);
     free(text);
 }
 
@@ -634,7 +637,7 @@ int main(void) {
                                        cmocka_unit_test(test_stop),
                                        cmocka_unit_test(test_calibrate),
                                        cmocka_unit_test(test_calibrate_damaged),
-                                       cmocka_unit_test(test_calibrate_long_text),
+                                       cmocka_unit_test(test_set_of_a_long_text),
                                        cmocka_unit_test(test_calibration_text),
                                        cmocka_unit_test(test_join),
                                        cmocka_unit_test(test_speed)};

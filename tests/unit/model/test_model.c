@@ -243,15 +243,38 @@ static void observe_whole(const model_file *file, const int32_t *tokens, size_t 
     free(logits);
 }
 
+/* Squares of what a walk by layers shows, as sums has them, and the largest key and value of any layer. */
+typedef struct shown {
+    const hparams *hp;
+    double **sums;
+    float peaks[2];
+    size_t n_rows; /* of keys */
+} shown;
+
+static void show(void *context, int layer, slot s, const float *x, size_t rows) {
+    shown *to = context;
+    const size_t cols = observed_cols(to->hp, s);
+    if (s == SLOT_K_SCALE || s == SLOT_V_SCALE) {
+        for (size_t i = 0; i < rows * (size_t)to->hp->n_kv_heads * (size_t)to->hp->head_dim; i++)
+            to->peaks[s == SLOT_V_SCALE] = fmaxf(to->peaks[s == SLOT_V_SCALE], fabsf(x[i]));
+        to->n_rows += rows;
+        return;
+    }
+    for (size_t i = 0; i < rows * cols; i++)
+        to->sums[layer * SLOT_COUNT + (int)s][i % cols] += (double)x[i] * (double)x[i];
+}
+
 /* The same by layers. */
 static nib_status observe_layers(const model_file *file, const int32_t *tokens, size_t n, double **sums,
-                                 nib_error *err) {
+                                 shown *looked, nib_error *err) {
     static const int32_t pages[] = {3, 1, 0, 2};
     batch batches[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
     batch_seq seqs[2 * GOLDEN_MAX_TOKENS / CHUNK + 2];
     int32_t all[CHUNK];
     layerwise_job job = {
         .limits = {64, 64, CACHE_EVERY_GROUP(4), NIB_KV_FP32, 0}, .batches = batches, .sums = sums};
+    job.look = looked ? show : NULL;
+    job.context = looked;
     for (int i = 0; i < CHUNK; i++)
         all[i] = i;
     for (int text = 0; text < 2; text++)
@@ -269,7 +292,9 @@ static nib_status observe_layers(const model_file *file, const int32_t *tokens, 
     return layerwise_run(file, &plain_backend, &job, err);
 }
 
-/* What a walk by layers measures is what the whole model shows, to the bit. */
+/* What a walk by layers measures is what the whole model shows, to the bit, and so are the rows that it
+ * shows.
+ */
 static void test_layerwise(void **state) {
     (void)state;
     for (size_t i = 0; i < GOLDEN_CASE_COUNT; i++) {
@@ -279,14 +304,21 @@ static void test_layerwise(void **state) {
         size_t n;
         int32_t *tokens = golden_array(&golden_cases[i], "tokens.i32", &n);
         double **whole = new_sums(hp), **layers = new_sums(hp);
+        shown looked = {.hp = hp, .sums = new_sums(hp)};
         observe_whole(o.file, tokens, n, whole);
-        if (observe_layers(o.file, tokens, n, layers, &err) != NIB_OK)
+        /* of norms over all heads keys are read where a CPU's or a GPU's backend has normed them */
+        const bool looks = hp->qk_norm != QK_NORM_ROW;
+        if (observe_layers(o.file, tokens, n, layers, looks ? &looked : NULL, &err) != NIB_OK)
             fail_msg("%s", err.text);
         for (int k = 0; k < hp->n_layers * SLOT_COUNT; k++) {
             size_t cols = whole[k] ? observed_cols(hp, (slot)(k % SLOT_COUNT)) : 0;
             for (size_t c = 0; c < cols; c++)
-                assert_true(whole[k][c] > 0 && layers[k][c] == whole[k][c]);
+                assert_true(whole[k][c] > 0 && layers[k][c] == whole[k][c] &&
+                            (!looks || fabs(looked.sums[k][c] - whole[k][c]) < 1e-6 * whole[k][c]));
         }
+        assert_true(!looks || (looked.n_rows == 4 * n * (size_t)hp->n_layers && /* keys and values, twice */
+                               looked.peaks[0] > 0 && looked.peaks[1] > 0));
+        free_sums(hp, looked.sums);
         free_sums(hp, whole), free_sums(hp, layers), free(tokens);
         model_file_close(o.file);
     }
@@ -299,16 +331,17 @@ static void test_layerwise_refusals(void **state) {
     int32_t token = 1;
     nib_error err = {""};
     spoil(&o, SLOT_UP, 1)->dtype = DT_I32;
-    assert_int_equal(observe_layers(o.file, &token, 1, sums, &err), NIB_UNSUPPORTED);
+    assert_int_equal(observe_layers(o.file, &token, 1, sums, NULL, &err), NIB_UNSUPPORTED);
     assert_non_null(strstr(err.text, "is stored as I32, which is no weight format"));
     *o.spoiled = o.sound;
     spoil(&o, SLOT_K_NORM, 0)->cols++;
-    assert_int_equal(observe_layers(o.file, &token, 1, sums, &err), NIB_BAD_FILE);
+    assert_int_equal(observe_layers(o.file, &token, 1, sums, NULL, &err), NIB_BAD_FILE);
     *o.spoiled = o.sound;
     nib_status status = NIB_NO_MEMORY;
     for (long i = 0; status != NIB_OK && i < 1000; i++) {
         mem_fail_after(i);
-        status = observe_layers(o.file, &token, 1, sums, &err);
+        shown looked = {.hp = &o.file->hp, .sums = sums};
+        status = observe_layers(o.file, &token, 1, sums, &looked, &err);
         mem_fail_after(-1);
         assert_true(status == NIB_OK || (i < 999 && status == NIB_NO_MEMORY));
     }
@@ -332,7 +365,7 @@ static void test_observe(void **state) {
     size_t n;
     int32_t *tokens = golden_array(&(golden_case){"gemma3", ""}, "tokens.i32", &n);
     double **sums = new_sums(hp);
-    assert_int_equal(observe_layers(o.file, tokens, n, sums, &err), NIB_OK); /* the text twice */
+    assert_int_equal(observe_layers(o.file, tokens, n, sums, NULL, &err), NIB_OK); /* the text twice */
 
     /* The input of layer 0's q is the norm of the scaled embedding: computed here from the file. */
     float *row = malloc((size_t)hp->dim * sizeof *row), *w = malloc((size_t)hp->dim * sizeof *w);

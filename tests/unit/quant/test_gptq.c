@@ -185,6 +185,31 @@ static void test_bad_numbers(void **unused) {
     gptq_factor_free(&f);
 }
 
+/* What blocks alone give is what all of H gives of them; blocks that are no moments are refused. */
+static void test_factor_of_blocks(void **unused) {
+    (void)unused;
+    enum { N = 80 };
+    nib_error err;
+    static double h[N * N];
+    static float blocks[N * GPTQ_BLOCKS];
+    gptq_factor whole, part;
+    for (size_t i = 0; i < N; i++)
+        for (size_t j = 0; j < N; j++)
+            h[i * N + j] =
+                (double)(float)(1.0 / (1.0 + fabs((double)i - (double)j)) + (i == j ? (double)i / 9 : 0));
+    for (size_t i = 0; i < N; i++)
+        for (size_t j = 0; j < GPTQ_BLOCKS; j++)
+            blocks[i * GPTQ_BLOCKS + j] = (float)h[i * N + i / GPTQ_BLOCKS * GPTQ_BLOCKS + j];
+    assert_int_equal(gptq_factor_make(&whole, h, N, GPTQ_BLOCKS, 0.05, NULL, &err), NIB_OK);
+    assert_int_equal(gptq_factor_of_blocks(&part, blocks, N, GPTQ_BLOCKS, 0.05, &err), NIB_OK);
+    assert_memory_equal(whole.u, part.u, N * GPTQ_BLOCKS * sizeof *part.u);
+    gptq_factor_free(&whole);
+    gptq_factor_free(&part);
+    blocks[1] = blocks[GPTQ_BLOCKS] = 100;
+    assert_int_equal(gptq_factor_of_blocks(&part, blocks, N, GPTQ_BLOCKS, 0.05, &err), NIB_BAD_FILE);
+    assert_null(part.u);
+}
+
 /* H of every size about the blocks of the factorization: U H U^T = 1 since H^-1 = U^T U. */
 static void test_factor(void **unused) {
     (void)unused;
@@ -210,8 +235,9 @@ static void test_factor(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_factor),       cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_error),        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_strided_rows), cmocka_unit_test(test_bad_numbers)};
+        cmocka_unit_test(test_factor),     cmocka_unit_test(test_factor_of_blocks),
+        cmocka_unit_test(test_plain),      cmocka_unit_test(test_error),
+        cmocka_unit_test(test_threads),    cmocka_unit_test(test_strided_rows),
+        cmocka_unit_test(test_bad_numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

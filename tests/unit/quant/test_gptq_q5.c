@@ -76,6 +76,23 @@ static void quantize(gptq_rows rows, gptq_reach reach, double shrink, uint8_t *o
     gptq_factor_free(&f);
 }
 
+/* By blocks of 16 columns, two to one of Q5_0's. */
+static void quantize_narrow(gptq_rows rows, uint8_t *out) {
+    static float blocks[COLS * GPTQ_BLOCKS];
+    nib_error err;
+    gptq_factor f;
+    for (size_t i = 0; i < COLS; i++)
+        for (size_t j = 0; j < GPTQ_BLOCKS; j++)
+            blocks[i * GPTQ_BLOCKS + j] = (float)hessian[i * COLS + i / GPTQ_BLOCKS * GPTQ_BLOCKS + j];
+    assert_int_equal(gptq_factor_of_blocks(&f, blocks, COLS, GPTQ_WIDE_BLOCKS, 0, &err), NIB_OK);
+    for (size_t i = 0; i < COLS; i++)
+        for (size_t j = i + 1; j < i / GPTQ_WIDE_BLOCKS * GPTQ_WIDE_BLOCKS + GPTQ_WIDE_BLOCKS; j++)
+            assert_true(f.u[i * GPTQ_WIDE_BLOCKS + j % GPTQ_WIDE_BLOCKS] == 0 ||
+                        i / GPTQ_BLOCKS == j / GPTQ_BLOCKS);
+    assert_int_equal(gptq_quantize(&rows, &f, fives(out), NULL, &err), NIB_OK);
+    gptq_factor_free(&f);
+}
+
 static void check_plain(const tensor *t, gptq_reach reach, double shrink) {
     static double h[COLS * COLS], inverse[COLS * COLS], u[COLS * COLS];
     plain_moments(h, COLS, reach, shrink);
@@ -93,7 +110,7 @@ static void test_plain(void **unused) {
     assert_int_equal(gptq_code_bytes(GPTQ_Q5_0, COLS), ROW_BYTES);
     check_plain(&t, GPTQ_WIDE_BLOCKS, 0);
     const double wide = error_of(&t, codes);
-    quantize((gptq_rows){.t = &t, .stride = 1, .n = ROWS}, GPTQ_BLOCKS, 0, codes);
+    quantize_narrow((gptq_rows){.t = &t, .stride = 1, .n = ROWS}, codes);
     assert_true(wide < error_of(&t, codes)); /* a block that sees all of its columns */
     check_plain(&t, GPTQ_FULL, 0.1);
     quantize((gptq_rows){.t = &t, .first = 1, .stride = 3, .n = ROWS / 3}, GPTQ_FULL, 0.1, codes);

@@ -6,6 +6,7 @@ Set from outside:
   NIBBLE_DATA  WikiText-2 and Qwen3's tokenizer (../shared/data where that exists)
 A test that needs a model or data that is not here is skipped and says what to run to get it.
 """
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -81,6 +82,20 @@ def until_it_catches():
 @pytest.fixture(scope="session")
 def smollm2():
     return model_path("smollm2")
+
+
+@pytest.fixture(scope="session")
+def smollm2_weighted(nibble, smollm2, tmp_path_factory):
+    """By `weighted`, on a part of its text; made once for all processes of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path, part = folder / "smollm2-weighted.gguf", folder / "part-smollm2-weighted.gguf"
+    with open(folder / "smollm2-weighted.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            nibble("quantize", smollm2, part, "--method", "weighted", "--calib-tokens", 2048)
+            part.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,12 @@ import subprocess
 import sys
 
 
-def test_a_quantized_file_answers(nibble, smollm2, tree, tmp_path):
-    model = tmp_path / "smollm2.gguf"
-    nibble("quantize", smollm2, model, "--method", "weighted")  # the default, gptq, takes a minute
+def test_a_quantized_file_answers(nibble, smollm2_weighted, tree):
     lines = (tree / "tests" / "e2e" / "questions.txt").read_text().splitlines()
     assert len(lines) == 10
     facts = 0
     for question, fact in (line.split(" | ", 1) for line in lines):
-        answer = nibble("run", model, question, "--temperature", 0, "--max-tokens", 64).stdout
+        answer = nibble("run", smollm2_weighted, question, "--temperature", 0, "--max-tokens", 64).stdout
         facts += re.search(fact, answer, re.IGNORECASE) is not None
     assert facts >= 5  # 7 where this was written, 9 of the source
 

@@ -31,6 +31,10 @@ def text(tmp_path):
     return tmp_path / "text"
 
 
+def add_json(path, **more):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
 def chosen(report):
     return {m["name"]: m for m in report["chosen"]}
 
@@ -85,9 +89,9 @@ def marks(journal, n):
 
 @pytest.fixture
 def deep(tmp_path, monkeypatch):
-    """A small model of 8 layers and the number of its matrices: time enough to stop it in between."""
-    monkeypatch.setattr("test_quantize.LAYERS", 8)
-    return make_model(tmp_path / "source", "qwen3"), 8 * 7
+    """A small model of 5 layers and the number of its matrices: time enough to stop it in between."""
+    monkeypatch.setattr("test_quantize.LAYERS", 5)
+    return make_model(tmp_path / "source", "qwen3"), 5 * 7
 
 
 @pytest.mark.parametrize("format", ["nvfp4", "q5_0"])
@@ -96,7 +100,7 @@ def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep, format)
     flags = ["--format", format, "--method", "gptq", "--calib", text, "--threads", "1"]
     assert "goes on" not in nibble("quantize", source, tmp_path / "whole.gguf", *flags).stderr
     out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
-    for least in (3, 20):
+    for least in (3, 15):
         process = subprocess.Popen([nibble_path, "quantize", source, out, *map(str, flags)],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while marks(journal, n) < least:
@@ -106,7 +110,7 @@ def test_a_killed_run_goes_on(nibble, nibble_path, tmp_path, text, deep, format)
         process.wait()
         assert marks(journal, n) >= least and not out.exists()
     done = marks(journal, n) // 7
-    assert nibble("quantize", source, out, *flags).stderr == f"goes on from {journal}: {done} of 8 layers are done\n"
+    assert nibble("quantize", source, out, *flags).stderr == f"goes on from {journal}: {done} of 5 layers are done\n"
     assert filecmp.cmp(tmp_path / "whole.gguf", out, shallow=False)
     assert not list(tmp_path.glob("*.tuning*"))
 
@@ -320,27 +324,43 @@ def test_own_answers(nibble, smollm2, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
 
 
-def test_the_program_s_own_questions(nibble, nibble_path, smollm2, tmp_path, text):
+def make_talker(directory):
+    """A tiny model with a chat template that ends its answers: what all tokens' embeddings have in common is what the end
+    token's row of the head reads."""
+    source = make_model(directory, "llama")
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"].astype(numpy.float32) + 0.05
+    head = numpy.random.default_rng(3).standard_normal(embedding.shape).astype(numpy.float32) * 0.05
+    head[0] = 0.04
+    tensors["model.embed_tokens.weight"], tensors["lm_head.weight"] = (w.astype(ml_dtypes.bfloat16) for w in (embedding, head))
+    safetensors.numpy.save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    add_json(source / "config.json", tie_word_embeddings=False, max_position_embeddings=1024)
+    add_json(source / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+                                                             "{% if add_generation_prompt %}assistant: {% endif %}")
+    return source
+
+
+def test_the_program_s_own_questions(nibble, nibble_path, tmp_path, text):
     """A chat model answers them for `best`, the same for any number of threads, and again after a kill."""
-    flags = ["--method", "best", "--keep", "blk.[1-9]*", "--json"]
+    source, out, journal = make_talker(tmp_path / "source"), tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
+    flags = ["--method", "best", "--json"]
     small = [*flags, "--calib-tokens", 2048]
     for threads in (1, 2):
-        report = json.loads(nibble("quantize", smollm2, tmp_path / f"{threads}.gguf", *small, "--threads", threads).stdout)
+        report = json.loads(nibble("quantize", source, tmp_path / f"{threads}.gguf", *small, "--threads", threads).stdout)
         assert 16 <= report["answered"] <= report["questions"] < 256 and report["answering_seconds"] > 0
         assert 1500 < report["calibration_tokens"] <= 2048
     assert filecmp.cmp(tmp_path / "1.gguf", tmp_path / "2.gguf", shallow=False)
-    out, journal = tmp_path / "out.gguf", tmp_path / "out.gguf.tuning"
-    process = subprocess.Popen([nibble_path, "quantize", smollm2, out, *map(str, small)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while marks(journal, 7) < 3:
+    process = subprocess.Popen([nibble_path, "quantize", source, out, *map(str, small)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while marks(journal, 14) < 3:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.002)
     process.kill()
     process.wait()
-    nibble("quantize", smollm2, out, *small)
+    nibble("quantize", source, out, *small)
     assert filecmp.cmp(tmp_path / "1.gguf", out, shallow=False)
     assert not [p for p in tmp_path.iterdir() if p.suffix in (".tuning", ".part")]
     for given in (["--calib", text], ["--calib-tokens", 1024], ["--method", "gptq", "--calib-tokens", 2048]):
-        assert json.loads(nibble("quantize", smollm2, out, *flags, *given).stdout)["questions"] == 0
+        assert json.loads(nibble("quantize", source, out, *flags, *given).stdout)["questions"] == 0
 
 
 def test_who_is_not_asked(nibble, tmp_path):
@@ -348,8 +368,7 @@ def test_who_is_not_asked(nibble, tmp_path):
     source = make_model(tmp_path / "source", "llama")
     report = json.loads(nibble("quantize", source, tmp_path / "out.gguf", "--method", "best", "--calib-tokens", 2048, "--json").stdout)
     assert report["questions"] == 0 and report["calibration_tokens"] == 2048
-    config = source / "tokenizer_config.json"
-    config.write_text(json.dumps({**(json.loads(config.read_text()) if config.exists() else {}), "chat_template": "{{ raise_exception('not I') }}"}))
+    add_json(source / "tokenizer_config.json", chat_template="{{ raise_exception('not I') }}")
     told = nibble("quantize", source, tmp_path / "again.gguf", "--method", "best", "--calib-tokens", 2048).stdout
     assert "the model was not asked: " in told and "not I" in told
     with open(tmp_path / "out.gguf", "rb") as a, open(tmp_path / "again.gguf", "rb") as b:
@@ -408,5 +427,5 @@ def test_a_role_that_no_template_knows_is_refused(nibble, smollm2, tmp_path, rol
 
 def test_memory_is_that_of_a_layer(nibble_path, tmp_path, text):
     peaks = [peak_bytes(nibble_path, write_deep_model(tmp_path / f"{n}.gguf", n), tmp_path / "out.gguf", "--method", "gptq",
-                        "--calib", text, "--calib-tokens", 200, "--keep", "blk.[1-9]*", "--threads", 1) for n in (3, 13)]
+                        "--calib", text, "--calib-tokens", 200, "--keep", "blk.[1-9]*", "--keep", "blk.0.ffn_down*", "--threads", 1) for n in (3, 13)]
     assert abs(peaks[1] - peaks[0]) < 20 << 20, peaks

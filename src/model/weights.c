@@ -119,6 +119,13 @@ static nib_status pack(const binder *b, weight **out, const tensor *const *parts
     return NIB_OK;
 }
 
+/* Until all that was packed is read. */
+static nib_status wait(const binder *b, nib_error *err) {
+    nib_error why = {""};
+    const nib_status status = b->be->weights_wait ? b->be->weights_wait(b->be, &why) : NIB_OK;
+    return status == NIB_OK ? NIB_OK : nib_fail(err, status, "%s: %s", b->file->path, why.text);
+}
+
 /* What the matrix gives is multiplied by TIMES. */
 static nib_status matrix(const binder *b, weight **out, place at, split_kind split, float times,
                          nib_error *err) {
@@ -351,6 +358,8 @@ static nib_status bind_by(nib_status (*how)(const binder *b, nib_error *err), we
         if (file->tensors[i].place.slot != SLOT_NONE && file->tensors[i].rows > 1)
             b.total += tensor_total_bytes(&file->tensors[i]);
     nib_status status = how(&b, err);
+    if (status == NIB_OK)
+        status = wait(&b, err);
     if (status != NIB_OK)
         weights_free(w, &file->hp, be);
     return status;
@@ -371,13 +380,16 @@ nib_status weights_bind_part(weights *w, const model_file *file, backend *be, we
     binder b = {.w = w, .file = file, .hp = &file->hp, .be = be};
     switch (part) {
     case WEIGHTS_EMBED:
-        return bind_embed(&b, err);
+        NIB_TRY(bind_embed(&b, err));
+        break;
     case WEIGHTS_ATTENTION:
-        return bind_attention(&b, layer, err);
+        NIB_TRY(bind_attention(&b, layer, err));
+        break;
     case WEIGHTS_MLP:
-        return bind_mlp(&b, layer, err);
+        NIB_TRY(bind_mlp(&b, layer, err));
+        break;
     }
-    return NIB_OK;
+    return wait(&b, err);
 }
 
 static void free_one(backend *be, weight *packed) {

@@ -212,6 +212,9 @@ struct backend {
      * outlive the weight (formats that need no packing are read in place). */
     nib_status (*weight_pack)(backend *be, weight **out, const tensor *const *parts, size_t n_parts,
                               split_kind split, nib_error *err);
+    /* Tensors' bytes may still be on their way when weight_pack returns, and be needed until this does. NULL:
+     * they never are. What fails here failed for any of the weights packed since it was asked last. */
+    nib_status (*weights_wait)(backend *be, nib_error *err);
     void (*weight_free)(backend *be, weight *w);
     /* Once a layer's weights are packed: a backend may compute the layer's ops as one. NULL: none does. */
     void (*layer_know)(backend *be, const layer_parts *l);

@@ -10,7 +10,7 @@
 #include "ops/ops.h"
 
 #define BACKEND_PLUGIN_ABI                                                                                   \
-    (0x6e620000u + 5) /* grows with every change of ops.h, batch.h, sampling.h or tensor.h */
+    (0x6e620000u + 6) /* grows with every change of ops.h, batch.h, sampling.h or tensor.h */
 #define NIBBLE_PLUGIN_SYMBOL "nibble_plugin"
 #define NIBBLE_CUDA_LIBRARY  "libnibble_cuda.so"
 #define BACKEND_MAX_DEVICES  16

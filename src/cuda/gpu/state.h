@@ -53,6 +53,7 @@ typedef struct cuda_weight {
     bool is_fp4;            /* all parts are */
     bool is_known;          /* q, k, v of a layer that gather_know was told of */
     struct gather_set *set; /* of q, k, v whose whole layer a pass takes; else NULL */
+    struct cuda_weight *next_unread;
 } cuda_weight;
 
 typedef struct cuda_group {
@@ -180,11 +181,10 @@ typedef struct cuda_backend {
     int n_shapes;
     size_t shaped_rows; /* the workspace serves products of all shapes of so many rows */
 
-    /* staging of weights; given back when the first step begins */
-    uint8_t *pinned[2];
-    cudaEvent_t pinned_free[2];
-    int next_pinned;
-    void *staging;
+    /* weights on their way; given back when the first step begins */
+    struct feed *feed;
+    struct cuda_weight *unread; /* whose tensor scales as packed are still to be read */
+    void *staging;              /* one weight as stored */
     size_t staging_bytes;
 
     struct cuda_draws *draws;
@@ -238,7 +238,19 @@ void memory_release(cuda_backend *cb);
 
 /* ---- upload.c: weights ---- */
 void upload_set(backend *be);
+void upload_settle(cuda_backend *cb); /* waits for all weights; what fails is told by the next step_wait */
 void upload_release(cuda_backend *cb);
+
+/* ---- feed.c: bytes from files to the device ---- */
+typedef struct feed feed;
+/* SRC [bytes] of the host to DST, behind all that was pushed before. SRC is read until feed_finish; what
+ * fails, here or there, may be an earlier piece, and lets all go that are on their way. */
+nib_status feed_push(cuda_backend *cb, void *dst, const void *src, size_t bytes, nib_error *err);
+/* Behind the last piece pushed: SOURCE, its tensor scale being TENSOR_SCALE, becomes PACKED. */
+nib_status feed_pack(cuda_backend *cb, nib_gemm_weight *packed, const nib_gemm_source *source,
+                     float tensor_scale, nib_error *err);
+nib_status feed_finish(cuda_backend *cb, nib_error *err); /* all pieces are there, and packed */
+void feed_close(cuda_backend *cb);
 
 /* ---- step.c ---- */
 void step_set(backend *be);

@@ -244,7 +244,7 @@ static bool begin(backend *be, const batch *b, uint64_t key) {
     cuda_backend *cb = cuda_of(be);
     nib_error why;
     keep(cb, cudaSetDevice(cb->device), "choosing the device");
-    if (cb->pinned[0])
+    if (cb->feed)
         upload_release(cb);
     cb->n_steps++;
     cb->state = STEP_EAGER;

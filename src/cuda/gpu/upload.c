@@ -2,8 +2,8 @@
  *
  * Weights on the device. NVFP4 tensors go through the FP4 library's packer; what it does not take, and
  * everything in the exact mode, stays as the file stores it and is decoded by the product (rare formats
- * become FP32). Bytes stream from the mapped file through two pinned buffers, so that reading the file, the
- * bus and the packer overlap.
+ * become FP32). Bytes come by way of feed.c: weight_pack returns while they are still on their way,
+ * weights_wait waits for them.
  */
 #include <string.h>
 
@@ -11,59 +11,56 @@
 #include "base/status.h"
 #include "cuda/gpu/state.h"
 
-enum { PINNED_BYTES = 32 << 20, SMALL_BYTES = 1 << 20 /* not worth a pinned buffer */ };
+enum { DECODED_BYTES = 32 << 20 };
 
 /* ---- streaming ---- */
 
-static nib_status open_pinned(cuda_backend *cb, nib_error *err) {
-    if (cb->pinned[1])
-        return NIB_OK;
-    for (int i = 0; i < 2; i++) {
-        CUDA_TRY(cudaMallocHost((void **)&cb->pinned[i], PINNED_BYTES), err, "pinned memory");
-        CUDA_TRY(cudaEventCreateWithFlags(&cb->pinned_free[i], cudaEventDisableTiming), err, "an event");
-    }
+/* Tensor scales as the packer left them: joined parts have one. */
+static nib_status read_scales(cuda_backend *cb, cuda_weight *w, nib_error *err) {
+    part_view *parts = w->view.parts;
+    for (int i = 0; i < w->n_fp4; i++)
+        CUDA_TRY(cudaMemcpyAsync(&parts[i].tensor_scale,
+                                 gemm_tensor_scale(w->fp4[i]->data, w->fp4[i]->n, w->fp4[i]->k),
+                                 sizeof(float), cudaMemcpyDeviceToHost, cb->stream),
+                 err, "a weight's scale");
+    CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "a weight's scale");
+    for (int i = w->n_fp4; i < w->view.n_parts; i++)
+        parts[i].tensor_scale = parts[0].tensor_scale;
     return NIB_OK;
 }
 
-void upload_release(cuda_backend *cb) {
-    for (int i = 0; i < 2; i++) {
-        cudaFreeHost(cb->pinned[i]);
-        if (cb->pinned_free[i])
-            cudaEventDestroy(cb->pinned_free[i]);
-        cb->pinned[i] = NULL;
-        cb->pinned_free[i] = NULL;
+static nib_status weights_wait(backend *be, nib_error *err) {
+    cuda_backend *cb = cuda_of(be);
+    cuda_weight *w = cb->unread;
+    cb->unread = NULL;
+    NIB_TRY(feed_finish(cb, err));
+    for (; w; w = w->next_unread)
+        NIB_TRY(read_scales(cb, w, err));
+    return NIB_OK;
+}
+
+void upload_settle(cuda_backend *cb) {
+    nib_error why;
+    const nib_status status = weights_wait(&cb->be, &why);
+    if (status != NIB_OK && cb->failed_status == NIB_OK) {
+        cb->failed_status = status;
+        cb->failed_words = why;
     }
+}
+
+void upload_release(cuda_backend *cb) {
+    if (cb->feed)
+        upload_settle(cb);
+    feed_close(cb);
     cudaFree(cb->staging);
     cb->staging = NULL;
     cb->staging_bytes = 0;
 }
 
-/* SRC [bytes] of the host to DST, queued. */
-static nib_status upload(cuda_backend *cb, void *dst, const void *src, size_t bytes, nib_error *err) {
-    if (bytes <= SMALL_BYTES) {
-        CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cb->stream), err,
-                 "copying a weight");
-        CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "copying a weight");
-        return NIB_OK;
-    }
-    NIB_TRY(open_pinned(cb, err));
-    for (size_t at = 0; at < bytes; at += PINNED_BYTES) {
-        size_t n = bytes - at < PINNED_BYTES ? bytes - at : PINNED_BYTES;
-        int i = cb->next_pinned;
-        CUDA_TRY(cudaEventSynchronize(cb->pinned_free[i]), err, "copying a weight");
-        memcpy(cb->pinned[i], (const uint8_t *)src + at, n);
-        CUDA_TRY(cudaMemcpyAsync((uint8_t *)dst + at, cb->pinned[i], n, cudaMemcpyHostToDevice, cb->stream),
-                 err, "copying a weight");
-        CUDA_TRY(cudaEventRecord(cb->pinned_free[i], cb->stream), err, "copying a weight");
-        cb->next_pinned = 1 - i;
-    }
-    return NIB_OK;
-}
-
 static nib_status grow_staging(cuda_backend *cb, size_t bytes, nib_error *err) {
     if (bytes <= cb->staging_bytes)
         return NIB_OK;
-    CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "packing a weight");
+    NIB_TRY(feed_finish(cb, err));
     cudaFree(cb->staging);
     cb->staging_bytes = 0;
     NIB_TRY(cuda_alloc(cb, &cb->staging, bytes, "a weight on its way", err));
@@ -87,16 +84,16 @@ static nib_status keep_part(cuda_backend *cb, part_view *v, const tensor *t, nib
     void *data, *scales = NULL, *row_scales = NULL;
     NIB_TRY(cuda_alloc(cb, &data, t->bytes + 64, "a weight", err));
     v->data = data;
-    NIB_TRY(upload(cb, data, t->data, t->bytes, err));
+    NIB_TRY(feed_push(cb, data, t->data, t->bytes, err));
     if (t->block_scales) {
         NIB_TRY(cuda_alloc(cb, &scales, scale_bytes(t), "a weight's scales", err));
         v->block_scales = scales;
-        NIB_TRY(upload(cb, scales, t->block_scales, scale_bytes(t), err));
+        NIB_TRY(feed_push(cb, scales, t->block_scales, scale_bytes(t), err));
     }
     if (t->row_scales) {
         NIB_TRY(cuda_alloc(cb, &row_scales, t->rows * sizeof(float), "a weight's scales", err));
         v->row_scales = row_scales;
-        NIB_TRY(upload(cb, row_scales, t->row_scales, t->rows * sizeof(float), err));
+        NIB_TRY(feed_push(cb, row_scales, t->row_scales, t->rows * sizeof(float), err));
     }
     return NIB_OK;
 }
@@ -104,7 +101,7 @@ static nib_status keep_part(cuda_backend *cb, part_view *v, const tensor *t, nib
 /* Formats that no kernel decodes become FP32 on the way: exact, and 32 bits an element. */
 static nib_status keep_decoded(cuda_backend *cb, part_view *v, const tensor *t, nib_error *err) {
     void *data;
-    size_t row_bytes = t->cols * sizeof(float), chunk = PINNED_BYTES / row_bytes + 1;
+    size_t row_bytes = t->cols * sizeof(float), chunk = DECODED_BYTES / row_bytes + 1;
     NIB_TRY(cuda_alloc(cb, &data, t->rows * row_bytes + 64, "a weight", err));
     *v =
         (part_view){.type = DT_F32, .data = data, .row_bytes = row_bytes, .tensor_scale = 1, .rows = t->rows};
@@ -116,7 +113,9 @@ static nib_status keep_decoded(cuda_backend *cb, part_view *v, const tensor *t, 
         size_t n = t->rows - row < chunk ? t->rows - row : chunk;
         for (size_t i = 0; i < n; i++)
             tensor_decode_row(t, row + i, rows + i * t->cols);
-        status = upload(cb, (uint8_t *)data + row * row_bytes, rows, n * row_bytes, err);
+        status = feed_push(cb, (uint8_t *)data + row * row_bytes, rows, n * row_bytes, err);
+        if (status == NIB_OK)
+            status = feed_finish(cb, err); /* ROWS are written again */
     }
     mem_free(rows);
     return status;
@@ -135,9 +134,9 @@ static size_t aligned(size_t bytes) {
     return (bytes + 255) & ~(size_t)255;
 }
 
-/* N tensors, rows joined, as one packed weight; SCALE: its tensor scale, once the stream is done. */
+/* N tensors, rows joined, as one packed weight. */
 static nib_status pack_parts(cuda_backend *cb, nib_gemm_weight **out, const tensor *const *parts, int n,
-                             float *scale, nib_error *err) {
+                             nib_error *err) {
     size_t codes = 0, scales = 0, rows = 0, code_at = 0, scale_at = 0, cols = parts[0]->cols;
     for (int i = 0; i < n; i++) {
         codes += parts[i]->bytes;
@@ -150,26 +149,21 @@ static nib_status pack_parts(cuda_backend *cb, nib_gemm_weight **out, const tens
     const bool gguf = parts[0]->dtype == DT_GGUF_NVFP4;
     for (int i = 0; i < n; i++) {
         if (!gguf)
-            NIB_TRY(upload(cb, staged + code_at, parts[i]->data, parts[i]->bytes, err));
-        NIB_TRY(upload(cb, gguf ? staged + code_at : staged_scales + scale_at,
-                       gguf ? parts[i]->data : parts[i]->block_scales,
-                       gguf ? parts[i]->bytes : scale_bytes(parts[i]), err));
+            NIB_TRY(feed_push(cb, staged + code_at, parts[i]->data, parts[i]->bytes, err));
+        NIB_TRY(feed_push(cb, gguf ? staged + code_at : staged_scales + scale_at,
+                          gguf ? parts[i]->data : parts[i]->block_scales,
+                          gguf ? parts[i]->bytes : scale_bytes(parts[i]), err));
         code_at += parts[i]->bytes;
         scale_at += scale_bytes(parts[i]);
     }
-    NIB_TRY(upload(cb, tensor_scale, &parts[0]->tensor_scale, sizeof(float), err));
+    const nib_gemm_source source = {.format = gguf ? NIB_GEMM_FROM_NVFP4_GGUF : NIB_GEMM_FROM_NVFP4,
+                                    .n = rows,
+                                    .k = cols,
+                                    .values = staged,
+                                    .scales = gguf ? NULL : staged_scales,
+                                    .tensor_scale = tensor_scale};
     NIB_TRY(nib_gemm_weight_create(cb->gemm, rows, cols, NULL, out, err));
-    nib_gemm_source source = {.format = gguf ? NIB_GEMM_FROM_NVFP4_GGUF : NIB_GEMM_FROM_NVFP4,
-                              .n = rows,
-                              .k = cols,
-                              .values = staged,
-                              .scales = gguf ? NULL : staged_scales,
-                              .tensor_scale = tensor_scale};
-    NIB_TRY(nib_gemm_weight_pack(cb->gemm, *out, &source, cb->stream, err));
-    CUDA_TRY(cudaMemcpyAsync(scale, gemm_tensor_scale((*out)->data, rows, cols), sizeof(float),
-                             cudaMemcpyDeviceToHost, cb->stream),
-             err, "a weight's scale");
-    return NIB_OK;
+    return feed_pack(cb, *out, &source, parts[0]->tensor_scale, err);
 }
 
 static void weight_free(backend *be, weight *w) {
@@ -177,6 +171,7 @@ static void weight_free(backend *be, weight *w) {
     if (!c)
         return;
     cuda_backend *cb = cuda_of(be);
+    upload_settle(cb);
     step_forget_graphs(cb);
     gather_forget(cb, c);
     cb->head = cb->head == w ? NULL : cb->head;
@@ -194,12 +189,11 @@ static nib_status pack_fp4(cuda_backend *cb, cuda_weight *w, const tensor *const
     int n = w->view.n_parts, joined = one_scale(parts, n) ? n : 1;
     size_t row = 0;
     w->n_fp4 = n / joined;
-    float scales[MAX_PARTS];
     for (int i = 0; i < w->n_fp4; i++)
-        NIB_TRY(pack_parts(cb, &w->fp4[i], parts + i * joined, joined, &scales[i], err));
-    CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "packing a weight");
+        NIB_TRY(pack_parts(cb, &w->fp4[i], parts + i * joined, joined, err));
+    w->next_unread = cb->unread;
+    cb->unread = w;
     for (int i = 0; i < n; i++) {
-        w->view.parts[i].tensor_scale = scales[joined > 1 ? 0 : i];
         w->view.parts[i].packed = nib_gemm_weight_data(w->fp4[joined > 1 ? 0 : i]);
         w->view.parts[i].packed_row = joined > 1 ? row : 0;
         row += parts[i]->rows;
@@ -231,9 +225,8 @@ static nib_status fill_weight(cuda_backend *cb, cuda_weight *w, const tensor *co
         NIB_TRY(pack_fp4(cb, w, parts, err));
     if (w->view.n_parts == 2 && w->view.rows > cb->wide_cols) {
         cb->wide_cols = (w->view.rows + 127) / 128 * 128;
-        NIB_TRY(memory_reserve(cb, err));
+        return memory_reserve(cb, err);
     }
-    CUDA_TRY(cudaStreamSynchronize(cb->stream), err, "packing a weight");
     return NIB_OK;
 }
 
@@ -270,6 +263,7 @@ static nib_status weight_pack(backend *be, weight **out, const tensor *const *pa
 static void weight_unpack_row(backend *be, const weight *weight_head, size_t row, float *dst) {
     cuda_backend *cb = cuda_of(be);
     cuda_weight *w = (cuda_weight *)weight_head;
+    upload_settle(cb);
     if (!w->scratch && cudaMalloc((void **)&w->scratch, w->view.cols * sizeof(float)) != cudaSuccess)
         return;
     if (embed_unpack_row(&cb->lane, w->scratch, &w->view, row) == cudaSuccess)
@@ -279,6 +273,7 @@ static void weight_unpack_row(backend *be, const weight *weight_head, size_t row
 
 void upload_set(backend *be) {
     be->weight_pack = weight_pack;
+    be->weights_wait = weights_wait;
     be->weight_free = weight_free;
     be->weight_unpack_row = weight_unpack_row;
     be->layer_know = gather_know;

@@ -66,6 +66,36 @@ static void test_layers_told(void **state) {
     }
 }
 
+/* ---- weights that are still on their way ---- */
+
+static int n_waits;
+
+static nib_status cut_short(backend *be, nib_error *err) {
+    (void)be;
+    n_waits++;
+    return nib_fail(err, NIB_BAD_FILE, "cut short while it was read, at byte 7");
+}
+
+/* They are waited for, once, and a file that ends too early is named. */
+static void test_weights_awaited(void **state) {
+    backend be = plain_backend;
+    char path[512], words[600];
+    model_file *file;
+    model *m;
+    nib_error err = {""};
+    (void)state;
+    be.weights_wait = cut_short;
+    golden_path(path, &(golden_case){"qwen3-tied", ""}, "");
+    assert_int_equal(model_file_open(&file, path, &err), NIB_OK);
+    assert_int_equal(
+        model_open(&m, file, &be, &(model_limits){8, 8, CACHE_EVERY_GROUP(1), NIB_KV_FP32, 0}, NULL, &err),
+        NIB_BAD_FILE);
+    snprintf(words, sizeof words, "%s: cut short while it was read, at byte 7", file->path);
+    assert_string_equal(err.text, words);
+    assert_int_equal(n_waits, 1);
+    model_file_close(file);
+}
+
 /* ---- what a model must not lack ---- */
 
 typedef struct opened {
@@ -391,9 +421,13 @@ static void test_observe(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),   cmocka_unit_test(test_layers_told),
-        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_longrope),
-        cmocka_unit_test(test_layerwise), cmocka_unit_test(test_layerwise_refusals),
+        cmocka_unit_test(test_goldens),
+        cmocka_unit_test(test_layers_told),
+        cmocka_unit_test(test_weights_awaited),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_longrope),
+        cmocka_unit_test(test_layerwise),
+        cmocka_unit_test(test_layerwise_refusals),
         cmocka_unit_test(test_observe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,6 +196,13 @@ bool product_knows(dtype type);
 int product_launch(const cuda_lane *lane, float *out, size_t out_stride, act_view a, const weight_view *w,
                    int n_rows, bool add);
 
+/* A low-rank branch beside BF16 activations: mid [n_rows, rank] = a DOWN^T; then OUT [n_rows, STRIDE] += mid
+ * UP^T, whose parts take as many columns of mid as they have, one after the other. Columns are whole steps
+ * of 32. */
+int thin_products_down(const cuda_lane *lane, float *mid, act_view a, const weight_view *down, int n_rows);
+int thin_products_up(const cuda_lane *lane, float *out, size_t stride, const float *mid, size_t rank,
+                     const weight_view *up, int n_parts, int n_rows);
+
 /* ---- sampling (nouns/sampling.h) ---- */
 
 /* A token that penalties touch. */

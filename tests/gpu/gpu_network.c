@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A network of SmolLM2-135M's shape with random NVFP4 weights, on the GPU in each mode and cache against the
- * CPU's exact mode: logits and what a reader of them would notice. Then what a mode promises of itself: the
- * same bits in a repeated step and in a replayed CUDA graph, and a row of a batch near the row alone. Then
- * two layers of Qwen3-8B's shape in steps of as many rows as were asked for, on both sides of every change of
- * kernel: scratch is as large as they need, and the last row is as the exact mode has it. Then
- * block scales below 1 / 8, as files without tensor scales have them: the bits of 256 times as large ones
- * under a tensor scale as much smaller.
+ * CPU's exact mode: logits and what a reader of them would notice; without low-rank branches and with. Then
+ * what a mode promises of itself: the same bits in a repeated step and in a replayed CUDA graph, and a row of
+ * a batch near the row alone. Then two layers of Qwen3-8B's shape in steps of as many rows as were asked for,
+ * on both sides of every change of kernel: scratch is as large as they need, and the last row is as the exact
+ * mode has it. Then block scales below 1 / 8, as files without tensor scales have them: the bits of 256 times
+ * as large ones under a tensor scale as much smaller.
  */
 #include "cpu/cpu.h"
 #include "gpu_check.h"
 #include "model/model.h"
+#include "num/bf16.h"
 #include "num/nvfp4.h"
 #include "ops/plugin.h"
 #include "store/shape_file.h"
@@ -54,6 +55,22 @@ static network open_gpu(compute_mode mode, nib_kv_dtype kv, bool eager) {
 static void close_network(network *n) {
     model_close(n->m);
     n->be->close(n->be);
+}
+
+/* Beside all matrices but the embedding and every fourth. All share their numbers, as a shape's codes do. */
+static void add_branches(void) {
+    enum { RANK = 24, WIDEST = 160000 };
+    static uint16_t *numbers;
+    tensor *tensors = (tensor *)(uintptr_t)shape->tensors;
+    if (!numbers) {
+        numbers = malloc((size_t)RANK * WIDEST * sizeof *numbers);
+        for (size_t i = 0; i < (size_t)RANK * WIDEST; i++)
+            numbers[i] = bf16_from_f32(rnd_normal());
+    }
+    for (size_t i = 0; i < shape->n_tensors; i++)
+        if (tensors[i].block_scales && tensors[i].place.slot != SLOT_EMBED && i % 4 != 0)
+            tensors[i].branch =
+                (tensor_branch){RANK, numbers, numbers + 7, 0.3f / sqrtf((float)(RANK * tensors[i].cols))};
 }
 
 /* Logits [rows, vocab] of tokens [pos, pos + rows) of sequence SEQ, into OUT. */
@@ -196,7 +213,7 @@ static void read_prompt(network *n, int rows, float *out) {
     memcpy(out, logits, n->vocab * sizeof *out);
 }
 
-static void every_size(void) {
+static void every_size(bool branches) {
     static const int sizes[] = {2, 16, 17, 32, 33, 50, 64, 65, 128, 129, 200, 256, 257, 513};
     static const struct {
         compute_mode mode;
@@ -207,6 +224,8 @@ static void every_size(void) {
     if (shape_file_open(&shape, "qwen3-8b", &err) != NIB_OK)
         die("a shape", &err);
     shape->hp.n_layers = 2;
+    if (branches)
+        add_branches();
     network exact = open_large(COMPUTE_EXACT, 513);
     float *base = malloc(exact.vocab * sizeof *base), *got = malloc(exact.vocab * sizeof *got);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -220,8 +239,8 @@ static void every_size(void) {
             close_network(&n);
         }
     }
-    printf("prompts of 2 to 513, 2 layers of qwen3-8b: %.1e (w4a16), %.1e (w4a8), %.1e (w4a4) at most\n",
-           worst[0], worst[1], worst[2]);
+    printf("prompts of 2 to 513, 2 layers of qwen3-8b%s: %.1e (w4a16), %.1e (w4a8), %.1e (w4a4) at most\n",
+           branches ? " with branches" : "", worst[0], worst[1], worst[2]);
     free(base), free(got);
     close_network(&exact);
     model_file_close(shape);
@@ -267,16 +286,18 @@ static void small_scales(void) {
     model_file_close(shape);
 }
 
-int main(void) {
+static void against_cpu(bool branches) {
     backend *cpu;
     nib_error err = {""};
     if (shape_file_open(&shape, "smollm2-135m", &err) != NIB_OK ||
         cpu_open(&cpu, &(cpu_options){.activations = NIB_ACTIVATIONS_F32}, &err) != NIB_OK)
         die("opening the CPU", &err);
+    if (branches) {
+        add_branches();
+        printf("with low-rank branches:\n");
+    }
     for (int i = 0; i < TOKENS; i++)
         tokens[i] = (i * 7919 + 13) % shape->hp.vocab;
-    for (int i = 0; i < PAGES; i++)
-        page_lists[i % SEQS][i / SEQS] = i;
     network host = open_network(cpu, NIB_KV_FP32);
     float *base = malloc(TOKENS * host.vocab * sizeof *base);
     forward(&host, 0, 0, TOKENS, base);
@@ -289,8 +310,17 @@ int main(void) {
     promises(COMPUTE_EXACT, NIB_KV_FP32);
     promises(COMPUTE_W4A16, NIB_KV_FP8);
     promises(COMPUTE_W4A8_FP8, NIB_KV_BF16);
+    free(base);
     model_file_close(shape);
-    every_size();
+}
+
+int main(void) {
+    for (int i = 0; i < PAGES; i++)
+        page_lists[i % SEQS][i / SEQS] = i;
+    for (int branches = 0; branches < 2; branches++) {
+        against_cpu(branches);
+        every_size(branches);
+    }
     small_scales();
     printf("network: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;

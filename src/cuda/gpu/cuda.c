@@ -57,7 +57,11 @@ void cuda_describe(cuda_backend *cb) {
                       : cb->be.mode == COMPUTE_W4A4
                           ? "activations nvfp4, emulated (rounded, bf16 products), bf16 for other formats"
                           : "activations fp8 (a scale per row), bf16 to 32 rows and for other formats";
-    snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s%s", cb->device_name, cb->arch, how,
+    snprintf(cb->be.path, sizeof cb->be.path, "cuda %.40s sm_%d, %s%s%s", cb->device_name, cb->arch, how,
+             cb->n_thin == 0                   ? ""
+             : cb->be.mode == COMPUTE_EXACT    ? "; low-rank branches fp32"
+             : cb->be.mode == COMPUTE_W4A8_FP8 ? "; bf16 beside low-rank branches"
+                                               : "; low-rank branches bf16",
              passes);
 }
 
@@ -117,6 +121,7 @@ static nib_status plugin_open(backend **out, const device_options *options, nib_
                        .caps = true,
                        .query_log = true,
                        .key_means = true,
+                       .branches = true,
                        .close = close_device};
     cb->eager = options->eager;
     memory_set(&cb->be);
@@ -185,6 +190,7 @@ static void describe_paths(device_info *d, int arch) {
     }
     snprintf(d->paths, sizeof d->paths,
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
+             "low-rank branches: mma.sync BF16 with FP32 sums, beside NVFP4 in BF16, a launch an op\n"
              "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
              arch == 90 ? "one row: layers in one launch where it serves them; wgmma from 2 rows on (BF16, "
                           "or FP8 with folded scales)"

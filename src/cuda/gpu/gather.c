@@ -80,7 +80,7 @@ void gather_launch(cuda_backend *cb) {
 }
 
 static bool one_fp4(const cuda_weight *w) {
-    return w->is_fp4 && w->n_fp4 == 1 && w->fp4[0]->n % 16 == 0;
+    return cuda_is_bare(w) && w->n_fp4 == 1 && w->fp4[0]->n % 16 == 0;
 }
 
 /* ---- layers ---- */

@@ -45,10 +45,10 @@ static size_t product_bytes(const cuda_backend *cb, const size_t *shape, size_t 
         nib_gemm_type a;
         nib_gemm_mode mode;
         bool asked;
-    } forms[] = {
-        {NIB_GEMM_BF16, NIB_GEMM_W4A16, !many || !cb->lane.wgmma || !whole || cb->be.mode == COMPUTE_W4A4},
-        {GEMM_A_BF16_MMA, NIB_GEMM_W4A16, many && cb->lane.wgmma && whole},
-        {GEMM_A_E4M3_MMA, NIB_GEMM_W4A8, many && cb->be.mode == COMPUTE_W4A8_FP8}};
+    } forms[] = {{NIB_GEMM_BF16, NIB_GEMM_W4A16,
+                  !many || !cb->lane.wgmma || !whole || cb->be.mode == COMPUTE_W4A4 || cb->n_thin > 0},
+                 {GEMM_A_BF16_MMA, NIB_GEMM_W4A16, many && cb->lane.wgmma && whole},
+                 {GEMM_A_E4M3_MMA, NIB_GEMM_W4A8, many && cb->be.mode == COMPUTE_W4A8_FP8}};
     size_t most = 0;
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         for (int half = 0; half < 2 && forms[i].asked; half++) {
@@ -72,15 +72,21 @@ static void widen_workspace(const cuda_backend *cb, const size_t *shape, size_t 
     }
 }
 
-static nib_status grow_workspace(cuda_backend *cb, size_t most, nib_error *err) {
-    if (most <= cb->workspace_bytes)
+/* Scratch of WANTED bytes at least. Recorded steps know where it lay. */
+static nib_status grow(cuda_backend *cb, void **memory, size_t *bytes, size_t wanted, const char *what,
+                       nib_error *err) {
+    if (wanted <= *bytes)
         return NIB_OK;
     step_forget_graphs(cb);
-    cudaFree(cb->workspace);
-    cb->workspace_bytes = 0;
-    NIB_TRY(cuda_alloc(cb, &cb->workspace, most, "partial products", err));
-    cb->workspace_bytes = most;
+    cudaFree(*memory);
+    *bytes = 0;
+    NIB_TRY(cuda_alloc(cb, memory, wanted, what, err));
+    *bytes = wanted;
     return NIB_OK;
+}
+
+static nib_status grow_workspace(cuda_backend *cb, size_t most, nib_error *err) {
+    return grow(cb, &cb->workspace, &cb->workspace_bytes, most, "partial products", err);
 }
 
 nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_error *err) {
@@ -98,32 +104,29 @@ nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols, nib_err
     NIB_TRY(grow_workspace(cb, most, err));
     if (!cb->flags)
         NIB_TRY(cuda_alloc(cb, &cb->flags, (size_t)cb->lane.n_sms * sizeof(uint32_t), "flags", err));
-    const size_t squares = GEMM_CHAIN_ROWS * (cols / 16) * sizeof(float);
-    if (squares > cb->squares_bytes) {
-        step_forget_graphs(cb);
-        cudaFree(cb->squares);
-        cb->squares_bytes = 0;
-        NIB_TRY(cuda_alloc(cb, (void **)&cb->squares, squares, "sums of squares", err));
-        cb->squares_bytes = squares;
-    }
+    NIB_TRY(grow(cb, (void **)&cb->squares, &cb->squares_bytes, GEMM_CHAIN_ROWS * (cols / 16) * sizeof(float),
+                 "sums of squares", err));
     cb->n_shapes++;
     return NIB_OK;
 }
 
+nib_status memory_know_thin(cuda_backend *cb, size_t rank, nib_error *err) {
+    if (cb->n_thin++ == 0) /* products of many rows read BF16 in another order now: other workspace */
+        cb->shaped_rows = 0;
+    cb->mid_cols = rank > cb->mid_cols ? rank : cb->mid_cols;
+    return memory_reserve(cb, err);
+}
+
 nib_status memory_reserve(cuda_backend *cb, nib_error *err) {
-    size_t wanted = cb->max_rows * cb->wide_cols * sizeof(float), most = cb->workspace_bytes;
+    size_t most = cb->workspace_bytes;
     for (int i = 0; i < cb->n_shapes; i++)
         widen_workspace(cb, cb->shapes[i], cb->shaped_rows + 1, cb->max_rows, &most);
     NIB_TRY(grow_workspace(cb, most, err));
     cb->shaped_rows = cb->max_rows;
-    if (wanted <= cb->wide_bytes)
-        return NIB_OK;
-    step_forget_graphs(cb);
-    cudaFree(cb->wide);
-    cb->wide_bytes = 0;
-    NIB_TRY(cuda_alloc(cb, (void **)&cb->wide, wanted, "gate and up", err));
-    cb->wide_bytes = wanted;
-    return NIB_OK;
+    NIB_TRY(grow(cb, (void **)&cb->mid, &cb->mid_bytes, cb->max_rows * cb->mid_cols * sizeof(float),
+                 "low-rank branches", err));
+    return grow(cb, (void **)&cb->wide, &cb->wide_bytes, cb->max_rows * cb->wide_cols * sizeof(float),
+                "gate and up", err);
 }
 
 /* ---- buffers ---- */
@@ -425,6 +428,7 @@ void memory_set(backend *be) {
 
 void memory_release(cuda_backend *cb) {
     cudaFree(cb->wide);
+    cudaFree(cb->mid);
     cudaFree(cb->partial);
     cudaFree(cb->squares);
     cudaFree(cb->flags);

@@ -28,7 +28,7 @@ const char *const opcalls_names[CALL_COUNT] = {
 act_format opcalls_format(const cuda_backend *cb, const weight *reader, size_t rows) {
     if (cb->be.mode == COMPUTE_EXACT || !reader)
         return ACT_F32;
-    if (rows <= CUDA_FEW_ROWS || !((const cuda_weight *)reader)->is_fp4 || cb->be.mode == COMPUTE_W4A4)
+    if (rows <= CUDA_FEW_ROWS || !cuda_is_bare((const cuda_weight *)reader) || cb->be.mode == COMPUTE_W4A4)
         return ACT_BF16;
     return cb->be.mode == COMPUTE_W4A8_FP8 ? ACT_FP8
            : cb->lane.wgmma && reader->cols % GEMM_GROUP_K == 0
@@ -83,7 +83,7 @@ static void settle_sum(cuda_backend *cb) {
 /* Whether sums of ROWS rows can leave a norm to the product with W behind it. */
 static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, bool before) {
     const gemm_spread some = {.w = NULL};
-    bool serves = w->is_fp4 && (!before || w->n_fp4 == 1);
+    bool serves = cuda_is_bare(w) && (!before || w->n_fp4 == 1);
     for (int i = 0; i < w->n_fp4 && serves; i++)
         serves = gemm_chain_serves(cb->gemm, &(gemm_chain){.weight = w->fp4[i],
                                                            .m = rows,
@@ -96,8 +96,8 @@ static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, b
 static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, const vec *w,
                           const weight *reader, bool gathers) {
     const cuda_weight *next = (const cuda_weight *)reader;
-    if (!cuda_fuses(cb) || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader || !next->is_fp4 ||
-        cb->lacking)
+    if (!cuda_fuses(cb) || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader ||
+        !cuda_is_bare(next) || cb->lacking)
         return false;
     return x->rows == 1 || (!gathers && cb->unadded.x == (const cuda_buf *)x &&
                             cb->unadded.a != (const cuda_buf *)out && spreads(cb, next, x->rows, false));
@@ -328,8 +328,8 @@ static void fp4_normed(cuda_backend *cb, act_view out, const buf *a, const cuda_
     }
 }
 
-static int product(cuda_backend *cb, act_view out, const buf *a, const weight *weight_head, bool add) {
-    const cuda_weight *w = (const cuda_weight *)weight_head;
+/* Without branches. */
+static int bare_product(cuda_backend *cb, act_view out, const buf *a, const cuda_weight *w, bool add) {
     const cuda_buf *from = (const cuda_buf *)a;
     if (!w->is_fp4)
         return product_launch(&cb->lane, out.data, out.stride, opcalls_view(from), &w->view, (int)a->rows,
@@ -342,9 +342,20 @@ static int product(cuda_backend *cb, act_view out, const buf *a, const weight *w
     return code;
 }
 
+/* OUT is F32 where W has branches. These read A before W4A4 rounds it. */
+static int product(cuda_backend *cb, act_view out, const buf *a, const weight *weight_head, bool add) {
+    const cuda_weight *w = (const cuda_weight *)weight_head;
+    if (w->thin.rank == 0)
+        return bare_product(cb, out, a, w, add);
+    int code = thin_begin(cb, (const cuda_buf *)a, w);
+    if (code == cudaSuccess)
+        code = bare_product(cb, out, a, w, add);
+    return code == cudaSuccess ? thin_add(cb, out.data, out.stride, (int)a->rows, w) : code;
+}
+
 /* Products that may write BF16: of many rows and without a bias. */
 static bool writes_bf16(const cuda_backend *cb, const buf *a, const weight *w, const vec *bias) {
-    return cb->be.mode != COMPUTE_EXACT && a->rows > CUDA_FEW_ROWS && ((const cuda_weight *)w)->is_fp4 &&
+    return cb->be.mode != COMPUTE_EXACT && a->rows > CUDA_FEW_ROWS && cuda_is_bare((const cuda_weight *)w) &&
            !bias;
 }
 
@@ -420,7 +431,7 @@ static bool glu_chain(cuda_backend *cb, act_view out, const buf *a, const cuda_w
                     .flags = cb->flags,
                     .workspace = cb->workspace,
                     .workspace_bytes = cb->workspace_bytes};
-    if (!cuda_fuses(cb) || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
+    if (!cuda_fuses(cb) || !cuda_is_bare(w) || w->n_fp4 != 1 || out.format == ACT_FP8 || cb->lane.off ||
         (many && in.format != ACT_BF16_MMA && in.format != ACT_FP8) || !gemm_chain_serves(cb->gemm, &c))
         return false;
     keep_words(cb, gemm_chain_launch(cb->gemm, &c, cb->stream, &why), &why);

@@ -44,13 +44,22 @@ typedef struct cuda_vec {
     void *data;
 } cuda_vec;
 
+/* Low-rank branches of a weight's parts (thin.c). */
+typedef struct thin {
+    void *memory;
+    size_t rank;               /* of all parts, padded; 0: there are none */
+    weight_view down;          /* [rank, cols] */
+    weight_view up[MAX_PARTS]; /* [rows of the part, its rank]; cols 0: it has none */
+} thin;
+
 typedef struct cuda_weight {
     weight head;
     weight_view view;                /* parts as stored; of FP4 products, as packed */
     nib_gemm_weight *fp4[MAX_PARTS]; /* packed for FP4 products: each part's, or all joined */
     int n_fp4;
-    float *scratch;         /* one row decoded, for tests */
-    bool is_fp4;            /* all parts are */
+    float *scratch; /* one row decoded, for tests */
+    bool is_fp4;    /* all parts are */
+    thin thin;
     bool is_known;          /* q, k, v of a layer that gather_know was told of */
     struct gather_set *set; /* of q, k, v whose whole layer a pass takes; else NULL */
     struct cuda_weight *next_unread;
@@ -174,7 +183,10 @@ typedef struct cuda_backend {
     void *partial;  /* of split attention */
     float *squares; /* of a norm between two products (gemm_spread): of GEMM_CHAIN_ROWS rows */
     size_t squares_bytes;
-    void *flags;     /* of FP4 products: nib_gemm_product.flags */
+    void *flags; /* of FP4 products: nib_gemm_product.flags */
+    float *mid;  /* [max_rows, mid_cols]: between a branch's two matrices */
+    size_t mid_cols, mid_bytes;
+    int n_thin;      /* weights with branches */
     void *workspace; /* of FP4 products */
     size_t workspace_bytes;
     size_t shapes[CUDA_MAX_SHAPES][2]; /* of FP4 products: rows, cols */
@@ -209,6 +221,11 @@ static inline bool cuda_fuses(const cuda_backend *cb) {
     return cb->be.mode != COMPUTE_EXACT && cb->be.mode != COMPUTE_W4A4;
 }
 
+/* Whether W's product is one of the FP4 library's and nothing else. */
+static inline bool cuda_is_bare(const cuda_weight *w) {
+    return w->is_fp4 && w->thin.rank == 0;
+}
+
 /* Whether what a product reads is to be rounded now: W4A4 does it once, for again would move small blocks. */
 static inline bool cuda_rounds(const cuda_backend *cb, const buf *a) {
     bool *rounded = &((cuda_buf *)(uintptr_t)a)->rounded;
@@ -232,8 +249,9 @@ nib_status cuda_alloc(cuda_backend *cb, void **out, size_t bytes, const char *wh
 /* ---- memory.c ---- */
 nib_status memory_reserve(cuda_backend *cb, nib_error *err); /* scratch for max_rows and all weights so far */
 nib_status memory_know_shape(cuda_backend *cb, size_t rows, size_t cols,
-                             nib_error *err); /* of FP4 products */
-void memory_set(backend *be);                 /* buf_*, vec_*, cache_*, memory_free */
+                             nib_error *err);                               /* of FP4 products */
+nib_status memory_know_thin(cuda_backend *cb, size_t rank, nib_error *err); /* of one more weight */
+void memory_set(backend *be); /* buf_*, vec_*, cache_*, memory_free */
 void memory_release(cuda_backend *cb);
 
 /* ---- upload.c: weights ---- */
@@ -251,6 +269,13 @@ nib_status feed_pack(cuda_backend *cb, nib_gemm_weight *packed, const nib_gemm_s
                      float tensor_scale, nib_error *err);
 nib_status feed_finish(cuda_backend *cb, nib_error *err); /* all pieces are there, and packed */
 void feed_close(cuda_backend *cb);
+
+/* ---- thin.c: low-rank branches ---- */
+nib_status thin_pack(cuda_backend *cb, cuda_weight *w, const tensor *const *parts, nib_error *err);
+void thin_free(cuda_backend *cb, cuda_weight *w);
+/* Around W's product with A: first down A, then OUT [rows of A, stride] += up of that. */
+int thin_begin(cuda_backend *cb, const cuda_buf *a, const cuda_weight *w);
+int thin_add(cuda_backend *cb, float *out, size_t stride, int rows, const cuda_weight *w);
 
 /* ---- step.c ---- */
 void step_set(backend *be);

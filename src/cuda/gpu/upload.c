@@ -181,6 +181,7 @@ static void weight_free(backend *be, weight *w) {
         cudaFree((void *)c->view.parts[i].row_scales);
         nib_gemm_weight_free(c->fp4[i]);
     }
+    thin_free(cb, c);
     cudaFree(c->scratch);
     mem_free(c);
 }
@@ -223,6 +224,7 @@ static nib_status fill_weight(cuda_backend *cb, cuda_weight *w, const tensor *co
     w->view.rows = w->head.rows;
     if (w->is_fp4)
         NIB_TRY(pack_fp4(cb, w, parts, err));
+    NIB_TRY(thin_pack(cb, w, parts, err));
     if (w->view.n_parts == 2 && w->view.rows > cb->wide_cols) {
         cb->wide_cols = (w->view.rows + 127) / 128 * 128;
         return memory_reserve(cb, err);

@@ -554,17 +554,8 @@ typedef struct shape {
     bool mean;                   /* FP8 keys are stored less one */
 } shape;
 
-static void test_shape(const shape *s, kv_format format, check_family *stored, check_family *stored8,
-                       check_family *exact, check_family *fast) {
-    const sequence batches[][MAX_SEQS] = {
-        {{0, 1}},
-        {{511, 1}, {0, 1}, {160, 1}},
-        {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
-        {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
-        {{300, 1}, {0, 20}, {5, 1}}, /* a prompt between rows that stand alone */
-        {{600, 1}},                  /* and others: so many rows that few are split */
-    };
-    const int n_seqs[] = {1, 3, 6, 4, 3, 40};
+/* A shape's norms, angles and mean; no batch yet. */
+static world make_world(const shape *s, kv_format format) {
     size_t d = (size_t)s->head_dim;
     world w = {.p = {.n_heads = s->n_heads,
                      .n_kv_heads = s->n_kv_heads,
@@ -590,6 +581,22 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
     w.p.k_mean = w.k_mean ? to_device(w.k_mean, (size_t)s->n_kv_heads * d * 4) : NULL;
     w.q_cols = (size_t)s->n_heads * d;
     w.qkv_cols = (size_t)(s->n_heads + 2 * s->n_kv_heads) * d;
+    return w;
+}
+
+static void test_shape(const shape *s, kv_format format, check_family *stored, check_family *stored8,
+                       check_family *exact, check_family *fast) {
+    const sequence batches[][MAX_SEQS] = {
+        {{0, 1}},
+        {{511, 1}, {0, 1}, {160, 1}},
+        {{332, 1}, {0, 5}, {63, 1}, {64, 1}, {130, 70}, {1000, 1}},
+        {{0, 200}, {700, 33}, {15, 1}, {0, 3}},
+        {{300, 1}, {0, 20}, {5, 1}}, /* a prompt between rows that stand alone */
+        {{600, 1}},                  /* and others: so many rows that few are split */
+    };
+    const int n_seqs[] = {1, 3, 6, 4, 3, 40};
+    const size_t d = (size_t)s->head_dim;
+    world w = make_world(s, format);
     for (size_t b = 0; b < sizeof n_seqs / sizeof *n_seqs; b++) {
         sequence seqs[MAX_SEQS];
         for (int i = 0; i < MAX_SEQS; i++)
@@ -609,6 +616,57 @@ static void test_shape(const shape *s, kv_format format, check_family *stored, c
         cudaFree(w.kv.k), cudaFree(w.kv.v), cudaFree(w.d_q), cudaFree(w.d_qkv);
         free(w.qkv);
     }
+}
+
+/* q, k and v of N_ROWS under one KV head. All dimensions of a key but the first are alike, and its queries
+ * have the same elements in each, in other orders: only roundings of their sums, so the order in which they
+ * are added, decide which codes are steered. */
+static float *make_ties(const shape *s, int n_rows) {
+    const size_t d = (size_t)s->head_dim, group = (size_t)s->n_heads, cols = (group + 2) * d;
+    float *qkv = rnd_floats((size_t)n_rows * cols, 1);
+    for (float *row = qkv; row < qkv + (size_t)n_rows * cols; row += cols) {
+        const float of_key = 1 + fabsf(rnd_uniform());
+        for (size_t i = 1; i < d; i++)
+            for (size_t h = 0; h < group; h++)
+                row[h * d + i] = row[(h + i) % group * d];
+        for (size_t i = 0; i < d; i++)
+            row[group * d + i] = i > 0 ? of_key : 9;
+    }
+    return qkv;
+}
+
+/* Keys that come in one step of many rows and in steps of few: the same bits, whatever the group. */
+static void test_few_and_many(const shape *s, kv_format format) {
+    enum { ROWS = 600, FEW = 40 };
+    world w = make_world(s, format);
+    make_batch(&w, &(sequence){0, ROWS}, 1);
+    make_cache(&w, format);
+    w.qkv = make_ties(s, ROWS);
+    w.d_qkv = to_device(w.qkv, ROWS * w.qkv_cols * 4);
+    w.d_q = to_device(NULL, ROWS * w.q_cols * 4);
+    const size_t q_bytes = ROWS * w.q_cols * 4, kv_bytes = w.cells * (size_t)s->head_dim * kv_each(format);
+    void *q[2], *k[2], *scales[2];
+    for (int few = 0; few < 2; few++) {
+        CK(cudaMemset(w.d_q, 0xff, q_bytes));
+        CK(cudaMemset(w.kv.k, 0, kv_bytes));
+        CK(cudaMemset(w.kv.k_scales, 0, w.cells * 4));
+        for (int row = 0; row < ROWS; row += few ? FEW : ROWS) {
+            step_view step = w.step;
+            step.positions += row, step.first_page += row;
+            const act_view qkv = {ACT_F32, (float *)w.d_qkv + (size_t)row * w.qkv_cols, NULL, w.qkv_cols};
+            CK(qkv_launch(&lane, (float *)w.d_q + (size_t)row * w.q_cols, w.q_cols, qkv, &w.p, &w.kv, &step,
+                          few ? FEW : ROWS));
+        }
+        q[few] = from_device(w.d_q, q_bytes), k[few] = from_device(w.kv.k, kv_bytes);
+        scales[few] = from_device(w.kv.k_scales, w.cells * 4);
+    }
+    check_equal("queries of few and many rows", q[0], q[1], q_bytes);
+    check_equal("keys of few and many rows", k[0], k[1], kv_bytes);
+    check_equal("scales of few and many rows", scales[0], scales[1], w.cells * 4);
+    for (int few = 0; few < 2; few++)
+        free(q[few]), free(k[few]), free(scales[few]);
+    cudaFree(w.kv.k), cudaFree(w.kv.v), cudaFree(w.d_q), cudaFree(w.d_qkv);
+    free(w.qkv);
 }
 
 /* "short": what a sanitizer has the patience for. */
@@ -650,6 +708,14 @@ int main(int argc, char **argv) {
             test_shape(&shapes[i], (kv_format)f, &stored, &stored8, &exact, &fast);
         family_print(&stored), family_print(&stored8), family_print(&exact), family_print(&fast);
     }
+    const shape groups[] = {
+        {.n_heads = 8, 1, 128, 0, 0, false, false},
+        {.n_heads = 12, 1, 64, 0, 0, false, false},
+        {.n_heads = 16, 1, 128, 0, 0, false, false},
+        {.n_heads = 71, 1, 64, 0, 0, false, false},
+    };
+    for (size_t i = 0; i < (brief ? 0 : sizeof groups / sizeof groups[0]); i++)
+        test_few_and_many(&groups[i], KV_FP8);
     printf("attention: %d checks, %d wrong\n", check_n, check_failed);
     return check_failed > 0;
 }

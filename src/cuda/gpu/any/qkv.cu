@@ -42,6 +42,15 @@ static __device__ bool gather(float (&w)[E], float *room, bool lost, int members
     return lost;
 }
 
+/* Takes the query at Q, which another warp has put there, into OF: where a warp has several queries their
+ * order would be another than where one warp has all. */
+template <int E>
+static __device__ __forceinline__ void regauge(gauge<E> &of, const float *q, int d, int lane) {
+#pragma unroll
+    for (int j = 0; j < E; j++)
+        of.add(j, lane + 32 * j < d ? __ldcg(q + lane + 32 * j) : 0);
+}
+
 template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row(const qkv_job &job) {
     extern __shared__ float shared[]; /* [n_freq] cosines, [n_freq] sines, [warps, 32 E] */
     const attn_view &p = job.p;
@@ -116,9 +125,14 @@ template <int E, bool BF16, bool MANY> __device__ __forceinline__ void split_row
             lost = !store<E>(p, job.kv, false, cell, x, of, lane);
         }
     }
-    if (members > 1) {
-        lost = gather<E>(of.squares, room, lost, min(members, group), warp, lane);
-        gather<E>(of.sum, room, lost, min(members, group), warp, lane);
+    if (members > 1 && group <= members) {
+        lost = gather<E>(of.squares, room, lost, group, warp, lane);
+        gather<E>(of.sum, room, lost, group, warp, lane);
+    } else if (members > 1) {
+        lost = __syncthreads_or(lost); /* the block's queries are written */
+        of = {};
+        for (int v = 0; has_key && v < group; v++)
+            regauge<E>(of, job.q + row * job.q_stride + vector(v), d, lane);
     }
     if (has_key) {
         tell_lost<E>(key, lost);

@@ -25,6 +25,7 @@ HMMA = r"HMMA\.16816\.F32\.BF16"
 ILLEGAL = r"desc\[UR\d*[13579]\]"
 WANTED = {
     "cuda/gpu/any/decode.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
+    "cuda/gpu/any/thin_products.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/gemv.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/gemv16.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),
     "gemm/gpu/any/grouped.cu": dict.fromkeys(("sm_80", "sm_89", "sm_90", "sm_100", "sm_120"), HMMA),

@@ -224,6 +224,16 @@ void test_grouped(bool shortly) {
             counts[e] = std::min(some[(e + e / 7) % 7], (int)shape[3]);
         check_experts(shape[0], shape[1], counts);
     }
+    const size_t full[][3] = {{48, 176, 12}, {1040, 768, 1}, {768, 2048, 3}, {304, 1664, 1}, {2048, 640, 1}, {304, 1536, 2}};
+    for (auto &shape : full) { /* chunks of 32: many tokens an expert */
+        if (shortly && shape[0] * shape[1] * shape[2] > 300000)
+            continue;
+        const int many[] = {0, 70, 33, 32, 1, 64, 31};
+        std::vector<int> counts(7 * shape[2]);
+        for (size_t e = 0; e < counts.size(); e++)
+            counts[e] = many[(e + e / 7) % 7];
+        check_experts(shape[0], shape[1], counts);
+    }
     check_refused();
     check_explained();
     for (int many : {0, 1, 5, 40, 127}) { /* so many experts have a token, from the last one on; none: nothing is written */

@@ -33,7 +33,7 @@ WANTED = {
     "cuda/gpu/sm90/prefill_wgmma.cu": {"sm_90": r"HGMMA\.64x128x16\.F32"},
     "gemm/gpu/sm90/pairs.cu": {"sm_90": HMMA},
     "gemm/gpu/sm90/few.cu": {"sm_90": r"HGMMA\.64x16x16\.F32\.BF16"},
-    "gemm/gpu/sm90/experts.cu": {"sm_90": r"HGMMA\.64x8x16\.F32\.BF16"},
+    "gemm/gpu/sm90/experts.cu": {"sm_90": tuple(rf"HGMMA\.64x{n}x16\.F32\.BF16" for n in (8, 16, 32))},
     "gemm/gpu/sm90/wgmma_e4m3.cu": {"sm_90": r"QGMMA\.64x256x32\.F32\.E4M3\.E4M3"},
     "gemm/gpu/sm90/wgmma_bf16.cu": {"sm_90": r"HGMMA\.64x256x16\.F32\.BF16"},
     "gemm/gpu/sm120/tile_e2m1.cu": {"sm_120": r"OMMA.*16864.*E2M1"},

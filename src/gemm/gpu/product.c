@@ -294,7 +294,8 @@ static grouped_choice choose_grouped(const nib_gemm *g, const gemm_task *t, cons
             gemm_pairs, "pairs (mma.sync m16n8k16 BF16, block-diagonal activations, two tokens at a time)",
             "few experts have more than two tokens"};
     if (g->arch == 90 && gemm_experts_serves(t, p))
-        return (grouped_choice){gemm_experts, "experts (wgmma BF16, 8 tokens of an expert at a time)",
+        return (grouped_choice){gemm_experts,
+                                "experts (wgmma BF16, 8, 16 or 32 tokens of an expert at a time)",
                                 "what decodes and multiplies waits for nothing else"};
     return (grouped_choice){
         gemm_grouped, "grouped (mma.sync m16n8k16 BF16, 8 or 16 tokens of an expert at a time)",

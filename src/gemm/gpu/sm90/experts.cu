@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Hopper, experts: exact. Weights are the register operand of wgmma, 8 or (where experts have more) 16 tokens its N.
+ * Hopper, experts: exact. Weights are the register operand of wgmma, 8, 16 or 32 tokens its N, by how many the experts have.
  *
  * A chunk is up to so many tokens of one expert, an item 64 rows x a chunk. The items of all chunks stand in a row, and each block
  * takes an equal run of them; teams of PARTS warpgroups take a run's items in turn, the parts of a team share K. These do
@@ -29,7 +29,6 @@
 #define OTHER_REGISTERS 48
 #define ITEM_TILES      4 /* row tiles */
 #define SPAN            8 /* groups that tensor cores sum before FP32 takes over */
-#define SLOTS           2 /* of sums, a team */
 
 struct experts_args {
     chunk_source source;
@@ -42,13 +41,13 @@ struct experts_args {
 
 /* Shared memory: tokens, rings, sums, then what this names: barriers, 8 bytes each, the run, and its chunks. */
 template <int TOKENS, int PARTS, int GROUPS, int STAGES> struct experts_plan {
-    static const int eights = TOKENS / 8;
+    static const int eights = TOKENS / 8, slots = TOKENS == 32 ? 1 : 2; /* of sums, a team */
     static const int sums = eights * 2048;         /* bytes, of a part: 64 rows x TOKENS */
     static const int group_tokens = eights * 2048; /* bytes: 128 k of a chunk */
     static const int teams = WARPGROUPS / PARTS, stage = ITEM_TILES * GROUPS * GEMM_GROUP_BYTES, ring = STAGES * stage;
     static const int full = 0, empty = full + 8 * WARPGROUPS * STAGES; /* of the rings */
-    static const int summed = empty + 8 * WARPGROUPS * STAGES, taken = summed + 8 * SLOTS * teams * STORERS;
-    static const int come = taken + 8 * SLOTS * teams * STORERS, gone = come + 16; /* tokens of two buffers */
+    static const int summed = empty + 8 * WARPGROUPS * STAGES, taken = summed + 8 * slots * teams * STORERS;
+    static const int come = taken + 8 * slots * teams * STORERS, gone = come + 16; /* tokens of two buffers */
     static const int asked = gone + 16;                                            /* the first chunk's tokens are on their way */
     static const int the_run = asked + 8, chunks = the_run + 16;
 
@@ -64,7 +63,7 @@ template <int TOKENS, int PARTS, int GROUPS, int STAGES> struct experts_plan {
 
     static int shared(const gemm_task *t, size_t experts, int buffers) {
         const size_t chunks_of_all = min((size_t)t->m, experts + t->m / TOKENS);
-        return buffers * t->groups * group_tokens + WARPGROUPS * (ring + SLOTS * sums) + chunks +
+        return buffers * t->groups * group_tokens + WARPGROUPS * (ring + slots * sums) + chunks +
                (int)((chunks_of_all / t->n_sms + 3) * sizeof(chunk));
     }
 };
@@ -218,36 +217,41 @@ template <int PARTS, class PLAN> GEMM_DEV void store_items(const experts_args &a
                     bias[i / 2][i % 2] = expert_bias(a.out, 16 * a.row_tiles, c.expert, row);
             }
         }
-        float4 v[2][PLAN::eights] = {};
+        constexpr int together = PLAN::eights < 4 ? 2 : 1; /* row tiles whose sums registers hold */
         barrier_wait(b.bars + PLAN::summed + bar, p.parity);
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int part = 0; part < PARTS; part++)
-#pragma unroll
-                for (int n = 0; n < PLAN::eights; n++) {
-                    const int at = (set * PARTS + part) * PLAN::sums + ((2 * which + i) * PLAN::eights + n) * 512;
-                    const uint4 u = lds128(b.sums + at + lane * 16);
-                    v[i][n].x += __uint_as_float(u.x), v[i][n].y += __uint_as_float(u.y);
-                    v[i][n].z += __uint_as_float(u.z), v[i][n].w += __uint_as_float(u.w);
-                }
-        __syncwarp();
-        if (lane == 0)
-            barrier_arrive(b.bars + PLAN::taken + bar);
         const float factor = 0x1p17f * (a.out.alpha * tensor_scale);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int tile = w.tile + 2 * which + i;
+        for (int i0 = 0; i0 < 2; i0 += together) {
+            float4 v[together][PLAN::eights] = {};
 #pragma unroll
-            for (int n = 0; n < PLAN::eights; n++)
-                v[i][n] = make_float4(fmaf(v[i][n].x, factor, bias[i][0]), fmaf(v[i][n].y, factor, bias[i][0]),
-                                      fmaf(v[i][n].z, factor, bias[i][1]), fmaf(v[i][n].w, factor, bias[i][1]));
-            if (tile < a.row_tiles)
-                store_fragments(without_bias(a.out), c.row + c.rows, c.row, tile * 16, v[i]);
+            for (int i = 0; i < together; i++)
+#pragma unroll
+                for (int part = 0; part < PARTS; part++)
+#pragma unroll
+                    for (int n = 0; n < PLAN::eights; n++) {
+                        const int at = (set * PARTS + part) * PLAN::sums + ((2 * which + i0 + i) * PLAN::eights + n) * 512;
+                        const uint4 u = lds128(b.sums + at + lane * 16);
+                        v[i][n].x += __uint_as_float(u.x), v[i][n].y += __uint_as_float(u.y);
+                        v[i][n].z += __uint_as_float(u.z), v[i][n].w += __uint_as_float(u.w);
+                    }
+            __syncwarp();
+            if (i0 + together == 2 && lane == 0)
+                barrier_arrive(b.bars + PLAN::taken + bar);
+#pragma unroll
+            for (int i = 0; i < together; i++) {
+                const int tile = w.tile + 2 * which + i0 + i;
+                const float b0 = bias[i0 + i][0], b1 = bias[i0 + i][1];
+#pragma unroll
+                for (int n = 0; n < PLAN::eights; n++)
+                    v[i][n] = make_float4(fmaf(v[i][n].x, factor, b0), fmaf(v[i][n].y, factor, b0), fmaf(v[i][n].z, factor, b1),
+                                          fmaf(v[i][n].w, factor, b1));
+                if (tile < a.row_tiles)
+                    store_fragments(without_bias(a.out), c.row + c.rows, c.row, tile * 16, v[i]);
+            }
         }
         if (++team == PLAN::teams) {
             team = 0;
-            p.next(SLOTS);
+            p.next(PLAN::slots);
         }
     }
 }
@@ -334,7 +338,7 @@ GEMM_DEV void multiply(const experts_args &a, const experts_block &b, int warpgr
         __syncwarp();
         if (lane == 0)
             barrier_arrive(b.bars + plan::summed + bar);
-        slot.next(SLOTS);
+        slot.next(plan::slots);
     }
     held.hold(b.items.chunks); /* others may need the room */
 }
@@ -348,7 +352,7 @@ static __global__ void __launch_bounds__(THREADS, 1) experts(const __grid_consta
     b.tokens = uniform((int)shared_address(shared));
     b.rings = b.tokens + a.buffers * a.groups * plan::group_tokens;
     b.sums = b.rings + WARPGROUPS * plan::ring;
-    b.bars = b.sums + WARPGROUPS * SLOTS * plan::sums;
+    b.bars = b.sums + WARPGROUPS * plan::slots * plan::sums;
     run *r = (run *)(shared + (b.bars - b.tokens) + plan::the_run);
     chunk *chunks = (chunk *)(shared + (b.bars - b.tokens) + plan::chunks);
     b.chunks = chunks;
@@ -403,13 +407,22 @@ template <int TOKENS, int PARTS, int GROUPS, int STAGES> static int launch(const
                          experts_plan<TOKENS, PARTS, GROUPS, STAGES>::shared(t, p->n_experts, buffers), a);
 }
 
-/* Rings of 4 groups a warpgroup; the next tokens beside these where they have room. 16 tokens a chunk where experts have as many
- * and they fit. */
+template <int TOKENS, int PARTS, int GROUPS, int STAGES> static int launch_buffers(const gemm_task *t, const nib_gemm_group *p) {
+    return launch<TOKENS, PARTS, GROUPS, STAGES>(t, p, fits<TOKENS, PARTS, GROUPS, STAGES>(t, p, 2) ? 2 : 1);
+}
+
+/* Rings of 4 groups a warpgroup (of 3, if 32 tokens fit so alone); the next tokens beside these where they have room. As many
+ * tokens a chunk as most experts have, if they fit. */
 template <int PARTS, int GROUPS> static int launch_fitting(const gemm_task *t, const nib_gemm_group *p) {
     constexpr int STAGES = 4 / GROUPS;
-    if ((size_t)t->m > p->n_experts * 6 && fits<16, PARTS, GROUPS, STAGES>(t, p, 1))
-        return launch<16, PARTS, GROUPS, STAGES>(t, p, fits<16, PARTS, GROUPS, STAGES>(t, p, 2) ? 2 : 1);
-    return launch<8, PARTS, GROUPS, STAGES>(t, p, fits<8, PARTS, GROUPS, STAGES>(t, p, 2) ? 2 : 1);
+    const size_t rows = (size_t)t->m, experts = p->n_experts;
+    if (rows > experts * 20 && fits<32, PARTS, GROUPS, STAGES>(t, p, 1))
+        return launch_buffers<32, PARTS, GROUPS, STAGES>(t, p);
+    if (rows > experts * 20 && fits<32, PARTS, 1, 3>(t, p, 1))
+        return launch_buffers<32, PARTS, 1, 3>(t, p);
+    if (rows > experts * 6 && fits<16, PARTS, GROUPS, STAGES>(t, p, 1))
+        return launch_buffers<16, PARTS, GROUPS, STAGES>(t, p);
+    return launch_buffers<8, PARTS, GROUPS, STAGES>(t, p);
 }
 
 extern "C" bool gemm_experts_serves(const gemm_task *t, const nib_gemm_group *p) {

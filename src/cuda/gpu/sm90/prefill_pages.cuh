@@ -3,11 +3,11 @@
  * Prompt attention on Hopper, the half that brings keys and values (prefill_wgmma.cu has the other): the ring
  * in shared memory, and the producer warpgroup.
  *
- * A step is 128 keys of a sequence, two pages. FP8 pages are copied into one of STAGED entries by the copy
+ * A step is a page, 64 keys of a sequence. FP8 pages are copied into one of STAGED entries by the copy
  * engine, a step ahead, and converted by 128 threads into one of SLOTS: FP16, times their scales, rows of 128
  * bytes with the 128-byte swizzle, keys as an operand whose k (the dimension) is contiguous, values as one
  * whose n (the dimension) is, so both are stored alike. Not loaded through registers: loads on their way
- * share a scoreboard, so a page that was to come early was waited for at once. Shared bytes: 1,792 D + 96.
+ * share a scoreboard, so a page that was to come early was waited for at once.
  *
  * Scales are FP16 here: a key's was stored with as many bits as that has (heads.cuh), for an error of it is
  * one of its whole score; what FP16 leaves of a checkpoint's own one is multiplied into the queries.
@@ -18,12 +18,13 @@
 #include "cuda/gpu/any/attn.cuh"
 #include "gemm/gpu/device.cuh"
 
-constexpr int TILE = 128, STEP = 128, PART = STEP * 128; /* bytes of 64 dimensions of a step */
-constexpr int SLOTS = 4, STAGED = 4;                     /* of keys or values; the same in FP8 */
-constexpr int CONSUMERS = 2, THREADS = (CONSUMERS + 1) * 128, CONSUMER_REGISTERS = 208,
-              PRODUCER_REGISTERS = 88;
+constexpr int STEP = KV_PAGE, PART = STEP * 128; /* bytes of 64 dimensions of a step */
+constexpr int SLOTS = 6, STAGED = 4;             /* of keys or values, which take turns; the same in FP8 */
+constexpr int CONSUMERS = 2, THREADS = (CONSUMERS + 1) * 128, CONSUMER_REGISTERS = 224,
+              PRODUCER_REGISTERS = 56;
 static_assert(CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= (CONSUMERS + 1) * 168,
               "setmaxnreg deals in what the launch reserved");
+static_assert(SLOTS % 2 == 0 && STAGED % 2 == 0, "keys have the even ones");
 /* Weights are made against references BELOW the largest score, in powers of two, and stand in FP16:
  * references move where a lane's weights of a step and pair sum up to more than LIMIT. Values are LIFT times
  * as large as they are; below 16,000 they are finite. */
@@ -35,18 +36,18 @@ __device__ __forceinline__ void sync_threads(int barrier, int n) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n) : "memory");
 }
 
-/* Shared memory: queries [64 dimensions][TILE], slots, staged entries, barriers. Slots are filled and
- * left in order: a step's keys, its values, the next step's keys. */
+/* Shared memory: slots, staged entries, barriers; queries behind. Slots are filled and left in order: a
+ * step's keys, its values, the next step's keys. */
 template <int D> struct ring {
     static constexpr int slot_bytes = D / 64 * PART, staged_bytes = STEP * D;
-    static constexpr int slots = TILE * D * 2, staged = slots + SLOTS * slot_bytes,
-                         barriers = staged + STAGED * staged_bytes,
-                         shared = barriers + (2 * SLOTS + STAGED) * 8;
+    static constexpr int staged = SLOTS * slot_bytes, barriers = staged + STAGED * staged_bytes,
+                         queries = barriers + 1024;
+    static_assert((2 * SLOTS + STAGED) * 8 <= 1024 && barriers % 1024 == 0, "queries are swizzled");
     uint32_t base;
     int slot, phase;
 
     __device__ __forceinline__ uint32_t data() const {
-        return base + slots + slot * slot_bytes;
+        return base + slot * slot_bytes;
     }
     __device__ __forceinline__ uint32_t full() const {
         return base + barriers + 8 * slot;
@@ -59,6 +60,9 @@ template <int D> struct ring {
     }
     __device__ __forceinline__ uint32_t came(int entry) const {
         return base + barriers + 8 * (2 * SLOTS + entry);
+    }
+    __device__ __forceinline__ ring values() const { /* of these keys */
+        return {base, slot + 1, phase};
     }
     __device__ __forceinline__ void advance() {
         if (++slot == SLOTS) {
@@ -74,13 +78,13 @@ typedef struct run {
 } run;
 
 /* A block's tiles: late ones, which are the long ones, first, of all heads; there and back again, so that all
- * blocks have about as much. */
+ * blocks have about as much. PAIRS: of a tile. */
 typedef struct tile {
     int first, end, head;
 } tile;
 
-__device__ __forceinline__ bool find_tile(const attn_job &job, int round, tile *of) {
-    const int per_tile = TILE / (job.p.n_heads / job.p.n_kv_heads), heads = job.p.n_kv_heads,
+__device__ __forceinline__ bool find_tile(const attn_job &job, int pairs, int round, tile *of) {
+    const int per_tile = pairs / (job.p.n_heads / job.p.n_kv_heads), heads = job.p.n_kv_heads,
               n_tiles = (job.n_rows + per_tile - 1) / per_tile;
     const int i = round * gridDim.x + (round & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
     if (i >= n_tiles * heads)
@@ -112,15 +116,6 @@ __device__ __forceinline__ bool find_run(const attn_job &job, int first, int end
     return false;
 }
 
-/* The two pages of a step; past the last one that one again. */
-typedef struct page_pair {
-    int32_t id[2];
-} page_pair;
-
-__device__ __forceinline__ page_pair pages_at(const int32_t *pages, int page, int last_page) {
-    return {pages[min(page, last_page)], pages[min(page + 1, last_page)]};
-}
-
 __device__ __forceinline__ uint8_t *from_shared(uint32_t address) {
     return (uint8_t *)__cvta_shared_to_generic(address);
 }
@@ -147,29 +142,25 @@ template <int D> struct producer {
     int asked;                                    /* to be asked for next: keys, and values behind */
     float k_scale[STEP / 32], v_scale[STEP / 32]; /* of keys t / 4 + 32 i of the next step */
 
-    /* Keys and values of two pages into staged entries, a page of them by each WARP: it waits behind a copy.
-     */
-    __device__ __forceinline__ void ask(const attn_job &job, const page_pair &pages, int head, int warp) {
-        const int second = warp & 1, entry = asked + warp / 2;
-        const int id = __shfl_sync(~0u, second ? pages.id[1] : pages.id[0], 0);
-        const uint32_t bytes = KV_PAGE * D;
-        const uint8_t *from = (const uint8_t *)(warp < 2 ? job.kv.k : job.kv.v);
-        if (elected()) {
-            barrier_expect(at.came(entry), bytes);
-            bulk_copy(at.staged_at(entry) + second * bytes,
-                      from + ((size_t)id * job.p.n_kv_heads + head) * bytes, bytes, at.came(entry));
+    /* Keys and values of a page into staged entries, by a WARP each: it waits behind a copy. */
+    __device__ __forceinline__ void ask(const attn_job &job, int page, int head, int warp) {
+        const uint32_t bytes = KV_PAGE * D, to = asked + warp;
+        const uint8_t *from = (const uint8_t *)(warp ? job.kv.v : job.kv.k);
+        page = __shfl_sync(~0u, page, 0);
+        if (warp < 2 && elected()) {
+            barrier_expect(at.came(to), bytes);
+            bulk_copy(at.staged_at(to), from + ((size_t)page * job.p.n_kv_heads + head) * bytes, bytes,
+                      at.came(to));
         }
         asked = asked + 2 == STAGED ? 0 : asked + 2;
     }
 
-    __device__ __forceinline__ void load_scales(const attn_job &job, const page_pair &pages, int head,
-                                                int t) {
+    __device__ __forceinline__ void load_scales(const attn_job &job, int page, int head, int t) {
+        const size_t cell = ((size_t)page * job.p.n_kv_heads + head) * KV_PAGE + t / 4;
 #pragma unroll
         for (int i = 0; i < STEP / 32; i++) {
-            const size_t cell =
-                ((size_t)pages.id[i / 2] * job.p.n_kv_heads + head) * KV_PAGE + t / 4 + i % 2 * 32;
-            k_scale[i] = job.kv.k_scales[cell];
-            v_scale[i] = job.kv.v_scales[cell];
+            k_scale[i] = job.kv.k_scales[cell + 32 * i];
+            v_scale[i] = job.kv.v_scales[cell + 32 * i];
         }
     }
 
@@ -238,18 +229,18 @@ template <int D>
 static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_job &job, const run &r,
                                                    int head, int t, int warp) {
     const int32_t *pages = job.step.page_table + job.step.first_page[r.first];
-    page_pair next = pages_at(pages, r.page, r.last_page);
+    int next = pages[r.page];
     p.load_scales(job, next, head, t);
     p.ask(job, next, head, warp);
-    next = pages_at(pages, r.page + 2, r.last_page);
+    next = pages[min(r.page + 1, r.last_page)];
 #pragma unroll 1
-    for (int page = r.page; page <= r.last_page; page += 2) {
+    for (int page = r.page; page <= r.last_page; page++) {
         uint32_t k[STEP / 32], v[STEP / 32];
         p.make_scales(k, v, page * KV_PAGE, r.last, t);
         p.load_scales(job, next, head, t);
-        if (page + 2 <= r.last_page)
+        if (page < r.last_page)
             p.ask(job, next, head, warp);
-        next = pages_at(pages, page + 4, r.last_page);
+        next = pages[min(page + 2, r.last_page)];
         p.convert(k, t);
         if (page == 0)
             p.take_first_mean(job, head, t);
@@ -259,12 +250,12 @@ static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_jo
     }
 }
 
-template <int D> static __device__ void produce(const attn_job &job, ring<D> at) {
+template <int D> static __device__ void produce(const attn_job &job, ring<D> at, int pairs) {
     const int t = threadIdx.x & 127, warp = __shfl_sync(~0u, t >> 5, 0);
     producer<D> p = {at, 0, 0, 0};
     p.at.phase = 1; /* the ring is empty */
     tile of;
-    for (int round = 0; find_tile(job, round, &of); round++)
+    for (int round = 0; find_tile(job, pairs, round, &of); round++)
         for (run r = {}; find_run(job, of.first, of.end, &r); of.first = r.end)
             produce_run(p, job, r, of.head, t, warp);
 }

@@ -2,28 +2,29 @@
  *
  * Attention of prompts on Hopper: prefill.cu's work through wgmma, for FP8 pages and head_dim 64 and 128.
  *
- * A tile is 128 (row, query head) pairs of one KV head, as in prefill.cu, a step 128 keys, two pages; a block
- * takes several tiles. Two consumer warpgroups have 64 pairs each: queries lie in shared memory (FP16,
- * scaled), weights are register operands, scores, sums and O stay in registers. A producer warpgroup brings
- * keys and values as FP16, times their scales.
+ * A tile is 256 (row, query head) pairs of one KV head, or 128 where those would leave multiprocessors
+ * without one, in bands of 64; a step is a page, 64 keys; a block takes several tiles. Two consumer
+ * warpgroups have one or two bands each: queries lie in shared memory (FP16, scaled), weights are register
+ * operands, scores, sums and O stay in registers. A producer warpgroup brings keys and values as FP16, times
+ * their scales, once for all bands. Shared bytes: 1,024 D + 256 D or 512 D of queries + 1,024.
  *
- *   S [64, 128] = Q K^T   D / 16 wgmma m64n128k16
- *   O [64, D] += P V      8 wgmma m64nDk16;  P = 2^(S - reference)
+ *   S [64, 64] = Q K^T   D / 16 wgmma m64n64k16
+ *   O [64, D] += P V     4 wgmma m64nDk16;  P = 2^(S - reference)
  *
- * The scores of a step are queued with the weighted sum of the step before it. FP32 arithmetic takes the
- * tensor cores' time, a cycle an instruction (docs/notes/prefill-attention.md), so a score has two such
- * instructions and its conversion: no maximum is taken where the sum of a lane's weights shows that they are
- * small enough against an old reference, which serves as well as the maximum does. Steps on an edge are
- * masked. 2,048 rows behind 14,336 others of Qwen3-8B's shape: 940 us, 550 TFLOP/s (H200, 2026-12-01).
+ * While one band is weighed the sums of the other are made; one band's sums are queued with its next scores.
+ * No maximum is taken where the sum of a lane's weights shows that they are small enough against an old
+ * reference, which serves as well as the maximum does: a score has two FP32 instructions and its conversion
+ * (docs/notes/prefill-attention.md). Steps on an edge are masked.
+ * 2,048 rows behind 14,336 others of Qwen3-8B's shape: 880 us, 585 TFLOP/s (H200, 2026-12-01).
  */
 #include "cuda/gpu/sm90/prefill_pages.cuh"
 #include "gemm/gpu/sm90/wgmma_ops.cuh"
 
 /* S = A B^T (+ S), k contiguous in both; O += A B, n contiguous in B. */
-template <int ADD> __device__ __forceinline__ void wgmma_keys(float (&d)[64], uint64_t a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" GEMM_NUMBERS_128
-                 "},%64,%65,%66,1,1,0,0;"
-                 : GEMM_SUMS_128(d)
+template <int ADD> __device__ __forceinline__ void wgmma_keys(float (&d)[STEP / 2], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" GEMM_NUMBERS_64
+                 "},%32,%33,%34,1,1,0,0;"
+                 : GEMM_SUMS_64(d)
                  : "l"(a), "l"(b), "n"(ADD));
 }
 GEMM_WGMMA(wgmma_values, 64, "k16.f32.f16.f16", ",1", "{%32,%33,%34,%35},%36")
@@ -32,6 +33,11 @@ GEMM_WGMMA(wgmma_values, 128, "k16.f32.f16.f16", ",1", "{%64,%65,%66,%67},%68")
 /* descriptor_low of values: PART bytes between 64 dimensions and the next. */
 __device__ __forceinline__ uint32_t values_low(uint32_t address) {
     return (address & 0x3ffff) >> 4 | (uint32_t)(PART >> 4) << 16;
+}
+
+/* Pairs of a tile. */
+constexpr __host__ __device__ int pairs_of(int bands) {
+    return CONSUMERS * bands * 64;
 }
 
 /* Nothing that reads the sums D moves up before the wait above. */
@@ -47,7 +53,7 @@ template <int D> struct pair_sums {
     float reference[2], sum[2], o[D / 2]; /* o[4 n + 2 r + c]: dimension 8 n + 2 t + c of pair r */
 };
 
-/* Queries of a warpgroup's 64 pairs as rows of 128 bytes with the swizzle, like keys: eight at a time. */
+/* Queries of a band, [D / 64][64] rows of 128 bytes with the swizzle, like keys: eight at a time. */
 template <int D>
 __device__ __forceinline__ void put_queries(uint32_t to, const attn_job &job, int first, int end, int head,
                                             int pair0, int group) {
@@ -65,7 +71,7 @@ __device__ __forceinline__ void put_queries(uint32_t to, const attn_job &job, in
     }
 #pragma unroll
     for (int i = 0; i < units; i++) {
-        const int pair = pair0 + t / eights + i * (128 / eights);
+        const int pair = t / eights + i * (128 / eights);
         const float4 a = v[i][0], b = v[i][1];
         const uint32_t chunk = to + at / 8 * PART + pair * 128 + (((at & 7) ^ (pair & 7)) << 4);
         asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(chunk),
@@ -91,7 +97,7 @@ template <bool MASKED> struct columns {
 
 /* Weights of S [2 pairs, STEP keys] against the references, and their sums. */
 template <int D, bool MASKED>
-__device__ __forceinline__ void weigh(uint32_t (&p)[STEP / 4], float (&sum)[2], const float (&s)[64],
+__device__ __forceinline__ void weigh(uint32_t (&p)[STEP / 4], float (&sum)[2], const float (&s)[STEP / 2],
                                       const pair_sums<D> &x, const columns<MASKED> &of) {
     float sums[2][2] = {};
 #pragma unroll
@@ -113,7 +119,7 @@ __device__ __forceinline__ void weigh(uint32_t (&p)[STEP / 4], float (&sum)[2], 
 
 /* References move to BELOW the largest score, and what was summed follows. */
 template <int D, bool MASKED>
-__device__ __forceinline__ void move_references(pair_sums<D> *x, const float (&s)[64],
+__device__ __forceinline__ void move_references(pair_sums<D> *x, const float (&s)[STEP / 2],
                                                 const columns<MASKED> &of) {
     float most[2] = {x->reference[0] + BELOW, x->reference[1] + BELOW};
 #pragma unroll
@@ -147,40 +153,14 @@ __device__ __forceinline__ seen what_is_seen(const run &r, int first, int pair, 
     return {whole ? r.position + from - r.first : -1, r.position + min(to, r.end - 1) - r.first};
 }
 
-/* A consumer warpgroup between two steps. */
-template <int D> struct consumer {
-    uint32_t queries, p[STEP / 4]; /* P: weights of the step before */
+/* 64 pairs of a consumer warpgroup. */
+template <int D> struct band {
     pair_sums<D> x;
-    ring<D> at; /* the keys whose scores come next, or the last ones that came */
-
-    __device__ __forceinline__ void queue_scores(float (&s)[64]) {
-        const uint32_t a = descriptor_low(queries), b = descriptor_low(at.data());
-        wgmma_keys<0>(s, descriptor_at(a), descriptor_at(b));
-#pragma unroll
-        for (int i = 1; i < D / 16; i++) {
-            const int on = (i / 4 * PART + i % 4 * 32) / 16;
-            wgmma_keys<1>(s, descriptor_at(a + on), descriptor_at(b + on));
-        }
-    }
-
-    __device__ __forceinline__ void queue_sums(const ring<D> &values) {
-        const uint32_t b = values_low(values.data());
-#pragma unroll
-        for (int i = 0; i < STEP / 16; i++)
-            wgmma_values(x.o, p + 4 * i, descriptor_at(b + i * 16 * 128 / 16));
-    }
-
-    __device__ __forceinline__ void await(const ring<D> &slot) {
-        barrier_wait(slot.full(), slot.phase);
-    }
-
-    __device__ __forceinline__ void leave(const ring<D> &slot) {
-        if ((threadIdx.x & 31) == 0)
-            barrier_arrive(slot.empty());
-    }
+    uint32_t p[STEP / 4]; /* P: weights of the step before */
+    seen see;             /* of the run */
 
     template <bool MASKED>
-    __device__ __forceinline__ void take_weights(const float (&s)[64], const columns<MASKED> &of) {
+    __device__ __forceinline__ void take_weights(const float (&s)[STEP / 2], const columns<MASKED> &of) {
         float sum[2];
 #pragma unroll 1
         for (bool moved = false;; moved = true) {
@@ -193,69 +173,156 @@ template <int D> struct consumer {
         x.sum[1] += sum[1];
     }
 
-    /* No product is on its way. */
-    __device__ __forceinline__ void take_step(const float (&s)[64], const attn_view &view, const seen &see,
-                                              int key0, int t) {
+    /* No product of this band is on its way. */
+    __device__ __forceinline__ void take_step(const float (&s)[STEP / 2], const attn_view &view, int key0,
+                                              int t) {
         if (key0 + STEP - 1 <= see.least && key0 >= first_key(view, see.most))
             take_weights(s, columns<false>{view, key0, t});
         else
             take_weights(s, columns<true>{view, key0, t});
     }
+};
+
+/* A consumer warpgroup: its bands, and the keys whose scores come next or came last. */
+template <int D, int BANDS> struct consumer {
+    band<D> bands[BANDS];
+    uint32_t queries;
+    ring<D> at;
+
+    __device__ __forceinline__ void queue_scores(float (&s)[STEP / 2], int i) {
+        uint32_t a = descriptor_low(queries + i * (D / 64) * PART);
+        const uint32_t b = descriptor_low(at.data());
+        asm volatile("" : "+r"(a)); /* else all that is added to it below would stay in registers */
+        wgmma_fence();
+        wgmma_keys<0>(s, descriptor_at(a), descriptor_at(b));
+#pragma unroll
+        for (int k = 1; k < D / 16; k++) {
+            const int on = (k / 4 * PART + k % 4 * 32) / 16;
+            wgmma_keys<1>(s, descriptor_at(a + on), descriptor_at(b + on));
+        }
+        wgmma_commit();
+    }
+
+    __device__ __forceinline__ void queue_sums(int i, const ring<D> &values) {
+        const uint32_t b = values_low(values.data());
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < STEP / 16; k++)
+            wgmma_values(bands[i].x.o, bands[i].p + 4 * k, descriptor_at(b + k * 16 * 128 / 16));
+        wgmma_commit();
+    }
+
+    __device__ __forceinline__ void await(const ring<D> &slot) {
+        barrier_wait(slot.full(), slot.phase);
+    }
+
+    __device__ __forceinline__ void leave(const ring<D> &slot) {
+        if ((threadIdx.x & 31) == 0)
+            barrier_arrive(slot.empty());
+    }
+
+    __device__ __forceinline__ void next_keys() {
+        at.advance();
+        at.advance();
+        await(at);
+    }
+
+    /* Sums of the last step, then the ring is at the keys of the next run. */
+    __device__ __forceinline__ void end_steps() {
+        await(at.values());
+        queue_sums(BANDS - 1, at.values());
+        wgmma_wait<0>();
+        hold(bands[BANDS - 1].x.o);
+        leave(at.values());
+        at.advance();
+        at.advance();
+    }
+
+    /* Of two bands the one I, whose scores are on their way; OTHER: there are sums of the other to be made,
+     * those of the step before if I is 0; MORE: scores come behind. */
+    template <bool OTHER, bool MORE>
+    __device__ __forceinline__ void take_band(int i, float (&s)[STEP / 2], const attn_view &view, int key0,
+                                              int t) {
+        ring<D> values = at.values();
+        wgmma_wait<0>();
+        hold(s);
+        if (i == 1) {
+            leave(at);
+            await(values);
+        } else
+            values.slot = values.slot > 1 ? values.slot - 2 : SLOTS - 1;
+        if (OTHER)
+            queue_sums(i ^ 1, values);
+        bands[i].take_step(s, view, key0, t);
+        if (i == 0) {
+            queue_scores(s, 1);
+        } else if (MORE) {
+            next_keys();
+            queue_scores(s, 0);
+        }
+        if (!OTHER)
+            return;
+        wgmma_wait<MORE ? 1 : 0>(); /* but for the scores */
+        hold(bands[i ^ 1].x.o);
+        if (i == 0)
+            leave(values);
+    }
 
     /* N steps from position KEY0 on. */
-    __device__ __forceinline__ void take_steps(const attn_view &view, const seen &see, int key0, int n,
-                                               int t) {
-        float s[64];
+    __device__ __forceinline__ void take_steps(const attn_view &view, int key0, int n, int t) {
+        float s[STEP / 2];
         await(at);
-        wgmma_fence();
-        queue_scores(s);
-        wgmma_commit();
+        queue_scores(s, 0);
+        if constexpr (BANDS == 1) {
+            take_single(s, view, key0, n, t);
+        } else {
+            take_band<false, true>(0, s, view, key0, t);
+#pragma unroll 1
+            for (int i = 1; i < n; i++, key0 += STEP) {
+                take_band<true, true>(1, s, view, key0, t);
+                take_band<true, true>(0, s, view, key0 + STEP, t);
+            }
+            take_band<true, false>(1, s, view, key0, t);
+        }
+        end_steps();
+    }
+
+    /* The same of one band, whose first scores are on their way. */
+    __device__ __forceinline__ void take_single(float (&s)[STEP / 2], const attn_view &view, int key0, int n,
+                                                int t) {
         wgmma_wait<0>();
         hold(s);
         leave(at);
-        take_step(s, view, see, key0, t);
+        bands[0].take_step(s, view, key0, t);
 #pragma unroll 1
         for (int i = 1; i < n; i++) {
-            at.advance();
-            const ring<D> values = at;
+            const ring<D> values = at.values();
             await(values);
-            at.advance();
-            await(at);
-            wgmma_fence();
-            queue_scores(s);
-            queue_sums(values);
-            wgmma_commit();
+            next_keys();
+            queue_scores(s, 0);
+            queue_sums(0, values);
             wgmma_wait<0>();
             hold(s);
-            hold(x.o);
+            hold(bands[0].x.o);
             leave(values);
             leave(at);
-            take_step(s, view, see, key0 + i * STEP, t);
+            bands[0].take_step(s, view, key0 + i * STEP, t);
         }
-        at.advance();
-        await(at);
-        wgmma_fence();
-        queue_sums(at);
-        wgmma_commit();
-        wgmma_wait<0>();
-        hold(x.o);
-        leave(at);
-        at.advance();
     }
 };
 
 template <int D>
-static __device__ __forceinline__ void put_results(const attn_job &job, const pair_sums<D> &x, int first,
-                                                   int end, int head, int group, int pair0, int t) {
+static __device__ __forceinline__ void put_results(const attn_job &job, const pair_sums<D> &x, const tile &of,
+                                                   int group, int most, int pair0, int t) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int pair = pair0 + 8 * r, row = first + pair / group;
+        const int pair = pair0 + 8 * r, row = of.first + pair / group;
         float sum = x.sum[r] + __shfl_xor_sync(~0u, x.sum[r], 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        if (row >= end || pair >= TILE / group * group || job.step.prompt[row] < 0)
+        if (row >= of.end || pair >= most || job.step.prompt[row] < 0)
             continue;
         const float inverse = 1.0f / (sum * LIFT);
-        const size_t to = ((size_t)head * group + pair % group) * D + 2 * t;
+        const size_t to = ((size_t)of.head * group + pair % group) * D + 2 * t;
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
             put_pair(job.out, row, to + 8 * n, x.o[4 * n + 2 * r] * inverse,
@@ -263,44 +330,58 @@ static __device__ __forceinline__ void put_results(const attn_job &job, const pa
     }
 }
 
-template <int D>
-static __device__ __forceinline__ void take_tile(consumer<D> &c, const attn_job &job, const tile &of,
+/* WHO: of the consumers; PAIR: a lane's first one in a band. */
+template <int D, int BANDS>
+static __device__ __forceinline__ void take_tile(consumer<D, BANDS> &c, const attn_job &job, const tile &of,
                                                  int group, int who, int pair, int t) {
+    const int pair0 = who * BANDS * 64;
     sync_threads(QUERIES + who, 128); /* the tile before is done */
-    put_queries<D>(c.at.base, job, of.first, of.end, of.head, who * 64, group);
-    sync_threads(QUERIES + who, 128);
-    pair_sums<D> &x = c.x;
 #pragma unroll
-    for (int i = 0; i < D / 2; i++)
-        x.o[i] = 0;
-    x.reference[0] = x.reference[1] = NO_SCORE;
-    x.sum[0] = x.sum[1] = 0;
+    for (int k = 0; k < BANDS; k++) {
+        put_queries<D>(c.queries + k * (D / 64) * PART, job, of.first, of.end, of.head, pair0 + k * 64,
+                       group);
+        pair_sums<D> &x = c.bands[k].x;
+        x.reference[0] = x.reference[1] = NO_SCORE;
+        x.sum[0] = x.sum[1] = 0;
+#pragma unroll
+        for (int i = 0; i < D / 2; i++)
+            x.o[i] = 0;
+    }
+    sync_threads(QUERIES + who, 128);
     int next = of.first;
     for (run r = {}; find_run(job, next, of.end, &r); next = r.end) {
-        const seen see = what_is_seen(r, of.first, who * 64, group);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int row = of.first + (pair + 8 * i) / group;
-            x.position[i] = row >= r.first && row < r.end ? r.position + row - r.first : -1;
+        for (int k = 0; k < BANDS; k++) {
+            c.bands[k].see = what_is_seen(r, of.first, pair0 + k * 64, group);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int row = of.first + (pair0 + k * 64 + pair + 8 * i) / group;
+                const bool in = row >= r.first && row < r.end;
+                c.bands[k].x.position[i] = in ? r.position + row - r.first : -1;
+            }
         }
-        c.take_steps(job.p, see, r.page * KV_PAGE, (r.last_page - r.page) / 2 + 1, t);
+        c.take_steps(job.p, r.page * KV_PAGE, r.last_page - r.page + 1, t);
     }
-    put_results<D>(job, x, of.first, of.end, of.head, group, pair, t);
+#pragma unroll
+    for (int k = 0; k < BANDS; k++)
+        put_results<D>(job, c.bands[k].x, of, group, pairs_of(BANDS) / group * group, pair0 + k * 64 + pair,
+                       t);
 }
 
-template <int D> static __device__ void consume(const attn_job &job, ring<D> at) {
+template <int D, int BANDS> static __device__ void consume(const attn_job &job, ring<D> at) {
     const int who = __shfl_sync(~0u, threadIdx.x >> 7, 0); /* so the compiler knows that a warp has one */
-    const int lane = threadIdx.x & 31, pair = who * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2);
+    const int lane = threadIdx.x & 31, pair = (threadIdx.x >> 5 & 3) * 16 + (lane >> 2);
     const int group = job.p.n_heads / job.p.n_kv_heads;
-    consumer<D> c;
+    consumer<D, BANDS> c;
     c.at = at;
-    c.queries = at.base + who * 64 * 128;
+    c.queries = at.base + ring<D>::queries + who * BANDS * (D / 64) * PART;
     tile of;
-    for (int round = 0; find_tile(job, round, &of); round++)
+    for (int round = 0; find_tile(job, pairs_of(BANDS), round, &of); round++)
         take_tile(c, job, of, group, who, pair, lane & 3);
 }
 
-template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_prompts_wgmma(attn_job job) {
+template <int D, int BANDS>
+static __global__ void __launch_bounds__(THREADS, 1) attend_prompts_wgmma(attn_job job) {
     extern __shared__ __align__(1024) uint8_t shared[];
     ring<D> at = {shared_address(shared), 0, 0};
     if (threadIdx.x == 0) {
@@ -309,7 +390,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_pro
             barrier_init(at.empty() + 8 * i, 4 * CONSUMERS);
         }
         for (int i = 0; i < STAGED; i++)
-            barrier_init(at.came(i), 2);
+            barrier_init(at.came(i), 1);
         barrier_fence();
     }
     __syncthreads();
@@ -317,28 +398,40 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) attend_pro
     pdl_go();
     if (threadIdx.x >= CONSUMERS * 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-        produce<D>(job, at);
+        produce<D>(job, at, pairs_of(BANDS));
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-        consume<D>(job, at);
+        consume<D, BANDS>(job, at);
     }
 }
 
-template <int D> static int launch(const cuda_lane *lane, const attn_job &job) {
-    const int per_tile = TILE / (job.p.n_heads / job.p.n_kv_heads);
-    cudaError_t status = cudaFuncSetAttribute(attend_prompts_wgmma<D>,
-                                              cudaFuncAttributeMaxDynamicSharedMemorySize, ring<D>::shared);
+static int tiles_of(const attn_job &job, int bands) {
+    const int per_tile = pairs_of(bands) / (job.p.n_heads / job.p.n_kv_heads);
+    return (job.n_rows + per_tile - 1) / per_tile * job.p.n_kv_heads;
+}
+
+template <int D, int BANDS> static int launch(const cuda_lane *lane, const attn_job &job) {
+    const int shared = ring<D>::queries + CONSUMERS * BANDS * (D / 64) * PART;
+    cudaError_t status = cudaFuncSetAttribute(attend_prompts_wgmma<D, BANDS>,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (status != cudaSuccess)
         return status;
-    const int tiles = (job.n_rows + per_tile - 1) / per_tile * job.p.n_kv_heads;
-    const int blocks = lane->n_sms > 0 && lane->n_sms < tiles ? lane->n_sms : tiles;
-    return launch_kernel(lane, attend_prompts_wgmma<D>, dim3((unsigned)blocks), THREADS, ring<D>::shared,
-                         job);
+    const int tiles = tiles_of(job, BANDS),
+              blocks = lane->n_sms > 0 && lane->n_sms < tiles ? lane->n_sms : tiles;
+    return launch_kernel(lane, attend_prompts_wgmma<D, BANDS>, dim3((unsigned)blocks), THREADS, shared, job);
+}
+
+/* Two bands a warpgroup, or one: what ends first, where tiles are as long as each other. Two take 1.6 times
+ * as long. */
+template <int D> static int launch_best(const cuda_lane *lane, const attn_job &job) {
+    const int n = lane->n_sms > 0 ? lane->n_sms : 1;
+    const int one = (tiles_of(job, 1) + n - 1) / n, two = (tiles_of(job, 2) + n - 1) / n;
+    return 8 * two <= 5 * one ? launch<D, 2>(lane, job) : launch<D, 1>(lane, job);
 }
 
 extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p, kv_format format) {
     return lane->wgmma && format == KV_FP8 && p->cap == 0 && (p->head_dim == 64 || p->head_dim == 128) &&
-           p->n_heads % p->n_kv_heads == 0 && p->n_heads / p->n_kv_heads <= TILE;
+           p->n_heads % p->n_kv_heads == 0 && p->n_heads / p->n_kv_heads <= pairs_of(1);
 }
 
 /* What FP16 leaves of a checkpoint's scale of keys, as a factor. */
@@ -352,5 +445,5 @@ extern "C" int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const f
                                     int n_rows) {
     attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
     job.p.scale *= left_by_fp16(p->k_scale); /* of queries */
-    return p->head_dim == 64 ? launch<64>(lane, job) : launch<128>(lane, job);
+    return p->head_dim == 64 ? launch_best<64>(lane, job) : launch_best<128>(lane, job);
 }

@@ -42,12 +42,21 @@ WANTED = {
 }
 
 
-def sass_by_generation(tool, path):
-    text = subprocess.run([tool, "--dump-sass", path], capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"^\s*arch = (sm_\d+)[af]?$", text, flags=re.M)
-    found = {}
-    for generation, code in zip(parts[1::2], parts[2::2]):
-        found[generation] = found.get(generation, "") + code
+def count_by_generation(tool, path, instructions):
+    """generation -> expression -> how many lines of PATH's machine code hold it: INSTRUCTIONS of each generation, and ILLEGAL.
+    Line by line, for an object may be hundreds of MB of text."""
+    found, here = {}, None
+    with subprocess.Popen([tool, "--dump-sass", path], stdout=subprocess.PIPE, text=True) as tool_runs:
+        for line in tool_runs.stdout:
+            if line.lstrip().startswith("arch = "):
+                generation = line.split()[2].rstrip("af")
+                here = found.setdefault(generation, dict.fromkeys((*instructions.get(generation, ()), ILLEGAL), 0))
+                searches = [(one, re.compile(one).search) for one in here]
+            elif here is not None and ";" in line:
+                for one, search in searches:
+                    here[one] += search(line) is not None
+    if tool_runs.returncode:
+        raise subprocess.CalledProcessError(tool_runs.returncode, tool)
     return found
 
 
@@ -64,19 +73,18 @@ def check(tool, build, source):
     objects = list(build.glob(f"CMakeFiles/*.dir/src/{source}.o"))
     if not objects:
         return [f"{source}: no object in {build}: build it first"], 1
-    found = sass_by_generation(tool, objects[0])
+    wanted = {generation: (one,) if isinstance(one, str) else one for generation, one in WANTED[source].items()}
+    found = count_by_generation(tool, objects[0], wanted)
     lines, bad = [], 0
-    for generation, instructions in WANTED[source].items():
+    for generation, instructions in wanted.items():
         if generation not in found:
             lines.append(f"{source} {generation}: not in this build")
             continue
-        for instruction in [instructions] if isinstance(instructions, str) else instructions:
-            count = len(re.findall(instruction, found[generation]))
-            lines.append(f"{source} {generation}: {count} x {instruction}")
-            bad += count == 0
-        illegal = len(re.findall(ILLEGAL, found[generation]))
-        if illegal:
-            lines.append(f"{source} {generation}: {illegal} illegal, {ILLEGAL}")
+        counts = found[generation]
+        lines += [f"{source} {generation}: {counts[one]} x {one}" for one in instructions]
+        bad += any(counts[one] == 0 for one in instructions)
+        if counts[ILLEGAL]:
+            lines.append(f"{source} {generation}: {counts[ILLEGAL]} illegal, {ILLEGAL}")
             bad += 1
     return lines, bad
 

@@ -104,7 +104,7 @@ def machine_code(tmp_path):
         for generation, instructions in wanted.items():
             lines.append(f"arch = {generation}")
             for one in [instructions] if isinstance(instructions, str) else instructions:
-                lines.append(one.replace("\\", "").replace(".*", "."))
+                lines.append(one.replace("\\", "").replace(".*", ".") + " ;")
         path.write_text("\n".join(lines) + "\n")
     (tmp_path / "cuobjdump").write_text('#!/bin/sh\ncat "$2"\n')
     (tmp_path / "cuobjdump").chmod(0o755)
@@ -120,8 +120,8 @@ def run_check_sass(build):
     ("any/gemv.cu", "", "", ""),
     ("any/gemv.cu", "arch = sm_90\nHMMA", "arch = sm_90\nFFMA", "any/gemv.cu sm_90: 0 x HMMA"),
     ("sm89/tile_e4m3.cu", "QMMA.16816", "HMMA.16816", r"sm_120: 0 x QMMA\.16816"),
-    ("sm90/few.cu", "arch", "LDG desc[UR5][R2.64]\narch", ""),
-    ("sm90/few.cu", "HGMMA", "LDG desc[UR5][R2.64]\nHGMMA", "sm90/few.cu sm_90: 1 illegal"),
+    ("sm90/few.cu", "arch", "LDG desc[UR5][R2.64] ;\narch", ""),
+    ("sm90/few.cu", "HGMMA", "LDG desc[UR5][R2.64] ;\nHGMMA", "sm90/few.cu sm_90: 1 illegal"),
 ])
 def test_a_missing_instruction_is_found(machine_code, source, old, new, words):
     path = machine_code / f"CMakeFiles/room.dir/src/gemm/gpu/{source}.o"

@@ -54,9 +54,8 @@ static const struct argp_option options[] = {
      "(--n-prompt, default 3400) is read, and that prompt for its first token",
      1},
     {"shape", KEY_SHAPE, "NAME", 0,
-     "A model that is only a shape, with random NVFP4 weights: smollm2-135m, qwen3-8b, llama3-8b, "
-     "gemma3-27b, "
-     "qwen3-32b, llama3-70b (which takes 40 GB)",
+     "A model that is only a shape, with random NVFP4 weights: smollm2-135m, llama3-1b, qwen3-8b, "
+     "llama3-8b, gemma3-27b, qwen3-32b, llama3-70b (which takes 40 GB)",
      1},
     {"threads", 't', "N,...", 0, "Threads, each number in turn (default: one per physical core)", 10},
     {0}};

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One row's way through many layers in one launch (gpu/sm90/persistent.cu): what it computes, as a list of
- * products and attentions, and where its blocks hand values to each other. Plain C; passed by value.
- * The walker's limits are stated beside its code.
+ * The way of one row or two through many layers in one launch (gpu/sm90/persistent.cu): what it computes, as
+ * a list of products and attentions, and where its blocks hand values to each other. Plain C; passed by
+ * value. The walker's limits are stated beside its code.
  */
 #ifndef CUDA_PASS_H
 #define CUDA_PASS_H
@@ -57,6 +57,7 @@ typedef struct pass_op {
 } pass_op;
 
 #define PASS_OPS     404
+#define PASS_ROWS    2 /* at most */
 #define PASS_VIEWS   4
 #define PASS_COLUMNS 8  /* query heads of a KV head */
 #define PASS_SPLITS  16 /* of a row's keys, at most */
@@ -73,21 +74,23 @@ typedef struct pass {
     int n_blocks;
     bool branches; /* PASS_BRANCH instead of PASS_ADD */
     kv_format format;
-    float *stream; /* FP32 [hidden], as the op before left it */
+    float *stream; /* FP32 [n_rows, hidden], as the op before left it */
     uint32_t *places[PASS_NOWHERE];
-    uint64_t *parts; /* of split attention: [kv head, split, column, head_dim + 2] */
+    uint64_t *parts; /* of split attention: [row, kv head, split, column, head_dim + 2] */
     uint32_t
         *counters; /* tags of the last uses, a bit a place; number of the last split attention; blocks done */
     pass_view views[PASS_VIEWS];
     pass_op ops[PASS_OPS];
+    int n_rows; /* 1 or PASS_ROWS, each alone in its sequence; values of places [n_rows, width] */
+    int stream_stride, plain_stride; /* elements from row to row: of STREAM, of PLAIN elsewhere */
 } pass;
 
 int pass_blocks(const cuda_lane *lane, int hidden);
 /* Whether a pass over such layers runs here. */
 bool pass_serves(const cuda_lane *lane, const attn_view *p, kv_format format, int hidden, int max_k,
-                 bool branches);
+                 bool branches, int rows);
 /* Whether all its blocks run at once, which the driver is asked: once a layer, not in a step. */
-bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k, bool branches);
+bool pass_resides(const cuda_lane *lane, const attn_view *p, int hidden, int max_k, bool branches, int rows);
 int pass_launch(const cuda_lane *lane, const pass *p);
 
 #ifdef __cplusplus

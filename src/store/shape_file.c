@@ -24,6 +24,7 @@ typedef struct shape_row {
 
 static const shape_row shape_rows[] = {
     {"smollm2-135m", FAMILY_LLAMA, 576, 30, 9, 3, 64, 1536, 49152, 0, 0, 1e5f, 1e5f, 0, false},
+    {"llama3-1b", FAMILY_LLAMA, 2048, 16, 32, 8, 64, 8192, 128256, 0, 0, 5e5f, 5e5f, 0, true},
     {"qwen3-8b", FAMILY_QWEN3, 4096, 36, 32, 8, 128, 12288, 151936, 0, 0, 1e6f, 1e6f, 0, false},
     {"llama3-8b", FAMILY_LLAMA, 4096, 32, 32, 8, 128, 14336, 128256, 0, 0, 5e5f, 5e5f, 0, false},
     {"gemma3-27b", FAMILY_GEMMA3, 5376, 62, 32, 16, 128, 21504, 262208, 1024, 6, 1e6f, 1e4f, 8, true},

@@ -8,7 +8,7 @@
 
 #include "store/model_file.h"
 
-#define SHAPE_NAMES "smollm2-135m, qwen3-8b, llama3-8b, gemma3-27b, qwen3-32b or llama3-70b"
+#define SHAPE_NAMES "smollm2-135m, llama3-1b, qwen3-8b, llama3-8b, gemma3-27b, qwen3-32b or llama3-70b"
 bool shape_file_is(const char *name); /* one of them */
 
 /* NIB_BAD_ARGUMENT, with the names there are, where NAME is none of them. Closed by model_file_close. */

@@ -68,7 +68,7 @@ def test_a_shape_needs_no_files(nibble):
     rows = json.loads(nibble("bench", "--shape", "smollm2-135m", *QUICK, "-r", 1, "-o", "json").stdout)
     assert {(row["model"], row["model_n_params"]) for row in rows} == {("smollm2-135m", 162826560)}
     done = nibble("bench", "--shape", "qwen9-8b", check=False)
-    assert done.returncode == 2 and "no shape 'qwen9-8b'; expected smollm2-135m, qwen3-8b, llama3-8b" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "no shape 'qwen9-8b'; expected smollm2-135m, llama3-1b, qwen3-8b, llama3-8b" in done.stderr and not done.stdout
     done = nibble("bench", "--shape", "smollm2-135m", "-p", 1, "-n", 1, "-d", 100000, "-b", "1024", "--kv-cache-dtype", "fp32",
                   "--device", "cpu", check=False)  # 9 TB of keys and values
     assert done.returncode == 1 and "smollm2-135m: takes " in done.stderr and "GB are available" in done.stderr

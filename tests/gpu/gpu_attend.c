@@ -158,13 +158,18 @@ static bool serves(const world *w, way by) {
     case PROMPTS_WGMMA:
         return prompts && prefill_wgmma_supports(&lane, &w->p, w->kv.format);
     default:
-        return w->n_rows == 1 && pass_serves(&lane, &w->p, w->kv.format, HIDDEN, HIDDEN, false);
+        return !prompts && w->n_rows <= PASS_ROWS &&
+               pass_serves(&lane, &w->p, w->kv.format, HIDDEN, HIDDEN, false, w->n_rows);
     }
 }
 
-enum { PLACE = 1 << 18, PARTS = PASS_SPLITS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * 8, COUNTERS = 256 };
+enum {
+    PLACE = 1 << 18,
+    PARTS = PASS_ROWS * PASS_SPLITS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * 8,
+    COUNTERS = 256
+};
 
-/* A list of one op, whose row of qkv stands where a product would have left it; its result, BF16, at OUT. */
+/* A list of one op, whose rows of qkv stand where a product would have left it; its result, BF16, at OUT. */
 static pass *list_attention(const world *w, void *out) {
     static pass a;
     uint8_t *memory = place(NULL, COUNTERS + PARTS + PASS_NOWHERE * PLACE);
@@ -175,12 +180,15 @@ static pass *list_attention(const world *w, void *out) {
                .max_k = HIDDEN,
                .n_blocks = pass_blocks(&lane, HIDDEN),
                .format = w->kv.format,
-               .stream = place(NULL, HIDDEN * sizeof(float)),
+               .n_rows = w->n_rows,
+               .stream_stride = HIDDEN,
+               .plain_stride = (int)w->q_cols,
+               .stream = place(NULL, PASS_ROWS * HIDDEN * sizeof(float)),
                .counters = (uint32_t *)(void *)memory,
                .parts = (uint64_t *)(void *)(memory + COUNTERS)};
     for (size_t i = 0; i < PASS_NOWHERE; i++)
         a.places[i] = (uint32_t *)(void *)(memory + COUNTERS + PARTS + i * PLACE);
-    memcpy(here(a.places[PASS_QKV]), here(w->qkv), w->qkv_cols * sizeof(float));
+    memcpy(here(a.places[PASS_QKV]), here(w->qkv), (size_t)w->n_rows * w->qkv_cols * sizeof(float));
     a.views[0] = (pass_view){w->p, w->step, (uint8_t *)w->kv.v - (uint8_t *)w->kv.k,
                              (uint8_t *)w->kv.v_scales - (uint8_t *)w->kv.k_scales};
     a.ops[0] = (pass_op){.kind = PASS_ATTEND, .from = PASS_QKV, .to = PASS_HEADS, .plain = out};
@@ -263,6 +271,9 @@ int main(void) {
         {1, {{64, 1}}},
         {1, {{511, 1}}},
         {1, {{1000, 1}}},
+        {2, {{0, 1}, {511, 1}}},
+        {2, {{1000, 1}, {64, 1}}},
+        {2, {{800, 1}, {1023, 1}}},
     };
     static const size_t whole[] = {
         [KV_BF16] = 1, [KV_FP8] = 5}; /* so many of the shapes with every texture */

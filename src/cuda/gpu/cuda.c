@@ -48,9 +48,12 @@ static nib_status choose_mode(cuda_backend *cb, const device_options *o, nib_err
 
 void cuda_describe(cuda_backend *cb) {
     const gathered *g = &cb->gathered;
-    char passes[64] = "";
+    char passes[96] = "", pairs[32] = "";
+    if (g->n_paired > 0 && g->n_paired < g->n_taken)
+        snprintf(pairs, sizeof pairs, ", two rows: %d", g->n_paired);
     if (g->n_taken > 0)
-        snprintf(passes, sizeof passes, "; one row: %d of %d layers in one launch", g->n_taken, g->n_layers);
+        snprintf(passes, sizeof passes, "; one row%s: %d of %d layers in one launch%s",
+                 g->n_paired == g->n_taken ? " or two" : "", g->n_taken, g->n_layers, pairs);
     const char *how = cb->be.mode == COMPUTE_EXACT ? "exact: FP32 activations and products"
                       : cb->be.mode == COMPUTE_W4A16
                           ? "activations bf16; NVFP4 gemv/wgmma, other formats mma.sync"
@@ -192,9 +195,10 @@ static void describe_paths(device_info *d, int arch) {
              "NVFP4: %s\nother formats: products on the stored blocks, mma.sync BF16 with FP32 sums\n"
              "low-rank branches: mma.sync BF16 with FP32 sums, beside NVFP4 in BF16, a launch an op\n"
              "attention: FP8 or BF16 pages, mma.sync%s; head_dim 64, 96, 128, 256 (others in FP32)\n",
-             arch == 90 ? "one row: layers in one launch where it serves them; wgmma from 2 rows on (BF16, "
-                          "or FP8 with folded scales)"
-                        : "gemv to 16 rows, then mma.sync BF16",
+             arch == 90
+                 ? "one row or two: layers in one launch where it serves them; wgmma from 2 rows on (BF16, "
+                   "or FP8 with folded scales)"
+                 : "gemv to 16 rows, then mma.sync BF16",
              arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One row's ops gathered into a pass (cuda/pass.h), which is one launch. Each call takes an op, or answers
- * false: then the op is launched by itself, and what was gathered before it (gather_launch). A pass is layers
- * of norm and q, k, v; attention; its output added; norm, gate and up with their unit; down added and at the
- * end, maybe, a norm and the product that gives logits; what is added may be normed first. Values in between
- * are nowhere else (gone), but those of the last op and the stream.
+ * The ops of one row, or of two, gathered into a pass (cuda/pass.h), which is one launch. Each call takes an
+ * op, or answers false: then the op is launched by itself, and what was gathered before it (gather_launch). A
+ * pass is layers of norm and q, k, v; attention; its output added; norm, gate and up with their unit; down
+ * added and at the end, maybe, a norm and the product that gives logits; what is added may be normed first.
+ * Values in between are nowhere else (gone), but those of the last op and the stream.
  *
  * Whether a pass takes a layer is decided once, when its weights have been packed (gather_know): a pass of a
  * few ops of each layer would be slower than their own launches.
@@ -16,9 +16,14 @@
 
 enum { PLACE_BYTES = 1 << 18, MOST_KV_HEADS = 16, COUNTERS_BYTES = 256 };
 
-static size_t set_bytes(void) {
+/* Of passes of ROWS rows: tags are right only where uses are of one size. */
+static size_t set_bytes(int rows) {
     const size_t parts = (size_t)MOST_KV_HEADS * PASS_SPLITS * PASS_COLUMNS * (128 + 2) * sizeof(uint64_t);
-    return COUNTERS_BYTES + parts + (size_t)PASS_NOWHERE * PLACE_BYTES;
+    return COUNTERS_BYTES + (size_t)rows * parts + (size_t)PASS_NOWHERE * PLACE_BYTES;
+}
+
+static size_t memory_bytes(void) {
+    return set_bytes(1) + set_bytes(PASS_ROWS);
 }
 
 nib_status gather_new(cuda_backend *cb, nib_error *err) {
@@ -30,7 +35,7 @@ nib_status gather_new(cuda_backend *cb, nib_error *err) {
     if (!cooperates)
         return NIB_OK;
     for (int i = 0; i < GATHER_SETS; i++)
-        NIB_TRY(cuda_alloc(cb, &cb->gathered.sets[i].memory, set_bytes(), "values between layers", err));
+        NIB_TRY(cuda_alloc(cb, &cb->gathered.sets[i].memory, memory_bytes(), "values between layers", err));
     return NIB_OK;
 }
 
@@ -40,7 +45,7 @@ void gather_release(cuda_backend *cb) {
 }
 
 static void place_all(pass *p, gather_set *s) {
-    uint8_t *at = s->memory;
+    uint8_t *at = (uint8_t *)s->memory + (p->n_rows == 1 ? 0 : set_bytes(1));
     p->counters = (uint32_t *)(void *)at;
     at += COUNTERS_BYTES;
     for (int i = 0; i < PASS_NOWHERE; i++, at += PLACE_BYTES)
@@ -64,6 +69,7 @@ void gather_launch(cuda_backend *cb) {
     if (p->n_ops == 0)
         return;
     p->ops[p->n_ops - 1].plain = all->last->data;
+    p->plain_stride = (int)all->last->stride;
     if (all->last_add)
         all->last_add->plain = p->stream;
     if (p->branches && all->last_add == &p->ops[p->n_ops - 1])
@@ -86,13 +92,16 @@ static bool one_fp4(const cuda_weight *w) {
 /* ---- layers ---- */
 
 /* How many values a layer hands over at each place: beside a branch the stream. */
-static bool sizes_of(int sizes[PASS_NOWHERE], const layer_parts *l) {
+static void sizes_of(int sizes[PASS_NOWHERE], const layer_parts *l) {
     sizes[PASS_STREAM] = sizes[PASS_STREAM + 1] = (int)l->qkv->cols * (l->norms == NORM_AROUND ? 2 : 1);
     sizes[PASS_QKV] = (int)l->qkv->rows;
     sizes[PASS_HEADS] = (int)l->attn_out->cols;
     sizes[PASS_UNIT] = (int)l->down->cols;
+}
+
+static bool places_hold(const int sizes[PASS_NOWHERE], int rows) {
     for (int i = 0; i < PASS_NOWHERE; i++)
-        if ((size_t)sizes[i] * sizeof(float) > PLACE_BYTES)
+        if ((size_t)sizes[i] * (size_t)rows * sizeof(float) > PLACE_BYTES)
             return false;
     return true;
 }
@@ -107,12 +116,27 @@ static bool takes_matrices(const layer_parts *l) {
            l->down->rows == l->qkv->cols && l->gate_up->rows == 2 * l->down->cols;
 }
 
-static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k, bool branches) {
+static bool takes_attention(cuda_backend *cb, const attn_params *p, int hidden, int max_k, bool branches,
+                            int rows) {
     const attn_view view = attend_view(p);
     return !attn_norms_rows(p) && p->n_kv_heads <= MOST_KV_HEADS &&
-           decode_makes(&cb->lane, &view, KV_FP8, 1) &&
-           pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k, branches) &&
-           pass_resides(&cb->lane, &view, hidden, max_k, branches);
+           decode_makes(&cb->lane, &view, KV_FP8, rows) &&
+           pass_serves(&cb->lane, &view, KV_FP8, hidden, max_k, branches, rows) &&
+           pass_resides(&cb->lane, &view, hidden, max_k, branches, rows);
+}
+
+/* How many rows a pass over such layers takes, SIZES being theirs; 0: there is none. Where the stream has row
+ * tiles for fewer than three quarters of the multiprocessors kernels by themselves are faster. */
+static int most_rows(cuda_backend *cb, const layer_parts *l, const int sizes[PASS_NOWHERE]) {
+    const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = (int)l->qkv->cols;
+    const int wide = heads > unit ? heads : unit, max_k = wide > hidden ? wide : hidden;
+    int rows = 0;
+    if (4 * pass_blocks(&cb->lane, hidden) < 3 * cb->lane.n_sms)
+        return 0;
+    while (rows < PASS_ROWS && places_hold(sizes, rows + 1) &&
+           takes_attention(cb, l->attn, hidden, max_k, l->norms == NORM_AROUND, rows + 1))
+        rows++;
+    return rows;
 }
 
 /* The set of layers with such SIZES: tags are right only where uses are of one size. */
@@ -138,15 +162,15 @@ void gather_know(backend *be, const layer_parts *l) {
         return;
     w->is_known = true;
     cb->gathered.n_layers++;
-    if (cuda_fuses(cb) && l->norms != NORM_AFTER && takes_matrices(l) && sizes_of(sizes, l)) {
-        const int heads = sizes[PASS_HEADS], unit = sizes[PASS_UNIT], hidden = (int)l->qkv->cols;
-        const int wide = heads > unit ? heads : unit;
-        if (takes_attention(cb, l->attn, hidden, wide > hidden ? wide : hidden, l->norms == NORM_AROUND))
-            w->set = find_set(&cb->gathered, sizes);
-    }
+    sizes_of(sizes, l);
+    if (cuda_fuses(cb) && l->norms != NORM_AFTER && takes_matrices(l))
+        w->pass_rows = most_rows(cb, l, sizes);
+    if (w->pass_rows > 0)
+        w->set = find_set(&cb->gathered, sizes);
     if (w->set) {
         w->set->n_layers++;
         cb->gathered.n_taken++;
+        cb->gathered.n_paired += w->pass_rows > 1;
     }
     cuda_describe(cb);
 }
@@ -158,9 +182,10 @@ void gather_forget(cuda_backend *cb, const cuda_weight *w) {
     if (!w->set)
         return;
     cb->gathered.n_taken--;
+    cb->gathered.n_paired -= w->pass_rows > 1;
     if (--w->set->n_layers == 0 &&
         (cudaSetDevice(cb->device) != cudaSuccess ||
-         cudaMemsetAsync(w->set->memory, 0, set_bytes(), cb->stream) != cudaSuccess))
+         cudaMemsetAsync(w->set->memory, 0, memory_bytes(), cb->stream) != cudaSuccess))
         cb->gathered.refused = true;
 }
 
@@ -200,22 +225,40 @@ static void set_product(pass *p, pass_op *op, const cuda_weight *w, const gemm_n
     p->max_k = op->product.k > p->max_k ? op->product.k : p->max_k;
 }
 
+/* Whether the step's layers, of which W is the first's q, k, v, may become a pass. */
+static bool may_begin(const cuda_backend *cb, const cuda_weight *w) {
+    const int rows = cb->table.n_rows;
+    return !cb->profiling && !cb->lacking && w->set && rows <= w->pass_rows && cb->table.n_alone == rows &&
+           cb->gathered.n_wide_caches == 0 && !cb->gathered.refused;
+}
+
 static bool begin(cuda_backend *cb, const cuda_weight *w) {
     gathered *all = &cb->gathered;
     const size_t hidden = w->head.cols;
-    if (cb->profiling || cb->lacking || cb->table.n_rows != 1 || !w->set || all->n_wide_caches > 0 ||
-        all->refused)
+    if (!may_begin(cb, w))
         return false;
     all->set = w->set;
     all->pass.n_views = all->pass.max_k = all->stage = 0;
     all->pass.hidden = (int)hidden;
+    all->pass.n_rows = cb->table.n_rows;
     all->pass.n_blocks = pass_blocks(&cb->lane, (int)hidden);
     all->pass.branches = w->set->sizes[PASS_STREAM] != (int)hidden;
     all->pass.stream = (float *)(uintptr_t)cb->waiting.norm.x;
+    all->pass.stream_stride = (int)cb->waiting.x_stride;
     all->last_add = NULL;
     all->from = PASS_NOWHERE;
     place_all(&all->pass, all->set);
     return true;
+}
+
+bool gather_awaits(const cuda_backend *cb, const cuda_buf *x, const weight *reader) {
+    const gathered *all = &cb->gathered;
+    const cuda_weight *w = (const cuda_weight *)reader;
+    if ((int)x->head.rows != cb->table.n_rows)
+        return false;
+    if (all->pass.n_ops == 0)
+        return may_begin(cb, w);
+    return (open_at(cb, 0) || open_at(cb, 3)) && x->data == (void *)all->pass.stream;
 }
 
 bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, const vec *bias) {
@@ -226,7 +269,9 @@ bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *weight_head, c
         cb->waiting.norm.x != all->pass.stream || (int)w->fp4[0]->k != all->pass.hidden)
         return false;
     const bool last = !w->set;
-    if (last ? w->head.n_parts != 1 : w->set != all->set || all->pass.n_ops + GATHER_STAGES >= PASS_OPS)
+    if (last ? w->head.n_parts != 1
+             : w->set != all->set || w->pass_rows < all->pass.n_rows ||
+                   all->pass.n_ops + GATHER_STAGES >= PASS_OPS)
         return false;
     out->format = ACT_F32;
     out->gone = false;
@@ -263,7 +308,7 @@ bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_vi
     pass *p = &all->pass;
     if (!open_at(cb, 1) || all->last != qkv || view->n_kv_heads > MOST_KV_HEADS ||
         (p->n_views > 0 && (p->format != kv->format || p->views[0].p.head_dim != view->head_dim)) ||
-        !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k, p->branches) ||
+        !pass_serves(&cb->lane, view, kv->format, p->hidden, p->max_k, p->branches, p->n_rows) ||
         (view->n_heads + 2 * view->n_kv_heads) * view->head_dim != all->set->sizes[PASS_QKV] ||
         view->n_heads * view->head_dim != all->set->sizes[PASS_HEADS])
         return false;
@@ -291,7 +336,8 @@ static bool takes_output(const cuda_backend *cb, const cuda_buf *a, const cuda_w
     const bool second = all->stage == 4;
     return one_fp4(w) && open_at(cb, second ? 4 : 2) && all->last == a && (int)w->fp4[0]->n == p->hidden &&
            p->n_views > 0 && (int)w->fp4[0]->k == all->set->sizes[second ? PASS_UNIT : PASS_HEADS] &&
-           pass_serves(&cb->lane, &p->views[0].p, p->format, p->hidden, (int)w->fp4[0]->k, p->branches);
+           pass_serves(&cb->lane, &p->views[0].p, p->format, p->hidden, (int)w->fp4[0]->k, p->branches,
+                       p->n_rows);
 }
 
 static pass_op *append_output(gathered *all, pass_kind kind, pass_place to, cuda_buf *out,

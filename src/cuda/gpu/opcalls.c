@@ -76,9 +76,9 @@ static void settle_sum(cuda_backend *cb) {
 
 /* ---- a norm that waits for its reader's product ----
  *
- * With one row the product norms its input as it loads it (gemm_chain). With a few the product before it,
- * whose sum waits too, leaves what it needs (gemm_spread). Both are launched by themselves after all where
- * anything but that product comes next. */
+ * With one row the product norms its input as it loads it (gemm_chain), and so does a pass, of two rows too.
+ * With a few the product before it, whose sum waits too, leaves what it needs (gemm_spread). All are launched
+ * by themselves after all where anything but that product comes next. */
 
 /* Whether sums of ROWS rows can leave a norm to the product with W behind it. */
 static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, bool before) {
@@ -93,14 +93,21 @@ static bool spreads(const cuda_backend *cb, const cuda_weight *w, size_t rows, b
     return serves;
 }
 
+/* Whether the norm of X, of several rows, waits for a pass. GATHERS: X's out rows. */
+static bool passes_norm(const cuda_backend *cb, const buf *x, const weight *reader, bool gathers) {
+    return x->rows > 1 && !cb->unadded.x && (!gathers || cb->table.all_out) &&
+           gather_awaits(cb, (const cuda_buf *)x, reader);
+}
+
 static bool norm_can_wait(const cuda_backend *cb, const buf *out, const buf *x, const vec *w,
                           const weight *reader, bool gathers) {
     const cuda_weight *next = (const cuda_weight *)reader;
     if (!cuda_fuses(cb) || out->kind != BUF_ACT || out->rows != x->rows || !w || !reader ||
         !cuda_is_bare(next) || cb->lacking)
         return false;
-    return x->rows == 1 || (!gathers && cb->unadded.x == (const cuda_buf *)x &&
-                            cb->unadded.a != (const cuda_buf *)out && spreads(cb, next, x->rows, false));
+    return x->rows == 1 || passes_norm(cb, x, reader, gathers) ||
+           (!gathers && cb->unadded.x == (const cuda_buf *)x && cb->unadded.a != (const cuda_buf *)out &&
+            spreads(cb, next, x->rows, false));
 }
 
 static void fp4_product(cuda_backend *cb, act_view out, const cuda_buf *a, const cuda_weight *w, bool add);
@@ -160,13 +167,22 @@ static void settle_norm(cuda_backend *cb) {
 /* Whether the norm of A waits for W's product, which now computes it: A's values are nowhere from here on. */
 static bool takes_norm(cuda_backend *cb, const buf *a, const weight *w) {
     if (!a || cb->waiting.out != (const cuda_buf *)a || cb->waiting.reader != w ||
-        (a->rows > 1 && !cb->unadded.x))
+        (a->rows > 1 && !cb->unadded.x && !cb->waiting.gathers))
         return false;
     cb->waiting.out->gone = true;
     cb->waiting.out = NULL;
     if (cb->unadded.x)
         add_and_leave(cb, a);
     return true;
+}
+
+/* No pass took the product behind the norm of A after all: true where others can; else it waits again. */
+static bool keeps_norm(cuda_backend *cb, const buf *a) {
+    if (!cb->waiting.gathers)
+        return true;
+    cb->waiting.out = (cuda_buf *)(uintptr_t)a;
+    cb->waiting.out->gone = false;
+    return false;
 }
 
 void opcalls_settle(cuda_backend *cb) {
@@ -201,6 +217,7 @@ static void norm(backend *be, int call, buf *out, const buf *x, const vec *w, fl
     const bool adds = cb->lacking == from && !gather;
     if (norm_can_wait(cb, out, x, w, reader, gather)) {
         settle_norm(cb);
+        cb->waiting.gathers = passes_norm(cb, x, reader, gather);
         opcalls_destination(cb, out, reader);
         cb->waiting.out = (cuda_buf *)out;
         cb->waiting.reader = reader;
@@ -364,11 +381,12 @@ static void matmul_into(backend *be, int call, buf *out, const buf *a, const wei
     cuda_buf *to = (cuda_buf *)out;
     bool add = call == CALL_MATMUL_ADD;
     cuda_buf *from = (cuda_buf *)(uintptr_t)a;
-    const bool chained = !add && takes_norm(cb, a, w);
+    bool chained = !add && takes_norm(cb, a, w);
     if (chained ? gather_normed(cb, to, w, bias)
         : add   ? gather_add(cb, to, from, w, bias)
                 : gather_branch(cb, to, from, w, bias))
         return;
+    chained = chained && keeps_norm(cb, a);
     opcalls_settle(cb);
     if (add && !bias && cuda_fuses(cb) && spreads(cb, (const cuda_weight *)w, a->rows, true)) {
         cb->unadded.x = to;
@@ -443,9 +461,10 @@ static void matmul_glu(backend *be, buf *out, const buf *a, const weight *w, glu
                        const weight *reader) {
     cuda_backend *cb = cuda_of(be);
     const cuda_weight *both = (const cuda_weight *)w;
-    const bool normed = takes_norm(cb, a, w);
+    bool normed = takes_norm(cb, a, w);
     if (normed && gather_gated(cb, (cuda_buf *)out, w, kind == GLU_GELU_TANH))
         return;
+    normed = normed && keeps_norm(cb, a);
     opcalls_begin(cb, CALL_MATMUL_GLU);
     const act_view to = opcalls_destination(cb, out, reader);
     int code = cudaSuccess;

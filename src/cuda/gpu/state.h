@@ -62,6 +62,7 @@ typedef struct cuda_weight {
     thin thin;
     bool is_known;          /* q, k, v of a layer that gather_know was told of */
     struct gather_set *set; /* of q, k, v whose whole layer a pass takes; else NULL */
+    int pass_rows;          /* of such a pass, at most; else 0 */
     struct cuda_weight *next_unread;
 } cuda_weight;
 
@@ -86,17 +87,18 @@ typedef struct step_table {
     size_t max_rows, max_pages; /* what they have room for: pages of all sequences and groups together */
     size_t n_words;             /* used by this step */
     int n_rows, n_out, n_alone;
-    bool brief; /* step_view's */
+    bool brief;   /* step_view's */
+    bool all_out; /* out rows are all rows, in their order */
 } step_table;
 
-/* ---- CUDA graphs, one for each (key, rows, out rows, rows that stand alone, brief) ---- */
+/* ---- CUDA graphs, one for each (key, rows, out rows, rows that stand alone, brief, all out) ---- */
 
 #define CUDA_MAX_GRAPHS 64
 
 typedef struct recorded {
     uint64_t key;
     int n_rows, n_out, n_alone;
-    bool brief;
+    bool brief, all_out;
     cudaGraphExec_t exec; /* NULL: seen once, and then computed without */
     uint64_t last_use;
     size_t *buf_rows; /* rows of every buffer, in the list's order, as the recorded ops set them */
@@ -104,7 +106,7 @@ typedef struct recorded {
 
 typedef enum step_state { STEP_EAGER = 0, STEP_RECORDING, STEP_REPLAYED } step_state;
 
-/* ---- one row's ops, gathered into one launch (gather.c) ---- */
+/* ---- the ops of one row or two, gathered into one launch (gather.c) ---- */
 
 enum { GATHER_SETS = 2, GATHER_STAGES = 5 };
 
@@ -124,6 +126,7 @@ typedef struct gathered {
     pass_op *last_add;     /* whose result is in the stream */
     pass_op *loose;        /* a branch, the last op, which is not; or NULL */
     int n_layers, n_taken; /* known; those that a pass takes */
+    int n_paired;          /* of them those that one of PASS_ROWS rows takes */
     int n_wide_caches;     /* with FP32 pages: no passes while there is one */
     bool refused;          /* the driver does not run all blocks at once: no passes any more */
 } gathered;
@@ -162,6 +165,7 @@ typedef struct cuda_backend {
         const weight *reader;
         gemm_norm norm;
         size_t x_stride;
+        bool gathers; /* of several rows, for a pass: nothing is left for the product by itself */
     } waiting;
     struct {
         cuda_buf *x; /* to which the product of A and W is still to be added; NULL: none */
@@ -316,6 +320,8 @@ void gather_release(cuda_backend *cb);
 void gather_know(backend *be, const layer_parts *l);        /* decides whether passes take the layer */
 void gather_forget(cuda_backend *cb, const cuda_weight *w); /* W is freed */
 void gather_launch(cuda_backend *cb);                       /* what was gathered */
+/* Whether a pass takes, as far as can be known, the product with READER of the norm of X. */
+bool gather_awaits(const cuda_backend *cb, const cuda_buf *x, const weight *reader);
 /* The op becomes part of the pass; false: it does not. NORMED and GATED: of the norm that waited. */
 bool gather_normed(cuda_backend *cb, cuda_buf *out, const weight *w, const vec *bias);
 bool gather_attend(cuda_backend *cb, cuda_buf *out, cuda_buf *qkv, const attn_view *view, const kv_view *kv,

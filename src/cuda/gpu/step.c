@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Steps: the batch becomes a table of integers that one copy brings to the device; ops are queued, or
- * recorded into a CUDA graph the second time a key is seen with as many rows, out rows and rows that stand
- * alone (brief or not), and replayed from then on. Recorded kernels read whatever changes (positions, pages,
- * tokens) from the table, whose layout follows from the number of rows.
+ * recorded into a CUDA graph the second time a key is seen with as many rows, out rows (all in order or not)
+ * and rows that stand alone (brief or not), and replayed from then on. Recorded kernels read whatever changes
+ * (positions, pages, tokens) from the table, whose layout follows from the number of rows.
  */
 #include <string.h>
 
@@ -105,6 +105,9 @@ static void fill_table(step_table *t, const batch *b) {
         fill_rows(t, s, i, first_page);
     }
     t->brief = t->brief && t->n_alone <= BRIEF_ROWS;
+    t->all_out = b->n_out == b->n_rows;
+    for (int32_t i = 0; i < b->n_out; i++)
+        t->all_out = t->all_out && b->out_rows[i] == i;
     t->n_words = ARRAYS * n + next;
 }
 
@@ -138,14 +141,14 @@ void step_forget_graphs(cuda_backend *cb) {
 
 static bool matches(const recorded *r, uint64_t key, const step_table *t) {
     return r->key == key && r->n_rows == t->n_rows && r->n_out == t->n_out && r->n_alone == t->n_alone &&
-           r->brief == t->brief;
+           r->brief == t->brief && r->all_out == t->all_out;
 }
 
-/* Whether A makes room before B: the one longest unused, but those of one row last. They are few, every
+/* Whether A makes room before B: the one longest unused, but those of a pass's rows last. They are few, every
  * conversation comes back to them, and they hold a cooperative launch. */
 static bool goes_before(const recorded *a, const recorded *b) {
-    const bool one_a = a->n_rows == 1, one_b = b->n_rows == 1;
-    return one_a != one_b ? one_b : a->last_use < b->last_use;
+    const bool pass_a = a->n_rows <= PASS_ROWS, pass_b = b->n_rows <= PASS_ROWS;
+    return pass_a != pass_b ? pass_b : a->last_use < b->last_use;
 }
 
 /* The entry of this step, made (in the place of another) when there was none. */
@@ -166,6 +169,7 @@ static recorded *find(cuda_backend *cb, uint64_t key, bool *found) {
     r->n_out = cb->table.n_out;
     r->n_alone = cb->table.n_alone;
     r->brief = cb->table.brief;
+    r->all_out = cb->table.all_out;
     return r;
 }
 

@@ -26,8 +26,9 @@ GEMM_DEV void load_scales(uint32_t q, float *s) {
 #endif
 }
 
-/* acc[0..1] (rows r0, r1) += GROUPS x 128 k. STAGE: the lane's 16 B; X: the lane's 32 B of x, STEP bytes a 128 k. */
-template <int GROUPS> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, uint32_t x, uint32_t step, float *acc) {
+/* acc[2 i + 0..1] (rows r0, r1 of token i) += GROUPS x 128 k. STAGE: the lane's 16 B; X: the lane's 32 B of x, STEP bytes a
+ * 128 k. Of two tokens column 2t + 1 of B has the second one's. */
+template <int GROUPS, int TOKENS = 1> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, uint32_t x, uint32_t step, float *acc) {
     uint32_t w[2 * GROUPS][4], q[GROUPS];
     float d[2 * GROUPS][4];
 #pragma unroll
@@ -62,10 +63,12 @@ template <int GROUPS> GEMM_DEV void add_unit(uint32_t stage, uint32_t scales, ui
     for (int p = 0; p < GROUPS; p++) {
         float s[4];
         load_scales(q[p], s);
-        acc[0] = fmaf(d[2 * p][0], s[0], acc[0]);
-        acc[1] = fmaf(d[2 * p][2], s[2], acc[1]);
-        acc[0] = fmaf(d[2 * p + 1][0], s[1], acc[0]);
-        acc[1] = fmaf(d[2 * p + 1][2], s[3], acc[1]);
+#pragma unroll
+        for (int j = 0; j < 2 * TOKENS; j++) {
+            const int h = j / TOKENS, i = j % TOKENS;
+            acc[2 * i] = fmaf(d[2 * p + h][i], s[h], acc[2 * i]);
+            acc[2 * i + 1] = fmaf(d[2 * p + h][2 + i], s[2 + h], acc[2 * i + 1]);
+        }
     }
 }
 

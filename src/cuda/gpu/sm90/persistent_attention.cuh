@@ -24,20 +24,29 @@ struct attend_job {
     bool new_turns;
 };
 
-/* This block's part of view INDEX; one thread's work. */
-static __device__ __noinline__ void find_site(site *to, const pass_view &v, const uint32_t *counters) {
-    const attn_view p = v.p;
-    const int unit = (int)gridDim.x - 1 - (int)blockIdx.x, position = v.step.positions[0];
+/* The keys of a row at POSITION and their splits, where ROWS rows share the blocks. */
+template <int ROWS> __device__ __forceinline__ span cut_keys(const attn_view &p, int position) {
     span sp;
     sp.first = first_key(p, position);
     sp.end = position + 1;
     sp.base = sp.first & ~15;
-    const int keys = sp.end - sp.base, most = min((int)gridDim.x / p.n_kv_heads, (int)PASS_SPLITS);
+    const int keys = sp.end - sp.base, most = min((int)gridDim.x / (ROWS * p.n_kv_heads), (int)PASS_SPLITS);
     const int splits = keys <= BRIEF_KEYS ? 1 : min(most, (keys + SPLIT_KEYS - 1) / SPLIT_KEYS);
     sp.each = ((keys + splits - 1) / splits + 63) & ~63;
     sp.used = (keys + sp.each - 1) / sp.each;
+    return sp;
+}
+
+/* This block's part of view INDEX; one thread's work. */
+template <int ROWS>
+static __device__ __noinline__ void find_site(site_of<ROWS> *to, const pass_view &v,
+                                              const uint32_t *counters) {
+    const attn_view p = v.p;
+    const int unit = (int)gridDim.x - 1 - (int)blockIdx.x, row = ROWS == 1 ? 0 : unit / p.n_kv_heads % ROWS,
+              position = v.step.positions[row];
+    span sp = cut_keys<ROWS>(p, position);
     to->kv_head = unit % p.n_kv_heads;
-    to->split = unit / p.n_kv_heads;
+    to->split = unit / (ROWS * p.n_kv_heads);
     sp.lo = sp.base + to->split * sp.each;
     sp.hi = min(sp.end, sp.lo + sp.each);
     to->p = p;
@@ -45,7 +54,26 @@ static __device__ __noinline__ void find_site(site *to, const pass_view &v, cons
     to->v = v.v, to->v_scales = v.v_scales;
     to->position = position;
     to->number = counters[1];
-    to->pages = v.step.page_table + v.step.first_page[0];
+    to->pages = v.step.page_table + v.step.first_page[row];
+    if constexpr (ROWS > 1) {
+        to->row = row;
+        for (int r = 0; r < ROWS; r++)
+            to->used_of[r] = cut_keys<ROWS>(p, v.step.positions[r]).used;
+    }
+}
+
+/* JOB of one of several rows. */
+template <int D, int ROWS>
+__device__ __forceinline__ attend_job job_of(attend_job job, const site_of<ROWS> &at, int row) {
+    if constexpr (ROWS > 1) {
+        const int heads = at.p.n_heads, kv_heads = at.p.n_kv_heads;
+        job.qkv += row * (heads + 2 * kv_heads) * D;
+        job.heads += row * heads * D;
+        job.parts += (size_t)row * kv_heads * PASS_SPLITS * PASS_COLUMNS * (D + 2);
+        if (job.plain)
+            job.plain += row * at.plain_stride;
+    }
+    return job;
 }
 
 /* Element I of the heads' results, for the other blocks and maybe later kernels. */
@@ -61,7 +89,7 @@ __device__ __forceinline__ uint64_t *part_at(const attend_job &job, int kv_head,
 }
 
 /* Where a block's attention has what: fields are read where they are used, for registers are short. */
-template <int D, kv_format F> struct desk {
+template <int D, kv_format F, int ROWS> struct desk {
     typedef maker<D, WARPS> making;
     const attend_job &job;
     const site &at;
@@ -74,8 +102,8 @@ template <int D, kv_format F> struct desk {
         : job(job_), at(at_), fresh(fresh_) {
         group = at.p.n_heads / at.p.n_kv_heads, each = group * part_layout<D>::head;
         /* until make's barrier only what lies behind parts and sums is written: a flush may read those */
-        parts = (float *)(shared + room::sums);
-        own = parts + max(WARPS * each, 2 * (int)SUMS_SET);
+        parts = (float *)(shared + room<ROWS>::sums);
+        own = parts + max(WARPS * each, room<ROWS>::all_sums);
         means = own + (group + 1) * making::query;
     }
     __device__ __forceinline__ kv_view kv() const {
@@ -94,8 +122,9 @@ template <int D, kv_format F> struct desk {
 };
 
 /* Queries, and the row's key and value where they belong to this block, as soon as they are there. */
-template <int D, kv_format F>
-static __device__ __forceinline__ void make_vectors(const desk<D, F> &d, float *trig, int warp, int lane) {
+template <int D, kv_format F, int ROWS>
+static __device__ __forceinline__ void make_vectors(const desk<D, F, ROWS> &d, float *trig, int warp,
+                                                    int lane) {
     constexpr int E = D / 32;
     const attend_job &job = d.job;
     const site &at = d.at;
@@ -131,8 +160,9 @@ static __device__ __forceinline__ void make_vectors(const desk<D, F> &d, float *
 }
 
 /* A warp's tiles, of which X is the first, into its part; the number of warps that have some. */
-template <int D, kv_format F>
-static __device__ __forceinline__ int take_tiles(const desk<D, F> &d, tile<D, F> &x, int warp, int lane) {
+template <int D, kv_format F, int ROWS>
+static __device__ __forceinline__ int take_tiles(const desk<D, F, ROWS> &d, tile<D, F> &x, int warp,
+                                                 int lane) {
     typedef maker<D, WARPS> making;
     const site &at = d.at;
     const int g = lane >> 2, t = lane & 3, position = at.position;
@@ -169,20 +199,20 @@ static __device__ __forceinline__ int take_tiles(const desk<D, F> &d, tile<D, F>
 }
 
 /* What one block gathers of one KV head and split, and hands on. */
-template <int D, kv_format F>
+template <int D, kv_format F, int ROWS>
 static __device__ __forceinline__ void attend_split(const attend_job &job, const site &at, uint8_t *shared) {
     __shared__ newcomer<D, F> fresh;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const desk<D, F> d(job, at, shared, &fresh);
+    const desk<D, F, ROWS> d(job, at, shared, &fresh);
     const int key = at.sp.lo + 16 * warp;
     if (key < at.sp.hi) /* into L2: registers are short while queries are made */
         prefetch_tile<D, F>(d.kv(), d.cell(at.first_page[warp], key), lane);
-    make_vectors<D, F>(d, (float *)(shared + room::trig), warp, lane);
+    make_vectors(d, (float *)(shared + room<ROWS>::trig), warp, lane);
     asm volatile("" ::: "memory"); /* nothing is kept across: it is read again */
     tile<D, F> x;
     if (key < at.sp.hi)
         load_tile<D, F>(&x, d.kv(), d.cell(at.first_page[warp], key), lane >> 2, lane & 3);
-    const int with_keys = take_tiles<D, F>(d, x, warp, lane);
+    const int with_keys = take_tiles(d, x, warp, lane);
     __syncthreads();
     for (int i = threadIdx.x; i < d.group * D; i += THREADS) {
         const int head = i / D, dim = i % D;
@@ -202,12 +232,12 @@ static __device__ __forceinline__ void attend_split(const attend_job &job, const
 }
 
 /* The splits of query head HEAD, added up. */
-template <int D, kv_format F>
+template <int D, kv_format F, int ROWS>
 static __device__ __forceinline__ void merge_head(const attend_job &job, int head, int group, int used,
                                                   uint8_t *shared) {
     constexpr int TEAMS = THREADS / D; /* a team takes every TEAMS-th split */
     const int d = threadIdx.x % D, team = threadIdx.x / D;
-    float *teams = (float *)(shared + room::sums); /* TEAMS heads of parts */
+    float *teams = (float *)(shared + room<ROWS>::sums); /* TEAMS heads of parts */
     float3 all = make_float3(0, NO_SCORE, 0);
     for (int k = team; k < used; k += TEAMS) {
         const uint64_t *from = part_at<D>(job, head / group, k, head % group);
@@ -238,28 +268,56 @@ static __device__ __forceinline__ void merge_head(const attend_job &job, int hea
 }
 
 /* A function of its own: its registers are not the products'. */
-template <int D, kv_format F> static __device__ __noinline__ void attend(attend_job job) {
+template <int D, kv_format F, int ROWS> static __device__ __noinline__ void attend(attend_job job) {
     extern __shared__ __align__(128) uint8_t shared[];
-    const site &at = *(const site *)(shared + room::here);
-    if (at.split < at.sp.used)
-        attend_split<D, F>(job, at, shared);
-    else
-        __syncthreads(); /* the last sums are read before a merge writes there */
-    for (int head = blockIdx.x; at.sp.used > 1 && head < at.p.n_heads; head += gridDim.x)
-        merge_head<D, F>(job, head, at.p.n_heads / at.p.n_kv_heads, at.sp.used, shared);
+    const site_of<ROWS> &at = *(const site_of<ROWS> *)(shared + room<ROWS>::here);
+    if constexpr (ROWS == 1) {
+        if (at.split < at.sp.used)
+            attend_split<D, F, ROWS>(job, at, shared);
+        else
+            __syncthreads(); /* the last sums are read before a merge writes there */
+        for (int head = blockIdx.x; at.sp.used > 1 && head < at.p.n_heads; head += gridDim.x)
+            merge_head<D, F, ROWS>(job, head, at.p.n_heads / at.p.n_kv_heads, at.sp.used, shared);
+    } else {
+        if (at.split < at.sp.used)
+            attend_split<D, F, ROWS>(job_of<D, ROWS>(job, at, at.row), at, shared);
+        else
+            __syncthreads();
+        for (int i = blockIdx.x; i < ROWS * at.p.n_heads; i += gridDim.x) {
+            const int row = i / at.p.n_heads, used = at.used_of[row];
+            if (used > 1)
+                merge_head<D, F, ROWS>(job_of<D, ROWS>(job, at, row), i % at.p.n_heads,
+                                       at.p.n_heads / at.p.n_kv_heads, used, shared);
+        }
+    }
+}
+
+/* The most splits of a row. */
+__device__ __forceinline__ int most_used(const site_of<1> &at) {
+    return at.sp.used;
+}
+
+template <int ROWS> __device__ __forceinline__ int most_used(const site_of<ROWS> &at) {
+    int most = at.used_of[0];
+    for (int r = 1; r < ROWS; r++)
+        most = max(most, at.used_of[r]);
+    return most;
 }
 
 /* Attention OP, the list's I-th, where this block has a part in it. */
-template <int D, kv_format F>
+template <int D, kv_format F, int ROWS>
 static __device__ __forceinline__ void attend_here(const pass &a, const pass_op &op, int i, memo *known,
                                                    uint8_t *shared, int lane) {
-    const site &here = *(const site *)(shared + room::here);
+    const site_of<ROWS> &here = *(const site_of<ROWS> *)(shared + room<ROWS>::here);
     const bool moved = op.view != known->view;
     if (moved) {
         __syncthreads();
-        site *to = (site *)(shared + room::here);
-        if (threadIdx.x == 0)
-            find_site(to, a.views[op.view], a.counters);
+        site_of<ROWS> *to = (site_of<ROWS> *)(shared + room<ROWS>::here);
+        if (threadIdx.x == 0) {
+            find_site<ROWS>(to, a.views[op.view], a.counters);
+            if constexpr (ROWS > 1)
+                to->plain_stride = a.plain_stride;
+        }
         __syncthreads();
         if (threadIdx.x <= WARPS) {
             const int key = threadIdx.x < WARPS ? to->sp.lo + 16 * (int)threadIdx.x : to->position;
@@ -271,12 +329,13 @@ static __device__ __forceinline__ void attend_here(const pass &a, const pass_op 
             known->view = op.view;
     }
     const uint32_t tags = turn_tag(known, PASS_HEADS, lane);
-    if (here.split >= here.sp.used && (here.sp.used == 1 || (int)blockIdx.x >= here.p.n_heads))
+    if (here.split >= here.sp.used && (most_used(here) == 1 || (int)blockIdx.x >= ROWS * here.p.n_heads))
         return;
-    attend<D, F>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts, (__nv_bfloat16 *)op.plain,
-                  op.attention.q_norm, op.attention.k_norm, op.attention.k_mean, op.attention.k_scale,
-                  op.attention.v_scale, op.attention.k, op.attention.k_scales, tags >> PASS_QKV & 1,
-                  tags >> PASS_HEADS & 1, here.number + 1 + i, moved});
+    attend<D, F, ROWS>({a.places[PASS_QKV], (uint16_t *)a.places[PASS_HEADS], a.parts,
+                        (__nv_bfloat16 *)op.plain, op.attention.q_norm, op.attention.k_norm,
+                        op.attention.k_mean, op.attention.k_scale, op.attention.v_scale, op.attention.k,
+                        op.attention.k_scales, tags >> PASS_QKV & 1, tags >> PASS_HEADS & 1,
+                        here.number + 1 + i, moved});
 }
 
 #endif

@@ -33,18 +33,18 @@ __device__ __forceinline__ bool again(uint32_t missing) {
     return yes;
 }
 
-/* COUNT elements from FIRST of X, tagged or (PLAIN) not, times the norm's weights W; a lane's sum of
- * the squares of x. */
-static __device__ __forceinline__ float collect_normed(const float *w, const uint32_t *x, bool plain,
-                                                       uint32_t tag, uint8_t *to, int first, int count,
-                                                       int k) {
+/* COUNT elements from FIRST of ROWS rows of X, STRIDE apart, tagged or (PLAIN) not, times the norm's weights
+ * W, to rows TO_STRIDE bytes apart; SQUARES: a lane's sums of the squares of x. */
+template <int ROWS>
+static __device__ __forceinline__ void collect_normed(const float *w, const uint32_t *x, int stride,
+                                                      bool plain, uint32_t tag, uint8_t *to, int to_stride,
+                                                      int first, int count, int k, float (&squares)[ROWS]) {
     const int lane = threadIdx.x & 31;
-    float squares = 0.0f;
     for (int at = 0; at < count; at += 256) {
         const int i = at + lane * 8;
         const bool there = i < count && first + i < k;
         float4 v[2] = {};
-        uint4 u[2] = {};
+        uint4 u[ROWS][2] = {};
         if (there) {
             v[0] = load_once(w + first + i);
             v[1] = load_once(w + first + i + 4);
@@ -52,40 +52,49 @@ static __device__ __forceinline__ float collect_normed(const float *w, const uin
         uint32_t missing = 0;
         do {
             if (there) {
-                u[0] = ask(x + first + i);
-                u[1] = ask(x + first + i + 4);
-                missing = plain ? 0 : (floats_missing(u[0], tag) | floats_missing(u[1], tag)) & 1;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    u[r][0] = ask(x + r * stride + first + i);
+                    u[r][1] = ask(x + r * stride + first + i + 4);
+                }
+                missing = 0;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++)
+                    missing |= plain ? 0 : (floats_missing(u[r][0], tag) | floats_missing(u[r][1], tag)) & 1;
             }
         } while (again(missing));
-        uint32_t pairs[4];
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float a = handed(u[h].x), b = handed(u[h].y), c = handed(u[h].z), d = handed(u[h].w);
-            squares = fmaf(a, a, fmaf(b, b, fmaf(c, c, fmaf(d, d, squares))));
-            pairs[2 * h] = lifted_pair(a * v[h].x, b * v[h].y);
-            pairs[2 * h + 1] = lifted_pair(c * v[h].z, d * v[h].w);
+        for (int r = 0; r < ROWS; r++) {
+            uint32_t pairs[4];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const uint4 &q = u[r][h];
+                const float a = handed(q.x), b = handed(q.y), c = handed(q.z), d = handed(q.w);
+                squares[r] = fmaf(a, a, fmaf(b, b, fmaf(c, c, fmaf(d, d, squares[r]))));
+                pairs[2 * h] = lifted_pair(a * v[h].x, b * v[h].y);
+                pairs[2 * h + 1] = lifted_pair(c * v[h].z, d * v[h].w);
+            }
+            if (i < count)
+                *(uint4 *)(to + r * to_stride + 2 * i) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
         }
-        if (i < count)
-            *(uint4 *)(to + 2 * i) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
-    return squares;
 }
 
-/* The same of BF16 that was handed over; up to LOADS of a lane are on their way. */
-template <int LOADS>
-static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t tags, uint8_t *to, int first,
-                                                     int count, int k) {
+/* The same of BF16 that was handed over, rows K apart; up to LOADS of a lane and row are on their way. */
+template <int LOADS, int ROWS>
+static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t tags, uint8_t *to,
+                                                     int to_stride, int first, int count, int k) {
     const int lane = threadIdx.x & 31;
     for (int at = 0; at < count; at += 256 * LOADS) {
-        uint4 u[LOADS];
+        uint4 u[ROWS * LOADS];
         uint32_t missing;
         do {
             missing = 0;
 #pragma unroll
-            for (int j = 0; j < LOADS; j++) {
-                const int i = at + j * 256 + lane * 8;
+            for (int j = 0; j < ROWS * LOADS; j++) {
+                const int i = at + j % LOADS * 256 + lane * 8;
                 if (i < count && first + i < k) {
-                    u[j] = ask(x + first + i);
+                    u[j] = ask(x + j / LOADS * k + first + i);
                     missing |= bf16_missing(u[j], tags);
                 } else {
                     u[j] = make_uint4(0, 0, 0, 0);
@@ -93,11 +102,11 @@ static __device__ __forceinline__ void collect_pairs(const uint16_t *x, uint32_t
             }
         } while (again(missing));
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
-            const int i = at + j * 256 + lane * 8;
+        for (int j = 0; j < ROWS * LOADS; j++) {
+            const int i = at + j % LOADS * 256 + lane * 8;
             if (i < count)
-                *(uint4 *)(to + 2 * i) = make_uint4(handed_pair(u[j].x), handed_pair(u[j].y),
-                                                    handed_pair(u[j].z), handed_pair(u[j].w));
+                *(uint4 *)(to + j / LOADS * to_stride + 2 * i) = make_uint4(
+                    handed_pair(u[j].x), handed_pair(u[j].y), handed_pair(u[j].z), handed_pair(u[j].w));
         }
     }
 }
@@ -203,9 +212,9 @@ static __device__ __forceinline__ float collect_joined(const pass &a, int i, uin
         squares = dot(handed_four(v[h].y), handed_four(v[h].y), squares);
     squares = warp_sum(squares);
     if (lane == 0)
-        ((float *)(shared + room::branch))[threadIdx.x >> 5] = squares;
+        ((float *)(shared + room<1>::branch))[threadIdx.x >> 5] = squares;
     __syncthreads();
-    const float factor = over_rms(all_warps(shared + room::branch), a.hidden, branch.product.eps);
+    const float factor = over_rms(all_warps(shared + room<1>::branch), a.hidden, branch.product.eps);
     squares = 0.0f;
 #pragma unroll
     for (int h = 0; h < HELD; h++) {

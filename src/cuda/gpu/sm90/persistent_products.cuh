@@ -48,7 +48,7 @@ struct slice {
     }
 };
 
-typedef warp_ring<STAGES, UNIT_BYTES> weights_ring;
+template <int ROWS> using weights_ring = warp_ring<room<ROWS>::stages, UNIT_BYTES>;
 
 /* What a warp's ring is filled with next: the units of its slice, row tile by row tile, op by op. Of one
  * lane; what changes with a tile lies in shared memory, for registers are short. */
@@ -112,30 +112,42 @@ struct feed {
 
 /* ---- products ---- */
 
-__device__ __forceinline__ feed::plan *plan_of(uint8_t *shared, int warp) {
-    return (feed::plan *)(shared + room::feeds + warp * 32);
+template <int ROWS> __device__ __forceinline__ feed::plan *plan_of(uint8_t *shared, int warp) {
+    return (feed::plan *)(shared + room<ROWS>::feeds + warp * 32);
 }
 
-__device__ __forceinline__ void give(const pass &a, const pass_op &op, int row, float v, uint32_t tag) {
+/* How many values OP hands over of a token. */
+__device__ __forceinline__ int width_of(const pass_op &op) {
+    return (op.product.rounds * (int)gridDim.x + op.product.rest) * GEMM_ROW_TILE;
+}
+
+/* V, row ROW of the token's. */
+template <int ROWS>
+__device__ __forceinline__ void give(const pass &a, const pass_op &op, int token, int row, float v,
+                                     uint32_t tag) {
+    const int at = ROWS == 1 ? row : row + token * width_of(op);
+    const int plain_at =
+        ROWS == 1 ? row : row + token * (op.kind == PASS_ADD ? a.stream_stride : a.plain_stride);
     if (op.to == PASS_UNIT) {
-        hand_bf16((uint16_t *)a.places[PASS_UNIT] + row, v, tag);
+        hand_bf16((uint16_t *)a.places[PASS_UNIT] + at, v, tag);
         if (op.plain)
-            ((__nv_bfloat16 *)op.plain)[row] = __float2bfloat16_rn(v);
+            ((__nv_bfloat16 *)op.plain)[plain_at] = __float2bfloat16_rn(v);
         return;
     }
     if (op.to != PASS_NOWHERE)
-        hand_float(a.places[op.to] + row, v, tag);
+        hand_float(a.places[op.to] + at, v, tag);
     if (op.plain)
-        ((float *)op.plain)[row] = v;
+        ((float *)op.plain)[plain_at] = v;
 }
 
-/* Row tiles from TILE on, a thread a row: the sums of all warps, and what becomes of them. FACTOR: the
- * tensor's scale. */
-template <bool BRANCHES>
+/* Row tiles from TILE on, a thread a row and token: the sums of all warps, and what becomes of them. FACTOR:
+ * the tensor's scale. */
+template <bool BRANCHES, int ROWS>
 static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, uint8_t *shared, int parity,
                                              int tile, float factor, uint32_t tag) {
-    const float4 *p =
-        (const float4 *)((float *)(shared + room::sums) + parity * SUMS_SET + threadIdx.x * SUMS_ROW);
+    const unsigned token = ROWS == 1 ? 0 : threadIdx.x / FLUSH_ROWS, mine = threadIdx.x - token * FLUSH_ROWS;
+    const float4 *p = (const float4 *)((float *)(shared + room<ROWS>::sums) + parity * ROWS * SUMS_SET +
+                                       threadIdx.x * SUMS_ROW);
     float v = 0.0f;
 #pragma unroll
     for (int w = 0; w < WARPS / 4; w++) {
@@ -143,13 +155,14 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
         v += (four.x + four.y) + (four.z + four.w);
     }
     if (!is_output<BRANCHES>(op))
-        factor *= over_rms(all_warps(shared + room::squares), op.product.k, op.product.eps);
+        factor *= over_rms(all_warps(shared + room<ROWS>::squares + token * WARPS * (int)sizeof(float)),
+                           op.product.k, op.product.eps);
     v *= 0x1p62f * factor;
-    const int row = tile_of<BRANCHES>(op, tile + threadIdx.x / 16) * GEMM_ROW_TILE + threadIdx.x % 16;
+    const int row = tile_of<BRANCHES>(op, tile + mine / 16) * GEMM_ROW_TILE + mine % 16;
     if (op.kind == PASS_GATED) { /* slots come in pairs */
         const float up = __shfl_down_sync(~0u, v, 16);
         if ((threadIdx.x & 31) < 16)
-            give(a, op, row, gated_unit(v, up, op.gelu), tag);
+            give<ROWS>(a, op, token, row, gated_unit(v, up, op.gelu), tag);
         return;
     }
     if (op.product.bias)
@@ -160,13 +173,22 @@ static __device__ __forceinline__ void flush(const pass &a, const pass_op &op, u
     }
     if (!BRANCHES && is_output<false>(op)) {
         float *stream =
-            (float *)(shared + room::stream) + threadIdx.x; /* all tiles of PASS_ADD are in one flush */
+            (float *)(shared + room<ROWS>::stream) + threadIdx.x; /* all tiles of PASS_ADD are in one flush */
         v = *stream += v;
     }
-    give(a, op, row, v, tag);
+    give<ROWS>(a, op, token, row, v, tag);
 }
 
-/* A warp's sums of a row tile to AT, the lane's row: of a row four lanes have a part. */
+/* A warp's sums of a row tile to AT, the lane's row (and token): of a row four lanes have a part. */
+__device__ __forceinline__ void leave_sums(uint32_t at, const float (&acc)[4], int t) {
+    const bool swap = t & 1, second = t & 2;
+    float a = swap ? acc[1] : acc[0], b = swap ? acc[3] : acc[2];
+    a += __shfl_xor_sync(~0u, swap ? acc[0] : acc[1], 1);
+    b += __shfl_xor_sync(~0u, swap ? acc[2] : acc[3], 1);
+    const float keep = (second ? b : a) + __shfl_xor_sync(~0u, second ? a : b, 2);
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(keep) : "memory");
+}
+
 __device__ __forceinline__ void leave_sums(uint32_t at, const float (&acc)[2], int t) {
     const bool swap = t & 1;
     float keep = swap ? acc[1] : acc[0], send = swap ? acc[0] : acc[1];
@@ -176,77 +198,96 @@ __device__ __forceinline__ void leave_sums(uint32_t at, const float (&acc)[2], i
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(keep) : "memory");
 }
 
-/* The x of a warp's slice S, as OP, the list's I-th, reads it; of a norm a lane's sum of the stream's
+/* The x of a warp's slice S, as OP, the list's I-th, reads it; of a norm a lane's sums of the stream's
  * squares. */
-template <bool BRANCHES>
-static __device__ __forceinline__ float bring(const pass &a, const pass_op &op, int i, uint32_t tags,
-                                              const slice &s, uint8_t *shared) {
-    uint8_t *to = shared + room::x + s.first * GEMM_GROUP_K * 2;
-    const int first = s.first * GEMM_GROUP_K, count = s.n * GEMM_GROUP_K;
+template <bool BRANCHES, int ROWS>
+static __device__ __forceinline__ void bring(const pass &a, const pass_op &op, int i, uint32_t tags,
+                                             const slice &s, uint8_t *shared, float (&squares)[ROWS]) {
+    uint8_t *to = shared + room<ROWS>::x + s.first * GEMM_GROUP_K * 2;
+    const int first = s.first * GEMM_GROUP_K, count = s.n * GEMM_GROUP_K,
+              to_stride = ROWS == 1 ? 0 : room<ROWS>::x_bytes(a.max_k);
     const uint32_t tag = tags >> op.from & 1;
     if (is_output<BRANCHES>(op)) {
-        collect_pairs<BRANCHES ? 6 : 4>((const uint16_t *)a.places[op.from], tag ? BF16_TAGS : 0, to, first,
-                                        count, op.product.k);
-        return 0.0f;
+        collect_pairs<BRANCHES ? 6 : 4, ROWS>((const uint16_t *)a.places[op.from], tag ? BF16_TAGS : 0, to,
+                                              to_stride, first, count, op.product.k);
+        return;
     }
     const bool plain = op.from == PASS_NOWHERE;
-    if (BRANCHES && !plain)
-        return collect_joined(a, i, tags, shared, to, first, count);
-    return collect_normed(op.product.norm, plain ? (const uint32_t *)a.stream : a.places[op.from], plain, tag,
-                          to, first, count, op.product.k);
+    if constexpr (BRANCHES) {
+        if (!plain) {
+            squares[0] = collect_joined(a, i, tags, shared, to, first, count);
+            return;
+        }
+    }
+    const int stride = ROWS == 1 ? 0 : plain ? a.stream_stride : op.product.k;
+    collect_normed<ROWS>(op.product.norm, plain ? (const uint32_t *)a.stream : a.places[op.from], stride,
+                         plain, tag, to, to_stride, first, count, op.product.k, squares);
 }
 
-template <bool BRANCHES>
+template <bool BRANCHES, int ROWS>
 static __device__ __forceinline__ void multiply(const pass &a, const pass_op &op, int index,
-                                                weights_ring &ring, feed &next, uint8_t *shared, int warp,
-                                                int lane) {
+                                                weights_ring<ROWS> &ring, feed &next, uint8_t *shared,
+                                                int warp, int lane) {
     const slice s(op.product.groups, warp);
     const int n_tiles = tiles_of<BRANCHES>(op);
-    memo *known = memo_of(shared, warp);
+    memo *known = memo_of<ROWS>(shared, warp);
     const uint32_t tags = turn_tag(known, op.to, lane);
     if (n_tiles <= 0 && !BRANCHES)
         return;
-    const float squares = bring<BRANCHES>(a, op, index, tags, s, shared);
+    float squares[ROWS] = {};
+    bring<BRANCHES, ROWS>(a, op, index, tags, s, shared, squares);
     if (n_tiles <= 0)
         return;
     __syncwarp();
     const float tensor_scale = load_scale(op.product.scale);
     const int g = lane >> 2, t = lane & 3;
-    const bool diagonal = g == 2 * t; /* the others read the zeros, again and again */
+    /* the others read the zeros, again and again; of two tokens odd columns are the second one's */
+    const bool diagonal = ROWS == 1 ? g == 2 * t : g / 2 == t;
     uint32_t step = diagonal ? 256 : 0;
-    uint32_t x0 = diagonal ? shared_address(shared) + room::x + s.first * GEMM_GROUP_K * 2 + t * 32
-                           : shared_address(shared) + room::zeros;
+    uint32_t x0 = diagonal ? shared_address(shared) + room<ROWS>::x + s.first * GEMM_GROUP_K * 2 + t * 32
+                           : shared_address(shared) + room<ROWS>::zeros;
+    if (ROWS > 1 && diagonal)
+        x0 += (g & 1) * room<ROWS>::x_bytes(a.max_k);
     int parity = known->parity;
-    uint32_t mine_at =
-        shared_address(shared) + room::sums + (parity * SUMS_SET + gemm_tile_row(g, t) * SUMS_ROW + warp) * 4;
+    constexpr int set = ROWS * SUMS_SET;
+    uint32_t mine_at = shared_address(shared) + room<ROWS>::sums +
+                       (parity * set + gemm_tile_row(g, ROWS == 1 ? t : t & 1) * SUMS_ROW + warp) * 4;
+    if (ROWS > 1)
+        mine_at += t / 2 * SUMS_SET * 4;
     asm volatile("" : "+r"(step), "+r"(x0)); /* kept: made again and again they cost more than a register */
     int slot = 0;
     for (int i = 0; i < n_tiles; i++) {
-        float acc[2] = {0.0f, 0.0f};
+        float acc[2 * ROWS] = {};
         uint32_t x = x0;
         for (int left = s.n; left > 0; left -= UNIT, x += UNIT * step) {
             const uint32_t stage = ring.wait();
-            add_unit<1>(stage + lane * 16, stage + 1024 + lane * 4, x, step, acc);
+            add_unit<1, ROWS>(stage + lane * 16, stage + 1024 + lane * 4, x, step, acc);
             if (left > 1)
-                add_unit<1>(stage + GEMM_GROUP_BYTES + lane * 16, stage + GEMM_GROUP_BYTES + 1024 + lane * 4,
-                            x + step, step, acc);
+                add_unit<1, ROWS>(stage + GEMM_GROUP_BYTES + lane * 16,
+                                  stage + GEMM_GROUP_BYTES + 1024 + lane * 4, x + step, step, acc);
             const int free = ring.release();
             if (elected())
-                next.put<BRANCHES>(a, plan_of(shared, warp), stage, ring.bars + 8 * free, warp);
+                next.put<BRANCHES>(a, plan_of<ROWS>(shared, warp), stage, ring.bars + 8 * free, warp);
         }
         leave_sums(mine_at, acc, t);
         if (i == 0 && !is_output<BRANCHES>(op)) {
-            const float all = warp_sum(squares);
-            if (lane == 0) /* read after a barrier, and written again after the next output's */
-                ((float *)(shared + room::squares))[warp] = all;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                const float all = warp_sum(squares[r]);
+                if (lane == 0) /* read after a barrier, and written again after the next output's */
+                    ((float *)(shared + room<ROWS>::squares))[r * WARPS + warp] = all;
+            }
         }
         mine_at += 16 * SUMS_ROW * 4;
         if (++slot < FLUSH_TILES && i < n_tiles - 1)
             continue;
         __syncthreads();
-        if ((int)threadIdx.x < slot * 16) /* whole warps of GATED */
-            flush<BRANCHES>(a, op, shared, parity, i + 1 - slot, tensor_scale, known->tags >> op.to & 1);
-        mine_at += (parity ? -SUMS_SET : SUMS_SET) * 4 - slot * 16 * SUMS_ROW * 4;
+        if (ROWS == 1 ? (int)threadIdx.x < slot * 16
+                      : (int)threadIdx.x < ROWS * FLUSH_ROWS &&
+                            (int)threadIdx.x % FLUSH_ROWS < slot * 16) /* whole warps of GATED */
+            flush<BRANCHES, ROWS>(a, op, shared, parity, i + 1 - slot, tensor_scale,
+                                  known->tags >> op.to & 1);
+        mine_at += (parity ? -set : set) * 4 - slot * 16 * SUMS_ROW * 4;
         slot = 0;
         parity ^= 1;
     }

@@ -199,7 +199,7 @@ static void describe_paths(device_info *d, int arch) {
                  ? "one row or two: layers in one launch where it serves them; wgmma from 2 rows on (BF16, "
                    "or FP8 with folded scales)"
                  : "gemv to 16 rows, then mma.sync BF16",
-             arch == 90 ? " (prompts over FP8 pages with head_dim 64 or 128: wgmma)" : "");
+             arch == 90 ? " (prompts over FP8 pages with head_dim 64, 128 or 256: wgmma)" : "");
 }
 
 static nib_status plugin_devices(device_info list[BACKEND_MAX_DEVICES], size_t *n, bool measure,

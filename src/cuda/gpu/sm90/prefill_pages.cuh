@@ -3,10 +3,10 @@
  * Prompt attention on Hopper, the half that brings keys and values (prefill_wgmma.cu has the other): the ring
  * in shared memory, and the producer warpgroup.
  *
- * A step is a page, 64 keys of a sequence. FP8 pages are copied into one of STAGED entries by the copy
- * engine, a step ahead, and converted by 128 threads into one of SLOTS: FP16, times their scales, rows of 128
- * bytes with the 128-byte swizzle, keys as an operand whose k (the dimension) is contiguous, values as one
- * whose n (the dimension) is, so both are stored alike. Not loaded through registers: loads on their way
+ * A step is a page, 64 keys of a sequence. FP8 pages are copied into a staged entry by the copy
+ * engine, one or two steps ahead, and converted by 128 threads into a slot: FP16, times their scales, rows of
+ * 128 bytes with the 128-byte swizzle, keys as an operand whose k (the dimension) is contiguous, values as
+ * one whose n (the dimension) is, so both are stored alike. Not loaded through registers: loads on their way
  * share a scoreboard, so a page that was to come early was waited for at once.
  *
  * Scales are FP16 here: a key's was stored with as many bits as that has (heads.cuh), for an error of it is
@@ -19,12 +19,10 @@
 #include "gemm/gpu/device.cuh"
 
 constexpr int STEP = KV_PAGE, PART = STEP * 128; /* bytes of 64 dimensions of a step */
-constexpr int SLOTS = 6, STAGED = 4;             /* of keys or values, which take turns; the same in FP8 */
 constexpr int CONSUMERS = 2, THREADS = (CONSUMERS + 1) * 128, CONSUMER_REGISTERS = 224,
               PRODUCER_REGISTERS = 56;
 static_assert(CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= (CONSUMERS + 1) * 168,
               "setmaxnreg deals in what the launch reserved");
-static_assert(SLOTS % 2 == 0 && STAGED % 2 == 0, "keys have the even ones");
 /* Weights are made against references BELOW the largest score, in powers of two, and stand in FP16:
  * references move where a lane's weights of a step and pair sum up to more than LIMIT. Values are LIFT times
  * as large as they are; below 16,000 they are finite. */
@@ -39,10 +37,12 @@ __device__ __forceinline__ void sync_threads(int barrier, int n) {
 /* Shared memory: slots, staged entries, barriers; queries behind. Slots are filled and left in order: a
  * step's keys, its values, the next step's keys. */
 template <int D> struct ring {
+    static constexpr int slots = D <= 128 ? 6 : 4, /* of keys (the even ones) or values */
+        entries = D <= 128 ? 4 : 2;                /* the same in FP8 */
     static constexpr int slot_bytes = D / 64 * PART, staged_bytes = STEP * D;
-    static constexpr int staged = SLOTS * slot_bytes, barriers = staged + STAGED * staged_bytes,
+    static constexpr int staged = slots * slot_bytes, barriers = staged + entries * staged_bytes,
                          queries = barriers + 1024;
-    static_assert((2 * SLOTS + STAGED) * 8 <= 1024 && barriers % 1024 == 0, "queries are swizzled");
+    static_assert((2 * slots + entries) * 8 <= 1024 && barriers % 1024 == 0, "queries are swizzled");
     uint32_t base;
     int slot, phase;
 
@@ -53,19 +53,19 @@ template <int D> struct ring {
         return base + barriers + 8 * slot;
     }
     __device__ __forceinline__ uint32_t empty() const {
-        return full() + 8 * SLOTS;
+        return full() + 8 * slots;
     }
     __device__ __forceinline__ uint32_t staged_at(int entry) const {
         return base + staged + entry * staged_bytes;
     }
     __device__ __forceinline__ uint32_t came(int entry) const {
-        return base + barriers + 8 * (2 * SLOTS + entry);
+        return base + barriers + 8 * (2 * slots + entry);
     }
     __device__ __forceinline__ ring values() const { /* of these keys */
         return {base, slot + 1, phase};
     }
     __device__ __forceinline__ void advance() {
-        if (++slot == SLOTS) {
+        if (++slot == slots) {
             slot = 0;
             phase ^= 1;
         }
@@ -137,22 +137,24 @@ __device__ __forceinline__ void put_eight(uint32_t to, uint32_t lo, uint32_t hi,
 }
 
 template <int D> struct producer {
+    static constexpr int entries = ring<D>::entries;
     ring<D> at;
     int entry, entry_phase;                       /* staged, to be converted next */
     int asked;                                    /* to be asked for next: keys, and values behind */
     float k_scale[STEP / 32], v_scale[STEP / 32]; /* of keys t / 4 + 32 i of the next step */
 
-    /* Keys and values of a page into staged entries, by a WARP each: it waits behind a copy. */
-    __device__ __forceinline__ void ask(const attn_job &job, int page, int head, int warp) {
-        const uint32_t bytes = KV_PAGE * D, to = asked + warp;
-        const uint8_t *from = (const uint8_t *)(warp ? job.kv.v : job.kv.k);
+    /* Half (0: keys, 1: values) of a page into the next staged entry, which all have read, by a WARP of its
+     * own: it waits behind a copy. */
+    __device__ __forceinline__ void ask(const attn_job &job, int half, int page, int head, int warp) {
+        const uint32_t bytes = KV_PAGE * D;
+        const uint8_t *from = (const uint8_t *)(half ? job.kv.v : job.kv.k);
         page = __shfl_sync(~0u, page, 0);
-        if (warp < 2 && elected()) {
-            barrier_expect(at.came(to), bytes);
-            bulk_copy(at.staged_at(to), from + ((size_t)page * job.p.n_kv_heads + head) * bytes, bytes,
-                      at.came(to));
+        if (warp == half && elected()) {
+            barrier_expect(at.came(asked), bytes);
+            bulk_copy(at.staged_at(asked), from + ((size_t)page * job.p.n_kv_heads + head) * bytes, bytes,
+                      at.came(asked));
         }
-        asked = asked + 2 == STAGED ? 0 : asked + 2;
+        asked = asked + 1 == entries ? 0 : asked + 1;
     }
 
     __device__ __forceinline__ void load_scales(const attn_job &job, int page, int head, int t) {
@@ -181,25 +183,24 @@ template <int D> struct producer {
     /* The next entry into the next slot, 16 bytes a unit. Of eight lanes four take half of a key, four the
      * other half of the next: they read all banks, and write eight different chunks of 16 bytes. */
     __device__ __forceinline__ void convert(const uint32_t (&scales)[STEP / 32], int t) {
-        constexpr int halves = D / 64, units = STEP * D / 16 / 128;
+        constexpr int parts = D / 64, units = STEP * D / 16 / 128, at_once = units < 4 ? units : 4;
         const int key = t >> 2, m = t & 3;
-        uint32_t from[halves], to[halves];
-#pragma unroll
-        for (int h = 0; h < halves; h++) {
-            const int half = (key ^ h) % halves;
-            from[h] = at.staged_at(entry) + key * D + half * 64 + m * 16;
-            to[h] = at.data() + half * PART + key * 128 + ((2 * m ^ (key & 7)) << 4);
-        }
+        const uint32_t from = at.staged_at(entry) + key * D + m * 16,
+                       to = at.data() + key * 128 + ((2 * m ^ (key & 7)) << 4);
         barrier_wait(at.came(entry), entry_phase);
         barrier_wait(at.empty(), at.phase);
-        uint4 x[units];
 #pragma unroll
-        for (int i = 0; i < units; i++)
-            x[i] = lds128(from[i % halves] + i / halves * 32 * D);
+        for (int first = 0; first < units; first += at_once) {
+            uint4 x[at_once];
 #pragma unroll
-        for (int i = 0; i < units; i++) {
-            put_eight(to[i % halves] + i / halves * 32 * 128, x[i].x, x[i].y, scales[i / halves]);
-            put_eight((to[i % halves] ^ 16) + i / halves * 32 * 128, x[i].z, x[i].w, scales[i / halves]);
+            for (int i = 0; i < at_once; i++)
+                x[i] = lds128(from + (key ^ (first + i)) % parts * 64 + (first + i) / parts * 32 * D);
+#pragma unroll
+            for (int i = 0; i < at_once; i++) {
+                const int unit = first + i, on = (key ^ unit) % parts * PART + unit / parts * 32 * 128;
+                put_eight(to + on, x[i].x, x[i].y, scales[unit / parts]);
+                put_eight((to ^ 16) + on, x[i].z, x[i].w, scales[unit / parts]);
+            }
         }
     }
 
@@ -218,8 +219,8 @@ template <int D> struct producer {
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         barrier_arrive(at.full());
         at.advance();
-        entry_phase ^= entry + 1 == STAGED;
-        entry = entry + 1 == STAGED ? 0 : entry + 1;
+        entry_phase ^= entry + 1 == entries;
+        entry = entry + 1 == entries ? 0 : entry + 1;
         sync_threads(CONVERTED, 128); /* all have read the entry */
     }
 };
@@ -229,24 +230,37 @@ template <int D>
 static __device__ __forceinline__ void produce_run(producer<D> &p, const attn_job &job, const run &r,
                                                    int head, int t, int warp) {
     const int32_t *pages = job.step.page_table + job.step.first_page[r.first];
-    int next = pages[r.page];
-    p.load_scales(job, next, head, t);
-    p.ask(job, next, head, warp);
-    next = pages[min(r.page + 1, r.last_page)];
+    constexpr int ahead = ring<D>::entries / 2; /* pages */
+    int ids[ahead + 1];                         /* of PAGE and those behind it */
+#pragma unroll
+    for (int i = 0; i <= ahead; i++)
+        ids[i] = pages[min(r.page + i, r.last_page)];
+    p.load_scales(job, ids[0], head, t);
+#pragma unroll
+    for (int i = 0; i < ahead; i++)
+        for (int half = 0; half < 2 && r.page + i <= r.last_page; half++)
+            p.ask(job, half, ids[i], head, warp);
 #pragma unroll 1
     for (int page = r.page; page <= r.last_page; page++) {
         uint32_t k[STEP / 32], v[STEP / 32];
         p.make_scales(k, v, page * KV_PAGE, r.last, t);
-        p.load_scales(job, next, head, t);
-        if (page < r.last_page)
-            p.ask(job, next, head, warp);
-        next = pages[min(page + 2, r.last_page)];
+        p.load_scales(job, ids[1], head, t);
+        const int behind = pages[min(page + ahead + 1, r.last_page)];
+        const bool more = page + ahead <= r.last_page;
         p.convert(k, t);
         if (page == 0)
             p.take_first_mean(job, head, t);
         p.pass_on();
+        if (more)
+            p.ask(job, 0, ids[ahead], head, warp);
         p.convert(v, t);
         p.pass_on();
+        if (more)
+            p.ask(job, 1, ids[ahead], head, warp);
+#pragma unroll
+        for (int i = 0; i < ahead; i++)
+            ids[i] = ids[i + 1];
+        ids[ahead] = behind;
     }
 }
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention of prompts on Hopper: prefill.cu's work through wgmma, for FP8 pages and head_dim 64 and 128.
+ * Attention of prompts on Hopper: prefill.cu's work through wgmma, for FP8 pages and head_dim 64, 128 and
+ * 256.
  *
  * A tile is 256 (row, query head) pairs of one KV head, or 128 where those would leave multiprocessors
- * without one, in bands of 64; a step is a page, 64 keys; a block takes several tiles. Two consumer
- * warpgroups have one or two bands each: queries lie in shared memory (FP16, scaled), weights are register
- * operands, scores, sums and O stay in registers. A producer warpgroup brings keys and values as FP16, times
- * their scales, once for all bands. Shared bytes: 1,024 D + 256 D or 512 D of queries + 1,024.
+ * without one and at head_dim 256, in bands of 64; a step is a page, 64 keys; a block takes several tiles.
+ * Two consumer warpgroups have one or two bands each: queries lie in shared memory (FP16, scaled), weights
+ * are register operands, scores, sums and O stay in registers. A producer warpgroup brings keys and values as
+ * FP16, times their scales, once for all bands. Shared bytes: at most 225 KB (ring, queries).
  *
  *   S [64, 64] = Q K^T   D / 16 wgmma m64n64k16
  *   O [64, D] += P V     4 wgmma m64nDk16;  P = 2^(S - reference)
@@ -29,6 +30,7 @@ template <int ADD> __device__ __forceinline__ void wgmma_keys(float (&d)[STEP / 
 }
 GEMM_WGMMA(wgmma_values, 64, "k16.f32.f16.f16", ",1", "{%32,%33,%34,%35},%36")
 GEMM_WGMMA(wgmma_values, 128, "k16.f32.f16.f16", ",1", "{%64,%65,%66,%67},%68")
+GEMM_WGMMA(wgmma_values, 256, "k16.f32.f16.f16", ",1", "{%128,%129,%130,%131},%132")
 
 /* descriptor_low of values: PART bytes between 64 dimensions and the next. */
 __device__ __forceinline__ uint32_t values_low(uint32_t address) {
@@ -250,7 +252,7 @@ template <int D, int BANDS> struct consumer {
             leave(at);
             await(values);
         } else
-            values.slot = values.slot > 1 ? values.slot - 2 : SLOTS - 1;
+            values.slot = values.slot > 1 ? values.slot - 2 : ring<D>::slots - 1;
         if (OTHER)
             queue_sums(i ^ 1, values);
         bands[i].take_step(s, view, key0, t);
@@ -385,11 +387,11 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_prompts_wgmma(attn_j
     extern __shared__ __align__(1024) uint8_t shared[];
     ring<D> at = {shared_address(shared), 0, 0};
     if (threadIdx.x == 0) {
-        for (int i = 0; i < SLOTS; i++) {
+        for (int i = 0; i < ring<D>::slots; i++) {
             barrier_init(at.full() + 8 * i, 128);
             barrier_init(at.empty() + 8 * i, 4 * CONSUMERS);
         }
-        for (int i = 0; i < STAGED; i++)
+        for (int i = 0; i < ring<D>::entries; i++)
             barrier_init(at.came(i), 1);
         barrier_fence();
     }
@@ -430,7 +432,8 @@ template <int D> static int launch_best(const cuda_lane *lane, const attn_job &j
 }
 
 extern "C" bool prefill_wgmma_supports(const cuda_lane *lane, const attn_view *p, kv_format format) {
-    return lane->wgmma && format == KV_FP8 && p->cap == 0 && (p->head_dim == 64 || p->head_dim == 128) &&
+    return lane->wgmma && format == KV_FP8 && p->cap == 0 &&
+           (p->head_dim == 64 || p->head_dim == 128 || p->head_dim == 256) &&
            p->n_heads % p->n_kv_heads == 0 && p->n_heads / p->n_kv_heads <= pairs_of(1);
 }
 
@@ -445,5 +448,7 @@ extern "C" int prefill_wgmma_launch(const cuda_lane *lane, act_view out, const f
                                     int n_rows) {
     attn_job job = {out, q, q_stride, *p, *kv, *step, n_rows, NULL, 1, {}};
     job.p.scale *= left_by_fp16(p->k_scale); /* of queries */
-    return p->head_dim == 64 ? launch_best<64>(lane, job) : launch_best<128>(lane, job);
+    return p->head_dim == 64    ? launch_best<64>(lane, job)
+           : p->head_dim == 128 ? launch_best<128>(lane, job)
+                                : launch<256, 1>(lane, job);
 }

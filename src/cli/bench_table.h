@@ -12,7 +12,7 @@
 /* A model, opened with a number of threads: what its lines say of it. */
 typedef struct bench_setup {
     const char *model;
-    char path[128]; /* what computes */
+    char path[160]; /* what computes */
     unsigned long long file_bytes, n_parameters;
     nib_options compute; /* as it was decided */
     int threads;

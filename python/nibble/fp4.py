@@ -202,26 +202,30 @@ class FP4Experts:
     """Weights of experts, all [n, k], and a bias [experts, n] or None: FP4Weights on one GPU, or of NumPy."""
 
     def __init__(self, weights, bias=None):
-        self.weights, self.bias = list(weights), bias
+        self.weights = list(weights)
         if not self.weights or len({(w.n, w.k, w.packed is None or w.packed.device) for w in self.weights}) != 1:
             raise NibbleError("experts of different shapes or places: expected one or more of one shape, all on one GPU or of NumPy")
         self.n, self.k = self.weights[0].n, self.weights[0].k
-        _check_shape("bias", bias, (len(self.weights), self.n))
+        self.bias = np.asarray(bias) if bias is not None and self.weights[0].packed is None else bias
+        _check_shape("bias", self.bias, (len(self.weights), self.n))
         if self.weights[0].packed is not None:
             self.pointers = torch.tensor([w.packed.data_ptr() for w in self.weights], device=self.weights[0].packed.device)
 
     def __call__(self, x, offsets):
         """x [m, k], BF16 on a GPU, of which rows offsets[e] .. offsets[e + 1] (int32 [experts + 1], beside x) are expert e's ->
-        [m, n], 0 in rows past the last offset. Exact (w4a16). The offsets are read on the GPU alone."""
+        [m, n], 0 in rows past the last offset. Exact (w4a16). On a GPU the offsets are read there alone, and there is no gradient."""
         experts = len(self.weights)
         _check_shape("offsets", offsets, (experts + 1,))
-        _check_shape("x", x, (x.shape[0], self.k))
+        _check_shape("x", x, (x.shape[0] if x.ndim else 0, self.k))
         if self.weights[0].packed is not None:
             return self._on_gpu(x, offsets)
+        steps = np.asarray(offsets)
+        if steps[0] != 0 or (np.diff(steps) < 0).any() or steps[-1] > len(x):
+            raise NibbleError(f"offsets {steps.tolist()}: expected numbers that begin with 0, never fall and end at {len(x)} at most")
         y = np.zeros((len(x), self.n), np.float32)
         for e, weight in enumerate(self.weights):
             rows = slice(offsets[e], offsets[e + 1])
-            y[rows] = _product_numpy(x[rows], weight, "w4a16") + (0 if self.bias is None else np.asarray(self.bias)[e])
+            y[rows] = _product_numpy(x[rows], weight, "w4a16") + (0 if self.bias is None else self.bias[e])
         return y.astype(np.asarray(x).dtype)
 
     def explain(self, m):
@@ -239,6 +243,8 @@ class FP4Experts:
         wanted = [(x, torch.bfloat16), (offsets, torch.int32)] + ([] if self.bias is None else [(self.bias, x.dtype)])
         if any(t.device != device or t.dtype != dtype or not t.is_contiguous() for t, dtype in wanted):
             raise NibbleError(f"x, offsets and bias: expected contiguous tensors of bfloat16, int32 and bfloat16 on {device}")
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise NibbleError("x requires a gradient, which experts do not give: call them under torch.no_grad()")
         d = torch.zeros(m, self.n, dtype=x.dtype, device=device)
         with torch.cuda.device(device), library.Weight(device.index, self.n, self.k, self.weights[0].packed.data_ptr()) as w:
             bias = None if self.bias is None else self.bias.data_ptr()

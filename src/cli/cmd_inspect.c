@@ -74,6 +74,10 @@ int cmd_inspect(int argc, char **argv) {
     nib_error err = {""};
     model_file *f;
     if (args.path && inspect_imatrix_is(args.path)) {
+        if (args.fit)
+            return cli_fail(nib_fail(&err, NIB_BAD_ARGUMENT,
+                                     "%s: an importance matrix has no network for --fit", args.path),
+                            &err);
         const nib_status told = inspect_imatrix_print(args.path, args.json, args.tensors, &err);
         return told == NIB_OK ? CLI_OK : cli_fail(told, &err);
     }

@@ -97,7 +97,7 @@ static nib_status read_imatrix(quantize_session *s, nib_error *err) {
     const imatrix_needs needs = {.blocks = s->used == METHOD_LOCAL ? "--method local" : NULL,
                                  .peaks = a->convert.input_room > 0 ? "--input-scale" : NULL,
                                  .keys = a->convert.kv_scales ? "--kv-scales" : NULL,
-                                 .head = a->convert.head != HEAD_KEEP};
+                                 .head = a->convert.head == HEAD_NVFP4 || a->convert.head == HEAD_Q5_0};
     imatrix_about about;
     NIB_TRY(imatrix_read(&s->stats, s->file, a->imatrix, &about, err));
     s->n_tokens = about.n_tokens;

@@ -68,6 +68,10 @@ static nib_status count(contents *c, nib_error *err) {
         if ((kind < KINDS || counts) && (t->dtype != DT_F32 || t->bytes < least))
             return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s holds no F32 numbers", c->g.where,
                             QUOTEZ(t->name));
+        for (size_t k = 0; (kind < KINDS || counts) && k < least / sizeof(float); k++)
+            if (!isfinite(number_of(t, k)))
+                return nib_fail(err, NIB_BAD_FILE, "%s: tensor %s holds what is no finite number", c->g.where,
+                                QUOTEZ(t->name));
         if (counts)
             c->rows = fmaxf(c->rows, number_of(t, 0));
         else if (kind < KINDS)

@@ -112,8 +112,8 @@ static const struct argp_option options[] = {
      1},
     {"svd-rank", KEY_SVD_RANK, "R", 0,
      "Beside every layer that becomes nvfp4 a low-rank branch in BF16 (SVDQuant), 1 to 256: R more numbers a "
-     "row and a column; with --method gptq (then the default) or best. nibble's CPU engine runs it, "
-     "its GPU engine and other programs refuse the file",
+     "row and a column; with --method gptq (then the default) or best. nibble's engines run it, "
+     "other programs refuse the file",
      1},
     {"compressed-tensors", KEY_COMPRESSED, NULL, 0, "Write a directory in the convention of llm-compressor",
      1},
@@ -237,10 +237,8 @@ static void check_imatrix(const struct argp_state *state, const quantize_args *a
                    "--method %s chooses codes by how all inputs of a layer go together behind the layers "
                    "quantized before it, which no --imatrix holds; give the text itself by --calib",
                    methods[a->method]);
-    if (!weighs && !quantize_has_reach(a) && !quantize_has_budget(a))
-        argp_error(
-            state,
-            "--imatrix is for --method weighted and local, --bits, --size, --input-scale and --kv-scales");
+    if (!weighs && !quantize_has_reach(a))
+        argp_error(state, "--imatrix is for --method weighted and local, --input-scale and --kv-scales");
     if (a->calib || a->calib_tokens)
         argp_error(state,
                    "--imatrix takes the place of a calibration; --calib and --calib-tokens ask for one");
@@ -272,7 +270,7 @@ static void check(const struct argp_state *state, quantize_args *a) {
         argp_error(state, "--method 4over6 is for nvfp4");
     if (a->method == METHOD_RTN && q5)
         argp_error(state, "--method rtn is for nvfp4 and mxfp4; take sweep");
-    if (quantize_is_tuned(a->method) && a->convert.format != QF_NVFP4 && !q5)
+    if (a->method >= METHOD_LOCAL && a->convert.format != QF_NVFP4 && !q5)
         argp_error(state, "--method %s is for nvfp4 and q5_0", methods[a->method]);
     if (a->convert.fp8_exact && a->convert.format != QF_NVFP4)
         argp_error(state, "--fp8-exact chooses block scales of nvfp4; %s has none",

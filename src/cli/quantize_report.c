@@ -128,7 +128,7 @@ static void print_text(const quantize_report *r, const ui_table *t) {
     printf("%.2f bits per weight in all tensors, %.2f in the linear layers\n", c->bits_per_weight_all,
            c->bits_per_weight_linear);
     if (r->imatrix)
-        printf("weighed by an imatrix of %zu tokens, ", r->n_tokens);
+        printf("with what an imatrix of %zu tokens says of inputs, ", r->n_tokens);
     else if (r->n_tokens)
         printf("calibrated with %zu tokens in %.1f s, ", r->n_tokens, r->calibrate_s);
     printf("%s in %.1f s, %s of memory at most\n", r->imatrix || r->n_tokens ? "quantized" : "Quantized",

@@ -27,6 +27,7 @@ typedef struct tuned_text {
 
 /* Its windows by L's tokenizer, and conversations in the form of L's chat template. */
 nib_status tuned_read_set(calib_set *set, const loaded *l, const tuned_text *from, nib_error *err);
+
 typedef struct tuned {
     /* given */
     const model_file *file;

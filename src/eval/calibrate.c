@@ -198,6 +198,10 @@ static nib_status finish(input_stats *out, const calibration *c, nib_error *err)
         for (int values = 0; values < 2; values++) {
             input_stat *stat = input_stats_at(out, values ? SLOT_V_SCALE : SLOT_K_SCALE, layer);
             stat->peaks[0] = c->keys[layer][values];
+            if (!isfinite(stat->peaks[0]))
+                return nib_fail(err, NIB_BAD_FILE,
+                                "%s: %s of layer %d are no finite numbers: a damaged model", c->file->path,
+                                values ? "values" : "keys", layer);
             stat->has_peaks = true;
         }
     return NIB_OK;

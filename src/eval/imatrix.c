@@ -269,14 +269,14 @@ static nib_status read_blocks(const reading *r, const gguf_tensor *t, strview st
     return NIB_OK;
 }
 
-/* N numbers: of the first 4 the largest first, then in order. */
+/* N numbers: the largest, then the others in order. A file's first of an input counts. */
 static nib_status read_peaks(const reading *r, const gguf_tensor *t, size_t n, input_stat *to) {
     float *peaks = NULL;
     NIB_TRY(read_numbers(r, t, 1, n, &peaks));
     bool fine = peaks[0] >= 0 && isfinite(peaks[0]);
     for (size_t i = 1; i < n; i++)
         fine &= peaks[i] >= (i > 1 ? peaks[i - 1] : 0) && peaks[i] <= peaks[0];
-    if (fine) {
+    if (fine && !to->has_peaks) {
         memcpy(to->peaks, peaks, n * sizeof *peaks);
         to->has_peaks = true;
     }

@@ -78,6 +78,7 @@ void fit_needs(const model_file *f, fit_options *o, fit_plan *p) {
     double element = (double)element_bytes(o->kv_dtype),
            scale = o->kv_dtype == NIB_KV_FP8 ? sizeof(float) : 0;
     double row = 2.0 * hp->n_kv_heads * (hp->head_dim * element + scale);
+    rank = (rank + 31) / 32 * 32; /* as GPUs keep it */
     p->activations =
         activation_bytes(hp, o) + 4.0 * o->max_num_batched_tokens * WEIGHT_MAX_PARTS * (double)rank;
     p->kv_page = KV_PAGE_TOKENS * row * hp->n_layers;

@@ -20,10 +20,9 @@ typedef struct layerwise_job {
      * FP64 [cols] for SLOT_Q (q, k and v share their input), SLOT_O, SLOT_GATE (gate and up share it),
      * SLOT_DOWN, and at layer 0 SLOT_HEAD, over each batch's out_rows; NULL entries are skipped. */
     double *const *sums;
-    /* Told the rows X [rows, cols] that a linear layer in SLOT reads, as sums names slots, and [rows,
-     * n_kv_heads
-     * * head_dim] keys as a cache stores them (SLOT_K_SCALE) and values (SLOT_V_SCALE); valid for the call.
-     * NULL: nobody looks. */
+    /* Told the rows X [rows, cols] that a linear layer in SLOT reads, as sums names slots, keys as a cache
+     * stores them (SLOT_K_SCALE) and values (SLOT_V_SCALE), each [rows, n_kv_heads x head_dim]; valid for the
+     * call. NULL: nobody looks. Goes with sums alone. */
     void (*look)(void *context, int layer, slot s, const float *x, size_t rows);
     void *context;            /* look's */
     const progress *progress; /* counts rows times layers, from DONE of TOTAL */

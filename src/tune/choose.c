@@ -218,8 +218,8 @@ static nib_status try_way(const choose_job *job, size_t i, const room *r, tune_w
     return NIB_OK;
 }
 
-/* Every matrix whose blocks the factor has by it; TUNE_GPTQ's one way replaces the sweep whatever it loses.
- */
+/* Every matrix whose blocks the factor has by it; TUNE_GPTQ's one way replaces the sweep whatever it
+ * loses. */
 static nib_status try_factor(const choose_job *job, const full *by, tune_way way, nib_error *err) {
     nib_status status = NIB_OK;
     for (size_t i = 0; i < job->n && status == NIB_OK; i++) {

@@ -191,7 +191,7 @@ def test_another_writers_file(made, nibble):
     weighted = {g["group"] for g in report["groups"] if g["weighted_error"]}
     assert weighted == {"attn_q"}  # the one layer that it knows
     told = nibble("quantize", root / "source", root / "other", "--imatrix", root / "other.gguf").stdout
-    assert "weighed by an imatrix of " in told and "calibrated" not in told
+    assert "with what an imatrix of " in told and "calibrated" not in told
 
 
 @pytest.mark.parametrize("bad, words", [

@@ -79,10 +79,10 @@ static nib_status fill_feed(feed *f, nib_error *err) {
             err, "an event");
     while (f->n_readers < MAX_READERS && f->n_readers < cores) {
         if (pthread_create(&f->readers[f->n_readers], NULL, read_pieces, f) != 0)
-            return nib_fail(err, NIB_NO_MEMORY, "no thread to read weights");
+            break; /* fewer do */
         f->n_readers++;
     }
-    return NIB_OK;
+    return f->n_readers ? NIB_OK : nib_fail(err, NIB_NO_MEMORY, "no thread to read weights");
 }
 
 static nib_status feed_open(cuda_backend *cb, nib_error *err) {

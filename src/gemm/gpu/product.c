@@ -80,7 +80,8 @@ static nib_status mode_of(const nib_gemm_product *p, nib_gemm_mode *mode, nib_er
     if (fp8 && *mode == NIB_GEMM_W4A16)
         return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a16 with E4M3 activations: expected BF16, F16 or F32");
     if (p->a_type == GEMM_A_BF16_MMA && (*mode == NIB_GEMM_W4A8 || *mode == NIB_GEMM_W4A8_EXACT))
-        return nib_fail(err, NIB_BAD_ARGUMENT, "mode w4a8 with prepared BF16 activations");
+        return nib_fail(err, NIB_BAD_ARGUMENT, "mode %s with prepared BF16 activations",
+                        *mode == NIB_GEMM_W4A8 ? "w4a8" : "w4a8-exact");
     if (*mode == NIB_GEMM_AUTO && fp8)
         *mode = NIB_GEMM_W4A8;
     if (*mode == NIB_GEMM_AUTO && (p->a_type == GEMM_A_BF16_MMA || (split && p->m <= 16)))
@@ -299,7 +300,8 @@ static grouped_choice choose_grouped(const nib_gemm *g, const gemm_task *t, cons
                                 "what decodes and multiplies waits for nothing else"};
     return (grouped_choice){
         gemm_grouped, "grouped (mma.sync m16n8k16 BF16, 8 or 16 tokens of an expert at a time)",
-        g->arch == 90 ? "8 tokens do not fit beside the weights" : "the one for this GPU"};
+        g->arch == 90 ? "8 tokens do not fit beside the weights, or there are too many tiles"
+                      : "the one for this GPU"};
 }
 
 /* What can be said without P's pointers. */

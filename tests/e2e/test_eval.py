@@ -250,6 +250,7 @@ def test_quality_of_nvfp4(nibble, smollm2, smollm2_weighted, smollm2_base, wikit
     exact = mean(smollm2_weighted, "--activations", "f32")
     assert exact["kld"] <= 0.125
     assert exact["same_top"] > 0.75
+    assert mean(smollm2_weighted, "--activations", "int8")["kld"] - exact["kld"] <= 0.003
     assert mean(smollm2, "--activations", "int8")["kld"] <= 0.003
     assert mean(smollm2, "--activations", "f32", "--kv-cache-dtype", "fp8")["kld"] <= 0.003
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * An importance matrix (eval/imatrix.h) for a small Llama: refused in words, or every mean that it gives is a
- * finite number, without a sign where it is of squares; what was read can be freed and read again.
+ * finite number, without a sign where it is of squares, and every block can be factored; what was read can be
+ * freed and read again.
  */
 #include <math.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 
 #include "base/mem.h"
 #include "eval/imatrix.h"
+#include "quant/gptq.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -37,6 +39,7 @@ static bool fine(const float *x, size_t n, bool sign) {
 static void check(const input_stats *s, const imatrix_about *about) {
     importance means;
     nib_error err;
+    gptq_factor f = {0};
     float *reach;
     size_t found = 0;
     if (input_stats_importance(&means, s, &llama.hp, true, &err) != NIB_OK ||
@@ -49,6 +52,10 @@ static void check(const input_stats *s, const imatrix_about *about) {
         if (!fine(means.mean_squares[k], cols, false) || !fine(means.blocks[k], cols * 16, true) ||
             !fine(&reach[k], 1, false) || !fine(s->of[k].peaks, INPUT_STATS_PEAKS, false))
             abort();
+        if (means.blocks[k] &&
+            gptq_factor_of_blocks(&f, means.blocks[k], cols, GPTQ_BLOCKS, GPTQ_LOCAL_SHRINK, &err) != NIB_OK)
+            abort();
+        gptq_factor_free(&f);
     }
     if (found == 0 || found != about->n_tensors)
         abort();

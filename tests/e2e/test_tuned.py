@@ -243,6 +243,8 @@ def test_fp8_exact(nibble, tmp_path, text, method):
     (["--fp8-exact", "--method", "rtn"], 2, "--fp8-exact does not go with --method rtn"),
     (["--fp8-exact", "--format", "mxfp4"], 2, "--fp8-exact chooses block scales of nvfp4"),
     (["--method", "gptq", "--format", "mxfp4"], 2, "--method gptq is for nvfp4"),
+    (["--method", "local", "--format", "mxfp4"], 2, "--method local is for nvfp4"),
+    (["--method", "sweep", "--bits", "5", "--imatrix", "absent"], 2, "--imatrix is for --method weighted and local"),
     (["--method", "sweep", "--calib-tokens", "500"], 2, "--calib and --calib-tokens are for --method weighted"),
     (["--method", "gptq", "--calib-tokens", "5"], 2, "--calib-tokens"),
     (["--method", "best", "--calib", "short"], 1, "expected 128 at least"),

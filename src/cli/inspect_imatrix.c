@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/quote.h"
 #include "cli/ui.h"
+#include "eval/imatrix.h"
 #include "store/gguf.h"
 
 enum { SUMS = 0, BLOCKS, PEAKS, KEYS, KINDS };
@@ -18,10 +19,10 @@ enum { SUMS = 0, BLOCKS, PEAKS, KEYS, KINDS };
 static const struct kind {
     const char *suffix, *key, *text;
 } kinds[KINDS] = {
-    {".in_sum2", "mean_squares", "layers with mean squares of their inputs (--method weighted)"},
-    {".in_blocks", "blocks", "inputs with second moments inside blocks of 16 (--method local)"},
-    {".in_peaks", "peaks", "inputs with their largest magnitudes (--input-scale)"},
-    {".out_peak", "keys", "layers' keys or values with the largest magnitude (--kv-scales)"}};
+    {IMATRIX_SUMS, "mean_squares", "layers with mean squares of their inputs (--method weighted)"},
+    {IMATRIX_BLOCKS, "blocks", "inputs with second moments inside blocks of 16 (--method local)"},
+    {IMATRIX_PEAKS, "peaks", "inputs with their largest magnitudes (--input-scale)"},
+    {IMATRIX_OUT, "keys", "layers' keys or values with the largest magnitude (--kv-scales)"}};
 
 typedef struct contents {
     gguf g;
@@ -60,7 +61,7 @@ static float number_of(const gguf_tensor *t, size_t i) {
 static nib_status count(contents *c, nib_error *err) {
     for (size_t i = 0; i < c->g.n_tensors; i++) {
         const gguf_tensor *t = &c->g.tensors[i];
-        const bool counts = ends_with(t->name, ".counts");
+        const bool counts = ends_with(t->name, IMATRIX_COUNTS);
         int kind = 0;
         while (kind < KINDS && !ends_with(t->name, kinds[kind].suffix))
             kind++;

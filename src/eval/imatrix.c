@@ -15,12 +15,6 @@
 #include "store/gguf.h"
 #include "store/names.h"
 
-#define SUMS   ".in_sum2"
-#define COUNTS ".counts"
-#define BLOCKS ".in_blocks"
-#define PEAKS  ".in_peaks"
-#define OUT    ".out_peak"
-
 static bool has_entry(place p) {
     return (place_is_linear(p.slot) || p.slot == SLOT_HEAD) && p.expert == PLACE_NO_EXPERT;
 }
@@ -98,14 +92,14 @@ static void declare(gguf_write *w, const char *stem, const char *suffix, size_t 
 }
 
 static void declare_entry(gguf_write *w, const entry *e) {
-    declare(w, e->name, SUMS, 1, e->cols);
-    declare(w, e->name, COUNTS, 1, 1);
+    declare(w, e->name, IMATRIX_SUMS, 1, e->cols);
+    declare(w, e->name, IMATRIX_COUNTS, 1, 1);
     if (e->input && e->input->blocks)
-        declare(w, e->name, BLOCKS, e->cols, INPUT_STATS_BLOCK);
+        declare(w, e->name, IMATRIX_BLOCKS, e->cols, INPUT_STATS_BLOCK);
     if (e->input)
-        declare(w, e->name, PEAKS, 1, INPUT_STATS_PEAKS);
+        declare(w, e->name, IMATRIX_PEAKS, 1, INPUT_STATS_PEAKS);
     if (e->out)
-        declare(w, e->name, OUT, 1, 1);
+        declare(w, e->name, IMATRIX_OUT, 1, 1);
 }
 
 static nib_status write_entry(gguf_write *w, const entry *e, nib_error *err) {
@@ -170,10 +164,10 @@ static bool ends_with(const char *name, const char *suffix, strview *stem) {
 /* The rows that were added up beside T. */
 static nib_status read_count(const reading *r, const gguf_tensor *t, strview stem, float *count) {
     char name[256];
-    const int n = snprintf(name, sizeof name, "%.*s" COUNTS, (int)stem.n, stem.p);
+    const int n = snprintf(name, sizeof name, "%.*s" IMATRIX_COUNTS, (int)stem.n, stem.p);
     const gguf_tensor *c = n > 0 && (size_t)n < sizeof name ? gguf_find_tensor(r->g, name) : NULL;
     if (!c || c->dtype != DT_F32 || c->bytes != sizeof *count)
-        return nib_fail(r->err, NIB_BAD_FILE, "%s: tensor %s has no " COUNTS " of one F32 beside it",
+        return nib_fail(r->err, NIB_BAD_FILE, "%s: tensor %s has no " IMATRIX_COUNTS " of one F32 beside it",
                         r->g->where, QUOTEZ(t->name));
     memcpy(count, c->data, sizeof *count);
     if (!(*count >= 0 && isfinite(*count)))
@@ -294,7 +288,7 @@ static bool find_place(const reading *r, strview stem, place *p) {
 }
 
 static nib_status read_tensor(const reading *r, const gguf_tensor *t) {
-    static const char *const suffixes[] = {SUMS, BLOCKS, PEAKS, OUT};
+    static const char *const suffixes[] = {IMATRIX_SUMS, IMATRIX_BLOCKS, IMATRIX_PEAKS, IMATRIX_OUT};
     strview stem = {0};
     size_t what = 0;
     place p;
@@ -388,11 +382,11 @@ nib_status imatrix_check(const input_stats *s, const model_file *file, const cha
             continue;
         const input_stat *input = input_stats_at(s, input_stats_slot(as), t->place.layer);
         if (needs->blocks && !input->blocks && t->cols % INPUT_STATS_BLOCK == 0)
-            return lacks(path, "second moments inside blocks", BLOCKS, t, needs->blocks, err);
+            return lacks(path, "second moments inside blocks", IMATRIX_BLOCKS, t, needs->blocks, err);
         if (needs->peaks && linear && !input->has_peaks)
-            return lacks(path, "largest inputs", PEAKS, t, needs->peaks, err);
+            return lacks(path, "largest inputs", IMATRIX_PEAKS, t, needs->peaks, err);
         if (needs->keys && out_slot(as) && !input_stats_at(s, out_slot(as), t->place.layer)->has_peaks)
-            return lacks(path, "largest key or value", OUT, t, needs->keys, err);
+            return lacks(path, "largest key or value", IMATRIX_OUT, t, needs->keys, err);
     }
     return NIB_OK;
 }

@@ -39,6 +39,13 @@ nib_status imatrix_write(const input_stats *stats, const model_file *file, const
 nib_status imatrix_read(input_stats *out, const model_file *file, const char *path, imatrix_about *about,
                         nib_error *err);
 
+/* How tensors' names end. */
+#define IMATRIX_SUMS   ".in_sum2"
+#define IMATRIX_COUNTS ".counts"
+#define IMATRIX_BLOCKS ".in_blocks"
+#define IMATRIX_PEAKS  ".in_peaks"
+#define IMATRIX_OUT    ".out_peak"
+
 /* What somebody needs of every linear layer, and for what, in sentences; NULL: not needed. */
 typedef struct imatrix_needs {
     const char *blocks, *peaks, *keys;

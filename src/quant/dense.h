@@ -8,8 +8,9 @@
  * Callers: gptq; of the clones tune's gram, too.
  *
  * DENSE_CLONES: the compiler makes the function once more for wider vectors, and the loader takes what the
- * processor has. Sums keep their order; dense.c and tune's gram.c are compiled so that a product and its sum
- * may be rounded once, where the processor can: the same bits on processors of one kind.
+ * processor has: of arch=haswell that CPU alone, others with AVX2 run the default. Sums keep their order;
+ * dense.c and tune's gram.c are compiled so that a product and its sum may be rounded once, where the
+ * processor can: the same bits on processors of one kind.
  */
 #ifndef QUANT_DENSE_H
 #define QUANT_DENSE_H
